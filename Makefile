@@ -139,7 +139,7 @@ traefik: build ## Build Traefik and test its recipe (10 minutes of CPU time, 3 G
 		go test -count 1 -run '^TestProxyRecipes$$/^Traefik$$' ./docs
 
 property: ## Try STEPS random operations against the rules of authority; SEED repeats
-	go test -count 1 -timeout 0 -v -run TestNoHistory ./keystore/manage \
+	go test -count 1 -timeout 0 -v -run TestRandomHistories ./keystore/manage \
 		-history.steps $(STEPS) -history.seed $(SEED)
 
 fuzz: ## Run each fuzz target for FUZZTIME

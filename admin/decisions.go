@@ -43,7 +43,7 @@ func (a *API) verify(
 	ctx context.Context, c manage.Caller, in *verifyInput,
 ) (*page[api.Verdict], error) {
 	q := &in.Body
-	about := manage.Question{Namespace: q.Namespace, Permission: q.Permission}
+	about := manage.VerifyRequest{Namespace: q.Namespace, Permission: q.Permission}
 	var wrong fields
 	if q.ClientIP != "" {
 		var err error

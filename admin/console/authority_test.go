@@ -225,9 +225,9 @@ func TestExceeds(t *testing.T) {
 		t.Errorf("barred on an edit: %q, want %q", got, want)
 	}
 	p.post("/apikeys/keys/"+k.ID+"/edit", "version", "1", "name", "Writes", "access", "read_write",
-		"roles", "writer", "roles", "sender").want(403, "is more than the caller has")
+		"roles", "writer", "roles", "sender").want(403, "The caller does not have")
 	a := p.submit("/apikeys/keys/new", "name", "Greedy", "access", "read_write").want(403,
-		"is more than the caller has")
+		"The caller does not have")
 	if name, _ := a.field("name"); name != "Greedy" {
 		t.Errorf("the name is %q", name)
 	}

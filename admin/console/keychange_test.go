@@ -56,7 +56,7 @@ func TestEdit(t *testing.T) {
 	}
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
-	p.post(edit, form...).want(412, "has version")
+	p.post(edit, form...).want(412, "now at version")
 	p.get("/apikeys/keys/"+id).want(200,
 		`<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`,
 		`<bdi>first</bdi></ins>`, "Granted by",

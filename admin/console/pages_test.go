@@ -193,7 +193,7 @@ func TestRoles(t *testing.T) {
 		t.Errorf("the namespace is lost: %q", in)
 	}
 	p.submit("/apikeys/roles/new?namespace=acme", "name", "billing", "permissions_more",
-		"").want(422, "a role gives something")
+		"").want(422, "at least one permission")
 	a = p.submit("/apikeys/roles/new", "name", "billing", "namespace", "acme", "permissions", "*",
 		"permissions_more", "orders:read,orders:list").want(200, "Role billing created",
 		"orders:list")
@@ -214,14 +214,14 @@ func TestRoles(t *testing.T) {
 	}
 	p.get("/apikeys/roles?q=reads").want(200, "Reads &lt;orders&gt;", "/apikeys/roles/acme/billing")
 	p.submit("/apikeys/roles/acme/billing/edit", "description", strings.Repeat("x", 1001)).want(422,
-		"longer than 1000 characters")
+		"at most 1000 characters")
 	// someone else has changed it in the meantime
 	p.post("/apikeys/roles/acme/billing/edit", form...).want(412)
 	p.get("/apikeys/roles/*/viewer").want(200, "is built in").lacks("/viewer/edit",
 		"/viewer/delete")
 	p.post("/apikeys/roles/*/viewer/edit", "permissions", "read", "version", "1").want(409,
-		"comes with the product")
-	p.post("/apikeys/roles/*/viewer/delete").want(409, "comes with the product")
+		"is built in")
+	p.post("/apikeys/roles/*/viewer/delete").want(409, "is built in")
 
 	id, _ := s.member(t, "<b>Grace</b>", "acme=@billing")
 	p.get("/apikeys/roles/acme/billing").want(200, "&lt;b&gt;Grace&lt;/b&gt;",
@@ -308,7 +308,7 @@ func TestNamespaces(t *testing.T) {
 		"Exactly")
 	a := add("id", "no good", "name", "kept", "parent", "eu", "key_roles_rule", "exactly",
 		"key_roles", "nobody", "token_prefix", "x_", "reach", "a\nb").want(422, "up to 63 of these",
-		"no role &#34;nobody&#34;", "one that the configuration accepts")
+		"Role &#34;nobody&#34; does not exist", "one that the configuration accepts")
 	for name, want := range map[string]string{"id": "no good", "name": "kept", "parent": "eu",
 		"key_roles": "nobody", "token_prefix": "x_", "reach": "a\nb"} {
 		if got, _ := a.field(name); got != want {
@@ -373,14 +373,14 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("the tree is %q", got)
 	}
 	p.post("/apikeys/namespaces/zz/edit", "parent", "zz", "version", "2", "edit_policy",
-		"free").want(422, "lies in this namespace itself")
+		"free").want(422, "Must not be the namespace itself")
 	p.post("/apikeys/namespaces/zz/edit", "parent", "acme", "version", "1", "edit_policy",
 		"free").want(412)
 
 	p.get("/apikeys/namespaces/eu/delete").want(200, "In use", "Grace")
-	p.post("/apikeys/namespaces/eu/delete").want(409, "not empty")
+	p.post("/apikeys/namespaces/eu/delete").want(409, "is in use")
 	p.get("/apikeys/namespaces/default").want(200).lacks("/default/delete")
-	p.post("/apikeys/namespaces/default/delete").want(409, "stays")
+	p.post("/apikeys/namespaces/default/delete").want(409, "cannot be deleted")
 	p.submit("/apikeys/namespaces/zz/delete").want(200, "Namespace zz deleted")
 	p.get("/apikeys/namespaces/zz").want(404)
 }
@@ -482,7 +482,7 @@ func TestMembers(t *testing.T) {
 	}
 	p.get(at).want(200, "Hers", "/apikeys/keys/"+k.ID)
 	p.get(at+"/delete").want(200, "In use", "Hers")
-	p.post(at+"/delete").want(409, "act for this member")
+	p.post(at+"/delete").want(409, "owns keys that are not revoked (1)")
 	if _, _, err := s.keys.RevokeKey(ctx, root, k.ID, "", false,
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)

@@ -159,9 +159,9 @@ func TestAuditCommand(t *testing.T) {
 			{200, api.AuditRows{Items: []api.AuditRow{row}}}},
 		"GET /audit/verify": {{200, api.AuditVerdict{Intact: true, Rows: 7, Last: "ab"}},
 			{200, api.AuditVerdict{Rows: 3, Last: "cd", Wrong: 4,
-				Cause: "row 4 is missing: the next one is 5"}}},
+				Cause: "row 4 is missing: row 5 follows"}}},
 		"GET /audit/export": {problem(403, "insufficient_permission",
-			"this takes admin.audit:read")},
+			"permission admin.audit:read is required")},
 	})
 	const line = "7    2026-01-02T03:04:05Z  root  192.0.2.1  key.mint  4fYQ0hTz81Lk  acme, eu\n"
 	s.run("", "audit", "list", "--actor", "root", "--action", "key.mint", "--object", cliID,
@@ -182,7 +182,7 @@ func TestAuditCommand(t *testing.T) {
 	s.run("", "audit", "verify").want(t, 0, "Verified rows  7\nLast hash      ab\n")
 	s.run("", "audit", "verify").want(t, 1, "Verified rows  3\nLast hash      cd\n",
 		"Error: the audit log has been changed: row 4 is missing")
-	s.run("", "audit", "export").want(t, 1, "", "this takes admin.audit:read")
+	s.run("", "audit", "export").want(t, 1, "", "permission admin.audit:read is required")
 }
 
 func TestParsePast(t *testing.T) {

@@ -9,8 +9,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// ListAudit returns the rows that a filter fits and the caller may see, newest first: those of
-// which it may read the audit in all namespaces they touch. Rows that touch none take it in `*`.
+// ListAudit returns a page of the rows that match a filter, newest first, and the cursor of the
+// next page: see [keystore.Database]. The caller sees a row if it has `admin.audit:read` in all
+// namespaces that the row touches, or in `*` if it touches none (docs/authority.md, rule 10).
 func (k *Keystore) ListAudit(
 	ctx context.Context, c Caller, f keystore.AuditFilter, cursor string, limit int,
 ) ([]keystore.AuditRow, string, error) {
@@ -30,16 +31,15 @@ func (k *Keystore) ListAudit(
 	return rows, next, nil
 }
 
-// An AuditVerdict says whether the audit log is as it was written.
+// An AuditVerdict says whether the audit log is unchanged since it was written.
 type AuditVerdict struct {
-	Rows int64
-	// the newest row's hash, to be kept elsewhere: it also tells rows that were cut off at the end
-	Last  keystore.Digest
-	Wrong int64  // the seq of the first row that does not follow from the one before; 0: none
-	Cause string // of it, for people
+	Rows  int64           // the number of verified rows
+	Last  keystore.Digest // the last row's hash; keep a copy elsewhere to detect a truncated log
+	Wrong int64           // the sequence number of the first wrong row, 0 if there is none
+	Cause string          // what is wrong with it, for people
 }
 
-var errBrokenChain = errors.New("the chain is broken")
+var errBrokenChain = errors.New("audit chain is broken")
 
 // VerifyAudit recomputes the hash chain of the log, up to the newest row at the time of the call.
 // It requires `admin.audit:read` in all namespaces.
@@ -51,11 +51,11 @@ func (k *Keystore) VerifyAudit(ctx context.Context, c Caller) (AuditVerdict, err
 			switch {
 			case r.Seq != v.Rows+1:
 				v.Wrong, v.Cause = v.Rows+1,
-					fmt.Sprintf("row %d is missing: the next one is %d", v.Rows+1, r.Seq)
+					fmt.Sprintf("row %d is missing: row %d follows", v.Rows+1, r.Seq)
 				return errBrokenChain
 			case r.Hash != r.Chain(v.Last):
 				v.Wrong, v.Cause = r.Seq,
-					fmt.Sprintf("row %d, or the one before it, is not as it was written", r.Seq)
+					fmt.Sprintf("row %d or the row before it has been changed", r.Seq)
 				return errBrokenChain
 			}
 			v.Rows, v.Last = r.Seq, r.Hash
@@ -89,8 +89,8 @@ func (k *Keystore) ExportAudit(
 		return f(rows)
 	})
 	if err == nil && last < newest.Seq {
-		err = fmt.Errorf("exporting the audit log: "+
-			"it ends with row %d, but had row %d when the export began", last, newest.Seq)
+		err = fmt.Errorf("exporting the audit log: rows after %d are missing; "+
+			"the log had %d rows when the export began", last, newest.Seq)
 	}
 	return err
 }
@@ -111,8 +111,7 @@ func (k *Keystore) eachAudit(
 	newest = rows[0]
 	for after := int64(0); after < newest.Seq; after = rows[len(rows)-1].Seq {
 		rows, err = k.readAudit(ctx, c,
-			func(ctx context.Context) ([]keystore.AuditRow,
-				error) {
+			func(ctx context.Context) ([]keystore.AuditRow, error) {
 				return k.Database().AuditChain(ctx, after)
 			})
 		if err != nil {
@@ -143,8 +142,8 @@ func (k *Keystore) readAudit(
 		return nil, err
 	}
 	defer done()
-	if !auth.may(adminAudit, "read", keystore.AnyNamespace) {
-		return nil, permissionRequired(adminAudit, "read")
+	if err := auth.requireEverywhere(adminAudit, "read"); err != nil {
+		return nil, err
 	}
 	rows, err := read(ctx)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// Each change leaves one row, chained to the one before as documented, and without anything that a
-// token could be guessed from.
+// TestEveryChangeIsAudited checks that each change writes one row whose hash follows from the
+// previous row as documented, and that the row contains no part of a token.
 func TestEveryChangeIsAudited(t *testing.T) {
 	k, f := fleet.New(t).Node(node.Settings{})
 	var previous keystore.AuditRow
@@ -37,19 +37,17 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		do     func() error
 	}{
 		{"namespace.create", func() error {
-			_,
-				err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "acme"})
+			_, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "acme"})
 			return err
 		}},
 		{"namespace.edit", func() error {
-			_, _,
-				err := k.EditNamespace(ctx, fleet.Root, "acme", manage.NamespacePatch{Name: &name},
+			_, _, err := k.EditNamespace(ctx, fleet.Root, "acme",
+				manage.NamespacePatch{Name: &name},
 				manage.ChangeOptions{})
 			return err
 		}},
 		{"namespace.delete", func() error {
-			_, _,
-				err := k.DeleteNamespace(ctx, fleet.Root, "acme", manage.ChangeOptions{})
+			_, _, err := k.DeleteNamespace(ctx, fleet.Root, "acme", manage.ChangeOptions{})
 			return err
 		}},
 		{"key.mint", func() (err error) {
@@ -72,8 +70,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 			return err
 		}},
 		{"key.delete", func() error {
-			_, _,
-				err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{})
+			_, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{})
 			return err
 		}},
 	} {
@@ -83,7 +80,7 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		row := lastRow()
 		if row.Action != step.action || row.Actor != keystore.RootMember || row.From != "test" ||
 			row.Seq != previous.Seq+1 {
-			t.Errorf("%s left %+v", step.action, row)
+			t.Errorf("%s wrote %+v", step.action, row)
 		}
 		fields, err := json.Marshal([]any{row.Seq, row.At.UnixMicro(), row.Actor, row.From,
 			row.Action, row.Object, row.Namespaces, row.Before, row.After})
@@ -95,19 +92,19 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		}
 		if secret := token.Reveal(); secret != "" &&
 			strings.Contains(string(fields), secret[len("ak_")+keystore.TokenIDLen:][:10]) {
-			t.Errorf("%s: the row holds the token", step.action)
+			t.Errorf("%s: the row contains the token", step.action)
 		}
 		previous = row
 	}
 	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{}, nil); err == nil {
-		t.Fatal("a key without permissions was made")
+		t.Fatal("a key without permissions was created")
 	}
 	if _, _, err := k.MintKey(ctx, manage.Caller{},
 		manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 		nil); fleet.Code(err) != "insufficient_permission" {
-		t.Errorf("nobody minted: %v", err)
+		t.Errorf("the zero caller creates a key: %v", err)
 	}
 	if row := lastRow(); row.Seq != previous.Seq {
-		t.Errorf("what was refused left %+v", row)
+		t.Errorf("a refused change wrote %+v", row)
 	}
 }

@@ -9,22 +9,24 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// An audited is what a change did to one object. before and after are written as JSON; nil is none.
+// An auditedChange is the change of one object. before and after are written as JSON; nil means
+// that the object did not exist.
 type auditedChange struct {
 	object        string
 	namespaces    []string
 	before, after any
 }
 
-// audit appends one row for a change: see auditAll.
+// audit appends a row to the audit log, for one object: see auditAll.
 func audit(
 	tx keystore.Tx, auth authority, action, object string, namespaces []string, before, after any,
 ) error {
 	return auditAll(tx, auth, action, []auditedChange{{object, namespaces, before, after}})
 }
 
-// auditAll appends a row for each object that was changed, in the change's own transaction: no
-// audit, no change. Digests are left out: they identify a token to whoever can guess it.
+// auditAll appends a row to the audit log for each changed object. It does so in the transaction of
+// the change, so nothing changes without a row. The rows contain no digests of tokens, because
+// anyone could use them to test guesses of a token.
 func auditAll(tx keystore.Tx, auth authority, action string, list []auditedChange) error {
 	last, err := tx.LastAudit()
 	if err != nil {
@@ -35,8 +37,10 @@ func auditAll(tx keystore.Tx, auth authority, action string, list []auditedChang
 	}
 	rows := make([]*keystore.AuditRow, len(list))
 	for i, a := range list {
-		row := &keystore.AuditRow{Seq: last.Seq + 1, At: tx.Now(), Actor: auth.actor, From: auth.from,
-			Action: action, Object: a.object, Namespaces: a.namespaces}
+		row := &keystore.AuditRow{
+			Seq: last.Seq + 1, At: tx.Now(), Actor: auth.actor, From: auth.from,
+			Action: action, Object: a.object, Namespaces: a.namespaces,
+		}
 		if row.Before, err = auditJSON(a.before); err != nil {
 			return err
 		}
@@ -66,10 +70,11 @@ func auditJSON(v any) (string, error) {
 			Version: v.Version,
 		})
 	case *keystore.Namespace:
-		return marshal(auditedNamespace{ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name,
-			EditPolicy: v.EditPolicy,
-			Reach:      v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
-			ChildPrefix: v.ChildPrefix, Version: v.Version})
+		return marshal(auditedNamespace{
+			ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
+			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
+			ChildPrefix: v.ChildPrefix, Version: v.Version,
+		})
 	case *keystore.Role:
 		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
 			Permissions: auditedPermissions(keystore.NewSet(v.Permissions...)), Version: v.Version})
@@ -78,7 +83,7 @@ func auditJSON(v any) (string, error) {
 			Grants: auditedGrants(v.Grants), Labels: v.Labels, Active: v.Active,
 			Version: v.Version})
 	}
-	return "", fmt.Errorf("no audit form for %T", v)
+	return "", fmt.Errorf("writing the audit log: unknown type %T", v)
 }
 
 func marshal(v any) (string, error) {
@@ -119,8 +124,8 @@ func auditedGrants(grants []keystore.Grant) []auditedGrant {
 	return out
 }
 
-// auditedPermissions is a list, as in the answers of the API. Rows that earlier versions wrote have
-// one text, with commas between the permissions; they cannot change, because their hash covers it.
+// auditedPermissions returns permissions as a list, as the API does. Rows that earlier versions
+// wrote have one text with commas instead. They stay that way, because their hashes cover it.
 func auditedPermissions(s *keystore.Set) []string {
 	out := make([]string, 0, len(s.Permissions()))
 	for _, p := range s.Permissions() {

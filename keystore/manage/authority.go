@@ -2,7 +2,6 @@ package manage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,38 +11,76 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A Caller is who asks for a managing operation. The zero value may do nothing.
-type Caller struct {
-	root   bool
-	record *keystore.Record // the credential: a key that manages, or a member's token
-	member string           // the member that acts; empty: a key, or nobody
-	from   string
+// The resources of the permissions to manage keys.
+const (
+	adminKeys       = "admin.keys"
+	adminNamespaces = "admin.namespaces"
+	adminRoles      = "admin.roles"
+	adminMembers    = "admin.members"
+	adminAudit      = "admin.audit"
+	adminNodes      = "admin.nodes"
+)
+
+// authority is what a caller may do under one policy. Reads use a policy of the node; changes
+// determine it again inside their transaction. Its methods implement docs/authority.md.
+type authority struct {
+	root       bool
+	actor      string // see Caller.Actor
+	member     string // the member that acts; empty for a key
+	from       string // the client's address
+	credential string // see Caller.Credential
+	owner      string // the owner of keys that the caller creates
+	policy     *keystore.Directory
+	keyGrants  *keystore.CompiledGrants // of the key that acts; nil for a member
+	// memberGrants are those of the member that acts or of the owner of the key that acts. They are
+	// nil for root, which has no limits.
+	memberGrants *keystore.CompiledGrants
+	expiresAt    time.Time // of the credential, set by authorityIn; zero means never
+	allowedIPs   []netip.Prefix
 }
 
-// Root is whoever Caddy's admin endpoint lets in: the member `root`, who may do everything. from is
-// the address it comes from.
-func Root(from string) Caller { return Caller{root: true, member: keystore.RootMember, from: from} }
-
-// KeyCaller is a key that manages, just looked up and found alive.
-func KeyCaller(r *keystore.Record, from string) Caller { return Caller{record: r, from: from} }
-
-// MemberCaller is a member, by its own token that was just looked up and found alive.
-func MemberCaller(token *keystore.Record, from string) Caller {
-	return Caller{record: token, member: token.Owner, from: from}
+// internalAuthority returns the authority for changes that the product makes on its own. The audit
+// log names their cause in place of an address.
+func internalAuthority(cause string) authority {
+	return authority{root: true, actor: keystore.RootMember, from: cause,
+		policy: keystore.NewDirectory(new(keystore.Policy))}
 }
 
-// fresh is reading under the database's current policy. It waits for the caller's turn to read;
-// done ends the turn.
-func (k *Keystore) beginRead(ctx context.Context, c Caller) (auth authority, done func(), err error) {
-	if done, err = k.reads.take(ctx, c); err != nil {
+// authorityOf returns the caller's authority under this node's policy.
+func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, k.Policy()) }
+
+func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
+	auth := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from,
+		credential: c.Credential(), owner: c.member, policy: policy}
+	switch {
+	case c.root:
+	case c.member != "":
+		auth.memberGrants = policy.GrantsOf(c.member)
+	case c.record != nil:
+		auth.keyGrants, auth.owner = c.record.Grants(), c.record.Owner
+		auth.memberGrants = policy.GrantsOf(c.record.Owner)
+	default:
+		auth.memberGrants = keystore.NoGrants
+	}
+	if c.record != nil {
+		auth.allowedIPs = c.record.AllowedIPs
+	}
+	return auth
+}
+
+// beginRead waits until the caller may read from the database and returns its authority under the
+// database's current policy. The caller must call done after its reads.
+func (k *Keystore) beginRead(
+	ctx context.Context, c Caller,
+) (auth authority, done func(), err error) {
+	if done, err = k.reads.acquire(ctx, c); err != nil {
 		return auth, nil, err
 	}
 	err = k.WithCurrent(ctx, func() error {
-		policy,
-			err := k.CurrentPolicy(func(since keystore.Position) (*keystore.Policy,
-			error) {
-			return k.Database().Policy(ctx, since)
-		})
+		policy, err := k.CurrentPolicy(
+			func(since keystore.Position) (*keystore.Policy, error) {
+				return k.Database().Policy(ctx, since)
+			})
 		if err != nil {
 			return err
 		}
@@ -57,93 +94,9 @@ func (k *Keystore) beginRead(ctx context.Context, c Caller) (auth authority, don
 	return auth, done, nil
 }
 
-// Actor is the caller's id in `created_by`, `revoked_by` and the audit log: [keystore.RootMember],
-// a member's id, a key's id, or empty for the zero Caller.
-func (c Caller) Actor() string {
-	if c.member != "" || c.record == nil {
-		return c.member
-	}
-	return c.record.KeyID
-}
-
-// Member is the member that acts, empty for a key.
-func (c Caller) Member() string { return c.member }
-
-// Credential is the id of the key, or of the record of the member's token, that the caller has
-// shown; empty for neither.
-func (c Caller) Credential() string {
-	if c.record == nil {
-		return ""
-	}
-	return c.record.KeyID
-}
-
-// May refuses a caller that may do an operation ("read", "create", …) on an admin resource
-// ("admin.keys", …) in no namespace at all: KindForbidden. Each managing operation checks for
-// itself what it is about; this is to say so before a body is read.
-func (k *Keystore) May(c Caller, resource, operation string) error {
-	return k.authorityOf(c).requireAnywhere(resource, operation)
-}
-
-// MayIn reports whether a caller may do an operation on an admin resource in one namespace, or with
-// [keystore.AnyNamespace] in all of them. It is for what people are offered: each managing
-// operation checks for itself.
-func (k *Keystore) MayIn(c Caller, resource, operation, namespace string) bool {
-	return k.authorityOf(c).may(resource, operation, namespace)
-}
-
-// The product's own resources.
-const (
-	adminKeys       = "admin.keys"
-	adminNamespaces = "admin.namespaces"
-	adminRoles      = "admin.roles"
-	adminMembers    = "admin.members"
-	adminAudit      = "admin.audit"
-	adminNodes      = "admin.nodes"
-)
-
-// authority is what a caller holds under one policy. It is made from what the node knows to read,
-// and anew inside the transaction to change.
-type authority struct {
-	root   bool
-	actor  string // id in created_by, revoked_by and the audit log
-	member string // that acts; empty: a key
-	from   string
-	// id of the key, or of the record of the member's token, that was shown; empty for neither
-	credential string
-	owner      string // whom the caller's new keys act for
-	policy     *keystore.Directory
-	keyGrants  *keystore.CompiledGrants // of a key that acts, nil otherwise
-	// of the member that acts, or that the key acts for; nil: root, whom nothing bounds
-	memberGrants *keystore.CompiledGrants
-	expiresAt    time.Time
-	allowedIPs   []netip.Prefix
-}
-
-// reading is the caller's authority as this node sees it.
-func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, k.Policy()) }
-
-// readingUnder is reading under another policy.
-func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
-	auth := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from,
-		credential: c.Credential(), owner: c.member, policy: policy}
-	switch {
-	case c.root:
-	case c.member != "":
-		auth.memberGrants = auth.policy.GrantsOf(c.member)
-	case c.record != nil:
-		auth.keyGrants, auth.owner, auth.memberGrants = c.record.Grants(), c.record.Owner, auth.policy.GrantsOf(c.record.Owner)
-	default:
-		auth.memberGrants = keystore.NoGrants
-	}
-	if c.record != nil {
-		auth.allowedIPs = c.record.AllowedIPs
-	}
-	return auth
-}
-
-// changing is the caller's authority at the moment of the change: who was revoked or narrowed since
-// the request came in does not get through.
+// authorityIn returns the caller's authority inside the transaction of a change. It refuses a
+// caller that was revoked, rotated or disabled after it sent the request (docs/authority.md,
+// rule 5).
 func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	policy, err := k.policyIn(tx)
 	if err != nil {
@@ -156,20 +109,13 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	}
 	if c.record != nil {
 		key, err := tx.Key(c.record.KeyID)
-		switch {
-		case errors.Is(err, keystore.ErrNotFound):
-			return auth, &keystore.Error{Kind: keystore.KindForbidden, Code: "key_revoked",
-				Detail: "the key that asks has been deleted"}
-		case err != nil:
+		if err == nil {
+			err = checkCallingKey(key, c.record.Digest, tx.Now())
+		} else if isNotFound(err) {
+			err = forbidden("key_revoked", "the caller's credential has been deleted")
+		}
+		if err != nil {
 			return auth, err
-		case key.Status(tx.Now()) != keystore.StatusActive:
-			return auth,
-				&keystore.Error{Kind: keystore.KindForbidden,
-					Code:   "key_" + string(key.Status(tx.Now())),
-					Detail: "the key that asks is " + string(key.Status(tx.Now()))}
-		case !key.Accepts(c.record.Digest, tx.Now()):
-			return auth, &keystore.Error{Kind: keystore.KindForbidden, Code: "key_revoked",
-				Detail: "the key that asks has another token by now"}
 		}
 		if auth.keyGrants != nil {
 			auth.keyGrants, auth.owner = keystore.CompileGrants(key.Grants, key.Owner), key.Owner
@@ -178,14 +124,28 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	}
 	auth.memberGrants = policy.GrantsOf(auth.owner)
 	if auth.memberGrants == keystore.NoGrants && auth.owner != "" {
-		return auth,
-			&keystore.Error{Kind: keystore.KindForbidden, Code: keystore.OwnerDisabled.Code(),
-				Detail: "the member that asks, or that the key acts for, is disabled"}
+		return auth, forbidden(keystore.OwnerDisabled.Code(),
+			"the calling member, or the owner of the calling key, is disabled")
 	}
 	return auth, nil
 }
 
-// policyIn is the policy inside a transaction.
+// checkCallingKey refuses a key or member token that is not active, and a token that was replaced.
+func checkCallingKey(key *keystore.Key, token keystore.Digest, now time.Time) error {
+	if status := key.Status(now); status != keystore.StatusActive {
+		return forbidden("key_"+string(status), "the caller's credential is "+string(status))
+	}
+	if !key.Accepts(token, now) {
+		return forbidden("key_revoked", "the caller's token has been replaced by another")
+	}
+	return nil
+}
+
+func forbidden(code, detail string) error {
+	return &keystore.Error{Kind: keystore.KindForbidden, Code: code, Detail: detail}
+}
+
+// policyIn returns the policy inside a transaction.
 func (k *Keystore) policyIn(tx keystore.Tx) (*keystore.Directory, error) {
 	policy, err := k.CurrentPolicy(tx.Policy)
 	if err != nil {
@@ -194,14 +154,17 @@ func (k *Keystore) policyIn(tx keystore.Tx) (*keystore.Directory, error) {
 	return policy, nil
 }
 
-// all asks a question of each set that bounds the caller in a namespace: wide leaves out what
-// reaches the namespace alone, without what will be connected to it.
-func (a authority) everySet(namespace string, wide bool, ask func(*keystore.Set) bool) bool {
+// everySet reports whether f returns true for each set that limits the caller in a namespace: the
+// permissions of the key and those of its owner, or those of the member. If connected, the sets
+// contain only permissions from grants that also apply in the namespace's children.
+func (a authority) everySet(
+	namespace string, connected bool, f func(*keystore.Set) bool,
+) bool {
 	if a.root {
 		return true
 	}
-	return (a.keyGrants == nil || ask(a.policy.SetFor(a.keyGrants, namespace, wide, true))) &&
-		(a.memberGrants == nil || ask(a.policy.SetFor(a.memberGrants, namespace, wide, false)))
+	return (a.keyGrants == nil || f(a.policy.SetFor(a.keyGrants, namespace, connected, true))) &&
+		(a.memberGrants == nil || f(a.policy.SetFor(a.memberGrants, namespace, connected, false)))
 }
 
 func need(resource, operation string) keystore.Need {
@@ -218,17 +181,19 @@ func (a authority) may(resource, operation, namespace string) bool {
 		func(s *keystore.Set) bool { return s.Allows(need(resource, operation)) })
 }
 
-// covers reports whether the caller holds a permission in a namespace, so that it may give it.
-func (a authority) covers(namespace string, wide bool, p keystore.Permission) bool {
-	return a.everySet(namespace, wide, func(s *keystore.Set) bool { return s.Covers(p) })
+// covers reports whether the caller's permissions in a namespace cover p (docs/authority.md,
+// rule 2). If connected, only connected grants count.
+func (a authority) covers(namespace string, connected bool, p keystore.Permission) bool {
+	return a.everySet(namespace, connected, func(s *keystore.Set) bool { return s.Covers(p) })
 }
 
-// uncovered returns a permission of a list that the caller does not hold in a namespace. It keeps
-// in covering, which may be nil, the sets that cover the list: many namespaces share a few.
+// uncovered returns the first permission of a list that the caller's permissions in a namespace do
+// not cover. covering caches the sets that cover the list, because many namespaces share a few
+// sets; it may be nil.
 func (a authority) uncovered(
-	namespace string, wide bool, list []keystore.Permission, covering map[*keystore.Set]bool,
+	namespace string, connected bool, list []keystore.Permission, covering map[*keystore.Set]bool,
 ) (p keystore.Permission, found bool) {
-	a.everySet(namespace, wide, func(s *keystore.Set) bool {
+	a.everySet(namespace, connected, func(s *keystore.Set) bool {
 		if covering[s] {
 			return true
 		}
@@ -243,8 +208,8 @@ func (a authority) uncovered(
 	return p, found
 }
 
-// readable returns the namespaces in which the caller may read a resource; all is true when these
-// are all there are.
+// readable returns the namespaces in which the caller may read a resource. If these are all
+// namespaces, all is true and the list is nil.
 func (a authority) readable(resource string) (list []string, all bool) {
 	if a.may(resource, "read", keystore.AnyNamespace) {
 		return nil, true
@@ -259,7 +224,7 @@ func (a authority) readable(resource string) (list []string, all bool) {
 	return list, false
 }
 
-// anywhere refuses a caller that may do the operation in no namespace at all.
+// requireAnywhere refuses a caller that may do the operation in no namespace.
 func (a authority) requireAnywhere(resource, operation string) error {
 	if a.may(resource, operation, keystore.AnyNamespace) {
 		return nil
@@ -273,37 +238,47 @@ func (a authority) requireAnywhere(resource, operation string) error {
 }
 
 func permissionRequired(resource, operation string) *keystore.Error {
+	p := resource + ":" + operation
 	return &keystore.Error{Kind: keystore.KindForbidden, Code: keystore.Forbidden.Code(),
-		Detail: fmt.Sprintf("this takes %s:%s", resource, operation), Needed: resource + ":" +
-			operation}
+		Detail: "permission " + p + " is required", Needed: p}
 }
 
-// on checks an operation on an object of a namespace. What the caller may not read does not exist
-// for it (spec 7a.5).
-func (a authority) requireOn(resource, operation, namespace, what string) error {
+// requireEverywhere refuses a caller that may not do the operation in all namespaces.
+func (a authority) requireEverywhere(resource, operation string) error {
+	if a.may(resource, operation, keystore.AnyNamespace) {
+		return nil
+	}
+	refusal := permissionRequired(resource, operation)
+	refusal.Detail += " in namespace " + keystore.AnyNamespace
+	return refusal
+}
+
+// requireOn checks an operation on an object of a namespace. An object that the caller may not read
+// is not found (docs/authority.md, rule 10). kind names the object in the refusal.
+func (a authority) requireOn(resource, operation, namespace, kind string) error {
 	switch {
 	case a.may(resource, operation, namespace):
 		return nil
 	case a.may(resource, "read", namespace):
 		return permissionRequired(resource, operation)
 	}
-	return notFound(what)
+	return notFound(kind)
 }
 
-func notFound(what string) error {
+func notFound(kind string) error {
 	return &keystore.Error{Kind: keystore.KindNotFound, Code: "not_found",
-		Detail: "there is no such " + what}
+		Detail: kind + " not found"}
 }
 
-// exceeds refuses to give what the caller does not hold.
+// exceedsCaller refuses a change that gives more than the caller has.
 func exceedsCaller(format string, args ...any) error {
-	return &keystore.Error{Kind: keystore.KindForbidden, Code: "exceeds_caller",
-		Detail: fmt.Sprintf(format, args...)}
+	return forbidden("exceeds_caller", fmt.Sprintf(format, args...))
 }
 
-// give checks what grants add to those that were there before, nil for a new key: each added
-// permission, and each of an added role, must be covered by what the caller holds in that
-// namespace, with the same reach (spec 7a.1).
+// checkGive checks what a change of grants adds; before is nil for a new object. The caller's
+// permissions in a grant's namespace must cover each added permission and each permission of an
+// added role. For connected grants, only the caller's connected grants count (docs/authority.md,
+// rule 6).
 func (a authority) checkGive(before, after []keystore.Grant) error {
 	if a.root {
 		return nil
@@ -313,120 +288,134 @@ func (a authority) checkGive(before, after []keystore.Grant) error {
 		if !keystore.HasGrant(before, g) {
 			switch {
 			case g.Namespace == keystore.AnyNamespace && !a.hasGrantEverywhere():
-				return exceedsCaller("a grant in all namespaces can be given only by who holds one")
+				return exceedsCaller(
+					"giving a grant in all namespaces requires a grant in all namespaces")
 			case !a.hasAnyIn(g.Namespace):
-				return exceedsCaller("there is no namespace %q in which the caller holds anything",
-					g.Namespace)
+				return exceedsCaller("the caller has no permissions in a namespace %q", g.Namespace)
 			}
 		}
 		for _, p := range a.policy.Added(before, g) {
 			if !a.covers(g.Namespace, g.Connected, p) {
-				return exceedsCaller("%s in namespace %q%s is more than the caller has", p, g.Namespace,
-					connectedSuffix(g.Connected))
+				return exceedsCaller("the caller does not have %s in namespace %q%s", p,
+					g.Namespace, connectedSuffix(g.Connected))
 			}
 		}
 	}
 	return nil
 }
 
-// knows reports whether the caller holds anything in a namespace, or would if there were such a
-// one. To all others it is as if there were none.
+// hasAnyIn reports whether the caller has any permission in a namespace, or would have if the
+// namespace existed. Other callers must not learn whether it exists.
 func (a authority) hasAnyIn(namespace string) bool {
-	return a.everySet(namespace, false, func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })
+	return a.everySet(namespace, false,
+		func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })
 }
 
-// named is a namespace in the text of a refusal, by its id only for who knows it.
+// describe returns how a refusal refers to a namespace. Its id is named only to callers that have
+// permissions in it.
 func (a authority) describe(namespace string) string {
 	if a.hasAnyIn(namespace) {
 		return "namespace " + strconv.Quote(namespace)
 	}
-	return "a namespace that the caller knows nothing of"
+	return "a namespace in which the caller has no permissions"
 }
 
 func connectedSuffix(connected bool) string {
 	if connected {
-		return ", connected namespaces included,"
+		return " in a connected grant"
 	}
 	return ""
 }
 
-// holdsAnywhere reports whether all that bounds the caller has a grant in all namespaces.
+// hasGrantEverywhere reports whether the caller, and the owner of a key that acts, have a grant in
+// all namespaces.
 func (a authority) hasGrantEverywhere() bool {
-	for _, h := range []*keystore.CompiledGrants{a.keyGrants, a.memberGrants} {
-		if h != nil && !h.Everywhere() {
+	for _, grants := range []*keystore.CompiledGrants{a.keyGrants, a.memberGrants} {
+		if grants != nil && !grants.Everywhere() {
 			return false
 		}
 	}
 	return true
 }
 
-// giveBelow is give for what keys' grants reach below their namespaces. owned says that the key's
-// owner, who bounds it there, holds no more than the caller does.
-func (a authority) checkGiveBelow(before, after []keystore.Grant, owned bool) error {
+// checkGiveBelow is checkGive for the descendants that grants of keys reach (docs/authority.md,
+// rule 3). actsForOwner says that the caller acts for the key's owner. The owner's grants then
+// limit the key, so those of the calling member, or of the calling key's owner, are not checked.
+func (a authority) checkGiveBelow(before, after []keystore.Grant, actsForOwner bool) error {
 	if a.root {
 		return nil
 	}
-	if owned {
+	if actsForOwner {
 		a.memberGrants = nil
 	}
 	for i := range after {
 		g := &after[i]
-		if err := a.coverDescendants(g.Namespace,
-			slices.DeleteFunc(a.policy.Added(before, g), keystore.Permission.IsAdmin)); err != nil {
+		data := slices.DeleteFunc(a.policy.Added(before, g), keystore.Permission.IsAdmin)
+		if err := a.coverDescendants(g.Namespace, data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// coverReached refuses permissions unless the caller holds them in all namespaces that the `reach`
-// of one takes in.
-func (a authority) coverDescendants(above string, list []keystore.Permission) error {
+// coverDescendants refuses permissions that the caller's do not cover in each namespace that the
+// `reach` of a namespace includes.
+func (a authority) coverDescendants(ancestor string, list []keystore.Permission) error {
 	if len(list) == 0 {
 		return nil
 	}
 	covering := make(map[*keystore.Set]bool)
-	for _, ns := range a.policy.ReachedFrom(above) {
+	for _, ns := range a.policy.ReachedFrom(ancestor) {
 		if p, found := a.uncovered(ns.ID, false, list, covering); found {
-			return exceedsCaller("%s reaches down from namespace %q to %s, where it is more than the "+
-				"caller has", p, above, a.describe(ns.ID))
+			return exceedsCaller("%s would also apply in %s, through the reach of namespace %q, "+
+				"and the caller does not have it there", p, a.describe(ns.ID), ancestor)
 		}
 	}
 	return nil
 }
 
-// actsFor refuses to act for a member (spec 7a.2): it takes to be that member, or a member who
-// holds admin.members:update in every namespace of that one's grants and covers them all; only root
-// acts for root. Who may not read a member is not told whether there is one.
+// requireCover refuses permissions that the caller's do not cover in a namespace.
+func (a authority) requireCover(
+	namespace string, connected bool, list []keystore.Permission,
+) error {
+	if p, found := a.uncovered(namespace, connected, list, nil); found {
+		return exceedsCaller("the caller does not have %s in %s%s", p, a.describe(namespace),
+			connectedSuffix(connected))
+	}
+	return nil
+}
+
+// checkActsFor refuses a caller that does not act for a member (docs/authority.md, rule 7). A
+// caller that may not read the member must not learn whether it exists.
 func (a authority) checkActsFor(id string) error {
 	switch {
 	case a.root, a.member != "" && a.member == id:
 		return nil
 	case a.member == "":
-		return exceedsCaller("a key acts for nobody but its own owner")
+		return exceedsCaller("a key acts only for its own owner")
 	case id == keystore.RootMember:
 		return exceedsCaller("only root acts for root")
 	}
 	m := a.policy.Member(id)
+	mayNotUpdate := func(g keystore.Grant) bool {
+		return !a.may(adminMembers, "update", g.Namespace)
+	}
 	if m == nil || a.visible(m) == nil || m.Unreadable != "" ||
-		slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool {
-			return !a.may(adminMembers, "update",
-				g.Namespace)
-		}) {
-		return exceedsCaller("to act for member %s takes %s:update in every namespace where it has a "+
-			"grant", id, adminMembers)
+		slices.ContainsFunc(m.Grants, mayNotUpdate) {
+		return exceedsCaller("acting for member %s requires %s:update in every namespace in "+
+			"which it has a grant", id, adminMembers)
 	}
 	if len(m.Grants) == 0 && a.requireAnywhere(adminMembers, "update") != nil {
 		return permissionRequired(adminMembers, "update")
 	}
 	if err := a.checkGive(nil, m.Grants); err != nil {
-		return exceedsCaller("to act for this member takes all it holds: %s", err)
+		return exceedsCaller("acting for this member requires all of its permissions: %s", err)
 	}
 	return nil
 }
 
-// outlive checks that a key which a key makes, or widens, ends no later and may be used from no
-// other address (spec 7a.6).
+// checkLimits checks that a key which another key creates or widens expires no later and is
+// accepted from no other addresses (docs/authority.md, rule 11). Members have no such limits.
 func (a authority) checkLimits(k *keystore.Key) error {
 	if a.member != "" {
 		return nil
@@ -434,46 +423,32 @@ func (a authority) checkLimits(k *keystore.Key) error {
 	return a.checkCredentialLimits(k)
 }
 
-// bounded checks a key against the end and the addresses of the credential that asks.
+// checkCredentialLimits checks the expiry and the addresses of a key against those of the calling
+// credential.
 func (a authority) checkCredentialLimits(k *keystore.Key) error {
 	if !a.expiresAt.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(a.expiresAt)) {
-		return exceedsCaller("the key would outlive the one that makes it, which expires at %s",
+		return exceedsCaller("the key must expire no later than the caller's credential, at %s",
 			a.expiresAt.Format(time.RFC3339))
 	}
 	if len(a.allowedIPs) > 0 && !within(k.AllowedIPs, a.allowedIPs) {
-		return exceedsCaller("the key could be used from addresses that the one that makes it may not " +
-			"be used from")
+		return exceedsCaller("the allowed addresses must be among those of the caller's credential")
 	}
 	return nil
 }
 
-// within reports whether whoever is in one of inner is in one of outer. An empty list means any
-// address.
+// within reports whether each address in inner is also in outer. An empty list contains all
+// addresses.
 func within(inner, outer []netip.Prefix) bool {
 	if len(outer) == 0 {
 		return true
 	}
 	for _, in := range inner {
-		if !slices.ContainsFunc(outer,
-			func(out netip.Prefix) bool {
-				return out.Bits() <= in.Bits() &&
-					out.Contains(in.Addr())
-			}) {
+		contains := func(out netip.Prefix) bool {
+			return out.Bits() <= in.Bits() && out.Contains(in.Addr())
+		}
+		if !slices.ContainsFunc(outer, contains) {
 			return false
 		}
 	}
 	return len(inner) > 0
-}
-
-// MemberByLogin returns the caller for a login that Caddy has verified. For nobody, or a disabled
-// member, it returns the zero Caller. now was read after the request arrived. An error means that
-// the member cannot be known.
-func (k *Keystore) MemberByLogin(
-	ctx context.Context, login, from string, now time.Time,
-) (Caller, error) {
-	m, err := k.LookupLogin(ctx, login, now)
-	if m == nil {
-		return Caller{}, err
-	}
-	return Caller{member: m.ID, from: from}, nil
 }

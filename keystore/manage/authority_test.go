@@ -15,7 +15,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// roleGrants is grants with words that begin with @ for roles: "acme=read,@billing".
+// roleGrants parses grants like [fleet.Grants]. Words that begin with @ are roles:
+// "acme=read,@billing".
 func roleGrants(t testing.TB, text string) (list []keystore.Grant) {
 	t.Helper()
 	for word := range strings.FieldsSeq(text) {
@@ -46,14 +47,14 @@ func permissions(t testing.TB, words string) (list []keystore.Permission) {
 	return list
 }
 
-// A world is a deployment with namespaces, members and roles in it, told in short words.
+// A world is a deployment to which tests add members, roles and keys, described by short texts.
 type world struct {
 	testing.TB
 	*manage.Keystore
-	ids map[string]string // of members, by name
+	ids map[string]string // ids of members and keys, by name
 }
 
-// newWorld makes namespaces out of "id", "id<parent" and "id:kind<parent".
+// newWorld returns a world with namespaces, each "id", "id<parent" or "id:kind<parent".
 func newWorld(t testing.TB, namespaces ...string) *world {
 	t.Helper()
 	k, _ := fleet.New(t).Node(node.Settings{})
@@ -69,7 +70,7 @@ func newWorld(t testing.TB, namespaces ...string) *world {
 	return w
 }
 
-// member makes one and returns it as a caller.
+// member creates a member and returns it as a caller.
 func (w *world) member(name, holds string) manage.Caller {
 	w.Helper()
 	m, err := w.CreateMember(ctx, fleet.Root,
@@ -80,7 +81,7 @@ func (w *world) member(name, holds string) manage.Caller {
 	w.ids[name] = m.ID
 	c, err := w.MemberByLogin(ctx, name, "test", time.Now())
 	if err != nil || c.Member() == "" {
-		w.Fatalf("the member's login is not known: %v", err)
+		w.Fatalf("looking up the member's login: %v", err)
 	}
 	return c
 }
@@ -104,7 +105,7 @@ func (w *world) key(c manage.Caller, home, holds string) (*keystore.Key, string)
 	return key, token.Reveal()
 }
 
-// id is a member's: of one who is none where no member has the name.
+// id returns the id of a member, or an unused one if no member has the name.
 func (w *world) id(name string) string {
 	if id := w.ids[name]; id != "" || name == "" {
 		return id
@@ -112,15 +113,15 @@ func (w *world) id(name string) string {
 	return "m_" + name
 }
 
-// named is a key that acts for root.
-func (w *world) named(name, home, holds string) {
+// namedKey creates a key that root owns.
+func (w *world) namedKey(name, home, holds string) {
 	w.Helper()
 	key, _ := w.key(fleet.Root, home, holds)
 	w.ids[name] = key.ID
 }
 
-// manages is a key at the doors of those who manage.
-func (w *world) manages(token string) manage.Caller {
+// keyCaller returns the key with this token as a caller.
+func (w *world) keyCaller(token string) manage.Caller {
 	w.Helper()
 	a, err := w.Lookup(ctx, token, time.Now())
 	if err != nil || a.Record == nil {
@@ -129,8 +130,8 @@ func (w *world) manages(token string) manage.Caller {
 	return manage.KeyCaller(a.Record, "test")
 }
 
-// asks is the outcome of a request that needs a permission in a namespace.
-func (w *world) asks(token, namespace, permission string) keystore.Outcome {
+// decide returns the outcome of a request that requires a permission in a namespace.
+func (w *world) decide(token, namespace, permission string) keystore.Outcome {
 	w.Helper()
 	a, err := w.Lookup(ctx, token, time.Now())
 	if err != nil {
@@ -153,7 +154,7 @@ func (w *world) asks(token, namespace, permission string) keystore.Outcome {
 			Namespace: w.Policy().Namespace(namespace), Need: n})
 }
 
-func TestWhereAGrantCounts(t *testing.T) {
+func TestWhereAGrantApplies(t *testing.T) {
 	w := newWorld(t, "acme:account", "eu:app<acme", "shop:workspace<eu", "other:account")
 	w.role("acme", "billing", "orders:read")
 	w.role("*", "support", "tickets:read")
@@ -163,43 +164,45 @@ func TestWhereAGrantCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		holds, in, needs string
-		want             keystore.Outcome
+		grants, namespace, needed string
+		want                      keystore.Outcome
 	}{
 		{"acme=read", "acme", "read", keystore.OK},
 		{"acme=read", "other", "read", keystore.Forbidden},
 		{"acme=read", "eu", "read", keystore.Forbidden},
 		{"acme+=read", "eu", "read", keystore.OK},
 		{"eu=read", "acme", "read", keystore.Forbidden},
-		{"acme=read", "shop", "read", keystore.OK}, // acme reaches workspaces below it
+		{"acme=read", "shop", "read", keystore.OK}, // by the reach of acme
 		{"acme=admin:*", "shop", "admin.keys:read", keystore.Forbidden},
 		{"eu=read", "shop", "read", keystore.Forbidden},
 		{"*=read", "shop", "read", keystore.OK},
 		{"acme=@billing", "acme", "orders:read", keystore.OK},
 		{"acme=@billing", "acme", "orders:write", keystore.Forbidden},
-		{"acme+=@billing", "eu", "orders:read", keystore.OK}, // the role stays the parent's
+		{"acme+=@billing", "eu", "orders:read", keystore.OK}, // the role of the parent
 		{"acme=@billing", "shop", "orders:read", keystore.OK},
 		{"other=@support", "other", "tickets:read", keystore.OK},
 		{"*=@support", "eu", "tickets:read", keystore.OK},
 		{"acme=read other=write", "other", "write", keystore.OK},
 	} {
-		_, token := w.key(fleet.Root, "acme", c.holds)
-		fleet.Want(t, c.holds+" for "+c.needs+" in "+c.in, w.asks(token, c.in, c.needs), c.want)
+		_, token := w.key(fleet.Root, "acme", c.grants)
+		fleet.Want(t, c.grants+" for "+c.needed+" in "+c.namespace,
+			w.decide(token, c.namespace, c.needed), c.want)
 	}
 	fleet.Want(t, "a namespace that does not exist",
-		w.asks(second(w.key(fleet.Root, "acme", "*=*")), "nowhere", "read"), keystore.Forbidden)
+		w.decide(second(w.key(fleet.Root, "acme", "*=*")), "nowhere", "read"), keystore.Forbidden)
 }
 
 func second[A, B any](_ A, b B) B { return b }
 
-// A key never exceeds its owner, checked at the moment of the request.
-func TestTheOwnerBoundIsLive(t *testing.T) {
+// TestOwnerLimitsKey checks that a key has no more permissions than its owner at the time of the
+// request (docs/authority.md, rule 4).
+func TestOwnerLimitsKey(t *testing.T) {
 	w := newWorld(t, "acme", "app<acme", "ws<app", "elsewhere")
 	w.role("acme", "edit", "read,write")
 	ada := w.member("ada", "acme=@edit,admin.keys:* app=read,admin.keys:*")
 	key, token := w.key(ada, "acme", "acme=read,write app=read")
 	if key.Owner != w.ids["ada"] || key.CreatedBy != w.ids["ada"] {
-		t.Fatalf("owner %s, made by %s", key.Owner, key.CreatedBy)
+		t.Fatalf("owner %s, created by %s", key.Owner, key.CreatedBy)
 	}
 	off, on := false, true
 	grants := func(text string) func() error {
@@ -216,32 +219,32 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 		acme keystore.Outcome // a write in acme
 		app  keystore.Outcome // a read in app
 	}{
-		{"as made", func() error { return nil }, keystore.OK, keystore.OK},
-		{"the role narrowed", func() error {
-			_, _,
-				err := w.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "acme", Name: "edit"},
+		{"unchanged", func() error { return nil }, keystore.OK, keystore.OK},
+		{"the role is narrowed", func() error {
+			_, _, err := w.EditRole(ctx, fleet.Root,
+				keystore.RoleID{Namespace: "acme", Name: "edit"},
 				manage.RolePatch{Permissions: permissions(t, "read")}, manage.ChangeOptions{})
 			return err
 		}, keystore.Forbidden, keystore.OK},
-		{"and widened", func() error {
-			_, _,
-				err := w.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "acme", Name: "edit"},
+		{"the role is widened", func() error {
+			_, _, err := w.EditRole(ctx, fleet.Root,
+				keystore.RoleID{Namespace: "acme", Name: "edit"},
 				manage.RolePatch{Permissions: permissions(t, "*")}, manage.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
 		{"the owner loses a namespace", grants("acme=@edit,admin.keys:*"), keystore.OK,
 			keystore.Forbidden},
-		{"the owner loses all", grants(""), keystore.Forbidden, keystore.Forbidden},
-		{"the owner holds everything", grants("*=*"), keystore.OK, keystore.OK},
+		{"the owner loses all namespaces", grants(""), keystore.Forbidden, keystore.Forbidden},
+		{"the owner gets everything", grants("*=*"), keystore.OK, keystore.OK},
 		{"the owner is disabled", func() error {
-			_, _,
-				err := w.EditMember(ctx, fleet.Root, w.ids["ada"], manage.MemberPatch{Active: &off},
+			_, _, err := w.EditMember(ctx, fleet.Root, w.ids["ada"],
+				manage.MemberPatch{Active: &off},
 				manage.ChangeOptions{})
 			return err
 		}, keystore.OwnerDisabled, keystore.OwnerDisabled},
-		{"and enabled", func() error {
-			_, _,
-				err := w.EditMember(ctx, fleet.Root, w.ids["ada"], manage.MemberPatch{Active: &on},
+		{"the owner is enabled", func() error {
+			_, _, err := w.EditMember(ctx, fleet.Root, w.ids["ada"],
+				manage.MemberPatch{Active: &on},
 				manage.ChangeOptions{})
 			return err
 		}, keystore.OK, keystore.OK},
@@ -250,19 +253,19 @@ func TestTheOwnerBoundIsLive(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatalf("%s: %v", step.what, err)
 		}
-		// one that was allowed when it began runs on
+		// A request that was allowed when it began is cut only if the owner is disabled.
 		if *cut != (step.acme == keystore.OwnerDisabled) {
-			t.Errorf("%s: a running request is cut: %t", step.what, *cut)
+			t.Errorf("%s: a running request was cut: %t", step.what, *cut)
 		}
 		w.Leave(running)
-		fleet.Want(t, step.what+": acme", w.asks(token, "acme", "write"), step.acme)
-		fleet.Want(t, step.what+": app", w.asks(token, "app", "read"), step.app)
+		fleet.Want(t, step.what+": acme", w.decide(token, "acme", "write"), step.acme)
+		fleet.Want(t, step.what+": app", w.decide(token, "app", "read"), step.app)
 	}
 }
 
-// What a change of the policy takes away is gone on every node when it returns, as with a revoke,
-// and what runs for a disabled owner is cut.
-func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
+// TestPolicyChangeOnEveryNode checks that a change of the policy is in force on every node when it
+// returns, and that running requests for a disabled owner are cut.
+func TestPolicyChangeOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
@@ -271,34 +274,37 @@ func TestAPolicyChangeIsInForceOnEveryNodeWhenItReturns(t *testing.T) {
 	off, on := false, true
 	for range 20 {
 		_, token := here.key(ada, "default", "default=read")
-		fleet.Want(t, "before", there.asks(token, "default", "read"), keystore.OK)
+		fleet.Want(t, "before", there.decide(token, "default", "read"), keystore.OK)
 		running, cut := enter(t, b, token)
-		if _, p,
-			err := a.EditMember(ctx, fleet.Root, here.ids["ada"], manage.MemberPatch{Active: &off},
+		if _, p, err := a.EditMember(ctx, fleet.Root, here.ids["ada"],
+			manage.MemberPatch{Active: &off},
 			manage.ChangeOptions{}); err != nil || !p.Complete {
 			t.Fatal(p, err)
 		}
-		fleet.Want(t, "disabled, here", here.asks(token, "default", "read"), keystore.OwnerDisabled)
-		fleet.Want(t, "disabled, there", there.asks(token, "default", "read"),
+		fleet.Want(t, "disabled, here", here.decide(token, "default", "read"),
+			keystore.OwnerDisabled)
+		fleet.Want(t, "disabled, there", there.decide(token, "default", "read"),
 			keystore.OwnerDisabled)
 		if !*cut {
-			t.Error("a request of its key goes on")
+			t.Error("a running request of the member's key was not cut")
 		}
 		b.Leave(running)
-		if _, _,
-			err := a.EditMember(ctx, fleet.Root, here.ids["ada"], manage.MemberPatch{Active: &on},
+		if _, _, err := a.EditMember(ctx, fleet.Root, here.ids["ada"],
+			manage.MemberPatch{Active: &on},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// enter lets a request of a key run.
-func enter(t testing.TB, k *manage.Keystore, token string) (*node.Running, *bool) {
+// enter registers a running request of a key. cut tells whether it was cut.
+func enter(
+	t testing.TB, k *manage.Keystore, token string,
+) (running *node.Running, cut *bool) {
 	t.Helper()
-	cut := new(bool)
+	cut = new(bool)
 	r := &node.Running{Cut: func() { *cut = true }}
-	for range 100 { // as a handler does: the change before may still be arriving
+	for range 100 { // like a handler: the node may still be applying the previous change
 		a, err := k.Lookup(ctx, token, time.Now())
 		if err != nil {
 			t.Fatal(err)
@@ -311,7 +317,7 @@ func enter(t testing.TB, k *manage.Keystore, token string) (*node.Running, *bool
 	return nil, nil
 }
 
-// Each row of spec section 7a, as somebody would try it.
+// TestRulesOfAuthority tries rules 6 to 11 of docs/authority.md the way a caller would.
 func TestRulesOfAuthority(t *testing.T) {
 	type attempt func(w *world, who manage.Caller) error
 	mint := func(home, holds, owner string) attempt {
@@ -322,7 +328,7 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
-	makeRole := func(ns, name, holds string) attempt {
+	createRole := func(ns, name, holds string) attempt {
 		return func(w *world, who manage.Caller) error {
 			_, err := w.CreateRole(ctx, who,
 				keystore.Role{Namespace: ns, Name: name, Permissions: permissions(w, holds)})
@@ -336,7 +342,7 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
-	makeMember := func(holds string) attempt {
+	createMember := func(holds string) attempt {
 		return func(w *world, who manage.Caller) error {
 			_, err := w.CreateMember(ctx, who,
 				keystore.Member{Name: "new", Grants: roleGrants(w, holds)})
@@ -393,13 +399,13 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
-	newNamespace := func(id, parent string) attempt {
+	createNamespace := func(id, parent string) attempt {
 		return func(w *world, who manage.Caller) error {
 			_, err := w.CreateNamespace(ctx, who, keystore.Namespace{ID: id, Parent: parent})
 			return err
 		}
 	}
-	once := func(id, parent string) attempt {
+	reuseID := func(id, parent string) attempt {
 		return func(w *world, who manage.Caller) error {
 			if _, err := w.CreateNamespace(ctx, fleet.Root,
 				keystore.Namespace{ID: id}); err != nil {
@@ -409,7 +415,7 @@ func TestRulesOfAuthority(t *testing.T) {
 				manage.ChangeOptions{}); err != nil {
 				return err
 			}
-			return newNamespace(id, parent)(w, who)
+			return createNamespace(id, parent)(w, who)
 		}
 	}
 	childPrefix := func(id, prefix string) attempt {
@@ -419,7 +425,7 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
-	confined := func(try attempt) attempt {
+	withPrefix := func(try attempt) attempt {
 		return func(w *world, who manage.Caller) error {
 			if err := childPrefix("acme", "acme-")(w, fleet.Root); err != nil {
 				return err
@@ -428,174 +434,220 @@ func TestRulesOfAuthority(t *testing.T) {
 		}
 	}
 	for _, c := range []struct {
-		what, holds string
-		try         attempt
-		want        string
+		what, grants string // of the caller; "key " makes it a key
+		try          attempt
+		want         string // see fleet.Code
 	}{
-		{"1: a permission of one's own", "acme=read,admin.keys:create",
+		{"rule 6: a permission of the caller", "acme=read,admin.keys:create",
 			mint("acme", "acme=read", ""), "ok"},
-		{"1: a role that gives more", "acme=read,admin.keys:create",
+		{"rule 6: a role with more permissions", "acme=read,admin.keys:create",
 			mint("acme", "acme=@writers", ""), "exceeds_caller"},
-		{"1: a role that one covers", "acme=*,admin.keys:create", mint("acme", "acme=@writers", ""),
+		{"rule 6: a role that the caller covers", "acme=*,admin.keys:create",
+			mint("acme", "acme=@writers", ""),
 			"ok"},
-		{"1: connected without holding it", "acme=read,admin.keys:create",
+		{"rule 6: a connected grant, from one that is not", "acme=read,admin.keys:create",
 			mint("acme", "acme+=read", ""), "exceeds_caller"},
-		{"1: connected", "acme+=read,admin.keys:create", mint("acme", "acme+=read", ""), "ok"},
-		{"1: in a child, by a connected grant", "acme+=read,admin.keys:create",
+		{"rule 6: connected", "acme+=read,admin.keys:create", mint("acme", "acme+=read", ""), "ok"},
+		{"rule 6: in a child, from a connected grant", "acme+=read,admin.keys:create",
 			mint("app", "app=read", ""), "ok"},
-		{"1: in a grandchild, by a connected grant", "acme+=read,admin.keys:create",
+		{"rule 6: in a grandchild, from a connected grant", "acme+=read,admin.keys:create",
 			mint("ws", "ws=read", ""), "insufficient_permission"},
-		{"1: everywhere", "acme+=*,admin.keys:create", mint("acme", "*=read", ""),
+		{"rule 6: in all namespaces", "acme+=*,admin.keys:create", mint("acme", "*=read", ""),
 			"exceeds_caller"},
 
-		{"1: what a key has already", "acme=admin.keys:*", editKey("reader", "acme=read"), "ok"},
-		{"1: a role, by who does not cover it", "acme=admin.keys:*",
+		{"rule 6: keep the permissions of a key", "acme=admin.keys:*",
+			editKey("reader", "acme=read"), "ok"},
+		{"rule 6: add a role that the caller does not cover", "acme=admin.keys:*",
 			editKey("reader", "acme=read,@readers"), "exceeds_caller"},
-		{"1: more for a key of another's", "acme=write,admin.keys:*",
+		{"rule 6: add permissions to another's key", "acme=write,admin.keys:*",
 			editKey("reader", "acme=read,write"), "ok"},
-		{"1: which would reach further than oneself", "far=read,write,admin.keys:*",
+		{"rule 6: add permissions that reach further than the caller's",
+			"far=read,write,admin.keys:*",
 			editKey("far", "far=read,write"), "exceeds_caller"},
-		{"1: as far as oneself", "far=read,write,admin.keys:* below=write",
+		{"rule 6: add permissions that reach as far as the caller's",
+			"far=read,write,admin.keys:* below=write",
 			editKey("far", "far=read,write"), "ok"},
 
-		{"2: a key for another member", "acme=*,admin:*", mint("acme", "acme=read", "bob"), "ok"},
-		{"2: without the permission", "acme=*,admin.keys:*,admin:read",
+		{"rule 7: a key for another member", "acme=*,admin:*", mint("acme", "acme=read", "bob"),
+			"ok"},
+		{"rule 7: a key for another member, without the permission",
+			"acme=*,admin.keys:*,admin:read",
 			mint("acme", "acme=read", "bob"), "exceeds_caller"},
-		{"2: who may not read that member", "acme=*,admin.keys:*", mint("acme", "acme=read", "bob"),
+		{"rule 7: a key for a member that the caller may not read", "acme=*,admin.keys:*",
+			mint("acme", "acme=read", "bob"),
 			"exceeds_caller"},
-		{"2: or who is none", "acme=*,admin.keys:*", mint("acme", "acme=read", "none"),
+		{"rule 7: a key for a member that does not exist", "acme=*,admin.keys:*",
+			mint("acme", "acme=read", "none"),
 			"exceeds_caller"},
-		{"2: who may read all members", "acme=*,admin.keys:* *=admin:read",
+		{"rule 7: the same, by a caller that may read all members",
+			"acme=*,admin.keys:* *=admin:read",
 			mint("acme", "acme=read", "none"), "invalid_fields"},
-		{"2: who holds less than that one", "acme=read,admin:*", mint("acme", "acme=read", "bob"),
+		{"rule 7: a key for a member with more permissions", "acme=read,admin:*",
+			mint("acme", "acme=read", "bob"),
 			"exceeds_caller"},
-		{"2: a member with more elsewhere", "acme=*,admin:*", mint("acme", "acme=read", "wide"),
+		{"rule 7: a key for a member with more permissions elsewhere", "acme=*,admin:*",
+			mint("acme", "acme=read", "wide"),
 			"exceeds_caller"},
-		{"2: for root", "*=*,admin:*", mint("acme", "acme=read", "root"), "exceeds_caller"},
-		{"2: a token of another member", "acme=*,admin:*", token("bob"), "ok"},
-		{"2: of one with more", "acme=read,admin:*", token("bob"), "exceeds_caller"},
-		{"2: of root", "*=*,admin:*", token("root"), "builtin"},
-		{"2: a login for one with more", "acme=read,admin:*", login("bob", "me"), "exceeds_caller"},
-		{"2: a login", "acme=*,admin:*", login("bob", "me"), "ok"},
+		{"rule 7: a key for root", "*=*,admin:*", mint("acme", "acme=read", "root"),
+			"exceeds_caller"},
+		{"rule 7: a token of another member", "acme=*,admin:*", token("bob"), "ok"},
+		{"rule 7: a token of a member with more permissions", "acme=read,admin:*", token("bob"),
+			"exceeds_caller"},
+		{"rule 7: a token of root", "*=*,admin:*", token("root"), "builtin"},
+		{"rule 7: a login of a member with more permissions", "acme=read,admin:*",
+			login("bob", "me"), "exceeds_caller"},
+		{"rule 7: a login of another member", "acme=*,admin:*", login("bob", "me"), "ok"},
 
-		{"3: a role that one covers", "acme=*,admin.roles:create",
-			makeRole("acme", "new", "orders:read"), "ok"},
-		{"3: a role that gives more", "acme=read,admin.roles:create",
-			makeRole("acme", "new", "write"), "exceeds_caller"},
-		{"3: a shared role", "acme=*,admin:*", makeRole("*", "new", "read"),
+		{"rule 8: a role that the caller covers", "acme=*,admin.roles:create",
+			createRole("acme", "new", "orders:read"), "ok"},
+		{"rule 8: a role with more permissions", "acme=read,admin.roles:create",
+			createRole("acme", "new", "write"), "exceeds_caller"},
+		{"rule 8: a shared role", "acme=*,admin:*", createRole("*", "new", "read"),
 			"insufficient_permission"},
-		{"3: a shared role, held everywhere", "*=*,admin:*", makeRole("*", "new", "read"), "ok"},
-		{"3: a name that is shared", "acme=*,admin:*", makeRole("acme", "viewer", "read"),
+		{"rule 8: a shared role, by a caller with a grant in *", "*=*,admin:*",
+			createRole("*", "new", "read"), "ok"},
+		{"rule 8: the name of a shared role", "acme=*,admin:*",
+			createRole("acme", "viewer", "read"),
 			"exists"},
-		{"3: widen a role", "acme=*,admin.roles:update", editRole("acme", "writers", "*"), "ok"},
-		{"3: widen one beyond oneself", "acme=read,admin.roles:update",
+		{"rule 8: widen a role", "acme=*,admin.roles:update", editRole("acme", "writers", "*"),
+			"ok"},
+		{"rule 8: widen a role beyond the caller", "acme=read,admin.roles:update",
 			editRole("acme", "readers", "x:op"), "exceeds_caller"},
-		{"3: narrow one that holds more", "acme=read,admin.roles:update",
+		{"rule 8: narrow a role with more permissions", "acme=read,admin.roles:update",
 			editRole("acme", "writers", "read"), "exceeds_caller"},
-		{"3: a role that a connected grant takes", "acme=*,admin:*",
+		{"rule 8: a role that a connected grant uses", "acme=*,admin:*",
 			editRole("acme", "spread", "read"), "exceeds_caller"},
-		{"3: the same, held there too", "acme+=*,admin:*", editRole("acme", "spread", "read"),
+		{"rule 8: the same, by a caller with a connected grant", "acme+=*,admin:*",
+			editRole("acme", "spread", "read"),
 			"ok"},
-		{"3: a shared role in use elsewhere", "acme=*,admin:*", editRole("*", "common", "read"),
+		{"rule 8: a shared role in use elsewhere", "acme=*,admin:*",
+			editRole("*", "common", "read"),
 			"insufficient_permission"},
-		{"3: a built-in role", "*=*,admin:*", editRole("*", "viewer", "read"), "builtin"},
+		{"rule 8: a built-in role", "*=*,admin:*", editRole("*", "viewer", "read"), "builtin"},
 
-		{"4: a namespace at the top", "acme=*,admin:*", newNamespace("new", ""),
+		{"rule 9: create a namespace at the top level", "acme=*,admin:*",
+			createNamespace("new", ""),
 			"insufficient_permission"},
-		{"4: in the parent", "acme=admin.namespaces:create", newNamespace("new", "acme"), "ok"},
-		{"4: an id that was used before", "acme+=*,admin:*", once("gone", "acme"), "exists"},
-		{"4: the same, for who may create anywhere", "*=admin.namespaces:create",
-			once("gone", "acme"), "ok"},
-		{"4: with the prefix that the parent asks for", "acme=admin.namespaces:create",
-			confined(newNamespace("acme-new", "acme")), "ok"},
-		{"4: without it", "acme=admin.namespaces:create", confined(newNamespace("new", "acme")),
+		{"rule 9: create a namespace in the parent", "acme=admin.namespaces:create",
+			createNamespace("new", "acme"), "ok"},
+		{"rule 9: the id of a deleted namespace", "acme+=*,admin:*", reuseID("gone", "acme"),
+			"exists"},
+		{"rule 9: the same, by a caller that may create anywhere", "*=admin.namespaces:create",
+			reuseID("gone", "acme"), "ok"},
+		{"rule 9: an id with the child_prefix of the parent", "acme=admin.namespaces:create",
+			withPrefix(createNamespace("acme-new", "acme")), "ok"},
+		{"rule 9: an id without it", "acme=admin.namespaces:create",
+			withPrefix(createNamespace("new", "acme")),
 			"invalid_fields"},
-		{"4: without it, further down", "acme+=admin.namespaces:create",
-			confined(newNamespace("new", "app")), "invalid_fields"},
-		{"4: without it, for who may create anywhere", "*=*,admin:*",
-			confined(newNamespace("new", "acme")), "invalid_fields"},
-		{"4: move in without it", "other=*,admin:* acme=admin.namespaces:create",
-			confined(move("other", "acme")), "invalid_fields"},
-		{"4: move below without it", "other=*,admin:* app=admin.namespaces:create",
-			confined(move("other", "app")), "invalid_fields"},
-		{"4: what was there before stays as it is", "*=*,admin:*",
-			confined(childPrefix("app", "app-")), "ok"},
-		{"4: take the prefix away", "acme+=*,admin:*", confined(childPrefix("acme", "")),
+		{"rule 9: an id without it, further down", "acme+=admin.namespaces:create",
+			withPrefix(createNamespace("new", "app")), "invalid_fields"},
+		{"rule 9: an id without it, by a caller that may create anywhere", "*=*,admin:*",
+			withPrefix(createNamespace("new", "acme")), "invalid_fields"},
+		{"rule 9: move in a namespace without it", "other=*,admin:* acme=admin.namespaces:create",
+			withPrefix(move("other", "acme")), "invalid_fields"},
+		{"rule 9: move in a namespace without it, further down",
+			"other=*,admin:* app=admin.namespaces:create",
+			withPrefix(move("other", "app")), "invalid_fields"},
+		{"rule 9: edit a namespace that was there before", "*=*,admin:*",
+			withPrefix(childPrefix("app", "app-")), "ok"},
+		{"rule 9: remove the child_prefix", "acme+=*,admin:*", withPrefix(childPrefix("acme", "")),
 			"insufficient_permission"},
-		{"4: the same, for who may create it",
+		{"rule 9: the same, by a caller that may create namespaces in *",
 			"*=admin.namespaces:create acme=admin.namespaces:update",
-			confined(childPrefix("acme", "")), "ok"},
-		{"4: a prefix that no id has", "*=*,admin:*", childPrefix("acme", "-"), "invalid_fields"},
-		{"4: what one takes must be one's own", "acme=admin:* other=admin.namespaces:*",
-			move("other", "acme"), "exceeds_caller"},
-		{"4: and where it goes", "other=*,admin:*", move("other", "acme"),
-			"insufficient_permission"},
-		{"4: both", "other=*,admin:* acme=admin.namespaces:create", move("other", "acme"), "ok"},
-		{"4: with the new parent's help", "acme+=*,admin:* other=admin.namespaces:*",
-			move("other", "acme"), "exceeds_caller"},
-		{"4: a cycle", "*=*,admin:*", move("acme", "ws"), "invalid_fields"},
-		{"4: reach down without holding it there", "acme=*,admin:*", reach("acme", "workspace"),
-			"exceeds_caller"},
-		{"4: reach down", "acme=*,admin:* ws=*", reach("acme", "workspace"), "ok"},
-		{"4: move under what reaches down", "app=*,admin:* far=admin:*", move("app", "far"),
-			"exceeds_caller"},
-
-		{"5: what one may not read is not there", "other=*,admin:*",
-			editRole("acme", "writers", "read"), "not_found"},
-		{"5: a member elsewhere", "other=*,admin:*", editMember("bob", "other=read"), "not_found"},
-		{"5: only the grants where one may", "acme=*,admin:*", editMember("both", "acme=read"),
-			"ok"},
-		{"5: and not the others", "acme=*,admin:*", editMember("both", "acme=read other=read"),
-			"insufficient_permission"},
-		{"5: only where one covers", "acme=read,admin:*", editMember("both", "acme=read"),
-			"exceeds_caller"},
-		{"5: a member with what one holds", "acme=*,admin:*", makeMember("acme=read"), "ok"},
-		{"5: a member with more", "acme=read,admin:*", makeMember("acme=write"), "exceeds_caller"},
-		{"5: a member everywhere", "acme=*,admin:*", makeMember("*=read"),
-			"insufficient_permission"},
-		{"5: a grant where one holds nothing", "acme=*,admin:*",
-			mint("acme", "acme=read other=read", ""), "exceeds_caller"},
-		{"5: or where there is nothing", "acme=*,admin:*",
-			mint("acme", "acme=read nowhere=read", ""), "exceeds_caller"},
-		{"5: or a role where there is nothing", "acme=*,admin:*",
-			mint("acme", "acme=read nowhere=@none", ""), "exceeds_caller"},
-		{"5: for who would see it", "acme=*,admin:* *=read",
-			mint("acme", "acme=read nowhere=read", ""), "invalid_fields"},
-		{"5: a member where one holds nothing", "acme=*,admin:*", makeMember("other=read"),
-			"insufficient_permission"},
-		{"5: a member where there is nothing", "acme=*,admin:*", makeMember("nowhere=read"),
-			"insufficient_permission"},
-		{"5: a move to where one may not", "acme=*,admin:*", move("acme", "other"),
-			"insufficient_permission"},
-		{"5: a move to where there is nothing", "acme=*,admin:*", move("acme", "nowhere"),
-			"insufficient_permission"},
-		{"5: a grant that names no namespace", "*=*,admin:*", makeMember("+=read"),
+			withPrefix(childPrefix("acme", "")), "ok"},
+		{"rule 9: a child_prefix that no id can have", "*=*,admin:*", childPrefix("acme", "-"),
 			"invalid_fields"},
-		{"5: a client admin makes a developer", "acme=@client-admin", makeMember("acme=@developer"),
+		{"rule 9: move, without the permissions in the namespace",
+			"acme=admin:* other=admin.namespaces:*",
+			move("other", "acme"), "exceeds_caller"},
+		{"rule 9: move, without create in the new parent", "other=*,admin:*", move("other", "acme"),
+			"insufficient_permission"},
+		{"rule 9: move, with both", "other=*,admin:* acme=admin.namespaces:create",
+			move("other", "acme"), "ok"},
+		{"rule 9: move, with permissions from the new parent",
+			"acme+=*,admin:* other=admin.namespaces:*",
+			move("other", "acme"), "exceeds_caller"},
+		{"rule 9: a cycle", "*=*,admin:*", move("acme", "ws"), "invalid_fields"},
+		{"rule 9: reach descendants, without * there", "acme=*,admin:*", reach("acme", "workspace"),
+			"exceeds_caller"},
+		{"rule 9: reach descendants, with * there", "acme=*,admin:* ws=*",
+			reach("acme", "workspace"), "ok"},
+		{"rule 9: move below a namespace that reaches descendants", "app=*,admin:* far=admin:*",
+			move("app", "far"),
+			"exceeds_caller"},
+
+		{"rule 10: a role that the caller may not read", "other=*,admin:*",
+			editRole("acme", "writers", "read"), "not_found"},
+		{"rule 10: a member that the caller may not read", "other=*,admin:*",
+			editMember("bob", "other=read"), "not_found"},
+		{"rule 10: only the grants that the caller may read", "acme=*,admin:*",
+			editMember("both", "acme=read"),
 			"ok"},
-		{"5: a developer makes nobody", "acme=@developer", makeMember("acme=@viewer"),
+		{"rule 10: a grant that the caller may not read", "acme=*,admin:*",
+			editMember("both", "acme=read other=read"),
+			"insufficient_permission"},
+		{"rule 10: a grant that the caller does not cover", "acme=read,admin:*",
+			editMember("both", "acme=read"),
+			"exceeds_caller"},
+		{"rule 10: a member with the caller's permissions", "acme=*,admin:*",
+			createMember("acme=read"), "ok"},
+		{"rule 10: a member with more permissions", "acme=read,admin:*", createMember("acme=write"),
+			"exceeds_caller"},
+		{"rule 10: a member with a grant in *", "acme=*,admin:*", createMember("*=read"),
+			"insufficient_permission"},
+		{"rule 10: a key with a grant where the caller has nothing", "acme=*,admin:*",
+			mint("acme", "acme=read other=read", ""), "exceeds_caller"},
+		{"rule 10: a key with a grant in a namespace that does not exist", "acme=*,admin:*",
+			mint("acme", "acme=read nowhere=read", ""), "exceeds_caller"},
+		{"rule 10: a key with a role in a namespace that does not exist", "acme=*,admin:*",
+			mint("acme", "acme=read nowhere=@none", ""), "exceeds_caller"},
+		{"rule 10: the same, by a caller with a grant in *", "acme=*,admin:* *=read",
+			mint("acme", "acme=read nowhere=read", ""), "invalid_fields"},
+		{"rule 10: a member with a grant where the caller has nothing", "acme=*,admin:*",
+			createMember("other=read"),
+			"insufficient_permission"},
+		{"rule 10: a member with a grant in a namespace that does not exist", "acme=*,admin:*",
+			createMember("nowhere=read"),
+			"insufficient_permission"},
+		{"rule 10: a move into a namespace where the caller has nothing", "acme=*,admin:*",
+			move("acme", "other"),
+			"insufficient_permission"},
+		{"rule 10: a move into a namespace that does not exist", "acme=*,admin:*",
+			move("acme", "nowhere"),
+			"insufficient_permission"},
+		{"rule 10: a member with a grant without a namespace", "*=*,admin:*",
+			createMember("+=read"),
+			"invalid_fields"},
+		{"rule 10: a client admin creates a developer", "acme=@client-admin",
+			createMember("acme=@developer"),
+			"ok"},
+		{"rule 10: a developer creates no members", "acme=@developer", createMember("acme=@viewer"),
 			"insufficient_permission"},
 
-		{"6: a key makes one with what it has", "key far=read,admin.keys:*",
+		{"rule 11: a key creates one with its own permissions", "key far=read,admin.keys:*",
 			mint("far", "far=read", ""), "ok"},
-		{"6: which reaches further than itself", "key top+=read,admin.keys:*",
+		{"rule 11: a key creates one that reaches further", "key top+=read,admin.keys:*",
 			mint("far", "far=read", ""), "exceeds_caller"},
-		{"6: or is edited to", "key top+=read,write,admin.keys:*", editKey("far", "far=read,write"),
+		{"rule 11: a key edits one to reach further", "key top+=read,write,admin.keys:*",
+			editKey("far", "far=read,write"),
 			"exceeds_caller"},
-		{"6: or whose token it makes", "key top+=read,admin.keys:*", rotate("far"),
+		{"rule 11: a key rotates one that reaches further", "key top+=read,admin.keys:*",
+			rotate("far"),
 			"exceeds_caller"},
-		{"6: a key for a member", "key *=*,admin:*", mint("acme", "acme=read", "bob"),
+		{"rule 11: a key creates one that a member owns", "key *=*,admin:*",
+			mint("acme", "acme=read", "bob"),
 			"exceeds_caller"},
-		{"6: a member made by a key", "key *=*,admin:*", makeMember("acme=read"),
+		{"rule 11: a key creates a member", "key *=*,admin:*", createMember("acme=read"),
 			"insufficient_permission"},
-		{"6: a token made by a key", "key *=*,admin:*", token("bob"), "insufficient_permission"},
+		{"rule 11: a key creates a member's token", "key *=*,admin:*", token("bob"),
+			"insufficient_permission"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			w := newWorld(t, "acme:account", "app:app<acme", "ws:workspace<app", "other", "top",
 				"far<top", "below:workspace<far")
 			kinds := []string{"workspace"}
-			if _, _,
-				err := w.EditNamespace(ctx, fleet.Root, "far", manage.NamespacePatch{Reach: &kinds},
+			if _, _, err := w.EditNamespace(ctx, fleet.Root, "far",
+				manage.NamespacePatch{Reach: &kinds},
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -608,23 +660,25 @@ func TestRulesOfAuthority(t *testing.T) {
 			w.member("both", "acme=write other=write")
 			w.key(fleet.Root, "acme", "acme+=@spread")
 			w.key(fleet.Root, "other", "other=@common")
-			w.named("reader", "acme", "acme=read")
-			w.named("far", "far", "far=read")
+			w.namedKey("reader", "acme", "acme=read")
+			w.namedKey("far", "far", "far=read")
 			var who manage.Caller
-			if holds, key := strings.CutPrefix(c.holds, "key "); key {
-				who = w.manages(second(w.key(fleet.Root, "acme", holds)))
+			if grants, isKey := strings.CutPrefix(c.grants, "key "); isKey {
+				who = w.keyCaller(second(w.key(fleet.Root, "acme", grants)))
 			} else {
-				who = w.member("who", c.holds)
+				who = w.member("who", c.grants)
 			}
 			if got := fleet.Code(c.try(w, who)); got != c.want {
-				t.Errorf("who holds %s: %s, want %s", c.holds, got, c.want)
+				t.Errorf("with %s: %s, want %s", c.grants, got, c.want)
 			}
 		})
 	}
 }
 
-// Who was revoked or narrowed since its request came in does not get through.
-func TestWhatChangesWhileOneAsks(t *testing.T) {
+// TestCallerChangesDuringRequest checks that a change is authorised by the permissions that the
+// caller has inside the transaction, not by those at the time of the request (docs/authority.md,
+// rule 5).
+func TestCallerChangesDuringRequest(t *testing.T) {
 	yes, no := true, false
 	for _, c := range []struct {
 		what, want string
@@ -635,7 +689,7 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 			_, _, _, err := w.RotateKey(ctx, fleet.Root, id, 0, manage.ChangeOptions{})
 			return err
 		}},
-		{"rotated, and both open it", "ok", func(w *world, id string) error {
+		{"rotated with a grace period", "ok", func(w *world, id string) error {
 			_, _, _, err := w.RotateKey(ctx, fleet.Root, id, time.Hour, manage.ChangeOptions{})
 			return err
 		}},
@@ -654,25 +708,26 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 				manage.ChangeOptions{})
 			return err
 		}},
-		{"given to an owner with less", "exceeds_caller", func(w *world, id string) error {
-			owner := w.ids["less"]
-			_, _, err := w.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Owner: &owner},
-				manage.ChangeOptions{})
-			return err
-		}},
-		{"given to an owner who is disabled", "owner_disabled", func(w *world, id string) error {
+		{"given to an owner with fewer permissions", "exceeds_caller",
+			func(w *world, id string) error {
+				owner := w.ids["less"]
+				_, _, err := w.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Owner: &owner},
+					manage.ChangeOptions{})
+				return err
+			}},
+		{"given to a disabled owner", "owner_disabled", func(w *world, id string) error {
 			owner := w.ids["gone"]
 			_, _, err := w.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Owner: &owner},
 				manage.ChangeOptions{})
 			return err
 		}},
-		{"its owner narrowed", "exceeds_caller", func(w *world, _ string) error {
+		{"owner narrowed", "exceeds_caller", func(w *world, _ string) error {
 			g := roleGrants(w, "acme=admin.keys:*")
 			_, _, err := w.EditMember(ctx, fleet.Root, w.ids["ada"], manage.MemberPatch{Grants: &g},
 				manage.ChangeOptions{})
 			return err
 		}},
-		{"its owner disabled and enabled", "ok", func(w *world, _ string) error {
+		{"owner disabled and enabled", "ok", func(w *world, _ string) error {
 			for _, active := range []*bool{&no, &yes} {
 				if _, _, err := w.EditMember(ctx, fleet.Root, w.ids["ada"],
 					manage.MemberPatch{Active: active}, manage.ChangeOptions{}); err != nil {
@@ -686,17 +741,17 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 		ada := w.member("ada", "acme=read,admin.keys:*")
 		w.member("less", "acme=admin.keys:*")
 		w.member("gone", "acme=read,admin.keys:*")
-		if _, _,
-			err := w.EditMember(ctx, fleet.Root, w.ids["gone"], manage.MemberPatch{Active: &no},
+		if _, _, err := w.EditMember(ctx, fleet.Root, w.ids["gone"],
+			manage.MemberPatch{Active: &no},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		key, token := w.key(ada, "acme", "acme=read,admin.keys:*")
-		asks := w.manages(token)
+		caller := w.keyCaller(token)
 		if err := c.change(w, key.ID); err != nil {
 			t.Fatalf("%s: %v", c.what, err)
 		}
-		if _, _, err := w.MintKey(ctx, asks,
+		if _, _, err := w.MintKey(ctx, caller,
 			manage.KeySpec{Namespace: "acme", Grants: roleGrants(w, "acme=read")},
 			nil); fleet.Code(err) != c.want {
 			t.Errorf("%s: %s, want %s", c.what, fleet.Code(err), c.want)
@@ -704,16 +759,16 @@ func TestWhatChangesWhileOneAsks(t *testing.T) {
 	}
 }
 
-// What has answered is in force at the doors of those who manage too, for those who only read, on
-// every node.
-func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
+// TestNarrowedReadersOnEveryNode checks that a caller whose permissions were narrowed can no longer
+// read on any node when the change returns.
+func TestNarrowedReadersOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
 	here, there := &world{t, a, map[string]string{}}, &world{t, b, map[string]string{}}
 	ada := here.member("ada", "default=read,admin:read")
 	key, token := here.key(fleet.Root, "default", "default=read,admin:read")
-	byKey := there.manages(token)
+	byKey := there.keyCaller(token)
 	for what, c := range map[string]manage.Caller{"a member": ada, "a key": byKey} {
 		if _, err := b.FindKey(ctx, c, key.ID); err != nil {
 			t.Errorf("%s before: %v", what, err)
@@ -731,10 +786,10 @@ func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
 	}
 	other, _ := here.key(fleet.Root, "default", "default=read")
 	for what, c := range map[string]manage.Caller{"a member": ada,
-		"a key": there.manages(token)} {
+		"a key": there.keyCaller(token)} {
 		_, err := b.FindKey(ctx, c, other.ID)
 		list, _, err2 := b.ListKeys(ctx, c, keystore.KeyFilter{}, "", 10)
-		_, err3 := b.Verify(ctx, c, token, manage.Question{Permission: "read"})
+		_, err3 := b.Verify(ctx, c, token, manage.VerifyRequest{Permission: "read"})
 		if err == nil || err3 == nil || err2 == nil &&
 			slices.ContainsFunc(list, func(k keystore.Key) bool { return k.ID == other.ID }) {
 			t.Errorf("%s still reads: %v, %v, %v", what, err, err2, err3)
@@ -742,8 +797,9 @@ func TestReadersAreNarrowedOnEveryNode(t *testing.T) {
 	}
 }
 
-// What a refusal, or a row of the audit log, says of what one may not read.
-func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
+// TestRefusalsHideUnreadable checks that refusals and the audit log name no objects that the caller
+// may not read (docs/authority.md, rule 10).
+func TestRefusalsHideUnreadable(t *testing.T) {
 	w := newWorld(t, "acme", "below:workspace<acme", "secret", "used")
 	hidden := w.member("hidden", "secret=read used=read")
 	inside, _ := w.key(fleet.Root, "secret", "used=read")
@@ -756,7 +812,7 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 	rows, _, err := w.ListAudit(ctx, who, keystore.AuditFilter{}, "", 100)
 	if err != nil || slices.ContainsFunc(rows,
 		func(r keystore.AuditRow) bool { return strings.Contains(r.After, hidden.Member()) }) {
-		t.Errorf("the audit log shows another's token: %v, %+v", err, rows)
+		t.Errorf("the audit log shows another member's token: %v, %+v", err, rows)
 	}
 	deletes := func() error {
 		_, _, err := w.DeleteNamespace(ctx, who, "used", manage.ChangeOptions{})
@@ -767,19 +823,19 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 		try    func() error
 		hidden string
 	}{
-		{"a mint for a member with grants elsewhere", func() error {
+		{"a key for a member with grants elsewhere", func() error {
 			_, _, err := w.MintKey(ctx, who,
 				manage.KeySpec{Namespace: "acme", Owner: hidden.Member(),
 					Grants: roleGrants(t, "acme=read")}, nil)
 			return err
 		}, "secret"},
-		{"reach to a namespace below", func() error {
+		{"reach to a descendant", func() error {
 			_, _, err := w.EditNamespace(ctx, who, "acme",
 				manage.NamespacePatch{Reach: &[]string{"workspace"}}, manage.ChangeOptions{})
 			return err
 		}, "below"},
-		{"a namespace that a member uses", deletes, "secret"},
-		{"a namespace that a key uses", func() error {
+		{"a namespace in which a member has a grant", deletes, "secret"},
+		{"a namespace in which a key has a grant", func() error {
 			if _, _, err := w.DeleteMember(ctx, fleet.Root, hidden.Member(),
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
@@ -793,9 +849,10 @@ func TestWhatIsNotToldOfWhatOneMayNotRead(t *testing.T) {
 	}
 }
 
-// A row that somebody has spoilt by hand gives nothing, is told of once, and stops no node; who may
-// read it sees why, and it can be mended.
-func TestARowThatCannotBeRead(t *testing.T) {
+// TestUnreadableRow checks that a row with an unreadable value grants nothing, is logged once and
+// stops no node. Callers that may read the object see the reason, and it can be repaired
+// (docs/authority.md, rule 13).
+func TestUnreadableRow(t *testing.T) {
 	d := fleet.New(t)
 	db, err := sqldb.OpenSQLite(ctx, d.Path)
 	if err != nil {
@@ -818,20 +875,20 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asks := func(what string, role, ada keystore.Outcome) {
+	check := func(what string, role, ada keystore.Outcome) {
 		t.Helper()
-		if h := k.Health(ctx); h.Problem != "" { // and knows what the database has
+		if h := k.Health(ctx); h.Problem != "" { // after it has applied all changes
 			t.Errorf("%s: %s", what, h.Problem)
 		}
-		fleet.Want(t, what+": by the role", w.asks(byRole, "default", "read"), role)
-		fleet.Want(t, what+": of the member", w.asks(adas.Reveal(), "default", "read"), ada)
-		fleet.Want(t, what+": another", w.asks(other, "default", "read"), keystore.OK)
+		fleet.Want(t, what+": by the role", w.decide(byRole, "default", "read"), role)
+		fleet.Want(t, what+": of the member", w.decide(adas.Reveal(), "default", "read"), ada)
+		fleet.Want(t, what+": another", w.decide(other, "default", "read"), keystore.OK)
 	}
-	asks("before", keystore.OK, keystore.OK)
+	check("before", keystore.OK, keystore.OK)
 	d.Tamper(`UPDATE roles SET permissions = '["read","no such word"]' WHERE name = 'r'`,
 		`UPDATE members SET grants = '[1]' WHERE login = 'ada'`)
-	asks("spoilt", keystore.Forbidden, keystore.Forbidden)
-	w.role("default", "another", "read") // the policy is read again
+	check("unreadable", keystore.Forbidden, keystore.Forbidden)
+	w.role("default", "another", "read") // makes the node read the policy again
 	if _, err := w.FindRole(ctx, fleet.Root,
 		keystore.RoleID{Namespace: "default", Name: "r"}); err != nil {
 		t.Error(err)
@@ -843,15 +900,15 @@ func TestARowThatCannotBeRead(t *testing.T) {
 	ada := w.ids["ada"]
 	if _, _, _, err := w.NewMemberToken(ctx, little, ada, manage.TokenSpec{},
 		manage.ChangeOptions{}); fleet.Code(err) != "not_found" {
-		t.Errorf("a token for whom nobody knows what it holds: %v", err)
+		t.Errorf("a token for a member with unreadable grants: %v", err)
 	}
 	if _, _, err := w.EditMember(ctx, fleet.Root, ada, manage.MemberPatch{Name: &ada},
 		manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
-		t.Errorf("what cannot be read was written over: %v", err)
+		t.Errorf("an edit replaced an unreadable value: %v", err)
 	}
 	if _, _, _, err := w.NewMemberToken(ctx, fleet.Root, ada, manage.TokenSpec{},
 		manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
-		t.Errorf("what cannot be read was written over with a token: %v", err)
+		t.Errorf("a new token replaced an unreadable value: %v", err)
 	}
 	g := roleGrants(t, "default=read")
 	if _, _, err := w.EditMember(ctx, fleet.Root, ada, manage.MemberPatch{Grants: &g},
@@ -862,18 +919,18 @@ func TestARowThatCannotBeRead(t *testing.T) {
 		manage.RolePatch{Permissions: fleet.Read}, manage.ChangeOptions{}); err != nil {
 		t.Error(err)
 	}
-	asks("mended", keystore.OK, keystore.OK)
-	// which is no top of all namespaces
+	check("repaired", keystore.OK, keystore.OK)
+	// A grant without a namespace is not one in all namespaces.
 	d.Tamper(`UPDATE members SET grants = '[{"permissions":["*"],"connected":true}]' WHERE login = 'ada'`)
-	asks("without a namespace", keystore.OK, keystore.Forbidden)
+	check("without a namespace", keystore.OK, keystore.Forbidden)
 	d.Tamper(`UPDATE namespaces SET parent = 'default' WHERE id = 'default'`)
 	if k.Health(ctx); k.Policy().Namespace("default").Unreadable == "" {
-		t.Error("a namespace that lies in itself can be read")
+		t.Error("a namespace that is its own parent is readable")
 	}
-	fleet.Want(t, "in a namespace that lies in itself", w.asks(other, "default", "read"),
+	fleet.Want(t, "in a namespace that is its own parent", w.decide(other, "default", "read"),
 		keystore.Forbidden)
 	if _, err := w.FindNamespace(ctx, little, "default"); err == nil {
-		t.Errorf("who administers that namespace alone reads it")
+		t.Errorf("a caller with a grant in only that namespace reads it")
 	}
 	h := k.Policy().Explain(&keystore.Key{Owner: keystore.RootMember,
 		Grants: roleGrants(t, "default=read")})
@@ -885,13 +942,13 @@ func TestARowThatCannotBeRead(t *testing.T) {
 		t.Error(err)
 	}
 	if n := strings.Count(log.String(), "ignoring unreadable database row"); n != 4 {
-		t.Errorf("told of %d times: %s", n, &log)
+		t.Errorf("logged %d times: %s", n, &log)
 	}
 }
 
-// A member may always list, read, try and revoke the keys it owns, and an If-Match counts there
-// too.
-func TestWhatOneMayDoWithOnesOwnKeys(t *testing.T) {
+// TestOwnKeys checks that a member can list, verify and revoke the keys that it owns without a
+// permission (docs/authority.md, rule 10), and that IfVersion applies.
+func TestOwnKeys(t *testing.T) {
 	w := newWorld(t, "acme", "other")
 	ada := w.member("ada", "acme=read other=admin.keys:read")
 	key, token, err := w.MintKey(ctx, fleet.Root,
@@ -901,20 +958,20 @@ func TestWhatOneMayDoWithOnesOwnKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if v, err := w.Verify(ctx, ada, token.Reveal(),
-		manage.Question{Permission: "read"}); err != nil || v.Outcome != keystore.OK ||
+		manage.VerifyRequest{Permission: "read"}); err != nil || v.Outcome != keystore.OK ||
 		v.Key == nil {
-		t.Errorf("tried: %+v, %v", v, err)
+		t.Errorf("verify: %+v, %v", v, err)
 	}
 	if list, _, err := w.ListKeys(ctx, ada, keystore.KeyFilter{}, "", 9); err != nil ||
 		len(list) != 1 {
-		t.Errorf("listed: %v, %v", list, err)
+		t.Errorf("list: %v, %v", list, err)
 	}
 	if _, _, err := w.RevokeKey(ctx, ada, key.ID, "", false,
 		manage.ChangeOptions{IfVersion: 7}); fleet.Code(err) != "version_mismatch" {
-		t.Errorf("revoked at another version: %v", err)
+		t.Errorf("revoke at another version: %v", err)
 	}
 	if _, _, err := w.RevokeKey(ctx, ada, key.ID, "", false,
 		manage.ChangeOptions{IfVersion: 1}); err != nil {
-		t.Errorf("revoked: %v", err)
+		t.Errorf("revoke: %v", err)
 	}
 }

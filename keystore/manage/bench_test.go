@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// decision is what the handler does between having a credential in hand and knowing the outcome.
-func decision(b testing.TB, k *manage.Keystore, token string) {
+// decide does what the handler does from the credential to the outcome.
+func decide(b testing.TB, k *manage.Keystore, token string) {
 	now := time.Now()
 	a, err := k.Lookup(context.Background(), token, now)
 	if err != nil {
@@ -28,18 +28,19 @@ func decision(b testing.TB, k *manage.Keystore, token string) {
 	k.Used(a.Record, a.Now)
 }
 
-// The bar: at most 300 ns and no allocation.
+// BenchmarkDecision measures a decision about a cached key. The limit: at most 300 ns and no
+// allocation.
 func BenchmarkDecision(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{})
 	_, token := fleet.Mint(b, k, manage.KeySpec{})
-	decision(b, k, token)
+	decide(b, k, token)
 	b.Run("one", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			decision(b, k, token)
+			decide(b, k, token)
 		}
 	})
-	// what none can do without: a reading of the clock, and the hash
+	// The minimum: reading the clock and computing the hash.
 	b.Run("least", func(b *testing.B) {
 		for b.Loop() {
 			_ = time.Now()
@@ -50,11 +51,11 @@ func BenchmarkDecision(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				decision(b, k, token)
+				decide(b, k, token)
 			}
 		})
 	})
-	b.Run("running", func(b *testing.B) { // with what it takes to be cut
+	b.Run("running", func(b *testing.B) { // and registering the request to be cut
 		b.ReportAllocs()
 		r := &node.Running{Cut: func() {}}
 		for b.Loop() {
@@ -66,9 +67,9 @@ func BenchmarkDecision(b *testing.B) {
 	})
 }
 
-// BenchmarkDecisionOfALargeKey: with grants in 50 namespaces, 20 roles and 500 permissions, asked
-// for in turn; the same bar.
-func BenchmarkDecisionOfALargeKey(b *testing.B) {
+// BenchmarkLargeKey measures decisions about a key with grants in 50 namespaces, 20 roles and 500
+// permissions. The limit is that of BenchmarkDecision.
+func BenchmarkLargeKey(b *testing.B) {
 	var spaces []string
 	for i := range 50 {
 		spaces = append(spaces, fmt.Sprint("ns", i))
@@ -87,7 +88,7 @@ func BenchmarkDecisionOfALargeKey(b *testing.B) {
 	}
 	_, token := w.key(fleet.Root, "ns0", strings.Join(holds, " "))
 	need := keystore.Need{Class: keystore.Read, Resource: "orders7", Operation: "op"}
-	decide := func(i int) {
+	decideIn := func(i int) {
 		now := time.Now()
 		a, err := w.Lookup(context.Background(), token, now)
 		if err != nil {
@@ -98,11 +99,11 @@ func BenchmarkDecisionOfALargeKey(b *testing.B) {
 			Namespace: d.Namespace(spaces[i%len(spaces)]), Need: need})
 	}
 	for i := range spaces {
-		decide(i)
+		decideIn(i)
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		decide(i)
+		decideIn(i)
 	}
 }
 
@@ -119,7 +120,7 @@ func BenchmarkForgedToken(b *testing.B) {
 	}
 }
 
-// A first request of a key that the node does not know: one query.
+// BenchmarkColdLookup measures the first request of a key that the node has not cached: one query.
 func BenchmarkColdLookup(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{LocalCache: 1})
 	tokens := make([]string, 2000)
@@ -127,15 +128,15 @@ func BenchmarkColdLookup(b *testing.B) {
 		_, tokens[i] = fleet.Mint(b, k, manage.KeySpec{})
 	}
 	for i := 0; b.Loop(); i++ {
-		decision(b, k, tokens[i%len(tokens)])
+		decide(b, k, tokens[i%len(tokens)])
 	}
 }
 
-func TestADecisionDoesNotAllocate(t *testing.T) {
+func TestDecisionDoesNotAllocate(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
-	decision(t, k, token)
-	if n := testing.AllocsPerRun(1000, func() { decision(t, k, token) }); n > 0 {
+	decide(t, k, token)
+	if n := testing.AllocsPerRun(1000, func() { decide(t, k, token) }); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// CapacityUses returns the use of each cap except those on keys, as this node knows it.
+// CapacityUses returns, for each cap except those on keys, how much of it is used, according to
+// this node's policy.
 func (k *Keystore) CapacityUses() []keystore.CapacityUse {
 	d, c := k.Policy(), &k.Settings().Capacity
 	var most keystore.Tally
@@ -23,7 +24,7 @@ func (k *Keystore) CapacityUses() []keystore.CapacityUse {
 		c.Uses(most, keystore.ScopeNamespace)...)
 }
 
-// CapacityOfKeys is CapacityUses for keys, from the database.
+// CapacityOfKeys is CapacityUses for the caps on keys, with counts from the database.
 func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, error) {
 	owner, namespace, err := k.Database().MostKeys(ctx)
 	if err != nil {
@@ -37,78 +38,79 @@ func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, 
 	}, nil
 }
 
-// grown returns the authority under the policy as the transaction has changed it. It fails if the
-// change increases a count beyond its cap.
+// checkCapacity refuses a change that increases a count beyond its cap. It returns the authority
+// under the policy as the transaction has changed it.
 //
-// A change that only narrows what its object gives may take more text. It is not refused for bytes
-// of the deployment, which others may have filled, nor of a namespace if the caller has a grant in
-// all namespaces.
+// narrows says that the change gives nobody more permissions. Such a change may need more bytes. It
+// is not refused because of the bytes of the deployment, which others may have used up, nor because
+// of those of a namespace if the caller has a grant in all namespaces.
 func (k *Keystore) checkCapacity(tx keystore.Tx, auth authority, narrows bool) (authority, error) {
-	then, err := k.policyIn(tx)
+	after, err := k.policyIn(tx)
 	if err != nil {
 		return auth, err
 	}
 	c := &k.Settings().Capacity
 	before := c.Uses(auth.policy.Total(), keystore.ScopeDeployment)
-	for i, use := range c.Uses(then.Total(), keystore.ScopeDeployment) {
+	for i, use := range c.Uses(after.Total(), keystore.ScopeDeployment) {
 		if use.Grows(before[i]) && !(narrows && use.Resource == keystore.DirectoryBytes) {
 			return auth, capacityExceeded("the deployment", use)
 		}
 	}
 	if narrows && auth.hasGrantEverywhere() {
-		auth.policy = then
+		auth.policy = after
 		return auth, nil
 	}
-	below := then.TallyByNamespace()
-	maps.DeleteFunc(below, func(_ string, t keystore.Tally) bool { return c.Fits(t) })
-	var was map[string]keystore.Tally
-	if len(below) > 0 {
-		was = auth.policy.TallyByNamespace()
+	exceeding := after.TallyByNamespace()
+	maps.DeleteFunc(exceeding, func(_ string, t keystore.Tally) bool { return c.Fits(t) })
+	var tallies map[string]keystore.Tally // before the change
+	if len(exceeding) > 0 {
+		tallies = auth.policy.TallyByNamespace()
 	}
-	for _, id := range slices.Sorted(maps.Keys(below)) {
-		before := c.Uses(was[id], keystore.ScopeNamespace)
-		for i, use := range c.Uses(below[id], keystore.ScopeNamespace) {
+	for _, id := range slices.Sorted(maps.Keys(exceeding)) {
+		before := c.Uses(tallies[id], keystore.ScopeNamespace)
+		for i, use := range c.Uses(exceeding[id], keystore.ScopeNamespace) {
 			if use.Grows(before[i]) {
 				return auth, capacityExceeded(auth.describe(id)+" with its descendants", use)
 			}
 		}
 	}
-	auth.policy = then
+	auth.policy = after
 	return auth, nil
 }
 
-// roomForMember refuses a new member while too many have no grant: these count for no namespace,
-// and whoever may create members in one could fill the deployment with them. Who may create them in
-// all namespaces still can.
+// checkUngrantedMembers refuses a new member while too many members have no grant. These count in
+// no namespace, so a caller that may create members in one namespace could use up the capacity of
+// the deployment. Callers that may create members in all namespaces are not refused.
 func (k *Keystore) checkUngrantedMembers(auth authority) error {
 	c := &k.Settings().Capacity
 	if auth.may(adminMembers, "create", keystore.AnyNamespace) || c.Fits(auth.policy.Ungranted()) {
 		return nil
 	}
-	return capacityExceeded("the deployment", keystore.CapacityUse{Resource: "members without a grant",
-		Cap: c.Members.PerNamespace})
+	return capacityExceeded("the deployment", keystore.CapacityUse{
+		Resource: "members without a grant", Cap: c.Members.PerNamespace})
 }
 
-// full is the error of a change that would exceed a cap.
-func capacityExceeded(what string, use keystore.CapacityUse) *keystore.Error {
+// capacityExceeded returns the refusal of a change that would exceed a cap. scope names what the
+// cap is for.
+func capacityExceeded(scope string, use keystore.CapacityUse) *keystore.Error {
 	resource := use.Resource
 	if resource == keystore.DirectoryBytes {
 		resource = "bytes of namespaces, roles and members"
 	}
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: "capacity", Detail: fmt.Sprintf(
-		"%s may hold at most %d %s: delete some, "+
-			"or have the operator raise this limit in the capacity block of the configuration",
-		what, use.Cap, resource)}
+		"%s can have at most %d %s: delete some, "+
+			"or ask the operator to raise the limit in the capacity block of the configuration",
+		scope, use.Cap, resource)}
 }
 
-// A keyRoom checks the new keys of one transaction against the caps on keys. It queries each count
-// once.
+// A keyCapacity checks the new keys of one transaction against the caps on keys. It queries each
+// count once.
 type keyCapacity struct {
 	tx       keystore.Tx
 	auth     authority
 	capacity *keystore.Capacity
-	owned    map[string]int64
-	homed    map[string]int64
+	owned    map[string]int64 // keys by owner
+	homed    map[string]int64 // keys by home namespace
 }
 
 func (k *Keystore) keyCapacityIn(tx keystore.Tx, auth authority) *keyCapacity {
@@ -116,9 +118,9 @@ func (k *Keystore) keyCapacityIn(tx keystore.Tx, auth authority) *keyCapacity {
 		make(map[string]int64)}
 }
 
-// add counts one more key.
+// add checks a new key and counts it.
 func (r *keyCapacity) add(k *keystore.Key) error {
-	if err := r.own(k); err != nil {
+	if err := r.checkOwner(k); err != nil {
 		return err
 	}
 	n, err := count(r.homed, k.Namespace, r.tx.CountHomed)
@@ -134,8 +136,8 @@ func (r *keyCapacity) add(k *keystore.Key) error {
 	return nil
 }
 
-// own checks whether a key's owner may have one more.
-func (r *keyCapacity) own(k *keystore.Key) error {
+// checkOwner checks whether a key's owner may own one more key.
+func (r *keyCapacity) checkOwner(k *keystore.Key) error {
 	if k.Owner == keystore.RootMember {
 		return nil
 	}
@@ -147,12 +149,13 @@ func (r *keyCapacity) own(k *keystore.Key) error {
 	return err
 }
 
+// count returns the count of an id in known, or queries and adds it.
 func count(
-	known map[string]int64, id string, ask func(string) (int64, error),
+	known map[string]int64, id string, query func(string) (int64, error),
 ) (n int64, err error) {
 	n, ok := known[id]
 	if !ok {
-		if n, err = ask(id); err == nil {
+		if n, err = query(id); err == nil {
 			known[id] = n
 		}
 	}

@@ -20,8 +20,9 @@ func newWorldWith(t *testing.T, s node.Settings) *world {
 	return &world{t, k, map[string]string{}}
 }
 
-// What a change reads of the policy does not depend on how much there is of it.
-func TestChangesReadWhatHasChanged(t *testing.T) {
+// TestChangesReadOnlyChangedRows checks that a change reads only those rows of the policy that have
+// changed.
+func TestChangesReadOnlyChangedRows(t *testing.T) {
 	d := fleet.New(t)
 	a, fa := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
@@ -76,16 +77,15 @@ func TestChangesReadWhatHasChanged(t *testing.T) {
 	}
 }
 
-// A node starts however long the reading of the whole policy takes, and knows what changed
-// meanwhile.
+// TestStartWithSlowPolicy checks that a node starts if reading the policy takes longer than a
+// lease, and that it knows of changes made meanwhile.
 func TestStartWithSlowPolicy(t *testing.T) {
 	const slow = 20 * time.Second // longer than the lease
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, fa := d.Node(node.Settings{Lease: 5 * time.Second})
 		time.AfterFunc(10*time.Second, func() {
-			if _,
-				err := a.CreateRole(ctx, fleet.Root,
+			if _, err := a.CreateRole(ctx, fleet.Root,
 				keystore.Role{Namespace: "default", Name: "late",
 					Permissions: fleet.Read}); err != nil {
 				t.Error(err)
@@ -99,10 +99,11 @@ func TestStartWithSlowPolicy(t *testing.T) {
 		_, token := fleet.Mint(t, b, manage.KeySpec{Home: &keystore.Grant{Roles: []string{"late"}}})
 		fleet.Want(t, "with a role that was created meanwhile", fleet.Ask(b, token), keystore.OK)
 
-		// The same after the log was cut off, and nothing old is used until then.
+		// It reads the whole policy again after the change log was truncated. Until then it does
+		// not use the old policy.
 		fb.Mute.Store(true)
-		if _, _,
-			err := a.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "default", Name: "late"},
+		if _, _, err := a.EditRole(ctx, fleet.Root,
+			keystore.RoleID{Namespace: "default", Name: "late"},
 			manage.RolePatch{Permissions: []keystore.Permission{{Action: "write"}}},
 			manage.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
@@ -114,7 +115,7 @@ func TestStartWithSlowPolicy(t *testing.T) {
 			t.Error("a node that has missed the edit accepts the key")
 		}
 		time.Sleep(slow + 10*time.Second)
-		fleet.Want(t, "when it has read all again", fleet.Ask(b, token), keystore.Forbidden)
+		fleet.Want(t, "after it has read the policy again", fleet.Ask(b, token), keystore.Forbidden)
 		if n := fb.WholePolicies.Load(); n != 2 {
 			t.Errorf("the whole policy was read %d times", n)
 		}
@@ -124,20 +125,19 @@ func TestStartWithSlowPolicy(t *testing.T) {
 	})
 }
 
-// What a caller may do is never judged by a mixture of two histories.
+// TestChangesUnderAnotherHistory checks that a change is never authorised by a mixture of two
+// histories of the database.
 func TestChangesUnderAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		a, _ := d.Node(node.Settings{})
-		m,
-			err := a.CreateMember(ctx, fleet.Root,
+		m, err := a.CreateMember(ctx, fleet.Root,
 			keystore.Member{Name: "Ada", Grants: fleet.Grants(t, "default=read,admin.keys:create")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ada := manage.Caller{}
-		if _, token, _,
-			err := a.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+		if _, token, _, err := a.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		} else if answer, err := a.LookupMember(ctx, token.Reveal(), time.Now()); err != nil {
@@ -147,13 +147,12 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 		}
 		kept := a.Gauges().Revision
 		wide := fleet.Grants(t, "default=*,admin:*")
-		if _, _,
-			err := a.EditMember(ctx, fleet.Root, m.ID, manage.MemberPatch{Grants: &wide},
+		if _, _, err := a.EditMember(ctx, fleet.Root, m.ID, manage.MemberPatch{Grants: &wide},
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		fleet.Mint(t, a, manage.KeySpec{})
-		// The edit is lost, and what comes after it has the revisions that the lost changes had.
+		// The edit is lost. Later changes get the revisions of the lost ones.
 		d.Lose(kept, "DROP TRIGGER members_update",
 			`UPDATE members SET grants = '[{"namespace":"default","permissions":["read","admin.keys:create"]}]'`)
 		d.Tamper("INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
@@ -162,12 +161,11 @@ func TestChangesUnderAnotherHistory(t *testing.T) {
 				"('default', 'r2', '[]', 1, 1)",
 			"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES "+
 				"('default', 'r3', '[]', 1, 1)")
-		_, _,
-			err = a.MintKey(ctx, ada,
+		_, _, err = a.MintKey(ctx, ada,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "write"}}}}, nil)
 		var refused *keystore.Error
 		if !errors.As(err, &refused) || refused.Code != "exceeds_caller" {
-			t.Errorf("to give what was granted in a history that is gone: %v", err)
+			t.Errorf("giving a permission that was granted in a lost history: %v", err)
 		}
 	})
 }
@@ -205,17 +203,17 @@ func TestCapacity(t *testing.T) {
 		capacity keystore.Capacity
 		fit      []change
 		refused  map[string]change
-		free     change
-		after    change // fits then
+		free     change // frees capacity
+		after    change // fits after free
 	}{
 		"Roles": {
 			keystore.Capacity{Roles: keystore.Caps{Deployment: 3, PerNamespace: 2}},
 			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", ""), role("a", "1"),
 				role("b", "2")},
 			map[string]change{
-				"may hold at most 2 roles":           role("b", "3"),
+				"can have at most 2 roles":           role("b", "3"),
 				`namespace "a" with its descendants`: role("a", "3"),
-				"bring a role": func(w *world) error {
+				"mint with a new role": func(w *world) error {
 					_, _, err := w.MintKey(ctx, fleet.Root,
 						manage.KeySpec{Namespace: "b",
 							NewRoles: []keystore.Role{{Name: "x", Permissions: fleet.Read}}}, nil)
@@ -223,8 +221,8 @@ func TestCapacity(t *testing.T) {
 				},
 			},
 			func(w *world) error {
-				_, _,
-					err := w.DeleteRole(ctx, fleet.Root, keystore.RoleID{Namespace: "b", Name: "2"},
+				_, _, err := w.DeleteRole(ctx, fleet.Root,
+					keystore.RoleID{Namespace: "b", Name: "2"},
 					manage.ChangeOptions{})
 				return err
 			},
@@ -233,10 +231,10 @@ func TestCapacity(t *testing.T) {
 		"Roles of the deployment": {
 			keystore.Capacity{Roles: keystore.Caps{Deployment: 2, PerNamespace: 2}},
 			[]change{namespace("a", ""), role("a", "1"), role("*", "2")},
-			map[string]change{"the deployment may hold at most 2 roles": role("default", "3")},
+			map[string]change{"the deployment can have at most 2 roles": role("default", "3")},
 			func(w *world) error {
-				_, _,
-					err := w.DeleteRole(ctx, fleet.Root, keystore.RoleID{Namespace: "*", Name: "2"},
+				_, _, err := w.DeleteRole(ctx, fleet.Root,
+					keystore.RoleID{Namespace: "*", Name: "2"},
 					manage.ChangeOptions{})
 				return err
 			},
@@ -247,7 +245,7 @@ func TestCapacity(t *testing.T) {
 			[]change{namespace("a", ""), namespace("b", "a"), namespace("c", "b"),
 				namespace("d", "")},
 			map[string]change{
-				`namespace "a" with its descendants may hold at most 3 namespaces`: namespace("e",
+				`namespace "a" with its descendants can have at most 3 namespaces`: namespace("e",
 					"c"),
 				`move`: func(w *world) error {
 					parent := "c"
@@ -292,8 +290,7 @@ func TestCapacity(t *testing.T) {
 			map[string]change{
 				"bytes of namespaces, roles and members": role("a", "2", wide...),
 				"wider": func(w *world) error {
-					_, _,
-						err := w.EditRole(ctx, fleet.Root,
+					_, _, err := w.EditRole(ctx, fleet.Root,
 						keystore.RoleID{Namespace: "a", Name: "1"},
 						manage.RolePatch{Permissions: wide}, manage.ChangeOptions{})
 					return err
@@ -336,7 +333,8 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// A deployment that holds more than its caps goes on. Only more of it is refused.
+// TestBeyondCapacity checks that a deployment that exceeds its caps keeps working and that only
+// changes that add more are refused.
 func TestBeyondCapacity(t *testing.T) {
 	w := newWorldWith(t, node.Settings{})
 	m, err := w.CreateMember(ctx, fleet.Root,
@@ -357,14 +355,13 @@ func TestBeyondCapacity(t *testing.T) {
 	fleet.Want(t, "its key", fleet.Ask(w.Keystore, token), keystore.OK)
 	if _, err := w.CreateRole(ctx, fleet.Root,
 		keystore.Role{Namespace: "default", Name: "more", Permissions: fleet.Read}); err == nil {
-		t.Error("one more role")
+		t.Error("another role was created")
 	}
 	narrow := fleet.Grants(t, "default=read")
 	off := false
 	for what, change := range map[string]func() error{
 		"narrow a role": func() error {
-			_, _,
-				err := w.EditRole(ctx, fleet.Root,
+			_, _, err := w.EditRole(ctx, fleet.Root,
 				keystore.RoleID{Namespace: "default", Name: "r2"},
 				manage.RolePatch{Permissions: fleet.Read}, manage.ChangeOptions{})
 			return err
@@ -381,8 +378,7 @@ func TestBeyondCapacity(t *testing.T) {
 			return err
 		},
 		"delete a role": func() error {
-			_, _,
-				err := w.DeleteRole(ctx, fleet.Root,
+			_, _, err := w.DeleteRole(ctx, fleet.Root,
 				keystore.RoleID{Namespace: "default", Name: "r3"},
 				manage.ChangeOptions{})
 			return err

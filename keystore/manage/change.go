@@ -4,36 +4,35 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// ChangeOptions go with every change of an existing object.
+// ChangeOptions apply to every change of an existing object.
 type ChangeOptions struct {
-	// IfVersion is the version the object must have, else the change is refused with
-	// KindPrecondition. 0: any.
+	// IfVersion is the version that the object must have. Otherwise the change is refused with
+	// [keystore.KindPrecondition]. 0 allows any version.
 	IfVersion int64
-	// OrVersions are further versions that it may have, beside IfVersion.
+	// OrVersions are further versions that are allowed. They have no effect without IfVersion.
 	OrVersions []int64
-	// Wait is how long to wait for the change to be in force on every node. Zero:
-	// [node.DefaultWait]. Less: not at all.
+	// Wait is how long to wait until the change is in force on every node. Zero means
+	// [node.DefaultWait]; a negative value does not wait.
 	Wait time.Duration
 }
 
 func (o ChangeOptions) check(version int64) error {
 	if o.IfVersion != 0 && o.IfVersion != version && !slices.Contains(o.OrVersions, version) {
 		return &keystore.Error{Kind: keystore.KindPrecondition, Code: "version_mismatch",
-			Detail: fmt.Sprintf("the object has version %d by now; read it again", version)}
+			Detail: fmt.Sprintf(
+				"the object has changed and is now at version %d; read it again", version)}
 	}
 	return nil
 }
 
-// change is the one way to write what may take access away: it waits for every node to know.
+// change makes a change that may remove access. It waits until every node has applied it.
 func (k *Keystore) change(
 	ctx context.Context, c Caller, wait time.Duration, f func(keystore.Tx, authority) error,
 ) (node.Propagation, error) {
@@ -44,8 +43,8 @@ func (k *Keystore) change(
 	return k.PropagateObserved(done, wait)
 }
 
-// add is the one way to write what only adds something: it waits for every node to know, so that
-// what is new can be used there.
+// add makes a change that only adds something. It waits until every node has applied it, so that
+// what was added can be used there.
 func (k *Keystore) add(
 	ctx context.Context, c Caller, wait time.Duration, f func(keystore.Tx, authority) error,
 ) error {
@@ -57,21 +56,20 @@ func (k *Keystore) add(
 	return err
 }
 
-// commit authorises a change by what holds inside its transaction, and writes it.
+// commit authorises the caller inside a transaction and makes the change in it.
 func (k *Keystore) commit(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
 	return k.commitAs(ctx, k.withAuthority(c, f))
 }
 
-// commitAs is commit for a change that is already authorized.
+// commitAs is commit for a change that is already authorised.
 func (k *Keystore) commitAs(ctx context.Context, f func(keystore.Tx) error) (node.Commit, error) {
 	defer k.writes.enter()()
 	return k.Write(ctx, f)
 }
 
-// inTurn is commit for one of many transactions of a bulk change. On each node these run one at a
-// time, after all other changes that are waiting.
+// commitBulk is commit for one of the many transactions of a bulk change: see writeQueue.
 func (k *Keystore) commitBulk(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
@@ -79,11 +77,12 @@ func (k *Keystore) commitBulk(
 		return node.Commit{}, k.StoreFailed("waiting for other changes", err)
 	}
 	defer k.writes.leaveBulk()
-	ctx, cancel := context.WithTimeout(ctx, revokeWait) // one connection writes
+	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
 	return k.Write(ctx, k.withAuthority(c, f))
 }
 
+// withAuthority adds the caller's authority to the parameters of a transaction.
 func (k *Keystore) withAuthority(
 	c Caller, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx) error {
@@ -118,59 +117,9 @@ func refuseRepeat(once Once, tx keystore.Tx, auth authority) error {
 	return once.Before(tx, auth.actor)
 }
 
-func noteCreated(once Once, tx keystore.Tx, auth authority, created string) error {
+func recordCreated(once Once, tx keystore.Tx, auth authority, created string) error {
 	if once == nil {
 		return nil
 	}
 	return once.After(tx, auth.actor, created)
 }
-
-// A queue keeps bulk changes of many transactions (slices) from delaying changes of one
-// transaction. Waiting holds no mutex.
-type writeQueue struct {
-	slice   chan struct{} // has room while no slice is being written
-	mu      sync.Mutex
-	changes map[chan struct{}]bool // that are not slices, each closed at its end
-}
-
-func newWriteQueue() *writeQueue {
-	return &writeQueue{slice: make(chan struct{}, 1), changes: make(map[chan struct{}]bool)}
-}
-
-// enter announces a change that is not a slice. The returned function ends it.
-func (q *writeQueue) enter() (leave func()) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	done := make(chan struct{})
-	q.changes[done] = true
-	return func() {
-		close(done)
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		delete(q.changes, done)
-	}
-}
-
-// turn waits until a slice may be written: no other slice is running, and all earlier changes have
-// ended. Call over when the slice is done.
-func (q *writeQueue) enterBulk(ctx context.Context) error {
-	select {
-	case q.slice <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	q.mu.Lock()
-	before := slices.Collect(maps.Keys(q.changes))
-	q.mu.Unlock()
-	for _, done := range before {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			q.leaveBulk()
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-func (q *writeQueue) leaveBulk() { <-q.slice }

@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 )
 
-// TestExplain: what is said to be in effect is what requests are decided by, and each permission is
-// traced.
+// TestExplain checks which permissions of a key Explain says are effective and where they come
+// from.
 func TestExplain(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme")
 	for _, r := range []keystore.Role{{Namespace: "acme", Name: "billing"},

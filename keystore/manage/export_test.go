@@ -2,5 +2,5 @@ package manage
 
 import "context"
 
-// ForgetSessions removes those that are over, as the node does from time to time.
-func (k *Keystore) ForgetSessions() { k.deleteExpiredSessions(context.Background()) }
+// DeleteExpiredSessions deletes expired sessions now.
+func (k *Keystore) DeleteExpiredSessions() { k.deleteExpiredSessions(context.Background()) }

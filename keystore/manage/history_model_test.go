@@ -8,13 +8,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// What spec sections 3 and 7a say of who may do what, as slow and plain as they say it. It shares
-// nothing with the code that it judges but the shape of the objects, which root reads.
+// This file is a model of docs/authority.md, slow and close to its text. It shares only the types
+// of the objects with the code that it checks.
 
-// A demand is what one request asks for.
+// A demand is what one request requires.
 type demand struct{ class, resource, operation string }
 
-// demands are all that is looked at; a set of them is a word with a bit for each.
+// demands are all requests that are considered. A set of them is an integer with a bit for each.
 var demands = []demand{
 	{"read", "", ""}, {"write", "", ""}, {"read", "x", ""}, {"write", "x", ""}, {"read", "x", "op"},
 	{"write", "x", "op"}, {"read", "y", ""}, {"write", "y", "op"},
@@ -37,7 +37,7 @@ func (d demand) admin() bool {
 	return d.resource == "admin" || strings.HasPrefix(d.resource, "admin.")
 }
 
-// bit is the one that stands for a demand.
+// bit returns the bit of a demand.
 func (d demand) bit() uint32 { return 1 << slices.Index(demands, d) }
 
 // allowed returns the demands that a permission allows.
@@ -60,13 +60,13 @@ func allowed(permission string) (mask uint32) {
 	return mask
 }
 
-// A truth is a deployment at one moment.
-type truth struct {
+// A model is the state of a deployment.
+type model struct {
 	namespaces map[string]keystore.Namespace
 	roles      map[keystore.RoleID]keystore.Role
 	members    map[string]keystore.Member
 	keys       map[string]keystore.Key
-	lists      struct { // of the same, in the order in which they are listed
+	lists      struct { // the same objects in the order of lists
 		namespaces []keystore.Namespace
 		roles      []keystore.Role
 		members    []keystore.Member
@@ -74,15 +74,15 @@ type truth struct {
 	}
 }
 
-// gives is what a grant gives where it counts.
-func (t *truth) gives(g keystore.Grant) (mask uint32) {
+// gives returns what a grant allows where it applies.
+func (m *model) gives(g keystore.Grant) (mask uint32) {
 	for _, p := range g.Permissions {
 		mask |= allowed(p.String())
 	}
 	for _, name := range g.Roles {
-		role, local := t.roles[keystore.RoleID{Namespace: g.Namespace, Name: name}]
+		role, local := m.roles[keystore.RoleID{Namespace: g.Namespace, Name: name}]
 		if !local {
-			role = t.roles[keystore.RoleID{Namespace: "*", Name: name}]
+			role = m.roles[keystore.RoleID{Namespace: "*", Name: name}]
 		}
 		for _, p := range role.Permissions {
 			mask |= allowed(p.String())
@@ -91,19 +91,18 @@ func (t *truth) gives(g keystore.Grant) (mask uint32) {
 	return mask
 }
 
-// below reports whether a namespace lies somewhere below another, and is of a kind that its reach
-// takes in.
-func (t *truth) below(above, id string) bool {
-	kind := t.namespaces[id].Kind
-	for p := t.namespaces[id].Parent; p != ""; p = t.namespaces[p].Parent {
+// below reports whether a namespace is a descendant of another whose reach includes its kind.
+func (m *model) below(above, id string) bool {
+	kind := m.namespaces[id].Kind
+	for p := m.namespaces[id].Parent; p != ""; p = m.namespaces[p].Parent {
 		if p == above {
-			return slices.Contains(t.namespaces[above].Reach, kind)
+			return slices.Contains(m.namespaces[above].Reach, kind)
 		}
 	}
 	return false
 }
 
-// A scope is a namespace, a namespace with all that will be connected to it, or all namespaces.
+// A scope is a namespace, a namespace with its children including future ones, or all namespaces.
 type scope struct {
 	namespace string
 	connected bool
@@ -111,92 +110,92 @@ type scope struct {
 
 var everywhere = scope{namespace: "*"}
 
-// grants is what grants, of a key or not, give in a scope.
-func (t *truth) grants(list []keystore.Grant, s scope, key bool) (mask uint32) {
+// grants returns what the grants of a key or a member allow in a scope.
+func (m *model) grants(list []keystore.Grant, s scope, key bool) (mask uint32) {
 	for _, g := range list {
 		switch {
 		case g.Namespace == "*", g.Namespace == s.namespace && (g.Connected || !s.connected):
-			mask |= t.gives(g)
+			mask |= m.gives(g)
 		case s == everywhere || s.connected:
-		case g.Connected && g.Namespace == t.namespaces[s.namespace].Parent:
-			mask |= t.gives(g)
-		case key && t.below(g.Namespace, s.namespace):
-			mask |= t.gives(g) & dataMask
+		case g.Connected && g.Namespace == m.namespaces[s.namespace].Parent:
+			mask |= m.gives(g)
+		case key && m.below(g.Namespace, s.namespace):
+			mask |= m.gives(g) & dataMask
 		}
 	}
 	return mask
 }
 
-// member is what a member may do in a scope.
-func (t *truth) member(id string, s scope) uint32 {
+// member returns what a member may do in a scope.
+func (m *model) member(id string, s scope) uint32 {
 	if id == keystore.RootMember {
 		return 1<<len(demands) - 1
 	}
-	m := t.members[id]
-	if !m.Active {
+	member := m.members[id]
+	if !member.Active {
 		return 0
 	}
-	return t.grants(m.Grants, s, false)
+	return m.grants(member.Grants, s, false)
 }
 
-// key is what a key may do in a scope.
-func (t *truth) key(id string, s scope) uint32 {
-	k := t.keys[id]
+// key returns what a key may do in a scope.
+func (m *model) key(id string, s scope) uint32 {
+	k := m.keys[id]
 	if !k.RevokedAt.IsZero() || !k.Active {
 		return 0
 	}
-	return t.grants(k.Grants, s, true) & t.member(k.Owner, s)
+	return m.grants(k.Grants, s, true) & m.member(k.Owner, s)
 }
 
-// scopes lists all there are.
-func (t *truth) scopes() []scope {
+// scopes returns all scopes.
+func (m *model) scopes() []scope {
 	list := []scope{everywhere}
-	for id := range t.namespaces {
+	for id := range m.namespaces {
 		list = append(list, scope{id, false}, scope{id, true})
 	}
 	return list
 }
 
-// A ceiling is the most that somebody may come to do.
+// A ceiling is the most that a caller may ever be able to do, by scope.
 type ceiling map[scope]uint32
 
-// raise lets in what somebody may do now.
-func (c ceiling) raise(t *truth, may func(string, scope) uint32, id string) {
-	for _, s := range t.scopes() {
+// raise adds what a member or key can do now.
+func (c ceiling) raise(m *model, may func(string, scope) uint32, id string) {
+	for _, s := range m.scopes() {
 		c[s] |= may(id, s)
 	}
 }
 
-// add says what there is to have in a new namespace: what connected grants and such in all
-// namespaces take in, and what reaches down to keys.
-func (c ceiling) add(t *truth, id string) {
-	new := t.namespaces[id]
-	c[scope{id, false}] = c[scope{new.Parent, true}] | c[everywhere]
+// add adds a new namespace: what connected grants in the parent and grants in all namespaces allow
+// in it, and what keys' grants that reach it allow.
+func (c ceiling) add(m *model, id string) {
+	parent := m.namespaces[id].Parent
+	c[scope{id, false}] = c[scope{parent, true}] | c[everywhere]
 	c[scope{id, true}] = c[everywhere]
-	for above := range t.namespaces {
-		if t.below(above, id) {
+	for above := range m.namespaces {
+		if m.below(above, id) {
 			c[scope{id, false}] |= c[scope{above, false}] & dataMask
 		}
 	}
 }
 
-// outcome is what a request with a key's present token comes to.
-func (t *truth) outcome(id, namespace string, d demand, client netip.Addr) keystore.Outcome {
-	k, there := t.keys[id]
-	_, exists := t.namespaces[namespace]
+// outcome returns the outcome of a request with a key's current token.
+func (m *model) outcome(id, namespace string, d demand, client netip.Addr) keystore.Outcome {
+	k, known := m.keys[id]
+	_, exists := m.namespaces[namespace]
 	switch {
-	case !there:
+	case !known:
 		return keystore.Unknown
 	case !k.RevokedAt.IsZero():
 		return keystore.Revoked
 	case !k.Active:
 		return keystore.Inactive
-	case k.Owner != keystore.RootMember && !t.members[k.Owner].Active:
+	case k.Owner != keystore.RootMember && !m.members[k.Owner].Active:
 		return keystore.OwnerDisabled
 	case len(k.AllowedIPs) > 0 && !slices.ContainsFunc(k.AllowedIPs,
 		func(p netip.Prefix) bool { return p.Contains(client) }):
 		return keystore.Address
-	case !exists || t.key(id, scope{namespace, false})&d.bit() == 0:
+	case !exists || m.key(id, scope{namespace, false})&d.bit() == 0:
 		return keystore.Forbidden
 	}
 	return keystore.OK

@@ -16,19 +16,18 @@ import (
 )
 
 var (
-	historySteps = flag.Int("history.steps", 1000,
-		"operations of TestNoHistoryWidensWhatACircleHolds")
-	historySeed = flag.Uint64("history.seed", 0, "repeats its run; 0: another each time")
+	historySteps = flag.Int("history.steps", 1000, "number of operations in TestRandomHistories")
+	historySeed  = flag.Uint64("history.seed", 0, "seed of its random choices; 0 for a new one")
 )
 
-// historyLength is how many operations one deployment sees.
+// historyLength is the number of operations in one deployment.
 const historyLength = 500
 
-// Whatever a circle of members and keys does, at random and through every operation there is,
-// nobody comes to do, anywhere, what none of the circle could do at the start: not they, and no
-// outsider by what they give it. Requests are decided, and lists shown, as the specification says,
-// at any moment.
-func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
+// TestRandomHistories lets a group of members and keys do random operations, of every kind that
+// exists. It checks that nobody can do anything that none of the group could do at the start, and
+// that requests are decided and lists are shown as the model in history_model_test.go says: see
+// docs/authority.md, "Random histories".
+func TestRandomHistories(t *testing.T) {
 	seed := *historySeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
@@ -48,8 +47,8 @@ func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
 						strings.Join(h.log[max(0, len(h.log)-30):], "\n"))
 				}
 			}
-			for what, n := range h.done {
-				done[what] += n
+			for operation, n := range h.done {
+				done[operation] += n
 			}
 		})
 		if steps += historyLength; time.Since(last) > time.Minute {
@@ -57,12 +56,12 @@ func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
 			t.Logf("%d operations", steps)
 		}
 	}
-	var did []string
-	for what, n := range done {
-		did = append(did, fmt.Sprintf("%s %d", what, n))
+	var counts []string
+	for operation, n := range done {
+		counts = append(counts, fmt.Sprintf("%s %d", operation, n))
 	}
-	slices.Sort(did)
-	t.Logf("%d operations: %s", steps, strings.Join(did, ", "))
+	slices.Sort(counts)
+	t.Logf("%d operations: %s", steps, strings.Join(counts, ", "))
 	for _, op := range operations {
 		if *historySteps >= 20_000 && done[op.name+" ok"] == 0 {
 			t.Errorf("%s never succeeded", op.name)
@@ -70,23 +69,23 @@ func TestNoHistoryWidensWhatACircleHolds(t *testing.T) {
 	}
 }
 
-// A history is one deployment, and what the circle has of it.
+// A history is one deployment and the credentials that the group has in it.
 type history struct {
 	*world
 	rng     *rand.Rand
-	logins  map[string]string // of members of the circle, by id: how they sign in
-	tokens  map[string]string // of members of the circle whose token it has
-	secrets map[string]string // of keys: the present token, where the circle has it
-	dead    []string          // tokens that open nothing any more
-	order   []string          // of all these, as they came
-	circle  ceiling
-	others  map[string]ceiling // of outsiders, members and keys, on top of the circle's
-	parked  map[string][]keystore.Grant
-	now     *truth // nil: to be read
-	few     bool   // of what there is, anybody holds little
-	made    int
+	logins  map[string]string // logins of the group's members, by id
+	tokens  map[string]string // member tokens that the group has, by member
+	secrets map[string]string // current tokens of keys that the group has, by key
+	dead    []string          // former tokens that no longer work
+	order   []string          // the ids of all members and keys of the group, in order of joining
+	group   ceiling
+	others  map[string]ceiling          // of outsiders, in addition to the group's
+	parked  map[string][]keystore.Grant // grants that root has taken from members
+	now     *model                      // the current state, nil if it must be read
+	few     bool                        // everyone has few permissions
+	created int                         // for unique names
 	log     []string
-	done    map[string]int
+	done    map[string]int // number of operations by name and result
 }
 
 var (
@@ -97,7 +96,7 @@ var (
 		"admin.keys:create admin.roles:* admin.members:* admin.namespaces:* admin.audit:read")
 	historyRoles = []string{"r", "s", "t"}
 	addresses    = []string{"", "", "10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"}
-	historyEnds  = []time.Duration{0, 0, 0, 100 * time.Hour, 200 * time.Hour}
+	lifetimes    = []time.Duration{0, 0, 0, 100 * time.Hour, 200 * time.Hour}
 )
 
 func newHistory(t *testing.T, rng *rand.Rand) *history {
@@ -105,7 +104,7 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 		world:  newWorld(t, "a:account", "b:app<a", "c:workspace<b", "d:account", "e:workspace<d"),
 		rng:    rng,
 		logins: map[string]string{}, tokens: map[string]string{}, secrets: map[string]string{},
-		circle: ceiling{}, others: map[string]ceiling{},
+		group: ceiling{}, others: map[string]ceiling{},
 		parked: map[string][]keystore.Grant{}, done: map[string]int{},
 	}
 	if h.oneIn(2) {
@@ -126,7 +125,7 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	boss := h.member("boss", "*=*,admin:*").Member()
 	h.member("little", h.words(false))
 	for i, owner := range []string{"root", "root", boss, "root", "root", boss} {
-		held, inactive := i < 4, i == 3 || i == 4 // held by the circle
+		held, inactive := i < 4, i == 3 || i == 4 // the group has its token
 		spec := manage.KeySpec{Namespace: h.anyNamespace(), Owner: owner,
 			Grants: roleGrants(h, h.words(held)), Inactive: inactive}
 		key, token, err := h.MintKey(ctx, fleet.Root, spec, nil)
@@ -137,7 +136,7 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 		}
 	}
 	h.now = nil
-	now := h.truth()
+	now := h.state()
 	for id := range now.members {
 		h.enters(now, id)
 	}
@@ -149,21 +148,21 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 
 func second3[A, B any](_ A, _ B, err error) error { return err }
 
-// enters notes what there is to have for somebody: in the circle, it is the circle's.
-func (h *history) enters(now *truth, id string) {
-	c := h.circle
-	if !h.inCircle(id) {
+// enters adds what a member or key can do now to its ceiling: that of the group, or its own.
+func (h *history) enters(now *model, id string) {
+	c := h.group
+	if !h.inGroup(id) {
 		c = ceiling{}
 		h.others[id] = c
 	}
 	c.raise(now, h.may(now, id), id)
 }
 
-func (h *history) inCircle(id string) bool {
+func (h *history) inGroup(id string) bool {
 	return h.logins[id] != "" || h.tokens[id] != "" || h.secrets[id] != ""
 }
 
-func (h *history) may(now *truth, id string) func(string, scope) uint32 {
+func (h *history) may(now *model, id string) func(string, scope) uint32 {
 	if strings.HasPrefix(id, "m_") {
 		return now.member
 	}
@@ -181,7 +180,7 @@ func (h *history) must(err error) {
 }
 
 func (h *history) namespaces() (list []string) {
-	for _, ns := range h.truth().lists.namespaces {
+	for _, ns := range h.state().lists.namespaces {
 		list = append(list, ns.ID)
 	}
 	return list
@@ -196,7 +195,8 @@ func (h *history) word() string {
 	return h.pick(dataWords)
 }
 
-// words are grants, of those who manage or not.
+// words returns random grants as a text for roleGrants. With admin, they contain permissions to
+// manage keys.
 func (h *history) words(admin bool) string {
 	var parts []string
 	sure, in := h.anyNamespace(), 3
@@ -232,7 +232,7 @@ func (h *history) words(admin bool) string {
 	return strings.Join(parts, " ")
 }
 
-// someGrants are words with roles, as likely to be held as not.
+// someGrants returns random grants that nobody needs to have.
 func (h *history) someGrants(admin bool) []keystore.Grant {
 	list := roleGrants(h, h.words(admin && h.oneIn(2)))
 	for i := range list {
@@ -249,15 +249,15 @@ func (h *history) someGrants(admin bool) []keystore.Grant {
 	return list
 }
 
-// own are the grants of one of the circle.
+// own returns the grants of an actor.
 func (h *history) own(a actor) []keystore.Grant {
 	if a.Member() != "" {
-		return h.truth().members[a.id].Grants
+		return h.state().members[a.id].Grants
 	}
-	return h.truth().keys[a.id].Grants
+	return h.state().keys[a.id].Grants
 }
 
-// somewhere is a namespace, rather one where somebody holds something.
+// somewhere returns a random namespace, usually one in which the actor has a grant.
 func (h *history) somewhere(a actor) string {
 	if own := h.own(a); len(own) > 0 && !h.oneIn(4) {
 		if ns := own[h.rng.IntN(len(own))].Namespace; ns != "*" {
@@ -267,7 +267,7 @@ func (h *history) somewhere(a actor) string {
 	return h.anyNamespace()
 }
 
-// modest are grants, rather a part of what somebody holds.
+// modest returns random grants, usually a part of the actor's.
 func (h *history) modest(a actor, admin bool) []keystore.Grant {
 	own := h.own(a)
 	if len(own) == 0 || h.oneIn(3) {
@@ -280,8 +280,8 @@ func (h *history) modest(a actor, admin bool) []keystore.Grant {
 	if g.Namespace == "*" && h.oneIn(2) {
 		g.Namespace = h.anyNamespace()
 	}
-	if g.Connected && h.oneIn(2) { // in a child
-		for _, ns := range h.truth().lists.namespaces {
+	if g.Connected && h.oneIn(2) { // use it in a child
+		for _, ns := range h.state().lists.namespaces {
 			if ns.Parent == g.Namespace {
 				g.Namespace, g.Connected, g.Roles = ns.ID, false, nil
 			}
@@ -294,7 +294,7 @@ func (h *history) modest(a actor, admin bool) []keystore.Grant {
 	return []keystore.Grant{g}
 }
 
-// somePermissions are rather such as somebody holds somewhere.
+// somePermissions returns random permissions, half of the time a part of the actor's.
 func (h *history) somePermissions(a actor) []keystore.Permission {
 	if own := h.modest(a, false); len(own) > 0 && len(own[0].Permissions) > 0 && h.oneIn(2) {
 		return own[0].Permissions
@@ -306,47 +306,51 @@ func (h *history) somePermissions(a actor) []keystore.Permission {
 	return permissions(h, h.pick(words)+","+h.pick(dataWords))
 }
 
-// truth is how things stand, as root reads it. It is read anew after what has succeeded.
-func (h *history) truth() *truth {
+// state returns the current state as root reads it. It is read again after each successful change.
+func (h *history) state() *model {
 	if h.now != nil {
 		return h.now
 	}
-	t := &truth{namespaces: map[string]keystore.Namespace{},
-		roles: map[keystore.RoleID]keystore.Role{}, members: map[string]keystore.Member{}, keys: map[string]keystore.Key{}}
+	m := &model{
+		namespaces: map[string]keystore.Namespace{},
+		roles:      map[keystore.RoleID]keystore.Role{},
+		members:    map[string]keystore.Member{},
+		keys:       map[string]keystore.Key{},
+	}
 	var err error
-	t.lists.namespaces, err = h.ListNamespaces(ctx, fleet.Root)
+	m.lists.namespaces, err = h.ListNamespaces(ctx, fleet.Root)
 	h.must(err)
-	for _, ns := range t.lists.namespaces {
-		t.namespaces[ns.ID] = ns
+	for _, ns := range m.lists.namespaces {
+		m.namespaces[ns.ID] = ns
 	}
-	t.lists.roles, err = h.ListRoles(ctx, fleet.Root)
+	m.lists.roles, err = h.ListRoles(ctx, fleet.Root)
 	h.must(err)
-	for _, r := range t.lists.roles {
-		t.roles[r.ID()] = r
+	for _, r := range m.lists.roles {
+		m.roles[r.ID()] = r
 	}
-	t.lists.members, err = h.ListMembers(ctx, fleet.Root)
+	m.lists.members, err = h.ListMembers(ctx, fleet.Root)
 	h.must(err)
-	for _, m := range t.lists.members {
-		t.members[m.ID] = m
+	for _, member := range m.lists.members {
+		m.members[member.ID] = member
 	}
-	t.lists.keys, _, err = h.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 1000)
+	m.lists.keys, _, err = h.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 1000)
 	h.must(err)
-	for _, k := range t.lists.keys {
-		t.keys[k.ID] = k
+	for _, k := range m.lists.keys {
+		m.keys[k.ID] = k
 	}
-	h.now = t
-	return t
+	h.now = m
+	return m
 }
 
-// check holds everybody against what there was to have.
+// check compares what everyone can do with the ceilings.
 func (h *history) check() {
-	now := h.truth()
+	now := h.state()
 	within := func(id string) {
 		may := h.may(now, id)
 		for _, s := range now.scopes() {
 			for i, d := range demands {
-				if excess := may(id, s) &^ (h.circle[s] | h.others[id][s]); excess&(1<<i) != 0 {
-					h.Errorf("%s may do %v in %v, which was not to be had", id, d, s)
+				if excess := may(id, s) &^ (h.group[s] | h.others[id][s]); excess&(1<<i) != 0 {
+					h.Errorf("%s can do %v in %v, which it must not get", id, d, s)
 				}
 			}
 		}
@@ -359,52 +363,54 @@ func (h *history) check() {
 	}
 }
 
-// An actor is one of the circle at a door.
+// An actor is a member or a key of the group as a caller.
 type actor struct {
 	manage.Caller
 	id string
 }
 
-// actor picks one that the door lets in.
-func (h *history) actor() (actor, bool) {
+// actor picks a member or key of the group. ok is false if its credential is not accepted.
+func (h *history) actor() (a actor, ok bool) {
 	id := h.pick(h.order)
 	if login := h.logins[id]; login != "" {
 		c, err := h.MemberByLogin(ctx, login, "", time.Now())
 		h.must(err)
 		return actor{c, id}, c.Member() == id
 	}
-	look, door, token := h.Lookup, manage.KeyCaller, h.secrets[id]
+	lookup, caller, token := h.Lookup, manage.KeyCaller, h.secrets[id]
 	if token == "" {
-		look, door, token = h.LookupMember, manage.MemberCaller, h.tokens[id]
+		lookup, caller, token = h.LookupMember, manage.MemberCaller, h.tokens[id]
 	}
-	a, err := look(ctx, token, time.Now())
+	answer, err := lookup(ctx, token, time.Now())
 	h.must(err)
-	if a.Record == nil {
+	if answer.Record == nil {
 		return actor{}, false
 	}
-	q := keystore.Request{Now: a.Now, Policy: h.Policy(),
+	q := keystore.Request{Now: answer.Now, Policy: h.Policy(),
 		Namespace: h.Policy().Namespace("default")}
-	if len(a.Record.AllowedIPs) > 0 {
-		q.Client = a.Record.AllowedIPs[0].Addr()
+	if len(answer.Record.AllowedIPs) > 0 {
+		q.Client = answer.Record.AllowedIPs[0].Addr()
 	}
-	outcome := keystore.Decide(a.Record, &q)
-	return actor{door(a.Record, ""), id}, outcome == keystore.OK || outcome == keystore.Forbidden
+	outcome := keystore.Decide(answer.Record, &q)
+	return actor{caller(answer.Record, ""), id},
+		outcome == keystore.OK || outcome == keystore.Forbidden
 }
 
+// step does one random operation.
 func (h *history) step() {
-	a, in := h.actor()
+	a, ok := h.actor()
 	for range 5 {
-		if in {
+		if ok {
 			break
 		}
-		a, in = h.actor()
+		a, ok = h.actor()
 	}
 	op := operations[h.rng.IntN(len(operations))]
 	if h.oneIn(3) {
 		op = operations[h.rng.IntN(often)]
 	}
-	if !in {
-		h.done["nobody"]++
+	if !ok {
+		h.done["no actor"]++
 		return
 	}
 	what, err := op.do(h, a)
@@ -415,9 +421,10 @@ func (h *history) step() {
 	h.log = append(h.log, fmt.Sprintf("%s: %s %s: %s", a.id, op.name, what, fleet.Code(err)))
 }
 
-// someKey is the id of any key, rather one that lives where somebody holds something.
+// someKey returns the id of a random key, usually one whose home is a namespace in which the actor
+// has a grant.
 func (h *history) someKey(a actor) string {
-	keys := h.truth().lists.keys
+	keys := h.state().lists.keys
 	if home := h.somewhere(a); !h.oneIn(3) {
 		near := slices.DeleteFunc(slices.Clone(keys),
 			func(k keystore.Key) bool { return k.Namespace != home || k.ID == a.id && !h.oneIn(8) })
@@ -431,9 +438,9 @@ func (h *history) someKey(a actor) string {
 	return keys[h.rng.IntN(len(keys))].ID
 }
 
-// someMember is the id of any member.
+// someMember returns the id of a random member.
 func (h *history) someMember() string {
-	members := h.truth().lists.members
+	members := h.state().lists.members
 	if len(members) == 0 {
 		return "m_none"
 	}
@@ -460,8 +467,8 @@ func (h *history) someAddresses() []netip.Prefix {
 func (h *history) someSpec(a actor) manage.KeySpec {
 	spec := manage.KeySpec{Namespace: h.somewhere(a), Owner: h.someOwner(),
 		AllowedIPs: h.someAddresses(), Inactive: h.oneIn(8)}
-	if ends := historyEnds[h.rng.IntN(len(historyEnds))]; ends != 0 {
-		spec.ExpiresAt = time.Now().Add(ends)
+	if d := lifetimes[h.rng.IntN(len(lifetimes))]; d != 0 {
+		spec.ExpiresAt = time.Now().Add(d)
 	}
 	if h.oneIn(2) {
 		spec.Home = &keystore.Grant{Permissions: h.somePermissions(a), Connected: h.oneIn(3)}
@@ -475,34 +482,35 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	return spec
 }
 
-// has notes a key whose token the circle has.
-func (h *history) has(by actor, key *keystore.Key, token string) {
+// has adds a key whose token the group has got from an operation of an actor. If the actor is a
+// key, it checks the limits for the new key.
+func (h *history) has(a actor, key *keystore.Key, token string) {
 	if old := h.secrets[key.ID]; old != "" {
 		h.dead = append(h.dead, old)
 	}
 	h.secrets[key.ID] = token
 	h.joins(key.ID)
-	if by.Member() != "" {
+	if a.Member() != "" {
 		return
 	}
-	maker := h.truth().keys[by.id]
-	if !maker.ExpiresAt.IsZero() &&
-		(key.ExpiresAt.IsZero() || key.ExpiresAt.After(maker.ExpiresAt)) {
-		h.Errorf("key %s ends later than %s, which made it", key.ID, maker.ID)
+	creator := h.state().keys[a.id]
+	if !creator.ExpiresAt.IsZero() &&
+		(key.ExpiresAt.IsZero() || key.ExpiresAt.After(creator.ExpiresAt)) {
+		h.Errorf("key %s expires later than %s, which created it", key.ID, creator.ID)
 	}
 	inside := func(p netip.Prefix) bool {
-		return slices.ContainsFunc(maker.AllowedIPs,
+		return slices.ContainsFunc(creator.AllowedIPs,
 			func(o netip.Prefix) bool { return o.Bits() <= p.Bits() && o.Contains(p.Addr()) })
 	}
-	if len(maker.AllowedIPs) > 0 &&
+	if len(creator.AllowedIPs) > 0 &&
 		(len(key.AllowedIPs) == 0 || slices.ContainsFunc(key.AllowedIPs,
 			func(p netip.Prefix) bool { return !inside(p) })) {
-		h.Errorf("key %s may be used from more addresses than %s, which made it", key.ID, maker.ID)
+		h.Errorf("key %s is accepted from more addresses than %s, which created it", key.ID,
+			creator.ID)
 	}
 }
 
-// joins notes whom the circle can be: what there was to have for that one, there is not for that
-// reason alone.
+// joins adds a member or key to the group, whose ceiling then applies to it in place of its own.
 func (h *history) joins(id string) {
 	delete(h.others, id)
 	if !slices.Contains(h.order, id) {
@@ -510,8 +518,8 @@ func (h *history) joins(id string) {
 	}
 }
 
-// grown is what the own grants of the keys in namespaces with grow_only give.
-func (h *history) grown(now *truth) map[string]ceiling {
+// growOnlyKeys returns what the grants of keys in grow_only namespaces give.
+func (h *history) growOnlyKeys(now *model) map[string]ceiling {
 	out := map[string]ceiling{}
 	for id, k := range now.keys {
 		if now.namespaces[k.Namespace].EditPolicy == keystore.EditGrowOnly && k.RevokedAt.IsZero() {
@@ -524,29 +532,29 @@ func (h *history) grown(now *truth) map[string]ceiling {
 	return out
 }
 
-// growing does something that must not take from those.
+// growing does an operation and checks that it takes nothing from keys in grow_only namespaces.
 func (h *history) growing(do func() error) error {
-	was := h.grown(h.truth())
+	was := h.growOnlyKeys(h.state())
 	err := do()
 	if err != nil || len(was) == 0 {
 		return err
 	}
 	h.now = nil
-	is := h.grown(h.truth())
+	is := h.growOnlyKeys(h.state())
 	for id, before := range was {
 		for s, mask := range before {
 			if lost := mask &^ is[id][s]; lost != 0 {
-				h.Errorf("key %s lost %b in %v, where keys only grow", id, lost, s)
+				h.Errorf("key %s lost %b in %v in spite of grow_only", id, lost, s)
 			}
 		}
 	}
 	return err
 }
 
-// often is how many of the operations are more likely than the others.
+// often is the number of operations, the first ones, that are more likely than the others.
 const often = 6
 
-// operations are what the circle does; those of root take away and give back.
+// operations are what the group does, and what root does to disable, narrow and restore members.
 var operations = []struct {
 	name string
 	do   func(h *history, a actor) (what string, err error)
@@ -589,7 +597,7 @@ var operations = []struct {
 		case 8:
 			patch.Edits.Add = h.modest(a, h.oneIn(3))
 		case 9:
-			if grants := h.truth().keys[id].Grants; len(grants) > 0 {
+			if grants := h.state().keys[id].Grants; len(grants) > 0 {
 				g := grants[h.rng.IntN(len(grants))]
 				if patch.Edits.Remove = []keystore.Grant{g}; h.oneIn(2) {
 					patch.Edits = manage.GrantEdits{RemoveNamespaces: []string{g.Namespace}}
@@ -638,9 +646,9 @@ var operations = []struct {
 		return fmt.Sprint(id, kinds), err
 	}},
 	{"import", func(h *history, a actor) (string, error) {
-		h.made++
+		h.created++
 		spec := manage.ImportSpec{KeySpec: h.someSpec(a), Line: 1,
-			Token: fmt.Sprintf("made-elsewhere-%d-%d", h.made, h.rng.Uint64())}
+			Token: fmt.Sprintf("imported-%d-%d", h.created, h.rng.Uint64())}
 		spec.NewRoles = nil
 		n, refused, err := h.ImportKeys(ctx, a.Caller, []manage.ImportSpec{spec}, false, nil)
 		switch {
@@ -682,16 +690,16 @@ var operations = []struct {
 		return fmt.Sprint(id), err
 	}},
 	{"new member", func(h *history, a actor) (string, error) {
-		h.made++
-		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.made),
+		h.created++
+		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.created),
 			Grants: h.modest(a, h.oneIn(2))}
 		if len(h.logins) > 8 {
 			return "", nil
 		}
-		made, err := h.CreateMember(ctx, a.Caller, m)
+		member, err := h.CreateMember(ctx, a.Caller, m)
 		if err == nil {
-			h.logins[made.ID] = m.Login
-			h.joins(made.ID)
+			h.logins[member.ID] = m.Login
+			h.joins(member.ID)
 		}
 		return fmt.Sprintf("%+v", m.Grants), err
 	}},
@@ -710,8 +718,8 @@ var operations = []struct {
 	}},
 	{"login", func(h *history, a actor) (string, error) {
 		id := h.someMember()
-		h.made++
-		login := fmt.Sprint("l", h.made)
+		h.created++
+		login := fmt.Sprint("l", h.created)
 		_, _, err := h.EditMember(ctx, a.Caller, id, manage.MemberPatch{Login: &login},
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
@@ -749,8 +757,8 @@ var operations = []struct {
 		_, err := h.CreateNamespace(ctx, a.Caller, ns)
 		if err == nil {
 			h.now = nil
-			now := h.truth()
-			h.circle.add(now, ns.ID)
+			now := h.state()
+			h.group.add(now, ns.ID)
 			for _, c := range h.others {
 				c.add(now, ns.ID)
 			}
@@ -785,11 +793,11 @@ var operations = []struct {
 		for was := range h.parked {
 			id = was
 		}
-		m, there := h.truth().members[id]
+		m, there := h.state().members[id]
 		if !there {
 			delete(h.parked, id)
 		}
-		if !there || !h.inCircle(id) || len(h.parked) == 0 && !h.oneIn(3) {
+		if !there || !h.inGroup(id) || len(h.parked) == 0 && !h.oneIn(3) {
 			return id + " not", nil
 		}
 		grants, parked := h.parked[id]
@@ -800,9 +808,9 @@ var operations = []struct {
 			manage.ChangeOptions{Wait: -1})
 		h.now = nil
 		if err == nil && parked {
-			// root gives, what roles have become meanwhile too, also to who is disabled and will
-			// have it when it no longer is
-			now := h.truth()
+			// Root gives the grants with the roles as they are now. A disabled member has them
+			// once it is enabled again.
+			now := h.state()
 			m.Grants, m.Active = now.members[id].Grants, true
 			now.members[id] = m
 			h.enters(now, id)
@@ -811,7 +819,7 @@ var operations = []struct {
 		return fmt.Sprint(id, parked), err
 	}},
 	{"request", func(h *history, _ actor) (string, error) {
-		now := h.truth()
+		now := h.state()
 		for range 8 {
 			id := h.pick(h.order)
 			ns, d, client := h.pick(append(h.namespaces(),
@@ -832,7 +840,7 @@ var operations = []struct {
 				continue
 			}
 			got := h.decides(token, ns, d, client)
-			// nodes remember that for a moment
+			// Nodes may cache the outcome of a deleted key for a short time.
 			if got != want && !(gone && got == keystore.Rotated) {
 				h.Errorf("a request of %s for %v in %s is %v, want %v", id, d, ns, got, want)
 			}
@@ -843,14 +851,13 @@ var operations = []struct {
 	{"lists", func(h *history, a actor) (string, error) { return "", h.lists(a) }},
 }
 
-// someRole is the id of any role, seldom a built-in one.
+// someRole returns the id of a random role, rarely a built-in one.
 func (h *history) someRole(a actor) keystore.RoleID {
-	roles := h.truth().lists.roles
+	roles := h.state().lists.roles
 	home := h.somewhere(a)
 	near := slices.DeleteFunc(slices.Clone(roles),
 		func(r keystore.Role) bool {
-			return r.Namespace != home && r.Namespace != "*" ||
-				r.Builtin
+			return r.Namespace != home && r.Namespace != "*" || r.Builtin
 		})
 	if len(near) > 0 && !h.oneIn(8) {
 		roles = near
@@ -858,7 +865,7 @@ func (h *history) someRole(a actor) keystore.RoleID {
 	return roles[h.rng.IntN(len(roles))].ID()
 }
 
-// decides is the outcome of a request.
+// decides returns the outcome of a request.
 func (h *history) decides(token, namespace string, d demand, client netip.Addr) keystore.Outcome {
 	a, err := h.Lookup(ctx, token, time.Now())
 	h.must(err)
@@ -872,9 +879,9 @@ func (h *history) decides(token, namespace string, d demand, client netip.Addr) 
 			Need: keystore.Need{Class: class, Resource: d.resource, Operation: d.operation}})
 }
 
-// lists holds what one is shown against what one may read.
+// lists compares what an actor is shown with what it may read.
 func (h *history) lists(a actor) error {
-	now := h.truth()
+	now := h.state()
 	may := h.may(now, a.id)
 	reads := func(resource, namespace string) bool {
 		return may(a.id, scope{namespace: namespace})&demand{"read", "admin." + resource,
@@ -925,7 +932,7 @@ func (h *history) lists(a actor) error {
 	for _, m := range members {
 		for _, g := range m.Grants {
 			if m.ID != a.id && !reads("members", g.Namespace) {
-				h.Errorf("%s is shown what %s has in %s", a.id, m.ID, g.Namespace)
+				h.Errorf("%s is shown the grant of %s in %s", a.id, m.ID, g.Namespace)
 			}
 		}
 	}

@@ -12,17 +12,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// An ImportSpec is a key whose credential was made elsewhere.
+// An ImportSpec describes a key to import. Its credential was created elsewhere.
 type ImportSpec struct {
 	KeySpec
-	Line   int             // where it stands in the input, counted from 1
-	Token  string          // the credential itself …
-	Digest keystore.Digest // … or its SHA-256
-	Err    *keystore.Error // why the line could not be read, nil: it could
-	ID     string          // of the imported key, set by ImportKeys; empty if the key was refused
+	Line   int             // the line in the input, counted from 1
+	Token  string          // the credential, or empty if Digest is set
+	Digest keystore.Digest // the SHA-256 of the credential, or zero if Token is set
+	Err    *keystore.Error // why the line could not be parsed, nil if it could
+	ID     string          // the id of the imported key, set by ImportKeys; empty if it was refused
 }
 
-// An ImportRefusal is one line that was not imported.
+// An ImportRefusal says why a line was not imported.
 type ImportRefusal struct {
 	Line   int
 	Code   string
@@ -30,28 +30,30 @@ type ImportRefusal struct {
 }
 
 const (
-	// importSlice is how many rows one transaction adds: keys, with their grants and roles. Other
+	// importBatch is how many rows one transaction adds: keys with their grants and roles. Other
 	// changes wait for at most one such transaction.
 	importBatch = 500
-	// importWait bounds how long an import waits for a node that is cut off: longer than leases
-	// usually are. Until its lease has run out, that node takes imported credentials for malformed
-	// if there were none before.
+	// importWait bounds how long an import waits for unreachable nodes. It is longer than the usual
+	// lease. Until its lease expires, an unreachable node refuses imported credentials as malformed
+	// if these are the first.
 	importWait = 5 * time.Minute
-	// importIdle is how long an import may add nothing before it counts as abandoned.
+	// importIdle is the time after which an import that adds no keys counts as abandoned.
 	importIdle = time.Minute
-	// maxImports is how many imports may run on a node.
+	// maxImports is how many imports may run on a node at the same time.
 	maxImports = 16
-	// MaxImport is how many keys a caller other than root may import in one import that is all or
-	// nothing: all of them are checked again before they become valid.
+	// MaxImport is how many keys a caller other than root may import all or nothing. All of them
+	// are checked again before they become valid.
 	MaxImport = 10_000
 )
 
-// An ImportSource is a list of keys to import. At may be called several times for each key, so a
-// source can hold keys as text and parse them in At.
+// An ImportSource is a list of keys to import.
 type ImportSource interface {
+	// Len returns the number of keys.
 	Len() int
+	// At returns a key. It may be called several times for each key, so that a source can store
+	// keys as text and parse them when they are needed.
 	At(i int) ImportSpec
-	// Imported is called with the id of each key that was imported, once it is valid.
+	// Imported is called for each imported key, with its id, after the key has become valid.
 	Imported(i int, id string)
 }
 
@@ -61,93 +63,93 @@ func (s importSpecs) Len() int                  { return len(s) }
 func (s importSpecs) At(i int) ImportSpec       { return s[i] }
 func (s importSpecs) Imported(i int, id string) { s[i].ID = id }
 
-// ImportKeys is ImportFrom for keys that are in memory. It sets the ID of each key that it imports.
+// ImportKeys is ImportFrom for a list of keys. It sets the ID of each key that it imports.
 func (k *Keystore) ImportKeys(
 	ctx context.Context, c Caller, specs []ImportSpec, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
 	return k.ImportFrom(ctx, c, importSpecs(specs), partial, once)
 }
 
-// ImportFrom adds keys with existing credentials. With partial, it imports the valid keys. Without
-// partial, it imports nothing if any key is refused, and all credentials become valid at the same
-// time; the latter also holds with once, see [Once]. The keys are valid on every node
-// when ImportFrom returns; keys of a large import are listed earlier.
+// ImportFrom creates keys with existing credentials. With partial, it imports the valid keys.
+// Without partial, it imports nothing if any key is refused. Without partial or with a Once, all
+// credentials become valid at the same time. They are valid on every node when ImportFrom returns.
+// The keys of a large import are listed earlier.
 func (k *Keystore) ImportFrom(
 	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
 	whole := !partial || once != nil
 	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "too_many",
-			Detail: fmt.Sprintf("more than %d keys cannot be imported all or nothing: send fewer "+
-				"at a time, or use partial=1", MaxImport)}
+			Detail: fmt.Sprintf("an import that is all or nothing can have at most %d keys: send "+
+				"fewer at a time, or use partial=1", MaxImport)}
 	}
 	select {
 	case k.imports <- struct{}{}:
 		defer func() { <-k.imports }()
 	default:
 		return 0, nil, &keystore.Error{Kind: keystore.KindBusy, Code: "busy", Detail: fmt.Sprintf(
-			"%d imports are running on this node: try again when one has finished", maxImports)}
+			"%d imports are running on this node; try again when one has finished", maxImports)}
 	}
-	for numbers, slice := range batches(source, all(source.Len())) {
-		if whole && len(slice) < source.Len() {
+	for indexes, batch := range batches(source, upTo(source.Len())) {
+		if whole && len(batch) < source.Len() {
 			return k.importInBatches(ctx, c, source, partial, once)
 		}
-		ids, no, err := k.importInOneTransaction(ctx, c, slice, partial, once)
-		refused = append(refused, no...)
+		ids, refusedHere, err := k.importInOneTransaction(ctx, c, batch, partial, once)
+		refused = append(refused, refusedHere...)
 		if err != nil {
 			return imported, refused, err
 		}
-		imported += reportImported(source, numbers, ids)
+		imported += reportImported(source, indexes, ids)
 	}
 	return imported, refused, nil
 }
 
-// announce tells a source the ids of its keys, empty for those that were refused. It returns how
-// many were imported.
-func reportImported(source ImportSource, numbers []int, ids []string) (imported int) {
+// reportImported reports the ids of keys to their source and returns how many were imported. An
+// empty id means that the key was refused.
+func reportImported(source ImportSource, indexes []int, ids []string) (imported int) {
 	for i, id := range ids {
 		if id != "" {
-			source.Imported(numbers[i], id)
+			source.Imported(indexes[i], id)
 			imported++
 		}
 	}
 	return imported
 }
 
-// all yields 0 to n-1.
-func all(n int) iter.Seq[int] {
+// upTo yields 0 to n-1.
+func upTo(n int) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		for i := 0; i < n && yield(i); i++ {
 		}
 	}
 }
 
-// sliced splits some keys of a source into the parts that one transaction each adds, with their
-// numbers.
-func batches(source ImportSource, which iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
+// batches splits the keys at some indexes of a source into the batches that one transaction each
+// adds. It yields the indexes and the keys of each batch.
+func batches(source ImportSource, at iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
 	return func(yield func([]int, []ImportSpec) bool) {
-		var numbers []int
-		var slice []ImportSpec
+		var indexes []int
+		var batch []ImportSpec
 		size := 0
-		for i := range which {
+		for i := range at {
 			s := source.At(i)
 			rows := s.rows()
-			if len(slice) > 0 && size+rows > importBatch {
-				if !yield(numbers, slice) {
+			if len(batch) > 0 && size+rows > importBatch {
+				if !yield(indexes, batch) {
 					return
 				}
-				numbers, slice, size = nil, nil, 0
+				indexes, batch, size = nil, nil, 0
 			}
-			numbers, slice = append(numbers, i), append(slice, s)
+			indexes, batch = append(indexes, i), append(batch, s)
 			size += rows
 		}
-		if len(slice) > 0 {
-			yield(numbers, slice)
+		if len(batch) > 0 {
+			yield(indexes, batch)
 		}
 	}
 }
 
-// rows is the number of rows to write for a key.
+// rows returns the number of database rows that a key needs.
 func (s *KeySpec) rows() int {
 	n := 1
 	if s.Home != nil {
@@ -159,12 +161,11 @@ func (s *KeySpec) rows() int {
 	return n
 }
 
-// errNothing rolls a transaction back.
+// errNotImported rolls back the transaction of an import.
 var errNotImported = &keystore.Error{Kind: keystore.KindInvalid, Code: "import_refused",
-	Detail: "nothing is imported"}
+	Detail: "nothing was imported"}
 
-// importAtOnce imports a few keys in one transaction. It returns their ids, empty for those that it
-// refused.
+// importInOneTransaction imports a batch of keys. It returns their ids, empty for refused keys.
 func (k *Keystore) importInOneTransaction(
 	ctx context.Context, c Caller, specs []ImportSpec, partial bool, once Once,
 ) (ids []string, refused []ImportRefusal, err error) {
@@ -172,18 +173,19 @@ func (k *Keystore) importInOneTransaction(
 		if err := mayImport(tx, auth, once); err != nil {
 			return err
 		}
-		keys, no, err := k.insertImports(tx.Now(), auth, specs, k.keyCapacityIn(tx, auth), tx.InsertKeys)
+		keys, errs, err := k.insertImports(tx.Now(), auth, specs, k.keyCapacityIn(tx, auth),
+			tx.InsertKeys)
 		if err != nil {
 			return err
 		}
-		ids, refused = idsOf(keys, no, len(specs)), refusals(specs, no)
+		ids, refused = idsOf(keys, errs), refusals(specs, errs)
 		if len(refused) > 0 && !partial {
 			return errNotImported
 		}
 		if err := auditImport(tx, auth, keys); err != nil {
 			return err
 		}
-		return noteCreated(once, tx, auth, lastID(keys))
+		return recordCreated(once, tx, auth, lastID(keys))
 	})
 	if err == nil {
 		_, err = k.Propagate(ctx, done, importWait)
@@ -197,17 +199,19 @@ func (k *Keystore) importInOneTransaction(
 	return ids, refused, nil
 }
 
-// idsOf returns the ids of n keys, some of which were refused. keys are the others.
-func idsOf(keys []*keystore.Key, refused []*keystore.Error, n int) []string {
-	ids := make([]string, n)
-	for i := range ids {
-		if refused[i] == nil {
+// idsOf returns an id for each of errs: that of the next key if the error is nil, otherwise an
+// empty one.
+func idsOf(keys []*keystore.Key, errs []*keystore.Error) []string {
+	ids := make([]string, len(errs))
+	for i, err := range errs {
+		if err == nil {
 			ids[i], keys = keys[0].ID, keys[1:]
 		}
 	}
 	return ids
 }
 
+// mayImport checks what every transaction of an import checks first.
 func mayImport(tx keystore.Tx, auth authority, once Once) error {
 	if err := auth.requireAnywhere(adminKeys, "create"); err != nil {
 		return err
@@ -215,24 +219,25 @@ func mayImport(tx keystore.Tx, auth authority, once Once) error {
 	return refuseRepeat(once, tx, auth)
 }
 
-// importInSlices imports many keys in short transactions. The keys exist from their own transaction
-// on: nothing they refer to can be deleted, and revoking the keys of their creator revokes them
-// too. Their secrets become valid with the last transaction.
+// importInBatches imports many keys in short transactions. Each key exists from its own transaction
+// on, so that nothing it refers to can be deleted, and revoking the keys that the caller created
+// revokes it too. All credentials become valid in the last transaction.
 func (k *Keystore) importInBatches(
 	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
-	// Mistakes are found before anything is written, and without the write lock.
-	fit, refused, err := k.validateImport(ctx, c, source, once)
-	if err != nil || len(refused) > 0 && !partial || len(fit) == 0 {
+	// Errors in the keys are found before the first write and without the write lock.
+	valid, refused, err := k.validateImport(ctx, c, source, once)
+	if err != nil || len(refused) > 0 && !partial || len(valid) == 0 {
 		return 0, refused, err
 	}
-	if err := k.Renew(ctx); err != nil { // an import belongs to a registered node
+	// An import belongs to a registered node. If the node is removed, the import is abandoned.
+	if err := k.Renew(ctx); err != nil {
 		return 0, nil, err
 	}
 	var id int64
-	var at time.Time    // of the keys' creation
-	var first authority // of the first slice
-	changed := false    // it, since
+	var createdAt time.Time
+	var first authority // in the first transaction
+	changed := false    // whether the authority changed after it
 	published := false
 	defer func() {
 		if id != 0 && !published {
@@ -243,75 +248,79 @@ func (k *Keystore) importInBatches(
 		}
 	}()
 	var keys []*keystore.Key
-	ids := make([]string, 0, len(fit))
-	for _, slice := range batches(source, slices.Values(fit)) {
-		var no []*keystore.Error
+	ids := make([]string, 0, len(valid))
+	for _, batch := range batches(source, slices.Values(valid)) {
+		var errs []*keystore.Error
 		_, err := k.commitBulk(ctx, c, func(tx keystore.Tx, auth authority) (err error) {
 			if err := mayImport(tx, auth, once); err != nil {
 				return err
 			}
 			if id == 0 {
-				first, at = auth, tx.Now()
+				first, createdAt = auth, tx.Now()
 				if id, err = tx.BeginImport(k.Incarnation(), auth.actor); err != nil {
 					return err
 				}
 			}
 			changed = changed || !auth.equal(&first)
-			keys, no,
-				err = k.insertImports(at, auth, slice, k.keyCapacityIn(tx, auth),
-				func(keys []*keystore.Key) (map[int]error, error) { return tx.StageKeys(id, keys) })
-			if err != nil {
-				return interrupted(err)
+			stage := func(keys []*keystore.Key) (map[int]error, error) {
+				return tx.StageKeys(id, keys)
 			}
-			if len(keys) < len(slice) && !partial {
+			keys, errs, err = k.insertImports(createdAt, auth, batch, k.keyCapacityIn(tx, auth),
+				stage)
+			if err != nil {
+				return importAbandoned(err)
+			}
+			if len(keys) < len(batch) && !partial {
 				return errNotImported
 			}
 			return auditImport(tx, auth, keys)
 		})
-		refused = append(refused, refusals(slice, no)...)
+		refused = append(refused, refusals(batch, errs)...)
 		if err != nil {
 			return 0, refused, err
 		}
-		ids = append(ids, idsOf(keys, no, len(slice))...)
+		ids = append(ids, idsOf(keys, errs)...)
 	}
 	err = k.add(ctx, c, importWait, func(tx keystore.Tx, auth authority) error {
 		if err := mayImport(tx, auth, once); err != nil {
 			return err
 		}
-		if !auth.root && (changed || !auth.equal(&first)) { // root may give anything
-			for _, i := range fit {
-				if _, err := k.importedKey(at, auth, source.At(i)); err != nil {
+		// Check all keys again if the caller's authority has changed. Root has no limits.
+		if !auth.root && (changed || !auth.equal(&first)) {
+			for _, i := range valid {
+				if _, err := k.importedKey(createdAt, auth, source.At(i)); err != nil {
 					return err
 				}
 			}
 		}
 		if err := tx.PublishImport(id); err != nil {
-			return interrupted(err)
+			return importAbandoned(err)
 		}
-		return noteCreated(once, tx, auth, lastID(keys))
+		return recordCreated(once, tx, auth, lastID(keys))
 	})
 	if err != nil {
 		return 0, refused, err
 	}
 	published = true
-	return reportImported(source, fit, ids), refused, nil
+	return reportImported(source, valid, ids), refused, nil
 }
 
-// interrupted explains that an import has been abandoned by another node.
-func interrupted(err error) error {
+// importAbandoned returns a refusal if err says that another node has abandoned the import,
+// otherwise err.
+func importAbandoned(err error) error {
 	if isNotFound(err) {
 		return &keystore.Error{Kind: keystore.KindConflict, Code: "import_abandoned",
-			Detail: "another node removed the keys of this import, " +
-				"because it added no key for too long or its node was removed: import them again"}
+			Detail: "another node removed the keys of this import, because the import added none " +
+				"for too long or its node was removed; import them again"}
 	}
 	return err
 }
 
-// sift returns the numbers of the keys that can be imported, as far as is known before writing, and
-// the errors of the others.
+// validateImport returns the indexes of the keys that can be imported, as far as can be known
+// before writing, and the errors of the others.
 func (k *Keystore) validateImport(
 	ctx context.Context, c Caller, source ImportSource, once Once,
-) (fit []int, refused []ImportRefusal, err error) {
+) (valid []int, refused []ImportRefusal, err error) {
 	var auth authority
 	var now time.Time
 	_, err = k.commitBulk(ctx, c, func(tx keystore.Tx, a authority) error {
@@ -325,57 +334,56 @@ func (k *Keystore) validateImport(
 		return nil, nil, err
 	}
 	taken, spent := make(map[string]bool), make(map[keystore.Digest]bool, source.Len())
-	for numbers, slice := range batches(source, all(source.Len())) {
-		_, no, err := k.insertImports(now, auth, slice, nil,
-			func(keys []*keystore.Key) (map[int]error, error) {
-				no, err := k.Database().RefusedKeys(ctx, keys)
-				for i, key := range keys {
-					digest := key.Secrets[0].Digest
-					switch {
-					case err != nil || no[i] != nil:
-					case taken[key.ID]:
-						no[i] = keystore.ErrExists
-					case spent[digest]:
-						no[i] = keystore.ErrSpent
-					default:
-						taken[key.ID], spent[digest] = true, true
-					}
-				}
-				return no, err
-			})
+	check := func(keys []*keystore.Key) (map[int]error, error) {
+		refused, err := k.Database().RefusedKeys(ctx, keys)
+		for i, key := range keys {
+			digest := key.Secrets[0].Digest
+			switch {
+			case err != nil || refused[i] != nil:
+			case taken[key.ID]:
+				refused[i] = keystore.ErrExists
+			case spent[digest]:
+				refused[i] = keystore.ErrSpent
+			default:
+				taken[key.ID], spent[digest] = true, true
+			}
+		}
+		return refused, err
+	}
+	for indexes, batch := range batches(source, upTo(source.Len())) {
+		_, errs, err := k.insertImports(now, auth, batch, nil, check)
 		if err != nil {
 			return nil, nil, k.StoreFailed("checking an import", err)
 		}
-		refused = append(refused, refusals(slice, no)...)
-		for i, number := range numbers {
-			if no[i] == nil {
-				fit = append(fit, number)
+		refused = append(refused, refusals(batch, errs)...)
+		for i, index := range indexes {
+			if errs[i] == nil {
+				valid = append(valid, index)
 			}
 		}
 	}
-	return fit, refused, nil
+	return valid, refused, nil
 }
 
-// same reports whether a caller still has the same permissions and restrictions.
+// equal reports whether a caller has the same permissions and limits as before.
 func (a *authority) equal(before *authority) bool {
 	return a.policy.Revision() == before.policy.Revision() && a.keyGrants == before.keyGrants &&
 		a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
 }
 
-// abandonImports removes the keys of the import with this id and of all imports that were
-// abandoned. With id 0 it removes only the latter.
-func (k *Keystore) abandonImports(running context.Context, id int64) {
-	ctx, cancel := context.WithTimeout(running, node.QueryTimeout)
+// abandonImports removes the keys of the import with this id and of all abandoned imports. With id
+// 0 it removes only the latter. It stops when parent is done.
+func (k *Keystore) abandonImports(parent context.Context, id int64) {
+	ctx, cancel := context.WithTimeout(parent, node.QueryTimeout)
 	defer cancel()
-	if _, err := k.Database().Nodes(ctx); err != nil { // those that have ended are not waited for
+	if _, err := k.Database().Nodes(ctx); err != nil {
 		_ = k.StoreFailed("searching for abandoned imports", err)
 		return
 	}
-	auth := authority{root: true, actor: keystore.RootMember, from: "a failed import",
-		policy: keystore.NewDirectory(new(keystore.Policy))}
+	auth := internalAuthority("a failed import")
 	for more := true; more; {
-		// it may wait for a standby
-		ctx, cancel := context.WithTimeout(running, node.WriteTimeout)
+		// The commit may wait for a standby.
+		ctx, cancel := context.WithTimeout(parent, node.WriteTimeout)
 		_, err := k.commitBulk(ctx, Root(auth.from), func(tx keystore.Tx, _ authority) error {
 			if err := tx.AbandonImports(id, tx.Now().Add(-importIdle)); err != nil {
 				return err
@@ -385,76 +393,78 @@ func (k *Keystore) abandonImports(running context.Context, id int64) {
 				return err
 			}
 			if more = len(keys) > 0; !more {
-				// Whoever changed such a key was told so: what was revoked must not come back with
-				// the next try.
+				// Someone has changed these keys since they were added and has been told that the
+				// change was made. They are revoked rather than removed, so that a revoked
+				// credential cannot be imported again.
 				changed, err := tx.ChangedAbandoned(importBatch)
 				if err != nil || len(changed) == 0 {
 					return err
 				}
 				more = true
-				_,
-					err = revokeAll(tx, auth, changed,
+				_, err = revokeAll(tx, auth, changed,
 					func(string) string { return "the import of this key failed" })
 				return err
 			}
-			gone := make([]auditedChange, len(keys))
+			changes := make([]auditedChange, len(keys))
 			for i := range keys {
-				gone[i] = auditedChange{keys[i].ID, keys[i].Touches(auth.policy), &keys[i], nil}
+				changes[i] = auditedChange{keys[i].ID, keys[i].Touches(auth.policy), &keys[i], nil}
 			}
-			return auditAll(tx, auth, "key.delete", gone)
+			return auditAll(tx, auth, "key.delete", changes)
 		})
 		cancel()
 		if err != nil {
-			return // the next one goes on
+			return // the next call continues
 		}
 	}
 }
 
-// importThese creates keys from specs and inserts them. It returns the inserted keys, and for each
-// spec the error that refused it, or nil. A nil room does not check the caps on keys.
+// insertImports creates keys from specs and inserts them. It returns the inserted keys, and for
+// each spec the error that refused it, or nil. With a nil capacity, it does not check the caps on
+// keys.
 func (k *Keystore) insertImports(
-	now time.Time, auth authority, specs []ImportSpec, room *keyCapacity,
-	insert func([]*keystore.Key) (map[int]error, error),
-) (done []*keystore.Key, refused []*keystore.Error, err error) {
-	refused = make([]*keystore.Error, len(specs))
+	now time.Time, auth authority, specs []ImportSpec, capacity *keyCapacity,
+	insert func([]*keystore.Key) (refused map[int]error, err error),
+) (inserted []*keystore.Key, errs []*keystore.Error, err error) {
+	errs = make([]*keystore.Error, len(specs))
 	keys := make([]*keystore.Key, 0, len(specs))
-	at := make([]int, 0, len(specs)) // where in specs each of keys was
+	specOf := make([]int, 0, len(specs)) // for each of keys, the index of its spec
 	for i, s := range specs {
 		key, err := k.importedKey(now, auth, s)
-		if err == nil && room != nil {
-			err = room.add(key)
+		if err == nil && capacity != nil {
+			err = capacity.add(key)
 		}
 		switch {
 		case err == nil:
-			keys, at = append(keys, key), append(at, i)
-		case !errors.As(err, &refused[i]):
+			keys, specOf = append(keys, key), append(specOf, i)
+		case !errors.As(err, &errs[i]):
 			return nil, nil, err
 		}
 	}
-	no, err := insert(keys)
+	refused, err := insert(keys)
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, key := range keys {
 		switch {
-		case no[i] == nil:
-			done = append(done, key)
-		case errors.Is(no[i], keystore.ErrExists):
-			refused[at[i]] = &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: "a key with the id in this token exists"}
+		case refused[i] == nil:
+			inserted = append(inserted, key)
+		case errors.Is(refused[i], keystore.ErrExists):
+			errs[specOf[i]] = &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
+				Detail: "a key with the id in this token already exists"}
 		default: // ErrSpent
-			refused[at[i]] = &keystore.Error{Kind: keystore.KindConflict, Code: "already_used",
-				Detail: "this credential is or was in use; a credential cannot come back"}
+			errs[specOf[i]] = &keystore.Error{Kind: keystore.KindConflict, Code: "already_used",
+				Detail: "this credential is or was in use; it cannot be used again"}
 		}
 	}
-	return done, refused, nil
+	return inserted, errs, nil
 }
 
-func refusals(specs []ImportSpec, no []*keystore.Error) (list []ImportRefusal) {
-	for i, no := range no {
-		if no != nil {
-			list = append(list, ImportRefusal{Line: specs[i].Line, Code: no.Code,
-				Detail: no.Error()})
+// refusals returns the errors of specs that are not nil.
+func refusals(specs []ImportSpec, errs []*keystore.Error) (list []ImportRefusal) {
+	for i, err := range errs {
+		if err != nil {
+			list = append(list, ImportRefusal{Line: specs[i].Line, Code: err.Code,
+				Detail: err.Error()})
 		}
 	}
 	return list
@@ -471,20 +481,20 @@ func lastID(keys []*keystore.Key) string {
 	return keys[len(keys)-1].ID
 }
 
-// imported makes the key of a line.
+// importedKey checks a spec and returns the key that it describes.
 func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*keystore.Key, error) {
 	if s.Err != nil {
 		return nil, s.Err
 	}
 	if len(s.NewRoles) > 0 {
 		return nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields",
-			Detail: "new_roles: an import makes no roles; create them first"}
+			Detail: "new_roles: must be empty in an import; create the roles first"}
 	}
 	secret := keystore.Secret{Digest: s.Digest, CreatedAt: now, Imported: true}
 	id, prefix := keystore.NewID(), k.prefixIn(auth.policy, s.Namespace)
 	switch {
 	case s.Token != "" && !s.Digest.IsZero():
-		return nil, badCredential("give either token or sha256")
+		return nil, badCredential("exactly one of token and sha256 is required")
 	case s.Token != "":
 		ours, err := k.importable(s.Token)
 		if err != nil {
@@ -495,7 +505,7 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 			id, prefix, secret.Imported = ours.ID(), ours.Prefix(), false
 		}
 	case s.Digest.IsZero():
-		return nil, badCredential("needs token or sha256")
+		return nil, badCredential("exactly one of token and sha256 is required")
 	}
 	key, err := s.key(now, auth, id, prefix)
 	if err != nil {
@@ -505,15 +515,16 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 	return key, nil
 }
 
-// importable checks a credential that is to go on working. One with a prefix of ours is returned as
-// a Token: it must bear the right tag, since without it would be refused as forged.
+// importable checks a credential. If it has a prefix of this deployment, it must also have a valid
+// tag, because requests with it would be refused as forged otherwise. It is then returned as a
+// Token. The zero Token stands for any other credential.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if !keystore.PossibleCredential(credential) {
-		return keystore.Token{}, badCredential("a token has 8 to 512 visible ASCII characters")
+		return keystore.Token{}, badCredential("a token must have 8 to 512 visible ASCII characters")
 	}
 	if k.Abandoned(credential) {
 		t, _ := keystore.ParseToken(credential)
-		return keystore.Token{}, badCredential("this deployment made the token with the prefix " +
+		return keystore.Token{}, badCredential("this deployment created the token with the prefix " +
 			t.Prefix() + ", which it no longer accepts")
 	}
 	if !k.HasPrefix(credential) {
@@ -521,9 +532,8 @@ func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	}
 	tagged, ok := k.Inspect(credential)
 	if !tagged || !ok {
-		return keystore.Token{}, badCredential("the token bears a prefix of this deployment, but " +
-			"was not " +
-			"made with its token key")
+		return keystore.Token{}, badCredential("the token has a prefix of this deployment but was " +
+			"not created with its token key")
 	}
 	return keystore.ParseToken(credential)
 }

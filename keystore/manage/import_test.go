@@ -10,27 +10,28 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestImportDuringALoad: what is read before an import that names no credential is not kept after
-// it.
-func TestImportDuringALoad(t *testing.T) {
+// TestImportDuringLoad checks that a node does not cache that a credential is unknown if it is
+// imported during the lookup. The change log does not name the credentials of an import.
+func TestImportDuringLoad(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, f := d.Node(node.Settings{})
 	specs := func(kind string) (list []manage.ImportSpec) {
 		for i := range 200 {
-			list = append(list,
-				manage.ImportSpec{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Line: i + 1, Token: fmt.Sprintf("sk.live/%s-%d", kind, i)})
+			spec := manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}
+			list = append(list, manage.ImportSpec{KeySpec: spec, Line: i + 1,
+				Token: fmt.Sprintf("sk.live/%s-%d", kind, i)})
 		}
 		return list
 	}
-	bring := func(list []manage.ImportSpec) {
+	importKeys := func(list []manage.ImportSpec) {
 		t.Helper()
 		if n, refused, err := a.ImportKeys(ctx, fleet.Root, list, false, nil); err != nil ||
 			n != len(list) {
 			t.Fatal(n, refused, err)
 		}
 	}
-	bring(specs("first")) // so that such credentials are looked up at all
+	importKeys(specs("first")) // so that nodes look up imported credentials
 	list := specs("second")
 	token := list[len(list)/2].Token
 
@@ -44,8 +45,8 @@ func TestImportDuringALoad(t *testing.T) {
 	go func() { answered <- fleet.Ask(b, token) }()
 	<-reading
 	f.Holding.Store(nil)
-	bring(list)
+	importKeys(list)
 	close(release)
-	fleet.Want(t, "who asked before", <-answered, keystore.Unknown)
-	fleet.Want(t, "who asks after", fleet.Ask(b, token), keystore.OK)
+	fleet.Want(t, "a lookup from before the import", <-answered, keystore.Unknown)
+	fleet.Want(t, "a lookup after the import", fleet.Ask(b, token), keystore.OK)
 }

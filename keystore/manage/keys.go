@@ -13,24 +13,24 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A KeySpec is a key to be made.
+// A KeySpec describes a new key.
 type KeySpec struct {
-	Name      string
-	Namespace string // home; empty: [keystore.DefaultNamespace]
-	// the short form: permissions, roles and connected in the home namespace; nil: none
-	Home       *keystore.Grant
+	Name       string
+	Namespace  string          // the home namespace; default: [keystore.DefaultNamespace]
+	Home       *keystore.Grant // the grant in the home namespace; its Namespace is ignored
 	Grants     []keystore.Grant
 	Inactive   bool
-	ExpiresAt  time.Time // zero: never
-	AllowedIPs []netip.Prefix
-	Owner      string // empty: the caller, or the owner of the key that mints
+	ExpiresAt  time.Time      // zero means never
+	AllowedIPs []netip.Prefix // empty allows all addresses
+	Owner      string         // default: the calling member, or the owner of the calling key
 	Metadata   map[string]string
-	// made in the home namespace, and joined to the home grant: Name and Permissions count
+	// NewRoles are created in the home namespace and added to the home grant. Their Namespace is
+	// ignored.
 	NewRoles []keystore.Role
 }
 
-// MintKey makes a key and its token, which can be used on every node when this returns: no node can
-// have heard of the token before, so that none needs to be told.
+// MintKey creates a key and its token. The token is valid on every node when MintKey returns. That
+// needs no waiting, because no node can have cached that a new token is unknown.
 func (k *Keystore) MintKey(
 	ctx context.Context, c Caller, spec KeySpec, once Once,
 ) (*keystore.Key, keystore.Token, error) {
@@ -47,9 +47,8 @@ func (k *Keystore) MintKey(
 		if err != nil {
 			return err
 		}
-		if key,
-			err = spec.key(tx.Now(), auth, keystore.NewID(),
-			k.prefixIn(auth.policy, spec.Namespace)); err != nil {
+		prefix := k.prefixIn(auth.policy, spec.Namespace)
+		if key, err = spec.key(tx.Now(), auth, keystore.NewID(), prefix); err != nil {
 			return err
 		}
 		if err := k.keyCapacityIn(tx, auth).add(key); err != nil {
@@ -59,12 +58,12 @@ func (k *Keystore) MintKey(
 		key.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		refused, err := insertKeys(tx, auth, "key.mint", []*keystore.Key{key})
 		if err == nil {
-			err = refused[0] // nobody has had this id or token before
+			err = refused[0] // an internal error: the id and the token are random
 		}
 		if err != nil {
 			return err
 		}
-		return noteCreated(once, tx, auth, key.ID)
+		return recordCreated(once, tx, auth, key.ID)
 	})
 	if err != nil {
 		return nil, keystore.Token{}, err
@@ -72,7 +71,8 @@ func (k *Keystore) MintKey(
 	return key, token, nil
 }
 
-// insertKeys adds keys, but for those that the store refuses: see [keystore.Tx].
+// insertKeys adds keys and returns the errors of those that the database refuses, by index: see
+// [keystore.KeyWriter].
 func insertKeys(
 	tx keystore.Tx, auth authority, action string, keys []*keystore.Key,
 ) (refused map[int]error, err error) {
@@ -82,20 +82,20 @@ func insertKeys(
 	return refused, auditNew(tx, auth, action, keys, refused)
 }
 
-// auditNew appends a row for each key that was added.
+// auditNew appends a row to the audit log for each key that was not refused.
 func auditNew(
 	tx keystore.Tx, auth authority, action string, keys []*keystore.Key, refused map[int]error,
 ) error {
-	made := make([]auditedChange, 0, len(keys))
+	changes := make([]auditedChange, 0, len(keys))
 	for i, key := range keys {
 		if refused[i] == nil {
-			made = append(made, auditedChange{key.ID, key.Touches(auth.policy), nil, key})
+			changes = append(changes, auditedChange{key.ID, key.Touches(auth.policy), nil, key})
 		}
 	}
-	return auditAll(tx, auth, action, made)
+	return auditAll(tx, auth, action, changes)
 }
 
-// key checks a spec and makes the key of it, without secrets.
+// key checks a spec and returns the key that it describes, without a token.
 func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystore.Key, error) {
 	if s.Namespace == "" {
 		s.Namespace = keystore.DefaultNamespace
@@ -105,8 +105,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	}
 	key := &keystore.Key{
 		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner,
-		CreatedBy: auth.actor,
-		Active:    !s.Inactive, CreatedAt: now,
+		CreatedBy: auth.actor, Active: !s.Inactive, CreatedAt: now,
 		ExpiresAt:  s.ExpiresAt.UTC().Truncate(time.Microsecond),
 		AllowedIPs: slices.Clone(s.AllowedIPs), Metadata: maps.Clone(s.Metadata), Version: 1,
 	}
@@ -139,8 +138,8 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	return key, nil
 }
 
-// handOver checks that the caller may have a token of a key: it acts for the key's owner, and may
-// give all that the key has.
+// checkToken checks that the caller may have a token of a key: it must act for the key's owner and
+// may give everything that the key has.
 func (a authority) checkToken(k *keystore.Key) error {
 	if k.Owner != a.owner {
 		if err := a.checkActsFor(k.Owner); err != nil {
@@ -156,7 +155,7 @@ func (a authority) checkToken(k *keystore.Key) error {
 	return a.checkLimits(k)
 }
 
-// prefixIn is the prefix of new tokens for keys homed in a namespace.
+// prefixIn returns the prefix of new tokens of keys with this home namespace.
 func (k *Keystore) prefixIn(d *keystore.Directory, namespace string) string {
 	accepted := k.Settings().TokenPrefixes
 	if ns := d.Namespace(cmp.Or(namespace, keystore.DefaultNamespace)); ns != nil &&
@@ -166,7 +165,8 @@ func (k *Keystore) prefixIn(d *keystore.Directory, namespace string) string {
 	return accepted[0]
 }
 
-// newRoles makes the roles that a spec brings along, and joins them to its home grant.
+// addNewRoles creates a spec's NewRoles and adds them to its home grant. It returns the authority
+// under the policy that contains them.
 func (k *Keystore) addNewRoles(tx keystore.Tx, auth authority, s *KeySpec) (authority, error) {
 	if len(s.NewRoles) == 0 {
 		return auth, nil
@@ -181,21 +181,20 @@ func (k *Keystore) addNewRoles(tx keystore.Tx, auth authority, s *KeySpec) (auth
 		&home.Roles)
 }
 
-// makeRoles makes roles in a namespace, adds their names to a grant's, and returns the authority
-// under the policy that has them.
+// createRoles creates roles in a namespace and appends their names to names. It returns the
+// authority under the policy that contains them.
 func (k *Keystore) createRoles(
 	tx keystore.Tx, auth authority, namespace string, roles []keystore.Role, names *[]string,
 ) (authority, error) {
 	for i, r := range roles {
 		r.Namespace = namespace
-		if slices.ContainsFunc(roles[:i],
-			func(other keystore.Role) bool {
-				return other.Name != r.Name &&
-					strings.EqualFold(other.Name, r.Name)
-			}) {
-			return auth, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: fmt.Sprintf("role %q is given twice in new_roles, in another case",
-					r.Name), ID: r.Name}
+		differsInCase := func(other keystore.Role) bool {
+			return other.Name != r.Name && strings.EqualFold(other.Name, r.Name)
+		}
+		if slices.ContainsFunc(roles[:i], differsInCase) {
+			return auth, &keystore.Error{Kind: keystore.KindConflict, Code: "exists", ID: r.Name,
+				Detail: fmt.Sprintf("new_roles contains another role whose name differs from %q "+
+					"only in case", r.Name)}
 		}
 		if _, err := createRole(tx, auth, r); err != nil {
 			return auth, err
@@ -205,24 +204,25 @@ func (k *Keystore) createRoles(
 	return k.checkCapacity(tx, auth, false)
 }
 
-// ownsKey reports whether a key acts for the member that asks, who may always list, read and revoke
-// it (spec 7a.5).
+// ownsKey reports whether the caller is the member that owns a key. It may always list, read and
+// revoke the key (docs/authority.md, rule 10).
 func (a authority) ownsKey(owner string) bool { return a.member != "" && a.member == owner }
 
-// reads reports whether the caller may read a key, homed in a namespace and with an owner: it may
-// always read its own, and those that act for it.
+// mayReadKey reports whether the caller may read the key with this id, home namespace and owner. A
+// caller may always read its own key and the keys that it owns.
 func (a authority) mayReadKey(id, namespace, owner string) bool {
 	return id == a.credential || a.ownsKey(owner) || a.may(adminKeys, "read", namespace)
 }
 
-// FindKey returns a key the caller may read.
+// FindKey returns a key that the caller may read.
 func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*keystore.Key, error) {
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && id != auth.credential && auth.member == "" {
+	err = auth.requireAnywhere(adminKeys, "read")
+	if err != nil && id != auth.credential && auth.member == "" {
 		return nil, err
 	}
 	key, err := k.Database().Key(ctx, id)
@@ -237,8 +237,8 @@ func (k *Keystore) FindKey(ctx context.Context, c Caller, id string) (*keystore.
 	return key, nil
 }
 
-// ListKeys returns the keys that a filter fits and the caller may read, newest first, and the next
-// page's cursor: see [keystore.Database.Keys]. The filter's Now is set here.
+// ListKeys returns a page of the keys that match a filter and that the caller may read, and the
+// cursor of the next page: see [keystore.Database]. ListKeys sets the filter's Now.
 func (k *Keystore) ListKeys(
 	ctx context.Context, c Caller, f keystore.KeyFilter, cursor string, limit int,
 ) ([]keystore.Key, string, error) {
@@ -261,7 +261,7 @@ func (k *Keystore) ListKeys(
 	return keys, next, nil
 }
 
-// keyTo returns a key that the caller may do an operation on, at the version it expects.
+// keyFor returns a key on which the caller may do an operation. It checks the version.
 func keyFor(
 	tx keystore.Tx, auth authority, operation, id string, o ChangeOptions,
 ) (*keystore.Key, error) {
@@ -287,8 +287,11 @@ func keyFor(
 	return key, nil
 }
 
-// keyToUpdate is keyTo for what a key may not do to itself (spec 7a.6) and nobody to a revoked one.
-func keyToUpdate(tx keystore.Tx, auth authority, id string, o ChangeOptions) (*keystore.Key, error) {
+// keyToUpdate is keyFor for operations that a key may not do to itself (docs/authority.md, rule 11)
+// and that nobody may do to a revoked key.
+func keyToUpdate(
+	tx keystore.Tx, auth authority, id string, o ChangeOptions,
+) (*keystore.Key, error) {
 	key, err := keyFor(tx, auth, "update", id, o)
 	if err != nil {
 		return nil, err
@@ -299,7 +302,7 @@ func keyToUpdate(tx keystore.Tx, auth authority, id string, o ChangeOptions) (*k
 	}
 	if !key.RevokedAt.IsZero() {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "revoked",
-			Detail: "the key has been revoked, which is final; make another one", ID: key.ID}
+			Detail: "the key has been revoked, which is final; create another one", ID: key.ID}
 	}
 	return key, nil
 }
@@ -313,6 +316,7 @@ func updateKey(tx keystore.Tx, auth authority, action string, before, after *key
 		union(before.Touches(auth.policy), after.Touches(auth.policy)), before, after)
 }
 
+// union returns a, followed by the elements of b that a does not contain.
 func union(a, b []string) []string {
 	for _, s := range b {
 		if !slices.Contains(a, s) {

@@ -12,37 +12,38 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A KeyPatch changes what is not nil.
+// A KeyPatch describes changes of a key. Nil fields change nothing.
 type KeyPatch struct {
 	Name   *string
 	Active *bool
-	// of the home grant, as the two that follow; not beside Grants
+	// Permissions, Roles and Connected replace parts of the home grant. They must be nil if Grants
+	// is set.
 	Permissions   *[]keystore.Permission
 	Roles         *[]string
 	Connected     *bool
-	Grants        *[]keystore.Grant // all there are
+	Grants        *[]keystore.Grant // replaces all grants
 	Edits         GrantEdits
-	ExpiresAt     *time.Time
+	ExpiresAt     *time.Time // must be the key's present one, which cannot change
 	AllowedIPs    *[]netip.Prefix
 	Owner         *string
-	Metadata      map[string]*string // merged into what is there (RFC 7396): nil removes a name
-	ClearMetadata bool               // removes all names first
+	Metadata      map[string]*string // merged into the key's (RFC 7396); nil removes a name
+	ClearMetadata bool               // removes all names before Metadata is merged
 	NewRoles      []keystore.Role    // see KeySpec
 }
 
-// GrantEdits change grants by their parts, whatever else they hold: namespaces are removed first,
-// then parts, then parts are added. A Grant without a namespace is in the home namespace.
+// GrantEdits add parts to grants and remove parts from them, and keep the rest. RemoveNamespaces
+// comes first, then Remove, then Add. A Grant without a namespace is in the home namespace.
 type GrantEdits struct {
 	Add              []keystore.Grant
-	Remove           []keystore.Grant // their permissions, roles and connected
-	RemoveNamespaces []string         // with all that the grant there gives
+	Remove           []keystore.Grant // permissions, roles and Connected to remove
+	RemoveNamespaces []string         // namespaces whose grants to remove
 }
 
 func (e *GrantEdits) empty() bool { return len(e.Add)+len(e.Remove)+len(e.RemoveNamespaces) == 0 }
 
-// apply returns the grants that edits make of those of a key homed in a namespace. Removing what a
-// key does not have is an error: the caller would take it for removed where something else still
-// gives it.
+// apply returns the edited grants of a key with this home namespace. Removing a part that a grant
+// does not contain is an error. Otherwise the caller would believe that the key no longer has it,
+// although it may have it through a role.
 func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string) []keystore.Grant {
 	in := func(namespace string) int {
 		return slices.IndexFunc(grants,
@@ -51,7 +52,8 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 	for i, namespace := range e.RemoveNamespaces {
 		at := in(namespace)
 		if at < 0 {
-			p.add(fmt.Sprintf("remove_namespaces[%d]", i), "the key has no grant in %q", namespace)
+			p.add(fmt.Sprintf("remove_namespaces[%d]", i),
+				"must be a namespace of the key's grants, unlike %q", namespace)
 			continue
 		}
 		grants = slices.Delete(grants, at, at+1)
@@ -60,7 +62,8 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 		field, namespace := fmt.Sprintf("remove[%d].", i), cmp.Or(r.Namespace, home)
 		at := in(namespace)
 		if at < 0 {
-			p.add(field+"namespace", "the key has no grant in %q", namespace)
+			p.add(field+"namespace",
+				"must be a namespace of the key's grants, unlike %q", namespace)
 			continue
 		}
 		g := &grants[at]
@@ -84,18 +87,19 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 		g.Connected = g.Connected || a.Connected
 		if len(g.Permissions)+len(g.Roles) == 0 {
 			p.add(fmt.Sprintf("add[%d].permissions", i),
-				"the key has none in %q: add a permission or a role", namespace)
+				"must not be empty unless the grant in %q has a permission or a role", namespace)
 		}
 	}
 	return grants
 }
 
-// without returns a list without some of its elements, which must be in it.
+// without returns a list without some of its elements. An element that is not in the list is an
+// error.
 func without[T comparable](p *fieldErrors, field, namespace string, list, remove []T) []T {
 	for i, v := range remove {
 		if !slices.Contains(list, v) {
-			p.add(fmt.Sprintf("%s[%d]", field, i), "the key's grant in %q does not list %v",
-				namespace, v)
+			p.add(fmt.Sprintf("%s[%d]", field, i),
+				"must be in the key's grant in %q, unlike %v", namespace, v)
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(list),
@@ -115,7 +119,8 @@ func (k *Keystore) EditKey(
 		patch := patch
 		if len(patch.NewRoles) > 0 {
 			names := patch.rolesOr(before)
-			if auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names); err != nil {
+			auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names)
+			if err != nil {
 				return err
 			}
 			patch.Roles = &names
@@ -127,7 +132,7 @@ func (k *Keystore) EditKey(
 			return err
 		}
 		if key.Owner != before.Owner {
-			if err := k.keyCapacityIn(tx, auth).own(key); err != nil {
+			if err := k.keyCapacityIn(tx, auth).checkOwner(key); err != nil {
 				return err
 			}
 		}
@@ -158,15 +163,14 @@ func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key
 	set(&after.Owner, patch.Owner)
 	if patch.ExpiresAt != nil &&
 		!patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
-		p.add("expires_at", "is fixed when the key is made and never changes; make another key")
+		p.add("expires_at", "cannot change after the key was created; create another key")
 	}
 	after.Metadata = merged(before.Metadata, patch.Metadata, patch.ClearMetadata)
 	patchesHome := patch.Permissions != nil || patch.Roles != nil || patch.Connected != nil
 	switch {
 	case patchesHome && patch.Grants != nil:
-		p.add("grants",
-			"replaces all grants, so the home grant's permissions, access, roles and connected "+
-				"cannot stand beside it")
+		p.add("grants", "must not be combined with permissions, access, roles or connected, "+
+			"because it replaces all grants")
 	case !patch.Edits.empty():
 		after.Grants = patch.Edits.apply(&p, after.Grants, after.Namespace)
 	case patch.Grants != nil:
@@ -205,18 +209,18 @@ func set[T any](field *T, value *T) {
 	}
 }
 
-// authorise checks what an edit adds (spec 7a.1), and that a namespace which lets keys only grow
-// has it so.
+// authorise checks what an edit of a key adds (docs/authority.md, rule 6), and what it removes from
+// a key in a `grow_only` namespace.
 func authorise(auth authority, before, after *keystore.Key) error {
 	had := before.Grants
 	if after.Owner != before.Owner {
 		if err := auth.checkActsFor(after.Owner); err != nil {
 			return err
 		}
-		had = nil // checked like a mint
+		had = nil // checked like a new key
 	}
 	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) {
-		had = nil // as if all of it were given anew
+		had = nil // counts as giving everything
 	}
 	if err := auth.checkGive(had, after.Grants); err != nil {
 		return err
@@ -225,14 +229,15 @@ func authorise(auth authority, before, after *keystore.Key) error {
 		if err := auth.checkLimits(after); err != nil {
 			return err
 		}
-		owned := after.Owner != before.Owner || after.Owner == auth.owner
-		if err := auth.checkGiveBelow(had, after.Grants, owned); err != nil {
+		actsForOwner := after.Owner != before.Owner || after.Owner == auth.owner
+		if err := auth.checkGiveBelow(had, after.Grants, actsForOwner); err != nil {
 			return err
 		}
 	}
 	if ns := auth.policy.Namespace(after.Namespace); ns != nil &&
 		ns.EditPolicy == keystore.EditGrowOnly {
-		if lost := lostPermission(auth.policy, before.Grants, auth.policy, after.Grants); lost != "" {
+		lost := lostPermission(auth.policy, before.Grants, auth.policy, after.Grants)
+		if lost != "" {
 			return growOnlyError([]keystore.FieldError{{Field: "grants",
 				Detail: "key " + after.ID + " would lose " + lost}}, after.ID)
 		}
@@ -242,25 +247,27 @@ func authorise(auth authority, before, after *keystore.Key) error {
 
 func growOnlyError(fields []keystore.FieldError, id string) error {
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: "grow_only",
-		Detail: "keys of this namespace can be given more, and lose nothing; make another key", Fields: fields, ID: id}
+		Detail: "the namespace's edit policy is grow_only: its keys cannot lose permissions; " +
+			"create another key", Fields: fields, ID: id}
 }
 
-// loses names something that grants gave under one policy and others do not give under another,
-// empty for nothing.
+// lostPermission names a permission, with its namespace, that the grants before give under the
+// policy was and the grants after do not give under the policy is. It returns an empty string if
+// there is none.
 func lostPermission(
-	d *keystore.Directory, before []keystore.Grant, then *keystore.Directory,
+	was *keystore.Directory, before []keystore.Grant, is *keystore.Directory,
 	after []keystore.Grant,
 ) string {
 	has := keystore.CompileGrants(after, "")
 	for i := range before {
 		g := &before[i]
-		gave := d.Expand(g)
-		if p, lost := missingIn(then.SetFor(has, g.Namespace, g.Connected, true), gave); lost {
+		gave := was.Expand(g)
+		if p, lost := missingIn(is.SetFor(has, g.Namespace, g.Connected, true), gave); lost {
 			return p.String() + " in " + g.Namespace
 		}
 		data := gave.Data()
-		for _, ns := range d.ReachedFrom(g.Namespace) {
-			if p, lost := missingIn(then.SetIn(has, ns, true), data); lost {
+		for _, ns := range was.ReachedFrom(g.Namespace) {
+			if p, lost := missingIn(is.SetIn(has, ns, true), data); lost {
 				return p.String() + " in " + ns.ID
 			}
 		}
@@ -268,7 +275,7 @@ func lostPermission(
 	return ""
 }
 
-// missingIn returns a permission that a set does not cover of another one.
+// missingIn returns a permission of another set that s does not cover.
 func missingIn(s, other *keystore.Set) (keystore.Permission, bool) {
 	for _, p := range other.Permissions() {
 		if !s.Covers(p) {

@@ -2,25 +2,20 @@ package manage
 
 import (
 	"context"
-	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-const (
-	// revokeSlice is how many keys one transaction revokes: other changes wait for one at most.
-	revokeBatch = 500
-	// revokeWait bounds such a transaction.
-	revokeWait = 30 * time.Second
-)
+// revokeBatch is how many keys one transaction revokes. Other changes wait for one of them at most.
+const revokeBatch = 500
 
-// RevokeKey revokes a key for good. Revoking it again changes nothing and waits again. With made,
-// it also revokes the keys that the key created, and those that they created. It revokes the key
-// itself first, in a separate transaction, so that the key creates no more, and the others in many
-// transactions. After an error, calling it again revokes the rest.
+// RevokeKey revokes a key permanently. Revoking it again changes nothing and waits again until
+// every node has applied it. With created, RevokeKey also revokes the keys that the key created,
+// and those that they created. It revokes the key itself first, in a separate transaction, so that
+// the key cannot create more. After an error, calling RevokeKey again revokes the rest.
 func (k *Keystore) RevokeKey(
-	ctx context.Context, c Caller, id, reason string, made bool, o ChangeOptions,
+	ctx context.Context, c Caller, id, reason string, created bool, o ChangeOptions,
 ) (*keystore.Key, node.Propagation, error) {
 	var p fieldErrors
 	p.text("reason", reason, maxReason)
@@ -50,7 +45,7 @@ func (k *Keystore) RevokeKey(
 	if changed {
 		k.RememberRevokes([]string{id}, done, reason)
 	}
-	if made {
+	if created {
 		last, err := k.revokeCreated(ctx, auth, id, reason, done)
 		if err != nil {
 			return nil, node.Propagation{}, err
@@ -60,18 +55,19 @@ func (k *Keystore) RevokeKey(
 		}
 	}
 	if changed {
-		spread, err := k.PropagateObserved(done, o.Wait)
-		return key, spread, err
+		propagation, err := k.PropagateObserved(done, o.Wait)
+		return key, propagation, err
 	}
-	if !made {
+	if !created {
 		done = k.FirstRevoke(id, done)
 	}
-	spread, err := k.Propagate(ctx, done, o.Wait)
-	return key, spread, err
+	propagation, err := k.Propagate(ctx, done, o.Wait)
+	return key, propagation, err
 }
 
-// ownKey returns the key of that id if the caller may revoke it without any permission: the key
-// that asks itself (spec 7a.6), or one that acts for the member that asks (7a.5).
+// ownKey returns the key with this id if the caller may revoke it without a permission: the calling
+// key itself (docs/authority.md, rule 11), or a key that the calling member owns
+// (docs/authority.md, rule 10). Otherwise it returns nil.
 func ownKey(tx keystore.Tx, auth authority, id string) (*keystore.Key, error) {
 	if auth.root {
 		return nil, nil
@@ -99,35 +95,36 @@ func revoke(
 	return &after, updateKey(tx, auth, "key.revoke", before, &after)
 }
 
-// revokeMade revokes all keys that a revoked key created, in any namespace, because it gave them
-// its own permissions. The caller may have disconnected, and may be the key itself. It returns the
-// last change, or the zero value if there was none.
+// revokeCreated revokes all keys that a revoked key created, directly or through others. They can
+// be in any namespace, because the key gave them its own permissions. It goes on if the client
+// disconnects, and it uses an authority from before the revoke, because the caller may be the key
+// itself. It returns the last change, or the zero value if there was none.
 func (k *Keystore) revokeCreated(
-	ctx context.Context, auth authority, maker, reason string, first node.Commit,
+	ctx context.Context, auth authority, creator, reason string, first node.Commit,
 ) (last node.Commit, err error) {
-	waiting, seen := []string{maker}, map[string]bool{maker: true}
+	waiting, seen := []string{creator}, map[string]bool{creator: true}
 	for len(waiting) > 0 {
-		slice := waiting[:min(len(waiting), revokeBatch)]
-		var ended, next []string
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeWait)
+		batch := waiting[:min(len(waiting), revokeBatch)]
+		var revoked, next []string
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bulkTimeout)
 		done, err := k.commitAs(ctx, func(tx keystore.Tx) (err error) {
-			if ended,
-				err = revokeAll(tx, auth, slice, func(string) string { return reason }); err != nil {
+			revoked, err = revokeAll(tx, auth, batch, func(string) string { return reason })
+			if err != nil {
 				return err
 			}
-			// after they were revoked, so that there will be no more
-			next, err = tx.KeysMadeBy(slice...)
+			// Read after the revoke, so that the list is complete.
+			next, err = tx.KeysMadeBy(batch...)
 			return err
 		})
 		cancel()
 		if err != nil {
 			return last, err
 		}
-		if done = done.InHistoryOf(first); len(ended) > 0 {
-			k.RememberRevokes(ended, done, reason)
+		if done = done.InHistoryOf(first); len(revoked) > 0 {
+			k.RememberRevokes(revoked, done, reason)
 			last = done
 		}
-		waiting = waiting[len(slice):]
+		waiting = waiting[len(batch):]
 		for _, id := range next {
 			if !seen[id] {
 				seen[id] = true
@@ -141,7 +138,7 @@ func (k *Keystore) revokeCreated(
 // revokeAll revokes keys in one transaction and returns those that were valid before.
 func revokeAll(
 	tx keystore.Tx, auth authority, ids []string, reason func(id string) string,
-) (ended []string, err error) {
+) (revoked []string, err error) {
 	keys, err := tx.Keys(ids)
 	if err != nil {
 		return nil, err
@@ -154,68 +151,23 @@ func revokeAll(
 			continue
 		}
 		after := *before
-		after.RevokedAt, after.RevokedBy, after.RevokeReason, after.Version = tx.Now(), auth.actor, reason(before.ID), before.Version+1
-		ended = append(ended, before.ID)
+		after.RevokedAt, after.RevokedBy = tx.Now(), auth.actor
+		after.RevokeReason, after.Version = reason(before.ID), before.Version+1
+		revoked = append(revoked, before.ID)
 		reasons[before.ID] = after.RevokeReason
 		list = append(list, auditedChange{before.ID, before.Touches(auth.policy), before, &after})
 	}
-	if len(ended) == 0 {
+	if len(revoked) == 0 {
 		return nil, nil
 	}
 	if err := tx.RevokeKeys(reasons, auth.actor); err != nil {
 		return nil, err
 	}
-	return ended, auditAll(tx, auth, "key.revoke", list)
+	return revoked, auditAll(tx, auth, "key.revoke", list)
 }
 
-// RotateKey gives a key another token under the same id. The present one dies after grace, but not
-// later than the key, and an older one at once.
-func (k *Keystore) RotateKey(
-	ctx context.Context, c Caller, id string, grace time.Duration, o ChangeOptions,
-) (*keystore.Key, keystore.Token, node.Propagation, error) {
-	if grace < 0 || grace > MaxGrace {
-		return nil, keystore.Token{}, node.Propagation{},
-			&keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields",
-				Detail: "some fields are not valid",
-				Fields: []keystore.FieldError{{Field: "grace",
-					Detail: "lies between 0s and 720h (30 days)"}}}
-	}
-	var key *keystore.Key
-	var token keystore.Token
-	p, err := k.change(ctx, c, o.Wait, func(tx keystore.Tx, auth authority) error {
-		before, err := keyToUpdate(tx, auth, id, o)
-		if err != nil {
-			return err
-		}
-		if err := auth.checkToken(before); err != nil {
-			return err
-		}
-		after := *before
-		after.Prefix = k.prefixIn(auth.policy, after.Namespace)
-		token = k.TokenKey().Generate(after.Prefix, after.ID)
-		after.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
-		if present := before.Current(tx.Now()); present != nil && grace > 0 {
-			old := *present
-			old.ExpiresAt = earlier(earlier(tx.Now().Add(grace), before.ExpiresAt),
-				present.ExpiresAt)
-			after.Secrets = append(after.Secrets, old)
-		}
-		key = &after
-		return updateKey(tx, auth, "key.rotate", before, &after)
-	})
-	return key, token, p, err
-}
-
-// earlier returns the earlier of two times, of which zero ones mean never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// DeleteKey takes a revoked key from the list and returns what it was. The digests of its secrets
-// are kept.
+// DeleteKey deletes a revoked key and returns it as it was. The digests of its tokens are kept, so
+// that they are never accepted again.
 func (k *Keystore) DeleteKey(
 	ctx context.Context, c Caller, id string, o ChangeOptions,
 ) (*keystore.Key, node.Propagation, error) {

@@ -10,21 +10,21 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A Keystore changes what a node serves, and reads it for those who manage. It is safe for
-// concurrent use. Decisions about requests need its [node.Node] alone.
+// A Keystore manages the keys of a deployment through one of its nodes. It is safe for concurrent
+// use. Decisions about requests need only its [node.Node].
 type Keystore struct {
 	*node.Node
 
-	reads   readLimiter   // of callers, to read
-	writes  *writeQueue   // of changes, on this node
-	imports chan struct{} // a place for each import
+	reads   readLimiter
+	writes  *writeQueue
+	imports chan struct{} // holds an element for each running import
 }
 
-// Open opens a node and the Keystore that manages it. The parameters are those of [node.Open].
+// Open opens a node and returns the Keystore that manages it. The parameters are those of
+// [node.Open].
 func Open(
 	ctx context.Context, db keystore.Database, configured *[32]byte, s node.Settings,
-	o node.Observer,
-	logger *slog.Logger,
+	o node.Observer, logger *slog.Logger,
 ) (*Keystore, error) {
 	n, err := node.Open(ctx, db, configured, s, o, logger)
 	if err != nil {
@@ -33,8 +33,8 @@ func Open(
 	return New(n), nil
 }
 
-// New returns the Keystore of a node, of which there is one. Its background work ends with the
-// node.
+// New returns the Keystore of a node. A node has at most one. The Keystore's background work stops
+// when the node is closed.
 func New(n *node.Node) *Keystore {
 	k := &Keystore{Node: n, writes: newWriteQueue(), imports: make(chan struct{}, maxImports)}
 	n.ReassertWith(revokeLost)
@@ -44,11 +44,10 @@ func New(n *node.Node) *Keystore {
 	return k
 }
 
-// revokeLost revokes again keys whose revokes the database has lost: ids to reasons.
+// revokeLost repeats revokes that the database has lost. reasons maps the ids of the keys to the
+// reasons.
 func revokeLost(tx keystore.Tx, reasons map[string]string) error {
-	auth := authority{root: true, actor: keystore.RootMember, from: "a node that remembers",
-		policy: keystore.NewDirectory(new(keystore.Policy))}
-	_, err := revokeAll(tx, auth, slices.Collect(maps.Keys(reasons)),
-		func(id string) string { return reasons[id] })
+	_, err := revokeAll(tx, internalAuthority("a node that repeats a lost revoke"),
+		slices.Collect(maps.Keys(reasons)), func(id string) string { return reasons[id] })
 	return err
 }

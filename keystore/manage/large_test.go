@@ -25,7 +25,7 @@ func checkMoves(t *testing.T, seed uint64) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 2))
 	n := 1 + rng.IntN(3*keystore.MaxDepth)
-	long := rng.IntN(3) > 0 // mostly the one before, for long chains
+	long := rng.IntN(3) > 0 // mostly the previous namespace, for long chains
 	parents := make(map[string]string)
 	p := new(keystore.Policy)
 	for i := range n {
@@ -50,15 +50,15 @@ func checkMoves(t *testing.T, seed uint64) {
 	for range 20 {
 		moved := *d.Namespace(fmt.Sprint("n", rng.IntN(n)))
 		moved.Parent = fmt.Sprint("n", rng.IntN(n))
-		then := maps.Clone(parents)
-		then[moved.ID] = moved.Parent
-		want := fits(then, moved.ID)
-		for id := range then {
+		after := maps.Clone(parents)
+		after[moved.ID] = moved.Parent
+		want := fits(after, moved.ID)
+		for id := range after {
 			below := false
-			for at, n := id, 0; at != "" && n < len(then); at, n = then[at], n+1 {
+			for at, n := id, 0; at != "" && n < len(after); at, n = after[at], n+1 {
 				below = below || at == moved.ID
 			}
-			if below && !fits(then, id) {
+			if below && !fits(after, id) {
 				want = false
 			}
 		}
@@ -71,8 +71,8 @@ func checkMoves(t *testing.T, seed uint64) {
 	}
 }
 
-// TestLargeMoves: what a change of a namespace checks takes about the time that making the
-// directory takes, however deep namespaces are nested and however many of them reach others.
+// TestLargeMoves checks that a change of a namespace takes about as long as building the directory,
+// with deeply nested namespaces that reach many others.
 func TestLargeMoves(t *testing.T) {
 	p := new(keystore.Policy)
 	for i := range 6000 {
@@ -93,11 +93,11 @@ func TestLargeMoves(t *testing.T) {
 		return least
 	}
 	var d *keystore.Directory
-	made := took(func() { d = keystore.NewDirectory(p) })
+	build := took(func() { d = keystore.NewDirectory(p) })
 	for name, check := range map[string]func(){
 		"reach": func() {
-			by := authority{policy: d, memberGrants: keystore.NoGrants}
-			if err := by.checkNewReach(d); err != nil {
+			auth := authority{policy: d, memberGrants: keystore.NoGrants}
+			if err := auth.checkNewReach(d); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -107,8 +107,8 @@ func TestLargeMoves(t *testing.T) {
 			p.childPrefixes(d, d.Namespace("n3"), descendants)
 		},
 	} {
-		if cost := took(check); cost > 30*made { // quadratic code takes hundreds of times as long
-			t.Errorf("%s: %v; making the directory took %v", name, cost, made)
+		if cost := took(check); cost > 30*build { // quadratic code takes hundreds of times as long
+			t.Errorf("%s: %v; building the directory took %v", name, cost, build)
 		}
 	}
 }

@@ -17,9 +17,10 @@ import (
 
 var ctx = context.Background()
 
-func TestWhatAKeyMayMint(t *testing.T) {
+// TestKeyMints checks which keys a key can create.
+func TestKeyMints(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
-	for _, c := range []struct{ holds, home, gives, want string }{
+	for _, c := range []struct{ grants, home, gives, want string }{
 		{"acme=admin.keys:create,read", "acme", "acme=read", "ok"},
 		{"acme=admin.keys:create,read", "acme", "acme=orders:read", "ok"},
 		{"acme=admin.keys:create,read", "acme", "acme=write", "exceeds_caller"},
@@ -29,7 +30,7 @@ func TestWhatAKeyMayMint(t *testing.T) {
 		{"acme=admin:*", "acme", "acme=read", "exceeds_caller"},
 		{"acme=*", "acme", "acme=read", "insufficient_permission"},
 		{"acme=admin.keys:create,read", "other", "other=read", "insufficient_permission"},
-		// not told from one that exists
+		// the same as for a namespace that exists
 		{"acme=admin.keys:create,read", "nowhere", "nowhere=read", "insufficient_permission"},
 		{"acme=admin.keys:create,read", "acme", "acme=read other=read", "exceeds_caller"},
 		{"acme=admin.keys:create,read other=read", "acme", "acme=read other=read", "ok"},
@@ -42,73 +43,78 @@ func TestWhatAKeyMayMint(t *testing.T) {
 		{"acme=admin.keys:create,read,write", "acme", "acme=*", "ok"},
 	} {
 		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
-			Grants: fleet.Grants(t, c.holds)})
+			Grants: fleet.Grants(t, c.grants)})
 		_, _, err := k.MintKey(ctx, who,
 			manage.KeySpec{Namespace: c.home, Grants: fleet.Grants(t, c.gives)}, nil)
 		if got := fleet.Code(err); got != c.want {
-			t.Errorf("who holds %s gives %s: %s, want %s", c.holds, c.gives, got, c.want)
+			t.Errorf("a key with %s creates one with %s: %s, want %s", c.grants, c.gives, got,
+				c.want)
 		}
 	}
 }
 
-func TestAKeyMakesNoneThatOutlivesItOrWorksElsewhere(t *testing.T) {
+// TestCreatedKeyLimits checks that a key which a key creates expires no later and is accepted from
+// no other addresses (docs/authority.md, rule 11).
+func TestCreatedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
-	end := time.Now().Add(time.Hour)
+	expiry := time.Now().Add(time.Hour)
 	inside, outside := netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0")
-	who,
-		_ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read"),
-		ExpiresAt: end, AllowedIPs: []netip.Prefix{inside}})
+	who, _ := fleet.Caller(t, k,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read"),
+			ExpiresAt: expiry, AllowedIPs: []netip.Prefix{inside}})
 	for _, c := range []struct {
-		name  string
-		end   time.Time
-		where []netip.Prefix
-		want  string
+		name       string
+		expiry     time.Time
+		allowedIPs []netip.Prefix
+		want       string
 	}{
-		{"within", end, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, "ok"},
-		{"forever", time.Time{}, []netip.Prefix{inside}, "exceeds_caller"},
-		{"a second longer", end.Add(time.Second), []netip.Prefix{inside}, "exceeds_caller"},
-		{"from anywhere", end, nil, "exceeds_caller"},
-		{"from a wider net", end, []netip.Prefix{inside, outside}, "exceeds_caller"},
+		{"within", expiry, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}, "ok"},
+		{"never expires", time.Time{}, []netip.Prefix{inside}, "exceeds_caller"},
+		{"expires a second later", expiry.Add(time.Second), []netip.Prefix{inside},
+			"exceeds_caller"},
+		{"all addresses", expiry, nil, "exceeds_caller"},
+		{"more addresses", expiry, []netip.Prefix{inside, outside}, "exceeds_caller"},
 	} {
 		_, _, err := k.MintKey(ctx, who,
-			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.end,
-				AllowedIPs: c.where}, nil)
+			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.expiry,
+				AllowedIPs: c.allowedIPs}, nil)
 		if got := fleet.Code(err); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 }
 
-func TestWhatAKeyMayChange(t *testing.T) {
+// TestKeyEdits checks how a key can edit another one.
+func TestKeyEdits(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	on, off := true, false
 	everywhere, inside := []netip.Prefix{}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	name := "n"
 	gives := func(text string) *[]keystore.Grant { g := fleet.Grants(t, text); return &g }
 	for _, c := range []struct {
-		name, holds, target string
-		patch               manage.KeyPatch
-		inactive            bool
-		want                string
+		name, grants, target string
+		patch                manage.KeyPatch
+		inactive             bool
+		want                 string
 	}{
 		{"rename", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Name: &name}, false, "ok"},
-		{"take away", "acme=admin.keys:update", "acme=*",
+		{"remove a permission", "acme=admin.keys:update", "acme=*",
 			manage.KeyPatch{Grants: gives("acme=read")}, false, "ok"},
-		{"keep what one does not hold, take another away", "acme=admin.keys:update",
+		{"keep a permission that the caller lacks, remove another", "acme=admin.keys:update",
 			"acme=*,admin:*", manage.KeyPatch{Grants: gives("acme=*")}, false, "ok"},
-		{"add what one holds", "acme=admin.keys:update,read", "acme=write",
+		{"add a permission that the caller has", "acme=admin.keys:update,read", "acme=write",
 			manage.KeyPatch{Grants: gives("acme=read,write")}, false, "ok"},
-		{"add what one does not hold", "acme=admin.keys:update", "acme=write",
+		{"add a permission that the caller lacks", "acme=admin.keys:update", "acme=write",
 			manage.KeyPatch{Grants: gives("acme=read,write")}, false, "exceeds_caller"},
-		{"reach further with what it has", "acme=admin.keys:update", "acme=write",
+		{"connect a grant", "acme=admin.keys:update", "acme=write",
 			manage.KeyPatch{Connected: &on}, false, "exceeds_caller"},
-		{"another namespace", "acme=admin.keys:update", "acme=write",
+		{"add a namespace", "acme=admin.keys:update", "acme=write",
 			manage.KeyPatch{Grants: gives("acme=write other=write")}, false, "exceeds_caller"},
-		{"inactivate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &off}, false,
+		{"deactivate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &off}, false,
 			"ok"},
 		{"activate", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Active: &on}, true,
 			"exceeds_caller"},
-		{"activate what one holds", "acme=admin.keys:update,*", "acme=*",
+		{"activate with the key's permissions", "acme=admin.keys:update,*", "acme=*",
 			manage.KeyPatch{Active: &on}, true, "ok"},
 		{"widen addresses", "acme=admin.keys:update", "acme=*",
 			manage.KeyPatch{AllowedIPs: &everywhere}, false, "exceeds_caller"},
@@ -116,13 +122,14 @@ func TestWhatAKeyMayChange(t *testing.T) {
 			manage.KeyPatch{AllowedIPs: &inside}, false, "ok"},
 		{"without the permission", "acme=admin.keys:read,*", "acme=*",
 			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
-		{"elsewhere", "other=admin.keys:*,*", "acme=*", manage.KeyPatch{Name: &name}, false,
+		{"a key that the caller may not read", "other=admin.keys:*,*", "acme=*",
+			manage.KeyPatch{Name: &name}, false,
 			"not_found"},
-		{"elsewhere but readable", "other=admin.keys:* acme=admin.keys:read", "acme=*",
+		{"a key that the caller may only read", "other=admin.keys:* acme=admin.keys:read", "acme=*",
 			manage.KeyPatch{Name: &name}, false, "insufficient_permission"},
 	} {
 		who, _ := fleet.Caller(t, k, manage.KeySpec{Namespace: "acme",
-			Grants: fleet.Grants(t, c.holds)})
+			Grants: fleet.Grants(t, c.grants)})
 		target, _, err := k.MintKey(ctx, fleet.Root,
 			manage.KeySpec{Namespace: "acme", Grants: fleet.Grants(t, c.target),
 				Inactive:   c.inactive,
@@ -137,7 +144,7 @@ func TestWhatAKeyMayChange(t *testing.T) {
 	}
 }
 
-func TestRotatingAKeyTakesAllItHas(t *testing.T) {
+func TestRotateRequiresAllPermissions(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	target, _ := fleet.Mint(t, k,
 		manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "*"}}}})
@@ -157,11 +164,11 @@ func TestRotatingAKeyTakesAllItHas(t *testing.T) {
 	}
 	if _, _, err := k.RevokeKey(ctx, weak, self.ID, "leaked", false,
 		manage.ChangeOptions{}); err != nil {
-		t.Errorf("a key may revoke itself: %v", err)
+		t.Errorf("a key revokes itself: %v", err)
 	}
 	if _, _, err := k.MintKey(ctx, weak, manage.KeySpec{Grants: fleet.Grants(t, "default=read")},
 		nil); fleet.Code(err) != "key_revoked" {
-		t.Errorf("a request under way of a key that has been revoked: %v", err)
+		t.Errorf("a revoked key creates another: %v", err)
 	}
 }
 
@@ -189,12 +196,12 @@ func TestGrowOnly(t *testing.T) {
 	}
 	if _, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
 		manage.ChangeOptions{}); err != nil {
-		t.Errorf("inactivating still cuts: %v", err)
+		t.Errorf("deactivate: %v", err)
 	}
 }
 
-// A connected grant in the parent covers what a grant in the namespace gives there, but reaches no
-// further down.
+// TestGrowOnlyBelow checks that a key in a grow_only namespace also keeps its permissions in the
+// descendants that its grants reach.
 func TestGrowOnlyBelow(t *testing.T) {
 	w := newWorld(t, "top", "portal<top", "below:workspace<portal")
 	grow := keystore.EditGrowOnly
@@ -233,7 +240,7 @@ func TestKeyRoles(t *testing.T) {
 	if _, err := k.CreateNamespace(ctx, fleet.Root,
 		keystore.Namespace{ID: "both",
 			KeyRoles: []string{keystore.AnyRole, "member"}}); fleet.Code(err) != "invalid_fields" {
-		t.Errorf("any role and one of them: %s", fleet.Code(err))
+		t.Errorf("key_roles with * and another: %s", fleet.Code(err))
 	}
 	for _, c := range []struct{ namespace, roles, minted, edited string }{
 		{"exactly", "", "member", "member"}, {"exactly", "member", "member", "member"},
@@ -277,14 +284,13 @@ func TestKeyRoles(t *testing.T) {
 	elsewhere := fleet.Grants(t, "any=read")
 	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "some", Grants: elsewhere},
 		nil); fleet.Code(err) != "invalid_fields" {
-		t.Errorf("without a home grant, where keys have a role: %s", fleet.Code(err))
+		t.Errorf("a key without a home grant, where a role is required: %s", fleet.Code(err))
 	}
 }
 
 func TestSecretsOfARotatedKey(t *testing.T) {
 	k := fleet.WithNamespaces(t)
-	end := time.Now().Add(time.Hour)
-	key, first := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: end})
+	key, first := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: time.Now().Add(time.Hour)})
 	rotate := func(grace time.Duration) string {
 		_, token, _, err := k.RotateKey(ctx, fleet.Root, key.ID, grace, manage.ChangeOptions{})
 		if err != nil {
@@ -293,20 +299,20 @@ func TestSecretsOfARotatedKey(t *testing.T) {
 		return token.Reveal()
 	}
 	second := rotate(2 * time.Hour)
-	fleet.Want(t, "the old one while it overlaps", fleet.Ask(k, first), keystore.OK)
-	fleet.Want(t, "the new one", fleet.Ask(k, second), keystore.OK)
+	fleet.Want(t, "the old token during the grace period", fleet.Ask(k, first), keystore.OK)
+	fleet.Want(t, "the new token", fleet.Ask(k, second), keystore.OK)
 	found, err := k.FindKey(ctx, fleet.Root, key.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := len(found.Secrets); n != 2 || !found.Secrets[1].ExpiresAt.Equal(found.ExpiresAt) {
-		t.Errorf("%d secrets, the old one until %v; the key ends at %v", n,
+		t.Errorf("%d secrets, the old one until %v; the key expires at %v", n,
 			found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
 	}
 	third := rotate(time.Minute)
-	fleet.Want(t, "the oldest after a second rotation", fleet.Ask(k, first), keystore.Rotated)
-	fleet.Want(t, "the one before", fleet.Ask(k, second), keystore.OK)
-	fleet.Want(t, "the newest", fleet.Ask(k, third), keystore.OK)
+	fleet.Want(t, "the oldest token after a second rotation", fleet.Ask(k, first), keystore.Rotated)
+	fleet.Want(t, "the previous token", fleet.Ask(k, second), keystore.OK)
+	fleet.Want(t, "the newest token", fleet.Ask(k, third), keystore.OK)
 	for _, grace := range []time.Duration{-1, manage.MaxGrace + 1} {
 		if _, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, grace,
 			manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
@@ -343,12 +349,12 @@ func TestRevokedIsFinal(t *testing.T) {
 		[]manage.ImportSpec{{KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 			Line: 1, Token: token}}, false, nil)
 	if err != nil || len(refused) != 1 || refused[0].Code != "already_used" {
-		t.Errorf("an import revived it: %v %v", refused, err)
+		t.Errorf("an import of the token: %v %v", refused, err)
 	}
 	fleet.Want(t, "imported", fleet.Ask(k, token), keystore.Unknown)
 }
 
-func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
+func TestRevokeCreatedKeys(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	who, key := fleet.Caller(t, k,
 		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,read")})
@@ -371,9 +377,10 @@ func TestRevokeTakesAlongWhatTheKeyMade(t *testing.T) {
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	fleet.Want(t, "made by it", fleet.Ask(k, token.Reveal()), keystore.Revoked)
-	fleet.Want(t, "made by what it made", fleet.Ask(k, grandchild.Reveal()), keystore.Revoked)
-	fleet.Want(t, "made by another", fleet.Ask(k, bystander), keystore.OK)
+	fleet.Want(t, "created by it", fleet.Ask(k, token.Reveal()), keystore.Revoked)
+	fleet.Want(t, "created by a key that it created", fleet.Ask(k, grandchild.Reveal()),
+		keystore.Revoked)
+	fleet.Want(t, "created by another", fleet.Ask(k, bystander), keystore.OK)
 }
 
 // recorded is a [manage.Once] that records its calls and can fail.
@@ -442,7 +449,8 @@ func keyCount(t *testing.T, k *manage.Keystore) int {
 	return len(list)
 }
 
-func TestWhatIsRefusedNamesItsFields(t *testing.T) {
+// TestFieldErrors checks that a refusal names the invalid field.
+func TestFieldErrors(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	many := make([]keystore.Permission, 501)
 	for i := range many {
@@ -475,11 +483,11 @@ func TestWhatIsRefusedNamesItsFields(t *testing.T) {
 	}
 	if keys, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
 		len(keys) != 0 {
-		t.Errorf("something was made: %v %v", keys, err)
+		t.Errorf("a refused key was created: %v %v", keys, err)
 	}
 }
 
-func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
+func TestDeleteNamespaceInUse(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	key, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
 		Grants: fleet.Grants(t, "other=read")})
@@ -504,12 +512,12 @@ func TestNamespacesGoOnlyWhenEmpty(t *testing.T) {
 	}
 	for _, id := range []string{"", "home", "*", "-a", "a/b", strings.Repeat("a", 65), "default"} {
 		if _, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: id}); err == nil {
-			t.Errorf("%q was made", id)
+			t.Errorf("namespace %q was created", id)
 		}
 	}
 }
 
-func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
+func TestVerifyUnreadableKey(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
 		Grants:     fleet.Grants(t, "acme=orders:search"),
@@ -529,14 +537,14 @@ func TestVerifySaysUnknownOfWhatTheCallerMayNotRead(t *testing.T) {
 		{who, "acme", "orders:search", keystore.Unknown},
 	} {
 		v, err := k.Verify(ctx, c.who, token,
-			manage.Question{Namespace: c.namespace, Permission: c.permission})
+			manage.VerifyRequest{Namespace: c.namespace, Permission: c.permission})
 		if err != nil || v.Outcome != c.want || (v.Key != nil) != (c.want != keystore.Unknown) {
 			t.Errorf("%s %s: %+v %v", c.namespace, c.permission, v, err)
 		}
 	}
 }
 
-func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
+func TestUnreadableIsNotFound(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	there, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "other"})
 	here, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme"})
@@ -557,8 +565,9 @@ func TestWhatACallerDoesNotGovernDoesNotExistForIt(t *testing.T) {
 	}
 }
 
-// What may not be minted may not be had by editing either (spec 7a.6).
-func TestAKeyGivesNothingToWhatOutlivesIt(t *testing.T) {
+// TestWidenedKeyLimits checks that the limits for a key that a key creates also apply to one that
+// it widens (docs/authority.md, rule 11).
+func TestWidenedKeyLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	who, _ := fleet.Caller(t, k, manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:*,*"),
@@ -576,7 +585,7 @@ func TestAKeyGivesNothingToWhatOutlivesIt(t *testing.T) {
 	}
 }
 
-func TestCaps(t *testing.T) {
+func TestFieldLimits(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	home := &keystore.Grant{Permissions: fleet.Read}
 	many := make([]netip.Prefix, 257)
@@ -606,6 +615,6 @@ func TestCaps(t *testing.T) {
 		"default=admin.keys:*,read")})
 	if _, _, err := k.ImportKeys(ctx, who, make([]manage.ImportSpec, manage.MaxImport+1), false,
 		nil); fleet.Code(err) != "too_many" {
-		t.Errorf("an import that blocks the others: %v", err)
+		t.Errorf("an import of too many keys: %v", err)
 	}
 }

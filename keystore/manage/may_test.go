@@ -8,16 +8,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestOffers: what people are offered is what they would be let do.
-func TestOffers(t *testing.T) {
-	holdings := []string{
+// TestMay checks that the methods in may.go agree with what the operations allow.
+func TestMay(t *testing.T) {
+	callers := []string{
 		"acme=*,admin:*", "acme=read,admin:*", "acme=*,admin.keys:*,admin:read",
 		"acme=*,admin:* other=*,admin:*", "acme=*,admin:* other=*", "*=*,admin:*",
 		"other=*,admin:*",
 		"acme=read,orders:*,admin.keys:create", "acme+=*,admin.keys:*", "",
 	}
-	for _, holds := range holdings {
-		t.Run(holds, func(t *testing.T) {
+	for _, grants := range callers {
+		t.Run(grants, func(t *testing.T) {
 			w := newWorld(t, "acme", "other")
 			bob, both := w.member("bob", "acme=read,write,admin.keys:create"),
 				w.member("both", "acme=read,write,admin.keys:create other=write,admin.keys:create")
@@ -28,23 +28,21 @@ func TestOffers(t *testing.T) {
 			key("root's", fleet.Root, "acme", "acme=read")
 			key("bob's", bob, "acme", "acme=read")
 			key("both's", both, "other", "acme=read other=write")
-			who := w.member("who", holds)
-			// a deletion may be done once keys are gone
+			who := w.member("who", grants)
+			// in_use: the caller may delete the member after its keys
 			allowed := func(err error) bool { return err == nil || fleet.Code(err) == "in_use" }
 
-			_, _,
-				err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
+			_, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
 				Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, nil)
 			if offered := w.MayConnect(who, "acme") &&
 				w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
-				t.Errorf("giving it connected: offered %t, %v", offered, err)
+				t.Errorf("a connected grant: offered %t, %v", offered, err)
 			}
 			for _, p := range permissions(t, "*,read,write,orders:read,orders:find,admin.keys:create,admin:*") {
-				_, _,
-					err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
+				_, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
 					Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, nil)
 				if fleet.Code(err) == "insufficient_permission" {
-					break // no keys at all, whatever they would have
+					break // the caller may create no keys
 				}
 				if offered := w.MayGive(who, "acme")(p); offered != allowed(err) {
 					t.Errorf("giving %s: offered %t, %v", p, offered, err)
@@ -56,24 +54,21 @@ func TestOffers(t *testing.T) {
 					t.Fatal(err)
 				}
 				offered := w.MayRotate(who, key)
-				if _, _, _,
-					err := w.RotateKey(ctx, who, key.ID, 0,
+				if _, _, _, err := w.RotateKey(ctx, who, key.ID, 0,
 					manage.ChangeOptions{}); offered != allowed(err) {
-					t.Errorf("a new token for the key of %s: offered %t, %v", name, offered, err)
+					t.Errorf("rotate %s key: offered %t, %v", name, offered, err)
 				}
 			}
 			for _, name := range []string{"bob", "both", "who", "none"} {
 				id := w.id(name)
 				rename := name + " again"
 				offered := w.MayMember(who, "update", id)
-				if _, _,
-					err := w.EditMember(ctx, who, id, manage.MemberPatch{Name: &rename},
+				if _, _, err := w.EditMember(ctx, who, id, manage.MemberPatch{Name: &rename},
 					manage.ChangeOptions{}); offered != allowed(err) {
-					t.Errorf("renaming %s: offered %t, %v", name, offered, err)
+					t.Errorf("rename %s: offered %t, %v", name, offered, err)
 				}
 				offered = w.MayActFor(who, id) && w.May(who, "admin.members", "update") == nil
-				if _, _, _,
-					err := w.NewMemberToken(ctx, who, id, manage.TokenSpec{},
+				if _, _, _, err := w.NewMemberToken(ctx, who, id, manage.TokenSpec{},
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("a token for %s: offered %t, %v", name, offered, err)
 				}
@@ -81,10 +76,9 @@ func TestOffers(t *testing.T) {
 			for _, name := range []string{"bob", "both", "none", "root"} {
 				id := w.id(name)
 				offered := w.MayMember(who, "delete", id)
-				if _, _,
-					err := w.DeleteMember(ctx, who, id,
+				if _, _, err := w.DeleteMember(ctx, who, id,
 					manage.ChangeOptions{}); offered != allowed(err) {
-					t.Errorf("deleting %s: offered %t, %v", name, offered, err)
+					t.Errorf("delete %s: offered %t, %v", name, offered, err)
 				}
 			}
 		})

@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// ListMembers returns the members the caller may read, newest first, each with the grants that it
-// may see (spec 7a.5). A member may read itself.
+// ListMembers returns the members that the caller may read, newest first, each with the grants that
+// the caller may read (docs/authority.md, rule 10). A member may read itself.
 func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]keystore.Member, error) {
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
@@ -26,14 +26,15 @@ func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]keystore.Member
 	}
 	var list []keystore.Member
 	for _, m := range auth.policy.AllMembers() {
-		if seen := auth.visible(m); seen != nil {
-			list = append(list, *seen)
+		if visible := auth.visible(m); visible != nil {
+			list = append(list, *visible)
 		}
 	}
 	return list, nil
 }
 
-// seenOf returns what the caller may see of a member, nil for nothing.
+// visible returns a member with those grants that the caller may read, or nil if the caller may not
+// read the member.
 func (a authority) visible(m *keystore.Member) *keystore.Member {
 	if a.member == m.ID {
 		return m
@@ -41,16 +42,17 @@ func (a authority) visible(m *keystore.Member) *keystore.Member {
 	if m.Unreadable != "" && !a.may(adminMembers, "read", keystore.AnyNamespace) {
 		return nil
 	}
-	seen := *m
-	seen.Grants = slices.DeleteFunc(slices.Clone(m.Grants),
+	visible := *m
+	visible.Grants = slices.DeleteFunc(slices.Clone(m.Grants),
 		func(g keystore.Grant) bool { return !a.may(adminMembers, "read", g.Namespace) })
-	if len(seen.Grants) == 0 && (len(m.Grants) > 0 || a.requireAnywhere(adminMembers, "read") != nil) {
+	if len(visible.Grants) == 0 &&
+		(len(m.Grants) > 0 || a.requireAnywhere(adminMembers, "read") != nil) {
 		return nil
 	}
-	return &seen
+	return &visible
 }
 
-// FindMember returns a member the caller may read, with the grants that it may see.
+// FindMember returns a member that the caller may read, with the grants that the caller may read.
 func (k *Keystore) FindMember(ctx context.Context, c Caller, id string) (*keystore.Member, error) {
 	list, err := k.ListMembers(ctx, c)
 	if err != nil {
@@ -63,16 +65,17 @@ func (k *Keystore) FindMember(ctx context.Context, c Caller, id string) (*keysto
 	return &list[i], nil
 }
 
-// onlyMembers refuses keys: they never write members or their tokens (spec 7a.6).
+// requireMember refuses a key as caller: keys never change members or their tokens
+// (docs/authority.md, rule 11).
 func (a authority) requireMember() error {
 	if a.member == "" {
 		return &keystore.Error{Kind: keystore.KindForbidden, Code: keystore.Forbidden.Code(),
-			Detail: "a key never changes members or their tokens; a member does, or root"}
+			Detail: "a key cannot change members or their tokens; use a member's token"}
 	}
 	return nil
 }
 
-// CreateMember makes one of spec's Name, Kind, Login, Grants and Labels. It is active.
+// CreateMember creates an active member with the Name, Kind, Login, Grants and Labels of spec.
 func (k *Keystore) CreateMember(
 	ctx context.Context, c Caller, spec keystore.Member,
 ) (*keystore.Member, error) {
@@ -84,11 +87,11 @@ func (k *Keystore) CreateMember(
 		if err := auth.requireAnywhere(adminMembers, "create"); err != nil {
 			return err
 		}
-		m = &keystore.Member{ID: keystore.NewMemberID(), Name: spec.Name, Kind: spec.Kind,
-			Login:  spec.Login,
-			Grants: slices.Clone(spec.Grants),
-			Labels: maps.Clone(spec.Labels), Active: true, CreatedAt: tx.Now(), CreatedBy: auth.actor,
-			Version: 1}
+		m = &keystore.Member{
+			ID: keystore.NewMemberID(), Name: spec.Name, Kind: spec.Kind, Login: spec.Login,
+			Grants: slices.Clone(spec.Grants), Labels: maps.Clone(spec.Labels), Active: true,
+			CreatedAt: tx.Now(), CreatedBy: auth.actor, Version: 1,
+		}
 		if err := checkMember(m, auth, new(keystore.Member)); err != nil {
 			return err
 		}
@@ -123,14 +126,15 @@ func loginTaken(err error) error {
 	return err
 }
 
-// check checks a member that was changed from before, or is new if that is the zero value.
+// checkMember checks the fields of a member and normalises its grants. before is the member before
+// the change, the zero value for a new one.
 func checkMember(m *keystore.Member, auth authority, before *keystore.Member) error {
 	var p fieldErrors
 	if m.Kind == "" {
 		m.Kind = keystore.Person
 	}
 	if m.Kind != keystore.Person && m.Kind != keystore.Service {
-		p.add("kind", "is %s or %s", keystore.Person, keystore.Service)
+		p.add("kind", "must be %s or %s", keystore.Person, keystore.Service)
 	}
 	if m.Name == "" {
 		p.add("name", "is required")
@@ -146,20 +150,21 @@ func checkMember(m *keystore.Member, auth authority, before *keystore.Member) er
 	return nil
 }
 
-// A MemberPatch changes what is not nil.
+// A MemberPatch describes changes of a member. Nil fields change nothing.
 type MemberPatch struct {
 	Name   *string
 	Kind   *keystore.MemberKind
-	Login  *string           // empty: nobody
-	Grants *[]keystore.Grant // all that the caller may see
-	Active *bool             // false disables the member and all its keys
+	Login  *string           // empty removes the login
+	Grants *[]keystore.Grant // replaces all grants that the caller may read
+	Active *bool             // false disables the member and all keys that it owns
 
-	Labels      map[string]*string // as KeyPatch.Metadata
-	ClearLabels bool
+	Labels      map[string]*string // merged into the member's (RFC 7396); nil removes a name
+	ClearLabels bool               // removes all names before Labels is merged
 }
 
-// memberTo returns a member that the caller may do an operation on, at the version it expects: in
-// every namespace where it has a grant, unless anywhere is enough.
+// memberFor returns a member on which the caller may do an operation. It checks the version. The
+// caller needs the permission in every namespace in which the member has a grant or, with anywhere,
+// in any namespace.
 func memberFor(
 	auth authority, operation, id string, anywhere bool, o ChangeOptions,
 ) (*keystore.Member, error) {
@@ -171,25 +176,24 @@ func memberFor(
 	}
 	if id == keystore.RootMember {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "builtin",
-			Detail: "the member root cannot be changed, and has no token", ID: id}
+			Detail: "the member root cannot be changed and has no token", ID: id}
 	}
-	held := auth.policy.Member(id)
-	if held == nil || auth.visible(held) == nil {
+	m := auth.policy.Member(id)
+	if m == nil || auth.visible(m) == nil {
 		return nil, notFound("member")
 	}
-	if held.Unreadable != "" && !auth.root {
-		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "unreadable",
-			Detail: "nobody but root changes a member whose row cannot be read: " +
-				held.Unreadable, ID: id}
+	if m.Unreadable != "" && !auth.root {
+		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "unreadable", ID: id,
+			Detail: "the member's row cannot be read; only root can change it: " + m.Unreadable}
 	}
 	if !anywhere {
-		for _, g := range held.Grants {
+		for _, g := range m.Grants {
 			if !auth.may(adminMembers, operation, g.Namespace) {
 				return nil, permissionRequired(adminMembers, operation)
 			}
 		}
 	}
-	return held, o.check(held.Version)
+	return m, o.check(m.Version)
 }
 
 // EditMember changes a member.
@@ -232,7 +236,8 @@ func (k *Keystore) EditMember(
 		if err := tx.UpdateMember(&after); err != nil {
 			return loginTaken(err)
 		}
-		if _, err := k.checkCapacity(tx, auth, !auth.policy.Adds(before.Grants, after.Grants)); err != nil {
+		narrows := !auth.policy.Adds(before.Grants, after.Grants)
+		if _, err := k.checkCapacity(tx, auth, narrows); err != nil {
 			return err
 		}
 		m = auth.visible(&after)
@@ -245,26 +250,28 @@ func (k *Keystore) EditMember(
 	return m, p, err
 }
 
-// regrant returns a member's grants with those that the caller may see replaced. It changes only
-// those of namespaces where it may, and where it covers what the member has.
-func (a authority) replaceGrants(m *keystore.Member, wanted []keystore.Grant) ([]keystore.Grant, error) {
-	seen := a.visible(m).Grants
-	for _, g := range m.Grants {
-		if !slices.ContainsFunc(seen,
-			func(s keystore.Grant) bool { return s.Namespace == g.Namespace }) {
-			if slices.ContainsFunc(wanted,
-				func(w keystore.Grant) bool { return w.Namespace == g.Namespace }) {
-				return nil, permissionRequired(adminMembers, "read")
-			}
-			wanted = append(slices.Clone(wanted), g)
-		}
-	}
+// replaceGrants returns a member's grants after those that the caller may read were replaced. A
+// grant may change only in a namespace in which the caller may update members and covers the grant
+// as it was. The member keeps the grants that the caller may not read.
+func (a authority) replaceGrants(
+	m *keystore.Member, wanted []keystore.Grant,
+) ([]keystore.Grant, error) {
 	in := func(list []keystore.Grant, namespace string) []keystore.Grant {
 		i := slices.IndexFunc(list, func(g keystore.Grant) bool { return g.Namespace == namespace })
 		if i < 0 {
 			return nil
 		}
 		return list[i : i+1]
+	}
+	visible := a.visible(m).Grants
+	for _, g := range m.Grants {
+		if in(visible, g.Namespace) != nil {
+			continue
+		}
+		if in(wanted, g.Namespace) != nil {
+			return nil, permissionRequired(adminMembers, "read")
+		}
+		wanted = append(slices.Clone(wanted), g)
 	}
 	for _, g := range slices.Concat(m.Grants, wanted) {
 		before, after := in(m.Grants, g.Namespace), in(wanted, g.Namespace)
@@ -275,7 +282,8 @@ func (a authority) replaceGrants(m *keystore.Member, wanted []keystore.Grant) ([
 			return nil, permissionRequired(adminMembers, "update")
 		}
 		if err := a.checkGive(nil, before); err != nil {
-			return nil, exceedsCaller("to change what a member has takes all of it: %s", err)
+			return nil, exceedsCaller(
+				"changing a member's grant requires all of its permissions: %s", err)
 		}
 		if err := a.checkGive(before, after); err != nil {
 			return nil, err
@@ -288,8 +296,8 @@ func sameGrant(a, b keystore.Grant) bool {
 	return a.Connected == b.Connected && a.Own() == b.Own() && sameNames(a.Roles, b.Roles)
 }
 
-// DeleteMember removes a member that owns no key which is not revoked, and returns what it was. Its
-// token dies.
+// DeleteMember deletes a member and revokes its token. It returns the member as it was. A member
+// that owns keys which are not revoked cannot be deleted.
 func (k *Keystore) DeleteMember(
 	ctx context.Context, c Caller, id string, o ChangeOptions,
 ) (*keystore.Member, node.Propagation, error) {
@@ -304,8 +312,8 @@ func (k *Keystore) DeleteMember(
 		}
 		if n > 0 {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
-				Detail: fmt.Sprintf("%d keys that are not revoked act for this member; revoke "+
-					"them or give them another owner first", n), ID: id}
+				Detail: fmt.Sprintf("the member owns keys that are not revoked (%d); revoke them "+
+					"or give them another owner first", n), ID: id}
 		}
 		if err := revokeMemberToken(tx, auth, id, "the member was deleted"); err != nil {
 			return err
@@ -320,7 +328,7 @@ func (k *Keystore) DeleteMember(
 	return m, p, err
 }
 
-// endToken revokes a member's token, if it has one.
+// revokeMemberToken revokes a member's token, if it has one.
 func revokeMemberToken(tx keystore.Tx, auth authority, member, reason string) error {
 	token, err := tx.PersonalKey(member)
 	if err != nil || token == nil {
@@ -330,15 +338,15 @@ func revokeMemberToken(tx keystore.Tx, auth authority, member, reason string) er
 	return err
 }
 
-// A TokenSpec bounds a member's token.
+// A TokenSpec describes a new token of a member.
 type TokenSpec struct {
-	ExpiresAt  time.Time // zero: never
-	AllowedIPs []netip.Prefix
+	ExpiresAt  time.Time      // zero means never
+	AllowedIPs []netip.Prefix // empty allows all addresses
 }
 
-// NewMemberToken gives a member a token; the one it had dies. It takes to act for the member (spec
-// 7a.2). The member's version goes up, so that asking again with the version that was seen before
-// makes no second token.
+// NewMemberToken creates a token for a member and revokes the previous one. The caller must act for
+// the member (docs/authority.md, rule 7). It increments the member's version, so that a repeated
+// request with the same IfVersion creates no second token.
 func (k *Keystore) NewMemberToken(
 	ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions,
 ) (*keystore.Member, keystore.Token, node.Propagation, error) {
@@ -359,9 +367,8 @@ func (k *Keystore) NewMemberToken(
 		after.Version++
 		key := &keystore.Key{
 			ID: keystore.NewID(), Prefix: keystore.MemberPrefix, Name: after.Name,
-			Namespace: keystore.DefaultNamespace,
-			Owner:     id, Personal: true, CreatedBy: auth.actor,
-			Active: true, CreatedAt: tx.Now(),
+			Namespace: keystore.DefaultNamespace, Owner: id, Personal: true,
+			CreatedBy: auth.actor, Active: true, CreatedAt: tx.Now(),
 			ExpiresAt:  spec.ExpiresAt.UTC().Truncate(time.Microsecond),
 			AllowedIPs: slices.Clone(spec.AllowedIPs), Version: 1,
 		}
@@ -371,13 +378,13 @@ func (k *Keystore) NewMemberToken(
 		if err := p.err(); err != nil {
 			return err
 		}
-		// a token that leaks must not free itself from its bounds
+		// Otherwise a leaked token could replace itself with one that has no limits.
 		if c.record != nil && c.record.Personal() && id == c.member {
 			if err := auth.checkCredentialLimits(key); err != nil {
 				return err
 			}
 		}
-		if err := revokeMemberToken(tx, auth, id, "a new token was made"); err != nil {
+		if err := revokeMemberToken(tx, auth, id, "replaced by a new token"); err != nil {
 			return err
 		}
 		normaliseKey(key)

@@ -12,10 +12,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// maxKind is the length of a namespace's kind, in characters.
-const maxKind = 64
+const (
+	maxKind  = 64 // characters in the kind of a namespace
+	maxReach = 50 // kinds in the reach of a namespace
+)
 
-// FindNamespace returns a namespace the caller may read.
+// FindNamespace returns a namespace that the caller may read.
 func (k *Keystore) FindNamespace(
 	ctx context.Context, c Caller, id string,
 ) (*keystore.Namespace, error) {
@@ -30,7 +32,7 @@ func (k *Keystore) FindNamespace(
 	return &list[i], nil
 }
 
-// ListNamespaces returns those the caller may read, newest first.
+// ListNamespaces returns the namespaces that the caller may read, newest first.
 func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]keystore.Namespace, error) {
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
@@ -49,8 +51,8 @@ func (k *Keystore) ListNamespaces(ctx context.Context, c Caller) ([]keystore.Nam
 	return list, nil
 }
 
-// CreateNamespace makes one of spec, whose CreatedAt and Version do not count. The creator gains
-// nothing in it.
+// CreateNamespace creates a namespace from spec, except its CreatedAt and Version. The caller gets
+// no permissions in it.
 func (k *Keystore) CreateNamespace(
 	ctx context.Context, c Caller, spec keystore.Namespace,
 ) (*keystore.Namespace, error) {
@@ -71,7 +73,7 @@ func (k *Keystore) CreateNamespace(
 		if err := tx.InsertNamespace(ns); err != nil {
 			if errors.Is(err, keystore.ErrExists) {
 				return &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-					Detail: fmt.Sprintf("namespace %q exists", ns.ID), ID: ns.ID}
+					Detail: fmt.Sprintf("namespace %q already exists", ns.ID), ID: ns.ID}
 			}
 			return err
 		}
@@ -83,9 +85,9 @@ func (k *Keystore) CreateNamespace(
 	return ns, err
 }
 
-// claim refuses the id of a namespace that was deleted, except to callers that may create
-// namespaces anywhere: the API behind the handlers may still hold what belonged to it, and so does
-// the audit log.
+// checkFormerID refuses the id of a deleted namespace, except to callers that may create namespaces
+// in `*`. The API behind the handlers and the audit log may still have the namespace's data
+// (docs/authority.md, rule 9).
 func (a authority) checkFormerID(tx keystore.Tx, id string) error {
 	if a.may(adminNamespaces, "create", keystore.AnyNamespace) {
 		return nil
@@ -100,20 +102,16 @@ func (a authority) checkFormerID(tx keystore.Tx, id string) error {
 	return err
 }
 
-const (
-	// maxReach bounds the kinds in a namespace's reach.
-	maxReach = 50
-)
-
-// check checks a namespace that was changed from before, or is new if that is the zero value.
+// checkNamespace checks the fields of a namespace. before is the namespace before the change, the
+// zero value for a new one.
 func checkNamespace(
 	ns *keystore.Namespace, d *keystore.Directory, prefixes []string, before *keystore.Namespace,
 ) error {
 	var p fieldErrors
 	if !keystore.ValidNamespaceID(ns.ID) {
 		p.add("id",
-			"is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; %q is reserved",
-			keystore.HomeNamespace)
+			"must be a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; "+
+				"%q is reserved", keystore.HomeNamespace)
 	}
 	if before.ID == "" {
 		p.secret("id", ns.ID)
@@ -124,7 +122,7 @@ func checkNamespace(
 		ns.EditPolicy = keystore.EditFree
 	}
 	if ns.EditPolicy != keystore.EditFree && ns.EditPolicy != keystore.EditGrowOnly {
-		p.add("edit_policy", "is %s or %s", keystore.EditFree, keystore.EditGrowOnly)
+		p.add("edit_policy", "must be %s or %s", keystore.EditFree, keystore.EditGrowOnly)
 	}
 	if ns.Parent != "" {
 		p.namespace(d, "parent", ns.Parent)
@@ -136,10 +134,10 @@ func checkNamespace(
 		}
 		switch {
 		case cycle:
-			p.add("parent", "%q lies in this namespace itself", ns.Parent)
+			p.add("parent", "must not be the namespace itself or one of its descendants")
 		case level > keystore.MaxDepth:
-			p.add("parent", "namespaces can be nested at most %d levels deep, descendants included",
-				keystore.MaxDepth)
+			p.add("parent", "must leave the namespace and its descendants nested at most %d "+
+				"levels deep", keystore.MaxDepth)
 		}
 	}
 	if ns.ChildPrefix != "" && (!keystore.ValidName(ns.ChildPrefix) ||
@@ -149,13 +147,13 @@ func checkNamespace(
 				"'~' or '-'", keystore.MaxNameLen-2)
 	}
 	if len(ns.Reach) > maxReach {
-		p.add("reach", "are more than %d kinds", maxReach)
+		p.add("reach", "must contain at most %d kinds", maxReach)
 	}
 	for i, kind := range ns.Reach {
 		field := fmt.Sprintf("reach[%d]", i)
 		switch {
 		case kind == "":
-			p.add(field, "is empty")
+			p.add(field, "must not be empty")
 		case !slices.Contains(before.Reach, kind):
 			p.text(field, kind, maxKind)
 		}
@@ -164,10 +162,10 @@ func checkNamespace(
 		switch {
 		case r == keystore.AnyRole && len(ns.KeyRoles) > 1:
 			p.add(fmt.Sprintf("key_roles[%d]", i),
-				"%s stands alone: it means that keys have at least one role", keystore.AnyRole)
+				"must be the only entry if it is %s, which stands for any role", keystore.AnyRole)
 		case r != keystore.AnyRole && d.RoleSet(ns.ID, r) == nil:
 			p.add(fmt.Sprintf("key_roles[%d]", i),
-				"there is no role %q in this namespace, and no shared one; create it first", r)
+				"role %q does not exist in this namespace and is not shared; create it first", r)
 		}
 	}
 	if ns.TokenPrefix != "" && !slices.Contains(prefixes, ns.TokenPrefix) {
@@ -177,39 +175,41 @@ func checkNamespace(
 	return p.err()
 }
 
-// childPrefixes adds the ids of a namespace and its descendants that do not begin with the
-// ChildPrefix of each of its ancestors.
+// childPrefixes checks that the ids of a namespace and its descendants begin with the ChildPrefix
+// of each of its ancestors (docs/authority.md, rule 9).
 func (p *fieldErrors) childPrefixes(
 	d *keystore.Directory, ns *keystore.Namespace, descendants []*keystore.Namespace,
 ) {
 	for above := range d.Ancestry(d.Namespace(ns.Parent)) {
 		unlike := func(ns *keystore.Namespace) bool {
-			return !strings.HasPrefix(ns.ID,
-				above.ChildPrefix)
+			return !strings.HasPrefix(ns.ID, above.ChildPrefix)
 		}
 		if i := slices.IndexFunc(descendants, unlike); i >= 0 {
-			p.add("parent", "ids below namespace %q must begin with %q, unlike %q", above.ID,
-				above.ChildPrefix, descendants[i].ID)
+			p.add("parent", "the ids of descendants of namespace %q must begin with %q, and %q "+
+				"does not", above.ID, above.ChildPrefix, descendants[i].ID)
 		}
 		if unlike(ns) {
-			p.add("id", "must begin with %q, because it is below namespace %q", above.ChildPrefix,
-				above.ID)
+			p.add("id", "must begin with %q, because of the child_prefix of namespace %q",
+				above.ChildPrefix, above.ID)
 		}
 	}
 }
 
-// A NamespacePatch changes what is not nil.
+// A NamespacePatch describes changes of a namespace. Nil fields change nothing.
 type NamespacePatch struct {
 	Name        *string
 	EditPolicy  *keystore.EditPolicy
-	Parent      *string // empty: none
+	Parent      *string // empty moves the namespace to the top level
 	Reach       *[]string
 	KeyRoles    *[]string
-	TokenPrefix *string // empty: the deployment's first
-	ChildPrefix *string // empty: none
+	TokenPrefix *string // empty stands for the first prefix in the configuration
+	ChildPrefix *string // empty allows all ids
 }
 
-func namespaceFor(auth authority, operation, id string, o ChangeOptions) (*keystore.Namespace, error) {
+// namespaceFor returns a namespace on which the caller may do an operation. It checks the version.
+func namespaceFor(
+	auth authority, operation, id string, o ChangeOptions,
+) (*keystore.Namespace, error) {
 	if err := auth.requireAnywhere(adminNamespaces, operation); err != nil {
 		return nil, err
 	}
@@ -243,13 +243,14 @@ func (k *Keystore) EditNamespace(
 		set(&after.ChildPrefix, patch.ChildPrefix)
 		after.Version++
 		after.Unreadable = ""
-		written := before.Unreadable == auth.policy.Defect(before) // reach and key_roles can be read
-		if !written && (patch.Reach == nil || patch.KeyRoles == nil) {
+		listsReadable := before.Unreadable == auth.policy.Defect(before)
+		if !listsReadable && (patch.Reach == nil || patch.KeyRoles == nil) {
 			return rowUnreadable("reach and key_roles", before.Unreadable)
 		}
 		if after.ChildPrefix != before.ChildPrefix &&
 			!auth.may(adminNamespaces, "create", cmp.Or(before.Parent, keystore.AnyNamespace)) {
-			return permissionRequired(adminNamespaces, "create") // else whom it binds could remove it
+			// Otherwise an administrator of the namespace could remove the restriction.
+			return permissionRequired(adminNamespaces, "create")
 		}
 		if after.Parent != before.Parent {
 			if err := auth.checkMove(before, after.Parent); err != nil {
@@ -263,11 +264,11 @@ func (k *Keystore) EditNamespace(
 		if err := tx.UpdateNamespace(&after); err != nil {
 			return err
 		}
-		then, err := k.checkCapacity(tx, auth, false)
+		changed, err := k.checkCapacity(tx, auth, false)
 		if err != nil {
 			return err
 		}
-		if err := auth.checkNewReach(then.policy); err != nil {
+		if err := auth.checkNewReach(changed.policy); err != nil {
 			return err
 		}
 		ns = &after
@@ -276,9 +277,9 @@ func (k *Keystore) EditNamespace(
 	return ns, p, err
 }
 
-// move refuses to put a namespace into another: it takes `*` and `admin:*` in the namespace itself,
-// held without the new parent's help, and to create namespaces in the new parent, or in `*` when it
-// is to have none (spec 7a.4).
+// checkMove checks that the caller may move a namespace to a new parent, empty for the top level.
+// It requires `*` and `admin:*` in the namespace itself, and `admin.namespaces:create` in the new
+// parent or, for the top level, in `*` (docs/authority.md, rule 9).
 func (a authority) checkMove(ns *keystore.Namespace, parent string) error {
 	if !a.may(adminNamespaces, "create", cmp.Or(parent, keystore.AnyNamespace)) {
 		return permissionRequired(adminNamespaces, "create")
@@ -286,17 +287,19 @@ func (a authority) checkMove(ns *keystore.Namespace, parent string) error {
 	return a.requireCover(ns.ID, false, keystore.MustParsePermissions("*", "admin:*"))
 }
 
-// reachMore refuses a policy under which keys' grants reach down to namespaces that they did not
-// reach before, unless the caller holds `*` there: it would give what others hold above.
-func (a authority) checkNewReach(then *keystore.Directory) error {
+// checkNewReach refuses a policy under which grants of keys reach a further namespace, unless the
+// caller has `*` there, because the change would give keys permissions in it (docs/authority.md,
+// rule 9).
+func (a authority) checkNewReach(after *keystore.Directory) error {
 	if a.root {
 		return nil
 	}
-	for above := range then.Namespaces() {
-		for _, ns := range then.ReachedFrom(above.ID) {
+	all := keystore.MustParsePermissions("*")
+	for above := range after.Namespaces() {
+		for _, ns := range after.ReachedFrom(above.ID) {
 			before := a.policy.Namespace(ns.ID)
 			if before != nil && !a.policy.Reaches(above.ID, before) {
-				if err := a.requireCover(ns.ID, false, keystore.MustParsePermissions("*")); err != nil {
+				if err := a.requireCover(ns.ID, false, all); err != nil {
 					return err
 				}
 			}
@@ -305,7 +308,7 @@ func (a authority) checkNewReach(then *keystore.Directory) error {
 	return nil
 }
 
-// DeleteNamespace removes an empty namespace and returns what it was.
+// DeleteNamespace deletes a namespace to which no other object refers, and returns it as it was.
 func (k *Keystore) DeleteNamespace(
 	ctx context.Context, c Caller, id string, o ChangeOptions,
 ) (*keystore.Namespace, node.Propagation, error) {
@@ -316,15 +319,15 @@ func (k *Keystore) DeleteNamespace(
 		}
 		if id == keystore.DefaultNamespace {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
-				Detail: "the namespace " + keystore.DefaultNamespace + " stays", ID: id}
+				Detail: "the namespace " + keystore.DefaultNamespace + " cannot be deleted", ID: id}
 		}
-		user, err := namespaceInUse(tx, auth, id)
+		use, err := namespaceInUse(tx, auth, id)
 		if err != nil {
 			return err
 		}
-		if user != "" {
+		if use != "" {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
-				Detail: fmt.Sprintf("the namespace is not empty: %s", user), ID: id}
+				Detail: fmt.Sprintf("the namespace is in use: %s", use), ID: id}
 		}
 		if err := tx.DeleteNamespace(id); err != nil {
 			return err
@@ -334,29 +337,29 @@ func (k *Keystore) DeleteNamespace(
 	return ns, p, err
 }
 
-// namespaceUser tells of something that keeps a namespace from being deleted, by its id where the
-// caller may read it; empty for nothing.
+// namespaceInUse describes an object that refers to a namespace, empty if there is none. It names
+// the object only if the caller may read it.
 func namespaceInUse(tx keystore.Tx, auth authority, id string) (string, error) {
-	told := func(reads bool, what, name, does string) string {
-		if reads {
-			return what + " " + name + " " + does
+	describe := func(mayRead bool, kind, name, use string) string {
+		if mayRead {
+			return kind + " " + name + " " + use
 		}
-		return "a " + what + " that the caller may not read " + does
+		return "a " + kind + " that the caller may not read " + use
 	}
 	for _, ns := range auth.policy.AllNamespaces() {
 		if ns.Parent == id {
-			return told(auth.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
-				"lies in it"), nil
+			return describe(auth.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
+				"is a child of it"), nil
 		}
 	}
 	for _, r := range auth.policy.AllRoles() {
 		if r.Namespace == id {
-			return told(auth.mayReadRole(id), "role", r.Name, "belongs to it"), nil
+			return describe(auth.mayReadRole(id), "role", r.Name, "belongs to it"), nil
 		}
 	}
 	for _, m := range auth.policy.AllMembers() {
 		if slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool { return g.Namespace == id }) {
-			return told(auth.visible(m) != nil, "member", m.ID, "has a grant in it"), nil
+			return describe(auth.visible(m) != nil, "member", m.ID, "has a grant in it"), nil
 		}
 	}
 	user, err := tx.NamespaceInUse(id)
@@ -367,6 +370,6 @@ func namespaceInUse(tx keystore.Tx, auth authority, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return told(auth.mayReadKey(key.ID, key.Namespace, key.Owner), "key", user,
-		"lives in it or has a grant in it; revoke and delete its keys first"), nil
+	return describe(auth.mayReadKey(key.ID, key.Namespace, key.Owner), "key", user,
+		"has its home or a grant in it; revoke and delete such keys first"), nil
 }

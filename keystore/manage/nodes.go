@@ -7,33 +7,31 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A NodeStatus is a node as the one that was asked sees it.
+// A NodeStatus is a node as another node sees it.
 type NodeStatus struct {
 	keystore.Node
-	Behind keystore.Revision // how many changes it has not acknowledged
-	Silent bool              // active, and not heard for as long as its lease
-	Self   bool              // it is the node that was asked
+	Behind keystore.Revision // the number of changes that it has not acknowledged
+	Silent bool              // active, but last seen longer ago than its lease lasts
+	Self   bool              // the node that answers
 }
 
-// ListNodes returns the nodes of the deployment, the oldest first. It takes the permission in all
-// namespaces (spec section 7a.5).
+// ListNodes returns the nodes of the deployment, oldest first. It requires `admin.nodes:read` in
+// all namespaces (docs/authority.md, rule 10).
 func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error) {
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if !auth.may(adminNodes, "read", keystore.AnyNamespace) {
-		refusal := permissionRequired(adminNodes, "read")
-		refusal.Detail += " in namespace " + keystore.AnyNamespace
-		return nil, refusal
+	if err := auth.requireEverywhere(adminNodes, "read"); err != nil {
+		return nil, err
 	}
 	nodes, err := k.Database().Nodes(ctx)
 	if err != nil {
 		return nil, k.StoreFailed("reading the nodes", err)
 	}
 	own := k.Incarnation()
-	// after what they had acknowledged
+	// Read after the nodes, so that no node has acknowledged more than the head.
 	head, err := k.Database().Renew(ctx, own, keystore.Position{})
 	if err != nil {
 		return nil, k.StoreFailed("reading the head of the change log", err)
@@ -42,7 +40,8 @@ func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error
 	var since time.Time
 	for i, n := range nodes {
 		list[i] = NodeStatus{Node: n, Self: n.Incarnation == own}
-		if s := &list[i]; s.Self { // alone, it tells nobody what it has applied, or that it lives
+		// A node that is alone does not write what it has applied, or when it was last alive.
+		if s := &list[i]; s.Self {
 			s.Acknowledged, s.Heard, since = k.Applied(), head.Now, n.Joined
 		}
 	}
@@ -51,7 +50,7 @@ func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error
 		s.Behind = max(0, head.Revision-s.Acknowledged)
 		heard := s.Heard
 		if heard.Before(since) {
-			heard = since // it may have been alone before this one came, with nobody to tell
+			heard = since // the other node may have been alone until this one joined
 		}
 		s.Silent = s.State == keystore.NodeActive && head.Now.Sub(heard) >= s.Lease
 	}

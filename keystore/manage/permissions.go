@@ -2,26 +2,29 @@ package manage
 
 import "github.com/caddy-apikeys/caddy-apikeys/keystore"
 
-// Permissions returns what a caller may do, by the namespaces that its grants name or take in; that
-// of [keystore.AnyNamespace] is in all of them.
+// Permissions returns a caller's permissions, by namespace: those in which its grants apply. The
+// permissions of [keystore.AnyNamespace] apply in all namespaces.
 func (k *Keystore) Permissions(c Caller) map[string][]keystore.Permission {
 	auth := k.authorityOf(c)
 	if auth.root {
-		return map[string][]keystore.Permission{keystore.AnyNamespace: keystore.MustParsePermissions("*", "admin:*")}
+		return map[string][]keystore.Permission{
+			keystore.AnyNamespace: keystore.MustParsePermissions("*", "admin:*")}
 	}
+	isKey := auth.keyGrants != nil
 	granted := auth.keyGrants
-	if granted == nil {
+	if !isKey {
 		granted = auth.memberGrants
 	}
-	may := make(map[string][]keystore.Permission)
-	for _, namespace := range auth.policy.Touched(granted, auth.keyGrants != nil) {
-		set := auth.policy.SetFor(granted, namespace, false, auth.keyGrants != nil)
-		if auth.keyGrants != nil && auth.memberGrants != nil {
-			set = keystore.Intersection(set, auth.policy.SetFor(auth.memberGrants, namespace, false, false))
+	permissions := make(map[string][]keystore.Permission)
+	for _, namespace := range auth.policy.Touched(granted, isKey) {
+		set := auth.policy.SetFor(granted, namespace, false, isKey)
+		if isKey && auth.memberGrants != nil {
+			set = keystore.Intersection(set,
+				auth.policy.SetFor(auth.memberGrants, namespace, false, false))
 		}
 		if list := set.Permissions(); len(list) > 0 {
-			may[namespace] = list
+			permissions[namespace] = list
 		}
 	}
-	return may
+	return permissions
 }

@@ -4,12 +4,11 @@ import (
 	"context"
 	"slices"
 
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// ListPrefixes returns the accepted prefixes, the one for new keys first, and the others that live
-// keys have. It requires `admin.keys:read` in all namespaces.
+// ListPrefixes returns the accepted token prefixes, that of new keys first, and the other prefixes
+// of valid keys. It requires `admin.keys:read` in all namespaces.
 func (k *Keystore) ListPrefixes(
 	ctx context.Context, c Caller,
 ) (accepted []string, others []node.OtherPrefix, err error) {
@@ -18,10 +17,8 @@ func (k *Keystore) ListPrefixes(
 		return nil, nil, err
 	}
 	defer done()
-	if !auth.may(adminKeys, "read", keystore.AnyNamespace) {
-		refusal := permissionRequired(adminKeys, "read")
-		refusal.Detail += " in namespace " + keystore.AnyNamespace
-		return nil, nil, refusal
+	if err := auth.requireEverywhere(adminKeys, "read"); err != nil {
+		return nil, nil, err
 	}
 	s := *k.Settings()
 	others, err = k.OtherPrefixes(ctx, s)

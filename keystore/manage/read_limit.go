@@ -10,33 +10,33 @@ import (
 )
 
 const (
-	// callerReads is how many reads of one caller use the database at the same time. The database
-	// has more connections for reads, so that another caller need not wait for these.
+	// maxCallerReads is how many reads of one caller use the database at the same time. The
+	// database has more connections for reads, so that other callers need not wait for them.
 	maxCallerReads = 2
-	// readTimeout bounds one read, including the wait for its turn.
+	// readTimeout bounds one read, including the wait for its start.
 	readTimeout = 10 * time.Second
 )
 
-// turns limits the concurrent reads of each caller. The zero value is ready for use.
+// A readLimiter limits the concurrent reads of each caller. The zero value is ready to use.
 type readLimiter struct {
-	mu sync.Mutex
-	of map[string]*callerReads // by actor; only of those who have or await a turn
+	mu      sync.Mutex
+	byActor map[string]*callerReads // only callers with running or waiting reads
 }
 
 type callerReads struct {
-	taken chan struct{}
-	users int // who have or await a turn
+	running chan struct{}
+	users   int // running and waiting reads
 }
 
-// take waits for a turn, which lasts until done is called.
-func (t *readLimiter) take(ctx context.Context, c Caller) (done func(), err error) {
-	own, leave := t.enter(c.Actor())
+// acquire waits until the caller may start a read. The read ends when done is called.
+func (l *readLimiter) acquire(ctx context.Context, c Caller) (done func(), err error) {
+	own, leave := l.enter(c.Actor())
 	select {
-	case own.taken <- struct{}{}:
+	case own.running <- struct{}{}:
 		if ctx.Err() == nil {
-			return func() { <-own.taken; leave() }, nil
+			return func() { <-own.running; leave() }, nil
 		}
-		<-own.taken
+		<-own.running
 	case <-ctx.Done():
 	}
 	leave()
@@ -47,24 +47,24 @@ func (t *readLimiter) take(ctx context.Context, c Caller) (done func(), err erro
 	return nil, ctx.Err()
 }
 
-// enter returns the turns of an actor. The caller must leave them.
-func (t *readLimiter) enter(actor string) (own *callerReads, leave func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.of == nil {
-		t.of = make(map[string]*callerReads)
+// enter returns the reads of an actor. The caller must call leave when it no longer uses them.
+func (l *readLimiter) enter(actor string) (own *callerReads, leave func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byActor == nil {
+		l.byActor = make(map[string]*callerReads)
 	}
-	own = t.of[actor]
+	own = l.byActor[actor]
 	if own == nil {
-		own = &callerReads{taken: make(chan struct{}, maxCallerReads)}
-		t.of[actor] = own
+		own = &callerReads{running: make(chan struct{}, maxCallerReads)}
+		l.byActor[actor] = own
 	}
 	own.users++
 	return own, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		if own.users--; own.users == 0 {
-			delete(t.of, actor)
+			delete(l.byActor, actor)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// withReads is a database some of whose reads do something first.
+// withReads is a database that calls functions before some reads.
 type withReads struct {
 	keystore.Database
 	keyByDigest, keys, auditChain func(context.Context) error
@@ -66,13 +66,12 @@ func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
 	return k, w
 }
 
-// One caller's reads wait for one another, and another caller's do not wait for them. What waits
-// for too long is told why.
+// TestReadsOfOneCaller checks that a caller's reads wait for each other but not for those of other
+// callers, and that a read that waits for too long is refused.
 func TestReadsOfOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := nodeWithReads(fleet.New(t))
-		_,
-			token := fleet.Mint(t, k,
+		_, token := fleet.Mint(t, k,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "read"}}}})
 		a, err := k.Lookup(ctx, token, time.Now())
 		if err != nil {
@@ -118,15 +117,14 @@ func TestReadsOfOneCaller(t *testing.T) {
 			t.Errorf("%d were refused, %d failed", busy.Load(), failed.Load())
 		}
 		db.keys = func(context.Context) error { return nil }
-		if keys, _,
-			err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
+		if keys, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
 			len(keys) != 1 {
 			t.Errorf("afterwards: %v, %v", keys, err)
 		}
 	})
 }
 
-// A node whose look-ups fail is not healthy, until one succeeds.
+// TestHealthOfLookups checks that a node is unhealthy while lookups fail.
 func TestHealthOfLookups(t *testing.T) {
 	k, db := nodeWithReads(fleet.New(t))
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
@@ -149,8 +147,8 @@ func TestHealthOfLookups(t *testing.T) {
 	fleet.Want(t, "afterwards", fleet.Ask(k, token), keystore.OK)
 }
 
-// An audit log that changes while it is read is read as it was at the beginning, or the reader is
-// told.
+// TestAuditChangesWhileItIsRead checks that reading the audit log either returns the log as it was
+// at the beginning or reports an error.
 func TestAuditChangesWhileItIsRead(t *testing.T) {
 	remove := func(d fleet.Fleet, where string) {
 		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
@@ -161,14 +159,13 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		change         func(t *testing.T, d fleet.Fleet, k *manage.Keystore)
 		verdict, error string
 	}{
-		{"longer", func(t *testing.T, _ fleet.Fleet,
-			k *manage.Keystore) {
+		{"longer", func(t *testing.T, _ fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
 		}, "", ""},
 		{"shorter", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "seq = 3") },
-			"row 3 is missing", "ends with row 2"},
+			"row 3 is missing", "rows after 2 are missing"},
 		{"empty", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "true") },
-			"row 1 is missing", "ends with row 0"},
+			"row 1 is missing", "rows after 0 are missing"},
 		{"another end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			remove(d, "seq = 3")
 			fleet.Mint(t, k, manage.KeySpec{})
@@ -178,7 +175,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		{"a gap at the end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
 			remove(d, "seq = 3")
-		}, "row 3 is missing", "ends with row 2"},
+		}, "row 3 is missing", "rows after 2 are missing"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			read := func(read func(k *manage.Keystore) error) error {
@@ -189,10 +186,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 				}
 				var once sync.Once
 				db.auditChain = func(context.Context) error {
-					once.Do(func() {
-						row.change(t, d,
-							k)
-					})
+					once.Do(func() { row.change(t, d, k) })
 					return nil
 				}
 				return read(k)
@@ -211,7 +205,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 			err = read(func(k *manage.Keystore) error {
 				return k.ExportAudit(ctx, fleet.Root, func(rows []keystore.AuditRow) error {
 					if last := rows[len(rows)-1].Seq; last > 3 {
-						t.Errorf("a row that came later: %d", last)
+						t.Errorf("a row from after the beginning: %d", last)
 					}
 					return nil
 				})
@@ -227,7 +221,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 	stop := errors.New("enough")
 	if err := k.ExportAudit(ctx, fleet.Root,
 		func([]keystore.AuditRow) error { return stop }); err != stop {
-		t.Errorf("an export that is stopped: %v", err)
+		t.Errorf("a stopped export: %v", err)
 	}
 	db.auditChain = func(context.Context) error { return fleet.ErrCut }
 	if err := k.ExportAudit(ctx, fleet.Root,

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// ListRoles returns the roles the caller may read, newest first, the built-in ones last. Whoever
-// may read roles anywhere may read the shared ones.
+// ListRoles returns the roles that the caller may read, newest first and built-in ones last. A
+// caller that may read roles in any namespace may read the shared ones.
 func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]keystore.Role, error) {
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
@@ -31,7 +31,7 @@ func (a authority) mayReadRole(namespace string) bool {
 		a.requireAnywhere(adminRoles, "read") == nil
 }
 
-// FindRole returns a role the caller may read.
+// FindRole returns a role that the caller may read.
 func (k *Keystore) FindRole(
 	ctx context.Context, c Caller, id keystore.RoleID,
 ) (*keystore.Role, error) {
@@ -46,7 +46,7 @@ func (k *Keystore) FindRole(
 	return &list[i], nil
 }
 
-// CreateRole makes one of spec's Namespace, Name, Description and Permissions.
+// CreateRole creates a role with the Namespace, Name, Description and Permissions of spec.
 func (k *Keystore) CreateRole(
 	ctx context.Context, c Caller, spec keystore.Role,
 ) (*keystore.Role, error) {
@@ -61,9 +61,11 @@ func (k *Keystore) CreateRole(
 }
 
 func createRole(tx keystore.Tx, auth authority, spec keystore.Role) (*keystore.Role, error) {
-	role := &keystore.Role{Namespace: spec.Namespace, Name: spec.Name,
-		Description: spec.Description,
-		Permissions: keystore.NewSet(spec.Permissions...).Permissions(), CreatedAt: tx.Now(), Version: 1}
+	role := &keystore.Role{
+		Namespace: spec.Namespace, Name: spec.Name, Description: spec.Description,
+		Permissions: keystore.NewSet(spec.Permissions...).Permissions(),
+		CreatedAt:   tx.Now(), Version: 1,
+	}
 	if !auth.may(adminRoles, "create", role.Namespace) {
 		return nil, permissionRequired(adminRoles, "create")
 	}
@@ -75,8 +77,9 @@ func createRole(tx keystore.Tx, auth authority, spec keystore.Role) (*keystore.R
 			(id.Namespace == role.Namespace || id.Namespace == keystore.AnyNamespace ||
 				role.Namespace == keystore.AnyNamespace) {
 			return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: fmt.Sprintf("a role %q exists in namespace %q; a name is shared or local, "+
-					"never both, whatever its case", id.Name, id.Namespace), ID: role.Name}
+				Detail: fmt.Sprintf("role %q already exists in namespace %q; role names differ "+
+					"in more than case, and the name of a shared role cannot be used in a "+
+					"namespace", id.Name, id.Namespace), ID: role.Name}
 		}
 	}
 	if err := auth.requireCover(role.Namespace, false, role.Permissions); err != nil {
@@ -85,7 +88,7 @@ func createRole(tx keystore.Tx, auth authority, spec keystore.Role) (*keystore.R
 	if err := tx.InsertRole(role); err != nil {
 		if errors.Is(err, keystore.ErrExists) {
 			return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: fmt.Sprintf("role %q exists in namespace %q", role.Name,
+				Detail: fmt.Sprintf("role %q already exists in namespace %q", role.Name,
 					role.Namespace), ID: role.Name}
 		}
 		return nil, err
@@ -99,7 +102,7 @@ func checkRole(r *keystore.Role, d *keystore.Directory) error {
 		p.namespace(d, "namespace", r.Namespace)
 	}
 	if !keystore.ValidRoleName(r.Name) {
-		p.add("name", "is a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
+		p.add("name", "must be a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
 	}
 	p.secret("name", r.Name)
 	p.text("description", r.Description, maxDescription)
@@ -110,24 +113,16 @@ func checkRole(r *keystore.Role, d *keystore.Directory) error {
 func (p *fieldErrors) permissions(list []keystore.Permission) {
 	switch {
 	case len(list) == 0:
-		p.add("permissions", "are none: a role gives something")
+		p.add("permissions", "must contain at least one permission")
 	case len(list) > maxPermissions:
-		p.add("permissions", "are more than %d", maxPermissions)
+		p.add("permissions", "must contain at most %d entries", maxPermissions)
 	}
 	for _, permission := range list {
 		p.secret("permissions", permission.Action)
 	}
 }
 
-// coverAll refuses what the caller does not hold in a namespace.
-func (a authority) requireCover(namespace string, wide bool, list []keystore.Permission) error {
-	if p, found := a.uncovered(namespace, wide, list, nil); found {
-		return exceedsCaller("%s in %s%s is more than the caller has", p, a.describe(namespace),
-			connectedSuffix(wide))
-	}
-	return nil
-}
-
+// roleFor returns a role on which the caller may do an operation. It checks the version.
 func roleFor(
 	auth authority, operation string, id keystore.RoleID, o ChangeOptions,
 ) (*keystore.Role, error) {
@@ -135,7 +130,8 @@ func roleFor(
 		return nil, err
 	}
 	role := auth.policy.Role(id)
-	if role == nil || !auth.mayReadRole(id.Namespace) && !auth.may(adminRoles, operation, id.Namespace) {
+	if role == nil || !auth.mayReadRole(id.Namespace) &&
+		!auth.may(adminRoles, operation, id.Namespace) {
 		return nil, notFound("role")
 	}
 	if !auth.may(adminRoles, operation, id.Namespace) {
@@ -143,8 +139,8 @@ func roleFor(
 	}
 	if role.Builtin {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "builtin",
-			Detail: "the role " + id.Name +
-				" comes with the product and cannot be changed; make another one", ID: id.Name}
+			Detail: "the role " + id.Name + " is built in and cannot be changed; create another " +
+				"role", ID: id.Name}
 	}
 	if err := o.check(role.Version); err != nil {
 		return nil, err
@@ -152,13 +148,13 @@ func roleFor(
 	return role, nil
 }
 
-// A RolePatch changes what is not nil.
+// A RolePatch describes changes of a role. Nil fields change nothing.
 type RolePatch struct {
 	Description *string
-	Permissions []keystore.Permission // all there are, for all who have the role
+	Permissions []keystore.Permission // replaces all permissions
 }
 
-// EditRole changes a role.
+// EditRole changes a role. The change applies to every key and member that has the role.
 func (k *Keystore) EditRole(
 	ctx context.Context, c Caller, id keystore.RoleID, patch RolePatch, o ChangeOptions,
 ) (*keystore.Role, node.Propagation, error) {
@@ -171,8 +167,8 @@ func (k *Keystore) EditRole(
 		after := *before
 		set(&after.Description, patch.Description)
 		if patch.Permissions != nil {
-			after.Permissions,
-				after.Unreadable = keystore.NewSet(patch.Permissions...).Permissions(), ""
+			after.Permissions = keystore.NewSet(patch.Permissions...).Permissions()
+			after.Unreadable = ""
 		} else if before.Unreadable != "" {
 			return rowUnreadable("permissions", before.Unreadable)
 		}
@@ -180,25 +176,25 @@ func (k *Keystore) EditRole(
 		if err := checkRole(&after, auth.policy); err != nil {
 			return err
 		}
-		where, err := roleUses(tx, auth, id)
+		uses, err := roleUses(tx, auth, id)
 		if err != nil {
 			return err
 		}
-		if err := auth.checkRoleUses(id.Namespace, where,
-			keystore.NewSet(slices.Concat(before.Permissions, after.Permissions)...)); err != nil {
+		both := keystore.NewSet(slices.Concat(before.Permissions, after.Permissions)...)
+		if err := auth.checkRoleUses(id.Namespace, uses, both); err != nil {
 			return err
 		}
 		if err := tx.UpdateRole(&after); err != nil {
 			return err
 		}
-		was := keystore.NewSet(before.Permissions...)
+		old := keystore.NewSet(before.Permissions...)
 		widens := slices.ContainsFunc(after.Permissions,
-			func(p keystore.Permission) bool { return !was.Covers(p) })
-		then, err := k.checkCapacity(tx, auth, !widens)
+			func(p keystore.Permission) bool { return !old.Covers(p) })
+		changed, err := k.checkCapacity(tx, auth, !widens)
 		if err != nil {
 			return err
 		}
-		if err := checkGrowOnly(tx, auth, then.policy, before, &after); err != nil {
+		if err := checkGrowOnly(tx, auth, changed.policy, before, &after); err != nil {
 			return err
 		}
 		role = &after
@@ -207,9 +203,9 @@ func (k *Keystore) EditRole(
 	return role, p, err
 }
 
-// roleHeld returns where grants of keys and members have a role.
+// roleUses returns where grants of keys and members contain a role.
 func roleUses(tx keystore.Tx, auth authority, id keystore.RoleID) ([]keystore.Reach, error) {
-	where, err := tx.RoleHeld(id)
+	uses, err := tx.RoleHeld(id)
 	if err != nil {
 		return nil, err
 	}
@@ -217,39 +213,40 @@ func roleUses(tx keystore.Tx, auth authority, id keystore.RoleID) ([]keystore.Re
 		for _, g := range m.Grants {
 			if slices.Contains(g.Roles, id.Name) &&
 				(g.Namespace == id.Namespace || id.Namespace == keystore.AnyNamespace) {
-				where = append(where,
+				uses = append(uses,
 					keystore.Reach{Namespace: g.Namespace, Connected: g.Connected})
 			}
 		}
 	}
-	return where, nil
+	return uses, nil
 }
 
-// governs refuses who does not cover a role wherever a grant takes it (spec 7a.3), nor where keys
-// reach with it.
-func (a authority) checkRoleUses(home string, where []keystore.Reach, s *keystore.Set) error {
-	for _, at := range append(where, keystore.Reach{Namespace: home}) {
-		if err := a.requireCover(at.Namespace, at.Connected, s.Permissions()); err != nil {
+// checkRoleUses checks that the caller's permissions cover those of a role in the role's own
+// namespace, wherever a grant uses the role, and in the descendants that the grants of keys reach
+// (docs/authority.md, rule 8).
+func (a authority) checkRoleUses(home string, uses []keystore.Reach, s *keystore.Set) error {
+	for _, use := range append(uses, keystore.Reach{Namespace: home}) {
+		if err := a.requireCover(use.Namespace, use.Connected, s.Permissions()); err != nil {
 			return err
 		}
-		if err := a.coverDescendants(at.Namespace, s.Data().Permissions()); err != nil {
+		if err := a.coverDescendants(use.Namespace, s.Data().Permissions()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// namedKeys is how many keys a refusal names.
-const namedKeys = 20
+// maxNamedKeys is how many keys a refusal names.
+const maxNamedKeys = 20
 
-// growsOnly refuses a change of a role that takes something from a key whose namespace lets keys
-// only grow. then is the policy after the change.
+// checkGrowOnly refuses a change of a role by which a key in a `grow_only` namespace would lose a
+// permission. changed is the policy after the change.
 func checkGrowOnly(
-	tx keystore.Tx, auth authority, then *keystore.Directory, before, after *keystore.Role,
+	tx keystore.Tx, auth authority, changed *keystore.Directory, before, after *keystore.Role,
 ) error {
-	now := keystore.NewSet(after.Permissions...)
+	kept := keystore.NewSet(after.Permissions...)
 	if !slices.ContainsFunc(before.Permissions,
-		func(p keystore.Permission) bool { return !now.Covers(p) }) {
+		func(p keystore.Permission) bool { return !kept.Covers(p) }) {
 		return nil
 	}
 	var homes []string
@@ -263,15 +260,15 @@ func checkGrowOnly(
 	}
 	var fields []keystore.FieldError
 	err := tx.KeysHolding(before.ID(), homes, func(key *keystore.Key) bool {
-		if lost := lostPermission(auth.policy, key.Grants, then, key.Grants); lost != "" {
-			who := "a key that the caller may not read"
+		if lost := lostPermission(auth.policy, key.Grants, changed, key.Grants); lost != "" {
+			name := "a key that the caller may not read"
 			if auth.mayReadKey(key.ID, key.Namespace, key.Owner) {
-				who = "key " + key.ID
+				name = "key " + key.ID
 			}
 			fields = append(fields, keystore.FieldError{Field: "permissions",
-				Detail: who + " would lose " + lost})
+				Detail: name + " would lose " + lost})
 		}
-		return len(fields) < namedKeys
+		return len(fields) < maxNamedKeys
 	})
 	if err == nil && len(fields) > 0 {
 		err = growOnlyError(fields, before.Name)
@@ -279,7 +276,7 @@ func checkGrowOnly(
 	return err
 }
 
-// DeleteRole removes a role that nobody has and returns what it was.
+// DeleteRole deletes a role that is not in use, and returns it as it was.
 func (k *Keystore) DeleteRole(
 	ctx context.Context, c Caller, id keystore.RoleID, o ChangeOptions,
 ) (*keystore.Role, node.Propagation, error) {
@@ -288,20 +285,20 @@ func (k *Keystore) DeleteRole(
 		if role, err = roleFor(auth, "delete", id, o); err != nil {
 			return err
 		}
-		where, err := roleUses(tx, auth, id)
+		uses, err := roleUses(tx, auth, id)
 		if err != nil {
 			return err
 		}
-		if len(where) > 0 {
+		if len(uses) > 0 {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
-				Detail: fmt.Sprintf("the role is in use in namespace %q; take it from the keys "+
-					"and members that have it first", where[0].Namespace), ID: id.Name}
+				Detail: fmt.Sprintf("the role is in use in namespace %q; remove it from the keys "+
+					"and members that have it first", uses[0].Namespace), ID: id.Name}
 		}
 		for _, ns := range auth.policy.AllNamespaces() {
 			if slices.Contains(ns.KeyRoles, id.Name) &&
 				(ns.ID == id.Namespace || id.Namespace == keystore.AnyNamespace) {
 				return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
-					Detail: fmt.Sprintf("keys of namespace %q have exactly this role; change its "+
+					Detail: fmt.Sprintf("namespace %q requires this role of its keys; change its "+
 						"key_roles first", ns.ID), ID: id.Name}
 			}
 		}

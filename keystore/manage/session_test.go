@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestSessions: a session that one node opened is as good on another as the member's token there,
-// and ended for both.
+// TestSessions checks that a session is valid on every node as long as the token it was opened
+// with, until it is closed.
 func TestSessions(t *testing.T) {
 	d := fleet.New(t)
 	here, hereDB := d.Node(node.Settings{})
@@ -53,7 +53,7 @@ func TestSessions(t *testing.T) {
 			got := a.Outcome
 			if a.Record != nil {
 				got = keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy()})
-				if got == keystore.Forbidden { // it holds nothing itself
+				if got == keystore.Forbidden { // the token itself has no grants
 					got = keystore.OK
 				}
 			}
@@ -64,7 +64,7 @@ func TestSessions(t *testing.T) {
 	}
 	first, second := open(), open()
 	if first == second {
-		t.Error("sessions can be guessed")
+		t.Error("two sessions have the same secret")
 	}
 	check(first, keystore.OK)
 	check(second, keystore.OK)
@@ -90,28 +90,29 @@ func TestSessions(t *testing.T) {
 	check(second, keystore.Revoked)
 	check(open(), keystore.OK)
 
-	// What no node has made is refused without the database.
-	made := open()
+	// A secret that no node has created for a session is refused without a database query.
+	session := open()
 	stranger, _ := fleet.New(t).Node(node.Settings{})
 	foreign, err := stranger.OpenSession(ctx, token)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, key := fleet.Mint(t, here, manage.KeySpec{Name: "k"})
-	asked := hereDB.Loads.Load()
-	for _, wrong := range []string{"", made[1:], made[:len(made)-1], made + "0", foreign, key} {
+	loads := hereDB.Loads.Load()
+	for _, wrong := range []string{"", session[1:], session[:len(session)-1],
+		session + "0", foreign, key} {
 		if a, err := here.LookupSession(ctx, wrong, time.Now()); err != nil ||
 			a.Outcome != keystore.Malformed {
 			t.Errorf("%v %v", a.Outcome, err)
 		}
 	}
-	if hereDB.Loads.Load() != asked {
-		t.Error("the database was asked")
+	if hereDB.Loads.Load() != loads {
+		t.Error("a forged secret was looked up in the database")
 	}
 }
 
-// TestSessionsOver: what has ended by itself is refused, and its row is removed.
-func TestSessionsOver(t *testing.T) {
+// TestExpiredSessions checks that an expired session is refused and that its row is deleted.
+func TestExpiredSessions(t *testing.T) {
 	k, db := fleet.New(t).Node(node.Settings{})
 	m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
 	if err != nil {
@@ -125,8 +126,8 @@ func TestSessionsOver(t *testing.T) {
 	now := k.Now()
 	const margin = 2 * time.Minute
 	for i, row := range []struct {
-		made, used time.Duration // ago
-		want       keystore.Outcome
+		created, used time.Duration // ago
+		want          keystore.Outcome
 	}{
 		{0, 0, keystore.OK},
 		{keystore.SessionLife - margin, keystore.SessionIdle - margin, keystore.OK},
@@ -138,7 +139,7 @@ func TestSessionsOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := keystore.Session{ID: keystore.DigestOf(secret), Token: token.Digest(),
-			CreatedAt: now.Add(-row.made), UsedAt: now.Add(-row.used)}
+			CreatedAt: now.Add(-row.created), UsedAt: now.Add(-row.used)}
 		if err := errors.Join(db.DeleteSession(ctx, s.ID), db.InsertSession(ctx, s)); err != nil {
 			t.Fatal(err)
 		}
@@ -146,9 +147,9 @@ func TestSessionsOver(t *testing.T) {
 		if err != nil || a.Outcome != row.want {
 			t.Errorf("row %d: %v %v", i, a.Outcome, err)
 		}
-		k.ForgetSessions()
+		k.DeleteExpiredSessions()
 		if _, err := db.Session(ctx, s.ID); (err == nil) != (row.want == keystore.OK) {
-			t.Errorf("row %d is there: %v", i, err)
+			t.Errorf("row %d: reading the session: %v", i, err)
 		}
 	}
 }

@@ -9,16 +9,16 @@ import (
 )
 
 const (
-	// sessionGrain is how far apart two uses lie to be written, and how often sessions that are
-	// over are removed.
+	// sessionUseInterval is how much time must pass between two uses of a session that are stored,
+	// and how often expired sessions are deleted.
 	sessionUseInterval = 5 * time.Minute
-	// sessionPrefix is what a session's secret begins with. It is made like a token, so that a
-	// forged one is refused without asking the database.
+	// sessionPrefix is the prefix of a session's secret. The secret has the format and the tag of a
+	// token, so that a forged one is refused without a database query.
 	sessionPrefix = "session"
 )
 
-// OpenSession makes a session of a member's token, which was just looked up and found alive, and
-// returns what the browser is to hold: a secret.
+// OpenSession creates a session for a member's token and returns the session's secret, for a
+// cookie. The token must have just been looked up and found valid.
 func (k *Keystore) OpenSession(ctx context.Context, token *keystore.Record) (string, error) {
 	secret, now := k.TokenKey().Generate(sessionPrefix, keystore.NewID()), k.Now()
 	s := keystore.Session{
@@ -30,8 +30,8 @@ func (k *Keystore) OpenSession(ctx context.Context, token *keystore.Record) (str
 	return secret.Reveal(), nil
 }
 
-// LookupSession is [Keystore.LookupMember] for the token that a session was opened with. A session
-// that is over or unknown is [keystore.Unknown].
+// LookupSession is [node.Node.LookupMember] for the token that a session was opened with. The
+// outcome of an expired or unknown session is [keystore.Unknown].
 func (k *Keystore) LookupSession(
 	ctx context.Context, session string, now time.Time,
 ) (node.Answer, error) {
@@ -58,14 +58,15 @@ func (k *Keystore) LookupSession(
 	}
 	if at.Sub(s.UsedAt) >= sessionUseInterval {
 		if err := k.Database().UseSession(ctx, s.ID, at); err != nil {
-			return node.Answer{}, k.StoreFailed("noting the use of a session", err)
+			return node.Answer{}, k.StoreFailed("storing the use of a session", err)
 		}
 	}
 	return a, nil
 }
 
-// CloseSession ends a session on every node. A session that does not exist is no error. It writes
-// only what it knows to be a session of this deployment: anybody can send a cookie.
+// CloseSession ends a session on every node. It is no error if the session does not exist. It
+// accesses the database only if the tag proves that this deployment created the session, because
+// anyone can send a cookie.
 func (k *Keystore) CloseSession(ctx context.Context, session string) error {
 	id, ok := k.sessionID(session)
 	if !ok {
@@ -77,13 +78,13 @@ func (k *Keystore) CloseSession(ctx context.Context, session string) error {
 		err = k.Database().DeleteSession(ctx, id)
 	}
 	if err != nil && !isNotFound(err) {
-		return k.StoreFailed("ending a session", err)
+		return k.StoreFailed("closing a session", err)
 	}
 	return nil
 }
 
-// sessionID returns the id of the session that a secret opens, if its tag proves that this
-// deployment made it for a session.
+// sessionID returns the id of the session with this secret. ok is false unless the tag proves that
+// this deployment created the secret for a session.
 func (k *Keystore) sessionID(session string) (id keystore.Digest, ok bool) {
 	secret, err := keystore.ParseToken(session)
 	if err != nil || secret.Prefix() != sessionPrefix || !k.TokenKey().Verify(secret) {
@@ -92,13 +93,13 @@ func (k *Keystore) sessionID(session string) (id keystore.Digest, ok bool) {
 	return secret.Digest(), true
 }
 
-// forgetSessions removes those that are over.
+// deleteExpiredSessions deletes sessions that were unused for too long or are too old.
 func (k *Keystore) deleteExpiredSessions(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, node.QueryTimeout)
 	defer cancel()
 	now := k.Now()
 	if err := k.Database().DeleteSessions(ctx, now.Add(-keystore.SessionIdle),
 		now.Add(-keystore.SessionLife)); err != nil {
-		_ = k.StoreFailed("removing sessions that are over", err)
+		_ = k.StoreFailed("deleting expired sessions", err)
 	}
 }

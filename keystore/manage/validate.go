@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Caps of spec section 7b.
+// Limits of fields: see docs/api_keys_admin.md, "Field limits".
 const (
 	maxName        = 200 // characters
 	maxGrants      = 100
@@ -23,11 +23,11 @@ const (
 	maxMetadata    = 4 << 10
 	maxReason      = 1000 // characters
 	maxDescription = 1000 // characters
-	// MaxGrace is how long a rotated token may overlap with the new one.
+	// MaxGrace is the maximum time for which a rotated token may stay valid.
 	MaxGrace = 30 * 24 * time.Hour
 )
 
-// problems collects what is wrong with the fields of a body, up to a hundred of them.
+// fieldErrors collects the errors of the fields of a request, at most 100.
 type fieldErrors []keystore.FieldError
 
 func (p *fieldErrors) add(field, format string, args ...any) {
@@ -41,53 +41,53 @@ func (p fieldErrors) err() error {
 		return nil
 	}
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: "invalid_fields",
-		Detail: "some fields are not valid",
-		Fields: p}
+		Detail: "some fields are not valid", Fields: p}
 }
 
 func (p *fieldErrors) text(field, s string, most int) {
 	switch {
 	case !utf8.ValidString(s):
-		p.add(field, "is not valid UTF-8")
+		p.add(field, "must be valid UTF-8")
 	case utf8.RuneCountInString(s) > most:
-		p.add(field, "is longer than %d characters", most)
+		p.add(field, "must contain at most %d characters", most)
 	case strings.ContainsFunc(s, unicode.IsControl):
-		p.add(field, "has control characters")
+		p.add(field, "must not contain control characters")
 	default:
 		p.secret(field, s)
 	}
 }
 
-// secret refuses a text with a token in it: everyone who may read the object or the audit log would
-// see the token.
+// secret refuses a text that contains a token. Everyone who may read the object or the audit log
+// would see the token.
 func (p *fieldErrors) secret(field, s string) {
 	if keystore.ContainsToken(s) {
 		p.add(field, "must not contain a token; if the token works, rotate its key")
 	}
 }
 
-// changedText checks a text if it has changed. An unchanged one may be older than a rule.
+// changedText checks a text if it has changed. An unchanged text may be older than a rule.
 func (p *fieldErrors) changedText(field, before, after string, most int) {
 	if before != after {
 		p.text(field, after, most)
 	}
 }
 
-// lastTime is the last one that RFC 3339, and so JSON, can write: years have four digits.
+// lastTime is the last time that RFC 3339 can express, because years have four digits.
 var lastTime = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC).Add(-time.Microsecond)
 
-// expiry checks the end of a key, zero for one that never expires.
+// expiry checks when a key expires; zero means never.
 func (p *fieldErrors) expiry(at, now time.Time) {
 	switch {
 	case at.IsZero():
 	case !at.After(now):
-		p.add("expires_at", "is not in the future")
+		p.add("expires_at", "must be in the future")
 	case at.After(lastTime):
-		p.add("expires_at", "must be before the year 10000 in UTC; leave it out for never")
+		p.add("expires_at",
+			"must be before the year 10000 in UTC; leave it out if the key never expires")
 	}
 }
 
-// texts checks m, except entries that are in before.
+// texts checks the names and values in m, except entries that are also in before.
 func (p *fieldErrors) texts(field string, before, m map[string]string) {
 	size := 0
 	for name, value := range m {
@@ -96,25 +96,25 @@ func (p *fieldErrors) texts(field string, before, m map[string]string) {
 			continue
 		}
 		if name == "" {
-			p.add(field, "has an empty name")
+			p.add(field, "must not contain an empty name")
 		}
 		if keystore.ContainsToken(name) {
 			p.secret(field, name)
 			continue
 		}
 		if strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name) {
-			p.add(field, "has a name with control characters")
+			p.add(field, "must not contain a name with control characters or invalid UTF-8")
 			continue
 		}
 		p.text(field+"."+name, value, maxMetadata)
 	}
 	if size > maxMetadata {
-		p.add(field, "is larger than %d bytes in all", maxMetadata)
+		p.add(field, "must contain at most %d bytes in total", maxMetadata)
 	}
 }
 
-// merged returns m with a patch merged into it (RFC 7396): nil removes a name. clear removes all
-// names first.
+// merged returns a copy of m with a patch merged into it (RFC 7396); nil removes a name. clear
+// removes all names of m first.
 func merged(m map[string]string, patch map[string]*string, clear bool) map[string]string {
 	out := make(map[string]string, len(m))
 	if !clear {
@@ -132,20 +132,23 @@ func merged(m map[string]string, patch map[string]*string, clear bool) map[strin
 
 func (p *fieldErrors) addresses(list []netip.Prefix) {
 	if len(list) > maxAddresses {
-		p.add("allowed_ips", "are more than %d", maxAddresses)
+		p.add("allowed_ips", "must contain at most %d entries", maxAddresses)
 		return
 	}
 	for i, a := range list {
 		if !a.IsValid() {
-			p.add(fmt.Sprintf("allowed_ips[%d]", i), "is not an address or a CIDR prefix")
+			p.add(fmt.Sprintf("allowed_ips[%d]", i), "must be an address or a CIDR prefix")
 		}
 	}
 }
 
-// grants checks those of a key homed in namespace, or of a member, whose home is empty. short says
-// that the first was given by the short form, as fields of the key. Of a namespace that the caller
-// knows nothing of nothing is said: whether it may give something there comes later.
-func (p *fieldErrors) grants(auth authority, namespace string, grants []keystore.Grant, short bool) {
+// grants checks the grants of a key with this home namespace, or of a member if home is empty.
+// short says that the first grant comes from fields of the key itself, which the errors then name.
+// It reports nothing about namespaces in which the caller has no permissions; checkGive refuses
+// grants there.
+func (p *fieldErrors) grants(
+	auth authority, home string, grants []keystore.Grant, short bool,
+) {
 	permissions, roles := 0, 0
 	for _, g := range grants {
 		permissions += len(g.Permissions)
@@ -153,17 +156,17 @@ func (p *fieldErrors) grants(auth authority, namespace string, grants []keystore
 	}
 	switch {
 	case len(grants) > maxGrants:
-		p.add("grants", "are more than %d", maxGrants)
+		p.add("grants", "must contain at most %d entries", maxGrants)
 		return
 	case permissions > maxPermissions:
-		p.add("permissions", "are more than %d", maxPermissions)
+		p.add("permissions", "must contain at most %d entries in total", maxPermissions)
 		return
 	case roles > maxRoles:
-		p.add("roles", "are more than %d", maxRoles)
+		p.add("roles", "must contain at most %d entries in total", maxRoles)
 		return
-	case permissions+roles == 0 && namespace != "":
+	case permissions+roles == 0 && home != "":
 		p.add("permissions",
-			"the key has none: give it some, or an access level, or roles, or grants")
+			"must not be empty unless the key has an access level, roles or grants")
 	}
 	seen := make(map[string]bool, len(grants))
 	for i, g := range grants {
@@ -175,7 +178,7 @@ func (p *fieldErrors) grants(auth authority, namespace string, grants []keystore
 			field = ""
 		}
 		if seen[g.Namespace] {
-			p.add(field+"namespace", "%q has a grant already", g.Namespace)
+			p.add(field+"namespace", "must differ in each grant; %q is repeated", g.Namespace)
 		}
 		seen[g.Namespace] = true
 		for _, permission := range g.Permissions {
@@ -184,46 +187,45 @@ func (p *fieldErrors) grants(auth authority, namespace string, grants []keystore
 		if !auth.hasAnyIn(g.Namespace) {
 			continue
 		}
-		if g.Namespace != keystore.AnyNamespace && (g.Namespace != namespace || namespace == "") {
+		if g.Namespace != keystore.AnyNamespace && (g.Namespace != home || home == "") {
 			p.namespace(auth.policy, field+"namespace", g.Namespace)
 		}
 		for _, r := range g.Roles {
 			if auth.policy.RoleSet(g.Namespace, r) == nil {
-				p.add(field+"roles",
-					"there is no role %q in namespace %q, and no shared one; create it first", r,
-					g.Namespace)
+				p.add(field+"roles", "role %q does not exist in namespace %q and is not shared; "+
+					"create it first", r, g.Namespace)
 			}
 		}
 	}
 }
 
-// mend refuses to write over what nobody could read.
-func rowUnreadable(field, why string) error {
+// rowUnreadable refuses a change that would keep the unreadable value of a field.
+func rowUnreadable(field, cause string) error {
 	var p fieldErrors
-	p.add(field, "cannot be read in the database (%s): say what they are to be", why)
+	p.add(field, "must be set, because the stored value cannot be read: %s", cause)
 	return p.err()
 }
 
 func (p *fieldErrors) namespace(d *keystore.Directory, field, id string) {
 	if d.Namespace(id) == nil {
-		p.add(field, "there is no namespace %q; create it first", id)
+		p.add(field, "namespace %q does not exist; create it first", id)
 	}
 }
 
-// owner leaves it to whether the caller acts for a member where it would not see that there is one.
+// owner checks that the owner of a key exists, if the caller may read all members. For other
+// callers checkActsFor refuses an owner that does not exist.
 func (p *fieldErrors) owner(auth authority, id string) {
 	if id != keystore.RootMember && auth.policy.Member(id) == nil &&
 		auth.may(adminMembers, "read", keystore.AnyNamespace) {
-		p.add("owner", "there is no member %q", id)
+		p.add("owner", "member %q does not exist", id)
 	}
 }
 
-// keyRoles checks the home grant against what its namespace says of the keys in it, and fills in
-// what was left open.
+// keyRoles checks the roles in a key's home grant against the KeyRoles of its home namespace. If
+// the key has no roles there, it adds those that the namespace requires.
 func (p *fieldErrors) keyRoles(home *keystore.Namespace, k *keystore.Key) {
 	if home != nil && home.Unreadable != "" {
-		p.add("namespace",
-			"its row cannot be read, so that nobody knows which roles its keys have: %s",
+		p.add("namespace", "must be readable, because it may require roles of its keys: %s",
 			home.Unreadable)
 	}
 	if home == nil || len(home.KeyRoles) == 0 {
@@ -232,7 +234,7 @@ func (p *fieldErrors) keyRoles(home *keystore.Namespace, k *keystore.Key) {
 	g := k.HomeGrant()
 	if home.KeyRoles[0] == keystore.AnyRole {
 		if g == nil || len(g.Roles) == 0 {
-			p.add("roles", "keys of namespace %q have at least one", home.ID)
+			p.add("roles", "must contain at least one role: namespace %q requires it", home.ID)
 		}
 		return
 	}
@@ -244,7 +246,7 @@ func (p *fieldErrors) keyRoles(home *keystore.Namespace, k *keystore.Key) {
 		g.Roles = slices.Clone(home.KeyRoles)
 	}
 	if !sameNames(g.Roles, home.KeyRoles) {
-		p.add("roles", "keys of namespace %q have exactly these: %s", home.ID,
+		p.add("roles", "must be exactly the roles that namespace %q requires: %s", home.ID,
 			strings.Join(home.KeyRoles, ", "))
 	}
 }
@@ -256,7 +258,7 @@ func sameNames(a, b []string) bool {
 	return slices.Equal(slices.Compact(a), slices.Compact(b))
 }
 
-// normalise brings grants into the form in which they are kept, that in the home namespace first.
+// normalise brings grants into the form in which they are stored, with the home grant first.
 func normalise(grants []keystore.Grant, home string) {
 	for i := range grants {
 		g := &grants[i]
@@ -276,7 +278,7 @@ func normalise(grants []keystore.Grant, home string) {
 	})
 }
 
-// normalise brings a key into the form in which it is kept.
+// normaliseKey brings a key into the form in which it is stored.
 func normaliseKey(k *keystore.Key) {
 	normalise(k.Grants, k.Namespace)
 	for i, a := range k.AllowedIPs {

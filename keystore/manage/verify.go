@@ -11,28 +11,30 @@ import (
 // A Verdict is the decision about a credential.
 type Verdict struct {
 	Outcome keystore.Outcome
-	Needed  string        // the permission it was decided for; empty: none
-	Key     *keystore.Key // nil unless there is one and the caller may read it
+	Needed  string        // the permission that was required, empty for none
+	Key     *keystore.Key // nil unless the key exists and the caller may read it
 }
 
-// A Question is a request that a credential would be sent with.
-type Question struct {
-	Namespace string // empty: the key's own
-	// Permission is what the request needs: `read`, `write`, `orders:read`, `orders:search`. Empty
-	// is `read` in Namespace or, without one, none: only whether the key is alive.
+// A VerifyRequest describes the request for which a credential is verified.
+type VerifyRequest struct {
+	Namespace string // default: the key's home
+	// Permission is the permission that the request requires, for example `read`, `write`,
+	// `orders:read` or `orders:search`. The default is `read` if Namespace is set. If neither is
+	// set, only the validity of the key is verified.
 	Permission string
-	// Need replaces Permission if it is not nil: a handler has determined what the request needs.
+	// Need replaces Permission unless it is nil. It is what a handler has found that the request
+	// requires.
 	Need   *keystore.Need
-	Client netip.Addr // where it comes from; the zero Addr: from where the key may be used
+	Client netip.Addr // the client's address; default: one from which the key is accepted
 }
 
-// Verify decides about a credential as the handler does, but for early data. The outcome is
-// [keystore.Unknown] unless the caller may read the key.
+// Verify decides about a credential as the `api_key` handler does, except that it does not check
+// for early data. The outcome is [keystore.Unknown] if the caller may not read the key.
 func (k *Keystore) Verify(
-	ctx context.Context, c Caller, credential string, about Question,
+	ctx context.Context, c Caller, credential string, r VerifyRequest,
 ) (Verdict, error) {
-	namespace := about.Namespace
-	alive := namespace == "" && about.Permission == "" && about.Need == nil
+	namespace := r.Namespace
+	onlyValidity := namespace == "" && r.Permission == "" && r.Need == nil
 	auth, done, err := k.beginRead(ctx, c)
 	if err != nil {
 		return Verdict{}, err
@@ -41,17 +43,17 @@ func (k *Keystore) Verify(
 	if err := auth.requireAnywhere(adminKeys, "read"); err != nil {
 		return Verdict{}, err
 	}
-	needed, err := parseNeed(about.Permission)
+	needed, err := parseNeed(r.Permission)
 	if err != nil {
 		var p fieldErrors
 		p.add("permission", "%v", err)
 		return Verdict{}, p.err()
 	}
-	if about.Need != nil {
-		needed = *about.Need
+	if r.Need != nil {
+		needed = *r.Need
 	}
 	var v Verdict
-	if !alive {
+	if !onlyValidity {
 		v.Needed = needed.String()
 	}
 	a, err := k.Lookup(ctx, keystore.TrimSecretToken(credential), time.Now())
@@ -71,10 +73,11 @@ func (k *Keystore) Verify(
 	policy := k.Policy()
 	q := keystore.Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(namespace),
 		Need: needed}
-	if q.Client = about.Client; !q.Client.IsValid() && len(a.Record.AllowedIPs) > 0 {
+	if q.Client = r.Client; !q.Client.IsValid() && len(a.Record.AllowedIPs) > 0 {
 		q.Client = a.Record.AllowedIPs[0].Addr()
 	}
-	if v.Outcome = keystore.Decide(a.Record, &q); alive && v.Outcome == keystore.Forbidden {
+	v.Outcome = keystore.Decide(a.Record, &q)
+	if onlyValidity && v.Outcome == keystore.Forbidden {
 		v.Outcome = keystore.OK
 	}
 	v.Key, err = k.Database().Key(ctx, a.Record.KeyID)
@@ -84,8 +87,8 @@ func (k *Keystore) Verify(
 	return v, nil
 }
 
-// parseNeed reads what a request would need. Which class an operation has is known to the handlers
-// alone, so that a set which holds only a class does not allow it here.
+// parseNeed parses a required permission. Only the handlers know the class of an operation, so a
+// class in the key's permissions does not allow the operation here.
 func parseNeed(s string) (keystore.Need, error) {
 	if s == "" {
 		return keystore.Need{Class: keystore.Read}, nil

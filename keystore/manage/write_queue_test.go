@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// TestSlicesWaitForChanges: a change waits for the slice that is being written, and for no other,
-// however many are waiting.
-func TestSlicesWaitForChanges(t *testing.T) {
+// TestBulkWaitsForSingleChanges checks that a single change waits for at most one transaction of a
+// bulk change, even if several are waiting.
+func TestBulkWaitsForSingleChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newWriteQueue()
 		var order []string
@@ -31,7 +31,7 @@ func TestSlicesWaitForChanges(t *testing.T) {
 				if err := q.enterBulk(t.Context()); err != nil {
 					t.Error(err)
 				}
-				did(fmt.Sprint("slice ", i))
+				did(fmt.Sprint("bulk ", i))
 				q.leaveBulk()
 			})
 		}
@@ -39,15 +39,15 @@ func TestSlicesWaitForChanges(t *testing.T) {
 		for range 3 {
 			leave := q.enter()
 			wg.Go(func() {
-				time.Sleep(time.Second) // it has to wait for the database
-				did("change")
+				time.Sleep(time.Second) // waiting for the database
+				did("single")
 				leave()
 			})
 		}
 		synctest.Wait()
 		q.leaveBulk()
 		wg.Wait()
-		if got := strings.Join(order[:3], ", "); got != "change, change, change" ||
+		if got := strings.Join(order[:3], ", "); got != "single, single, single" ||
 			len(order) != 9 {
 			t.Errorf("%v", order)
 		}
@@ -56,11 +56,11 @@ func TestSlicesWaitForChanges(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if err := q.enterBulk(ctx); err == nil {
-			t.Error("a slice did not wait for a change")
+			t.Error("a bulk change did not wait for a single change")
 		}
 		leave()
 		if err := q.enterBulk(t.Context()); err != nil {
-			t.Error("who gave up waiting keeps the turn")
+			t.Errorf("after a cancelled wait: %v", err)
 		}
 	})
 }

@@ -33,7 +33,7 @@ func TestRotatedOut(t *testing.T) {
 				if err != nil || answer.Record == nil || answer.Record.KeyID != key.ID {
 					t.Errorf("lookup: %+v %v", answer, err)
 				}
-				v, err := k.Verify(ctx, fleet.Root, token, manage.Question{})
+				v, err := k.Verify(ctx, fleet.Root, token, manage.VerifyRequest{})
 				if err != nil || v.Outcome != keystore.Rotated || v.Key == nil ||
 					v.Key.ID != key.ID {
 					t.Errorf("verify: %+v %v", v, err)
@@ -82,7 +82,7 @@ func TestVerifyRotatedForOthers(t *testing.T) {
 	if _, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0, manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	v, err := k.Verify(ctx, who, token, manage.Question{})
+	v, err := k.Verify(ctx, who, token, manage.VerifyRequest{})
 	if err != nil || v.Outcome != keystore.Unknown || v.Key != nil {
 		t.Errorf("%+v %v", v, err)
 	}

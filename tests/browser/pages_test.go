@@ -98,7 +98,7 @@ func TestPages(t *testing.T) {
 	page.Fill("Name", strings.Repeat("too long ", 30))
 	page.Click("Custom")
 	page.Click("Create key")
-	page.Sees("Is longer than 200 characters.")
+	page.Sees("Must contain at most 200 characters.")
 	shown(t, page, "key-new-errors")
 	page.Fill("Name", "Shop")
 	page.Click("orders:search")

@@ -1,3 +1,6 @@
+// Package fleet gives tests several nodes on one SQLite file, as separate processes would have
+// them. A [Fleet] opens the nodes, each with a [Faulty] database, and edits the file with SQL. The
+// functions of the package do what most tests do with a node: create keys, decide, revoke.
 package fleet
 
 import (
@@ -8,8 +11,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,197 +21,39 @@ import (
 )
 
 var (
+	// Root is the caller with all permissions.
 	Root = manage.Root("test")
+	// Read is the list with the permission `read` only.
 	Read = []keystore.Permission{{Action: "read"}}
 )
 
-var ErrCut = errors.New("cut off")
-
-// faulty is a node's way to the database, to be cut, slowed and counted.
-type Faulty struct {
-	keystore.Database
-	Cut   atomic.Bool // nothing gets through
-	Hangs atomic.Bool // nor does an error
-	Mute  atomic.Bool // the node reads, but does not acknowledge, nor hear of changes
-	// how far the database's clock is ahead of the truth, in nanoseconds
-	Ahead          atomic.Int64
-	Loads          atomic.Int64 // KeyByDigest and Session
-	Unacknowledged atomic.Bool  // Join writes its row, and fails; Confirm fails too
-	Silent         atomic.Bool  // the database has not answered for a while, until Confirm
-	SetLeaseHangs  atomic.Bool
-	Timeline       atomic.Value // string: the server's, unless nil
-	Stale          atomic.Pointer[StaleAnswer]
-	PolicyRows     atomic.Int64           // namespaces, roles and members that were read
-	WholePolicies  atomic.Int64           // how often all of them were read
-	slowPolicy     atomic.Int64           // how long that takes, in nanoseconds
-	BeforePolicy   atomic.Pointer[func()] // called once
-	BeforeUpdate   atomic.Pointer[func()] // called once
-	// called between the snapshot of KeyByDigest and its answer
-	Holding atomic.Pointer[func()]
-}
-
-// A staleAnswer is what KeyByDigest says.
-type StaleAnswer struct {
-	Key *keystore.Key
-	At  keystore.Position
-}
-
-func (f *Faulty) Renew(
-	ctx context.Context, inc string, at keystore.Position,
-) (keystore.Head, error) {
-	if f.Hangs.Load() {
-		<-ctx.Done()
-	}
-	if f.Cut.Load() || f.Mute.Load() || ctx.Err() != nil {
-		return keystore.Head{}, ErrCut
-	}
-	h, err := f.Database.Renew(ctx, inc, at)
-	h.Silent = f.Silent.Load()
-	if timeline, ok := f.Timeline.Load().(string); ok {
-		h.Timeline = timeline
-	}
-	h.Now = h.Now.Add(time.Duration(f.Ahead.Load()))
-	return h, err
-}
-
-func (f *Faulty) Join(ctx context.Context, n keystore.Node) error {
-	if f.Cut.Load() {
-		return ErrCut
-	}
-	err := f.Database.Join(ctx, n)
-	if f.Unacknowledged.Load() {
-		return ErrCut
-	}
-	return err
-}
-
-func (f *Faulty) Confirm(ctx context.Context, incarnation string) error {
-	if f.Unacknowledged.Load() {
-		return ErrCut
-	}
-	f.Silent.Store(false)
-	return f.Database.Confirm(ctx, incarnation)
-}
-
-func (f *Faulty) RenewPolicy(
-	ctx context.Context, since keystore.Position,
-) (*keystore.Policy, error) {
-	if before := f.BeforePolicy.Swap(nil); before != nil {
-		(*before)()
-	}
-	return f.read(f.Database.RenewPolicy(ctx, since))
-}
-
-func (f *Faulty) Policy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
-	p, err := f.read(f.Database.Policy(ctx, since))
-	if p != nil && p.Whole {
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(time.Duration(f.slowPolicy.Load())):
-		}
-	}
-	return p, err
-}
-
-func (f *Faulty) read(p *keystore.Policy, err error) (*keystore.Policy, error) {
-	if p != nil {
-		f.PolicyRows.Add(int64(len(p.Namespaces) + len(p.Roles) + len(p.Members)))
-		if p.Whole {
-			f.WholePolicies.Add(1)
-		}
-	}
-	return p, err
-}
-
-func (f *Faulty) Update(
-	ctx context.Context, change func(keystore.Tx) error,
-) (keystore.Revision, error) {
-	if before := f.BeforeUpdate.Swap(nil); before != nil {
-		(*before)()
-	}
-	return f.Database.Update(ctx, func(tx keystore.Tx) error { return change(countedTx{tx, f}) })
-}
-
-// countedTx counts what a transaction reads of the policy.
-type countedTx struct {
-	keystore.Tx
-	f *Faulty
-}
-
-func (t countedTx) Policy(since keystore.Position) (*keystore.Policy, error) {
-	return t.f.read(t.Tx.Policy(since))
-}
-
-func (f *Faulty) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
-	if f.SetLeaseHangs.Load() {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	if f.Cut.Load() {
-		return ErrCut
-	}
-	return f.Database.SetLease(ctx, incarnation, lease)
-}
-
-func (f *Faulty) KeyByDigest(
-	ctx context.Context, d keystore.Digest,
-) (*keystore.Key, keystore.Position, error) {
-	f.Loads.Add(1)
-	if f.Cut.Load() {
-		return nil, keystore.Position{}, ErrCut
-	}
-	if f.Hangs.Load() {
-		<-ctx.Done()
-		return nil, keystore.Position{}, ctx.Err()
-	}
-	k, r, err := f.Database.KeyByDigest(ctx, d)
-	if stale := f.Stale.Load(); stale != nil {
-		k, r = stale.Key, stale.At
-	}
-	if hold := f.Holding.Load(); hold != nil {
-		(*hold)()
-	}
-	return k, r, err
-}
-
-func (f *Faulty) Session(ctx context.Context, id keystore.Digest) (*keystore.Session, error) {
-	f.Loads.Add(1)
-	return f.Database.Session(ctx, id)
-}
-
-// holdOne holds the next load between its snapshot and its answer. It closes read when it is there,
-// and goes on when release is closed.
-func (f *Faulty) HoldOne() (read, release chan struct{}) {
-	read, release = make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	hold := func() { once.Do(func() { close(read); <-release }) }
-	f.Holding.Store(&hold)
-	return read, release
-}
-
+// Observer is a [node.Observer] that ignores everything.
 type Observer struct{}
 
+// LookedUp implements node.Observer.
 func (Observer) LookedUp(node.Tier, time.Duration) {}
 
+// Propagated implements node.Observer.
 func (Observer) Propagated(time.Duration) {}
 
-// A deployment is some nodes on one SQLite file, as separate processes are.
+// A Fleet is a deployment: nodes on one SQLite file.
 type Fleet struct {
 	testing.TB
-	Path string
+	Path string // of the file
 }
 
+// New returns a fleet without nodes. Its file does not exist yet.
 func New(t testing.TB) Fleet {
 	return Fleet{t, filepath.Join(t.TempDir(), "apikeys.db")}
 }
 
+// Node opens a node. It is closed when the test ends.
 func (d Fleet) Node(s node.Settings) (*manage.Keystore, *Faulty) {
 	d.Helper()
 	return d.NodeWith(Observer{}, s)
 }
 
-// nodeSlow is a node for which reading the whole policy takes some time.
+// NodeSlow opens a node for which reading a whole policy takes the time policy.
 func (d Fleet) NodeSlow(
 	policy time.Duration, s node.Settings,
 ) (*manage.Keystore, *Faulty) {
@@ -218,13 +61,14 @@ func (d Fleet) NodeSlow(
 	return d.OpenWith(Observer{}, s, Open, func(f *Faulty) { f.slowPolicy.Store(int64(policy)) })
 }
 
-// nodeBehind is a node that starts when the database's clock is behind the truth.
+// NodeBehind opens a node while the database's clock is behind by a duration.
 func (d Fleet) NodeBehind(behind time.Duration) (*manage.Keystore, *Faulty) {
 	d.Helper()
 	return d.OpenWith(Observer{}, node.Settings{}, Open,
 		func(f *Faulty) { f.Ahead.Store(-int64(behind)) })
 }
 
+// NodeWith opens a node with an observer.
 func (d Fleet) NodeWith(
 	o node.Observer, s node.Settings,
 ) (*manage.Keystore, *Faulty) {
@@ -244,9 +88,9 @@ func Open(
 	return manage.Open(ctx, db, nil, s, o, slog.New(slog.DiscardHandler))
 }
 
-// openWith opens a node with open, whose way to the database is made ready before.
+// OpenWith opens a node with open, after it has called prepare with the node's database.
 func (d Fleet) OpenWith(
-	o node.Observer, s node.Settings, open OpenFunc, ready func(*Faulty),
+	o node.Observer, s node.Settings, open OpenFunc, prepare func(*Faulty),
 ) (*manage.Keystore, *Faulty) {
 	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
@@ -254,7 +98,7 @@ func (d Fleet) OpenWith(
 		d.Fatal(err)
 	}
 	f := &Faulty{Database: db}
-	ready(f)
+	prepare(f)
 	k, err := open(context.Background(), f, s, o)
 	if err != nil {
 		d.Fatal(err)
@@ -267,6 +111,8 @@ func (d Fleet) OpenWith(
 	return k, f
 }
 
+// Mint creates a key, with the permission `read` in its home namespace unless spec has grants, and
+// returns it with its token.
 func Mint(t testing.TB, k *manage.Keystore, spec manage.KeySpec) (*keystore.Key, string) {
 	t.Helper()
 	if spec.Home == nil && spec.Grants == nil {
@@ -279,7 +125,7 @@ func Mint(t testing.TB, k *manage.Keystore, spec manage.KeySpec) (*keystore.Key,
 	return key, token.Reveal()
 }
 
-// ask decides about a read in the namespace `default`, as the handler does.
+// Ask decides about a request that reads in the namespace `default`, as the handler does.
 func Ask(k *manage.Keystore, token string) keystore.Outcome {
 	now := time.Now()
 	a, err := k.Lookup(context.Background(), token, now)
@@ -294,6 +140,7 @@ func Ask(k *manage.Keystore, token string) keystore.Outcome {
 			Namespace: k.Policy().Namespace("default")})
 }
 
+// Want reports an outcome that is not the expected one. what says what was decided.
 func Want(t testing.TB, what string, got, want keystore.Outcome) {
 	t.Helper()
 	if got != want {
@@ -301,6 +148,7 @@ func Want(t testing.TB, what string, got, want keystore.Outcome) {
 	}
 }
 
+// Revoke revokes a key as root.
 func Revoke(
 	t testing.TB, k *manage.Keystore, id string, wait time.Duration,
 ) node.Propagation {
@@ -313,7 +161,7 @@ func Revoke(
 	return p
 }
 
-// grants reads "ns=perm,perm" and "ns+=perm" (connected), separated by spaces.
+// Grants parses grants, separated by spaces: "ns=perm,perm", or "ns+=perm" for a connected grant.
 func Grants(t testing.TB, text string) (list []keystore.Grant) {
 	t.Helper()
 	for word := range strings.FieldsSeq(text) {
@@ -332,7 +180,7 @@ func Grants(t testing.TB, text string) (list []keystore.Grant) {
 	return list
 }
 
-// caller mints a key that manages and returns it as a caller.
+// Caller creates a key and returns it as a caller.
 func Caller(
 	t testing.TB, k *manage.Keystore, spec manage.KeySpec,
 ) (manage.Caller, *keystore.Key) {
@@ -348,6 +196,7 @@ func Caller(
 	return manage.KeyCaller(a.Record, "test"), key
 }
 
+// WithNamespaces opens a node of a new fleet that has these namespaces.
 func WithNamespaces(t testing.TB, ids ...string) *manage.Keystore {
 	t.Helper()
 	k, _ := New(t).Node(node.Settings{})
@@ -360,6 +209,7 @@ func WithNamespaces(t testing.TB, ids ...string) *manage.Keystore {
 	return k
 }
 
+// Code returns the code of a refusal, "ok" for nil, and the text of any other error.
 func Code(err error) string {
 	var e *keystore.Error
 	switch {
@@ -371,7 +221,7 @@ func Code(err error) string {
 	return err.Error()
 }
 
-// tamper runs SQL on the deployment's file, in one transaction.
+// Tamper runs SQL on the fleet's file, in one transaction.
 func (d Fleet) Tamper(statements ...string) {
 	d.Helper()
 	if err := d.Try(statements...); err != nil {
@@ -379,6 +229,7 @@ func (d Fleet) Tamper(statements ...string) {
 	}
 }
 
+// Try is Tamper that returns the error.
 func (d Fleet) Try(statements ...string) error {
 	db, err := sql.Open("sqlite", "file:"+d.Path+"?_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {
@@ -398,8 +249,8 @@ func (d Fleet) Try(statements ...string) error {
 	return tx.Commit()
 }
 
-// lose has the database go back to a revision, as a failover to a standby does that has not
-// received what came after.
+// Lose takes the database back to a revision, like a failover to a standby that has not received
+// later changes. The statements must undo the changes of the objects.
 func (d Fleet) Lose(after keystore.Revision, statements ...string) {
 	d.Helper()
 	at := fmt.Sprint(after)
