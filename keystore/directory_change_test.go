@@ -79,3 +79,30 @@ func TestUnreadableRows(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestDecideUnderNewDirectory checks that nothing is remembered of a directory in which the owner of
+// a key was still enabled. A change of a member keeps the namespaces, which is what is remembered by.
+func TestDecideUnderNewDirectory(t *testing.T) {
+	all := []Grant{{Namespace: "*", Permissions: MustParsePermissions("*")}}
+	enabled := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "acme"}, {ID: "other"}},
+		Members: []Member{{ID: "ada", Active: true, Grants: all}}})
+	disabled := enabled.With(&Policy{Members: []Member{{ID: "ada", Grants: all}},
+		Changed: []Object{{Kind: MemberObject, Name: "ada"}}}, nil)
+	record := NewRecord(&Key{Namespace: "acme", Owner: "ada", Active: true, Grants: all,
+		Secrets: []Secret{{Digest: Digest{1}}}}, Digest{1})
+	for i, step := range []struct {
+		policy    *Directory
+		namespace string
+		want      Outcome
+	}{
+		{enabled, "acme", OK}, {enabled, "other", OK},
+		{disabled, "acme", OwnerDisabled}, {disabled, "other", OwnerDisabled},
+		{enabled, "other", OK}, {disabled, "acme", OwnerDisabled}, {disabled, "other", OwnerDisabled},
+	} {
+		got := Decide(record, &Request{Now: noon.UnixNano(), Policy: step.policy,
+			Namespace: step.policy.Namespace(step.namespace)})
+		if got != step.want {
+			t.Errorf("step %d: %v, want %v", i, got, step.want)
+		}
+	}
+}

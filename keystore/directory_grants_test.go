@@ -1,7 +1,10 @@
 package keystore
 
 import (
+	"fmt"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -127,6 +130,121 @@ func TestTouched(t *testing.T) {
 		slices.Sort(got)
 		if !slices.Equal(got, test.want) {
 			t.Errorf("%+v: %v, want %v", test.grant, got, test.want)
+		}
+	}
+}
+
+// TestAdded checks that a grant is compared only with one that covers its namespaces.
+func TestAdded(t *testing.T) {
+	d := grantsDirectory()
+	read := MustParsePermissions("read")
+	for _, test := range []struct {
+		name          string
+		before, after Grant
+		want          int
+	}{
+		{"the same", Grant{Namespace: "acme", Permissions: read},
+			Grant{Namespace: "acme", Permissions: read}, 0},
+		{"in another namespace", Grant{Namespace: "team", Permissions: read},
+			Grant{Namespace: "acme", Permissions: read}, 1},
+		{"in children too", Grant{Namespace: "acme", Permissions: read},
+			Grant{Namespace: "acme", Permissions: read, Connected: true}, 1},
+		{"no longer in children", Grant{Namespace: "acme", Permissions: read, Connected: true},
+			Grant{Namespace: "acme", Permissions: read}, 0},
+	} {
+		if got := d.Added([]Grant{test.before}, &test.after); len(got) != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}
+
+func TestCompiledGrantsSize(t *testing.T) {
+	if got := (*CompiledGrants)(nil).Size(); got != 0 {
+		t.Errorf("nil: %d bytes", got)
+	}
+	size := func(grants ...Grant) int64 { return CompileGrants(grants, "").Size() }
+	none := size()
+	one := size(Grant{Namespace: "acme"})
+	if none < 200 || one < none+100 {
+		t.Errorf("%d bytes without grants, %d with one", none, one)
+	}
+	if got := size(Grant{Namespace: "acme"}, Grant{Namespace: "team"}); got < none+200 {
+		t.Errorf("two grants: %d bytes", got)
+	}
+	long := strings.Repeat("x", 100)
+	if got := size(Grant{Namespace: "acme", Roles: []string{long}}); got != one+300 {
+		t.Errorf("a text of 100 bytes: %d bytes instead of %d", got, one)
+	}
+	x, y := MustParsePermissions("a:x"), MustParsePermissions("a:y")
+	if got := size(Grant{Namespace: "acme", Permissions: x},
+		Grant{Namespace: "team", Permissions: y}); got < none+200+800 {
+		t.Errorf("two grants with a permission each: %d bytes", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	d := NewDirectory(&Policy{
+		Namespaces: []Namespace{{ID: "acme"}, {ID: "loop", Parent: "loop"}},
+		Roles: []Role{{Namespace: "acme", Name: "r",
+			Permissions: MustParsePermissions("read", "write")}},
+		Members: []Member{{ID: "ada", Active: true,
+			Grants: []Grant{{Namespace: "*", Permissions: MustParsePermissions("read")}}}},
+	})
+	grants := []Grant{
+		{Namespace: "acme", Permissions: MustParsePermissions("read"), Roles: []string{"r"}},
+		{Namespace: "loop", Permissions: MustParsePermissions("read")},
+	}
+	read, write := Permission{Action: "read"}, Permission{Action: "write"}
+	for _, test := range []struct {
+		owner     string
+		effective []Permission
+		cut       bool // write
+	}{
+		{RootMember, []Permission{read, write}, false},
+		{"ada", []Permission{read}, true},
+	} {
+		want := []Entitled{
+			{Namespace: "acme", Effective: test.effective, Sources: []Source{
+				{Permission: read, Own: true, Roles: []string{"r"}},
+				{Permission: write, Roles: []string{"r"}, Cut: test.cut},
+			}},
+			{Namespace: "loop", Sources: []Source{{Permission: read, Own: true, Cut: true}}},
+		}
+		if got := d.Explain(&Key{Owner: test.owner, Grants: grants}); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", test.owner, got, want)
+		}
+	}
+}
+
+// TestResolvedSetsAreBounded checks that a key that is used in many namespaces is remembered in a
+// limited number of them.
+func TestResolvedSetsAreBounded(t *testing.T) {
+	var p Policy
+	for i := range 3 * resolvedSets {
+		p.Namespaces = append(p.Namespaces, Namespace{ID: fmt.Sprint("n", i)})
+	}
+	d := NewDirectory(&p)
+	h := CompileGrants([]Grant{{Namespace: "*"}}, RootMember)
+	most := 0
+	for ns := range d.Namespaces() {
+		h.under(d, ns)
+		most = max(most, len(h.resolved.Load().sets))
+	}
+	if most != resolvedSets {
+		t.Errorf("%d sets, want %d", most, resolvedSets)
+	}
+}
+
+func TestEverywhere(t *testing.T) {
+	for _, test := range []struct {
+		grants []Grant
+		want   bool
+	}{
+		{nil, false}, {[]Grant{{Namespace: "acme"}}, false},
+		{[]Grant{{Namespace: "acme"}, {Namespace: AnyNamespace}}, true},
+	} {
+		if got := CompileGrants(test.grants, "").Everywhere(); got != test.want {
+			t.Errorf("%+v: %v", test.grants, got)
 		}
 	}
 }

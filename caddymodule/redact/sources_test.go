@@ -20,6 +20,24 @@ func TestQueryAndCookieOfOneName(t *testing.T) {
 	}
 }
 
+func TestNameThatEndsWithSpace(t *testing.T) {
+	sources := new(sourceSet).with([]Source{{Query, "my "}})
+	for _, name := range []string{"my+", "my%20", "my "} {
+		if got := sources.redactParams("/?" + name + "=secret"); got != "/?"+name+"=REDACTED" {
+			t.Errorf("%q: %q", name, got)
+		}
+	}
+}
+
+func TestParameterWithoutName(t *testing.T) {
+	sources := new(sourceSet).with([]Source{{Query, "key"}})
+	for _, text := range []string{"=secret", "/?=secret", "==", "="} {
+		if got := sources.redactParams(text); got != text {
+			t.Errorf("%q becomes %q", text, got)
+		}
+	}
+}
+
 // reflectedArray is an array whose items only encoding/json knows.
 type reflectedArray []any
 
