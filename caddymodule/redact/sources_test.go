@@ -38,6 +38,16 @@ func TestParameterWithoutName(t *testing.T) {
 	}
 }
 
+// TestPlusIsOnlySpace checks that + stands for a space in a name, and for nothing else.
+func TestPlusIsOnlySpace(t *testing.T) {
+	sources := new(sourceSet).with([]Source{{Query, "api_key"}, {Query, "my key"}})
+	for _, text := range []string{"/?api+key=abc", "/?my-key=abc"} {
+		if got := sources.redactParams(text); got != text {
+			t.Errorf("%q becomes %q", text, got)
+		}
+	}
+}
+
 // reflectedArray is an array whose items only encoding/json knows.
 type reflectedArray []any
 
