@@ -2,6 +2,7 @@
 
 GOLANGCI_LINT ?= v2.15.0
 STATICCHECK   ?= v0.8.2
+GREMLINS      ?= v0.6.0
 TRAEFIK       ?= v3.6.12
 BASE          ?= main
 FUZZTIME      ?= 10s
@@ -10,6 +11,8 @@ DURATION      ?= 30m
 SEED          ?= 0
 FAILOVERS     ?= 50
 STEPS         ?= 1000000
+PACKAGES      ?= keystore keystore/node keystore/manage caddymodule caddymodule/redact
+FILES         ?=
 
 # The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
 # It is also set for vet and lint of that module, so that each package is compiled once. The tests in
@@ -30,10 +33,11 @@ AXE = .run/axe/node_modules/axe-core/axe.min.js
 
 # The version is in the name, so that another one is installed beside it.
 GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
+MUTATOR  = .run/bin/gremlins-$(GREMLINS)
 
 .PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check vet \
 	staticcheck lint bench bench-fleet bench-keys faults pictures screenshots traefik property \
-	fuzz clean
+	fuzz mutate clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -144,6 +148,13 @@ property: ## Try STEPS random operations against the rules of authority; SEED re
 
 fuzz: ## Run each fuzz target for FUZZTIME
 	@scripts/fuzz $(FUZZTIME)
+
+$(MUTATOR):
+	GOBIN=$(CURDIR)/.run/bin go install github.com/go-gremlins/gremlins/cmd/gremlins@$(GREMLINS)
+	mv .run/bin/gremlins $@
+
+mutate: $(MUTATOR) ## List the one-operator changes of PACKAGES (or their FILES) that no test notices
+	@for package in $(PACKAGES); do scripts/mutate $(CURDIR)/$(MUTATOR) $$package $(FILES) || exit; done
 
 clean: ## Remove .run
 	rm -rf .run

@@ -435,62 +435,6 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 	}
 }
 
-func TestAdminSiteCaddyfile(t *testing.T) {
-	for text, want := range map[string]string{
-		"api_keys_admin /apikeys/*":                     "",
-		"api_keys_admin":                                "",
-		"api_keys_admin /apikeys*":                      "",
-		"api_keys_admin /api*":                          "",
-		"api_keys_admin *":                              "",
-		"api_keys_admin /apikeys/v1/*":                  "",
-		"@a path /APIKEYS/*\n\tapi_keys_admin @a":       "",
-		"@a host keys.example.com\n\tapi_keys_admin @a": "",
-		"api_keys_admin /keys/*": "api_keys_admin answers under /apikeys/ " +
-			"only, and its matcher matches only /keys/*: write `api_keys_admin` without one, at " +
-			"Caddyfile:2",
-		"@a {\n\t\tpath /keys/* /x\n\t\tmethod GET\n\t}\n\tapi_keys_admin @a": "its matcher matches only /keys/* /x",
-		"api_keys_admin x": `api_keys_admin: unexpected argument "x": put options in a block, at Caddyfile:2`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t}":                       "",
-		"api_keys_admin {\n\t\ttrust_user {header.Remote-User}\n\t}":                      "",
-		"api_keys_admin {\n\t\ttrust {http.auth.user.id}\n\t}":                            `unknown option "trust" in api_keys_admin: must be trust_user or realm, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user\n\t}":                                           `trust_user requires one argument, not 0, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id} {http.auth.user.name}\n\t}": `trust_user requires one argument, not 2, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}\n\t\ttrust_user " +
-			"{http.auth.user.id}\n\t}": `trust_user is given twice, as "{http.auth.user.id}" and "{http.auth.user.id}", at Caddyfile:4`,
-		"api_keys_admin {\n\t\ttrust_user {\n\t\t\tx\n\t\t}\n\t}":                      `trust_user accepts no block`,
-		"api_keys_admin {\n\t\trealm \"Acme Inc.\"\n\t}":                               "",
-		"api_keys_admin {\n\t\trealm\n\t}":                                             `realm requires one argument, not 0, at Caddyfile:3`,
-		"api_keys_admin {\n\t\trealm a\n\t\trealm b\n\t}":                              `realm is given twice, as "a" and "b", at Caddyfile:4`,
-		"api_keys_admin {\n\t\trealm `a\"b`\n\t}":                                      `realm: must be at most 100 ASCII characters without quotes and backslashes, this is "a\"b", at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user ada\n\t}":                                    `trust_user: "ada" must be a placeholder of the request, such as {http.auth.user.id}: otherwise all requests come from the same member, at Caddyfile:3`,
-		"api_keys_admin {\n\t\ttrust_user {env.USER}\n\t}":                             `trust_user: "{env.USER}" must be a placeholder of the request`,
-		"api_keys_admin {\n\t\ttrust_user {http.auth.user.id}{http.auth.user.id}\n\t}": `must be a placeholder of the request`,
-		"api_keys_admin {\n\t\ttrust_user {http.api_key.owner}\n\t}":                   `trust_user: {http.api_key.owner} describes a key, not an authenticated user: use {http.auth.user.id}, at Caddyfile:3`,
-	} {
-		_, err := tryAdapt("http://keys.example.com {\n\t" + text + "\n}\n")
-		if want == "" && err != nil || want != "" && !strings.Contains(errorText(err), want) {
-			t.Errorf("%s: %v", text, err)
-		}
-	}
-	config, err := tryAdapt("http://keys.example.com {\n\tapi_keys_admin {\n\t\ttrust_user " +
-		"{http.auth.user.id}\n\t}\n}\n")
-	if want := `{"handler":"api_keys_admin","trust_user":"{http.auth.user.id}"}`; err != nil ||
-		!strings.Contains(string(config), want) {
-		t.Errorf("%s, %v", config, err)
-	}
-	config, err = tryAdapt("http://keys.example.com {\n\trespond " +
-		"next\n\tapi_keys_admin\n\tapi_key\n}\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	order := []int{strings.Index(string(config), `"api_key"`),
-		strings.Index(string(config), `"api_keys_admin"`), strings.Index(string(config),
-			`"static_response"`)}
-	if order[0] < 0 || order[0] > order[1] || order[1] > order[2] {
-		t.Errorf("the handlers are not in order: %s", config)
-	}
-}
-
 // TestAdminSiteOutOfReach: where no request for /apikeys/ comes by, the site is not served without
 // a word.
 func TestAdminSiteOutOfReach(t *testing.T) {

@@ -1,0 +1,250 @@
+package keystore
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// grantsDirectory has acme, which reaches its child app, and a role r with orders:read.
+func grantsDirectory() *Directory {
+	return NewDirectory(&Policy{
+		Namespaces: []Namespace{{ID: "acme", Reach: []string{"app"}},
+			{ID: "app", Kind: "app", Parent: "acme"}, {ID: "team", Parent: "acme"},
+			{ID: "loop", Parent: "loop"}},
+		Roles: []Role{{Namespace: AnyNamespace, Name: "r",
+			Permissions: MustParsePermissions("orders:read")}},
+		Members: []Member{{ID: "ada", Active: true, Grants: []Grant{{Namespace: "acme"}}},
+			{ID: "bob"}},
+	})
+}
+
+func TestGrantsOf(t *testing.T) {
+	d := grantsDirectory()
+	if d.GrantsOf(RootMember) != nil {
+		t.Error("root is bounded")
+	}
+	if got := d.GrantsOf("ada"); got == NoGrants || got == nil {
+		t.Error("an active member has no grants")
+	}
+	for _, id := range []string{"bob", "eve"} {
+		if d.GrantsOf(id) != NoGrants {
+			t.Errorf("%s has grants", id)
+		}
+	}
+}
+
+func TestSetFor(t *testing.T) {
+	d := grantsDirectory()
+	read := MustParsePermissions("read")
+	admin := MustParsePermissions("admin.keys:read", "write")
+	for _, test := range []struct {
+		name      string
+		grant     Grant
+		namespace string
+		wide, key bool
+		want      string
+	}{
+		{"the namespace", Grant{Namespace: "acme", Permissions: read}, "acme", false, true, "read"},
+		{"another", Grant{Namespace: "team", Permissions: read}, "acme", false, true, ""},
+		{"a child", Grant{Namespace: "acme", Permissions: read}, "team", false, true, ""},
+		{"a connected child", Grant{Namespace: "acme", Permissions: read, Connected: true}, "team",
+			false, true, "read"},
+		{"a reached child", Grant{Namespace: "acme", Permissions: admin}, "app", false, true, "write"},
+		{"not reached by members", Grant{Namespace: "acme", Permissions: admin}, "app", false, false,
+			""},
+		{"everywhere", Grant{Namespace: "*", Permissions: read}, "team", false, true, "read"},
+		{"everywhere, unreadable", Grant{Namespace: "*", Permissions: read}, "loop", false, true,
+			"read"},
+		{"unreadable", Grant{Namespace: "loop", Permissions: read}, "loop", false, true, ""},
+		{"its role", Grant{Namespace: "acme", Roles: []string{"r", "gone"}}, "acme", false, true,
+			"orders:read"},
+		{"all children", Grant{Namespace: "acme", Permissions: read, Connected: true}, "acme", true,
+			true, "read"},
+		{"not all children", Grant{Namespace: "acme", Permissions: read}, "acme", true, true, ""},
+		{"all children of another", Grant{Namespace: "team", Permissions: read, Connected: true},
+			"acme", true, true, ""},
+		{"all children, unreadable", Grant{Namespace: "loop", Permissions: read, Connected: true},
+			"loop", true, true, ""},
+		{"everywhere, all children", Grant{Namespace: "*", Permissions: read}, "acme", true, true,
+			"read"},
+		{"all namespaces", Grant{Namespace: "*", Permissions: read}, AnyNamespace, false, true,
+			"read"},
+		{"one of all namespaces", Grant{Namespace: "acme", Permissions: read}, AnyNamespace, false,
+			true, ""},
+	} {
+		h := CompileGrants([]Grant{test.grant}, "")
+		if got := d.SetFor(h, test.namespace, test.wide, test.key).String(); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+	both := CompileGrants([]Grant{{Namespace: "acme", Permissions: read},
+		{Namespace: "*", Permissions: MustParsePermissions("write")}}, "")
+	if got := d.SetFor(both, "acme", false, true).String(); got != "read,write" {
+		t.Errorf("two grants: %q", got)
+	}
+}
+
+// TestAdds checks which grants are more than those before.
+func TestAdds(t *testing.T) {
+	d := grantsDirectory()
+	before := []Grant{{Namespace: "acme", Permissions: MustParsePermissions("read", "orders:*"),
+		Roles: []string{"viewer"}}, {Namespace: "team", Connected: true}}
+	for _, test := range []struct {
+		name  string
+		grant Grant
+		want  bool
+	}{
+		{"the same", before[0], false},
+		{"less", Grant{Namespace: "acme", Permissions: MustParsePermissions("orders:read")}, false},
+		{"a permission", Grant{Namespace: "acme", Permissions: MustParsePermissions("write")}, true},
+		{"a role that is covered now", Grant{Namespace: "acme", Roles: []string{"r"}}, true},
+		{"the same role", Grant{Namespace: "acme", Roles: []string{"viewer"}}, false},
+		{"children", Grant{Namespace: "acme", Connected: true}, true},
+		{"no children", Grant{Namespace: "team"}, false},
+		{"the same children", Grant{Namespace: "team", Connected: true}, false},
+		{"another namespace", Grant{Namespace: "app"}, true},
+	} {
+		if got := d.Adds(before, []Grant{test.grant}); got != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}
+
+func TestTouched(t *testing.T) {
+	d := grantsDirectory()
+	for _, test := range []struct {
+		grant Grant
+		key   bool
+		want  []string
+	}{
+		{Grant{Namespace: "acme"}, false, []string{"acme"}},
+		{Grant{Namespace: "acme"}, true, []string{"acme", "app"}},
+		{Grant{Namespace: "acme", Connected: true}, false, []string{"acme", "app", "team"}},
+		{Grant{Namespace: "acme", Connected: true}, true, []string{"acme", "app", "team"}},
+		{Grant{Namespace: "team", Connected: true}, true, []string{"team"}},
+	} {
+		got := d.Touched(CompileGrants([]Grant{test.grant}, ""), test.key)
+		slices.Sort(got)
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%+v: %v, want %v", test.grant, got, test.want)
+		}
+	}
+}
+
+// TestAdded checks that a grant is compared only with one that covers its namespaces.
+func TestAdded(t *testing.T) {
+	d := grantsDirectory()
+	read := MustParsePermissions("read")
+	for _, test := range []struct {
+		name          string
+		before, after Grant
+		want          int
+	}{
+		{"the same", Grant{Namespace: "acme", Permissions: read},
+			Grant{Namespace: "acme", Permissions: read}, 0},
+		{"in another namespace", Grant{Namespace: "team", Permissions: read},
+			Grant{Namespace: "acme", Permissions: read}, 1},
+		{"in children too", Grant{Namespace: "acme", Permissions: read},
+			Grant{Namespace: "acme", Permissions: read, Connected: true}, 1},
+		{"no longer in children", Grant{Namespace: "acme", Permissions: read, Connected: true},
+			Grant{Namespace: "acme", Permissions: read}, 0},
+	} {
+		if got := d.Added([]Grant{test.before}, &test.after); len(got) != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}
+
+func TestCompiledGrantsSize(t *testing.T) {
+	if got := (*CompiledGrants)(nil).Size(); got != 0 {
+		t.Errorf("nil: %d bytes", got)
+	}
+	size := func(grants ...Grant) int64 { return CompileGrants(grants, "").Size() }
+	none := size()
+	one := size(Grant{Namespace: "acme"})
+	if none < 200 || one < none+100 {
+		t.Errorf("%d bytes without grants, %d with one", none, one)
+	}
+	if got := size(Grant{Namespace: "acme"}, Grant{Namespace: "team"}); got < none+200 {
+		t.Errorf("two grants: %d bytes", got)
+	}
+	long := strings.Repeat("x", 100)
+	if got := size(Grant{Namespace: "acme", Roles: []string{long}}); got != one+300 {
+		t.Errorf("a text of 100 bytes: %d bytes instead of %d", got, one)
+	}
+	x, y := MustParsePermissions("a:x"), MustParsePermissions("a:y")
+	if got := size(Grant{Namespace: "acme", Permissions: x},
+		Grant{Namespace: "team", Permissions: y}); got < none+200+800 {
+		t.Errorf("two grants with a permission each: %d bytes", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	d := NewDirectory(&Policy{
+		Namespaces: []Namespace{{ID: "acme"}, {ID: "loop", Parent: "loop"}},
+		Roles: []Role{{Namespace: "acme", Name: "r",
+			Permissions: MustParsePermissions("read", "write")}},
+		Members: []Member{{ID: "ada", Active: true,
+			Grants: []Grant{{Namespace: "*", Permissions: MustParsePermissions("read")}}}},
+	})
+	grants := []Grant{
+		{Namespace: "acme", Permissions: MustParsePermissions("read"), Roles: []string{"r"}},
+		{Namespace: "loop", Permissions: MustParsePermissions("read")},
+	}
+	read, write := Permission{Action: "read"}, Permission{Action: "write"}
+	for _, test := range []struct {
+		owner     string
+		effective []Permission
+		cut       bool // write
+	}{
+		{RootMember, []Permission{read, write}, false},
+		{"ada", []Permission{read}, true},
+	} {
+		want := []EffectiveGrant{
+			{Namespace: "acme", Effective: test.effective, Sources: []Source{
+				{Permission: read, Own: true, Roles: []string{"r"}},
+				{Permission: write, Roles: []string{"r"}, Cut: test.cut},
+			}},
+			{Namespace: "loop", Sources: []Source{{Permission: read, Own: true, Cut: true}}},
+		}
+		if got := d.Explain(&Key{Owner: test.owner, Grants: grants}); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", test.owner, got, want)
+		}
+	}
+}
+
+// TestResolvedSetsAreBounded checks that a key that is used in many namespaces is remembered in a
+// limited number of them.
+func TestResolvedSetsAreBounded(t *testing.T) {
+	var p Policy
+	for i := range 3 * maxResolved {
+		p.Namespaces = append(p.Namespaces, Namespace{ID: fmt.Sprint("n", i)})
+	}
+	d := NewDirectory(&p)
+	h := CompileGrants([]Grant{{Namespace: "*"}}, RootMember)
+	most := 0
+	for ns := range d.Namespaces() {
+		h.under(d, ns)
+		most = max(most, len(h.resolved.Load().sets))
+	}
+	if most != maxResolved {
+		t.Errorf("%d sets, want %d", most, maxResolved)
+	}
+}
+
+func TestEverywhere(t *testing.T) {
+	for _, test := range []struct {
+		grants []Grant
+		want   bool
+	}{
+		{nil, false}, {[]Grant{{Namespace: "acme"}}, false},
+		{[]Grant{{Namespace: "acme"}, {Namespace: AnyNamespace}}, true},
+	} {
+		if got := CompileGrants(test.grants, "").Everywhere(); got != test.want {
+			t.Errorf("%+v: %v", test.grants, got)
+		}
+	}
+}
