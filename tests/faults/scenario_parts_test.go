@@ -81,7 +81,8 @@ func declaredDead(a *arena) {
 	a.warm(k)
 	node := fmt.Sprintf("incarnation = '%s'", a.incarnation(1))
 	a.psql(`CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-		CREATE TRIGGER lose BEFORE UPDATE OF beats ON nodes FOR EACH ROW WHEN (NEW.` + node + `) EXECUTE FUNCTION lose()`)
+		CREATE TRIGGER lose BEFORE UPDATE OF beats ON nodes
+			FOR EACH ROW WHEN (NEW.` + node + `) EXECUTE FUNCTION lose()`)
 	time.Sleep(a.lease * 3 / 4) // the node is silent, and renews its lease
 	a.hold(1, "renew.reply")
 	a.held(1, "renew.reply")
