@@ -1,9 +1,7 @@
 # `make` lists the targets. Everything they write is in .run, unless a target says otherwise.
 
 GOLANGCI_LINT ?= v2.15.0
-STATICCHECK   ?= v0.8.2
 TRAEFIK       ?= v3.6.12
-BASE          ?= main
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 30m
@@ -12,8 +10,7 @@ FAILOVERS     ?= 50
 STEPS         ?= 1000000
 
 # The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
-# It is also set for vet and lint of that module, so that each package is compiled once. The tests in
-# tests/ and the commands of Caddy that they call are only clients, and run without it.
+# The tests in tests/ and the commands of Caddy that they call are only clients, and run without it.
 # The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and
 # find nothing, since no memory of ours is read or written in them. The driver around them,
 # modernc.org/sqlite, stays instrumented.
@@ -31,9 +28,8 @@ AXE = .run/axe/node_modules/axe-core/axe.min.js
 # The version is in the name, so that another one is installed beside it.
 GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
 
-.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check vet \
-	staticcheck lint bench bench-fleet bench-keys faults pictures screenshots traefik property \
-	fuzz clean
+.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
+	bench-fleet bench-keys faults pictures screenshots traefik property fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -44,10 +40,11 @@ run: build ## Serve Caddyfile.example on this machine
 build: ## Build Caddy with this plugin as .run/caddy
 	go build $(LDFLAGS) -o .run/caddy ./cmd/caddy
 
-check: vet ## Check formatting, vet, lint, and test what differs from BASE; before each commit
-	@scripts/check $(BASE)
+# Without -race and -count, go test repeats only the packages whose code or files have changed.
+check: lint ## Check formatting, lint, and test what has changed; before each commit
+	go test ./...
 
-test: deps vet build caddy-race caddy-faults ## Run everything that must pass before a merge
+test: deps lint build caddy-race caddy-faults ## Run everything that must pass before a merge
 	@$(MAKE) --no-print-directory --jobs=2 test-unit test-blackbox
 
 # Both test targets run at the same time: tests of one wait while tests of the other compute.
@@ -77,24 +74,15 @@ $(AXE): tests/chromium/package-lock.json
 	mkdir -p .run/axe && cp tests/chromium/package.json tests/chromium/package-lock.json .run/axe
 	cd .run/axe && npm ci --ignore-scripts --no-audit --no-fund
 
-vet: staticcheck ## Check formatting, vet and lint both modules
+lint: $(GOLANGCI) ## Check formatting and run golangci-lint, which includes go vet and staticcheck
 	@scripts/formatted
-	go vet $(RACE) ./...
-	cd tests && go vet ./...
-	GOFLAGS="$(RACE)" .run/bin/staticcheck ./...
-	cd tests && ../.run/bin/staticcheck ./...
-
-staticcheck:
-	@GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	$(GOLANGCI) run ./...
+	cd tests && ../$(GOLANGCI) run ./...
 
 $(GOLANGCI):
 	GOBIN=$(CURDIR)/.run/bin go install \
 		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
 	mv .run/bin/golangci-lint $@
-
-lint: $(GOLANGCI) ## Run golangci-lint on both modules
-	$(GOLANGCI) run ./...
-	cd tests && ../$(GOLANGCI) run ./...
 
 bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -416,7 +417,7 @@ func (a *arena) redis(args ...any) any {
 	client := redis.NewClient(&redis.Options{Addr: a.Redis.Addr(), Protocol: 2})
 	defer client.Close()
 	answer, err := client.Do(a.t.Context(), args...).Result()
-	if err != nil && err != redis.Nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		a.t.Fatalf("redis: %v", err)
 	}
 	return answer
