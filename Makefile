@@ -1,10 +1,8 @@
 # `make` lists the targets. Everything they write is in .run, unless a target says otherwise.
 
 GOLANGCI_LINT ?= v2.15.0
-STATICCHECK   ?= v0.8.2
 GREMLINS      ?= v0.6.0
 TRAEFIK       ?= v3.6.12
-BASE          ?= main
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
 DURATION      ?= 30m
@@ -15,15 +13,14 @@ PACKAGES      ?= keystore keystore/node keystore/manage caddymodule caddymodule/
 FILES         ?=
 
 # The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
-# It is also set for vet and lint of that module, so that each package is compiled once. The tests in
-# tests/ and the commands of Caddy that they call are only clients, and run without it.
+# The tests in tests/ and the commands of Caddy that they call are only clients, and run without it.
 # The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and
 # find nothing, since no memory of ours is read or written in them. The driver around them,
 # modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
 # The packages in tests/ mostly wait, so one more than the number of processors runs at a time.
-PACKAGES = $(shell expr $$(nproc) + 1)
+JOBS = $(shell expr $$(nproc) + 1)
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
@@ -35,9 +32,8 @@ AXE = .run/axe/node_modules/axe-core/axe.min.js
 GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
 MUTATOR  = .run/bin/gremlins-$(GREMLINS)
 
-.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check vet \
-	staticcheck lint bench bench-fleet bench-keys faults pictures screenshots traefik property \
-	fuzz mutate clean
+.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
+	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -48,10 +44,11 @@ run: build ## Serve Caddyfile.example on this machine
 build: ## Build Caddy with this plugin as .run/caddy
 	go build $(LDFLAGS) -o .run/caddy ./cmd/caddy
 
-check: vet ## Check formatting, vet, lint, and test what differs from BASE; before each commit
-	@scripts/check $(BASE)
+# Without -race and -count, go test repeats only the packages whose code or files have changed.
+check: lint ## Check formatting, lint, and test what has changed; before each commit
+	go test ./...
 
-test: deps vet build caddy-race caddy-faults ## Run everything that must pass before a merge
+test: deps lint build caddy-race caddy-faults ## Run everything that must pass before a merge
 	@$(MAKE) --no-print-directory --jobs=2 test-unit test-blackbox
 
 # Both test targets run at the same time: tests of one wait while tests of the other compute.
@@ -61,7 +58,7 @@ test-unit: ## Run the tests of the main module
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		go test -p $(PACKAGES) -count 1 -timeout 40m ./...
+		go test -p $(JOBS) -count 1 -timeout 40m ./...
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
@@ -81,24 +78,15 @@ $(AXE): tests/chromium/package-lock.json
 	mkdir -p .run/axe && cp tests/chromium/package.json tests/chromium/package-lock.json .run/axe
 	cd .run/axe && npm ci --ignore-scripts --no-audit --no-fund
 
-vet: staticcheck ## Check formatting, vet and lint both modules
+lint: $(GOLANGCI) ## Check formatting and run golangci-lint, which includes go vet and staticcheck
 	@scripts/formatted
-	go vet $(RACE) ./...
-	cd tests && go vet ./...
-	GOFLAGS="$(RACE)" .run/bin/staticcheck ./...
-	cd tests && ../.run/bin/staticcheck ./...
-
-staticcheck:
-	@GOBIN=$(CURDIR)/.run/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	$(GOLANGCI) run ./...
+	cd tests && ../$(GOLANGCI) run ./...
 
 $(GOLANGCI):
 	GOBIN=$(CURDIR)/.run/bin go install \
 		github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
 	mv .run/bin/golangci-lint $@
-
-lint: $(GOLANGCI) ## Run golangci-lint on both modules
-	$(GOLANGCI) run ./...
-	cd tests && ../$(GOLANGCI) run ./...
 
 bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet

@@ -22,9 +22,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// FuzzAnything sends the same random requests to an interface on SQLite and to one on PostgreSQL: for
-// each operation of the OpenAPI document a body, parameters and headers that are nearly valid. No
-// answer is 5xx, both databases accept the same requests, and created objects can be listed.
+// FuzzAnything sends the same random requests to an interface on SQLite and to one on PostgreSQL:
+// for each operation of the OpenAPI document a body, parameters and headers that are nearly valid.
+// No answer is 5xx, both databases accept the same requests, and created objects can be listed.
 func FuzzAnything(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)
@@ -65,7 +65,9 @@ func FuzzAnything(f *testing.F) {
 				}
 			}
 		}
-		for _, path := range []string{"/keys?limit=1000", "/keys?sort=name", "/namespaces?limit=1000", "/roles?limit=1000", "/members?limit=1000", "/audit?limit=1000", "/audit/verify"} {
+		for _, path := range []string{"/keys?limit=1000", "/keys?sort=name",
+			"/namespaces?limit=1000", "/roles?limit=1000", "/members?limit=1000",
+			"/audit?limit=1000", "/audit/verify"} {
 			for i, d := range apis {
 				if a := d.call(t, root, "GET", path, nil); a.status != 200 {
 					t.Errorf("database %d: %s: %d %s", i, path, a.status, a.text)
@@ -335,8 +337,8 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 	return pick(s, "null", "1e999", strings.Repeat("[", deep)+strings.Repeat("]", deep))
 }
 
-// TestLastTime sends a time that JSON cannot represent, and which other systems use for never, to all
-// operations with an expiry.
+// TestLastTime sends a time that JSON cannot represent, and which other systems use for never, to
+// all operations with an expiry.
 func TestLastTime(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID

@@ -150,7 +150,7 @@ func (a *API) exportAudit(
 		case err == nil:
 			begin()
 		case begun:
-			a.refusal(out.Operation(), err) // which logs it
+			_ = a.refusal(out.Operation(), err) // logs it
 			panic(http.ErrAbortHandler)
 		default:
 			a.refuse(out, err)

@@ -22,8 +22,9 @@ func TestKeyCallers(t *testing.T) {
 		"minter":  `{"name":"minter","permissions":["read","admin.keys:create","admin.keys:read"]}`,
 		"manager": `{"name":"manager","permissions":["*","admin:*"]}`,
 		"acme":    `{"name":"acme","namespace":"acme","permissions":["*","admin:*"]}`,
-		"watcher": `{"name":"watcher","permissions":["read"],"grants":[{"namespace":"*","permissions":["admin.nodes:read"]}]}`,
-		"victim":  `{"name":"victim","access":"read_only"}`,
+		"watcher": `{"name":"watcher","permissions":["read"],
+			"grants":[{"namespace":"*","permissions":["admin.nodes:read"]}]}`,
+		"victim": `{"name":"victim","access":"read_only"}`,
 	} {
 		m := d.mint(t, root, body)
 		tokens[name], ids[name] = m.Token, m.Key.ID
@@ -136,7 +137,8 @@ func TestSelf(t *testing.T) {
 		t.Errorf("root: %s, want %s", a.text, want)
 	}
 	m := d.mint(t, root,
-		`{"name":"CI","permissions":["orders:read","orders:search"],"grants":[{"namespace":"*","access":"read_only"}]}`)
+		`{"name":"CI","permissions":["orders:read","orders:search"],
+			"grants":[{"namespace":"*","access":"read_only"}]}`)
 	c := d.caller(t, m.Token)
 	var self api.Self
 	a = d.call(t, c, "GET", "/self", nil)

@@ -93,8 +93,8 @@ func TestFieldTexts(t *testing.T) {
 		{"POST", "/keys", `{"name":"x","access":"read_only","expires_at":"soon"}`,
 			"expires_at: must be a time such as 2027-01-01T00:00:00Z"},
 		{"POST", "/keys", `{"name":"x","grants":[{"namespace":"a","acess":"read_only"}]}`,
-			"grants[0].acess: is unknown; must be one of: access, connected, namespace, permissions, " +
-				"roles"},
+			"grants[0].acess: is unknown; must be one of: access, connected, namespace, " +
+				"permissions, roles"},
 		{"PATCH", "/keys/aaaaaaaaaaaa", `{"grants":[{"namespace":"a","a.b":0}]}`,
 			"grants[0].a.b: is unknown; must be one of: access, connected, namespace, permissions, " +
 				"roles"},

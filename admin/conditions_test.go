@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestConditions checks If-Match and If-None-Match, which are lists of strong and weak tags (RFC 9110
-// §13.1). Caddy's `encode` adds the coding to a tag.
+// TestConditions checks If-Match and If-None-Match, which are lists of strong and weak tags (RFC
+// 9110 §13.1). Caddy's `encode` adds the coding to a tag.
 func TestConditions(t *testing.T) {
 	d := open(t)
 	for _, test := range []struct {

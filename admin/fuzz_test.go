@@ -13,15 +13,20 @@ func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
 		``, `{}`, `[]`, `null`, `0`, `"x"`, `{"`, readOnly, "\xff",
 		`{"name":null,"access":null,"grants":null,"metadata":null,"expires_at":null}`,
-		`{"name":"a","permissions":["orders:read"],"roles":[],"connected":true,"grants":[{"namespace":"*","access":"read_write"}]}`,
-		`{"name":"a","access":"read_only","expires_at":"9999-12-31T23:59:59.999999999+14:00","allowed_ips":["::/0","0.0.0.0/0"]}`,
-		`{"name":"a","access":"read_only","expires_at":"2037-01-01T00:00:00.123456789Z","metadata":{"":"","a":"\u2028"}}`,
+		`{"name":"a","permissions":["orders:read"],"roles":[],"connected":true,
+			"grants":[{"namespace":"*","access":"read_write"}]}`,
+		`{"name":"a","access":"read_only","expires_at":"9999-12-31T23:59:59.999999999+14:00",
+			"allowed_ips":["::/0","0.0.0.0/0"]}`,
+		`{"name":"a","access":"read_only","expires_at":"2037-01-01T00:00:00.123456789Z",
+			"metadata":{"":"","a":"\u2028"}}`,
 		`{"reason":"x","made":true}`, `{"grace":"24h"}`, `{"grace":"9223372036854775807ns"}`,
 		`{"token":"secret-token:x","namespace":"*","permission":"admin:*"}`,
-		`{"keys":[{"name":"a","access":"read_only","token":"credential"},null,{"name":"b","sha256":"00"}]}`,
+		`{"keys":[{"name":"a","access":"read_only","token":"credential"},null,
+			{"name":"b","sha256":"00"}]}`,
 		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":[]}`,
 		`{"rate_limit":{"requests":1e999},"quota":[[[]]]}`, `{"metadata":{"a":null}}`,
-		`{"add":[{"permissions":["write"]}],"remove":[{"namespace":"default","roles":["r"]}],"remove_namespaces":["*"]}`,
+		`{"add":[{"permissions":["write"]}],"remove":[{"namespace":"default","roles":["r"]}],
+			"remove_namespaces":["*"]}`,
 	} {
 		for op := range byte(11) {
 			f.Add(op, seed)
@@ -62,7 +67,8 @@ func FuzzBodies(f *testing.F) {
 // FuzzTargets requests arbitrary targets.
 func FuzzTargets(f *testing.F) {
 	for _, seed := range []string{"/keys", "/keys?limit=2&q=%00&status=active", "/keys?cursor=1_2",
-		"/keys?cursor=_", "/namespaces?cursor=MSBh", "/keys/%2e%2e", "/keys/a%2fb", "//keys", "/keys/\xff", "/?%zz", "/keys?q=%zz&q=1;2"} {
+		"/keys?cursor=_", "/namespaces?cursor=MSBh", "/keys/%2e%2e", "/keys/a%2fb", "//keys",
+		"/keys/\xff", "/?%zz", "/keys?q=%zz&q=1;2"} {
 		f.Add(seed)
 	}
 	d := open(f)

@@ -100,7 +100,8 @@ func TestImportRefusals(t *testing.T) {
 		{`{"name":"x","access":"read_only","token":"` + good + `"}`, "already_used", ""},
 		{`{"name":"x","access":"read_only","token":"credential-e","rate_limit":{"requests":1}}`,
 			"not_built", "rate_limit"},
-		{`{"name":"x","access":"read_only","token":"credential-f","expires_at":"2001-01-01T00:00:00Z"}`, "invalid_fields", "expires_at"},
+		{`{"name":"x","access":"read_only","token":"credential-f",` +
+			`"expires_at":"2001-01-01T00:00:00Z"}`, "invalid_fields", "expires_at"},
 		{`{"name":"x","access":"read_only","token":"credential-g","namespace":"nowhere"}`,
 			"invalid_fields", "nowhere"},
 		{`{"name":"x","token":"credential-h","permissions":["a b"]}`, "invalid_fields",
@@ -363,7 +364,9 @@ func TestImportByKey(t *testing.T) {
 	for name, line := range map[string]func(n int) string{
 		"many": goodLine,
 		"long": func(n int) string {
-			return fmt.Sprintf(`{"name":"k","access":"read_only","token":"legacy-%09d","metadata":{"a":"%s"}}`+"\n", n, long)
+			return fmt.Sprintf(
+				`{"name":"k","access":"read_only","token":"legacy-%09d","metadata":{"a":"%s"}}`+"\n",
+				n, long)
 		},
 	} {
 		body := &lines{next: line}

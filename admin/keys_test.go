@@ -35,11 +35,13 @@ func TestShape(t *testing.T) {
 	delete(key, "id")
 	delete(key, "created_at")
 	var want map[string]any
-	if err := json.Unmarshal(fmt.Appendf(nil, `{"name":"CI","namespace":"default","prefix":"ak_%s…","access":"read_only",
-		"grants":[{"namespace":"default","permissions":["read"],"roles":[],"connected":false}],"owner":"root","status":"active",
-		"active":true,"created_by":"root","expires_at":null,"revoked_at":null,"revoked_by":null,"revoke_reason":null,
-		"last_used_at":null,"secrets":[{"created_at":%q,"expires_at":null}],"allowed_ips":[],"rate_limit":null,"quota":null,
-		"metadata":{},"version":1}`, id[:8], createdAt), &want); err != nil {
+	if err := json.Unmarshal(fmt.Appendf(nil, `{
+		"name":"CI","namespace":"default","prefix":"ak_%s…","access":"read_only",
+		"grants":[{"namespace":"default","permissions":["read"],"roles":[],"connected":false}],
+		"owner":"root","status":"active","active":true,"created_by":"root","expires_at":null,
+		"revoked_at":null,"revoked_by":null,"revoke_reason":null,"last_used_at":null,
+		"secrets":[{"created_at":%q,"expires_at":null}],"allowed_ips":[],"rate_limit":null,
+		"quota":null,"metadata":{},"version":1}`, id[:8], createdAt), &want); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(key, want) {
@@ -64,10 +66,14 @@ func TestMint(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme-eu"}`).into(t, 201, new(api.Namespace))
-	got := d.mint(t, root, `{"name":"ERP","namespace":"acme","permissions":["orders:read","orders:read"],"connected":true,
-		"grants":[{"namespace":"acme-eu","access":"read_write"},{"namespace":"*","permissions":["admin.keys:read"]}],
-		"expires_at":"2037-01-01T02:00:00+02:00","allowed_ips":["10.1.2.3/8","192.0.2.7","::ffff:198.51.100.0/120","2001:db8::/32"],
-		"owner":"root","metadata":{"team":"erp"},"active":false,"rate_limit":null,"quota":null,"roles":[],"new_roles":[]}`).Key
+	got := d.mint(t, root, `{
+		"name":"ERP","namespace":"acme","permissions":["orders:read","orders:read"],
+		"connected":true,"grants":[{"namespace":"acme-eu","access":"read_write"},
+			{"namespace":"*","permissions":["admin.keys:read"]}],
+		"expires_at":"2037-01-01T02:00:00+02:00",
+		"allowed_ips":["10.1.2.3/8","192.0.2.7","::ffff:198.51.100.0/120","2001:db8::/32"],
+		"owner":"root","metadata":{"team":"erp"},"active":false,"rate_limit":null,"quota":null,
+		"roles":[],"new_roles":[]}`).Key
 	want := api.Key{
 		// see TestShape
 		ID: got.ID, CreatedAt: got.CreatedAt, Secrets: got.Secrets, Prefix: got.Prefix,
@@ -101,7 +107,8 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	d.call(t, root, "POST", "/keys", readOnly, "Idempotency-Key", "twice").into(t, 201, &m)
 
-	other := d.caller(t, d.mint(t, root, `{"name":"other","permissions":["admin.keys:create","read"]}`).Token)
+	other := d.caller(t, d.mint(t, root,
+		`{"name":"other","permissions":["admin.keys:create","read"]}`).Token)
 	d.call(t, other, "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201, &m)
 }
 
@@ -110,7 +117,8 @@ func TestEdit(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
 	key := d.mint(t, root,
-		`{"name":"a","access":"read_only","metadata":{"a":"1","b":"2"},"allowed_ips":["10.0.0.0/8"],"expires_at":"2037-01-01T00:00:00Z"}`).Key
+		`{"name":"a","access":"read_only","metadata":{"a":"1","b":"2"},
+			"allowed_ips":["10.0.0.0/8"],"expires_at":"2037-01-01T00:00:00Z"}`).Key
 	home := func(permissions ...string) []api.Grant {
 		return []api.Grant{{Namespace: "default", Permissions: permissions, Roles: []string{}}}
 	}
@@ -358,7 +366,8 @@ func TestNamespaces(t *testing.T) {
 	}
 	delete(got, "created_at")
 	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.",
-		"edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil, "child_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
+		"edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil,
+		"child_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	if a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/namespaces/acme" {
@@ -366,7 +375,8 @@ func TestNamespaces(t *testing.T) {
 	}
 	var edited api.NamespaceChanged
 	d.call(t, root, "PATCH", "/namespaces/acme",
-		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":null}`, "If-Match", `"1"`).into(t, 200, &edited)
+		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":null}`,
+		"If-Match", `"1"`).into(t, 200, &edited)
 	if n := edited.Namespace; n.Name != "Acme" || n.EditPolicy != "grow_only" || n.Version != 2 ||
 		!edited.Propagation.Complete {
 		t.Errorf("edited: %+v", edited)
@@ -472,9 +482,11 @@ func TestListByNamespace(t *testing.T) {
 	}
 	d.mint(t, root, `{"name":"home","namespace":"eu","access":"read_only"}`)
 	d.mint(t, root,
-		`{"name":"both","namespace":"eu","access":"read_only","grants":[{"namespace":"acme","access":"read_only"}]}`)
+		`{"name":"both","namespace":"eu","access":"read_only",
+			"grants":[{"namespace":"acme","access":"read_only"}]}`)
 	d.mint(t, root,
-		`{"name":"granted","namespace":"acme","access":"read_only","grants":[{"namespace":"eu","access":"read_only"}]}`)
+		`{"name":"granted","namespace":"acme","access":"read_only",
+			"grants":[{"namespace":"eu","access":"read_only"}]}`)
 	d.mint(t, root,
 		`{"name":"everywhere","namespace":"acme","grants":[{"namespace":"*","access":"read_only"}]}`)
 	for query, want := range map[string]string{
@@ -495,8 +507,8 @@ func TestListByNamespace(t *testing.T) {
 	}
 }
 
-// TestVerifyPath checks that the ruling of a handler decides first, then the key, and that the first
-// of several handlers that refuses decides.
+// TestVerifyPath checks that the ruling of a handler decides first, then the key, and that the
+// first of several handlers that refuses decides.
 func TestVerifyPath(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))

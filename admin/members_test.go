@@ -72,7 +72,9 @@ func TestMember(t *testing.T) {
 
 	var edited api.MemberChanged
 	d.call(t, root, "PATCH", path,
-		`{"name":"Ada L.","kind":"service","login":"ada","grants":[{"namespace":"*","access":"read_only"}],"active":false}`, "If-Match", `"3"`).into(t, 200, &edited)
+		`{"name":"Ada L.","kind":"service","login":"ada",
+			"grants":[{"namespace":"*","access":"read_only"}],"active":false}`,
+		"If-Match", `"3"`).into(t, 200, &edited)
 	if m := edited.Member; m.Name != "Ada L." || m.Kind != "service" || *m.Login != "ada" ||
 		m.Active || m.Version != 4 || len(m.Grants) != 1 || m.Grants[0].Namespace != "*" ||
 		edited.Token != "" {
@@ -190,7 +192,8 @@ func TestMemberCallers(t *testing.T) {
 		`{"name":"x","namespace":"acme","permissions":["*","admin.keys:read"],"owner":"`+
 			ids["viewer"]+`"}`)
 	d.call(t, d.caller(t, bound.Token), "GET", "/self", nil).into(t, 200, &self)
-	if want := map[string][]string{"acme": {"admin.keys:read"}}; !reflect.DeepEqual(self.Permissions, want) {
+	want := map[string][]string{"acme": {"admin.keys:read"}}
+	if !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions of a key whose owner is a viewer %v, want %v", self.Permissions, want)
 	}
 }

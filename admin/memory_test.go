@@ -24,7 +24,8 @@ func importLines(from, n int) string {
 	var b strings.Builder
 	for i := from; b.Len() < n; i++ {
 		fmt.Fprintf(&b,
-			`{"name":"key number %d","access":"read_only","token":"a-credential-that-is-%032d","metadata":{"team":"%s"}}`+"\n", i, i, strings.Repeat("x", 150))
+			`{"name":"key number %d","access":"read_only","token":"a-credential-that-is-%032d",`+
+				`"metadata":{"team":"%s"}}`+"\n", i, i, strings.Repeat("x", 150))
 	}
 	return b.String()
 }

@@ -13,7 +13,8 @@ func TestNamespaceTree(t *testing.T) {
 		`{"id":"acme","kind":"account","reach":["workspace"]}`).into(t, 201, new(api.Namespace))
 	var n api.Namespace
 	d.call(t, root, "POST", "/namespaces",
-		`{"id":"eu","kind":"workspace","parent":"acme","key_roles":["viewer"],"token_prefix":"ak"}`).into(t, 201, &n)
+		`{"id":"eu","kind":"workspace","parent":"acme","key_roles":["viewer"],"token_prefix":"ak"}`).
+		into(t, 201, &n)
 	if n.Parent == nil || *n.Parent != "acme" || !slices.Equal(n.KeyRoles, []string{"viewer"}) ||
 		n.TokenPrefix == nil || *n.TokenPrefix != "ak" {
 		t.Errorf("made: %+v", n)

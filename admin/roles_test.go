@@ -29,7 +29,8 @@ func TestRole(t *testing.T) {
 
 	// A change of the role takes effect at once for its keys.
 	key := d.mint(t, root,
-		`{"name":"ERP","namespace":"acme","roles":["billing"],"new_roles":[{"name":"shipping","permissions":["parcels:read"]}]}`)
+		`{"name":"ERP","namespace":"acme","roles":["billing"],
+			"new_roles":[{"name":"shipping","permissions":["parcels:read"]}]}`)
 	if g := key.Key.Grants; len(g) != 1 ||
 		!slices.Equal(g[0].Roles, []string{"billing", "shipping"}) || len(g[0].Permissions) != 0 ||
 		key.Key.Access != "custom" {
@@ -60,7 +61,8 @@ func TestRole(t *testing.T) {
 	}
 	var edited api.KeyChanged
 	d.call(t, root, "PATCH", "/keys/"+key.Key.ID,
-		`{"roles":["shipping"],"new_roles":[{"name":"returns","permissions":["parcels:write"]}]}`).into(t, 200, &edited)
+		`{"roles":["shipping"],"new_roles":[{"name":"returns","permissions":["parcels:write"]}]}`).
+		into(t, 200, &edited)
 	if outcome("parcels:write") != "ok" || outcome("invoices:read") != "forbidden" {
 		t.Errorf("other roles: %+v", edited.Key.Grants)
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// TestOldTextsWithTokens checks that a key with a token in its name and metadata, stored before these
-// were refused, can be deactivated, renamed and revoked.
+// TestOldTextsWithTokens checks that a key with a token in its name and metadata, stored before
+// these were refused, can be deactivated, renamed and revoked.
 func TestOldTextsWithTokens(t *testing.T) {
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {

@@ -32,8 +32,8 @@ import (
 // stalledClients exceeds the number of read connections to the database.
 const stalledClients = 16
 
-// TestStalledClients checks that clients that do not read an export or do not finish an import do not
-// block others: uncached keys are looked up, lists are answered, and a revoke completes.
+// TestStalledClients checks that clients that do not read an export or do not finish an import do
+// not block others: uncached keys are looked up, lists are answered, and a revoke completes.
 func TestStalledClients(t *testing.T) {
 	for name, empty := range map[string]func(t *testing.T) keystore.Database{
 		"SQLite": func(t *testing.T) keystore.Database {
@@ -99,8 +99,8 @@ func fillAudit(t *testing.T, db keystore.Database) {
 	}
 }
 
-// TestStalledExportEnds checks that an export stops, and logs it, if its client does not read a page
-// in time.
+// TestStalledExportEnds checks that an export stops, and logs it, if its client does not read a
+// page in time.
 func TestStalledExportEnds(t *testing.T) {
 	for name, stall := range map[string]func(*testing.T,
 		*httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {

@@ -96,8 +96,8 @@ func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	return nodes, err
 }
 
-// TestPending checks the answer 202 while a node may use the previous state. It names the node and its
-// time limit.
+// TestPending checks the answer 202 while a node may use the previous state. It names the node and
+// its time limit.
 func TestPending(t *testing.T) {
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {
@@ -123,8 +123,8 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// TestStoreFails checks that operations that need the failing database get 503 with the cause only in
-// the log, and that they work again afterwards.
+// TestStoreFails checks that operations that need the failing database get 503 with the cause only
+// in the log, and that they work again afterwards.
 func TestStoreFails(t *testing.T) {
 	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
 	if err != nil {

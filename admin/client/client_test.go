@@ -83,7 +83,8 @@ func TestRequests(t *testing.T) {
 				Limit: 7})
 			return err
 		},
-			"GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
+			"GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc" +
+				"&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
 		{"find, escaped", func(c *client.Client) error {
 			_, err := c.FindKey(ctx, "a/b?c")
 			return err
@@ -198,7 +199,8 @@ func TestRequests(t *testing.T) {
 				Object: "K", From: at, Cursor: "x", Limit: 7})
 			return err
 		},
-			"GET /apikeys/v1/audit?action=key.mint&actor=root&cursor=x&from=2027-01-01T00%3A00%3A00Z&limit=7&object=K", "", ""},
+			"GET /apikeys/v1/audit?action=key.mint&actor=root&cursor=x" +
+				"&from=2027-01-01T00%3A00%3A00Z&limit=7&object=K", "", ""},
 		{"verify audit", func(c *client.Client) error { _, err := c.VerifyAudit(ctx); return err },
 			"GET /apikeys/v1/audit/verify", "", ""},
 		{"verify", func(c *client.Client) error {
@@ -309,7 +311,9 @@ func TestRefusals(t *testing.T) {
 		code              string
 	}{
 		{"fields", 422, api.Problems,
-			`{"title":"T","code":"invalid","detail":"D","errors":[{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`, "name: is empty; access: is unknown", "invalid"},
+			`{"title":"T","code":"invalid","detail":"D","errors":[
+				{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`,
+			"name: is empty; access: is unknown", "invalid"},
 		{"detail", 409, api.Problems + "; charset=utf-8",
 			`{"title":"T","detail":"D","code":"already_made","id":"K"}`, "D", "already_made"},
 		{"title", 401, api.Problems, `{"title":"T","code":"invalid_key"}`, "T", "invalid_key"},

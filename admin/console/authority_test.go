@@ -11,12 +11,13 @@ import (
 	"golang.org/x/net/html"
 )
 
-// TestKeyPermissions checks that pages offer only permitted actions, and that forged forms for others
-// are refused.
+// TestKeyPermissions checks that pages offer only permitted actions, and that forged forms for
+// others are refused.
 func TestKeyPermissions(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
-	all := "admin.keys:create,admin.keys:read,admin.keys:update,admin.keys:revoke,admin.keys:delete,admin.roles:read,admin.roles:create,read,write"
+	all := "admin.keys:create,admin.keys:read,admin.keys:update,admin.keys:revoke," +
+		"admin.keys:delete,admin.roles:read,admin.roles:create,read,write"
 	without := func(permission string) string {
 		return "default=" + strings.Join(slices.DeleteFunc(strings.Split(all, ","),
 			func(p string) bool { return p == permission }), ",")
@@ -164,7 +165,8 @@ func TestKeyPermissions(t *testing.T) {
 	}
 	p := s.person(t)
 	p.signIn(token).want(200, "Mine").lacks("victim", "Create key")
-	p.get("/apikeys/keys/"+k.ID).want(200, "the owner lacks it").lacks("/edit", "/rotate", "/active")
+	p.get("/apikeys/keys/"+k.ID).want(200, "the owner lacks it").
+		lacks("/edit", "/rotate", "/active")
 	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "Key revoked")
 	if s.alive(t, secret.Reveal()) {
 		t.Error("the key is still valid")
@@ -182,7 +184,8 @@ func TestExceeds(t *testing.T) {
 		keystore.Role{Namespace: "default", Name: "writer",
 			Permissions: permissions(t, "read", "write")})
 	p := s.signedIn(t, "Small",
-		"default=admin.keys:create,admin.keys:read,admin.keys:update,admin.roles:read,admin.roles:create,read,refunds:*")
+		"default=admin.keys:create,admin.keys:read,admin.keys:update,admin.roles:read,"+
+			"admin.roles:create,read,refunds:*")
 	barred := func(path string) (list []string) {
 		each(p.get(path).want(200).Doc, func(n *html.Node) {
 			if has(n, "disabled") {
@@ -214,8 +217,8 @@ func TestExceeds(t *testing.T) {
 	}
 	roles(t, s, keystore.Role{Namespace: "default", Name: "sender",
 		Permissions: permissions(t, "write")})
-	// The key's permissions cover the rest, except for roles that it lacks: naming a role also gives
-	// permissions that are added to the role later.
+	// The key's permissions cover the rest, except for roles that it lacks: naming a role also
+	// gives permissions that are added to the role later.
 	want = []string{"roles client-admin", "roles developer", "roles viewer", "roles sender"}
 	for _, p := range []string{"*", "orders:*", "orders:search", "orders:write"} {
 		want = append(want, "new_roles[0].permissions "+p)

@@ -54,7 +54,8 @@ func (a *answer) check() {
 			if at.Key == "style" || strings.HasPrefix(at.Key, "on") {
 				a.t.Errorf("%s: %s has the attribute %s", a.At, n.Data, at.Key)
 			}
-			for _, refers := range []string{"for", "aria-describedby", "aria-labelledby", "list", "data-copy", "data-all"} {
+			for _, refers := range []string{"for", "aria-describedby", "aria-labelledby", "list",
+				"data-copy", "data-all"} {
 				if at.Key != refers {
 					continue
 				}

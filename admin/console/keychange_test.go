@@ -103,7 +103,8 @@ func TestGrowOnly(t *testing.T) {
 		"orders:search")
 	edit := "/apikeys/keys/" + id + "/edit"
 	p.get(edit).want(200, "can only add permissions")
-	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").want(200, "Changes saved")
+	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").
+		want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "acme [orders:make orders:search] []" {
 		t.Error(got)
 	}

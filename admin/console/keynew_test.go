@@ -123,13 +123,15 @@ func TestFirstHome(t *testing.T) {
 		}
 	}
 
-	// A namespace where the member may not create keys does not offer it; the form would use another.
+	// A namespace where the member may not create keys does not offer it; the form would use
+	// another.
 	namespaces(t, s, keystore.Namespace{ID: "theirs"})
 	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
 	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Create key")
 	p.get("/apikeys/keys?namespace=theirs").want(200,
 		"Creating a key requires admin.keys:create in").lacks("/apikeys/keys/new")
-	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
+	form := p.get("/apikeys/keys/new?namespace=theirs").want(200)
+	if got, _ := form.field("namespace"); got != "a" {
 		t.Errorf("the form begins in %q, where no key can be created", got)
 	}
 
@@ -205,8 +207,8 @@ func TestMint(t *testing.T) {
 			"shop", "new_roles[0].permissions", "orders:make"}, "acme [] [shop]"},
 		{"with children", []string{"namespace", "acme", "connected", "true"},
 			"acme [read] [] connected"},
-		{"selected namespaces", []string{"namespace", "acme", "grants", "eu", "grants", "us", "access:us",
-			"read_write", "roles", "support", "roles", "billing"},
+		{"selected namespaces", []string{"namespace", "acme", "grants", "eu", "grants", "us",
+			"access:us", "read_write", "roles", "support", "roles", "billing"},
 			"acme [read] [billing support]; eu [read] [support]; us [read write] []"},
 		{"typed namespaces", []string{"grants_more", "other acme", "connected:acme", "true"},
 			"default [read] []; other [read] []; acme [read] [] connected"},
@@ -277,8 +279,8 @@ func TestInvalidFields(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	typed := []string{"name", "\u202egnirts <script>alert(1)</script>", "namespace", "acme",
 		"access", "custom", "permissions_more", "Orders:read", "allowed_ips", "10.0.0.0/99",
-		"metadata", "team", "expires", "custom",
-		"expires_day", "tomorrow", "expires_time", "", "zone", "", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}
+		"metadata", "team", "expires", "custom", "expires_day", "tomorrow", "expires_time", "",
+		"zone", "", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}
 	for _, test := range []struct {
 		field, wrong string
 		change       []string
@@ -306,8 +308,8 @@ func TestInvalidFields(t *testing.T) {
 				}
 			}
 		}
-		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: Create key", test.wrong,
-			`href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
+		a := p.submit("/apikeys/keys/new", fields...).want(422, "<title>Error: Create key",
+			test.wrong, `href="#f-`+test.field+`"`, `id="f-`+test.field+`"`)
 		a.lacks("<script>alert", "It will not be shown again")
 		for i := 0; i < len(fields); i += 2 {
 			if fields[i] == "active" {
@@ -352,7 +354,8 @@ func TestKeyRoles(t *testing.T) {
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:read] [member]" {
 		t.Error(got)
 	}
-	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").want(200, "Changes saved")
+	p.submit("/apikeys/keys/"+id+"/edit", "permissions_more", "mcp:write").
+		want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:write] [member]" {
 		t.Error(got)
 	}

@@ -145,7 +145,8 @@ func TestList(t *testing.T) {
 	var specs []manage.ImportSpec
 	for i := range 70 {
 		spec := manage.KeySpec{Name: fmt.Sprintf("Worker %03d", i),
-			Home: &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}}, Inactive: i%10 == 1}
+			Home:     &keystore.Grant{Permissions: []keystore.Permission{{Action: "read"}}},
+			Inactive: i%10 == 1}
 		if i == 42 {
 			spec.Namespace = "acme"
 		}

@@ -45,8 +45,8 @@ func (s *site) theMember(t testing.TB, id string) *keystore.Member {
 	return m
 }
 
-// TestPagePermissions checks that pages offer only permitted actions, and that forged forms for others
-// are refused.
+// TestPagePermissions checks that pages offer only permitted actions, and that forged forms for
+// others are refused.
 func TestPagePermissions(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "victim-ns"},
@@ -117,8 +117,8 @@ func TestPagePermissions(t *testing.T) {
 				continue
 			}
 			a := p.get(test.page)
-			// A member that may do it elsewhere is offered lists and forms for new objects, but it is
-			// refused here.
+			// A member that may do it elsewhere is offered lists and forms for new objects, but it
+			// is refused here.
 			if who != "who holds it elsewhere" && a.Status == 200 && offers(a, test.offer) {
 				t.Errorf("%s offers %s to %s", test.page, test.offer, who)
 			}
@@ -209,7 +209,8 @@ func TestRoles(t *testing.T) {
 		"permissions_more", "orders:read", "description", " Reads <orders> ")
 	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Changes saved",
 		"In force on 1 of 1 node", "Reads &lt;orders&gt;").lacks("orders:list")
-	if text, _ := p.get("/apikeys/roles/acme/billing/edit").field("description"); text != "Reads <orders>" {
+	edit := p.get("/apikeys/roles/acme/billing/edit")
+	if text, _ := edit.field("description"); text != "Reads <orders>" {
 		t.Errorf("the form has the description %q", text)
 	}
 	p.get("/apikeys/roles?q=reads").want(200, "Reads &lt;orders&gt;", "/apikeys/roles/acme/billing")
@@ -252,8 +253,8 @@ func TestRoles(t *testing.T) {
 	p.get(older).want(200, "viewer", "First page")
 }
 
-// TestNamespaceCycle checks that a cycle created by SQL is shown, breaks no page and can be repaired
-// in the console.
+// TestNamespaceCycle checks that a cycle created by SQL is shown, breaks no page and can be
+// repaired in the console.
 func TestNamespaceCycle(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=*,admin:*")
@@ -319,7 +320,8 @@ func TestNamespaces(t *testing.T) {
 
 	add("id", "confined", "parent", "", "child_prefix", "co-").want(200, "Child prefix", "co-")
 	add("id", "w9", "parent", "confined").want(422, "ust begin with &#34;co-&#34;")
-	if prefix, _ := p.get("/apikeys/namespaces/confined/edit").want(200).field("child_prefix"); prefix != "co-" {
+	confined := p.get("/apikeys/namespaces/confined/edit").want(200)
+	if prefix, _ := confined.field("child_prefix"); prefix != "co-" {
 		t.Errorf("child_prefix in the form is %q", prefix)
 	}
 	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Changes saved",
@@ -360,8 +362,8 @@ func TestNamespaces(t *testing.T) {
 	// it includes direct children only
 	p.get("/apikeys/namespaces/zz").want(200).lacks("Grace", "Connie")
 
-	form := p.get("/apikeys/namespaces/zz/edit").want(200, "Moving the namespace requires").lacks(`name="id"`,
-		`name="kind"`)
+	form := p.get("/apikeys/namespaces/zz/edit").want(200, "Moving the namespace requires").
+		lacks(`name="id"`, `name="kind"`)
 	if parent, _ := form.field("parent"); parent != "eu" ||
 		strings.Contains(form.Text, `<option value="zz"`+">zz") &&
 			strings.Contains(form.Text, `id="f-parent"><option value="zz"`) {
@@ -394,13 +396,17 @@ func TestMembers(t *testing.T) {
 
 	// Adding and removing namespaces keeps the other values.
 	form := p.get("/apikeys/members/new").want(200,
-		`<option value="" selected>Choose a namespace</option>`).lacks(`<option value="" selected></option>`).fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].other_roles", "local")
+		`<option value="" selected>Choose a namespace</option>`).
+		lacks(`<option value="" selected></option>`).
+		fill("name", "Grace <b>", "login", "grace", "grants[0].namespace", "acme",
+			"grants[0].roles", "viewer", "grants[0].other_roles", "local")
 	a := p.post("/apikeys/members/new", append(form, "add", "grant")...).want(200)
 	form = a.fill("grants[1].namespace", "eu", "grants[1].roles", "developer",
 		"grants[1].connected", "true", "grants[1].permissions", "orders:nope:x")
 	a = p.post("/apikeys/members/new", form...).want(422, "orders:nope:x")
 	for name, want := range map[string]string{"name": "Grace <b>", "grants[0].namespace": "acme",
-		"grants[0].other_roles": "local", "grants[1].namespace": "eu", "grants[1].permissions": "orders:nope:x"} {
+		"grants[0].other_roles": "local", "grants[1].namespace": "eu",
+		"grants[1].permissions": "orders:nope:x"} {
 		if got, _ := a.field(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
@@ -599,7 +605,8 @@ func TestNodes(t *testing.T) {
 	some.get("/apikeys/keys").lacks("/apikeys/nodes")
 }
 
-// TestTokenInAField checks that a token pasted into a form or the address is neither stored nor shown.
+// TestTokenInAField checks that a token pasted into a form or the address is neither stored nor
+// shown.
 func TestTokenInAField(t *testing.T) {
 	s := open(t)
 	p, nobody := s.signedIn(t, "Ada", "*=@client-admin"), s.person(t)

@@ -41,7 +41,7 @@ func watch(v *visit) error {
 	since, err2 := strconv.ParseInt(v.query("since"), 10, 64)
 	if err != nil || err2 != nil {
 		v.refuse(http.StatusNotFound, "Page not found", "The address is incomplete.")
-		return nil
+		return nil //nolint:nilerr // the page reports it
 	}
 	p, err := v.keys.Progress(v.ctx, v.Caller, keystore.Revision(revision), time.UnixMilli(since))
 	if err != nil {

@@ -43,7 +43,9 @@ func TestPending(t *testing.T) {
 		"Key revoked", "in force on 1 of 2 nodes", "elsewhere/1",
 		`http-equiv="refresh"`)
 	at := a.At.RequestURI()
-	if until := regexp.MustCompile(`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`); !until.MatchString(a.Text) {
+	until := regexp.MustCompile(
+		`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`)
+	if !until.MatchString(a.Text) {
 		t.Errorf("it is not said until when, to the second: %s", a.Text)
 	}
 	// naming nodes requires admin.nodes:read

@@ -47,6 +47,7 @@ func cookieName(secure bool) string {
 
 // setCookie sets a cookie that only the console receives. A negative life removes it.
 func (v *visit) setCookie(name, value string, life time.Duration) {
+	//nolint:gosec // Secure is unset only where the console is served without TLS
 	http.SetCookie(v.w, &http.Cookie{
 		Name: name, Value: value, Path: Root + "/", MaxAge: int(life / time.Second), HttpOnly: true,
 		Secure: v.Secure, SameSite: http.SameSiteStrictMode,
@@ -82,7 +83,7 @@ func (v *visit) askToSignIn() {
 		v.dropSession()
 		q.Set("ended", v.Outcome.String())
 	}
-	http.Redirect(v.w, v.r, address(signInPath, q), http.StatusSeeOther)
+	v.redirect(address(signInPath, q))
 }
 
 // next returns the page of the console to open after signing in.
@@ -103,7 +104,7 @@ type signInPage struct {
 
 func askForToken(v *visit) error {
 	if v.Caller.Member() != "" {
-		http.Redirect(v.w, v.r, v.next(), http.StatusSeeOther)
+		v.redirect(v.next())
 		return nil
 	}
 	if v.Trusted || v.keys == nil {
@@ -169,7 +170,7 @@ func signIn(v *visit) error {
 		}
 	}
 	v.setCookie(cookieName(v.Secure), session, keystore.SessionLife)
-	http.Redirect(v.w, v.r, v.next(), http.StatusSeeOther)
+	v.redirect(v.next())
 	return nil
 }
 
@@ -200,6 +201,6 @@ func signOut(v *visit) error {
 		}
 	}
 	v.dropSession()
-	http.Redirect(v.w, v.r, signInPath, http.StatusSeeOther)
+	v.redirect(signInPath)
 	return nil
 }

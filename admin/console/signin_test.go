@@ -23,8 +23,8 @@ func TestSignIn(t *testing.T) {
 		next != "/apikeys/keys?status=active" {
 		t.Fatalf("led to %s, and then to %q", a.At, next)
 	}
-	if a := p.signIn("akm_"+token[5:]).want(422, "not the token of a member"); strings.Contains(a.Text,
-		token[5:]) {
+	a = p.signIn("akm_"+token[5:]).want(422, "not the token of a member")
+	if strings.Contains(a.Text, token[5:]) {
 		t.Fatal("the page repeats what was typed")
 	}
 	_, key, err := s.keys.MintKey(ctx, root,
@@ -121,7 +121,9 @@ func TestNext(t *testing.T) {
 		t.Errorf("a form that was sent too late leads to %s", next)
 	}
 	for _, next := range []string{"", "https://evil.example/apikeys/",
-		"//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x", "/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere", "javascript:alert(1)", "apikeys/keys", "%zz"} {
+		"//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x",
+		"/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere",
+		"javascript:alert(1)", "apikeys/keys", "%zz"} {
 		p := s.person(t)
 		if a := p.post("/apikeys/sign-in", "token", token, "next",
 			next); a.At.Path != "/apikeys/keys" ||
@@ -237,8 +239,8 @@ func TestForged(t *testing.T) {
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>")
 }
 
-// TestFromElsewhere follows a link from another site. The browser does not send a Strict cookie then,
-// but sends it when the page redirects.
+// TestFromElsewhere follows a link from another site. The browser does not send a Strict cookie
+// then, but sends it when the page redirects.
 func TestFromElsewhere(t *testing.T) {
 	s := open(t)
 	p := s.person(t)

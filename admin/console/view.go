@@ -202,8 +202,9 @@ var functions = template.FuncMap{
 }
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a
-// time.Time, a non-nil *time.Time or a time as a JSON string.
-func showTime(at any) template.HTML {
+// time.Time, a non-nil *time.Time or a time as a JSON string. Any other string is returned as it
+// is, and the template escapes it.
+func showTime(at any) any {
 	var t time.Time
 	switch at := at.(type) {
 	case time.Time:
@@ -213,7 +214,7 @@ func showTime(at any) template.HTML {
 	case string:
 		var err error
 		if t, err = time.Parse(time.RFC3339, at); err != nil {
-			return template.HTML(template.HTMLEscapeString(at))
+			return at
 		}
 	}
 	return timeElement(t, "2006-01-02 15:04")
@@ -224,6 +225,7 @@ func showSecond(at time.Time) template.HTML { return timeElement(at, time.DateTi
 
 func timeElement(t time.Time, layout string) template.HTML {
 	t = t.UTC()
+	//nolint:gosec // a formatted time needs no escaping
 	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format(layout) +
 		` UTC</time>`)
 }

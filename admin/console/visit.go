@@ -109,8 +109,14 @@ func (v *visit) done(to string, n notice) error {
 	if value := base64.RawURLEncoding.EncodeToString(text); len(value) <= maxNotice {
 		v.setCookie(noticeCookie, value, time.Minute)
 	}
-	http.Redirect(v.w, v.r, to, http.StatusSeeOther)
+	v.redirect(to)
 	return nil
+}
+
+// redirect leads to another page of the console.
+func (v *visit) redirect(to string) {
+	//nolint:gosec // next checks the addresses that requests contain
+	http.Redirect(v.w, v.r, to, http.StatusSeeOther)
 }
 
 // takeNotice returns the notice of a redirect and removes it.

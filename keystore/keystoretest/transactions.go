@@ -27,7 +27,7 @@ func testRollback(t *testing.T, s Store) {
 	}
 	refusal := errors.New("no")
 	_, err := db.Update(ctx, func(tx keystore.Tx) error { write(tx); return refusal })
-	if err != refusal {
+	if !errors.Is(err, refusal) {
 		t.Fatalf("error %v, want %v", err, refusal)
 	}
 	func() {

@@ -255,7 +255,7 @@ func (r *Redis) logPutFailure(err error) {
 // Close cancels running calls and closes the client, within about one timeout.
 func (r *Redis) Close() error {
 	if r.ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // it is closed already
 	}
 	r.close()
 	r.done.Wait()

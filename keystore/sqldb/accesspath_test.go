@@ -66,8 +66,8 @@ func TestAccessPathsAgree(t *testing.T) {
 		}
 		// A fifth of all combinations contains all pairs.
 		for i := 0; i < 3*3*2*2*3*2*2; i += 5 {
-			i := i
-			choose := func(n int) int { c := i % n; i /= n; return c }
+			rest := i
+			choose := func(n int) int { c := rest % n; rest /= n; return c }
 			f := keystore.KeyFilter{
 				Namespaces: [][]string{nil, {"a", "b"},
 					append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],
@@ -89,8 +89,8 @@ func TestAccessPathsAgree(t *testing.T) {
 			})
 		}
 		for i := 0; i < 3*3*2*2*2*2; i += 5 {
-			i := i
-			choose := func(n int) int { c := i % n; i /= n; return c }
+			rest := i
+			choose := func(n int) int { c := rest % n; rest /= n; return c }
 			f := keystore.AuditFilter{
 				Namespaces: [][]string{nil, {"a", "b"},
 					append(crowd[:maxUnion:maxUnion], "a", "c")}[choose(3)],

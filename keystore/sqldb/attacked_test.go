@@ -18,8 +18,8 @@ func TestKeyRevokedDuringAFailedImport(t *testing.T) {
 		specs := legacy("back", bulk)
 		var id string
 		steps.step(func(n int) error {
-			switch {
-			case n == 3: // the first slice is stored
+			switch n {
+			case 3: // the first slice is stored
 				keys, _, err := b.ListKeys(context.Background(), importer,
 					keystore.KeyFilter{Text: "key number 0"}, "", 10)
 				if err != nil {
@@ -31,7 +31,7 @@ func TestKeyRevokedDuringAFailedImport(t *testing.T) {
 					}
 				}
 				revokeAt(t, b, id, false)
-			case n == 4:
+			case 4:
 				return errors.New("the database is unavailable")
 			}
 			return nil

@@ -133,7 +133,8 @@ func TestImport(t *testing.T) {
 		b, asked := node()
 		imports := func(specs []manage.ImportSpec, partial bool) {
 			t.Helper()
-			if n, refused, err := a.ImportKeys(ctx, importer, specs, partial, nil); n != len(specs) {
+			n, refused, err := a.ImportKeys(ctx, importer, specs, partial, nil)
+			if n != len(specs) {
 				t.Fatal(n, refused, err)
 			}
 		}

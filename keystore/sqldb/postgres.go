@@ -113,7 +113,7 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.lease = openPostgres(p, 3)
 	d.beats = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {
-		d.closePools()
+		_ = d.closePools() // the first error counts
 		return nil, fmt.Errorf("opening the database %s: %w", p.identity, d.explain(ctx, err))
 	}
 	return d, nil

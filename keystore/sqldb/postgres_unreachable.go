@@ -22,6 +22,8 @@ func Unreachable(err error) bool {
 }
 
 // serverUnreachable reports whether an error itself, not one that it wraps, may go away.
+//
+//nolint:errorlint // anywhere visits the wrapped errors
 func serverUnreachable(err error) bool {
 	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF ||
 		err == errUnreplicated {
@@ -48,6 +50,8 @@ var passing = []string{
 }
 
 // serverRefuses reports whether an error itself is a refusal that waiting does not change.
+//
+//nolint:errorlint // anywhere visits the wrapped errors
 func serverRefuses(err error) bool {
 	switch e := err.(type) {
 	case *tls.CertificateVerificationError:

@@ -111,7 +111,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return d.holdFiles(ctx, path)
 	})
 	if err != nil {
-		d.closePools()
+		_ = d.closePools() // the first error counts
 		// After a deadline the cause of the delay is in the error too.
 		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err))
 	}

@@ -18,7 +18,8 @@ func TestClientsThatWaitForAChallenge(t *testing.T) {
 import os, urllib.request
 passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
 passwords.add_password(None, os.environ["URL"], "ci", os.environ["TOKEN"])
-print(urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords)).open(os.environ["URL"] + "/repo/x").status)
+opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords))
+print(opener.open(os.environ["URL"] + "/repo/x").status)
 `
 	withUser := strings.Replace(w.URL, "http://", "http://ci:"+w.tokens["R"]+"@", 1)
 	for what, command := range map[string][]string{

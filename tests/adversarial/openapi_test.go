@@ -127,7 +127,8 @@ func TestOpenAPI(t *testing.T) {
 		add(forbidden, "POST "+path, "Write Repeat")
 	}
 	for _, path := range []string{"/v1/orders/SEARCH", "/v1/orders/Search", "/v1/orders/%73earch",
-		"/v1/orders/searc%68/", "/v1/ORDERS/search", "/V1/orders/search", "/v%31/orders/search", "/v1/orders/%20search", "/v1/orders/searchx"} {
+		"/v1/orders/searc%68/", "/v1/ORDERS/search", "/V1/orders/search", "/v%31/orders/search",
+		"/v1/orders/%20search", "/v1/orders/searchx"} {
 		add(forbidden, "POST "+path, "Read OrdersRead Search")
 		add(ok, "POST "+path, "Write Repeat")
 	}

@@ -62,7 +62,8 @@ func TestOptions(t *testing.T) {
 					want: "403 insufficient_permission"},
 			}},
 		{"Destination of MOVE and COPY",
-			gate.Config{APIKey: "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY"}, []row{
+			gate.Config{APIKey: "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY"},
+			[]row{
 				{what: "within", send: "MOVE /dav/acme/f",
 					header: append(bearer("Acme"), "Destination: /dav/acme/g"), want: "200",
 					as: "Acme", kept: []string{"Destination: /dav/acme/g"}},
@@ -86,7 +87,8 @@ func TestOptions(t *testing.T) {
 					want:   "403 insufficient_permission"},
 			}},
 		{"also_judge",
-			gate.Config{APIKey: "namespace_path /{namespace}/**\nalso_judge X-Amz-Copy-Source"}, []row{
+			gate.Config{APIKey: "namespace_path /{namespace}/**\nalso_judge X-Amz-Copy-Source"},
+			[]row{
 				{what: "own", send: "PUT /acme/k",
 					header: append(bearer("Acme"), "X-Amz-Copy-Source: acme/l"), want: "200",
 					as: "Acme"},
@@ -144,7 +146,8 @@ func TestOptions(t *testing.T) {
 		}},
 		{"operation",
 			gate.Config{APIKey: "operation orders:search read POST /v1/orders/search\noperation " +
-				"orders:get read GET /v1/orders/{id}\noperation orders:new read GET /v1/orders/new"}, []row{
+				"orders:get read GET /v1/orders/{id}\noperation orders:new read GET /v1/orders/new"},
+			[]row{
 				{what: "a POST that reads", send: "POST /v1/orders/search", header: bearer("Read"),
 					want: "200", as: "Read"},
 				{what: "a POST that reads, in another case", send: "POST /V1/Orders/SEARCH",

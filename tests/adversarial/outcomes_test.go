@@ -99,7 +99,8 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 				if id != w.ids["Rotated"] {
 					t.Errorf("%s: the access log names key %q", outcome, id)
 				}
-			case "missing", "ambiguous", "bad_target", "malformed", "public", "preflight", "foreign", "unknown", "method", "anonymous":
+			case "missing", "ambiguous", "bad_target", "malformed", "public", "preflight",
+				"foreign", "unknown", "method", "anonymous":
 				if id != "" {
 					t.Errorf("%s: the access log names key %q", outcome, id)
 				}

@@ -69,8 +69,8 @@ func benchmarkRevoke(b *testing.B) {
 		keys)
 	for nodes := 1; nodes <= 3; nodes++ {
 		if nodes > 1 {
-			gate.Start(b,
-				gate.Config{Caddyfile: "{\n\tadmin {$GATE_ADMIN}\n\tapi_keys\n}\nhttp://:{$GATE_HTTP} {\n\tbind 127.0.0.1\n\tapi_key\n}\n", DataOf: g})
+			gate.Start(b, gate.Config{Caddyfile: "{\n\tadmin {$GATE_ADMIN}\n\tapi_keys\n}\n" +
+				"http://:{$GATE_HTTP} {\n\tbind 127.0.0.1\n\tapi_key\n}\n", DataOf: g})
 		}
 		var took []time.Duration
 		for range keys {

@@ -64,7 +64,8 @@ func benchmarkCold(b *testing.B) {
 				p.lookups/(coldRounds*coldKeys), p.roundTrip/(coldRounds*coldKeys))
 		}
 		second := phases[1]
-		queries, roundTrips := second.lookups/(coldRounds*coldKeys), second.roundTrip/(coldRounds*coldKeys)
+		queries := second.lookups / (coldRounds * coldKeys)
+		roundTrips := second.roundTrip / (coldRounds * coldKeys)
 		found := fmt.Sprintf("%.3f queries, %.3f round trips", queries, roundTrips)
 		if withRedis {
 			report.bar("first request with a key that only another node knows, with Redis",

@@ -114,8 +114,12 @@ func (f fleet) number(b *testing.B, query string) float64 {
 // of the benchmark, since the last call or the start of PostgreSQL.
 func (f fleet) statements(b *testing.B) (lookups, others float64) {
 	b.Helper()
-	counts := strings.Split(f.query(b, `SELECT coalesce(sum(calls) FILTER (WHERE lookup), 0) || ' ' || coalesce(sum(calls) FILTER (WHERE NOT lookup), 0)
-		FROM (SELECT calls, query LIKE '%secrets d ON d.digest%' AS lookup FROM public.pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%') AS s`), " ")
+	counts := strings.Split(f.query(b, `
+		SELECT coalesce(sum(calls) FILTER (WHERE lookup), 0) || ' ' ||
+			coalesce(sum(calls) FILTER (WHERE NOT lookup), 0)
+		FROM (SELECT calls, query LIKE '%secrets d ON d.digest%' AS lookup
+			FROM public.pg_stat_statements
+			WHERE query NOT LIKE '%pg_stat_statements%') AS s`), " ")
 	f.query(b, "SELECT public.pg_stat_statements_reset()")
 	var err error
 	if lookups, err = strconv.ParseFloat(counts[0], 64); err == nil {

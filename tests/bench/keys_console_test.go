@@ -27,7 +27,8 @@ const (
 func benchmarkConsole(b *testing.B, g *gate.Gate, m manager) string {
 	var member, minted struct{ ID, Token string }
 	m.call(b, "POST", "/members",
-		[]byte(`{"name":"Ada","kind":"person","grants":[{"namespace":"*","roles":["client-admin"]}]}`), 201, &member)
+		[]byte(`{"name":"Ada","kind":"person","grants":[{"namespace":"*","roles":["client-admin"]}]}`),
+		201, &member)
 	m.call(b, "POST", "/members/"+member.ID+"/token", []byte("{}"), 200, &minted)
 	key, _ := m.mint(b)
 

@@ -73,9 +73,10 @@ func TestDeveloperPortal(t *testing.T) {
 			"edit_policy": "grow_only"})
 		g.Namespace(t, "acme-fr", gate.JSON{"kind": "account", "parent": "acme",
 			"edit_policy": "grow_only"})
-		for name, role := range map[string]string{"Ada": "client-admin", "Devi": "developer", "Vera": "viewer"} {
-			_,
-				tokens[name] = member(t, g, name,
+		for name, role := range map[string]string{
+			"Ada": "client-admin", "Devi": "developer", "Vera": "viewer",
+		} {
+			_, tokens[name] = member(t, g, name,
 				gate.JSON{"namespace": "acme", "roles": []string{role}, "connected": true})
 		}
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {
@@ -163,18 +164,21 @@ func TestDeveloperPortal(t *testing.T) {
 		ada.Click("Create key")
 		connected := newToken(t, ada)
 		g.Namespace(t, later, gate.JSON{"kind": "account", "parent": "acme"})
-		for namespace, status := range map[string][2]int{"acme": {200, 200}, "acme-uk": {200, 200}, "acme-fr": {200, 200}, later: {403, 200}} {
-			calls(t, g, picked, map[string]int{"/v1/accounts/" + namespace +
-				"/campaigns": status[0]})
-			calls(t, g, connected, map[string]int{"/v1/accounts/" + namespace +
-				"/campaigns": status[1]})
+		for namespace, status := range map[string][2]int{
+			"acme": {200, 200}, "acme-uk": {200, 200}, "acme-fr": {200, 200}, later: {403, 200},
+		} {
+			path := "/v1/accounts/" + namespace + "/campaigns"
+			calls(t, g, picked, map[string]int{path: status[0]})
+			calls(t, g, connected, map[string]int{path: status[1]})
 		}
 
 		// "Client Admin and Developer may view and edit keys, Viewer may only view."
 		vera := signedIn(t, g, tokens["Vera"], look)
 		vera.Sees("Dashboard", "Planner", "Importer", all)
 		vera.Click(all)
-		for _, control := range []string{"Create key", "Edit key", "Rotate token", "Deactivate key", "Revoke key…"} {
+		for _, control := range []string{
+			"Create key", "Edit key", "Rotate token", "Deactivate key", "Revoke key…",
+		} {
 			if vera.Offers(control) {
 				t.Errorf("a viewer is offered %s", control)
 			}
@@ -334,9 +338,10 @@ func TestBackOffice(t *testing.T) {
 			"permissions": []string{"points:show", "points:credit"}})
 		create(t, g, "/roles", gate.JSON{"namespace": "backoffice", "name": "clerk",
 			"permissions": []string{"customers:show", "customers:register"}})
-		for name, role := range map[string]string{"Ann": "client-admin", "Iris": "issuer", "Ed": "editor"} {
-			_,
-				tokens[name] = member(t, g, name,
+		for name, role := range map[string]string{
+			"Ann": "client-admin", "Iris": "issuer", "Ed": "editor",
+		} {
+			_, tokens[name] = member(t, g, name,
 				gate.JSON{"namespace": "backoffice", "roles": []string{role}})
 		}
 	}, func(t *testing.T, g *gate.Gate, look chromium.Look) {

@@ -129,8 +129,12 @@ func TestOtherOrigins(t *testing.T) {
 
 	stranger := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprintf(w, `<!doctype html><html lang=en><title>Stranger</title><link rel=icon href="data:,"><a href="%s/apikeys/keys">Look at the keys</a>
-			<form method=post action="%s/apikeys/keys/%s/revoke"><input type=hidden name=name value=CI><input type=hidden name=confirm value=CI><button>Win a prize</button></form>`, g.URL, g.URL, key.ID)
+		fmt.Fprintf(w, `<!doctype html><html lang=en><title>Stranger</title>
+			<link rel=icon href="data:,"><a href="%s/apikeys/keys">Look at the keys</a>
+			<form method=post action="%s/apikeys/keys/%s/revoke">
+				<input type=hidden name=name value=CI><input type=hidden name=confirm value=CI>
+				<button>Win a prize</button>
+			</form>`, g.URL, g.URL, key.ID)
 	}))
 	t.Cleanup(stranger.Close)
 

@@ -33,10 +33,14 @@ var axe = sync.OnceValues(func() (string, error) {
 
 // The rules that axe-core checks. Rules of WCAG 2.2 are disabled unless they are named.
 const (
-	allRules    = `runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"], rules: {"target-size": {enabled: true}}`
+	allRules = `
+		runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+		rules: {"target-size": {enabled: true}}`
 	colourRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block"]}`
-	runAxe      = `axe.run(document, {%s, resultTypes: ["violations"]}).then(r => r.violations.map(v =>
-		v.id + ": " + v.help + v.nodes.map(n => "\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
+	runAxe      = `
+		axe.run(document, {%s, resultTypes: ["violations"]}).then(r => r.violations.map(v =>
+			v.id + ": " + v.help + v.nodes.map(n =>
+				"\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
 )
 
 // Accessible fails the test for every rule of axe-core that the page breaks in its current look:
@@ -85,9 +89,12 @@ func (p *Page) check(rules string) {
 func (p *Page) Steady() {
 	p.t.Helper()
 	if wide := evaluate[int](p, `document.scrollingElement.scrollWidth`); wide > p.look.width() {
-		p.t.Errorf("%s is %d px wide in a window of %d px: %s", p.Address(), wide, p.look.width(), evaluate[string](p, `
-			[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > document.scrollingElement.clientWidth + 1)
-				.slice(0, 5).map(e => e.outerHTML.slice(0, 100)).join("\n")`))
+		widest := evaluate[string](p, `
+			[...document.querySelectorAll("body *")].filter(e =>
+				e.getBoundingClientRect().right > document.scrollingElement.clientWidth + 1)
+				.slice(0, 5).map(e => e.outerHTML.slice(0, 100)).join("\n")`)
+		p.t.Errorf("%s is %d px wide in a window of %d px: %s", p.Address(), wide, p.look.width(),
+			widest)
 	}
 	if p.look.NoScript {
 		return // the observer needs JavaScript
@@ -95,10 +102,12 @@ func (p *Page) Steady() {
 	// A busy machine may paint part of the page, so that the header moves a little later. Only
 	// larger shifts after the whole page was read count. People notice ten times as much.
 	if moved := evaluate[[]string](p, `new Promise(done => {
-		const moved = [], read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
+		const moved = []
+		const read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
 		const count = list => {
 			for (const e of list.filter(e => e.startTime >= read && e.value > 0.01)) {
-				moved.push(e.value.toFixed(4) + " " + e.sources.map(s => s.node?.outerHTML?.slice(0, 100) ?? s.node?.nodeName).join(" and "))
+				moved.push(e.value.toFixed(4) + " " + e.sources.map(s =>
+					s.node?.outerHTML?.slice(0, 100) ?? s.node?.nodeName).join(" and "))
 			}
 		}
 		const observer = new PerformanceObserver(list => count(list.getEntries()))
@@ -127,8 +136,11 @@ func (p *Page) ByKeyboard() {
 		document.body.removeAttribute("tabindex")
 		scrollTo(0, 0)
 		const names = new Set()
-		return [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex]")].filter(e => {
-			if (e.disabled || e.type === "hidden" || e.tabIndex < 0 || !e.checkVisibility({visibilityProperty: true})) { return false }
+		return [...document.querySelectorAll(
+			"a[href], button, input, select, textarea, summary, [tabindex]",
+		)].filter(e => {
+			if (e.disabled || e.type === "hidden" || e.tabIndex < 0 ||
+				!e.checkVisibility({visibilityProperty: true})) { return false }
 			if (e.type !== "radio") { return true }
 			const group = [...document.getElementsByName(e.name)].filter(r => r.form === e.form)
 			return e.checked || !group.some(r => r.checked) && group[0] === e // one stop a group
@@ -139,12 +151,19 @@ func (p *Page) ByKeyboard() {
 		p.Press(kb.Tab)
 		s := evaluate[stop](p, `(() => {
 			const e = document.activeElement
-			if (!e || e === document.body || e === document.documentElement) { return {Control: "", Hidden: ""} }
+			if (!e || e === document.body || e === document.documentElement) {
+				return {Control: "", Hidden: ""}
+			}
 			const style = getComputedStyle(e), r = e.getBoundingClientRect()
 			let hidden = ""
-			const parts = /date|time|month|week/.test(e.type) // the browser itself shows which of them has the focus
-			if (!parts && (style.outlineStyle === "none" || style.outlineWidth === "0px")) { hidden = "it has no outline" }
-			if (r.bottom <= 0 || r.top >= innerHeight || r.right <= 0 || r.left >= innerWidth) { hidden = "it is outside of the window" }
+			// the browser itself shows which part of these has the focus
+			const parts = /date|time|month|week/.test(e.type)
+			if (!parts && (style.outlineStyle === "none" || style.outlineWidth === "0px")) {
+				hidden = "it has no outline"
+			}
+			if (r.bottom <= 0 || r.top >= innerHeight || r.right <= 0 || r.left >= innerWidth) {
+				hidden = "it is outside of the window"
+			}
 			return {Control: describe(e), Hidden: hidden}
 		})()`)
 		if s.Control == "" {

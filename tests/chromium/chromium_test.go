@@ -32,7 +32,9 @@ func (r *recorder) Fatalf(format string, arguments ...any) {
 
 func (r *recorder) Cleanup(f func()) { r.cleanup = append(r.cleanup, f) }
 
-const good = `<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>Test</title><link rel=icon href="data:,">
+const good = `<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width">
+<title>Test</title><link rel=icon href="data:,">
 <main><h1>Test</h1>%s</main>`
 
 func site(t *testing.T) string {
@@ -67,9 +69,15 @@ var scripts = map[string]string{
 	"error.js": `console.error("broken")`,
 	"throw.js": `throw new Error("thrown")`,
 	"late.js": `const p = document.querySelector("p")
-		requestAnimationFrame(() => requestAnimationFrame(() => { p.style.marginTop = "300px"; p.textContent = "moved" }))`,
-	"copy.js": `document.querySelector("button").addEventListener("click", async (e) => { await navigator.clipboard.writeText("copied text"); e.target.textContent = "Done" })`,
-	"on.js":   `document.querySelector("p").textContent = "script is on"`,
+		requestAnimationFrame(() => requestAnimationFrame(() => {
+			p.style.marginTop = "300px"
+			p.textContent = "moved"
+		}))`,
+	"copy.js": `document.querySelector("button").addEventListener("click", async (e) => {
+		await navigator.clipboard.writeText("copied text")
+		e.target.textContent = "Done"
+	})`,
+	"on.js": `document.querySelector("p").textContent = "script is on"`,
 }
 
 var pages = map[string]string{
@@ -78,7 +86,8 @@ var pages = map[string]string{
 	"form": `<form method=post action=/sent><label>Name <input name=name value=old></label>
 		<label>Level <select name=level><option>Low<option value=h>High</select></label>
 		<label>Ends <input type=date name=ends></label>
-		<label style="position:relative"><input type=checkbox name=all style="position:absolute;opacity:0">All of them</label>
+		<label style="position:relative">
+			<input type=checkbox name=all style="position:absolute;opacity:0">All of them</label>
 		<button>Send</button></form>`,
 	"script":  `<p>script is off</p><script src=/on.js></script>`,
 	"copy":    `<button>Copy</button><script src=/copy.js></script>`,

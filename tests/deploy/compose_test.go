@@ -16,6 +16,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
+var (
+	hostPort   = regexp.MustCompile(`(?:^|@)([a-z0-9]+):[0-9]+`)
+	secretPath = regexp.MustCompile(`/run/secrets/([a-z_.]+)`)
+)
+
 // composed loads compose.yaml, with the files that it refers to, as `docker compose config` does.
 func composed(t *testing.T) *types.Project {
 	t.Helper()
@@ -78,11 +83,11 @@ func TestCompose(t *testing.T) {
 		}
 		for variable, value := range s.Environment {
 			for host := range strings.FieldsSeq(*value) {
-				if m := regexp.MustCompile(`(?:^|@)([a-z0-9]+):[0-9]+`).FindStringSubmatch(host); m != nil {
+				if m := hostPort.FindStringSubmatch(host); m != nil {
 					checkReach(t, project, name, m[1], variable)
 				}
 			}
-			for _, path := range regexp.MustCompile(`/run/secrets/([a-z_.]+)`).FindAllStringSubmatch(*value, -1) {
+			for _, path := range secretPath.FindAllStringSubmatch(*value, -1) {
 				if !slices.ContainsFunc(s.Secrets,
 					func(c types.ServiceSecretConfig) bool { return c.Source == path[1] }) {
 					t.Errorf("%s: %s names a secret that is not mounted: %s", name, variable,

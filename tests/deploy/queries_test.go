@@ -161,7 +161,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 			if strings.Contains(found[name], "$") {
 				t.Errorf("%s has a variable that the dashboard has not: %s", name, q.Expr)
 			}
-			for _, label := range regexp.MustCompile(`{{(.*?)}}`).FindAllStringSubmatch(q.LegendFormat, -1) {
+			legend := regexp.MustCompile(`{{(.*?)}}`)
+			for _, label := range legend.FindAllStringSubmatch(q.LegendFormat, -1) {
 				if grouped := regexp.MustCompile(`by \(`).MatchString(q.Expr); grouped &&
 					!regexp.MustCompile(`by \([^)]*\b`+label[1]+`\b`).MatchString(q.Expr) {
 					t.Errorf("%s: no label %s comes out of %s", name, label[1], q.Expr)
@@ -238,7 +239,8 @@ func (v vocabulary) unknown(expression string) (unknown []string) {
 			labels[label] = true
 		}
 	}
-	for _, w := range word.FindAllString(duration.ReplaceAllString(quoted.ReplaceAllString(expression, ""), ""), -1) {
+	bare := duration.ReplaceAllString(quoted.ReplaceAllString(expression, ""), "")
+	for _, w := range word.FindAllString(bare, -1) {
 		if _, metric := v[w]; !metric && !labels[w] && !slices.Contains(promql, w) {
 			unknown = append(unknown, w)
 		}

@@ -110,7 +110,10 @@ func TestBadCaddyfiles(t *testing.T) {
 // configuration has, writes nothing to the disk and shows no secret.
 func TestBadValues(t *testing.T) {
 	t.Parallel()
-	const short, long = "0123456789abcdef", "zz23456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	const (
+		short = "0123456789abcdef"
+		long  = "zz23456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	)
 	g := gate.Start(t, gate.Config{Env: []string{"SHORT=" + short, "LONG=" + long, "EMPTY=",
 		"PREFIX=Not-One"}})
 	for option, says := range map[string]string{

@@ -97,7 +97,9 @@ func TestFileAwayAtStart(t *testing.T) {
 
 			waits := func(when string) {
 				t.Helper()
-				for target, want := range map[string]int{"/other": 200, "/open": 200, "/": 503, "/apikeys/v1/self": 503} {
+				for target, want := range map[string]int{
+					"/other": 200, "/open": 200, "/": 503, "/apikeys/v1/self": 503,
+				} {
 					r := g.Get(t, target, k.Token)
 					if r.Status != want || want == 503 &&
 						(r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" ||

@@ -86,7 +86,8 @@ func TestTwoProcesses(t *testing.T) {
 	changes := 0
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end) && changes < 100 &&
 		!t.Failed(); changes++ {
-		taking, on, other := takings[changes%len(takings)], gates[changes/2%2], gates[(changes/2+1)%2]
+		taking := takings[changes%len(takings)]
+		on, other := gates[changes/2%2], gates[(changes/2+1)%2]
 		k := on.Mint(t, gate.JSON{"name": taking.name, "access": "read_only"})
 		for _, g := range []*gate.Gate{other, on} {
 			if got := statusOf(t, client, g, k.Token); got != 200 {

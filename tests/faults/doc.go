@@ -9,12 +9,12 @@
 //
 //   - no request is accepted on the strength of an access that was taken away, if it was sent after
 //     the change returned complete;
-//   - no stream delivers an event that was sent after that. A process that cannot reach the database,
-//     or is stopped, cuts its streams when its lease expires or when it continues
+//   - no stream delivers an event that was sent after that. A process that cannot reach the
+//     database, or is stopped, cuts its streams when its lease expires or when it continues
 //     (docs/protocol.md);
 //   - no fault makes a node refuse a valid key. A node that cannot know answers 503;
-//   - a healthy node with a working database connection does not answer 503 for a valid key, once it
-//     has had time to notice. A fault of Redis excuses nothing.
+//   - a healthy node with a working database connection does not answer 503 for a valid key, once
+//     it has had time to notice. A fault of Redis excuses nothing.
 //
 // While a change is in progress, either response is correct.
 //
@@ -51,7 +51,8 @@
 // Without SEED, each run chooses a seed and prints it. A run that fails keeps its history as one
 // JSON object per line and prints the path:
 //
-//	jq -c 'select(.request.access == "4fK…1.7 read" or .change.takes and (.change.takes | index("4fK…1.7 read")))' FILE
+//	jq -c 'select(.request.access == "4fK…1.7 read" or
+//		.change.takes and (.change.takes | index("4fK…1.7 read")))' FILE
 //
 // CADDY_WITH_FAULTS names the Caddy under test. Without it, the tests build one with -race and
 // fault points.

@@ -34,8 +34,8 @@ func run(m *testing.M) int {
 	return code
 }
 
-// caddyWithFaults returns the path that CADDY_WITH_FAULTS names, or builds a Caddy with fault points
-// from this checkout.
+// caddyWithFaults returns the path that CADDY_WITH_FAULTS names, or builds a Caddy with fault
+// points from this checkout.
 func caddyWithFaults() (string, error) {
 	if path := os.Getenv("CADDY_WITH_FAULTS"); path != "" {
 		return filepath.Abs(path)

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -81,7 +82,8 @@ func declaredDead(a *arena) {
 	a.warm(k)
 	node := fmt.Sprintf("incarnation = '%s'", a.incarnation(1))
 	a.psql(`CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-		CREATE TRIGGER lose BEFORE UPDATE OF beats ON nodes FOR EACH ROW WHEN (NEW.` + node + `) EXECUTE FUNCTION lose()`)
+		CREATE TRIGGER lose BEFORE UPDATE OF beats ON nodes
+			FOR EACH ROW WHEN (NEW.` + node + `) EXECUTE FUNCTION lose()`)
 	time.Sleep(a.lease * 3 / 4) // the node is silent, and renews its lease
 	a.hold(1, "renew.reply")
 	a.held(1, "renew.reply")
@@ -415,7 +417,7 @@ func (a *arena) redis(args ...any) any {
 	client := redis.NewClient(&redis.Options{Addr: a.Redis.Addr(), Protocol: 2})
 	defer client.Close()
 	answer, err := client.Do(a.t.Context(), args...).Result()
-	if err != nil && err != redis.Nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		a.t.Fatalf("redis: %v", err)
 	}
 	return answer

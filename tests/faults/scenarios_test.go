@@ -335,7 +335,8 @@ var scenarios = []scenario{
 		a.warm(k)
 		a.warm(second)
 		taken := a.taken("SQL by hand", k)
-		first := a.begin("UPDATE keys SET revoked_at = created_at, revoked_by = 'psql' WHERE id = '" + k.ID + "'")
+		first := a.begin("UPDATE keys SET revoked_at = created_at, revoked_by = 'psql' " +
+			"WHERE id = '" + k.ID + "'")
 		revoked := background(func() { a.complete(a.revoke(0, second)) })
 		first.awaited()
 		first.commit()

@@ -41,8 +41,8 @@ func Binary(t testing.TB) string {
 }
 
 // Client returns the path of the Caddy whose commands only talk to a running one or look at a
-// configuration: the one that CADDY_CLIENT names, such as one without the race detector, or else the
-// Caddy under test.
+// configuration: the one that CADDY_CLIENT names, such as one without the race detector, or else
+// the Caddy under test.
 func Client(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("CADDY_CLIENT"); path != "" {

@@ -77,8 +77,9 @@ func TestMalformedRequests(t *testing.T) {
 		r[0].Status != 400 {
 		t.Errorf("space before the colon: want 400, got %v", r)
 	}
-	if r := g.Raw(t,
-		"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); len(r) != 2 || len(r[0].Reached) != 2 {
+	if r := g.Raw(t, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"+
+		"GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); len(r) != 2 ||
+		len(r[0].Reached) != 2 {
 		t.Errorf("two requests on one connection: got %v", r)
 	}
 }

@@ -33,7 +33,8 @@ func (g *Gate) Metric(t testing.TB, name string, labels ...string) float64 {
 			all = all && has[label]
 		}
 		if all {
-			sum += series.GetCounter().GetValue() + series.GetGauge().GetValue() + float64(series.GetHistogram().GetSampleCount())
+			sum += series.GetCounter().GetValue() + series.GetGauge().GetValue() +
+				float64(series.GetHistogram().GetSampleCount())
 		}
 	}
 	return sum

@@ -14,6 +14,7 @@ type JSON = map[string]any
 // Protocol is an HTTP version.
 type Protocol int
 
+// The versions that Caddy serves.
 const (
 	HTTP1 Protocol = iota // HTTP/1.1, plain
 	HTTP2                 // HTTP/2 over TLS

@@ -139,7 +139,8 @@ func (c *recordedConn) Read(p []byte) (int, error) {
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	conn := r.Context().Value(connKey{}).(*recordedConn)
 	u.mu.Lock()
-	conn.seen.Method, conn.seen.Target, conn.seen.Host, conn.seen.Header = r.Method, r.RequestURI, r.Host, r.Header.Clone()
+	conn.seen.Method, conn.seen.Target = r.Method, r.RequestURI
+	conn.seen.Host, conn.seen.Header = r.Host, r.Header.Clone()
 	u.mu.Unlock()
 	id := r.Header.Get("X-Apikey-Id")
 	u.run(id, +1)

@@ -23,7 +23,9 @@ func (w world) requests(t *testing.T) {
 		for _, method := range []string{"GET", "HEAD"} {
 			asked := []string{"range: bytes=0-1", "if-range: x", "if-match: x", "if-none-match: x",
 				"if-modified-since: Sat, 21 Nov 2026 23:15:45 GMT",
-				"if-unmodified-since: Sat, 21 Nov 2026 23:15:45 GMT", "a-im: feed", "accept-encoding: br, gzip", "x-other: stays", "authorization: Bearer " + string(w.token)}
+				"if-unmodified-since: Sat, 21 Nov 2026 23:15:45 GMT", "a-im: feed",
+				"accept-encoding: br, gzip", "x-other: stays",
+				"authorization: Bearer " + string(w.token)}
 			if protocol == gate.HTTP1 {
 				asked = append(asked, "upgrade: websocket", "connection: upgrade")
 			}
@@ -34,7 +36,8 @@ func (w world) requests(t *testing.T) {
 				t.Errorf("%v %s: %v", protocol, method, got)
 			}
 			for _, name := range []string{"ETag", "Last-Modified", "Accept-Ranges", "Content-MD5",
-				"Digest", "Content-Digest", "Repr-Digest", "CDN-Cache-Control", "Surrogate-Control", "Expires", "Age"} {
+				"Digest", "Content-Digest", "Repr-Digest", "CDN-Cache-Control",
+				"Surrogate-Control", "Expires", "Age"} {
 				if got.Header.Get(name) != "" {
 					t.Errorf("%v %s: %s stays", protocol, method, name)
 				}

@@ -46,7 +46,7 @@ func TestRequestID(t *testing.T) {
 			Status    int
 			RequestID string `json:"request_id"`
 		}
-		if err := json.Unmarshal([]byte(response.Body), &p); err != nil ||
+		if err := json.Unmarshal(response.Body, &p); err != nil ||
 			p.Status != response.Status || response.Status < 400 {
 			t.Errorf("%v: %v: %d %s", r, err, response.Status, response.Body)
 		}

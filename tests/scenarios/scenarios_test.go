@@ -130,7 +130,8 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: capture VAR REGEXP")
 	}
-	found := regexp.MustCompile(args[1]).FindStringSubmatch(ts.ReadFile("stdout") + ts.ReadFile("stderr"))
+	output := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+	found := regexp.MustCompile(args[1]).FindStringSubmatch(output)
 	if len(found) < 2 {
 		ts.Fatalf("the output of the last command does not match %s", args[1])
 	}

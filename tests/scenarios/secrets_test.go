@@ -113,7 +113,8 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 	} {
 		for name, token := range tokens {
 			if strings.Contains(fmt.Sprint(r.Header, string(r.Body)), string(token)) {
-				t.Errorf("an answer of the admin endpoint with status %d holds the token that is %s", r.Status, name)
+				t.Errorf("an answer of the admin endpoint with status %d holds the token that is %s",
+					r.Status, name)
 			}
 		}
 	}

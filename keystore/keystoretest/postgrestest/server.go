@@ -390,7 +390,10 @@ func (s *Server) await(query, answer string) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: the answer is %q (%v), not %q", query, got, err, answer)
+			if err != nil {
+				return fmt.Errorf("%s: %w", query, err)
+			}
+			return fmt.Errorf("%s: the answer is %q, not %q", query, got, answer)
 		}
 	}
 }
