@@ -18,7 +18,7 @@ import (
 // The namespaces in it and below it grant nothing until it is repaired.
 func TestNamespaceCycle(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		must := func(err error) {
 			t.Helper()
 			if err != nil {
@@ -148,7 +148,7 @@ func TestNamespaceCycle(t *testing.T) {
 // TestMovingASubtreeCountsItsDepth: the depth limit includes the descendants of a moved namespace.
 func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		k, _ := node()
 		for _, chain := range []string{"a", "b"} {
 			for i := 1; i <= 20; i++ {

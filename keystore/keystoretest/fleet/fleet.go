@@ -1,3 +1,5 @@
+// Package fleet runs several nodes on one SQLite file within one process, for the tests of packages
+// node and manage. Each node has a database that can fail. Start reading at [New].
 package fleet
 
 import (
@@ -20,36 +22,40 @@ import (
 )
 
 var (
+	// Root is the caller of changes in tests.
 	Root = manage.Root("test")
+	// Read is the permission to read.
 	Read = []keystore.Permission{{Action: "read"}}
 )
 
+// ErrCut is the error of calls of a cut connection.
 var ErrCut = errors.New("cut off")
 
-// faulty is a node's way to the database, to be cut, slowed and counted.
+// Faulty is the database of one node. Its fields make calls fail or hang, falsify their answers and
+// count them.
 type Faulty struct {
 	keystore.Database
-	Cut   atomic.Bool // nothing gets through
-	Hangs atomic.Bool // nor does an error
-	Mute  atomic.Bool // the node reads, but does not acknowledge, nor hear of changes
-	// how far the database's clock is ahead of the truth, in nanoseconds
+	Cut   atomic.Bool // calls fail with ErrCut
+	Hangs atomic.Bool // calls wait for the end of their context
+	Mute  atomic.Bool // Renew fails, so the node neither acknowledges nor sees changes
+	// Ahead is added to the time of the database, in nanoseconds.
 	Ahead          atomic.Int64
-	Loads          atomic.Int64 // KeyByDigest and Session
-	Unacknowledged atomic.Bool  // Join writes its row, and fails; Confirm fails too
-	Silent         atomic.Bool  // the database has not answered for a while, until Confirm
+	Loads          atomic.Int64 // calls of KeyByDigest and Session
+	Unacknowledged atomic.Bool  // Join writes its row but fails; Confirm fails too
+	Silent         atomic.Bool  // Renew reports silence, until Confirm
 	SetLeaseHangs  atomic.Bool
-	Timeline       atomic.Value // string: the server's, unless nil
-	Stale          atomic.Pointer[StaleAnswer]
-	PolicyRows     atomic.Int64           // namespaces, roles and members that were read
-	WholePolicies  atomic.Int64           // how often all of them were read
-	slowPolicy     atomic.Int64           // how long that takes, in nanoseconds
-	BeforePolicy   atomic.Pointer[func()] // called once
-	BeforeUpdate   atomic.Pointer[func()] // called once
-	// called between the snapshot of KeyByDigest and its answer
+	Timeline       atomic.Value                // string: replaces the server's timeline, unless nil
+	Stale          atomic.Pointer[StaleAnswer] // replaces the answer of KeyByDigest, unless nil
+	PolicyRows     atomic.Int64                // namespaces, roles and members that were read
+	WholePolicies  atomic.Int64                // how often all of them were read
+	slowPolicy     atomic.Int64                // how long that takes, in nanoseconds
+	BeforePolicy   atomic.Pointer[func()]      // called before the next RenewPolicy, once
+	BeforeUpdate   atomic.Pointer[func()]      // called before the next Update, once
+	// Holding is called between the snapshot of KeyByDigest and its answer.
 	Holding atomic.Pointer[func()]
 }
 
-// A staleAnswer is what KeyByDigest says.
+// A StaleAnswer is an answer of KeyByDigest.
 type StaleAnswer struct {
 	Key *keystore.Key
 	At  keystore.Position
@@ -132,7 +138,7 @@ func (f *Faulty) Update(
 	return f.Database.Update(ctx, func(tx keystore.Tx) error { return change(countedTx{tx, f}) })
 }
 
-// countedTx counts what a transaction reads of the policy.
+// A countedTx counts the rows of the policy that a transaction reads.
 type countedTx struct {
 	keystore.Tx
 	f *Faulty
@@ -179,8 +185,8 @@ func (f *Faulty) Session(ctx context.Context, id keystore.Digest) (*keystore.Ses
 	return f.Database.Session(ctx, id)
 }
 
-// holdOne holds the next load between its snapshot and its answer. It closes read when it is there,
-// and goes on when release is closed.
+// HoldOne holds the next KeyByDigest between its snapshot and its answer. The call closes read once
+// it has its snapshot, and continues when the test closes release.
 func (f *Faulty) HoldOne() (read, release chan struct{}) {
 	read, release = make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -189,28 +195,33 @@ func (f *Faulty) HoldOne() (read, release chan struct{}) {
 	return read, release
 }
 
+// Observer ignores all observations.
 type Observer struct{}
 
+// LookedUp implements node.Observer.
 func (Observer) LookedUp(node.Tier, time.Duration) {}
 
+// Propagated implements node.Observer.
 func (Observer) Propagated(time.Duration) {}
 
-// A deployment is some nodes on one SQLite file, as separate processes are.
+// A Fleet is a deployment on one SQLite file. Its nodes behave like separate processes.
 type Fleet struct {
 	testing.TB
-	Path string
+	Path string // of the file
 }
 
+// New returns a fleet without nodes.
 func New(t testing.TB) Fleet {
 	return Fleet{t, filepath.Join(t.TempDir(), "apikeys.db")}
 }
 
+// Node starts a node and returns it with its database. It is closed at the end of the test.
 func (d Fleet) Node(s node.Settings) (*manage.Keystore, *Faulty) {
 	d.Helper()
 	return d.NodeWith(Observer{}, s)
 }
 
-// nodeSlow is a node for which reading the whole policy takes some time.
+// NodeSlow is like Node. Reading the whole policy takes the given time longer.
 func (d Fleet) NodeSlow(
 	policy time.Duration, s node.Settings,
 ) (*manage.Keystore, *Faulty) {
@@ -218,13 +229,14 @@ func (d Fleet) NodeSlow(
 	return d.OpenWith(Observer{}, s, Open, func(f *Faulty) { f.slowPolicy.Store(int64(policy)) })
 }
 
-// nodeBehind is a node that starts when the database's clock is behind the truth.
+// NodeBehind is like Node. The database's clock is behind by the given time when the node starts.
 func (d Fleet) NodeBehind(behind time.Duration) (*manage.Keystore, *Faulty) {
 	d.Helper()
 	return d.OpenWith(Observer{}, node.Settings{}, Open,
 		func(f *Faulty) { f.Ahead.Store(-int64(behind)) })
 }
 
+// NodeWith is like Node, with an observer.
 func (d Fleet) NodeWith(
 	o node.Observer, s node.Settings,
 ) (*manage.Keystore, *Faulty) {
@@ -244,7 +256,7 @@ func Open(
 	return manage.Open(ctx, db, nil, s, o, slog.New(slog.DiscardHandler))
 }
 
-// openWith opens a node with open, whose way to the database is made ready before.
+// OpenWith is like Node but opens the node with open, after ready has prepared its database.
 func (d Fleet) OpenWith(
 	o node.Observer, s node.Settings, open OpenFunc, ready func(*Faulty),
 ) (*manage.Keystore, *Faulty) {
@@ -267,6 +279,7 @@ func (d Fleet) OpenWith(
 	return k, f
 }
 
+// Mint creates a key and returns it with its token. Its default permission is Read.
 func Mint(t testing.TB, k *manage.Keystore, spec manage.KeySpec) (*keystore.Key, string) {
 	t.Helper()
 	if spec.Home == nil && spec.Grants == nil {
@@ -279,7 +292,7 @@ func Mint(t testing.TB, k *manage.Keystore, spec manage.KeySpec) (*keystore.Key,
 	return key, token.Reveal()
 }
 
-// ask decides about a read in the namespace `default`, as the handler does.
+// Ask decides about a read in the namespace `default`, like the handler.
 func Ask(k *manage.Keystore, token string) keystore.Outcome {
 	now := time.Now()
 	a, err := k.Lookup(context.Background(), token, now)
@@ -294,13 +307,15 @@ func Ask(k *manage.Keystore, token string) keystore.Outcome {
 			Namespace: k.Policy().Namespace("default")})
 }
 
-func Want(t testing.TB, what string, got, want keystore.Outcome) {
+// Want fails the test if an outcome is not the wanted one.
+func Want(t testing.TB, request string, got, want keystore.Outcome) {
 	t.Helper()
 	if got != want {
-		t.Errorf("%s: %v, want %v", what, got, want)
+		t.Errorf("%s: %v, want %v", request, got, want)
 	}
 }
 
+// Revoke revokes a key and waits at most the given time for the propagation.
 func Revoke(
 	t testing.TB, k *manage.Keystore, id string, wait time.Duration,
 ) node.Propagation {
@@ -313,7 +328,7 @@ func Revoke(
 	return p
 }
 
-// grants reads "ns=perm,perm" and "ns+=perm" (connected), separated by spaces.
+// Grants parses grants such as "ns=perm,perm" and "ns+=perm" (connected), separated by spaces.
 func Grants(t testing.TB, text string) (list []keystore.Grant) {
 	t.Helper()
 	for word := range strings.FieldsSeq(text) {
@@ -332,7 +347,7 @@ func Grants(t testing.TB, text string) (list []keystore.Grant) {
 	return list
 }
 
-// caller mints a key that manages and returns it as a caller.
+// Caller creates a key for management and returns it as a caller.
 func Caller(
 	t testing.TB, k *manage.Keystore, spec manage.KeySpec,
 ) (manage.Caller, *keystore.Key) {
@@ -348,6 +363,7 @@ func Caller(
 	return manage.KeyCaller(a.Record, "test"), key
 }
 
+// WithNamespaces starts a node of a new fleet and creates namespaces.
 func WithNamespaces(t testing.TB, ids ...string) *manage.Keystore {
 	t.Helper()
 	k, _ := New(t).Node(node.Settings{})
@@ -360,6 +376,7 @@ func WithNamespaces(t testing.TB, ids ...string) *manage.Keystore {
 	return k
 }
 
+// Code returns the code of a refusal, "ok" for nil and the text of any other error.
 func Code(err error) string {
 	var e *keystore.Error
 	switch {
@@ -371,7 +388,7 @@ func Code(err error) string {
 	return err.Error()
 }
 
-// tamper runs SQL on the deployment's file, in one transaction.
+// Tamper runs SQL on the deployment's file in one transaction, like an operator.
 func (d Fleet) Tamper(statements ...string) {
 	d.Helper()
 	if err := d.Try(statements...); err != nil {
@@ -379,6 +396,7 @@ func (d Fleet) Tamper(statements ...string) {
 	}
 }
 
+// Try is like Tamper but returns the error.
 func (d Fleet) Try(statements ...string) error {
 	db, err := sql.Open("sqlite", "file:"+d.Path+"?_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {
@@ -398,8 +416,8 @@ func (d Fleet) Try(statements ...string) error {
 	return tx.Commit()
 }
 
-// lose has the database go back to a revision, as a failover to a standby does that has not
-// received what came after.
+// Lose resets the database to a revision, like a failover to a standby that has not received later
+// changes. It runs the statements first, in the same transaction.
 func (d Fleet) Lose(after keystore.Revision, statements ...string) {
 	d.Helper()
 	at := fmt.Sprint(after)
