@@ -69,7 +69,7 @@ func testSerial(t *testing.T, s Store) {
 				r, err := handles[w%len(handles)].Update(ctx, func(tx keystore.Tx) error {
 					now := tx.Now()
 					if now != tx.Now() || now.Location() != time.UTC || now.Nanosecond()%1000 != 0 {
-						t.Error("the time is not in UTC and microseconds, or changes in a transaction")
+						t.Error("the time is not in UTC and microseconds, or it changes")
 					}
 					k, err := tx.Key("k")
 					if err != nil {
@@ -173,8 +173,11 @@ func testCancelled(t *testing.T, s Store) {
 		"RemoveFenced": func() error { return db.RemoveFenced(cancelled, "i") },
 		"Confirm":      func() error { return db.Confirm(cancelled, "i") },
 		"Changes":      func() error { _, err := db.Changes(cancelled, 0, at); return err },
-		"KeyByDigest":  func() error { _, _, err := db.KeyByDigest(cancelled, digest("k")); return err },
-		"Key":          func() error { _, err := db.Key(cancelled, "k"); return err },
+		"KeyByDigest": func() error {
+			_, _, err := db.KeyByDigest(cancelled, digest("k"))
+			return err
+		},
+		"Key": func() error { _, err := db.Key(cancelled, "k"); return err },
 		"Keys": func() error {
 			_, _, err := db.Keys(cancelled, keystore.KeyFilter{}, "", 1)
 			return err
@@ -190,7 +193,9 @@ func testCancelled(t *testing.T, s Store) {
 			return err
 		},
 		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0); return err },
-		"RecordUse":  func() error { return db.RecordUse(cancelled, map[string]time.Time{"k": start}) },
+		"RecordUse": func() error {
+			return db.RecordUse(cancelled, map[string]time.Time{"k": start})
+		},
 		"Update": func() error {
 			_, err := db.Update(cancelled, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			return err

@@ -122,7 +122,8 @@ func TestRevokeDuringImport(t *testing.T) {
 		}
 		steps.before.Store(nil)
 		if count < 1+(bulk+importedAtOnce-1)/importedAtOnce {
-			t.Errorf("%d keys were imported in only %d steps: other changes wait too long", bulk, count)
+			t.Errorf("%d keys were imported in only %d steps: other changes wait too long", bulk,
+				count)
 		}
 		for _, s := range specs {
 			wantOutcome(t, a, s.Token, keystore.OK)

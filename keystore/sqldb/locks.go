@@ -107,8 +107,7 @@ func (l *locks) checkOthers() error {
 		if alive {
 			return advisedError{
 				"files of the database were replaced, and another running Caddy has the former " +
-					"ones " +
-					"open: stop every Caddy that uses it, check its files, and start again",
+					"ones open: stop every Caddy that uses it, check its files, and start again",
 				othersFilesError(file.path),
 			}
 		}

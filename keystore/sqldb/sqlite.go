@@ -80,8 +80,8 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w",
-			advisedError{"the file and its directory must exist and be writable, and the disk must " +
-				"have space", fileError{err}})
+			advisedError{"the file and its directory must exist and be writable, " +
+				"and the disk must have space", fileError{err}})
 	}
 	d := newDB(sqliteDialect)
 	if canLock {
