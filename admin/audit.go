@@ -118,12 +118,12 @@ func (a *API) exportAudit(
 	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(out huma.Context) {
-		begun := false
-		begin := func() {
-			if !begun {
+		started := false
+		start := func() {
+			if !started {
 				out.SetHeader("Content-Type", api.NDJSON)
 				out.SetStatus(http.StatusOK)
-				begun = true
+				started = true
 			}
 		}
 		w := out.BodyWriter()
@@ -138,7 +138,7 @@ func (a *API) exportAudit(
 					return err
 				}
 			}
-			begin()
+			start()
 			// Only a writer to memory has no deadlines, and it never blocks.
 			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout))
 			if _, err := lines.WriteTo(w); err != nil {
@@ -148,8 +148,8 @@ func (a *API) exportAudit(
 		})
 		switch {
 		case err == nil:
-			begin()
-		case begun:
+			start()
+		case started:
 			a.refusal(out.Operation(), err) // logs the error
 			panic(http.ErrAbortHandler)
 		default:

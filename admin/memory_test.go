@@ -71,11 +71,11 @@ func TestMemoryOfIncompleteImports(t *testing.T) {
 	const imports, size = 5, 1 << 20
 	d := open(t)
 	before := liveHeap()
-	var begun []*upload
+	var uploads []*upload
 	var sending sync.WaitGroup
 	for i := range imports {
 		u := d.begin("/keys/import", api.NDJSON)
-		begun = append(begun, u)
+		uploads = append(uploads, u)
 		text := importLines(i*1_000_000, size)
 		sending.Go(func() { _, _ = io.WriteString(u.body, text) })
 	}
@@ -87,11 +87,11 @@ func TestMemoryOfIncompleteImports(t *testing.T) {
 	} else if took > 3*used/2 {
 		t.Errorf("%d bytes are in use, %d are accounted for", took, used)
 	}
-	for _, u := range begun[1:] {
+	for _, u := range uploads[1:] {
 		u.body.CloseWithError(io.ErrUnexpectedEOF)
 		<-u.done
 	}
-	if a := begun[0].end(t); a.status != 201 {
+	if a := uploads[0].end(t); a.status != 201 {
 		t.Error(a.status, a.text)
 	}
 	if used, _ := d.Memory(); used != 0 {

@@ -200,10 +200,10 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1),
 			BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
 	}
-	for begun := map[uint32]bool{}; len(begun) < stalledClients; {
+	for started := map[uint32]bool{}; len(started) < stalledClients; {
 		frame, err := framer.ReadFrame()
 		if err != nil {
-			t.Errorf("%d of %d exports have begun: %v", len(begun), stalledClients, err)
+			t.Errorf("%d of %d exports have started: %v", len(started), stalledClients, err)
 			return
 		}
 		switch f := frame.(type) {
@@ -212,12 +212,12 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 				_ = framer.WriteSettingsAck()
 			}
 		case *http2.MetaHeadersFrame:
-			begun[f.StreamID] = true
+			started[f.StreamID] = true
 			if f.PseudoValue("status") != "200" {
 				t.Errorf("an export: %s", f.PseudoValue("status"))
 			}
 		case *http2.RSTStreamFrame: // the stream has ended
-			begun[f.StreamID] = true
+			started[f.StreamID] = true
 		}
 	}
 }

@@ -518,7 +518,7 @@ func TestEditVisibleGrants(t *testing.T) {
 }
 
 func TestAudit(t *testing.T) {
-	begun := time.Now()
+	start := time.Now()
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
@@ -543,7 +543,7 @@ func TestAudit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.get("/apikeys/audit?from="+begun.In(at).Format(time.DateOnly)+"&to="+
+		p.get("/apikeys/audit?from="+start.In(at).Format(time.DateOnly)+"&to="+
 			now.In(at).Format(time.DateOnly)+"&zone="+zone).want(200, ">Role edited</span>")
 	}
 	p.get("/apikeys/audit?from="+now.In(time.FixedZone("", 14*3600)).AddDate(0, 0,
@@ -571,9 +571,9 @@ func TestAudit(t *testing.T) {
 	p.post("/apikeys/audit/verify").want(200, "The audit log is intact",
 		"The hash of the last row")
 
-	some := s.signedIn(t, "Some", "acme=@viewer")
-	some.get("/apikeys/audit").want(200, ">Role edited</span>").lacks("other", "Verify log")
-	some.post("/apikeys/audit/verify").want(403)
+	viewer := s.signedIn(t, "Some", "acme=@viewer")
+	viewer.get("/apikeys/audit").want(200, ">Role edited</span>").lacks("other", "Verify log")
+	viewer.post("/apikeys/audit/verify").want(403)
 
 	for range 60 {
 		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(),
@@ -593,9 +593,9 @@ func TestNodes(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@viewer")
 	p.get("/apikeys/nodes").want(200, "1 node, all up to date", "Serves this page", "Active",
 		"Up to date", "30s")
-	some := s.signedIn(t, "Some", "default=@viewer")
-	some.get("/apikeys/nodes").want(403)
-	some.get("/apikeys/keys").lacks("/apikeys/nodes")
+	viewer := s.signedIn(t, "Some", "default=@viewer")
+	viewer.get("/apikeys/nodes").want(403)
+	viewer.get("/apikeys/keys").lacks("/apikeys/nodes")
 }
 
 // TestPastedToken checks that a token in a form or the address is neither stored nor shown.

@@ -632,7 +632,7 @@ func testKeysHolding(t *testing.T, s Store) {
 				t.Errorf("%v is held in %v, want %s", role, got, reaches)
 			}
 			all := strings.Fields(keys)
-			for _, most := range []int{1, 9} {
+			for _, limit := range []int{1, 9} {
 				var ids []string
 				must(t, tx.KeysHolding(role, []string{"a", "b", "b", "", "none"},
 					func(k *keystore.Key) bool {
@@ -643,13 +643,13 @@ func testKeysHolding(t *testing.T, s Store) {
 							t.Errorf("key %+v, want %+v", k, is)
 						}
 						ids = append(ids, k.ID)
-						return len(ids) < most
+						return len(ids) < limit
 					}))
-				if len(ids) != min(most, len(all)) ||
+				if len(ids) != min(limit, len(all)) ||
 					slices.ContainsFunc(ids, func(id string) bool {
 						return !slices.Contains(all, id)
 					}) {
-					t.Errorf("%v hold %v, want %d of %s", ids, role, most, keys)
+					t.Errorf("%v hold %v, want %d of %s", ids, role, limit, keys)
 				}
 			}
 			must(t, tx.KeysHolding(role, nil, func(k *keystore.Key) bool {

@@ -106,9 +106,9 @@ func TestTimeoutOfSlowServer(t *testing.T) {
 		return "+OK"
 	})
 	r := open(t, fmt.Sprintf("redis://%s/1?timeout=%s", addr, timeout)) // HELLO, SELECT, GETRANGE
-	begun := time.Now()
+	start := time.Now()
 	_, err := r.Get(ctx, "name")
-	if took := time.Since(begun); err == nil || took > timeout*7/4 {
+	if took := time.Since(start); err == nil || took > timeout*7/4 {
 		t.Errorf("%v after %s", err, took)
 	}
 }
@@ -338,9 +338,9 @@ func TestHungFromTheStart(t *testing.T) {
 			t.Errorf("%s: %d slow calls of 8 callers", url, slow)
 		}
 		r.Put("name", []byte("value"), time.Minute)
-		begun := time.Now()
+		start := time.Now()
 		r.Close()
-		if took := time.Since(begun); took > 2*time.Second {
+		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("%s: Close took %s", url, took)
 		}
 	}
@@ -379,10 +379,10 @@ func slowCalls(r cache, callers, calls int, limit time.Duration) int {
 	for range callers {
 		wg.Go(func() {
 			for range calls {
-				begun := time.Now()
+				start := time.Now()
 				_, _ = r.Get(ctx, "apikeys:{e}:name")
 				r.Put("apikeys:{e}:name", []byte("value"), time.Minute)
-				if time.Since(begun) > limit {
+				if time.Since(start) > limit {
 					slow.Add(1)
 				}
 			}
@@ -528,11 +528,11 @@ func TestPutsDoNotWait(t *testing.T) {
 	r := open(t, "redis://"+s.Addr()+"?timeout=1s")
 	r.works(t)
 	s.Stop()
-	begun := time.Now()
+	start := time.Now()
 	for range 10 * maxQueue {
 		r.Put("name", []byte("value"), time.Minute)
 	}
-	if took := time.Since(begun); took > time.Second/2 {
+	if took := time.Since(start); took > time.Second/2 {
 		t.Errorf("%d Puts took %s", 10*maxQueue, took)
 	}
 }

@@ -200,8 +200,8 @@ func TestImportByRevokedKey(t *testing.T) {
 			for _, s := range []int{0, bulk / 2, bulk - 1} {
 				wantOutcome(t, b, specs[s].Token, keystore.Unknown)
 			}
-			if alive := activeBy(t, b, key.ID); alive > 0 {
-				t.Errorf("%d: %d keys are left", when, alive)
+			if active := activeBy(t, b, key.ID); active > 0 {
+				t.Errorf("%d: %d keys are left", when, active)
 			}
 			again, no, err := b.ImportKeys(context.Background(), importer, specs, false, nil)
 			if again != bulk {
@@ -238,8 +238,8 @@ func TestImportByNarrowedKey(t *testing.T) {
 			t.Fatal(n, len(refused), err)
 		}
 		wantOutcome(t, a, specs[0].Token, keystore.Unknown)
-		if alive := activeBy(t, b, key.ID); alive > 0 {
-			t.Errorf("%d keys are left", alive)
+		if active := activeBy(t, b, key.ID); active > 0 {
+			t.Errorf("%d keys are left", active)
 		}
 	})
 }

@@ -42,11 +42,11 @@ func TestNamespaceCycle(t *testing.T) {
 		}
 		revoke := func(name string) {
 			t.Helper()
-			begun := time.Now()
+			start := time.Now()
 			_, p, err := a.RevokeKey(ctx, importer, ids[name], "", false, manage.ChangeOptions{})
 			must(err)
 			if !p.Complete {
-				t.Errorf("after %v: %+v", time.Since(begun), p)
+				t.Errorf("after %v: %+v", time.Since(start), p)
 			}
 		}
 		for _, ns := range []keystore.Namespace{

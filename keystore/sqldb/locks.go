@@ -102,9 +102,9 @@ func (l *locks) checkOthers() error {
 		if file == nil {
 			continue
 		}
-		alive := files != fileIDs(l.base) && !lockShared(file.f)
+		running := files != fileIDs(l.base) && !lockShared(file.f)
 		file.close()
-		if alive {
+		if running {
 			return advisedError{
 				"files of the database were replaced, and another running Caddy has the former " +
 					"ones open: stop every Caddy that uses it, check its files, and start again",

@@ -88,7 +88,7 @@ func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads what has changed since a position, with queries that see one snapshot. The last
+// policy reads the changes since a position, with queries that see one snapshot. The last
 // `own` revisions always count as changed. It calls alive for each row of a whole policy. It reads
 // a corrupted row as far as possible, so that the row does not keep nodes from following the
 // changes.

@@ -225,10 +225,10 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	if err := t.insertSecrets(fresh); err != nil {
 		return err
 	}
-	gone := present
+	dropped := present
 	for _, s := range k.Secrets {
 		was, ok := present[s.Digest]
-		delete(gone, s.Digest)
+		delete(dropped, s.Digest)
 		if ok && !was.ExpiresAt.Equal(s.ExpiresAt) {
 			if _, err := t.exec("UPDATE secrets SET ends_at = ? WHERE digest = ?",
 				fromTime(s.ExpiresAt), s.Digest[:]); err != nil {
@@ -236,7 +236,7 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 			}
 		}
 	}
-	for digest := range gone {
+	for digest := range dropped {
 		if _, err := t.exec("UPDATE secrets SET dropped = 1 WHERE digest = ?",
 			digest[:]); err != nil {
 			return err
