@@ -7,11 +7,11 @@
 // ([WithCaller]) and which handlers it has ([API.Declare], [API.RuleBy]).
 //
 // Start with operation.go: register adds an operation and puts the checks in front of it. kind.go
-// holds the operations that all kinds of objects share, keys.go is the largest kind. body.go,
-// parameters.go and fields.go check what huma accepts but the interface does not. problem.go turns
-// errors into answers.
+// holds the operations that all kinds of objects share. keys.go holds the largest kind. body.go,
+// parameters.go and fields.go refuse input that huma accepts but the interface does not. problem.go
+// turns errors into answers.
 //
-// The settings of huma are variables of the process. This package leaves them alone, because other
+// The settings of huma are process-wide variables. This package never changes them, because other
 // modules of the same Caddy may use huma with its defaults.
 package admin
 
@@ -52,7 +52,8 @@ func WithCaller(ctx context.Context, c manage.Caller) context.Context {
 
 type requestIDKey struct{}
 
-// WithRequestID sets the id of a request in the server's log. Problem documents repeat it.
+// WithRequestID sets the id that identifies a request in the server's log. Problem documents repeat
+// it.
 func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
@@ -72,17 +73,18 @@ type API struct {
 	idleTimeout  time.Duration // for a body
 	memory       memory        // shared by all requests
 
-	why      atomic.Pointer[string] // see NotReached
+	reason   atomic.Pointer[string] // see NotReached
 	rule     atomic.Pointer[Rule]
 	declared atomic.Pointer[[]api.Operation] // sorted, without duplicates
 }
 
 // New returns the interface to a key store. A nil key store stands for a database that has not been
-// reached yet: then only the documents and an unhealthy state are served.
+// reached yet: the API then serves the documents, reports that the node is unhealthy and refuses
+// all other requests.
 func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a := &API{keys: ks, logger: logger, mux: http.NewServeMux(), writeTimeout: writeTimeout,
 		idleTimeout: idleTimeout}
-	a.memory.most = DefaultMemory
+	a.memory.limit = DefaultMemory
 	a.huma = humago.New(a.mux, a.config())
 	a.key = a.keyKind()
 	a.registerKeys()
@@ -98,8 +100,8 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerPermissions()
 	a.registerDocuments()
 
-	// Any page can make a browser send cookies and reach the loopback interface, so changes from
-	// another origin are refused.
+	// Any page can make a browser send cookies and reach the loopback interface. Therefore the API
+	// refuses changes from another origin.
 	cross := http.NewCrossOriginProtection()
 	cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.write(w, r, newProblem(http.StatusForbidden, "cross_origin",
@@ -109,16 +111,16 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	return a
 }
 
-// NotReached sets the reason that callers get while the database has not been reached. An empty
-// reason refers them to the log.
-func (a *API) NotReached(why string) { a.why.Store(&why) }
+// NotReached sets the reason that callers get until the database has been reached. An empty reason
+// refers them to the log.
+func (a *API) NotReached(reason string) { a.reason.Store(&reason) }
 
 // ServeHTTP answers every request, including those for unknown paths.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	ctx, own := withAccount(r.Context(), &a.memory)
-	defer own.close()
+	ctx, acct := withAccount(r.Context(), &a.memory)
+	defer acct.close()
 	a.handler.ServeHTTP(w, r.WithContext(ctx))
 }
 
@@ -135,12 +137,12 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if pattern == "" {
-		var own headerOnly
-		handler.ServeHTTP(&own, r)
-		if own.status == http.StatusMethodNotAllowed {
-			w.Header().Set("Allow", own.Header().Get("Allow"))
-			a.write(w, r, newProblem(own.status, "method_not_allowed",
-				"this path does not support the method; the header Allow lists the supported ones"))
+		var recorded headerOnly
+		handler.ServeHTTP(&recorded, r)
+		if recorded.status == http.StatusMethodNotAllowed {
+			w.Header().Set("Allow", recorded.Header().Get("Allow"))
+			a.write(w, r, newProblem(recorded.status, "method_not_allowed",
+				"this path does not support the method; the Allow header lists the supported ones"))
 			return
 		}
 	}

@@ -38,11 +38,11 @@ func (a *API) registerAudit() {
 	register(a, huma.Operation{
 		OperationID: "export-audit", Method: http.MethodGet, Path: auditPath + "/export",
 		Summary: "Export the whole audit log, oldest first", Tags: []string{"audit"},
-		Description: "Writes one row a line. The permission is required in *.",
+		Description: "Writes one row per line. The permission is required in *.",
 	}, permission, a.exportAudit, streams)
 	rows := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.AuditRow](), true, "")
 	a.huma.OpenAPI().Paths[auditPath+"/export"].Get.Responses["200"] = &huma.Response{
-		Description: "One row a line",
+		Description: "One row per line",
 		Content:     map[string]*huma.MediaType{api.NDJSON: {Schema: rows}},
 	}
 }
@@ -112,18 +112,18 @@ func (a *API) verifyAudit(
 // hundred KiB.
 const writeTimeout = time.Minute
 
-// exportAudit answers with an error until it has written a row. After that it breaks the connection
-// on an error, so that no client mistakes a part for the whole log.
+// exportAudit answers an error with a problem document until it has written a row. After that, it
+// aborts the connection, so that no client mistakes an incomplete log for the whole.
 func (a *API) exportAudit(
 	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*huma.StreamResponse, error) {
 	return &huma.StreamResponse{Body: func(out huma.Context) {
-		begun := false
-		begin := func() {
-			if !begun {
+		started := false
+		start := func() {
+			if !started {
 				out.SetHeader("Content-Type", api.NDJSON)
 				out.SetStatus(http.StatusOK)
-				begun = true
+				started = true
 			}
 		}
 		w := out.BodyWriter()
@@ -138,8 +138,8 @@ func (a *API) exportAudit(
 					return err
 				}
 			}
-			begin()
-			// a writer that has no deadlines writes to memory
+			start()
+			// Only a writer to memory has no deadlines, and it never blocks.
 			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout))
 			if _, err := lines.WriteTo(w); err != nil {
 				return fmt.Errorf("writing the audit log to the client: %w", err)
@@ -148,9 +148,9 @@ func (a *API) exportAudit(
 		})
 		switch {
 		case err == nil:
-			begin()
-		case begun:
-			_ = a.refusal(out.Operation(), err) // logs it
+			start()
+		case started:
+			_ = a.refusal(out.Operation(), err) // logs the error
 			panic(http.ErrAbortHandler)
 		default:
 			a.refuse(out, err)

@@ -48,10 +48,10 @@ func TestAudit(t *testing.T) {
 	}
 	if err := json.Unmarshal(rows[3].After, &minted); err != nil || len(minted.Grants) != 1 ||
 		!slices.Equal(minted.Grants[0].Permissions, []string{"read"}) {
-		t.Errorf("permissions are no list as in the API: %s %v", rows[3].After, err)
+		t.Errorf("permissions are not a list as in the API: %s %v", rows[3].After, err)
 	}
 	if string(rows[4].Before) != "null" {
-		t.Errorf("before there was any: %s", rows[4].Before)
+		t.Errorf("before a creation: %s, want null", rows[4].Before)
 	}
 	at := func(i int) string { return rows[i].At.Format(time.RFC3339Nano) }
 	for query, want := range map[string]int{
@@ -66,7 +66,7 @@ func TestAudit(t *testing.T) {
 	}
 	_, acme := d.member(t, `{"name":"x","grants":[{"namespace":"acme","roles":["viewer"]}]}`)
 	if got, _ := list(acme, "?object="+rows[0].Object); len(got) != 0 {
-		t.Errorf("what happened elsewhere is seen: %v", got)
+		t.Errorf("changes in another namespace are visible: %v", got)
 	}
 
 	var v api.AuditVerdict

@@ -126,7 +126,7 @@ func TestKeyCallers(t *testing.T) {
 	d.call(t, d.caller(t, tokens["acme"]), "POST", "/verify",
 		api.VerifyRequest{Token: tokens["victim"]}).into(t, 200, &v)
 	if v.Outcome != "unknown" || v.Key != nil {
-		t.Errorf("acme asks about a key of another namespace: %+v", v)
+		t.Errorf("acme verifies a key of another namespace: %+v", v)
 	}
 }
 
@@ -154,7 +154,7 @@ func TestSelf(t *testing.T) {
 	d.call(t, c, "POST", "/self/revoke", nil).into(t, 200, &changed)
 	if changed.Key.Status != "revoked" || *changed.Key.RevokedBy != m.Key.ID ||
 		!changed.Propagation.Complete {
-		t.Errorf("revoked by itself: %+v", changed)
+		t.Errorf("a key that has revoked itself: %+v", changed)
 	}
 	// The keys that it created are revoked with it on request.
 	m = d.mint(t, root, `{"name":"minter","permissions":["read","admin.keys:create"]}`)
@@ -164,6 +164,6 @@ func TestSelf(t *testing.T) {
 	var k api.Key
 	d.call(t, root, "GET", "/keys/"+child.Key.ID, nil).into(t, 200, &k)
 	if k.Status != "revoked" || k.CreatedBy != m.Key.ID {
-		t.Errorf("made by a revoked key: %+v", k)
+		t.Errorf("created by a revoked key: %+v", k)
 	}
 }

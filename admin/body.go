@@ -52,12 +52,12 @@ func (a *API) withStream(ctx huma.Context, next func(huma.Context)) {
 	next(&bodyStreamed{ctx, a.bodyOf(ctx, 1)})
 }
 
-// bodyOf returns the reader of a body, which is held in memory in the given number of copies.
+// bodyOf returns a reader of the body. It reserves memory for the given number of copies.
 func (a *API) bodyOf(ctx huma.Context, copies int64) io.Reader {
-	own := accountOf(ctx.Context())
-	own.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout, account: own,
-		copies: copies}
-	return own.body
+	acct := accountOf(ctx.Context())
+	acct.body = &bodyReader{Reader: ctx.BodyReader(), ctx: ctx, idle: a.idleTimeout,
+		account: acct, copies: copies}
+	return acct.body
 }
 
 type humaContext huma.Context
@@ -119,16 +119,16 @@ func isTooLarge(err error) bool {
 	return errors.As(err, &e)
 }
 
-// Limits of a JSON body, which no valid body reaches. Each value can be invalid, and huma collects
-// all errors.
+// Limits of a JSON body. No valid body reaches them. They bound the list of errors, because huma
+// reports every invalid value.
 const (
 	maxDepth  = 32
 	maxValues = 10_000
 )
 
 // checkJSON refuses a body that is not one JSON value. It also refuses two things that
-// encoding/json accepts: duplicate names, of which parsers choose different ones (RFC 8259 §4), and
-// bytes that are not UTF-8. Its errors repeat nothing of the body but names.
+// encoding/json accepts: duplicate names, which parsers resolve differently (RFC 8259 §4), and
+// bytes that are not UTF-8. Its errors quote names of the body and never values.
 func checkJSON(b []byte) error {
 	reason := ""
 	switch {

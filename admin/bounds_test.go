@@ -13,8 +13,7 @@ func TestBounds(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID
 	many := func(n int, element string) string {
-		return "[" +
-			strings.Repeat(element+",", n-1) + element + "]"
+		return "[" + strings.Repeat(element+",", n-1) + element + "]"
 	}
 	names := func(n int, value string) string {
 		var b strings.Builder
@@ -28,18 +27,18 @@ func TestBounds(t *testing.T) {
 		field  string // one of the fields that the answer names
 		errors int    // 0: the maximum number
 	}{
-		"permissions": {`{"permissions":` + many(501, `"a b"`) + `}`, "permissions",
-			0},
-		"permissions of a grant": {`{"grants":[{"namespace":"a","permissions":` +
+		"501 invalid permissions": {
+			`{"permissions":` + many(501, `"a b"`) + `}`, "permissions", 0},
+		"501 invalid permissions of a grant": {`{"grants":[{"namespace":"a","permissions":` +
 			many(501, `"a b"`) + `}]}`, "grants[0].permissions", 0},
-		"grants": {`{"grants":` +
+		"101 grants": {`{"grants":` +
 			many(101, `{"namespace":"default","access":"read_only"}`) + `}`, "grants", 0},
-		"addresses": {`{"allowed_ips":` + many(257, `"localhost"`) + `}`,
-			"allowed_ips", 0},
-		"permissions as good": {`{"permissions":` + many(501, `"read"`) + `}`, "permissions",
-			0},
-		"500 bad permissions": {`{"permissions":` + many(500, `"a b"`) + `}`, "permissions[0]",
-			100},
+		"257 invalid addresses": {
+			`{"allowed_ips":` + many(257, `"localhost"`) + `}`, "allowed_ips", 0},
+		"501 valid permissions": {
+			`{"permissions":` + many(501, `"read"`) + `}`, "permissions", 0},
+		"500 invalid permissions": {
+			`{"permissions":` + many(500, `"a b"`) + `}`, "permissions[0]", 100},
 		"500 long permissions": {`{"permissions":` +
 			many(500, `"`+strings.Repeat("<", 2000)+`"`) + `}`, "permissions[0]", 100},
 		"256 long addresses": {`{"allowed_ips":` +
@@ -47,7 +46,7 @@ func TestBounds(t *testing.T) {
 		"unknown fields":           {names(9000, "0"), "", 100},
 		"unknown fields of grants": {`{"grants":` + many(90, names(90, "0")) + `}`, "", 100},
 		"a long unknown field":     {`{"` + strings.Repeat("<", 1_000_000) + `":0}`, "", 0},
-		"bad metadata":             {`{"metadata":` + names(9000, "0") + `}`, "", 100},
+		"invalid metadata":         {`{"metadata":` + names(9000, "0") + `}`, "", 100},
 		"long metadata": {`{"metadata":` +
 			names(100, `"`+strings.Repeat("x", 5000)+`"`) + `}`, "", 0},
 		"a million zeros":   {`{"roles":` + many(520_000, "0") + `}`, "", 0},

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// A position is the position of an object in a list, which is sorted newest first, then by id.
+// A position locates an object in a list that is sorted newest first, then by id.
 type position struct {
 	micros int64
 	id     string

@@ -23,8 +23,8 @@ func (a *API) registerDecisions() {
 			"with this method, path and host and no other headers. " +
 			"Without path, namespace and permission state what the request requires. Without " +
 			"these, the outcome only tells whether the key is valid. " +
-			"The address is checked only if client_ip is given, early data never. No quota is " +
-			"used.",
+			"The address is checked only if client_ip is given. Early data is never checked. No " +
+			"quota is used.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:read", a.verify)
 	add(a, huma.Operation{
@@ -43,11 +43,11 @@ func (a *API) verify(
 	ctx context.Context, c manage.Caller, in *verifyInput,
 ) (*page[api.Verdict], error) {
 	q := &in.Body
-	about := manage.VerifyRequest{Namespace: q.Namespace, Permission: q.Permission}
+	question := manage.VerifyRequest{Namespace: q.Namespace, Permission: q.Permission}
 	var wrong fields
 	if q.ClientIP != "" {
 		var err error
-		if about.Client, err = netip.ParseAddr(q.ClientIP); err != nil {
+		if question.Client, err = netip.ParseAddr(q.ClientIP); err != nil {
 			wrong.add("client_ip", "must be an address such as 192.0.2.1")
 		}
 	}
@@ -66,7 +66,7 @@ func (a *API) verify(
 		return nil, err
 	}
 	if q.Path == "" {
-		v, err := a.keys.Verify(ctx, c, q.Token, about)
+		v, err := a.keys.Verify(ctx, c, q.Token, question)
 		return a.verdict(v, "", err)
 	}
 	if err := a.keys.May(c, "admin.keys", "read"); err != nil {
@@ -79,7 +79,7 @@ func (a *API) verify(
 	}
 	rulings, err := (*rule)(Request{
 		Method: cmp.Or(q.Method, http.MethodGet), Target: q.Path, Host: q.Host,
-		Client: about.Client, Token: q.Token,
+		Client: question.Client, Token: q.Token,
 	})
 	if err != nil {
 		return nil, err
@@ -93,18 +93,19 @@ func (a *API) verify(
 			r.Namespace = ""
 		}
 		if r.Outcome == keystore.OK {
-			about.Namespace, about.Need = r.Namespace, &r.Need
-			v, err = a.keys.Verify(ctx, c, q.Token, about)
+			question.Namespace, question.Need = r.Namespace, &r.Need
+			v, err = a.keys.Verify(ctx, c, q.Token, question)
 			if v.Key != nil {
 				r.Namespace = cmp.Or(r.Namespace, v.Key.Namespace)
 			}
 		}
-		if r.Namespace == q.Token || keystore.ContainsToken(r.Namespace) { // it comes from the path
+		// The namespace comes from the path, which may contain a token.
+		if r.Namespace == q.Token || keystore.ContainsToken(r.Namespace) {
 			r.Namespace = ""
 		}
 		last, err = a.verdict(v, r.Namespace, err)
 		if err != nil || v.Outcome.Refuses() {
-			break // as the handler ends the request
+			break // the handlers that follow do not get the request
 		}
 	}
 	return last, err

@@ -52,9 +52,9 @@ func (a *API) registerDocuments() {
 	openAPI = document{"application/json", "default-src 'none'", text}
 
 	var page bytes.Buffer
-	if err := docsPage.Execute(&page,
-		map[string]any{"Info": spec.Info, "Operations": operations(spec),
-			"OpenAPI": openAPIPath}); err != nil {
+	data := map[string]any{"Info": spec.Info, "Operations": operations(spec),
+		"OpenAPI": openAPIPath}
+	if err := docsPage.Execute(&page, data); err != nil {
 		panic(err)
 	}
 	// The page loads nothing and runs no script.

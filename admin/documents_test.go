@@ -61,18 +61,17 @@ func TestOpenAPI(t *testing.T) {
 				t.Errorf("%s %s: request body %v", method, path, op.RequestBody)
 			}
 			for _, name := range regexp.MustCompile(`{(\w+)}`).FindAllStringSubmatch(path, -1) {
-				if !slices.ContainsFunc(op.Parameters,
+				declared := slices.ContainsFunc(op.Parameters,
 					func(p struct{ Name, In string }) bool {
-						return p.Name == name[1] &&
-							p.In == "path"
-					}) {
+						return p.Name == name[1] && p.In == "path"
+					})
+				if !declared {
 					t.Errorf("%s %s: %s is not declared", method, path, name[1])
 				}
 			}
 			changes := method == "PATCH" || method == "DELETE" ||
 				strings.HasSuffix(path, "/revoke") || strings.HasSuffix(path, "/rotate") ||
-				strings.HasSuffix(path, "/token") ||
-				strings.HasSuffix(path, "/grants")
+				strings.HasSuffix(path, "/token") || strings.HasSuffix(path, "/grants")
 			if (op.Responses["202"] != nil) != changes {
 				t.Errorf("%s %s: 202 is %v", method, path, op.Responses["202"])
 			}
@@ -91,7 +90,7 @@ func TestOpenAPI(t *testing.T) {
 	for _, ref := range regexp.MustCompile(`"\$ref": "([^"]*)"`).FindAllStringSubmatch(a.text, -1) {
 		name, ok := strings.CutPrefix(ref[1], "#/components/schemas/")
 		if used[name] = true; !ok || doc.Components.Schemas[name] == nil {
-			t.Errorf("%s leads nowhere", ref[1])
+			t.Errorf("the reference %s does not resolve", ref[1])
 		}
 	}
 	for name := range doc.Components.Schemas {
@@ -146,8 +145,8 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// TestPermissionsBeforeTheTable checks that a missing table differs from an empty one.
-func TestPermissionsBeforeTheTable(t *testing.T) {
+// TestPermissionsBeforeDeclare checks that a missing permission table differs from an empty one.
+func TestPermissionsBeforeDeclare(t *testing.T) {
 	d := open(t)
 	bare := &testAPI{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
 	if p := bare.call(t, root, "GET", "/permissions", nil).problem(t); p.Status != 503 ||

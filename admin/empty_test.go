@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// TestEmptyIsNotAbsent sends an empty value for every field with a meaning when absent. An unset
-// variable of a script must not extend the permissions of a key or the items of a list.
+// TestEmptyIsNotAbsent sends an empty value for every field whose absence has a meaning. An unset
+// variable in a script must not extend the permissions of a key or the items of a list.
 func TestEmptyIsNotAbsent(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID

@@ -23,10 +23,9 @@ const unknownParameter = "unknown query parameter"
 // isUnknown is the detail of an unknown field or parameter.
 const isUnknown = "is unknown"
 
-// ownTexts holds the texts that replace huma's messages. They read well after the name of the
-// field, as those of the key store do. Both may have one verb. A minimum length is always 1. huma's
-// messages are variables of the process, which this package only reads: other modules of the same
-// Caddy may use huma too.
+// ownTexts holds the texts that replace huma's messages. Each text continues a sentence that begins
+// with the name of the field, like the texts of the key store. Message and text may contain one
+// formatting verb. The text for a minimum length omits it, because the minimum is always 1.
 var ownTexts = []struct {
 	message *string
 	text    string
@@ -51,18 +50,18 @@ const mustBeString = "must be a string"
 
 // ownText returns the text for a message of huma, or the message if there is none.
 func ownText(message string) string {
-	for _, h := range ownTexts {
-		if value, ok := formatted(*h.message, message); ok && strings.Contains(h.text, "%s") {
-			return fmt.Sprintf(h.text, value)
+	for _, own := range ownTexts {
+		if value, ok := formatted(*own.message, message); ok && strings.Contains(own.text, "%s") {
+			return fmt.Sprintf(own.text, value)
 		} else if ok {
-			return h.text
+			return own.text
 		}
 	}
 	return message
 }
 
-// formatted reports whether text is the result of a format with at most one verb, and for which
-// value.
+// formatted reports whether text results from format, which contains at most one verb. It returns
+// the value of the verb.
 func formatted(format, text string) (value string, ok bool) {
 	before, after, verb := strings.Cut(format, "%")
 	if !verb {
@@ -113,7 +112,7 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 // validate checks a JSON text, known to be valid, against its schema. root names the value as a
 // whole in errors.
 //
-// huma ignores the case of names, unless told otherwise for the whole process. Names that differ in
+// huma ignores the case of names unless a process-wide setting says otherwise. Names that differ in
 // case are different names (RFC 8259 §8.3), so validate renames those that huma would accept.
 func (a *API) validate(s *huma.Schema, text []byte, root string) error {
 	var shape any
@@ -138,8 +137,8 @@ func (a *API) validate(s *huma.Schema, text []byte, root string) error {
 	return wrong.err(codeInvalid)
 }
 
-// invalid returns the field of a body that an error of huma is about, empty for the whole body, and
-// what is wrong with it. huma reports a missing field at the object that lacks it.
+// invalid converts an error of huma about a body. It returns the field, which is empty for the
+// whole body, and the detail. huma reports a missing field at the object that lacks it.
 func (a *API) invalid(body *huma.Schema, d *huma.ErrorDetail) (field, detail string) {
 	_, field, _ = strings.Cut(d.Location, ".")
 	if name, ok := formatted(validation.MsgExpectedRequiredProperty, d.Message); ok {
@@ -188,7 +187,8 @@ func (a *API) known(object *huma.Schema, field string) []string {
 	return slices.Sorted(maps.Keys(object.Properties))
 }
 
-// fieldError bounds the texts of an error, which may repeat parts of the request.
+// fieldError returns an error with texts of limited length, because they may repeat parts of the
+// request.
 func fieldError(field, detail string) api.FieldError {
 	return api.FieldError{Field: cut(field, 200), Detail: cut(detail, maxDetail)}
 }
@@ -196,11 +196,11 @@ func fieldError(field, detail string) api.FieldError {
 // maxDetail is the maximum length in bytes of the detail of a field or a line.
 const maxDetail = 1000
 
-func cut(s string, most int) string {
-	if len(s) <= most {
+func cut(s string, limit int) string {
+	if len(s) <= limit {
 		return s
 	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
+	return strings.ToValidUTF8(s[:limit], "") + "…"
 }
 
 // someInvalid is the detail of a problem that lists its invalid fields.

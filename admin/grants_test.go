@@ -84,14 +84,14 @@ func TestEditGrants(t *testing.T) {
 	}
 	if p := d.call(t, root, "POST", path, `{"add":[{"roles":["s"]}]}`, "If-Match",
 		`"1"`).problem(t); p.Status != 412 {
-		t.Errorf("another version: %+v", p)
+		t.Errorf("an outdated version: %+v", p)
 	}
 	d.call(t, root, "PATCH", "/namespaces/acme", `{"edit_policy":"grow_only"}`).into(t, 200,
 		new(api.NamespaceChanged))
 	d.call(t, root, "POST", path, `{"add":[{"roles":["s"]}]}`).into(t, 200, new(api.KeyChanged))
 	if p := d.call(t, root, "POST", path,
 		`{"remove":[{"roles":["s"]}]}`).problem(t); p.Status != 422 || p.Code != "grow_only" {
-		t.Errorf("removed from a key that may only grow: %+v", p)
+		t.Errorf("a removal in a namespace with grow_only: %+v", p)
 	}
 	var log api.Page[api.AuditRow]
 	d.call(t, root, "GET", "/audit?limit=1&action=key.edit&object="+key.ID, nil).into(t, 200, &log)
@@ -100,8 +100,8 @@ func TestEditGrants(t *testing.T) {
 	}
 }
 
-// TestEditGrantsAtOnce adds twenty permissions concurrently and checks that none is lost.
-func TestEditGrantsAtOnce(t *testing.T) {
+// TestConcurrentGrantEdits adds twenty permissions concurrently and checks that none is lost.
+func TestConcurrentGrantEdits(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root, readOnly).Key
 	var group sync.WaitGroup

@@ -59,8 +59,8 @@ func TestOtherUsersOfHuma(t *testing.T) {
 	}
 }
 
-// TestCaseOfNames checks that a field in another case is unknown, and does not stand in for the one
-// that is required.
+// TestCaseOfNames checks that a field name in another case is unknown and does not replace the
+// required field.
 func TestCaseOfNames(t *testing.T) {
 	d := open(t)
 	for body, want := range map[string][]string{

@@ -16,7 +16,7 @@ type Idempotency struct {
 // idempotencyPeriod is how long a value of Idempotency-Key is remembered.
 const idempotencyPeriod = 24 * time.Hour
 
-// once returns the check for a repeat of this request, nil without the header.
+// once returns the check for a repeat of this request, or nil without the header.
 func (i Idempotency) once() manage.Once {
 	if i.Key == "" {
 		return nil
@@ -24,8 +24,8 @@ func (i Idempotency) once() manage.Once {
 	return idempotencyKey(i.Key)
 }
 
-// An idempotencyKey is a value of Idempotency-Key. Each caller has values of its own. The id of the
-// created key is stored with it, so that the refusal of a repeat can name the key.
+// An idempotencyKey is a value of Idempotency-Key. Values of different callers are independent. The
+// id of the created key is stored with the value, so that the refusal of a repeat can name the key.
 type idempotencyKey string
 
 // Before implements manage.Once.

@@ -63,7 +63,7 @@ func (in *importInput) Resolve(ctx huma.Context) []error {
 // §8.1).
 func skipByteOrderMark(r io.Reader) io.Reader {
 	in := bufio.NewReader(r)
-	// a read error comes again with the next read
+	// The next read returns the error of a failed Peek again.
 	if start, _ := in.Peek(len(byteOrderMark)); string(start) == byteOrderMark {
 		_, _ = in.Discard(len(byteOrderMark))
 	}
@@ -81,14 +81,14 @@ const (
 	wholeBytes = 64 << 20 // in one transaction; root has no limit
 )
 
-// An importing is a running import.
-type importing struct {
+// An importRun is the state of a running import.
+type importRun struct {
 	*API
-	ctx    context.Context
-	caller manage.Caller
-	once   manage.Once // see Idempotency
-	whole  bool        // in one transaction
-	some   bool        // import the valid keys only
+	ctx     context.Context
+	caller  manage.Caller
+	once    manage.Once // see Idempotency
+	whole   bool        // import in one transaction
+	partial bool        // import the valid keys and list the others
 
 	batch []manage.ImportSpec // unless whole
 	lines []importLine        // if whole
@@ -99,26 +99,26 @@ type importing struct {
 	done  api.Imported
 }
 
-// importLine is a key of an import in one transaction. It is stored as text and parsed when needed,
-// because a parsed key takes several times the memory.
+// An importLine is a key of an import in one transaction. It is stored as text and parsed when
+// needed, because a parsed key takes several times the memory.
 type importLine struct {
 	line int
 	text string
 }
 
 // Len implements manage.ImportSource.
-func (i *importing) Len() int { return len(i.lines) }
+func (i *importRun) Len() int { return len(i.lines) }
 
 // At implements manage.ImportSource.
-func (i *importing) At(n int) manage.ImportSpec {
+func (i *importRun) At(n int) manage.ImportSpec {
 	return i.importSpec(i.lines[n].line, []byte(i.lines[n].text))
 }
 
 // Imported implements manage.ImportSource.
-func (i *importing) Imported(n int, id string) { i.created(i.lines[n].line, id) }
+func (i *importRun) Imported(n int, id string) { i.created(i.lines[n].line, id) }
 
 // created adds an imported key to the answer. An empty id means that the key was refused.
-func (i *importing) created(line int, id string) {
+func (i *importRun) created(line int, id string) {
 	if id != "" && len(i.done.Created) < maxCreated {
 		i.done.Created = append(i.done.Created, api.Created{Line: line, ID: id})
 	}
@@ -130,10 +130,10 @@ const lineBytes = 256
 func (a *API) importKeys(
 	ctx context.Context, c manage.Caller, in *importInput,
 ) (*page[api.Imported], error) {
-	some := in.Partial == "1"
-	i := importing{API: a, ctx: ctx, caller: c, once: in.once(), some: some,
-		whole: !some || in.Key != "", done: api.Imported{Created: []api.Created{},
-			Refused: []api.Refused{}}}
+	partial := in.Partial == "1"
+	i := importRun{API: a, ctx: ctx, caller: c, once: in.once(), partial: partial,
+		whole: !partial || in.Key != "",
+		done:  api.Imported{Created: []api.Created{}, Refused: []api.Refused{}}}
 	read := readKeys
 	if in.ndjson {
 		read = readLines
@@ -142,7 +142,7 @@ func (a *API) importKeys(
 	if err == nil {
 		err = i.flush()
 	}
-	if refused := len(i.done.Refused); err == nil && refused > 0 && !some {
+	if refused := len(i.done.Refused); err == nil && refused > 0 && !partial {
 		err = newProblem(http.StatusUnprocessableEntity, codeInvalid,
 			fmt.Sprintf("nothing was imported, because %d keys are refused: fix them, or import "+
 				"the others with partial=1 (command line: --partial)", refused))
@@ -153,27 +153,27 @@ func (a *API) importKeys(
 	p := a.refusal(&huma.Operation{OperationID: "import-keys"}, err)
 	p.Refused = i.done.Refused
 	if i.done.Imported > 0 {
-		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. Sending all keys again will "+
-			"refuse these as already_used", i.done.Imported, p.Detail)
+		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. If you send all keys again, "+
+			"these are refused as already_used", i.done.Imported, p.Detail)
 	}
 	return nil, p
 }
 
 // keep adds one key, and imports the added keys once they fill a batch.
-func (i *importing) keep(line int, text []byte) error {
+func (i *importRun) keep(line int, text []byte) error {
 	spec := i.importSpec(line, text)
 	memory := int64(lineBytes + len(text))
 	if !i.whole {
 		memory *= bodyCopies
 	}
-	own := accountOf(i.ctx)
-	own.freeTo(i.kept + streamBytes) // the line is counted below
-	err := own.take(memory)
+	acct := accountOf(i.ctx)
+	acct.freeTo(i.kept + streamBytes) // the line is counted below
+	err := acct.take(memory)
 	if err != nil && len(i.batch) > 0 {
 		if err := i.flush(); err != nil {
 			return err
 		}
-		err = own.take(memory)
+		err = acct.take(memory)
 	}
 	if err != nil {
 		return err
@@ -203,14 +203,14 @@ func (i *importing) keep(line int, text []byte) error {
 }
 
 // flush imports the added keys.
-func (i *importing) flush() error {
+func (i *importRun) flush() error {
 	var imported int
 	var refused []manage.ImportRefusal
 	var err error
 	if i.whole {
-		imported, refused, err = i.keys.ImportFrom(i.ctx, i.caller, i, i.some, i.once)
+		imported, refused, err = i.keys.ImportFrom(i.ctx, i.caller, i, i.partial, i.once)
 	} else {
-		imported, refused, err = i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.some, i.once)
+		imported, refused, err = i.keys.ImportKeys(i.ctx, i.caller, i.batch, i.partial, i.once)
 		for _, s := range i.batch {
 			i.created(s.Line, s.ID)
 		}
@@ -269,10 +269,9 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 	case (k.Token == "") == (k.SHA256 == ""):
 		wrong.add("token", "exactly one of token and sha256 is required")
 	case k.SHA256 != "":
-		if n, err := hex.Decode(spec.Digest[:],
-			[]byte(strings.ToLower(k.SHA256[:min(len(k.SHA256),
-				2*len(spec.Digest))]))); err != nil || n != len(spec.Digest) ||
-			len(k.SHA256) != 2*n {
+		digits := strings.ToLower(k.SHA256[:min(len(k.SHA256), 2*len(spec.Digest))])
+		n, err := hex.Decode(spec.Digest[:], []byte(digits))
+		if err != nil || n != len(spec.Digest) || len(k.SHA256) != 2*n {
 			wrong.add("sha256", "must be 64 hex digits")
 		}
 	}
@@ -287,7 +286,7 @@ func tooLong(n int) error {
 		fmt.Sprintf("line %d is longer than %d bytes", n, maxLine))
 }
 
-// readLines reads NDJSON, one key a line. It counts and skips blank lines.
+// readLines reads NDJSON, one key per line. It skips blank lines but counts them.
 func readLines(r io.Reader, keep func(line int, text []byte) error) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4096), maxLine)
@@ -310,29 +309,29 @@ func readLines(r io.Reader, keep func(line int, text []byte) error) error {
 	}
 }
 
-// allowance is a reader that limits the length of each key. Without it, a decoder would read to the
-// end of a value of any length.
-type allowance struct {
+// A keyLimiter is a reader that limits the length of each key. Without it, a decoder would read to
+// the end of a value of any length.
+type keyLimiter struct {
 	io.Reader
 	left, line int
 }
 
-// next allows one more key, and the same length again for what the decoder reads ahead.
-func (a *allowance) next(line int) { a.left, a.line = 2*maxLine, line }
+// next allows one more key, and the same length again for the read-ahead of the decoder.
+func (k *keyLimiter) next(line int) { k.left, k.line = 2*maxLine, line }
 
-func (a *allowance) Read(b []byte) (int, error) {
-	if a.left == 0 {
-		return 0, tooLong(a.line)
+func (k *keyLimiter) Read(b []byte) (int, error) {
+	if k.left == 0 {
+		return 0, tooLong(k.line)
 	}
-	n, err := a.Reader.Read(b[:min(len(b), a.left)])
-	a.left -= n
+	n, err := k.Reader.Read(b[:min(len(b), k.left)])
+	k.left -= n
 	return n, err
 }
 
 // readKeys reads {"keys": […]} one key at a time. The line of a key is its position in keys,
 // counted from 1.
 func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
-	in := &allowance{Reader: r}
+	in := &keyLimiter{Reader: r}
 	in.next(1)
 	d := json.NewDecoder(in)
 	for _, want := range []json.Token{json.Delim('{'), "keys", json.Delim('[')} {

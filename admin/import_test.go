@@ -43,11 +43,11 @@ func TestImport(t *testing.T) {
 				len(done.Refused) != 0 {
 				t.Fatalf("%d %s", a.status, a.text)
 			}
-			for i, made := range done.Created {
+			for i, created := range done.Created {
 				var k api.Key
-				d.call(t, root, "GET", "/keys/"+made.ID, nil).into(t, 200, &k)
-				if k.Name != []string{"one", "two"}[i] || made.Line < 1 {
-					t.Errorf("%+v: %s", made, k.Name)
+				d.call(t, root, "GET", "/keys/"+created.ID, nil).into(t, 200, &k)
+				if k.Name != []string{"one", "two"}[i] || created.Line < 1 {
+					t.Errorf("%+v: %s", created, k.Name)
 				}
 			}
 			for token, name := range map[string]string{one: "one", two: "two"} {
@@ -61,7 +61,7 @@ func TestImport(t *testing.T) {
 			a = d.call(t, root, "POST", "/keys/import", body, "Content-Type", contentType)
 			if p := a.problem(t); p.Status != 422 || len(p.Refused) != 2 ||
 				p.Refused[0].Code != "already_used" || strings.Contains(a.text, one) {
-				t.Errorf("again: %s", a.text)
+				t.Errorf("the same import again: %s", a.text)
 			}
 		})
 	}
@@ -153,7 +153,7 @@ func TestImportRefusals(t *testing.T) {
 	}
 	for _, secret := range []string{good, minted.Token, forged, "credential-", "with a space"} {
 		if strings.Contains(whole.text+partial.text+d.log.String(), secret) {
-			t.Errorf("an answer or the log repeats a token that was sent")
+			t.Errorf("an answer or the log repeats a token of the request")
 		}
 	}
 }
@@ -224,7 +224,7 @@ func TestImportLong(t *testing.T) {
 	}
 }
 
-// lines is a body whose lines next returns when they are read, until it returns "".
+// lines is a body that calls next for each line when it is read. It ends when next returns "".
 type lines struct {
 	next func(n int) string
 	n    int
@@ -243,7 +243,7 @@ func (l *lines) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func goodLine(n int) string {
+func validLine(n int) string {
 	return fmt.Sprintf("{\"name\":\"k\",\"access\":\"read_only\",\"token\":\"legacy-%032d\"}\n", n)
 }
 
@@ -256,9 +256,9 @@ func (d *testAPI) importFrom(
 	return d.send(t, c, r)
 }
 
-// TestImportOfRubbish checks that an import stops when too many keys are refused, and lists each
-// refusal once.
-func TestImportOfRubbish(t *testing.T) {
+// TestImportOfInvalidLines checks that an import stops when too many keys are refused, and lists
+// each refusal once.
+func TestImportOfInvalidLines(t *testing.T) {
 	unknown := `{"` + strings.Repeat(`a":0,"a`, 200) + `":0`
 	for i := range 200 {
 		unknown = strings.Replace(unknown, `"a"`, fmt.Sprintf(`"%d"`, i), 1)
@@ -268,7 +268,7 @@ func TestImportOfRubbish(t *testing.T) {
 		"not JSON":            "{",
 		"unknown fields":      unknown + "}",
 		"a long unknown name": `{"` + strings.Repeat("<", 5000) + `":0}`,
-		"bad permissions": `{"name":"x","permissions":["` + strings.Repeat(`<>","`, 400) +
+		"invalid permissions": `{"name":"x","permissions":["` + strings.Repeat(`<>","`, 400) +
 			`"]}`,
 	} {
 		for _, query := range []string{"", "?partial=1"} {
@@ -312,7 +312,7 @@ func TestPartialImportStreams(t *testing.T) {
 		if n == 1100 {
 			return strings.Repeat("x", 2<<20)
 		}
-		return goodLine(max(n, 2)) // the second is refused
+		return validLine(max(n, 2)) // the second is refused
 	}})
 	p := a.problem(t)
 	if p.Status != 400 || !strings.Contains(p.Detail, "999 keys were imported before this") ||
@@ -342,7 +342,7 @@ func TestImportOfEndlessKey(t *testing.T) {
 				t.Errorf("%s: %s", contentType, a.text)
 			}
 			if body.n > 150 {
-				t.Errorf("%s: %d pieces of 32 KiB were read", contentType, body.n)
+				t.Errorf("%s: %d chunks of 32 KiB were read", contentType, body.n)
 			}
 		}
 	}
@@ -362,7 +362,7 @@ func TestImportByKey(t *testing.T) {
 		`{"name":"importer","permissions":["admin.keys:create","read"]}`).Token)
 	long := strings.Repeat("x", 900_000)
 	for name, line := range map[string]func(n int) string{
-		"many": goodLine,
+		"many": validLine,
 		"long": func(n int) string {
 			return fmt.Sprintf(
 				`{"name":"k","access":"read_only","token":"legacy-%09d","metadata":{"a":"%s"}}`+"\n",
@@ -382,7 +382,7 @@ func TestImportByKey(t *testing.T) {
 		if n > 2000 {
 			return ""
 		}
-		return goodLine(n)
+		return validLine(n)
 	}})
 	if a.status != 201 {
 		t.Errorf("2000 keys: %s", a.text)

@@ -41,14 +41,14 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 func showGrants(grants []keystore.Grant) []api.Grant {
 	out := make([]api.Grant, len(grants))
 	for i, g := range grants {
-		out[i] = api.Grant{Namespace: g.Namespace, Permissions: words(g.Permissions),
+		out[i] = api.Grant{Namespace: g.Namespace, Permissions: permissionTexts(g.Permissions),
 			Roles: append([]string{}, g.Roles...), Connected: g.Connected}
 	}
 	return out
 }
 
-// words returns permissions as strings, sorted like a keystore.Set.
-func words(list []keystore.Permission) []string {
+// permissionTexts returns permissions as strings, sorted like a keystore.Set.
+func permissionTexts(list []keystore.Permission) []string {
 	out := make([]string, 0, len(list))
 	for _, p := range keystore.NewSet(list...).Permissions() {
 		out = append(out, p.String())
@@ -208,8 +208,8 @@ func (f *fields) permissions(in, access string, list []string) []keystore.Permis
 	return out
 }
 
-// addresses parses addresses and CIDR ranges. It converts IPv4 in IPv6 to IPv4, as is done with
-// the addresses of clients.
+// addresses parses addresses and CIDR ranges. It converts IPv4 in IPv6 to IPv4, like the addresses
+// of clients.
 func (f *fields) addresses(list []string) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(list))
 	for i, s := range list {

@@ -40,7 +40,7 @@ func (a *API) registerKeys() {
 	register(a, grants, k.permission("update"), a.editGrants, mayPend)
 }
 
-// keyKind returns the kind of keys.
+// keyKind describes keys.
 func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged] {
 	return kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged]{
 		one: "key", many: "keys", deletes: "Delete a revoked key",

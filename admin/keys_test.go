@@ -26,9 +26,9 @@ func TestShape(t *testing.T) {
 	a.into(t, http.StatusCreated, &got)
 	token, key := got["token"].(string), got["key"].(map[string]any)
 	id := key["id"].(string)
-	for _, made := range []string{"id", "created_at", "version"} {
-		if key[made] == nil {
-			t.Errorf("no %s", made)
+	for _, name := range []string{"id", "created_at", "version"} {
+		if key[name] == nil {
+			t.Errorf("no %s", name)
 		}
 	}
 	createdAt := key["created_at"]
@@ -48,7 +48,7 @@ func TestShape(t *testing.T) {
 		t.Errorf("got  %v\nwant %v", key, want)
 	}
 	if !strings.HasPrefix(token, "ak_"+id) {
-		t.Error("the token does not bear the key's id")
+		t.Error("the token does not contain the key's id")
 	}
 	if a.header.Get("Cache-Control") != "no-store" || a.header.Get("ETag") != `"1"` ||
 		a.header.Get("Location") != "/apikeys/v1/keys/"+id {
@@ -128,10 +128,8 @@ func TestEdit(t *testing.T) {
 	}{
 		{`{}`, func(*api.Key) {}},
 		{`{"name":"b"}`, func(k *api.Key) { k.Name = "b" }},
-		{`{"access":"read_write"}`, func(k *api.Key) {
-			k.Access, k.Grants = "read_write",
-				home("read", "write")
-		}},
+		{`{"access":"read_write"}`,
+			func(k *api.Key) { k.Access, k.Grants = "read_write", home("read", "write") }},
 		{`{"permissions":["orders:read"]}`,
 			func(k *api.Key) { k.Access, k.Grants = "custom", home("orders:read") }},
 		{`{"access":"custom"}`, func(*api.Key) {}},
@@ -144,8 +142,7 @@ func TestEdit(t *testing.T) {
 				Permissions: []string{"read"}, Roles: []string{}}}
 		}},
 		{`{"permissions":["read"]}`, func(k *api.Key) {
-			k.Access, k.Grants = "read_only",
-				append(home("read"), k.Grants...)
+			k.Access, k.Grants = "read_only", append(home("read"), k.Grants...)
 		}},
 		{`{"metadata":{"a":null,"c":"3"}}`,
 			func(k *api.Key) { k.Metadata = map[string]string{"b": "2", "c": "3"} }},
@@ -197,8 +194,9 @@ func TestPropagation(t *testing.T) {
 	}
 }
 
-// TestLife rotates, revokes and deletes a key and checks after each step which tokens are valid.
-func TestLife(t *testing.T) {
+// TestKeyLifecycle rotates, revokes and deletes a key and checks after each step which tokens are
+// valid.
+func TestKeyLifecycle(t *testing.T) {
 	d := open(t)
 	m := d.mint(t, root, readOnly)
 	path := "/keys/" + m.Key.ID
@@ -260,7 +258,7 @@ func TestLife(t *testing.T) {
 	var list api.Keys
 	d.call(t, root, "GET", "/keys?status=revoked", nil).into(t, 200, &list)
 	if len(list.Items) != 1 || list.Items[0].ID != k.ID {
-		t.Errorf("revoked keys stay listed: %+v", list)
+		t.Errorf("the revoked key is not listed: %+v", list)
 	}
 	d.call(t, root, "DELETE", path, nil).into(t, 200, new(api.KeyChanged))
 	if a := d.call(t, root, "GET", path, nil); a.status != 404 {
@@ -411,8 +409,8 @@ func TestNamespaces(t *testing.T) {
 	d.call(t, root, "GET", "/namespaces/default", nil).into(t, 200, new(api.Namespace))
 }
 
-// TestServer checks cases that need a real server: HEAD, and a body sent slower than it is read.
-func TestServer(t *testing.T) {
+// TestHead checks on a real server that HEAD gets the status and the headers of GET.
+func TestHead(t *testing.T) {
 	d := open(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
@@ -457,7 +455,7 @@ func TestActiveAgreesWithStatus(t *testing.T) {
 		d.call(t, root, "GET", "/keys/"+k.ID, nil).into(t, 200, &k)
 	}
 	if k.Active {
-		t.Error("expired, and active")
+		t.Error("an expired key is shown as active")
 	}
 	k = d.mint(t, root, `{"name":"CI","access":"read_only"}`).Key
 	var done api.KeyChanged
@@ -529,13 +527,13 @@ func TestVerifyPath(t *testing.T) {
 		"allowed": {[]admin.Ruling{{Need: read}}, ``, "ok", 200, "read", "default", true},
 		"another address": {[]admin.Ruling{{Need: read}}, `,"client_ip":"192.0.2.1"`, "address",
 			403, "read", "default", true},
-		"missing": {[]admin.Ruling{{Need: write}}, ``, "forbidden", 403, "orders:write",
+		"missing permission": {[]admin.Ruling{{Need: write}}, ``, "forbidden", 403, "orders:write",
 			"default", true},
-		"elsewhere": {[]admin.Ruling{{Namespace: "acme", Need: read}}, ``, "forbidden", 403,
+		"another namespace": {[]admin.Ruling{{Namespace: "acme", Need: read}}, ``, "forbidden", 403,
 			"read", "acme", true},
-		"no namespace": {[]admin.Ruling{{Namespace: "gone", Need: read}}, ``, "forbidden", 403,
+		"nonexistent namespace": {[]admin.Ruling{{Namespace: "gone", Need: read}}, ``, "forbidden", 403,
 			"read", "gone", true},
-		"a token in it": {[]admin.Ruling{{Namespace: reader, Need: read}}, ``, "forbidden", 403,
+		"token as namespace": {[]admin.Ruling{{Namespace: reader, Need: read}}, ``, "forbidden", 403,
 			"read", "", true},
 		"undeclared": {[]admin.Ruling{{Need: keystore.Need{Class: keystore.Read,
 			Undeclared: true}}}, ``, "forbidden", 403, "", "default", true},
@@ -544,7 +542,7 @@ func TestVerifyPath(t *testing.T) {
 		"method": {[]admin.Ruling{{Outcome: keystore.Method}}, ``, "method", 405, "", "", false},
 		"public": {[]admin.Ruling{{Outcome: keystore.Public, Namespace: "default"}}, ``, "public",
 			200, "", "", false},
-		"public, then not": {[]admin.Ruling{{Outcome: keystore.Public}, {Need: write},
+		"public, then refused": {[]admin.Ruling{{Outcome: keystore.Public}, {Need: write},
 			{Need: read}},
 			``, "forbidden", 403, "orders:write", "default", true},
 	} {
@@ -589,7 +587,7 @@ func TestVerifyPath(t *testing.T) {
 	bare := &testAPI{API: admin.New(d.keys, slog.New(slog.DiscardHandler)), keys: d.keys}
 	if p := bare.call(t, root, "POST", "/verify",
 		`{"token":"x","path":"/"}`).problem(t); p.Status != 503 {
-		t.Errorf("before there are handlers: %+v", p)
+		t.Errorf("before RuleBy: %+v", p)
 	}
 	nobody := d.mint(t, root, `{"name":"nobody","permissions":["read"]}`).Token
 	if p := d.call(t, d.caller(t, nobody), "POST", "/verify",
@@ -598,9 +596,9 @@ func TestVerifyPath(t *testing.T) {
 	}
 }
 
-// TestVerifyAliveAndAddress checks that no permission is required unless one is given, and that the
-// address is checked if it is given.
-func TestVerifyAliveAndAddress(t *testing.T) {
+// TestVerifyPermissionAndAddress checks that a permission is required only if one or a namespace is
+// given, and that the address is checked only if it is given.
+func TestVerifyPermissionAndAddress(t *testing.T) {
 	d := open(t)
 	token := d.mint(t, root,
 		`{"name":"writer","permissions":["write"],"allowed_ips":["10.0.0.0/8","2001:db8::/32"]}`).Token

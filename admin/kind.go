@@ -30,8 +30,8 @@ type kind[V, T, P, C any] struct {
 	find func(ctx context.Context, c manage.Caller, id string) (*V, error)
 	edit func(ctx context.Context, c manage.Caller, id string, patch *P,
 		o manage.ChangeOptions) (*V, node.Propagation, error)
-	remove func(ctx context.Context, c manage.Caller, id string, o manage.ChangeOptions) (*V,
-		node.Propagation, error)
+	remove func(ctx context.Context, c manage.Caller, id string,
+		o manage.ChangeOptions) (*V, node.Propagation, error)
 }
 
 // identity holds the attributes that all kinds of objects have.
@@ -72,7 +72,7 @@ func (k *kind[V, T, P, C]) permission(operation string) string {
 	return "admin." + k.many + ":" + operation
 }
 
-// operation describes an operation on one object. Its id begins with verb, its path ends with
+// operation describes an operation on one object. Its id begins with verb and its path ends with
 // below.
 func (k *kind[V, T, P, C]) operation(verb, method, below, summary string) huma.Operation {
 	path := k.of
@@ -147,8 +147,8 @@ func (k *kind[V, T, P, C]) changed(
 
 type createInput[R any] struct{ Body R }
 
-// Paging holds the parameters of a page of a list. A cursor can hold a key's name, of 200
-// characters, in base64. It is exported because huma sets it by reflection.
+// Paging holds the parameters of a page of a list. A cursor has room for a key's name, which has up
+// to 200 characters, in base64. The type is exported because huma sets it by reflection.
 type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Cursor string `query:"cursor" maxLength:"1200" doc:"The next_cursor of the previous page"`
@@ -208,8 +208,7 @@ func (k *kind[V, T, P, C]) pageOf(
 ) (part []V, next string, err error) {
 	at := func(v *V) position {
 		is := k.identify(v)
-		return position{is.created.UnixMicro(),
-			is.id}
+		return position{is.created.UnixMicro(), is.id}
 	}
 	slices.SortFunc(list, func(a, b V) int { return comparePositions(at(&a), at(&b)) })
 	if cursor != "" {

@@ -103,7 +103,7 @@ func (a *API) editMember(
 	return a.keys.EditMember(ctx, c, id, patch, o)
 }
 
-// expiry returns a time, or the zero time, which means never, for nil.
+// expiry returns *at. It turns nil into the zero time, which means never.
 func (f *fields) expiry(at *time.Time) time.Time {
 	if at == nil {
 		return time.Time{}

@@ -21,7 +21,7 @@ func TestMember(t *testing.T) {
 	a.into(t, 201, &got)
 	id, _ := got["id"].(string)
 	if !strings.HasPrefix(id, "m_") || got["created_at"] == nil {
-		t.Errorf("made: %s", a.text)
+		t.Errorf("created: %s", a.text)
 	}
 	delete(got, "id")
 	delete(got, "created_at")
@@ -42,13 +42,13 @@ func TestMember(t *testing.T) {
 	d.call(t, root, "POST", path+"/token", nil, "If-Match", `"1"`).into(t, 200, &first)
 	if p := d.call(t, root, "POST", path+"/token", nil, "If-Match",
 		`"1"`).problem(t); p.Status != 412 || first.Member.Version != 2 {
-		t.Errorf("the same request again: %+v", p)
+		t.Errorf("a second token with the first version: %+v", p)
 	}
 	d.call(t, root, "POST", path+"/token", `{"expires_at":"2037-01-01T00:00:00Z"}`).into(t, 200,
 		&second)
 	if !strings.HasPrefix(first.Token, "akm_") || first.Token == second.Token ||
 		!second.Propagation.Complete || second.Member.ID != id {
-		t.Error("no other token")
+		t.Error("the second token is not a new one")
 	}
 	// Forbidden: a member token is not valid for the API
 	for token, want := range map[string]keystore.Outcome{first.Token: keystore.Revoked,
@@ -187,7 +187,7 @@ func TestMemberCallers(t *testing.T) {
 		"admin:read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions %v, want %v", self.Permissions, want)
 	}
-	// The owner of a key has at least the permissions of the key.
+	// A key has no permission that its owner lacks.
 	bound := d.mint(t, root,
 		`{"name":"x","namespace":"acme","permissions":["*","admin.keys:read"],"owner":"`+
 			ids["viewer"]+`"}`)

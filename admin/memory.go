@@ -30,15 +30,15 @@ const (
 
 // memory is the budget that all requests share. It is safe for concurrent use.
 type memory struct {
-	mu         sync.Mutex
-	used, most int64
+	mu          sync.Mutex
+	used, limit int64
 }
 
 // take reserves n bytes and reports whether the budget had room for them.
 func (m *memory) take(n int64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.used+n > m.most {
+	if m.used+n > m.limit {
 		return false
 	}
 	m.used += n
@@ -46,10 +46,10 @@ func (m *memory) take(n int64) bool {
 }
 
 // usage returns the reserved bytes and the limit.
-func (m *memory) usage() (used, most int64) {
+func (m *memory) usage() (used, limit int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.used, m.most
+	return m.used, m.limit
 }
 
 // give returns n bytes to the budget.
@@ -61,14 +61,14 @@ func (m *memory) give(n int64) {
 
 // SetMemory sets the memory in bytes that all requests together may use. Requests that would exceed
 // it get 429.
-func (a *API) SetMemory(most int64) {
+func (a *API) SetMemory(limit int64) {
 	a.memory.mu.Lock()
 	defer a.memory.mu.Unlock()
-	a.memory.most = most
+	a.memory.limit = limit
 }
 
 // Memory returns the memory in bytes that requests use, and the limit.
-func (a *API) Memory() (used, most int64) { return a.memory.usage() }
+func (a *API) Memory() (used, limit int64) { return a.memory.usage() }
 
 // An account tracks the memory that one request has reserved. It is not safe for concurrent use.
 type account struct {
@@ -82,8 +82,8 @@ type accountKey struct{}
 // withAccount opens an account for a request. The caller closes it once the answer has been
 // written.
 func withAccount(ctx context.Context, m *memory) (context.Context, *account) {
-	own := &account{memory: m}
-	return context.WithValue(ctx, accountKey{}, own), own
+	acct := &account{memory: m}
+	return context.WithValue(ctx, accountKey{}, acct), acct
 }
 
 func accountOf(ctx context.Context) *account { return ctx.Value(accountKey{}).(*account) }
@@ -104,16 +104,16 @@ func (c *account) take(n int64) error {
 		c.used += n
 		return nil
 	}
-	_, most := c.memory.usage()
-	if c.used+n > most {
+	_, limit := c.memory.usage()
+	if c.used+n > limit {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf(
 			"this request needs more than the %d bytes of memory that all requests share "+
 				"(request_memory in the configuration): send or request less at a time, and "+
-				"imports with partial=1", most))
+				"imports with partial=1", limit))
 	}
 	return newProblem(http.StatusTooManyRequests, "busy", fmt.Sprintf(
 		"running requests use the %d bytes of memory that all requests share: try again once "+
-			"they have finished", most))
+			"they have finished", limit))
 }
 
 // stopReading lets net/http answer without waiting for the rest of a body that will not be read.
@@ -123,20 +123,20 @@ func (c *account) stopReading() {
 	}
 }
 
-// A bodyReader reads a body and reserves memory for what it reads beyond smallBody. It fails if the
+// A bodyReader reads a body and reserves memory for the bytes beyond smallBody. It fails if the
 // client pauses for idle.
 type bodyReader struct {
 	io.Reader
 	ctx     huma.Context
 	idle    time.Duration
 	account *account
-	copies  int64 // how often the body is held in memory
+	copies  int64 // the number of copies of the body in memory
 	read    int64
 	ended   bool
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
-	// A response writer that has no deadlines is not a connection: the body is in memory. The
+	// A deadline can only fail to be set if there is no connection: the body is in memory then. The
 	// deadline is cleared after the read, because net/http would otherwise abort the request.
 	_ = b.ctx.SetReadDeadline(time.Now().Add(b.idle))
 	n, err := b.Reader.Read(p)

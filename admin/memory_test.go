@@ -30,16 +30,16 @@ func importLines(from, n int) string {
 	return b.String()
 }
 
-// An unfinished is a request with an incomplete body.
-type unfinished struct {
+// An upload is a request with an incomplete body.
+type upload struct {
 	*httptest.ResponseRecorder
 	body *io.PipeWriter
 	done chan struct{}
 }
 
-func (d *testAPI) begin(path, contentType string) *unfinished {
+func (d *testAPI) begin(path, contentType string) *upload {
 	r, w := io.Pipe()
-	u := &unfinished{httptest.NewRecorder(), w, make(chan struct{})}
+	u := &upload{httptest.NewRecorder(), w, make(chan struct{})}
 	request := httptest.NewRequest(http.MethodPost, api.Prefix+path, r)
 	request.Header.Set("Content-Type", contentType)
 	request = request.WithContext(admin.WithCaller(request.Context(), root))
@@ -52,7 +52,7 @@ func (d *testAPI) begin(path, contentType string) *unfinished {
 }
 
 // end sends the rest of the body.
-func (u *unfinished) end(t *testing.T) answer {
+func (u *upload) end(t *testing.T) answer {
 	t.Helper()
 	u.body.Close()
 	<-u.done
@@ -67,32 +67,32 @@ func liveHeap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestUnfinishedImports checks that incomplete bodies use about as much memory as was sent.
-func TestUnfinishedImports(t *testing.T) {
+// TestMemoryOfIncompleteImports checks that incomplete bodies use about as much memory as was sent.
+func TestMemoryOfIncompleteImports(t *testing.T) {
 	const imports, size = 5, 1 << 20
 	d := open(t)
 	before := liveHeap()
-	var begun []*unfinished
+	var uploads []*upload
 	var sending sync.WaitGroup
 	for i := range imports {
 		u := d.begin("/keys/import", api.NDJSON)
-		begun = append(begun, u)
+		uploads = append(uploads, u)
 		text := importLines(i*1_000_000, size)
 		sending.Go(func() { _, _ = io.WriteString(u.body, text) })
 	}
 	sending.Wait() // the sent part of each body has been read
 	took := liveHeap() - before
-	if used, most := d.Memory(); used < imports*size || used > 3*imports*size ||
-		most != admin.DefaultMemory {
-		t.Errorf("%d of %d bytes are accounted for, with bodies of %d", used, most, imports*size)
+	if used, limit := d.Memory(); used < imports*size || used > 3*imports*size ||
+		limit != admin.DefaultMemory {
+		t.Errorf("%d of %d bytes are accounted for, with bodies of %d", used, limit, imports*size)
 	} else if took > 3*used/2 {
 		t.Errorf("%d bytes are in use, %d are accounted for", took, used)
 	}
-	for _, u := range begun[1:] {
+	for _, u := range uploads[1:] {
 		u.body.CloseWithError(io.ErrUnexpectedEOF)
 		<-u.done
 	}
-	if a := begun[0].end(t); a.status != 201 {
+	if a := uploads[0].end(t); a.status != 201 {
 		t.Error(a.status, a.text)
 	}
 	if used, _ := d.Memory(); used != 0 {
@@ -110,18 +110,18 @@ func TestMemoryIsShared(t *testing.T) {
 	if _, err := io.WriteString(first.body, text); err != nil {
 		t.Fatal(err)
 	}
-	busy := func(what string, a answer) {
+	wantBusy := func(name string, a answer) {
 		t.Helper()
 		if a.status != 429 || a.header.Get("Retry-After") == "" ||
 			!strings.Contains(a.text, `"busy"`) {
-			t.Errorf("%s: %d %s", what, a.status, a.text)
+			t.Errorf("%s: %d %s", name, a.status, a.text)
 		}
 	}
 	second := d.begin("/keys/import", api.NDJSON)
 	_, _ = io.WriteString(second.body, importLines(1_000_000, 600<<10)) // not all of it is read
-	busy("another import", second.end(t))
+	wantBusy("another import", second.end(t))
 	body := `{"name":"` + strings.Repeat("x", 250<<10) + `"}`
-	busy("a large body", d.call(t, root, "POST", "/keys", body))
+	wantBusy("a large body", d.call(t, root, "POST", "/keys", body))
 	d.mint(t, root, readOnly)
 	if a := first.end(t); a.status != 201 {
 		t.Error(a.status, a.text)
@@ -140,16 +140,16 @@ func TestMemoryIsShared(t *testing.T) {
 	}
 	if a := d.call(t, root, "POST", "/keys/import?partial=1", importLines(3_000_000, 200<<10),
 		"Content-Type", api.NDJSON); a.status != 201 {
-		t.Errorf("in parts: %d %s", a.status, a.text)
+		t.Errorf("a partial import: %d %s", a.status, a.text)
 	}
 	if used, _ := d.Memory(); used != 0 {
 		t.Errorf("%d bytes are in use afterwards", used)
 	}
 }
 
-// TestMemoryLeavesRevokes checks that a change that reduces access is never refused because other
+// TestRevokeWithoutMemory checks that a change that reduces access is never refused because other
 // requests use the memory.
-func TestMemoryLeavesRevokes(t *testing.T) {
+func TestRevokeWithoutMemory(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root, readOnly).Key
 	m, _ := d.member(t, `{"name":"Ada","grants":[{"namespace":"default","roles":["developer"]}]}`)
@@ -214,8 +214,8 @@ func TestLargePages(t *testing.T) {
 		if seen != want || pages < 2 {
 			t.Errorf("%s: %d objects on %d pages, want %d", path, seen, pages, want)
 		}
-		holds := d.begin("/keys/import", api.NDJSON)
-		if _, err := io.WriteString(holds.body, importLines(0, 100<<10)); err != nil {
+		other := d.begin("/keys/import", api.NDJSON) // uses memory until it ends
+		if _, err := io.WriteString(other.body, importLines(0, 100<<10)); err != nil {
 			t.Fatal(err)
 		}
 		used, _ := d.Memory()
@@ -225,8 +225,8 @@ func TestLargePages(t *testing.T) {
 			t.Errorf("%s, without memory: %d", path, a.status)
 		}
 		d.call(t, root, "GET", path+"?limit=2", nil).into(t, 200, new(api.Page[struct{}]))
-		holds.body.CloseWithError(io.ErrUnexpectedEOF)
-		<-holds.done
+		other.body.CloseWithError(io.ErrUnexpectedEOF)
+		<-other.done
 		d.SetMemory(admin.DefaultMemory)
 	}
 	if used, _ := d.Memory(); used != 0 {

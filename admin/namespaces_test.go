@@ -17,11 +17,11 @@ func TestNamespaceTree(t *testing.T) {
 		into(t, 201, &n)
 	if n.Parent == nil || *n.Parent != "acme" || !slices.Equal(n.KeyRoles, []string{"viewer"}) ||
 		n.TokenPrefix == nil || *n.TokenPrefix != "ak" {
-		t.Errorf("made: %+v", n)
+		t.Errorf("created: %+v", n)
 	}
 	if k := d.mint(t, root, `{"name":"CI","namespace":"eu"}`).Key; !slices.Equal(k.Grants[0].Roles,
 		[]string{"viewer"}) {
-		t.Errorf("a key has other roles than its namespace says: %+v", k.Grants)
+		t.Errorf("a key does not have the roles of key_roles: %+v", k.Grants)
 	}
 	above := d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only"}`)
 	var v api.Verdict
@@ -55,11 +55,11 @@ func TestNamespaceTree(t *testing.T) {
 	}
 	if p := d.call(t, root, "PATCH", "/namespaces/eu",
 		`{"parent":"acme-w9"}`).problem(t); p.Status != 422 || p.Code != "invalid_fields" {
-		t.Errorf("moved to where its id does not fit: %+v", p)
+		t.Errorf("moved below a parent whose child_prefix its id lacks: %+v", p)
 	}
 	d.call(t, root, "PATCH", "/namespaces/acme", `{"child_prefix":null}`).into(t, 200, &done)
 	if done.Namespace.ChildPrefix != nil {
-		t.Errorf("child_prefix is there after null: %+v", done.Namespace)
+		t.Errorf("child_prefix is set after null: %+v", done.Namespace)
 	}
 	if p := d.call(t, root, "PATCH", "/namespaces/acme",
 		`{"parent":"acme"}`).problem(t); p.Status != 422 {

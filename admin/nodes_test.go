@@ -11,15 +11,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// visited is a database with further nodes.
-type visited struct {
+// A fleetDB is a database with additional nodes.
+type fleetDB struct {
 	keystore.Database
 	others []keystore.Node
 }
 
-func (v *visited) Nodes(ctx context.Context) ([]keystore.Node, error) {
-	nodes, err := v.Database.Nodes(ctx)
-	return append(nodes, v.others...), err
+func (f *fleetDB) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	nodes, err := f.Database.Nodes(ctx)
+	return append(nodes, f.others...), err
 }
 
 func TestNodes(t *testing.T) {
@@ -27,8 +27,8 @@ func TestNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &visited{Database: db}
-	d := openOn(t, v)
+	fleet := &fleetDB{Database: db}
+	d := openOn(t, fleet)
 	d.mint(t, root, readOnly)
 	d.mint(t, root, readOnly)
 	list := func() []api.Node {
@@ -59,18 +59,17 @@ func TestNodes(t *testing.T) {
 			Acknowledged: keystore.Revision(at), Joined: before, Heard: before,
 		}
 	}
-	v.others = []keystore.Node{
-		other("had nobody to tell until this one came", time.Hour, keystore.NodeActive,
-			self.Revision-2),
-		other("says nothing", time.Microsecond, keystore.NodeActive, self.Revision),
-		other("was given up", time.Microsecond, keystore.NodeFencing, 0),
+	fleet.others = []keystore.Node{
+		other("two changes behind", time.Hour, keystore.NodeActive, self.Revision-2),
+		other("past its lease", time.Microsecond, keystore.NodeActive, self.Revision),
+		other("being removed", time.Microsecond, keystore.NodeFencing, 0),
 	}
 	for i, want := range []api.Node{
 		{State: "active", LeaseMS: 3600000, Revision: self.Revision - 2, Behind: 2},
 		{State: "silent", Revision: self.Revision},
 		{State: "fencing", Behind: self.Revision},
 	} {
-		want.Address, want.JoinedAt, want.HeardAt = v.others[i].Address, before, before
+		want.Address, want.JoinedAt, want.HeardAt = fleet.others[i].Address, before, before
 		if got := list()[1+i]; got != want {
 			t.Errorf("%+v, want\n%+v", got, want)
 		}

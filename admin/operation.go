@@ -83,7 +83,7 @@ func register[I, O any](
 	a *API, op huma.Operation, permission string,
 	handle func(context.Context, manage.Caller, *I) (*O, error), traits ...trait,
 ) {
-	op.Middlewares = append(op.Middlewares, a.authorise)
+	op.Middlewares = append(op.Middlewares, a.authorize)
 	op.Security = []map[string][]string{{"key": {}}}
 	if permission != "" {
 		op.Description = strings.TrimSpace(op.Description + "\n\nRequires `" + permission + "`.")
@@ -169,14 +169,14 @@ func callerOf(ctx context.Context) manage.Caller {
 	return c
 }
 
-// authorise refuses callers that lack the operation's permission in every namespace, before the
+// authorize refuses callers that lack the operation's permission in every namespace, before the
 // request is parsed.
-func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
+func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 	c := callerOf(ctx.Context())
 	if c.Actor() == "" {
 		a.refuse(ctx, newProblem(http.StatusUnauthorized, keystore.Missing.Code(),
-			"the token of a member, or of a key with admin permissions, is required; send it as a "+
-				"bearer token"))
+			"the token of a member, or of a key with admin permissions, is required; "+
+				"send it as a bearer token"))
 		return
 	}
 	if a.keys == nil {
@@ -186,7 +186,7 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	}
 	if permission, ok := ctx.Operation().Metadata[permissionKey].(string); ok {
 		resource, operation, _ := strings.Cut(permission, ":")
-		// Members may do some things with their own objects, which the operation decides.
+		// A member may do some things with its own objects. The operation decides about those.
 		if err := a.keys.May(c, resource, operation); err != nil && c.Member() == "" {
 			a.refuse(ctx, err)
 			return
@@ -195,11 +195,11 @@ func (a *API) authorise(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// notReached explains a nil key store to people.
+// notReached returns the detail of a problem whose cause is a nil key store.
 func (a *API) notReached() string {
 	const text = "the database has not been reached since this Caddy started; it keeps retrying"
-	if why := a.why.Load(); why != nil && *why != "" {
-		return text + ": " + *why
+	if reason := a.reason.Load(); reason != nil && *reason != "" {
+		return text + ": " + *reason
 	}
 	return text + "; its log says why"
 }

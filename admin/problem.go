@@ -53,8 +53,8 @@ func (p *problem) GetHeaders() http.Header {
 	return nil
 }
 
-// refusal is the one place that turns an error of the key store into an answer. Any error but a
-// [keystore.Error] is a failure of the store: its cause is logged and not shown.
+// refusal is the one place that turns an error of the key store into an answer. Any error other
+// than a [keystore.Error] is a failure of the store. refusal logs its cause and does not show it.
 func (a *API) refusal(op *huma.Operation, err error) *problem {
 	var p *problem
 	if errors.As(err, &p) {
@@ -64,8 +64,8 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 	if !errors.As(err, &refused) {
 		a.logger.Warn("management operation failed", slog.String("operation", op.OperationID),
 			slog.Any("error", err))
-		detail := "the key store is unavailable; the change was made completely or not at all: try " +
-			"again"
+		detail := "the key store is unavailable; " +
+			"the change was made completely or not at all: try again"
 		if op.Method == http.MethodGet || op.OperationID == "verify" { // these only read
 			detail = "the key store is unavailable; try again"
 		}

@@ -18,7 +18,7 @@ const readOnly = `{"name":"CI","access":"read_only"}`
 func TestRefusals(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root,
-		`{"name":"there","access":"read_only","expires_at":"2037-01-01T00:00:00Z"}`).Key.ID
+		`{"name":"existing","access":"read_only","expires_at":"2037-01-01T00:00:00Z"}`).Key.ID
 	revoked := d.mint(t, root, readOnly).Key.ID
 	d.call(t, root, "POST", "/keys/"+revoked+"/revoke", nil).into(t, 200, new(api.KeyChanged))
 	d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`).into(t, 201, new(api.Namespace))
@@ -312,7 +312,7 @@ func TestRefusals(t *testing.T) {
 				for _, e := range p.Errors {
 					fields = append(fields, e.Field)
 					if e.Detail == "" {
-						t.Errorf("nothing is said about %s", e.Field)
+						t.Errorf("the error of %s has no detail", e.Field)
 					}
 				}
 				slices.Sort(fields)
@@ -323,16 +323,16 @@ func TestRefusals(t *testing.T) {
 					t.Error("405 without Allow")
 				}
 				if a.header.Get("Cache-Control") != "no-store" {
-					t.Error("may be cached")
+					t.Error("the answer may be cached")
 				}
 			})
 	}
 
-	// None of these requests has changed anything.
+	// None of these requests changes anything.
 	var k api.Key
 	d.call(t, root, "GET", "/keys/"+key, nil).into(t, 200, &k)
-	if k.Version != 1 || k.Name != "there" || k.Status != "active" {
-		t.Errorf("a refused change has changed the key: %+v", k)
+	if k.Version != 1 || k.Name != "existing" || k.Status != "active" {
+		t.Errorf("a refused request changed the key: %+v", k)
 	}
 	var list api.Keys
 	d.call(t, root, "GET", "/keys", nil).into(t, 200, &list)

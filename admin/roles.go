@@ -44,7 +44,7 @@ func roleID(id string) keystore.RoleID {
 func showRole(r *keystore.Role) api.Role {
 	return api.Role{
 		Namespace: r.Namespace, Name: r.Name, Description: r.Description,
-		Permissions: words(r.Permissions), Builtin: r.Builtin,
+		Permissions: permissionTexts(r.Permissions), Builtin: r.Builtin,
 		CreatedAt: nilIfZero(r.CreatedAt), Version: r.Version, Unreadable: r.Unreadable,
 	}
 }

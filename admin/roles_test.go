@@ -45,7 +45,7 @@ func TestRole(t *testing.T) {
 	}
 	if outcome("orders:read") != "ok" || outcome("parcels:read") != "ok" ||
 		outcome("parcels:write") != "forbidden" {
-		t.Error("the roles give something else")
+		t.Error("the roles grant other permissions")
 	}
 	var done api.RoleChanged
 	d.call(t, root, "PATCH", "/roles/acme/billing",
@@ -57,7 +57,7 @@ func TestRole(t *testing.T) {
 	}
 	d.call(t, root, "PATCH", "/roles/acme/billing", `{}`).into(t, 200, &done)
 	if !slices.Equal(done.Role.Permissions, []string{"invoices:read"}) {
-		t.Errorf("nothing to change: %+v", done.Role)
+		t.Errorf("an empty patch: %+v", done.Role)
 	}
 	var edited api.KeyChanged
 	d.call(t, root, "PATCH", "/keys/"+key.Key.ID,

@@ -26,7 +26,7 @@ func (a *API) showSelf(
 ) (*page[api.Self], error) {
 	self := api.Self{Member: nilIfEmpty(c.Member()), Permissions: make(map[string][]string)}
 	for namespace, list := range a.keys.Permissions(c) {
-		self.Permissions[namespace] = words(list)
+		self.Permissions[namespace] = permissionTexts(list)
 	}
 	if id := c.Credential(); id != "" {
 		k, err := a.keys.FindKey(ctx, c, id)

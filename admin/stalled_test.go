@@ -75,7 +75,7 @@ func TestStalledClients(t *testing.T) {
 					d.call(t, root, "POST", "/keys/"+key.Key.ID+"/revoke", nil).into(t, 200,
 						&revoked)
 					if !revoked.Propagation.Complete {
-						t.Errorf("the revoke: %+v", revoked.Propagation)
+						t.Errorf("the revoke is not complete: %+v", revoked.Propagation)
 					}
 				})
 			}
@@ -102,8 +102,8 @@ func fillAudit(t *testing.T, db keystore.Database) {
 // TestStalledExportEnds checks that an export stops, and logs it, if its client does not read a
 // page in time.
 func TestStalledExportEnds(t *testing.T) {
-	for name, stall := range map[string]func(*testing.T,
-		*httptest.Server){"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
+	for name, stall := range map[string]func(*testing.T, *httptest.Server){
+		"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
 		t.Run(name, func(t *testing.T) {
 			db, err := sqldb.OpenSQLite(context.Background(),
 				filepath.Join(t.TempDir(), "apikeys.db"))
@@ -163,7 +163,7 @@ func eachStalled(t *testing.T, s *httptest.Server, f func(net.Conn) error) {
 		conn := dial(t, s, "http/1.1")
 		wg.Go(func() {
 			if err := f(conn); err != nil {
-				t.Error("a client that stalls later: ", err)
+				t.Error("before the client stalls: ", err)
 			}
 		})
 	}
@@ -200,10 +200,10 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1),
 			BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
 	}
-	for begun := map[uint32]bool{}; len(begun) < stalledClients; {
+	for started := map[uint32]bool{}; len(started) < stalledClients; {
 		frame, err := framer.ReadFrame()
 		if err != nil {
-			t.Errorf("%d of %d exports have begun: %v", len(begun), stalledClients, err)
+			t.Errorf("%d of %d exports have started: %v", len(started), stalledClients, err)
 			return
 		}
 		switch f := frame.(type) {
@@ -212,12 +212,12 @@ func stallExportsHTTP2(t *testing.T, s *httptest.Server) {
 				_ = framer.WriteSettingsAck()
 			}
 		case *http2.MetaHeadersFrame:
-			begun[f.StreamID] = true
+			started[f.StreamID] = true
 			if f.PseudoValue("status") != "200" {
 				t.Errorf("an export: %s", f.PseudoValue("status"))
 			}
 		case *http2.RSTStreamFrame: // the stream has ended
-			begun[f.StreamID] = true
+			started[f.StreamID] = true
 		}
 	}
 }
@@ -267,7 +267,7 @@ func TestManySearches(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Rollback()
-	// read by lists by role, and not by key lookups
+	// Lists by role read this table. Key lookups do not.
 	if _, err := lock.Exec("LOCK TABLE held IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestManySearches(t *testing.T) {
 			t.Fatal(err)
 		}
 		if waiting > "2" {
-			t.Errorf("%s searches of one member are under way", waiting)
+			t.Errorf("%s searches of one member are running, want 2", waiting)
 			break
 		}
 	}

@@ -14,15 +14,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// failing is a database that fails on demand.
-type failing struct {
+// A failingDB is a database whose calls fail while down is set.
+type failingDB struct {
 	keystore.Database
 	down atomic.Bool
 }
 
 var errDown = errors.New("disk I/O error on /var/lib/apikeys.db")
 
-func (f *failing) Update(
+func (f *failingDB) Update(
 	ctx context.Context, change func(keystore.Tx) error,
 ) (keystore.Revision, error) {
 	if f.down.Load() {
@@ -31,14 +31,14 @@ func (f *failing) Update(
 	return f.Database.Update(ctx, change)
 }
 
-func (f *failing) Key(ctx context.Context, id string) (*keystore.Key, error) {
+func (f *failingDB) Key(ctx context.Context, id string) (*keystore.Key, error) {
 	if f.down.Load() {
 		return nil, errDown
 	}
 	return f.Database.Key(ctx, id)
 }
 
-func (f *failing) Keys(
+func (f *failingDB) Keys(
 	ctx context.Context, filter keystore.KeyFilter, cursor string, limit int,
 ) ([]keystore.Key, string, error) {
 	if f.down.Load() {
@@ -47,14 +47,14 @@ func (f *failing) Keys(
 	return f.Database.Keys(ctx, filter, cursor, limit)
 }
 
-func (f *failing) Policy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
+func (f *failingDB) Policy(ctx context.Context, since keystore.Position) (*keystore.Policy, error) {
 	if f.down.Load() {
 		return nil, errDown
 	}
 	return f.Database.Policy(ctx, since)
 }
 
-func (f *failing) Audits(
+func (f *failingDB) Audits(
 	ctx context.Context, filter keystore.AuditFilter, cursor string, limit int,
 ) ([]keystore.AuditRow, string, error) {
 	if f.down.Load() {
@@ -63,7 +63,7 @@ func (f *failing) Audits(
 	return f.Database.Audits(ctx, filter, cursor, limit)
 }
 
-func (f *failing) KeyByDigest(
+func (f *failingDB) KeyByDigest(
 	ctx context.Context, digest keystore.Digest,
 ) (*keystore.Key, keystore.Position, error) {
 	if f.down.Load() {
@@ -72,7 +72,7 @@ func (f *failing) KeyByDigest(
 	return f.Database.KeyByDigest(ctx, digest)
 }
 
-func (f *failing) Renew(
+func (f *failingDB) Renew(
 	ctx context.Context, incarnation string, at keystore.Position,
 ) (keystore.Head, error) {
 	if f.down.Load() {
@@ -81,13 +81,14 @@ func (f *failing) Renew(
 	return f.Database.Renew(ctx, incarnation, at)
 }
 
-// crowded is a database with an additional node that acknowledges nothing.
-type crowded struct {
+// A silentNodeDB is a database with an additional node that acknowledges nothing while silent is
+// set.
+type silentNodeDB struct {
 	keystore.Database
 	silent atomic.Bool
 }
 
-func (c *crowded) Nodes(ctx context.Context) ([]keystore.Node, error) {
+func (c *silentNodeDB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	nodes, err := c.Database.Nodes(ctx)
 	if c.silent.Load() {
 		nodes = append(nodes, keystore.Node{Incarnation: "silent", Address: "elsewhere/1",
@@ -103,7 +104,7 @@ func TestPending(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &crowded{Database: db}
+	c := &silentNodeDB{Database: db}
 	d := openOn(t, c)
 	path := "/keys/" + d.mint(t, root, readOnly).Key.ID
 	c.silent.Store(true)
@@ -130,7 +131,7 @@ func TestStoreFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &failing{Database: db}
+	f := &failingDB{Database: db}
 	d := openOn(t, f)
 	key := d.mint(t, root, readOnly)
 	path := "/keys/" + key.Key.ID
@@ -196,7 +197,7 @@ func TestStoreFails(t *testing.T) {
 	var k api.Key
 	d.call(t, root, "GET", path, nil).into(t, 200, &k)
 	if k.Version != 1 {
-		t.Errorf("a part of a change was made: %+v", k)
+		t.Errorf("a failed change was partly made: %+v", k)
 	}
 	if d.call(t, root, "GET", "/health", nil).into(t, 200, &h); !h.Healthy {
 		t.Errorf("health: %+v", h)

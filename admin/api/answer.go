@@ -29,7 +29,7 @@ type PendingNode struct {
 type VerifyRequest struct {
 	Token      string `json:"token" writeOnly:"true"`
 	Namespace  string `json:"namespace,omitempty" doc:"The namespace that the request accesses. Default: the key's home namespace"`
-	Permission string `json:"permission,omitempty" doc:"The permission that the request requires: read, write, orders:read, orders:search. Default: read if namespace is given, else none; without one the outcome only tells whether the key is valid"`
+	Permission string `json:"permission,omitempty" doc:"The permission that the request requires, such as read, write, orders:read or orders:search. Default: read if namespace is given, else none; without one the outcome only tells whether the key is valid"`
 	Method     string `json:"method,omitempty" maxLength:"64" doc:"With path: the request's method. Default: GET"`
 	Path       string `json:"path,omitempty" maxLength:"16384" doc:"The request's path, with its query. The api_key handler that serves such a request determines namespace and permission, which must be absent" example:"/v1/orders"`
 	Host       string `json:"host,omitempty" maxLength:"300" doc:"With path: the host that the request is sent to, with the port if servers listen on several. Required only if the handlers of several sites decide differently" example:"api.example.com"`
@@ -50,7 +50,7 @@ type Verdict struct {
 type Self struct {
 	Member      *string             `json:"member" doc:"The id of the member, root at Caddy's admin endpoint; null for a key"`
 	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; for a member that sent its token, the record of that token"`
-	Permissions map[string][]string `json:"permissions" doc:"The caller's permissions by namespace, limited to those of the member it acts for; * is every namespace"`
+	Permissions map[string][]string `json:"permissions" doc:"The caller's permissions by namespace; * is every namespace. A key has no permission that its owner lacks"`
 }
 
 // Health is the state of the node that answers. The status is 503 if it is unhealthy.

@@ -28,5 +28,5 @@ type AuditVerdict struct {
 	Rows   int64  `json:"rows" doc:"The number of intact rows, counted from the first"`
 	Last   string `json:"last" doc:"The hash of the last intact row. A copy kept elsewhere also reveals rows that are later removed from the end"`
 	Wrong  int64  `json:"wrong,omitempty" doc:"The seq of the first row that is not intact"`
-	Cause  string `json:"cause,omitempty" doc:"Explains to people what is wrong with that row"`
+	Cause  string `json:"cause,omitempty" doc:"A human-readable explanation of what is wrong with that row"`
 }

@@ -15,7 +15,7 @@ type Key struct {
 	Active       bool              `json:"active" doc:"Whether the key is accepted: false if it was set inactive, has expired or is revoked"`
 	CreatedAt    time.Time         `json:"created_at"`
 	CreatedBy    string            `json:"created_by" doc:"The id of a member or key"`
-	ExpiresAt    *time.Time        `json:"expires_at" doc:"When the key expires; null: never. Never changes."`
+	ExpiresAt    *time.Time        `json:"expires_at" doc:"When the key expires; null: never. Cannot be changed."`
 	RevokedAt    *time.Time        `json:"revoked_at"`
 	RevokedBy    *string           `json:"revoked_by"`
 	RevokeReason *string           `json:"revoke_reason"`
@@ -89,7 +89,7 @@ type KeyPatch struct {
 	Connected   Optional[bool]               `json:"connected,omitzero"`
 	Grants      Optional[[]GrantRequest]     `json:"grants,omitzero" maxItems:"100"`
 	NewRoles    Optional[[]NewRole]          `json:"new_roles,omitzero" maxItems:"50" doc:"Roles to create in the home namespace and to add to the key there"`
-	ExpiresAt   Optional[time.Time]          `json:"expires_at,omitzero" doc:"Never changes: must equal the key's expiry"`
+	ExpiresAt   Optional[time.Time]          `json:"expires_at,omitzero" doc:"Cannot be changed: must equal the key's expiry"`
 	AllowedIPs  Optional[[]string]           `json:"allowed_ips,omitzero" maxItems:"256"`
 	RateLimit   Optional[any]                `json:"rate_limit,omitzero" doc:"Not implemented yet: must be absent"`
 	Quota       Optional[any]                `json:"quota,omitzero" doc:"Not implemented yet: must be absent"`
@@ -111,13 +111,13 @@ type GrantPart struct {
 	Access      string   `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; only custom can be combined with permissions"`
 	Permissions []string `json:"permissions,omitempty" maxItems:"500" example:"[\"orders:read\"]"`
 	Roles       []string `json:"roles,omitempty" maxItems:"50"`
-	Connected   bool     `json:"connected,omitempty" doc:"Extends the grant to the namespace's children; in remove, stops that"`
+	Connected   bool     `json:"connected,omitempty" doc:"Extends the grant to the namespace's children; in remove, no longer extends it"`
 }
 
 // A RevokeRequest revokes a key permanently.
 type RevokeRequest struct {
-	Reason string `json:"reason,omitempty" minLength:"0" doc:"An explanation for people, stored with the key"`
-	Made   bool   `json:"made,omitempty" doc:"Whether to revoke every key that this key created as well"`
+	Reason string `json:"reason,omitempty" minLength:"0" doc:"A human-readable explanation, stored with the key"`
+	Made   bool   `json:"made,omitempty" doc:"Whether to also revoke every key that this key created"`
 }
 
 // A RotateRequest asks for a new token of the same key.
@@ -143,7 +143,7 @@ type ImportKey struct {
 	SHA256 string `json:"sha256,omitempty" writeOnly:"true" doc:"The SHA-256 of the credential as 64 hex digits"`
 }
 
-// An ImportRequest is an import as JSON. As application/x-ndjson, an import is one ImportKey a
+// An ImportRequest is an import as JSON. As application/x-ndjson, an import is one ImportKey per
 // line.
 type ImportRequest struct {
 	Keys []ImportKey `json:"keys" nullable:"false"`

@@ -11,7 +11,7 @@ type Node struct {
 	Revision int64     `json:"revision" doc:"The latest change that the node has applied"`
 	Behind   int64     `json:"behind" doc:"The number of changes that the node has not applied"`
 	JoinedAt time.Time `json:"joined_at" doc:"When the node joined, by the clock of the database"`
-	HeardAt  time.Time `json:"heard_at" doc:"When the node was last seen, by the same clock. A node that runs alone does not report"`
+	HeardAt  time.Time `json:"heard_at" doc:"When the node was last seen, by the same clock. A node that runs alone does not update it"`
 }
 
 // Nodes is the list of all nodes, oldest first, on one page.

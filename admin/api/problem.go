@@ -9,7 +9,7 @@ type Problem struct {
 	Title     string       `json:"title"`
 	Status    int          `json:"status"`
 	Code      string       `json:"code" doc:"Identifies the problem for programs"`
-	Detail    string       `json:"detail,omitempty" doc:"Explains the problem to people: what is wrong and what to do"`
+	Detail    string       `json:"detail,omitempty" doc:"A human-readable explanation: what is wrong and what to do"`
 	Errors    []FieldError `json:"errors,omitempty" doc:"With 422: the invalid fields, at most 100"`
 	Needed    string       `json:"needed,omitempty" doc:"With 403: the missing permission"`
 	Namespace string       `json:"namespace,omitempty" doc:"With 403: the namespace in which the permission is required"`
@@ -18,8 +18,8 @@ type Problem struct {
 	Refused   []Refused    `json:"refused,omitempty" doc:"With a failed import: the refused lines, at most 1000"`
 }
 
-// NewProblem returns a problem that is titled like its status. Its type is about:blank, because
-// code identifies the problem. An empty detail is left out.
+// NewProblem returns a problem with the text of its status as the title. Its type is about:blank,
+// because code identifies the problem. An empty detail is omitted.
 func NewProblem(status int, code, detail string) Problem {
 	return Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code,
 		Detail: detail}
@@ -37,7 +37,7 @@ func (p *Problem) Error() string {
 	return s
 }
 
-// A FieldError says what one field must hold.
+// A FieldError explains why one field is invalid.
 type FieldError struct {
 	Field  string `json:"field" example:"grants[1].namespace"`
 	Detail string `json:"detail"`

@@ -59,8 +59,8 @@ func (c *Client) VerifyAudit(ctx context.Context) (api.AuditVerdict, error) {
 	return call[api.AuditVerdict](ctx, c, get(auditPath+"/verify"))
 }
 
-// ExportAudit writes the whole audit log to w, oldest first, one [api.AuditRow] as JSON a line.
-// After an error, w holds a part of the log.
+// ExportAudit writes the whole audit log to w, oldest first, one [api.AuditRow] as JSON per line.
+// After an error, w holds an incomplete log.
 func (c *Client) ExportAudit(ctx context.Context, w io.Writer) error {
 	resp, err := c.do(ctx, get(auditPath+"/export"), api.NDJSON)
 	if err != nil {

@@ -82,7 +82,8 @@ func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answe
 	return answer, nil
 }
 
-// do sends a request and returns its answer, if that is no refusal and has the expected media type.
+// do sends a request. It returns the answer if that is not a refusal and has the expected media
+// type. The caller closes the body.
 func (c *Client) do(
 	ctx context.Context, r *request, expected string, also ...int,
 ) (*http.Response, error) {
@@ -118,8 +119,8 @@ func (c *Client) do(
 	case refused(resp, also):
 		err = readError(resp)
 	case t != expected:
-		err = fmt.Errorf("the answer to %s %s is %q, not %s: another service answers at this "+
-			"address",
+		err = fmt.Errorf(
+			"the answer to %s %s is %q, not %s: another service answers at this address",
 			r.method, r.path, t, expected)
 	default:
 		return resp, nil

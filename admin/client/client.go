@@ -66,7 +66,7 @@ func New(address string, options ...Option) (*Client, error) {
 	u, err := url.Parse(address)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		// the error does not repeat the address, which may hold a password
+		// The error does not repeat the address, which may contain a password.
 		return nil, errors.New("the server's address must be a URL such as https://keys.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("the server's address must consist of scheme, host and path")

@@ -20,7 +20,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// seen records a request: its first line, body, header and host.
+// seen is a recorded request. line is its method and target.
 type seen struct {
 	line, body string
 	header     http.Header
@@ -60,11 +60,11 @@ func TestRequests(t *testing.T) {
 	at := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
 	inactive := false
 	for _, row := range []struct {
-		name string
-		do   func(*client.Client) error
-		line string
-		body string
-		head string // NAME: VALUE
+		name   string
+		do     func(*client.Client) error
+		line   string
+		body   string
+		header string // NAME: VALUE
 	}{
 		{"mint", func(c *client.Client) error {
 			_, err := c.MintKey(ctx, api.MintRequest{Name: "CI", Access: "read_only",
@@ -224,8 +224,8 @@ func TestRequests(t *testing.T) {
 			if last.line != row.line || last.body != row.body {
 				t.Errorf("sent %s %s, want %s %s", last.line, last.body, row.line, row.body)
 			}
-			if name, value,
-				ok := strings.Cut(row.head, ": "); ok && last.header.Get(name) != value {
+			name, value, ok := strings.Cut(row.header, ": ")
+			if ok && last.header.Get(name) != value {
 				t.Errorf("%s is %q, want %q", name, last.header.Get(name), value)
 			}
 		})
@@ -310,18 +310,18 @@ func TestRefusals(t *testing.T) {
 		want              string
 		code              string
 	}{
-		{"fields", 422, api.Problems,
-			`{"title":"T","code":"invalid","detail":"D","errors":[
-				{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`,
-			"name: is empty; access: is unknown", "invalid"},
+		{"field errors", 422, api.Problems,
+			`{"title":"T","code":"invalid","detail":"D","errors":[{"field":"name","detail":"is empty"},{"field":"access","detail":"is unknown"}]}`, "name: is empty; access: is unknown", "invalid"},
 		{"detail", 409, api.Problems + "; charset=utf-8",
 			`{"title":"T","detail":"D","code":"already_made","id":"K"}`, "D", "already_made"},
 		{"title", 401, api.Problems, `{"title":"T","code":"invalid_key"}`, "T", "invalid_key"},
-		{"caddy", 403, api.JSON, `{"error":"host not allowed: x"}`, "host not allowed: x", ""},
-		{"text", 404, "text/plain", "404 page not found", "HTTP 404 Not Found", ""},
-		{"html", 502, "text/html", "<h1>no</h1>", "HTTP 502 Bad Gateway", ""},
-		{"broken", 500, api.Problems, `{"title":`, "HTTP 500 Internal Server Error", ""},
-		{"empty", 500, "", "", "HTTP 500 Internal Server Error", ""},
+		{"JSON of Caddy's admin endpoint", 403, api.JSON, `{"error":"host not allowed: x"}`,
+			"host not allowed: x", ""},
+		{"plain text", 404, "text/plain", "404 page not found", "HTTP 404 Not Found", ""},
+		{"HTML", 502, "text/html", "<h1>no</h1>", "HTTP 502 Bad Gateway", ""},
+		{"truncated problem document", 500, api.Problems, `{"title":`,
+			"HTTP 500 Internal Server Error", ""},
+		{"no body", 500, "", "", "HTTP 500 Internal Server Error", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			address, _ := server(t, row.status, row.contentType, row.body)
@@ -423,11 +423,11 @@ func TestAllKeys(t *testing.T) {
 		break
 	}
 	if len(cursors) != 1 {
-		t.Errorf("asked for %d pages after a break", len(cursors))
+		t.Errorf("%d pages were requested after a break, want 1", len(cursors))
 	}
 }
 
-// TestAll checks that each list is read in full pages, to its end.
+// TestAll checks that the All methods read a list to its end, in pages of the maximum size.
 func TestAll(t *testing.T) {
 	var asked []string
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -466,7 +466,7 @@ func countAll[T any](t *testing.T, items iter.Seq2[T, error]) (n int) {
 	return n
 }
 
-// TestPages checks that pages end after the last one, and after an error.
+// TestPages checks that iteration stops after the last page and after an error.
 func TestPages(t *testing.T) {
 	next := map[string]string{"b": "c", "c": "d"}
 	failed := errors.New("no page d")
@@ -531,11 +531,11 @@ func TestExportAudit(t *testing.T) {
 	}
 	whole = false
 	if err := open(t, s.URL).ExportAudit(t.Context(), io.Discard); err == nil {
-		t.Error("a partial export is no error")
+		t.Error("a truncated export returns no error")
 	}
 	address, _ := server(t, 200, "text/html", "<p>")
 	if err := open(t, address).ExportAudit(t.Context(), io.Discard); err == nil ||
 		!strings.Contains(err.Error(), "another service answers") {
-		t.Errorf("from another service: %v", err)
+		t.Errorf("an answer of another service: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ type Error struct {
 	RetryAfter time.Duration // how long to wait before a retry; zero: unknown
 }
 
-// Error explains the refusal to people in one line.
+// Error returns the field errors in one line or, without any, the message.
 func (e *Error) Error() string {
 	if len(e.Errors) == 0 {
 		return e.Message()
@@ -59,7 +59,7 @@ func readError(resp *http.Response) error {
 	e := new(Error)
 	switch body := io.LimitReader(resp.Body, maxProblem); mediaType(resp) {
 	case api.Problems:
-		_ = json.NewDecoder(body).Decode(&e.Problem) // a part is better than nothing
+		_ = json.NewDecoder(body).Decode(&e.Problem) // a partial document is better than none
 	case api.JSON: // Caddy's own admin endpoint
 		var other struct{ Error string }
 		_ = json.NewDecoder(body).Decode(&other)

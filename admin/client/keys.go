@@ -15,8 +15,8 @@ const keysPath = api.Prefix + "/keys"
 func keyPath(id string) string { return keysPath + "/" + url.PathEscape(id) }
 
 // MintKey creates a key and returns it with its token, which no later call returns. A non-empty
-// idempotencyKey is sent as Idempotency-Key: repeated within 24 hours, the server creates no second
-// key but refuses with 409 `already_made` and the id of the key.
+// idempotencyKey is sent as Idempotency-Key. Within 24 hours, the server refuses a repeat with 409
+// `already_made` and the id of the key, and creates no second key.
 func (c *Client) MintKey(
 	ctx context.Context, spec api.MintRequest, idempotencyKey string,
 ) (api.Minted, error) {
@@ -91,19 +91,19 @@ func (c *Client) EditGrants(
 
 // RevokeKey revokes a key permanently. For a revoked key it changes nothing and waits again.
 func (c *Client) RevokeKey(
-	ctx context.Context, id string, why api.RevokeRequest, options ...ChangeOption,
+	ctx context.Context, id string, spec api.RevokeRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {
 	return call[api.KeyChanged](ctx, c,
-		send(http.MethodPost, keyPath(id)+"/revoke", why, options...))
+		send(http.MethodPost, keyPath(id)+"/revoke", spec, options...))
 }
 
 // RotateKey returns a new token for the key. The current token expires after the grace, an older
 // one at once.
 func (c *Client) RotateKey(
-	ctx context.Context, id string, how api.RotateRequest, options ...ChangeOption,
+	ctx context.Context, id string, spec api.RotateRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {
 	return call[api.KeyChanged](ctx, c,
-		send(http.MethodPost, keyPath(id)+"/rotate", how, options...))
+		send(http.MethodPost, keyPath(id)+"/rotate", spec, options...))
 }
 
 // DeleteKey deletes a revoked key.
@@ -114,9 +114,9 @@ func (c *Client) DeleteKey(
 }
 
 // ImportKeys adds keys whose credentials were created elsewhere: all of them or, with partial, the
-// valid ones. body is an [api.ImportRequest] for [api.JSON], or one [api.ImportKey] a line for
+// valid ones. body is an [api.ImportRequest] for [api.JSON], or one [api.ImportKey] per line for
 // [api.NDJSON]. If invalid keys prevent the import, the error lists them in Refused. For
-// idempotencyKey see [Client.MintKey].
+// idempotencyKey, see [Client.MintKey].
 func (c *Client) ImportKeys(
 	ctx context.Context, contentType string, body io.Reader, partial bool,
 	idempotencyKey string,

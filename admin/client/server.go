@@ -20,10 +20,10 @@ func (c *Client) Self(ctx context.Context) (api.Self, error) {
 
 // RevokeSelf revokes the caller's own key permanently.
 func (c *Client) RevokeSelf(
-	ctx context.Context, why api.RevokeRequest, options ...ChangeOption,
+	ctx context.Context, spec api.RevokeRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {
 	return call[api.KeyChanged](ctx, c,
-		send(http.MethodPost, api.Prefix+"/self/revoke", why, options...))
+		send(http.MethodPost, api.Prefix+"/self/revoke", spec, options...))
 }
 
 // Health returns the state of the node that answers. An unhealthy node is not an error.
@@ -31,8 +31,8 @@ func (c *Client) Health(ctx context.Context) (api.Health, error) {
 	return call[api.Health](ctx, c, get(api.Prefix+"/health"), http.StatusServiceUnavailable)
 }
 
-// CaddyConfig returns the running configuration of Caddy, null for none. It is available only at
-// Caddy's admin endpoint.
+// CaddyConfig returns the running configuration of Caddy, or null if there is none. It is available
+// only at Caddy's admin endpoint.
 func (c *Client) CaddyConfig(ctx context.Context) (json.RawMessage, error) {
 	return call[json.RawMessage](ctx, c, get("/config/"))
 }

@@ -52,17 +52,17 @@ type auditPage struct {
 // An auditEntry is a row of the audit log as shown.
 type auditEntry struct {
 	api.AuditRow
-	What    string // the label of the action
-	Who     string // the name of the actor, or its id
-	Object  string // its name, or its id
-	Link    string // empty: the object is deleted or has no page
-	Changes []difference
+	ActionLabel string
+	ActorName   string // the id if the name is unknown
+	Object      string // the name of the object, or its id
+	Link        string // empty: the object is deleted or has no page
+	Changes     []difference
 }
 
 func listAudit(v *visit) error {
 	p := auditPage{Form: &form{values: v.r.URL.Query()},
-		Actions: append([]choice{{Label: "Any"}},
-			auditActions...), Verify: v.mayIn("admin.audit:read", keystore.AnyNamespace)}
+		Actions: append([]choice{{Label: "Any"}}, auditActions...),
+		Verify:  v.mayIn("admin.audit:read", keystore.AnyNamespace)}
 	f := client.AuditFilter{Namespace: v.namespace(), Actor: v.query("actor"),
 		Action: v.query("action"), Object: strings.TrimSpace(v.query("object")),
 		Cursor: v.query("cursor"), Limit: pageSize}
@@ -75,7 +75,7 @@ func listAudit(v *visit) error {
 		return nil
 	}
 	if !f.To.IsZero() {
-		f.To = f.To.AddDate(0, 0, 1) // the day is included
+		f.To = f.To.AddDate(0, 0, 1) // the form includes the day
 	}
 	p.Filtered = f.Actor+f.Action+f.Object != "" || !f.From.IsZero() || !f.To.IsZero()
 	list, err := v.api.ListAudit(v.ctx, f)
@@ -114,24 +114,24 @@ func (f *form) day(name string) (day time.Time, ok bool) {
 }
 
 func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
-	e := auditEntry{AuditRow: r, What: r.Action, Who: cmp.Or(names[r.Actor], r.Actor),
+	e := auditEntry{AuditRow: r, ActionLabel: r.Action, ActorName: cmp.Or(names[r.Actor], r.Actor),
 		Object: r.Object, Changes: differences(r.Before, r.After)}
 	if i := slices.IndexFunc(auditActions,
 		func(c choice) bool { return c.Value == r.Action }); i >= 0 {
-		e.What = auditActions[i].Label
+		e.ActionLabel = auditActions[i].Label
 	}
 	now := objectOf(r.After)
-	gone := now == nil
-	if gone {
+	deleted := now == nil
+	if deleted {
 		now = objectOf(r.Before)
 	}
 	text := func(name string) string { s, _ := now[name].(string); return s }
 	e.Object = cmp.Or(text("name"), r.Object)
 	kind, _, _ := strings.Cut(r.Action, ".")
 	switch {
-	case gone:
+	case deleted:
 	case r.Action == "key.revoke" && now["personal"] == true:
-		e.What, e.Link = "Member token revoked", v.MemberLink(text("owner"))
+		e.ActionLabel, e.Link = "Member token revoked", v.MemberLink(text("owner"))
 	case r.Action == "member.token" || kind == "key" && now["personal"] == true:
 		// the object is the record of the token
 		e.Link = v.MemberLink(text("owner"))
@@ -158,11 +158,12 @@ func verifyAudit(v *visit) error {
 		return v.done(to, notice{Kind: "danger", Title: "The audit log has been changed",
 			Text: sentence(verdict.Cause) + " " +
 				fmt.Sprintf("Someone with write access to the database has changed it. %s before "+
-					"that %s intact.", count(verdict.Rows, "row", "rows"), areOf(verdict.Rows))})
+					"the change %s intact.", count(verdict.Rows, "row", "rows"),
+					areOf(verdict.Rows))})
 	}
 	return v.done(to, notice{Title: "The audit log is intact",
-		Text: fmt.Sprintf("It has %s. The hash of the last row is %s. A copy of the hash, kept "+
-			"elsewhere, also reveals rows that are later removed from the end.",
+		Text: fmt.Sprintf("It has %s. The hash of the last row is %s. Keep a copy of the hash "+
+			"elsewhere: it also reveals rows that are later removed from the end.",
 			count(verdict.Rows, "row", "rows"), verdict.Last)})
 }
 

@@ -51,7 +51,7 @@ func TestKeyPermissions(t *testing.T) {
 		page   string   // the page that offers it
 		offer  string   // the address of its link or form
 		fields []string // of the forged form
-		may    []string // the members that may do it
+		may    []string // the names of the members that may do it
 		done   func(id string) bool
 	}{
 		{"list", "/apikeys/keys", "/apikeys/keys/{id}", nil,
@@ -75,7 +75,7 @@ func TestKeyPermissions(t *testing.T) {
 		// only root acts for root
 		{"rotate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/rotate",
 			append(version, "grace", "0s"), nil, nil},
-		{"inactivate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/active", nil,
+		{"deactivate", "/apikeys/keys/{id}", "/apikeys/keys/{id}/active", nil,
 			[]string{"admin", "developer", "!create", "!revoke", "!delete", "!roles"},
 			func(id string) bool { return !s.key(t, id).Active }},
 		{"revoke", "/apikeys/keys/{id}", "/apikeys/keys/{id}/revoke", []string{"confirm", "revoke"},
@@ -94,7 +94,7 @@ func TestKeyPermissions(t *testing.T) {
 					offered = offered || attr(n, "href") == offer || attr(n, "action") == offer ||
 						attr(n, "name") == offer
 				})
-				// A member that may do it elsewhere is offered it, but it is refused here.
+				// A member that may do it in another namespace is offered it but refused here.
 				if a.Status == 200 && offered != may && who != "elsewhere" {
 					t.Errorf("%s to %s: offered %t", test.action, who, offered)
 				}
@@ -118,8 +118,8 @@ func TestKeyPermissions(t *testing.T) {
 				}
 				a = p.post(offer, fields...)
 			}
-			// A member that may change but not read a key sees nothing of it.
-			if who == "!read" && (test.action == "inactivate" || test.action == "revoke") {
+			// A member that may change a key but not read it sees no key on the next page.
+			if who == "!read" && (test.action == "deactivate" || test.action == "revoke") {
 				a.want(404).lacks("victim")
 				may = true
 			} else if may && a.Status != 200 && a.Status != 201 || !may && a.Status != 403 &&
@@ -130,7 +130,7 @@ func TestKeyPermissions(t *testing.T) {
 				t.Errorf("%s by %s: done %t", test.action, who, !may)
 			}
 			if !may && tokens.MatchString(a.Text) {
-				t.Errorf("%s by %s made a key", test.action, who)
+				t.Errorf("%s by %s created a key", test.action, who)
 			}
 		}
 	}
@@ -151,7 +151,7 @@ func TestKeyPermissions(t *testing.T) {
 		a := p.post(at + "/delete")
 		if _, err := s.keys.FindKey(ctx, root, id); may != (err != nil) ||
 			may != (a.Status == 200) {
-			t.Errorf("delete by %s: %d, and the key: %v", who, a.Status, err)
+			t.Errorf("delete by %s: %d; finding the key afterwards: %v", who, a.Status, err)
 		}
 	}
 
@@ -168,14 +168,14 @@ func TestKeyPermissions(t *testing.T) {
 	p.get("/apikeys/keys/"+k.ID).want(200, "the owner lacks it").
 		lacks("/edit", "/rotate", "/active")
 	p.submit("/apikeys/keys/"+k.ID+"/revoke", "confirm", "revoke").want(200, "Key revoked")
-	if s.alive(t, secret.Reveal()) {
+	if s.accepts(t, secret.Reveal()) {
 		t.Error("the key is still valid")
 	}
 }
 
-// TestExceeds checks that members can only give permissions that they have, and that a refused form
-// keeps its values.
-func TestExceeds(t *testing.T) {
+// TestGiveOnlyOwnPermissions checks that members can only give permissions that they have, and that
+// a refused form keeps its values.
+func TestGiveOnlyOwnPermissions(t *testing.T) {
 	s := open(t)
 	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",
 		Path: "/orders"}})
@@ -217,8 +217,8 @@ func TestExceeds(t *testing.T) {
 	}
 	roles(t, s, keystore.Role{Namespace: "default", Name: "sender",
 		Permissions: permissions(t, "write")})
-	// The key's permissions cover the rest, except for roles that it lacks: naming a role also
-	// gives permissions that are added to the role later.
+	// The other choices are covered by the key's own permissions. Roles that it lacks are not: a
+	// role also gives permissions that are added to it later.
 	want = []string{"roles client-admin", "roles developer", "roles viewer", "roles sender"}
 	for _, p := range []string{"*", "orders:*", "orders:search", "orders:write"} {
 		want = append(want, "new_roles[0].permissions "+p)
@@ -234,5 +234,5 @@ func TestExceeds(t *testing.T) {
 	if name, _ := a.field("name"); name != "Greedy" {
 		t.Errorf("the name is %q", name)
 	}
-	p.make("name", "Modest", "access", "read_only")
+	p.createKey("name", "Modest", "access", "read_only")
 }

@@ -140,7 +140,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 	v.r = r
-	c.mux.ServeHTTP(&plain{ResponseWriter: w, v: v}, r)
+	c.mux.ServeHTTP(&muxWriter{ResponseWriter: w, v: v}, r)
 }
 
 // serve returns the handler of a page with the checks that all pages share.
@@ -226,13 +226,13 @@ func (v *visit) admitted(needs string) bool {
 	return false
 }
 
-// plain replaces the texts with which the mux answers by pages.
-type plain struct {
+// A muxWriter answers with a page where the mux would answer with a plain text.
+type muxWriter struct {
 	http.ResponseWriter
 	v *visit
 }
 
-func (p *plain) WriteHeader(status int) {
+func (p *muxWriter) WriteHeader(status int) {
 	if status == http.StatusMethodNotAllowed {
 		p.v.refuse(status, "Method not allowed", "This address does not support "+p.v.r.Method+".")
 		return
@@ -242,4 +242,4 @@ func (p *plain) WriteHeader(status int) {
 }
 
 // Write drops the text of the mux.
-func (p *plain) Write(b []byte) (int, error) { return len(b), nil }
+func (p *muxWriter) Write(b []byte) (int, error) { return len(b), nil }

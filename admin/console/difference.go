@@ -11,14 +11,14 @@ import (
 // A difference is one changed field of an object. For a list, it holds the added and the removed
 // items.
 type difference struct {
-	Field     string
-	Was, Is   string
-	Gone, New []string
-	List      bool
-	Moment    bool // whether the values are times
+	Field          string
+	Before, After  string
+	Removed, Added []string
+	List           bool
+	Moment         bool // whether the values are times
 }
 
-// ignoredFields are fields that carry no information beside the others.
+// ignoredFields are fields that add no information to the others.
 var ignoredFields = []string{"version", "id", "prefix"}
 
 // differences compares an object before and after a change. null stands for no object, so a created
@@ -36,20 +36,21 @@ func differences(before, after json.RawMessage) (list []difference) {
 		if slices.Contains(ignoredFields, name) {
 			continue
 		}
-		d := difference{Field: strings.ToUpper(name[:min(1,
-			len(name))]) + strings.ReplaceAll(name[min(1, len(name)):], "_", " ")}
+		initial := min(1, len(name))
+		d := difference{Field: strings.ToUpper(name[:initial]) +
+			strings.ReplaceAll(name[initial:], "_", " ")}
 		a, b := was[name], is[name]
 		if d.List = isList(name, a) || isList(name, b); d.List {
 			old, now := items(name, a), items(name, b)
-			d.Gone = slices.DeleteFunc(slices.Clone(old),
+			d.Removed = slices.DeleteFunc(slices.Clone(old),
 				func(s string) bool { return slices.Contains(now, s) })
-			d.New = slices.DeleteFunc(now, func(s string) bool { return slices.Contains(old, s) })
-			if len(d.Gone)+len(d.New) > 0 {
+			d.Added = slices.DeleteFunc(now, func(s string) bool { return slices.Contains(old, s) })
+			if len(d.Removed)+len(d.Added) > 0 {
 				list = append(list, d)
 			}
 			continue
 		}
-		if d.Was, d.Is = plainText(a), plainText(b); d.Was != d.Is {
+		if d.Before, d.After = plainText(a), plainText(b); d.Before != d.After {
 			d.Moment = strings.HasSuffix(name, "_at")
 			list = append(list, d)
 		}

@@ -1,11 +1,11 @@
 // Package console serves the web console under /apikeys/, in which people manage API keys and the
 // namespaces, roles and members around them.
 //
-// It is a client of the REST interface in the same process (call.go). No page can do what that
-// interface refuses, and its field errors are shown beside the fields. Which links and buttons a
-// page offers is decided by [manage.Keystore.May] and MayIn, as a courtesy and not as protection.
-// The package knows neither Caddy nor how users authenticate: the server that embeds it describes
-// the user of each request as a [Visitor].
+// It is a client of the REST interface in the same process (call.go). A page can do nothing that
+// the interface refuses, and shows the field errors of the interface beside the fields.
+// [manage.Keystore.May] and MayIn decide which links and buttons a page offers. That is a courtesy
+// to the user and protects nothing. The package knows neither Caddy nor how users authenticate: the
+// server that embeds it describes the user of each request as a [Visitor].
 //
 // Start with console.go, which lists the pages and holds the checks that all share, then read
 // roles.go, a small section with all kinds of pages. visit.go and view.go hold the functions for

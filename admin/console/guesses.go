@@ -12,8 +12,8 @@ import (
 // Limits on wrong tokens. Tokens cannot be guessed; the limits keep attempts from filling logs and
 // connections.
 const (
-	guessesAtOnce = 10
-	guessEvery    = 6 * time.Second
+	guessBurst    = 10
+	guessInterval = 6 * time.Second
 	// maxGuessers bounds the memory. When it is exceeded, all counts are reset.
 	maxGuessers = 10_000
 )
@@ -47,7 +47,7 @@ func (g *guesses) wrong(address string, now time.Time) {
 	key := network(address)
 	l := g.from[key]
 	if l == nil {
-		l = rate.NewLimiter(rate.Every(guessEvery), guessesAtOnce)
+		l = rate.NewLimiter(rate.Every(guessInterval), guessBurst)
 		g.from[key] = l
 	}
 	l.AllowN(now, 1)

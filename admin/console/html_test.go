@@ -32,16 +32,16 @@ func (a *answer) check() {
 	each(a.Doc, func(n *html.Node) {
 		if id := attr(n, "id"); id != "" {
 			if ids[id] {
-				a.t.Errorf("%s: the id %s is there twice", a.At, id)
+				a.t.Errorf("%s: the id %s is duplicated", a.At, id)
 			}
 			ids[id] = true
 		}
 	})
-	titled := 0
+	titles := 0
 	each(a.Doc, func(n *html.Node) {
 		switch {
 		case n.Data == "h1":
-			titled++
+			titles++
 		case n.Data == "style", n.Data == "script" && attr(n, "src") == "":
 			a.t.Errorf("%s: an inline %s", a.At, n.Data)
 		case n.Data == "input" && attr(n, "type") != "hidden" || n.Data == "select" ||
@@ -54,21 +54,21 @@ func (a *answer) check() {
 			if at.Key == "style" || strings.HasPrefix(at.Key, "on") {
 				a.t.Errorf("%s: %s has the attribute %s", a.At, n.Data, at.Key)
 			}
-			for _, refers := range []string{"for", "aria-describedby", "aria-labelledby", "list",
+			for _, reference := range []string{"for", "aria-describedby", "aria-labelledby", "list",
 				"data-copy", "data-all"} {
-				if at.Key != refers {
+				if at.Key != reference {
 					continue
 				}
 				for id := range strings.FieldsSeq(at.Val) {
 					if !ids[id] {
-						a.t.Errorf("%s: %s=%s leads nowhere", a.At, at.Key, id)
+						a.t.Errorf("%s: %s=%s does not resolve", a.At, at.Key, id)
 					}
 				}
 			}
 		}
 	})
-	if titled != 1 {
-		a.t.Errorf("%s has %d h1", a.At, titled)
+	if titles != 1 {
+		a.t.Errorf("%s has %d h1, want 1", a.At, titles)
 	}
 }
 
@@ -134,29 +134,29 @@ func labelled(doc, input *html.Node) (found bool) {
 }
 
 // field returns the value of a field of the page, and whether the field exists.
-func (a answer) field(name string) (value string, there bool) {
+func (a answer) field(name string) (value string, exists bool) {
 	each(a.Doc, func(n *html.Node) {
 		if attr(n, "name") != name {
 			return
 		}
 		switch n.Data {
 		case "textarea":
-			value, there = textOf(n), true
+			value, exists = textOf(n), true
 		case "select":
-			there = true
+			exists = true
 			each(n, func(o *html.Node) {
 				if o.Data == "option" && has(o, "selected") {
 					value = attr(o, "value")
 				}
 			})
 		case "input":
-			there = true
+			exists = true
 			if t := attr(n, "type"); t != "checkbox" && t != "radio" || has(n, "checked") {
 				value = attr(n, "value")
 			}
 		}
 	})
-	return value, there
+	return value, exists
 }
 
 func has(n *html.Node, name string) bool {

@@ -54,6 +54,7 @@ func (v *visit) home(id string) api.Namespace {
 	return known
 }
 
+// changesKeys reports whether the visitor may create or edit keys in a namespace.
 func (v *visit) changesKeys(namespace string) bool {
 	return v.mayIn("admin.keys:create", namespace) || v.mayIn("admin.keys:update", namespace)
 }

@@ -72,7 +72,7 @@ func formOf(p *keyForm) *form {
 	return f
 }
 
-// metadataText returns metadata as it is typed.
+// metadataText returns metadata in the form of the text field, one name=value per line.
 func metadataText(m map[string]string) string {
 	var lines []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
@@ -246,7 +246,7 @@ func rotateKey(v *visit) error {
 	// The version keeps a reload from rotating again.
 	done, err := v.api.RotateKey(v.ctx, k.ID, api.RotateRequest{Grace: grace}, f.ifVersion(),
 		client.Wait(shortWait))
-	if statusOf(err) == http.StatusPreconditionFailed {
+	if client.StatusOf(err) == http.StatusPreconditionFailed {
 		return v.done(v.keyLink(k.ID),
 			notice{Kind: "warning", Title: "The key has been changed",
 				Text: "If you rotated its token, the new token was shown once and cannot be shown " +

@@ -9,14 +9,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestEdit checks that fields that the form leaves unchanged keep their values.
+// TestEdit checks that an edit keeps the values of fields that the form leaves unchanged.
 func TestEdit(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"},
 		keystore.Namespace{ID: "us", Parent: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id,
-		token := p.make("name", "ERP", "namespace", "acme", "expires", "custom", "expires_day",
+	id, token := p.createKey("name", "ERP", "namespace", "acme", "expires", "custom", "expires_day",
 		"2037-01-31", "access", "custom", "permissions_more", "orders:read orders:search",
 		"connected", "true", "grants", "eu", "access:eu", "read_write",
 		"allowed_ips", "10.0.0.0/8", "metadata", "a=1\nb=2")
@@ -51,7 +50,7 @@ func TestEdit(t *testing.T) {
 			t.Errorf("%s:\n%s, want\n%s", test.name, got, test.want)
 		}
 	}
-	if !s.alive(t, token) {
+	if !s.accepts(t, token) {
 		t.Error("the key is refused")
 	}
 	form := p.get(edit).fill("name", "lost")
@@ -63,8 +62,9 @@ func TestEdit(t *testing.T) {
 		`<ins><span class="visually-hidden">is </span><bdi><time datetime="2037-01-31T00:00:00Z">`)
 }
 
-// TestEditSeesLess checks that values that the editor may not see or cannot type are kept.
-func TestEditSeesLess(t *testing.T) {
+// TestEditKeepsHiddenValues checks that an edit keeps values that the editor may not see or cannot
+// type.
+func TestEditKeepsHiddenValues(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
@@ -99,7 +99,7 @@ func TestGrowOnly(t *testing.T) {
 		Path: "/orders"},
 		{Permission: "orders:make", Class: "write", Method: "POST", Path: "/orders"}})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id, _ := p.make("name", "a", "namespace", "acme", "access", "custom", "permissions",
+	id, _ := p.createKey("name", "a", "namespace", "acme", "access", "custom", "permissions",
 		"orders:search")
 	edit := "/apikeys/keys/" + id + "/edit"
 	p.get(edit).want(200, "can only add permissions")
@@ -115,29 +115,31 @@ func TestGrowOnly(t *testing.T) {
 	}
 }
 
-func TestLife(t *testing.T) {
+// TestKeyLifecycle deactivates, rotates, revokes and deletes a key and checks after each step which
+// tokens are accepted.
+func TestKeyLifecycle(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id, token := p.make("name", "A key")
+	id, token := p.createKey("name", "A key")
 	at := "/apikeys/keys/" + id
 	p.post(at+"/active").want(200, "INACTIVE", "The key is inactive")
-	if s.alive(t, token) {
+	if s.accepts(t, token) {
 		t.Error("an inactive key is accepted")
 	}
 	p.get("/apikeys/keys").want(200, "INACTIVE")
 	p.post(at+"/active", "active", "true").want(200, "The key is active")
-	if !s.alive(t, token) {
+	if !s.accepts(t, token) {
 		t.Error("an active key is refused")
 	}
 
 	if !offers(p.get(at), at+"/rotate") {
-		t.Error("no new token is offered for one's own key")
+		t.Error("the owner of a key is not offered to rotate its token")
 	}
 	form := p.get(at+"/rotate").fill("grace", "1h")
 	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "in an hour",
 		"In force on 1 of 1 node")
 	next := tokens.FindString(a.Text)
-	if next == token || !s.alive(t, next) || !s.alive(t, token) {
+	if next == token || !s.accepts(t, next) || !s.accepts(t, token) {
 		t.Error("both tokens should be valid")
 	}
 	p.post(at+"/rotate", form...).want(200, "cannot be shown again").lacks(next) // a reload
@@ -145,21 +147,21 @@ func TestLife(t *testing.T) {
 		t.Error("a reload created another token")
 	}
 	a = p.submit(at+"/rotate", "grace", "0s").want(201, "The previous token is revoked")
-	if s.alive(t, token) || s.alive(t, next) {
-		t.Error("the earlier tokens are valid")
+	if s.accepts(t, token) || s.accepts(t, next) {
+		t.Error("a previous token is still valid")
 	}
 	last := tokens.FindString(a.Text)
 	p.submit(at+"/rotate", "grace", "9000h").want(422, "between 0s and 720h")
 
 	p.submit(at+"/revoke", "confirm", "yes", "reason", "it leaked").want(422,
 		"Type the word revoke", "it leaked")
-	if !s.alive(t, last) {
+	if !s.accepts(t, last) {
 		t.Error("revoked without a confirmation")
 	}
 	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200,
 		"Key revoked", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
 		"/rotate", `/revoke"`)
-	if s.alive(t, last) {
+	if s.accepts(t, last) {
 		t.Error("a revoked key is accepted")
 	}
 	p.get("/apikeys/keys").want(200, "Revoked")

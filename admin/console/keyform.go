@@ -38,8 +38,8 @@ type keyForm struct {
 	GrowOnly bool // whether edits can only add permissions
 	Once     string
 
-	gives func(keystore.Permission) bool // whether the visitor has it in the home namespace
-	had   *keystore.Set                  // the permissions of the edited key there
+	mayGive func(keystore.Permission) bool // whether the visitor has it in the home namespace
+	current *keystore.Set                  // the permissions of the edited key there
 }
 
 // An otherNamespace is a namespace, other than its own, in which a key can have a grant.
@@ -65,8 +65,9 @@ func (p *keyForm) Locked(field, value string) bool {
 		case field == "grants" && g.Namespace == value:
 			return true
 		case g.Namespace != p.Home.ID:
-		case field == "permissions" && slices.Contains(g.Permissions, value), field == "roles" &&
-			slices.Contains(g.Roles, value), field == "connected" && g.Connected:
+		case field == "permissions" && slices.Contains(g.Permissions, value),
+			field == "roles" && slices.Contains(g.Roles, value),
+			field == "connected" && g.Connected:
 			return true
 		}
 	}
@@ -77,14 +78,14 @@ func (p *keyForm) Locked(field, value string) bool {
 // visitor nor the key has it there.
 func (p *keyForm) Barred(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
-	return err == nil && !p.had.Covers(parsed) && !p.gives(parsed)
+	return err == nil && !p.current.Covers(parsed) && !p.mayGive(parsed)
 }
 
 // barredInRole is like Barred for a role that the key lacks. The permissions of the key do not
 // count, because the key also gets permissions that are added to the role later.
 func (p *keyForm) barredInRole(permission string) bool {
 	parsed, err := keystore.ParsePermission(permission)
-	return err == nil && !p.gives(parsed)
+	return err == nil && !p.mayGive(parsed)
 }
 
 // bar disables a choice that the visitor cannot give, and explains it.
@@ -103,7 +104,7 @@ func compareChoices(a, b choice) int {
 // keyForm returns the form for a key with a home namespace.
 func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home),
-		gives: v.keys.MayGive(v.Caller, home), had: given(k)}
+		mayGive: v.keys.MayGive(v.Caller, home), current: ownPermissions(k)}
 	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
 		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only",
@@ -135,8 +136,9 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	return p, nil
 }
 
-// given returns the permissions of a key in its own namespace, without those of its roles.
-func given(k *api.Key) *keystore.Set {
+// ownPermissions returns the permissions of a key in its home namespace, without those of its
+// roles. It returns an empty set for nil.
+func ownPermissions(k *api.Key) *keystore.Set {
 	var list []keystore.Permission
 	if k != nil {
 		for _, g := range k.Grants {
@@ -211,8 +213,7 @@ func (v *visit) otherNamespaces(p *keyForm) {
 		offered[ns.ID] = true
 	}
 	byID := func(a, b otherNamespace) int {
-		return cmp.Compare(strings.ToLower(a.ID),
-			strings.ToLower(b.ID))
+		return cmp.Compare(strings.ToLower(a.ID), strings.ToLower(b.ID))
 	}
 	slices.SortFunc(p.Connected, byID)
 	slices.SortFunc(p.Others, byID)
@@ -248,7 +249,7 @@ func words(text string) []string {
 		func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\r' || r == '\t' })
 }
 
-// A homeGrant is the grant that a form requests in the key's own namespace.
+// A homeGrant is the grant that a form requests in the key's home namespace.
 type homeGrant struct {
 	access             string
 	permissions, roles []string
@@ -258,8 +259,8 @@ type homeGrant struct {
 
 func (f *form) homeGrant() homeGrant {
 	h := homeGrant{access: f.Value("access"),
-		roles: slices.Concat(f.Values("roles"),
-			words(f.Value("roles_more"))), connected: f.Has("connected", "true")}
+		roles:     slices.Concat(f.Values("roles"), words(f.Value("roles_more"))),
+		connected: f.Has("connected", "true")}
 	switch h.access {
 	case string(keystore.Custom):
 		h.permissions = f.permissions("permissions")

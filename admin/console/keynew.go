@@ -108,12 +108,11 @@ type tokenPage struct {
 	Elsewhere string
 }
 
-// showToken answers with a token. The token is in the answer to the form itself: reloading it sends
-// the form again, which creates nothing, and browsers do not go back to a page whose status is not
-// 200.
+// showToken answers the form itself with a token, without a redirect. Reloading the page sends the
+// form again, which creates nothing. Browsers do not go back to a page whose status is not 200.
 func (v *visit) showToken(p tokenPage, title string) error {
-	address := "https://" + someAPI
-	if p.Elsewhere = someAPI; v.Beside {
+	address := "https://" + exampleHost
+	if p.Elsewhere = exampleHost; v.Beside {
 		p.Elsewhere, address = "", "http://"+v.r.Host
 		if v.Secure {
 			address = "https://" + v.r.Host
@@ -123,7 +122,7 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	p.Blanks = strings.ContainsAny(path, "{*")
 	p.Example = "curl "
 	if method != http.MethodGet {
-		// RFC 9110 allows characters in methods that are special to a shell
+		// RFC 9110 allows methods with characters that are special to a shell.
 		p.Example += `-X "` + inShell.Replace(method) + `" `
 	}
 	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) +
@@ -131,8 +130,8 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
 
-// someAPI is a reserved host (RFC 2606): a token that is sent there by mistake reaches nobody.
-const someAPI = "api.example.com"
+// exampleHost is a reserved host (RFC 2606): a token that is sent there by mistake reaches nobody.
+const exampleHost = "api.example.com"
 
 // exampleCall returns a declared call that a key may make. It prefers GET and the fewest
 // parameters.

@@ -21,7 +21,7 @@ func TestTokenOnce(t *testing.T) {
 	a := p.post("/apikeys/keys/new", form...).want(201, "It will not be shown again",
 		"curl -H &#34;Authorization: Bearer ")
 	token := tokens.FindString(a.Text)
-	if !s.alive(t, token) {
+	if !s.accepts(t, token) {
 		t.Fatal("the token is refused")
 	}
 	id := token[3:15]
@@ -119,20 +119,18 @@ func TestFirstHome(t *testing.T) {
 	p := s.signedIn(t, "Ada", grants...)
 	for range 5 {
 		if got, _ := p.get("/apikeys/keys/new").want(200).field("namespace"); got != "a" {
-			t.Fatalf("the form begins in %q", got)
+			t.Fatalf("the form begins with %q", got)
 		}
 	}
 
-	// A namespace where the member may not create keys does not offer it; the form would use
-	// another.
+	// No key is offered in a namespace where the member may not create one. The form uses another.
 	namespaces(t, s, keystore.Namespace{ID: "theirs"})
 	p = s.signedIn(t, "Ben", "a=@developer", "theirs=@viewer")
 	p.get("/apikeys/keys?namespace=a").want(200, "/apikeys/keys/new", "Create key")
 	p.get("/apikeys/keys?namespace=theirs").want(200,
 		"Creating a key requires admin.keys:create in").lacks("/apikeys/keys/new")
-	form := p.get("/apikeys/keys/new?namespace=theirs").want(200)
-	if got, _ := form.field("namespace"); got != "a" {
-		t.Errorf("the form begins in %q, where no key can be created", got)
+	if got, _ := p.get("/apikeys/keys/new?namespace=theirs").want(200).field("namespace"); got != "a" {
+		t.Errorf("the form begins with %q, where the member may not create keys", got)
 	}
 
 	// A member can give a grant in another namespace where it has a permission, even if it may not
@@ -155,7 +153,7 @@ func TestReach(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	p.get("/apikeys/keys/new?namespace=shop").want(200,
 		"of kind <bdi>work space</bdi> or <bdi>group</bdi>.")
-	id, _ := p.make("name", "App", "namespace", "shop", "grants", "eu")
+	id, _ := p.createKey("name", "App", "namespace", "shop", "grants", "eu")
 	a := p.get("/apikeys/keys/"+id).want(200,
 		"of kind <bdi>work space</bdi> or <bdi>group</bdi>, limited to those of the owner "+
 			"there.")
@@ -164,7 +162,7 @@ func TestReach(t *testing.T) {
 	}
 	// A member that may read the key but not the namespace does not see it.
 	s.signedIn(t, "Ben", "eu=admin.keys:read").get("/apikeys/keys/" + id).want(404)
-	id, _ = p.make("name", "From below", "namespace", "eu", "grants", "shop")
+	id, _ = p.createKey("name", "From below", "namespace", "eu", "grants", "shop")
 	s.signedIn(t, "Cleo", "eu=admin.keys:read").get("/apikeys/keys/"+id).want(200,
 		"In <bdi>shop</bdi>").lacks("of kind")
 	s.signedIn(t, "Dora", "eu=admin.keys:read",
@@ -214,18 +212,20 @@ func TestMint(t *testing.T) {
 			"default [read] []; other [read] []; acme [read] [] connected"},
 		{"everywhere", []string{"grants", "*"}, "default [read] []; * [read] []"},
 	} {
-		id, _ := p.make(append([]string{"name", test.name}, test.fields...)...)
+		id, _ := p.createKey(append([]string{"name", test.name}, test.fields...)...)
 		if got := grantsOf(s.key(t, id)); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
-	id, token := p.make("name", "all else", "active", "-", "expires", "custom", "expires_day",
+	id,
+		token := p.createKey("name", "other fields", "active", "-", "expires", "custom",
+		"expires_day",
 		"2037-01-31", "expires_time", "17:30", "allowed_ips", "10.1.2.3/8 2001:db8::1\n192.0.2.1",
 		"metadata", "team = erp\n\nnote=a=b")
 	k := s.key(t, id)
 	if got := fmt.Sprint(k.Active, k.ExpiresAt, k.AllowedIPs, k.Metadata,
 		k.Owner == k.CreatedBy); got != "false 2037-01-31 17:30:00 +0000 UTC [10.0.0.0/8 "+
-		"2001:db8::1/128 192.0.2.1/32] map[note:a=b team:erp] true" || s.alive(t, token) {
+		"2001:db8::1/128 192.0.2.1/32] map[note:a=b team:erp] true" || s.accepts(t, token) {
 		t.Error(got)
 	}
 	for _, test := range []struct{ zone, day, want string }{
@@ -235,13 +235,13 @@ func TestMint(t *testing.T) {
 		{"Local", "2037-01-31", "2037-01-31T17:30:00Z"},
 		{"../etc/passwd", "2037-01-31", "2037-01-31T17:30:00Z"},
 	} {
-		id, _ := p.make("name", test.zone, "expires", "custom", "expires_day", test.day,
+		id, _ := p.createKey("name", test.zone, "expires", "custom", "expires_day", test.day,
 			"expires_time", "17:30", "zone", test.zone)
 		if got := s.key(t, id).ExpiresAt.Format(time.RFC3339); got != test.want {
 			t.Errorf("17:30 on %s in %s is %s, want %s", test.day, test.zone, got, test.want)
 		}
 	}
-	id, _ = p.make("name", "ends", "expires", "30d")
+	id, _ = p.createKey("name", "expires", "expires", "30d")
 	if left := time.Until(s.key(t, id).ExpiresAt); left < 29*24*time.Hour ||
 		left > 31*24*time.Hour {
 		t.Errorf("30 days are %v", left)
@@ -253,21 +253,21 @@ func TestHugeForms(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	id, _ := p.make("name", "k")
-	many := []string{"name", "k", "access", "custom", "grants_more", strings.Repeat("a ", 2000),
-		"roles_more", strings.Repeat("viewer ", 2000), "permissions_more", strings.Repeat("read ",
-			2000), "version", "1"}
+	id, _ := p.createKey("name", "k")
+	many := []string{"name", "k", "access", "custom",
+		"grants_more", strings.Repeat("a ", 2000),
+		"roles_more", strings.Repeat("viewer ", 2000),
+		"permissions_more", strings.Repeat("read ", 2000), "version", "1"}
 	for _, path := range []string{"/apikeys/keys/new", "/apikeys/keys/" + id + "/edit"} {
 		a := p.post(path, many...).want(422, "at most 100")
 		if got, _ := a.field("grants_more"); got != many[5] {
-			t.Errorf("%s: what was typed is lost", path)
+			t.Errorf("%s: the typed namespaces are lost", path)
 		}
-		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400,
-			"is too long")
+		p.post(path, "name", strings.Repeat("x", 256<<10)).want(400, "is too long")
 		if a := p.post(path, "name", "k", "access", "read_only", "metadata",
 			strings.Repeat("a\n", 1000), "version", "1").want(422); strings.Count(a.Text,
 			"must have the form name=value") > 2 {
-			t.Errorf("%s: the same error takes %d characters", path, len(a.Text))
+			t.Errorf("%s: the error is repeated, on a page of %d characters", path, len(a.Text))
 		}
 	}
 }
@@ -316,11 +316,11 @@ func TestInvalidFields(t *testing.T) {
 				continue
 			}
 			if got, _ := a.field(fields[i]); got != fields[i+1] {
-				t.Errorf("%s: %s holds %q, not %q", test.field, fields[i], got, fields[i+1])
+				t.Errorf("%s: %s is %q, want %q", test.field, fields[i], got, fields[i+1])
 			}
 		}
 		if _, checked := a.field("active"); !checked {
-			t.Error("no box for active")
+			t.Error("no checkbox for active")
 		}
 	}
 	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
@@ -346,10 +346,10 @@ func TestKeyRoles(t *testing.T) {
 		keystore.Namespace{ID: "some", KeyRoles: []string{keystore.AnyRole}})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	a := p.get("/apikeys/keys/new?namespace=fixed").want(200, "have this role")
-	if _, there := a.field("roles"); there {
+	if _, exists := a.field("roles"); exists {
 		t.Error("the fixed role can be changed")
 	}
-	id, _ := p.make("name", "a", "namespace", "fixed", "access", "custom", "permissions_more",
+	id, _ := p.createKey("name", "a", "namespace", "fixed", "access", "custom", "permissions_more",
 		"mcp:read")
 	if got := grantsOf(s.key(t, id)); got != "fixed [mcp:read] [member]" {
 		t.Error(got)
@@ -363,9 +363,9 @@ func TestKeyRoles(t *testing.T) {
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
 	p.submit("/apikeys/keys/new", "name", "b", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
-	// the key has the roles of all keys
+	// The key has the roles that the namespace requires.
 	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(200, "Changes saved")
-	id, _ = p.make("name", "c")
+	id, _ = p.createKey("name", "c")
 	p.submit("/apikeys/keys/"+id+"/edit", "access", "roles").want(422,
 		`href="#f-roles"`).lacks(`href="#f-permissions"`)
 }

@@ -38,7 +38,7 @@ type keysPage struct {
 	Owners   []choice
 	Mine     string // the visitor's id on the page of its own keys, else empty
 	Filtered bool
-	// whether the switcher's namespace does not exist or is hidden from the visitor
+	// Unknown means that the switcher's namespace does not exist or is hidden from the visitor.
 	Unknown bool
 	Sort    string   // empty: newest first
 	Orders  []choice // for Sort
@@ -49,14 +49,16 @@ type keysPage struct {
 var keyOrders = []choice{
 	{Value: "", Label: "Newest"}, {Value: "created_at", Label: "Oldest"},
 	{Value: "name", Label: "Name, A to Z"}, {Value: "-name", Label: "Name, Z to A"},
-	{Value: "expires_at", Label: "Expires first"}, {Value: "-expires_at", Label: "Expires last"},
-	{Value: "-last_used_at", Label: "Used last"}, {Value: "last_used_at", Label: "Unused longest"},
+	{Value: "expires_at", Label: "Expires soonest"},
+	{Value: "-expires_at", Label: "Expires latest"},
+	{Value: "-last_used_at", Label: "Most recently used"},
+	{Value: "last_used_at", Label: "Least recently used"},
 }
 
 // A column is a sortable column of a list.
 type column struct {
 	Label  string
-	Sorted string // ascending, descending, or not
+	Sorted string // ascending or descending; empty: not sorted by it
 	Next   string // the order after a click
 }
 
@@ -96,20 +98,19 @@ func listKeys(v *visit) error {
 		Limit: pageSize,
 	}
 	list, err := v.api.ListKeys(v.ctx, f)
-	refused, is := errors.AsType[*client.Error](err)
-	if is && slices.ContainsFunc(refused.Errors,
+	refused, ok := errors.AsType[*client.Error](err)
+	if ok && slices.ContainsFunc(refused.Errors,
 		func(e api.FieldError) bool { return e.Field == "sort" }) {
 		return v.done(v.With("sort", ""),
 			notice{Kind: "warning", Title: "Too many keys to sort",
-				Text: "They are shown newest first. At most ten thousand keys can be sorted " +
-					"otherwise: filter by namespace, owner or status."})
+				Text: "They are shown newest first. At most ten thousand keys can be sorted in " +
+					"another order: filter by namespace, owner or status."})
 	}
 	if err != nil {
 		return err
 	}
 	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort,
-		Orders: keyOrders,
-		Form:   &form{values: v.r.URL.Query()}}
+		Orders: keyOrders, Form: &form{values: v.r.URL.Query()}}
 	if f.Owner == v.Caller.Member() {
 		p.Mine = f.Owner
 	}
@@ -188,7 +189,7 @@ func accessWords(k api.Key) string {
 	return "Custom"
 }
 
-// homeRoles returns the roles of a key in its own namespace.
+// homeRoles returns the roles of a key in its home namespace.
 func homeRoles(k api.Key) []string {
 	for _, g := range k.Grants {
 		if g.Namespace == k.Namespace {

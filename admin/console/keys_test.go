@@ -77,8 +77,8 @@ func (p *person) submit(path string, changes ...string) answer {
 	return p.post(path, p.get(path).want(200).fill(changes...)...)
 }
 
-// make creates a key on the page and returns its id and token.
-func (p *person) make(changes ...string) (id, token string) {
+// createKey creates a key on the page and returns its id and token.
+func (p *person) createKey(changes ...string) (id, token string) {
 	p.t.Helper()
 	a := p.submit("/apikeys/keys/new", changes...).want(201, "It will not be shown again")
 	token = tokens.FindString(a.Text)
@@ -97,8 +97,8 @@ func (s *site) key(t testing.TB, id string) *keystore.Key {
 	return k
 }
 
-// alive reports whether a token is accepted.
-func (s *site) alive(t testing.TB, token string) bool {
+// accepts reports whether a token is accepted.
+func (s *site) accepts(t testing.TB, token string) bool {
 	t.Helper()
 	a, err := s.keys.Lookup(ctx, token, time.Now())
 	if err != nil {
@@ -179,7 +179,7 @@ func TestList(t *testing.T) {
 	}
 	p.get("/apikeys/keys?namespace=acme").want(200, "Worker 042").lacks("Worker 041")
 	if n := len(names.FindAllString(p.get("/apikeys/keys").Text, -1)); n != 50 {
-		t.Errorf("a page of %d", n)
+		t.Errorf("a page of %d keys, want 50", n)
 	}
 	for sort, want := range map[string]string{
 		"": "descending Created", "created_at": "ascending Created", "name": "ascending Name",
@@ -218,16 +218,16 @@ func TestList(t *testing.T) {
 	}
 	p.get("/apikeys/keys?sort=odd&namespace=acme").want(200, "Too many keys to sort",
 		"Worker 042")
-	p.make("name", "My own")
+	p.createKey("name", "My own")
 	own := p.get("/apikeys/keys")
 	mine := link(own, "My keys")
 	if a := p.get(mine+"&q=own").want(200, "My own"); link(a, "Clear filters") != mine {
-		t.Errorf("on my keys, Clear leads to %s", link(a, "Clear filters"))
+		t.Errorf("My keys: Clear filters leads to %s", link(a, "Clear filters"))
 	}
 	if a := p.get("/apikeys/keys?namespace=acme&owner=root&sort=name&cursor=").want(200,
 		"Worker 042"); link(a, "Clear filters") != "/apikeys/keys?namespace=acme&sort=name" {
-		t.Errorf("of another's keys, Clear leads to %s", link(a, "Clear filters"))
-	} else if owner, there := a.field("owner"); owner != "root" || !there ||
+		t.Errorf("keys of another owner: Clear filters leads to %s", link(a, "Clear filters"))
+	} else if owner, exists := a.field("owner"); owner != "root" || !exists ||
 		strings.Count(a.Text, `<input type="hidden" name="sort" value="name">`) != 1 {
 		t.Error("the switcher does not keep the filters")
 	}
@@ -241,8 +241,8 @@ func TestList(t *testing.T) {
 	p.get("/apikeys/keys?status=odd").want(422)
 }
 
-// TestHostile checks that names are escaped everywhere.
-func TestHostile(t *testing.T) {
+// TestEscapedNames checks that every page escapes names.
+func TestEscapedNames(t *testing.T) {
 	s := open(t)
 	for _, name := range []string{
 		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>{{.}}&amp;`,
@@ -250,7 +250,7 @@ func TestHostile(t *testing.T) {
 		"javascript:alert(1)",
 	} {
 		p := s.signedIn(t, name, "*=@client-admin")
-		id, _ := p.make("name", name, "metadata", "x="+name)
+		id, _ := p.createKey("name", name, "metadata", "x="+name)
 		for _, path := range []string{"/apikeys/keys", "/apikeys/keys/" + id,
 			"/apikeys/keys/" + id + "/edit", "/apikeys/keys/" + id + "/rotate", "/apikeys/keys/" +
 				id + "/revoke", "/apikeys/keys/new"} {

@@ -77,8 +77,8 @@ func contains(part string, texts ...string) bool {
 		func(t string) bool { return strings.Contains(strings.ToLower(t), part) })
 }
 
-// reachable returns the namespaces that the visitor may read, and those where it has any other
-// permission, of which it knows only id and parent.
+// reachable returns the namespaces that the visitor may read, and those where it has another
+// permission. The latter have only an id and a parent.
 func (v *visit) reachable() []api.Namespace {
 	list := slices.Clone(v.namespaces())
 	known := make(map[string]bool, len(list))
@@ -104,8 +104,7 @@ func (v *visit) places(permission, everywhere string) []choice {
 		}
 	}
 	slices.SortFunc(list, func(a, b choice) int {
-		return cmp.Compare(strings.ToLower(a.Value),
-			strings.ToLower(b.Value))
+		return cmp.Compare(strings.ToLower(a.Value), strings.ToLower(b.Value))
 	})
 	if everywhere != "" && v.mayIn(permission, keystore.AnyNamespace) {
 		list = append([]choice{{Value: keystore.AnyNamespace, Label: everywhere}}, list...)
@@ -128,15 +127,15 @@ func namespaceLabel(ns api.Namespace) string {
 	return ns.ID + " – " + ns.Name
 }
 
-// A user is an object that uses another one and prevents its deletion.
-type user struct{ What, Name, Link string }
+// A dependent is an object that uses another one and prevents its deletion.
+type dependent struct{ Kind, Name, Link string }
 
 // A removal asks for confirmation before an object is deleted.
 type removal struct {
-	Section    string // the label of the section, such as "Roles"
-	Kind, Name string // of the object
-	List, Back string // addresses
-	Text       string // the consequences
-	Users      []user // as far as the visitor may see them
-	More       bool   // whether there are more users
+	Section    string      // the label of the section, such as "Roles"
+	Kind, Name string      // of the object
+	List, Back string      // addresses
+	Text       string      // the consequences
+	Dependents []dependent // as far as the visitor may see them
+	More       bool        // whether there are more dependents
 }

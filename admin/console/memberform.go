@@ -180,7 +180,7 @@ func createMember(v *visit) error {
 }
 
 func editMember(v *visit) error {
-	m, err := v.theMember()
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,7 @@ func editMember(v *visit) error {
 }
 
 func saveMember(v *visit) error {
-	m, err := v.theMember()
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}

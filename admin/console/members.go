@@ -23,8 +23,8 @@ func memberPages() []page {
 		{"GET " + one + "/edit", "admin.members:update", editMember},
 		{"POST " + one + "/edit", "admin.members:update", saveMember},
 		{"POST " + one + "/active", "admin.members:update", switchMember},
-		{"GET " + one + "/token", "admin.members:update", askForMemberToken},
-		{"POST " + one + "/token", "admin.members:update", giveMemberToken},
+		{"GET " + one + "/token", "admin.members:update", newMemberToken},
+		{"POST " + one + "/token", "admin.members:update", createMemberToken},
 		{"GET " + one + "/delete", "admin.members:delete", askToDeleteMember},
 		{"POST " + one + "/delete", "admin.members:delete", deleteMember},
 	}
@@ -71,19 +71,20 @@ type memberPage struct {
 	Keys    []api.Key // the newest keys that act for it
 	More    bool      // whether there are more keys
 
-	// What the visitor may do, besides editing the grants that it sees.
+	// MayUpdate, MayActFor and MayDelete are permissions of the visitor, in addition to editing the
+	// grants that it sees.
 	MayUpdate, MayActFor, MayDelete bool
 }
 
 // shownKeys is the number of keys that a member's page shows.
 const shownKeys = 10
 
-func (v *visit) theMember() (api.Member, error) {
+func (v *visit) memberFromPath() (api.Member, error) {
 	return v.api.FindMember(v.ctx, v.r.PathValue("id"))
 }
 
 func showMember(v *visit) error {
-	m, err := v.theMember()
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}
@@ -127,23 +128,24 @@ func (v *visit) memberRemoval(m api.Member) removal {
 	}
 	for _, status := range []string{"active", "inactive", "expired"} {
 		keys, err := v.api.ListKeys(v.ctx,
-			client.KeyFilter{Owner: m.ID, Status: status, Limit: maxUsers})
+			client.KeyFilter{Owner: m.ID, Status: status, Limit: maxDependents})
 		if err != nil {
 			continue
 		}
 		for _, k := range keys.Items {
-			p.Users = append(p.Users, user{"Key, " + status, k.Name, v.link(keysPath + "/" + k.ID)})
+			p.Dependents = append(p.Dependents,
+				dependent{"Key, " + status, k.Name, v.link(keysPath + "/" + k.ID)})
 		}
 		p.More = p.More || keys.NextCursor != nil
 	}
-	if len(p.Users) > maxUsers {
-		p.Users, p.More = p.Users[:maxUsers], true
+	if len(p.Dependents) > maxDependents {
+		p.Dependents, p.More = p.Dependents[:maxDependents], true
 	}
 	return p
 }
 
 func askToDeleteMember(v *visit) error {
-	m, err := v.theMember()
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}
@@ -151,7 +153,7 @@ func askToDeleteMember(v *visit) error {
 }
 
 func deleteMember(v *visit) error {
-	m, err := v.theMember()
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}
@@ -179,8 +181,8 @@ func (v *visit) memberTokenPage(m api.Member) memberTokenPage {
 		Expiries: expiryChoices(v.keys.Now())}
 }
 
-func askForMemberToken(v *visit) error {
-	m, err := v.theMember()
+func newMemberToken(v *visit) error {
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}
@@ -189,10 +191,10 @@ func askForMemberToken(v *visit) error {
 		f)
 }
 
-// giveMemberToken answers with the token itself, because a redirect cannot carry it. The version
+// createMemberToken answers with the token itself, because a redirect cannot carry it. The version
 // keeps a reload from creating another one.
-func giveMemberToken(v *visit) error {
-	m, err := v.theMember()
+func createMemberToken(v *visit) error {
+	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}

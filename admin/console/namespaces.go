@@ -69,12 +69,12 @@ type namespacePage struct {
 	Ancestors []api.Namespace // the outermost first
 	Children  []branch
 	More      bool // whether there are more children
-	Grants    []grantHere
+	Grants    []memberGrant
 	Roles     []api.Role
 }
 
-// A grantHere is a grant of a member that applies in a namespace.
-type grantHere struct {
+// A memberGrant is a grant of a member that applies in a namespace.
+type memberGrant struct {
 	Member api.Member
 	Grant  api.Grant
 	// From is the parent whose children the grant includes, or * for all namespaces. It is empty
@@ -82,12 +82,12 @@ type grantHere struct {
 	From string
 }
 
-func (v *visit) theNamespace() (api.Namespace, error) {
+func (v *visit) namespaceFromPath() (api.Namespace, error) {
 	return v.api.FindNamespace(v.ctx, v.r.PathValue("id"))
 }
 
 func showNamespace(v *visit) error {
-	ns, err := v.theNamespace()
+	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
 	}
@@ -101,8 +101,8 @@ func showNamespace(v *visit) error {
 			p.Children = append(p.Children, b)
 		}
 	}
-	if p.More = len(p.Children) > maxUsers; p.More {
-		p.Children = p.Children[:maxUsers]
+	if p.More = len(p.Children) > maxDependents; p.More {
+		p.Children = p.Children[:maxDependents]
 	}
 	if v.may("admin.members:read") {
 		members, err := collect(v.api.AllMembers(v.ctx))
@@ -129,19 +129,19 @@ func namespaceTitle(ns api.Namespace) string {
 
 // grantsIn returns the grants that apply in a namespace: those in it, those in its parent that
 // include children, and those in all namespaces.
-func grantsIn(ns api.Namespace, members []api.Member) (list []grantHere) {
+func grantsIn(ns api.Namespace, members []api.Member) (list []memberGrant) {
 	for _, m := range members {
 		for _, g := range m.Grants {
 			switch {
 			case g.Namespace == ns.ID:
-				list = append(list, grantHere{Member: m, Grant: g})
+				list = append(list, memberGrant{Member: m, Grant: g})
 			case g.Namespace == keystore.AnyNamespace, g.Connected && ns.Parent != nil &&
 				g.Namespace == *ns.Parent:
-				list = append(list, grantHere{Member: m, Grant: g, From: g.Namespace})
+				list = append(list, memberGrant{Member: m, Grant: g, From: g.Namespace})
 			}
 		}
 	}
-	slices.SortStableFunc(list, func(a, b grantHere) int {
+	slices.SortStableFunc(list, func(a, b memberGrant) int {
 		return strings.Compare(strings.ToLower(a.Member.Name), strings.ToLower(b.Member.Name))
 	})
 	return list
@@ -270,7 +270,7 @@ func createNamespace(v *visit) error {
 }
 
 func editNamespace(v *visit) error {
-	ns, err := v.theNamespace()
+	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func editNamespace(v *visit) error {
 }
 
 func saveNamespace(v *visit) error {
-	ns, err := v.theNamespace()
+	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
 	}
@@ -342,14 +342,16 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 	}
 	for _, one := range v.namespaces() {
 		if one.Parent != nil && *one.Parent == ns.ID {
-			p.Users = append(p.Users, user{"Child namespace", one.ID, v.NamespaceLink(one.ID)})
+			p.Dependents = append(p.Dependents,
+				dependent{"Child namespace", one.ID, v.NamespaceLink(one.ID)})
 		}
 	}
 	if v.may("admin.roles:read") {
 		roles, err := collect(v.api.AllRoles(v.ctx))
 		for _, r := range roles {
 			if err == nil && r.Namespace == ns.ID {
-				p.Users = append(p.Users, user{"Role", r.Name, v.RoleLink(r.Namespace, r.Name)})
+				p.Dependents = append(p.Dependents,
+					dependent{"Role", r.Name, v.RoleLink(r.Namespace, r.Name)})
 			}
 		}
 	}
@@ -358,26 +360,26 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		for _, m := range members {
 			if err == nil && slices.ContainsFunc(m.Grants,
 				func(g api.Grant) bool { return g.Namespace == ns.ID }) {
-				p.Users = append(p.Users, user{"Member with a grant here", m.Name,
+				p.Dependents = append(p.Dependents, dependent{"Member with a grant here", m.Name,
 					v.MemberLink(m.ID)})
 			}
 		}
 	}
-	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Namespace: ns.ID, Limit: maxUsers})
+	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Namespace: ns.ID, Limit: maxDependents})
 	for _, k := range keys.Items {
 		if err == nil {
-			p.Users = append(p.Users, user{"Key, " + k.Status, k.Name,
+			p.Dependents = append(p.Dependents, dependent{"Key, " + k.Status, k.Name,
 				v.link(keysPath + "/" + k.ID)})
 		}
 	}
-	if p.More = keys.NextCursor != nil; len(p.Users) > maxUsers {
-		p.Users, p.More = p.Users[:maxUsers], true
+	if p.More = keys.NextCursor != nil; len(p.Dependents) > maxDependents {
+		p.Dependents, p.More = p.Dependents[:maxDependents], true
 	}
 	return p
 }
 
 func askToDeleteNamespace(v *visit) error {
-	ns, err := v.theNamespace()
+	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
 	}
@@ -385,7 +387,7 @@ func askToDeleteNamespace(v *visit) error {
 }
 
 func deleteNamespace(v *visit) error {
-	ns, err := v.theNamespace()
+	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ func roles(t testing.TB, s *site, list ...keystore.Role) {
 	}
 }
 
-func (s *site) theMember(t testing.TB, id string) *keystore.Member {
+func (s *site) findMember(t testing.TB, id string) *keystore.Member {
 	t.Helper()
 	m, err := s.keys.FindMember(ctx, root, id)
 	if err != nil {
@@ -68,6 +68,7 @@ func TestPagePermissions(t *testing.T) {
 	viewer := s.signedIn(t, "Viewer", "*=@viewer")
 	elsewhere := s.signedIn(t, "Elsewhere", grants("far", every))
 	const at = "/apikeys/"
+	const otherNamespace = "a member with it in another namespace"
 	version := []string{"version", "1"}
 	for _, test := range []struct {
 		permission string // the required permission
@@ -110,27 +111,26 @@ func TestPagePermissions(t *testing.T) {
 		without := s.signedIn(t, "Without "+test.permission,
 			grants("*", slices.DeleteFunc(slices.Clone(every),
 				func(p string) bool { return p == test.permission })))
-		for who, p := range map[string]*person{"who holds all else": without, "nobody": nobody,
-			"a viewer": viewer, "who holds it elsewhere": elsewhere} {
+		for who, p := range map[string]*person{"a member without it": without, "nobody": nobody,
+			"a viewer": viewer, otherNamespace: elsewhere} {
 			reads := strings.HasSuffix(test.permission, ":read")
 			if who == "a viewer" && reads {
 				continue
 			}
 			a := p.get(test.page)
-			// A member that may do it elsewhere is offered lists and forms for new objects, but it
-			// is refused here.
-			if who != "who holds it elsewhere" && a.Status == 200 && offers(a, test.offer) {
+			// A member that has the permission in another namespace is offered lists and forms for
+			// new objects but refused here.
+			if who != otherNamespace && a.Status == 200 && offers(a, test.offer) {
 				t.Errorf("%s offers %s to %s", test.page, test.offer, who)
 			}
-			if who == "who holds it elsewhere" && strings.Contains(test.offer, "victim") &&
-				a.Status == 200 {
-				t.Errorf("%s shows %s", test.page, who)
+			if who == otherNamespace && strings.Contains(test.offer, "victim") && a.Status == 200 {
+				t.Errorf("%s is shown to %s", test.page, who)
 			}
 			if test.send == "" {
-				if who != "who holds it elsewhere" {
+				if who != otherNamespace {
 					p.get(test.offer).want(403)
 				} else if a := p.get(test.offer); strings.Contains(a.Text, "victim") {
-					t.Errorf("%s shows %s what it may not see", test.offer, who)
+					t.Errorf("%s shows hidden objects to %s", test.offer, who)
 				}
 				continue
 			}
@@ -146,9 +146,9 @@ func TestPagePermissions(t *testing.T) {
 		admin.get(strings.TrimSuffix(strings.TrimSuffix(test.offer, "/verify"),
 			"/active")).want(200)
 	}
-	m := s.theMember(t, victim)
+	m := s.findMember(t, victim)
 	if m.Name != "victim-member" || !m.Active || m.Version != 2 {
-		t.Errorf("a forged form was taken: %+v", m)
+		t.Errorf("a forged form was accepted: %+v", m)
 	}
 	s.person(t).signIn(token).want(200, "victim-member")
 	if list, err := s.keys.ListNamespaces(ctx, root); err != nil || len(list) != 4 {
@@ -334,9 +334,8 @@ func TestNamespaces(t *testing.T) {
 	order := func(path string) string {
 		var ids []string
 		each(p.get(path).want(200).Doc, func(n *html.Node) {
-			if id,
-				ok := strings.CutPrefix(attr(n, "href"), "/apikeys/namespaces/"); ok &&
-				id != "new" && !strings.Contains(id, "?") {
+			id, ok := strings.CutPrefix(attr(n, "href"), "/apikeys/namespaces/")
+			if ok && id != "new" && !strings.Contains(id, "?") {
 				ids = append(ids, id)
 			}
 		})
@@ -417,23 +416,23 @@ func TestMembers(t *testing.T) {
 			strings.Contains(textOf(n), "orders:nope:x")
 	})
 	if !wrong {
-		t.Error("the error does not stand beside its grant")
+		t.Error("the error is not shown in its grant")
 	}
 	a = p.post("/apikeys/members/new", append(a.fill(), "remove", "0")...).want(200)
 	if in, _ := a.field("grants[0].namespace"); in != "eu" {
-		t.Errorf("left is %q", in)
+		t.Errorf("the remaining grant is in %q", in)
 	}
-	if _, two := a.field("grants[1].namespace"); two {
-		t.Error("the grant is still there")
+	if _, exists := a.field("grants[1].namespace"); exists {
+		t.Error("the grant was not removed")
 	}
 	a = p.post("/apikeys/members/new", a.fill("grants[0].permissions", "orders:read")...).want(200,
 		"created", "Grace &lt;b&gt;", "including children")
 	id := strings.TrimPrefix(a.At.Path, "/apikeys/members/")
-	m := s.theMember(t, id)
+	m := s.findMember(t, id)
 	if m.Login != "grace" || len(m.Grants) != 1 || !m.Grants[0].Connected ||
 		m.Grants[0].Roles[0] != "developer" ||
 		m.Grants[0].Permissions[0].String() != "orders:read" {
-		t.Fatalf("made %+v", m)
+		t.Fatalf("created %+v", m)
 	}
 	p.submit("/apikeys/members/new", "name", "Other", "login", "grace", "grants[0].namespace",
 		"acme", "grants[0].roles", "viewer").want(409, "Another member has this login")
@@ -456,7 +455,7 @@ func TestMembers(t *testing.T) {
 	grace.get("/apikeys/keys").want(200, "Sign out")
 	second := memberTokens.FindString(p.submit(at+"/token", "expires", "30d").want(201).Text)
 	if a := grace.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" || second == token {
-		t.Errorf("with the token before still at %s", a.At)
+		t.Errorf("signed in with the previous token, at %s", a.At)
 	}
 	for _, path := range []string{at, at + "/token", "/apikeys/audit", "/apikeys/members"} {
 		p.get(path).lacks(second, token)
@@ -465,7 +464,7 @@ func TestMembers(t *testing.T) {
 	// Edits change only the given fields.
 	p.submit(at+"/edit", "name", "Grace", "login", "", "grants[0].connected", "-").want(200,
 		"Changes saved").lacks("including children")
-	if m := s.theMember(t, id); m.Name != "Grace" || m.Login != "" || m.Grants[0].Connected ||
+	if m := s.findMember(t, id); m.Name != "Grace" || m.Login != "" || m.Grants[0].Connected ||
 		len(m.Grants[0].Roles) != 1 {
 		t.Errorf("edited to %+v", m)
 	}
@@ -505,8 +504,8 @@ func TestMembers(t *testing.T) {
 	p.get("/apikeys/members/"+labelled.ID).want(200, "Labels", "&lt;erp&gt;")
 }
 
-// TestPartOfAMember checks that a manager of one namespace changes only the grants there.
-func TestPartOfAMember(t *testing.T) {
+// TestEditVisibleGrants checks that a manager of one namespace changes only the grants there.
+func TestEditVisibleGrants(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "globex"})
 	id, _ := s.member(t, "Grace", "acme=@viewer", "globex=@viewer")
@@ -515,17 +514,17 @@ func TestPartOfAMember(t *testing.T) {
 	p.get(at).want(200, "acme", at+"/edit").lacks("globex", at+"/token", at+"/active", at+"/delete")
 	p.get(at+"/edit").want(200, "you cannot change its name").lacks(`name="name"`, `name="login"`)
 	p.submit(at+"/edit", "grants[0].roles", "developer").want(200, "Changes saved", "developer")
-	m := s.theMember(t, id)
+	m := s.findMember(t, id)
 	if len(m.Grants) != 2 || !slices.ContainsFunc(m.Grants,
 		func(g keystore.Grant) bool { return g.Namespace == "globex" && g.Roles[0] == "viewer" }) {
-		t.Errorf("now has %+v", m.Grants)
+		t.Errorf("grants after the edit: %+v", m.Grants)
 	}
 	p.submit(at+"/edit", "name", "Other", "kind", "person").want(403, "admin.members:update")
 	p.submit(at + "/token").want(403).lacks("akm_")
 }
 
 func TestAudit(t *testing.T) {
-	begun := time.Now()
+	start := time.Now()
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
@@ -550,7 +549,7 @@ func TestAudit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.get("/apikeys/audit?from="+begun.In(at).Format(time.DateOnly)+"&to="+
+		p.get("/apikeys/audit?from="+start.In(at).Format(time.DateOnly)+"&to="+
 			now.In(at).Format(time.DateOnly)+"&zone="+zone).want(200, ">Role edited</span>")
 	}
 	p.get("/apikeys/audit?from="+now.In(time.FixedZone("", 14*3600)).AddDate(0, 0,
@@ -578,9 +577,9 @@ func TestAudit(t *testing.T) {
 	p.post("/apikeys/audit/verify").want(200, "The audit log is intact",
 		"The hash of the last row")
 
-	some := s.signedIn(t, "Some", "acme=@viewer")
-	some.get("/apikeys/audit").want(200, ">Role edited</span>").lacks("other", "Verify log")
-	some.post("/apikeys/audit/verify").want(403)
+	viewer := s.signedIn(t, "Some", "acme=@viewer")
+	viewer.get("/apikeys/audit").want(200, ">Role edited</span>").lacks("other", "Verify log")
+	viewer.post("/apikeys/audit/verify").want(403)
 
 	for range 60 {
 		roles(t, s, keystore.Role{Namespace: "acme", Name: keystore.NewID(),
@@ -600,14 +599,13 @@ func TestNodes(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@viewer")
 	p.get("/apikeys/nodes").want(200, "1 node, all up to date", "Serves this page", "Active",
 		"Up to date", "30s")
-	some := s.signedIn(t, "Some", "default=@viewer")
-	some.get("/apikeys/nodes").want(403)
-	some.get("/apikeys/keys").lacks("/apikeys/nodes")
+	viewer := s.signedIn(t, "Some", "default=@viewer")
+	viewer.get("/apikeys/nodes").want(403)
+	viewer.get("/apikeys/keys").lacks("/apikeys/nodes")
 }
 
-// TestTokenInAField checks that a token pasted into a form or the address is neither stored nor
-// shown.
-func TestTokenInAField(t *testing.T) {
+// TestPastedToken checks that a token in a form or the address is neither stored nor shown.
+func TestPastedToken(t *testing.T) {
 	s := open(t)
 	p, nobody := s.signedIn(t, "Ada", "*=@client-admin"), s.person(t)
 	_, token := s.member(t, "Grace", "*=@viewer")

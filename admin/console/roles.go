@@ -55,8 +55,8 @@ func listRoles(v *visit) error {
 	return v.show("roles", "Roles", rolesPage{list, next})
 }
 
-// maxUsers is the number of users of an object that a page lists.
-const maxUsers = 20
+// maxDependents is the number of dependents of an object that a page lists.
+const maxDependents = 20
 
 // hasRole reports whether one of the grants names a role.
 func hasRole(grants []api.Grant, r api.Role) bool {
@@ -66,52 +66,54 @@ func hasRole(grants []api.Grant, r api.Role) bool {
 	})
 }
 
-// roleUsers returns the namespaces, members and keys that use a role, as far as the visitor may see
-// them, and whether there are more.
-func (v *visit) roleUsers(r api.Role) (users []user, more bool) {
+// roleDependents returns the namespaces, members and keys that use a role, as far as the visitor
+// may see them, and whether there are more.
+func (v *visit) roleDependents(r api.Role) (dependents []dependent, more bool) {
 	for _, ns := range v.namespaces() {
 		if slices.Contains(ns.KeyRoles, r.Name) &&
 			(ns.ID == r.Namespace || r.Namespace == keystore.AnyNamespace) {
-			users = append(users, user{"All keys of namespace", ns.ID, v.NamespaceLink(ns.ID)})
+			dependents = append(dependents,
+				dependent{"All keys of namespace", ns.ID, v.NamespaceLink(ns.ID)})
 		}
 	}
 	if v.may("admin.members:read") {
 		members, err := collect(v.api.AllMembers(v.ctx))
 		for _, m := range members {
 			if err == nil && hasRole(m.Grants, r) {
-				users = append(users, user{"Member", m.Name, v.MemberLink(m.ID)})
+				dependents = append(dependents, dependent{"Member", m.Name, v.MemberLink(m.ID)})
 			}
 		}
 	}
 	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Role: r.Name, Limit: maxRead})
 	for _, k := range keys.Items {
 		if err == nil && hasRole(k.Grants, r) {
-			users = append(users, user{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+			dependents = append(dependents,
+				dependent{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
 		}
 	}
-	if len(users) > maxUsers {
-		return users[:maxUsers], true
+	if len(dependents) > maxDependents {
+		return dependents[:maxDependents], true
 	}
-	return users, keys.NextCursor != nil
+	return dependents, keys.NextCursor != nil
 }
 
 type rolePage struct {
-	Role  api.Role
-	Users []user
-	More  bool
+	Role       api.Role
+	Dependents []dependent
+	More       bool
 }
 
-func (v *visit) role() (api.Role, error) {
+func (v *visit) roleFromPath() (api.Role, error) {
 	return v.api.FindRole(v.ctx, v.r.PathValue("namespace"), v.r.PathValue("name"))
 }
 
 func showRole(v *visit) error {
-	r, err := v.role()
+	r, err := v.roleFromPath()
 	if err != nil {
 		return err
 	}
-	users, more := v.roleUsers(r)
-	return v.show("role", r.Name, rolePage{r, users, more})
+	dependents, more := v.roleDependents(r)
+	return v.show("role", r.Name, rolePage{r, dependents, more})
 }
 
 type roleForm struct {
@@ -161,7 +163,7 @@ func createRole(v *visit) error {
 }
 
 func editRole(v *visit) error {
-	r, err := v.role()
+	r, err := v.roleFromPath()
 	if err != nil {
 		return err
 	}
@@ -169,7 +171,7 @@ func editRole(v *visit) error {
 }
 
 func saveRole(v *visit) error {
-	r, err := v.role()
+	r, err := v.roleFromPath()
 	if err != nil {
 		return err
 	}
@@ -196,12 +198,12 @@ func (v *visit) roleRemoval(r api.Role) removal {
 		Back: v.RoleLink(r.Namespace, r.Name),
 		Text: "Grants can no longer name the role. The audit log keeps its changes.",
 	}
-	p.Users, p.More = v.roleUsers(r)
+	p.Dependents, p.More = v.roleDependents(r)
 	return p
 }
 
 func askToDeleteRole(v *visit) error {
-	r, err := v.role()
+	r, err := v.roleFromPath()
 	if err != nil {
 		return err
 	}
@@ -209,7 +211,7 @@ func askToDeleteRole(v *visit) error {
 }
 
 func deleteRole(v *visit) error {
-	r, err := v.role()
+	r, err := v.roleFromPath()
 	if err != nil {
 		return err
 	}

@@ -20,9 +20,9 @@ func signInPages() []page {
 	}
 }
 
-// Names of the session cookie. Browsers accept and send the first one over TLS only. The prefix
-// `__Host-` would be stricter but requires the path `/`: then all other handlers of the site, and
-// their upstreams, would receive the sessions of those who manage its keys.
+// Names of the session cookie, over TLS and without. Browsers accept and send the first one over
+// TLS only. The prefix `__Host-` would be stricter but requires the path `/`: then all other
+// handlers of the site, and their upstreams, would receive the sessions of the members.
 const (
 	SecureCookie = "__Secure-apikeys-session"
 	PlainCookie  = "apikeys-session"
@@ -125,7 +125,7 @@ func askForToken(v *visit) error {
 // signIn opens a session. The token is in the body, never in an address, and no answer repeats it.
 func signIn(v *visit) error {
 	if v.Trusted || v.keys == nil {
-		return askForToken(v) // which explains why nobody can or need sign in
+		return askForToken(v) // explains why signing in is impossible or unnecessary
 	}
 	f := v.form()
 	token := keystore.TrimSecretToken(strings.TrimSpace(f.Value("token")))
@@ -135,7 +135,7 @@ func signIn(v *visit) error {
 		f.wrong("token", problem)
 		return v.again("signin", "Sign in", signInPage{Next: v.next()}, f)
 	}
-	// a member that shares the address with others can still sign in
+	// A member that shares the address with the guesser can still sign in.
 	if wait := v.guesses.wait(v.Address, time.Now()); wait > 0 && !v.keys.IsMemberToken(token) {
 		v.w.Header().Set("Retry-After", seconds(wait))
 		return again(http.StatusTooManyRequests,

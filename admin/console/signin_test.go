@@ -43,15 +43,15 @@ func TestSignIn(t *testing.T) {
 		t.Errorf("led to %s", a.At)
 	}
 	if p.get("/apikeys/sign-in?next=/apikeys/keys").At.Path != "/apikeys/keys" {
-		t.Error("who is signed in is asked to sign in")
+		t.Error("a signed-in visitor is asked to sign in")
 	}
 	p.post("/apikeys/sign-out").want(200, "Member token")
 	p.signIn("secret-token:"+token).want(200, "<h1>Keys</h1>") // RFC 8959
 	p.post("/apikeys/sign-out").want(200, "Member token")
 	p.get("/apikeys/keys").want(200, "Member token")
 
-	// Revoking a member's token ends its sessions.
-	for name, end := range map[string]func(){
+	// Revoking a member's token signs out its sessions.
+	for name, revoke := range map[string]func(){
 		"another token": func() {
 			_, secret, _, err := s.keys.NewMemberToken(ctx, root, id, manage.TokenSpec{},
 				manage.ChangeOptions{})
@@ -74,7 +74,7 @@ func TestSignIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.signIn(token).want(200, "<h1>Keys</h1>")
-		end()
+		revoke()
 		if a := p.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" {
 			t.Errorf("%s: still at %s", name, a.At)
 		}
@@ -89,8 +89,7 @@ func TestCookie(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
 	p := s.person(t)
-	p.http.CheckRedirect = func(*http.Request,
-		[]*http.Request) error {
+	p.http.CheckRedirect = func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	}
 	form := strings.NewReader(url.Values{"token": {token}}.Encode())
@@ -118,12 +117,12 @@ func TestNext(t *testing.T) {
 	r.Header.Set("Referer", s.URL+"/apikeys/keys/123456789012?namespace=acme")
 	if next, _ := s.person(t).do(r).want(200,
 		"Member token").field("next"); next != "/apikeys/keys/123456789012?namespace=acme" {
-		t.Errorf("a form that was sent too late leads to %s", next)
+		t.Errorf("a form that was sent after the session leads to %s", next)
 	}
 	for _, next := range []string{"", "https://evil.example/apikeys/",
 		"//evil.example/apikeys/keys", "/\\evil.example", "/apikeys/..\\x",
-		"/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere",
-		"javascript:alert(1)", "apikeys/keys", "%zz"} {
+		"/apikeys/../elsewhere", "/apikeys/%2e%2E/elsewhere", "/elsewhere", "javascript:alert(1)",
+		"apikeys/keys", "%zz"} {
 		p := s.person(t)
 		if a := p.post("/apikeys/sign-in", "token", token, "next",
 			next); a.At.Path != "/apikeys/keys" ||
@@ -133,20 +132,23 @@ func TestNext(t *testing.T) {
 	}
 }
 
-func TestSessionEnds(t *testing.T) {
+// TestSessionExpires checks the idle and the total lifetime of a session, and that its use is
+// recorded.
+func TestSessionExpires(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
 	p := s.person(t)
 	at, _ := url.Parse(s.URL + "/apikeys/")
 	for _, test := range []struct {
-		name        string
-		made, used  time.Duration // ago
-		over, again bool
+		name          string
+		created, used time.Duration // ago
+		expired       bool
+		recorded      bool // whether the visit is recorded as a use
 	}{
 		{name: "new"},
-		{name: "used a while ago", made: 11 * time.Hour, used: 55 * time.Minute, again: true},
-		{name: "idle", made: 2 * time.Hour, used: time.Hour, over: true},
-		{name: "old", made: 12 * time.Hour, over: true},
+		{name: "used a while ago", created: 11 * time.Hour, used: 55 * time.Minute, recorded: true},
+		{name: "idle", created: 2 * time.Hour, used: time.Hour, expired: true},
+		{name: "old", created: 12 * time.Hour, expired: true},
 	} {
 		secret, err := s.keys.OpenSession(ctx, &keystore.Record{Digest: keystore.DigestOf(token)})
 		if err != nil {
@@ -154,24 +156,24 @@ func TestSessionEnds(t *testing.T) {
 		}
 		now := s.keys.Now()
 		session := keystore.Session{ID: keystore.DigestOf(secret), Token: keystore.DigestOf(token),
-			CreatedAt: now.Add(-test.made), UsedAt: now.Add(-test.used)}
+			CreatedAt: now.Add(-test.created), UsedAt: now.Add(-test.used)}
 		if err := errors.Join(s.db.DeleteSession(ctx, session.ID),
 			s.db.InsertSession(ctx, session)); err != nil {
 			t.Fatal(err)
 		}
 		p.http.Jar.SetCookies(at, []*http.Cookie{{Name: console.PlainCookie, Value: secret,
 			Path: "/apikeys/"}})
-		if a := p.get("/apikeys/keys"); test.over != (a.At.Path == "/apikeys/sign-in") {
+		if a := p.get("/apikeys/keys"); test.expired != (a.At.Path == "/apikeys/sign-in") {
 			t.Errorf("%s: at %s", test.name, a.At)
-		} else if test.over {
+		} else if test.expired {
 			a.want(200, "Your session has ended")
 		}
 		left, err := s.db.Session(ctx, session.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if used := left.UsedAt.After(session.UsedAt); used != test.again {
-			t.Errorf("%s: the use was written: %t", test.name, used)
+		if recorded := left.UsedAt.After(session.UsedAt); recorded != test.recorded {
+			t.Errorf("%s: the use was recorded: %t", test.name, recorded)
 		}
 	}
 	for _, wrong := range []string{"x", strings.Repeat("x", 43), strings.Repeat("x", 4000)} {
@@ -216,12 +218,12 @@ func TestTrusted(t *testing.T) {
 	_, token := s.member(t, "Grace")
 	p.signIn(token).want(200, "<h1>Keys</h1>", "Ada").lacks("Grace")
 	if at, _ := url.Parse(s.URL + "/apikeys/"); len(p.http.Jar.Cookies(at)) > 0 {
-		t.Error("who is let in by the server has a session")
+		t.Error("a visitor that the server has authenticated has a session")
 	}
 }
 
-// TestForged checks that requests from other sites are refused.
-func TestForged(t *testing.T) {
+// TestCrossSiteRequests checks that requests from other sites are refused.
+func TestCrossSiteRequests(t *testing.T) {
 	s := open(t)
 	_, token := s.member(t, "Ada")
 	p := s.person(t)
@@ -239,9 +241,9 @@ func TestForged(t *testing.T) {
 	p.get("/apikeys/keys").want(200, "<h1>Keys</h1>")
 }
 
-// TestFromElsewhere follows a link from another site. The browser does not send a Strict cookie
-// then, but sends it when the page redirects.
-func TestFromElsewhere(t *testing.T) {
+// TestLinkFromAnotherSite follows a link from another site. The browser does not send a Strict
+// cookie with it, but does so when the page redirects.
+func TestLinkFromAnotherSite(t *testing.T) {
 	s := open(t)
 	p := s.person(t)
 	r, _ := http.NewRequest("GET", s.URL+`/apikeys/keys?q=%22%3E%3Cscript%3E`, nil)

@@ -28,10 +28,11 @@ var (
 	root = manage.Root("192.0.2.1")
 )
 
-type nobody struct{}
+// noMetrics ignores all metrics.
+type noMetrics struct{}
 
-func (nobody) LookedUp(node.Tier, time.Duration) {}
-func (nobody) Propagated(time.Duration)          {}
+func (noMetrics) LookedUp(node.Tier, time.Duration) {}
+func (noMetrics) Propagated(time.Duration)          {}
 
 // A site is a console with its own key store and a minimal server.
 type site struct {
@@ -41,7 +42,7 @@ type site struct {
 	api     *admin.API
 	console *console.Console
 	log     bytes.Buffer
-	trusted string // the member that the server has authenticated; empty: sessions
+	trusted string // the login that the server has authenticated; empty: sessions
 	apart   bool   // the API is at another address
 }
 
@@ -58,7 +59,7 @@ func openOn(t testing.TB, db keystore.Database) *site {
 	t.Helper()
 	s := &site{db: db}
 	var err error
-	s.keys, err = manage.Open(ctx, s.db, nil, node.Settings{}, nobody{},
+	s.keys, err = manage.Open(ctx, s.db, nil, node.Settings{}, noMetrics{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -135,19 +136,19 @@ func (s *site) member(t testing.TB, name string, grants ...string) (id, token st
 		}
 		m.Grants = append(m.Grants, g)
 	}
-	made, err := s.keys.CreateMember(ctx, root, m)
+	created, err := s.keys.CreateMember(ctx, root, m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, secret, _, err := s.keys.NewMemberToken(ctx, root, made.ID, manage.TokenSpec{},
+	_, secret, _, err := s.keys.NewMemberToken(ctx, root, created.ID, manage.TokenSpec{},
 		manage.ChangeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return made.ID, secret.Reveal()
+	return created.ID, secret.Reveal()
 }
 
-// A person is a browser without a script.
+// A person is a browser without scripts.
 type person struct {
 	t    testing.TB
 	site *site
@@ -229,6 +230,7 @@ func (p *person) do(r *http.Request) answer {
 	return a
 }
 
+// want stops the test unless the page has this status and contains the texts.
 func (a answer) want(status int, texts ...string) answer {
 	a.t.Helper()
 	if a.Status != status {
@@ -242,6 +244,7 @@ func (a answer) want(status int, texts ...string) answer {
 	return a
 }
 
+// lacks fails the test if the page contains one of the texts.
 func (a answer) lacks(texts ...string) answer {
 	a.t.Helper()
 	for _, text := range texts {

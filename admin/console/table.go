@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
 // A resource is a section of the permission table.
@@ -89,7 +90,7 @@ func (v *visit) table() (all []resource, err error) {
 	}
 	for op, err := range v.api.AllPermissions(v.ctx) {
 		switch {
-		case statusOf(err) == http.StatusForbidden:
+		case client.StatusOf(err) == http.StatusForbidden:
 			// Reading the table requires admin.keys:read. A visitor without it can type
 			// permissions.
 			return nil, nil

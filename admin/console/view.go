@@ -285,7 +285,7 @@ func newField(f *form, name, label string, more ...any) (field, error) {
 	return out, nil
 }
 
-// A part is the data of a part of a page: the data of the page and one more value.
+// A part is the data of a template in parts.html: the data of the page and one more value.
 type part struct {
 	*view
 	It any

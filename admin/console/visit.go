@@ -85,7 +85,7 @@ type notice struct {
 	Kind  string `json:"kind,omitempty"` // empty for success, "warning" or "danger"
 	Title string `json:"title"`
 	Text  string `json:"text,omitempty"`
-	// the state of the change on the nodes
+	// Propagation is the state of the change on the nodes; nil: not shown.
 	Propagation *api.Propagation `json:"propagation,omitempty"`
 }
 
@@ -151,7 +151,7 @@ func (v *visit) fail(err error) {
 		v.logger.Warn("console page failed", slog.String("page", v.r.URL.Path),
 			slog.Any("error", err))
 		v.refuse(http.StatusServiceUnavailable, "Something went wrong",
-			"The server's log has the cause. Try again.")
+			"Try again. The server's log contains the cause.")
 		return
 	}
 	title := map[int]string{
@@ -174,9 +174,6 @@ func (v *visit) refuse(status int, title, text string) {
 		v.w.WriteHeader(http.StatusInternalServerError)
 	}
 }
-
-// statusOf returns the HTTP status of a refusal of the REST interface, 0 for nil and other errors.
-func statusOf(err error) int { return client.StatusOf(err) }
 
 // sentence returns s with a capital at the beginning and a full stop at the end.
 func sentence(s string) string {

@@ -13,9 +13,9 @@ var (
 	atOnce = time.Unix(0, 0).UTC()
 )
 
-// ends returns, from the last change of each digest, when that secret stops being valid, and the
-// other kinds of changes. It checks that the log has no gaps and is in order.
-func ends(
+// expiries returns the expiry of each secret in the log after a revision, taken from its last
+// change, and the other kinds of changes. It checks that the log has no gaps and is in order.
+func expiries(
 	t *testing.T, db keystore.Database, after keystore.Revision,
 ) (last map[keystore.Digest]time.Time, others map[keystore.ChangeKind]bool) {
 	t.Helper()
@@ -46,20 +46,20 @@ func ends(
 	return last, others
 }
 
-func wantEnds(t *testing.T, got, want map[keystore.Digest]time.Time) {
+func wantExpiries(t *testing.T, got, want map[keystore.Digest]time.Time) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Fatalf("%d secrets in the log, want %d", len(got), len(want))
 	}
 	for d, at := range want {
 		if was, ok := got[d]; !ok || !was.Equal(at) || was.IsZero() != at.IsZero() {
-			t.Fatalf("the log says that a secret ends %v (%v), want %v", was, ok, at)
+			t.Fatalf("a secret expires at %v (in the log: %v), want %v", was, ok, at)
 		}
 	}
 }
 
-// testChanges: key k has the secret `new`, without expiry, and `old`, which expires in an hour. Key
-// m expires in two hours.
+// testChanges checks the log after each kind of change. Key k has the secret `new`, without expiry,
+// and `old`, which expires in an hour. Key m expires in two hours.
 func testChanges(t *testing.T, s Store) {
 	in := func(hours int) time.Time { return start.Add(time.Duration(hours) * time.Hour) }
 	old := keystore.Secret{Digest: digest("old"), CreatedAt: start.Add(-time.Second),
@@ -146,8 +146,8 @@ func testChanges(t *testing.T, s Store) {
 			t.Fatalf("%s: the head went from %d to %d", step.name, after, at)
 		}
 		t.Run(step.name, func(t *testing.T) {
-			got, others := ends(t, other, after)
-			wantEnds(t, got, step.want)
+			got, others := expiries(t, other, after)
+			wantExpiries(t, got, step.want)
 			if others[keystore.ChangePolicy] != step.policy || others[keystore.ChangeNew] {
 				t.Fatalf("also changed: %v", others)
 			}
@@ -183,8 +183,8 @@ func change(id string, f func(*keystore.Key)) func(keystore.Tx) error {
 	}
 }
 
-// testByHand: manual changes in SQL are logged too.
-func testByHand(t *testing.T, s Store) {
+// testManualChanges: the log contains manual changes in SQL.
+func testManualChanges(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b := plain("a"), plain("b")
 	a.ExpiresAt = start.Add(time.Hour)
@@ -228,9 +228,9 @@ func testByHand(t *testing.T, s Store) {
 	} {
 		after := head(t, db)
 		must(t, s.Exec(step.statement))
-		got, others := ends(t, db, after)
+		got, others := expiries(t, db, after)
 		t.Run(step.statement, func(t *testing.T) {
-			wantEnds(t, got, step.want)
+			wantExpiries(t, got, step.want)
 			if others[keystore.ChangePolicy] != step.policy || others[keystore.ChangeNew] {
 				t.Fatalf("also changed: %v", others)
 			}
@@ -322,8 +322,9 @@ func testUnreadable(t *testing.T, s Store) {
 	}
 }
 
-// testOneWay: a revoked key and a dropped secret stay so, even after a manual change.
-func testOneWay(t *testing.T, s Store) {
+// testIrreversible: a revoked key stays revoked, and a dropped secret stays dropped. SQL statements
+// that would undo it fail.
+func testIrreversible(t *testing.T, s Store) {
 	db := ready(t, s)
 	k := plain("k")
 	k.RevokedAt = start
@@ -385,7 +386,7 @@ func testTruncated(t *testing.T, s Store) {
 			t.Fatalf("after %d: %v", after, got)
 		}
 	}
-	// A node that is ahead of a restored database must not take itself for up to date.
+	// A node that is ahead of a restored database must notice that it is not up to date.
 	_, err := db.Changes(ctx, at, at+1)
 	wantErr(t, err, keystore.ErrTruncated)
 	must(t, s.Exec("DELETE FROM change_log"))
@@ -443,5 +444,5 @@ func testChanged(t *testing.T, s Store) {
 			return
 		}
 	}
-	t.Fatal("not closed")
+	t.Fatal("Close does not close the channel")
 }

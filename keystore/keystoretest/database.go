@@ -24,7 +24,7 @@ type Store interface {
 	Exec(statement string) error
 }
 
-// TestDatabase tests each sentence of the contract of [keystore.Database]. newStore returns an
+// TestDatabase tests the contract of [keystore.Database], sentence by sentence. newStore returns an
 // empty store.
 func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 	for _, test := range []struct {
@@ -38,11 +38,11 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Rotated", testRotated},
 		{"Missing", testMissing},
 		{"Spent", testSpent},
-		{"Kept", testKept},
+		{"ReturnedValues", testReturnedValues},
 		{"Changes", testChanges},
-		{"ByHand", testByHand},
+		{"ManualChanges", testManualChanges},
 		{"Unreadable", testUnreadable},
-		{"OneWay", testOneWay},
+		{"Irreversible", testIrreversible},
 		{"NoRevision", testNoRevision},
 		{"Truncated", testTruncated},
 		{"Changed", testChanged},
@@ -61,8 +61,8 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"PolicyChanges", testPolicyChanges},
 		{"PolicyTruncated", testPolicyTruncated},
 		{"KeyCounts", testKeyCounts},
-		{"AnyChanges", testAnyChanges},
-		{"Held", testHeld},
+		{"RandomChanges", testRandomChanges},
+		{"KeysHolding", testKeysHolding},
 		{"Personal", testPersonal},
 		{"NamespaceInUse", testNamespaceInUse},
 		{"FormerNamespaces", testFormerNamespaces},
@@ -78,7 +78,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"PageBytes", testPageBytes},
 		{"Count", testCount},
 		{"CountPrefixes", testCountPrefixes},
-		{"MadeBy", testMadeBy},
+		{"KeysMadeBy", testKeysMadeBy},
 		{"Reopen", testReopen},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newStore(t)) })
@@ -189,8 +189,7 @@ func plain(id string) *keystore.Key {
 func full(id string) *keystore.Key {
 	return &keystore.Key{
 		ID: id, Prefix: "ak_live", Name: "Ünïcode % _ * \x01 '\"", Namespace: "acme",
-		Owner:     "m_1",
-		CreatedBy: "k_1", Active: false, CreatedAt: start,
+		Owner: "m_1", CreatedBy: "k_1", Active: false, CreatedAt: start,
 		Grants: []keystore.Grant{
 			{Namespace: "acme", Permissions: []keystore.Permission{{Action: "read"},
 				{Resource: "orders", Action: "search"}}, Roles: []string{"billing", "x"},
@@ -236,7 +235,7 @@ func wantKey(t *testing.T, got, want *keystore.Key) {
 	}
 }
 
-// lookup returns the id of the key that has a secret with this digest, empty if there is none.
+// lookup returns the id of the key that has a secret with this digest, or an empty string.
 func lookup(t *testing.T, db keystore.Database, d keystore.Digest) string {
 	t.Helper()
 	k, _, err := db.KeyByDigest(ctx, d)

@@ -54,13 +54,13 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 		used          bool // a key is created in between
 		ok            bool
 	}{
-		{"own", nil, nil, true, true},
+		{"generated", nil, nil, true, true},
 		{"configured", &a, &a, true, true},
-		{"own, then configured", nil, &a, true, false},
-		{"configured, then own", &a, nil, true, false},
+		{"generated, then configured", nil, &a, true, false},
+		{"configured, then generated", &a, nil, true, false},
 		{"another", &a, &b, true, false},
-		{"own, then configured, unused", nil, &a, false, true},
-		{"configured, then own, unused", &a, nil, false, true},
+		{"generated, then configured, unused", nil, &a, false, true},
+		{"configured, then generated, unused", &a, nil, false, true},
 		{"another, unused", &a, &b, false, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
@@ -92,19 +92,19 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 			again, err := s.Open(t).Deployment(ctx, row.second)
 			must(t, err)
 			if again != second {
-				t.Fatal("the deployment changes each time")
+				t.Fatal("the same call returns another deployment")
 			}
 		})
 	}
-	t.Run("own key, configured by its value", func(t *testing.T) {
+	t.Run("generated, then the same configured", func(t *testing.T) {
 		db := ready(t, newStore(t))
-		own, err := db.Deployment(ctx, nil)
+		generated, err := db.Deployment(ctx, nil)
 		must(t, err)
 		insert(t, db, plain("k"))
-		configured, err := db.Deployment(ctx, &own.TokenKey)
+		configured, err := db.Deployment(ctx, &generated.TokenKey)
 		must(t, err)
-		if configured != own {
-			t.Fatal("different")
+		if configured != generated {
+			t.Fatal("different deployments")
 		}
 	})
 	t.Run("a running process keeps its key", func(t *testing.T) {

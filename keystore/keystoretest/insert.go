@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// testInsertKeys: each of several keys is inserted or refused as if it were the only one.
+// testInsertKeys: InsertKeys inserts or refuses each of several keys as if it were the only one.
 func testInsertKeys(t *testing.T, s Store) {
 	db := ready(t, s)
 	other := s.Open(t)
@@ -105,20 +105,20 @@ func testInsertKeys(t *testing.T, s Store) {
 					}
 				}
 			}
-			for _, never := range []string{"third", "twice"} {
-				if id := lookup(t, db, digest(name(never))); id != "" {
+			for _, refused := range []string{"third", "twice"} {
+				if id := lookup(t, db, digest(name(refused))); id != "" {
 					t.Fatalf("a secret of a refused key authenticates as %s", id)
 				}
 			}
-			got, others := ends(t, other, after)
+			got, others := expiries(t, other, after)
 			if others[keystore.ChangeNew] {
 				if n < 100 {
 					t.Errorf("the log does not name %d secrets", n)
 				}
 			} else {
-				wantEnds(t, got, logged)
+				wantExpiries(t, got, logged)
 			}
-			if most := keystore.Revision(len(logged)); at <= after || at > after+most {
+			if limit := keystore.Revision(len(logged)); at <= after || at > after+limit {
 				t.Errorf("the head went from %d to %d", after, at)
 			}
 
@@ -131,8 +131,8 @@ func testInsertKeys(t *testing.T, s Store) {
 						k.Secrets = []keystore.Secret{secret(name("late"))}
 					})(tx)
 			})
-			got, others = ends(t, other, after)
-			wantEnds(t, got, map[keystore.Digest]time.Time{digest(name("next")): never,
+			got, others = expiries(t, other, after)
+			wantExpiries(t, got, map[keystore.Digest]time.Time{digest(name("next")): never,
 				digest(name("late")): never})
 			if len(others) > 0 {
 				t.Errorf("also changed: %v", others)
@@ -152,7 +152,7 @@ func testInsertKeys(t *testing.T, s Store) {
 	if len(changes) > 10 {
 		t.Errorf("%d changes for 400 keys", len(changes))
 	}
-	if _, others := ends(t, other, after); !others[keystore.ChangeNew] {
+	if _, others := expiries(t, other, after); !others[keystore.ChangeNew] {
 		t.Error("the log does not say that there are new credentials")
 	}
 }

@@ -22,7 +22,7 @@ func testKey(t *testing.T, s Store) {
 		}
 		passed.Grants, passed.Secrets = slices.Clone(k.Grants), slices.Clone(k.Secrets)
 		at := insert(t, db, &passed)
-		// The database must not keep what was passed to it.
+		// The database must not keep references to its arguments.
 		passed.Metadata["team"] = "changed"
 		for i := range passed.Grants {
 			passed.Grants[i].Namespace = "changed"
@@ -150,8 +150,8 @@ func testSpent(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// The transactions continued after the refusal and committed. Nothing of the refused keys
-	// exists.
+	// The transactions continued after the refusal and committed. They stored no part of the refused
+	// keys.
 	if got := head(t, db); got != before {
 		t.Fatalf("refusals moved the head from %d to %d", before, got)
 	}
@@ -169,8 +169,8 @@ func testSpent(t *testing.T, s Store) {
 	wantKey(t, got, again)
 }
 
-// testKept: returned values belong to the caller.
-func testKept(t *testing.T, s Store) {
+// testReturnedValues: the caller may change returned values.
+func testReturnedValues(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert(t, db, full("k"))
 	for range 2 {
@@ -235,7 +235,7 @@ func testLastUse(t *testing.T, s Store) {
 	}
 }
 
-func testMadeBy(t *testing.T, s Store) {
+func testKeysMadeBy(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b, c := plain("a"), plain("b"), plain("c")
 	a.CreatedBy, c.CreatedBy = "creator", "creator"

@@ -20,7 +20,7 @@ func testNodes(t *testing.T, s Store) {
 			n := &list[i]
 			if age := time.Since(n.Joined); age < -time.Minute || age > time.Minute ||
 				n.Heard.Before(n.Joined) || n.Heard.Sub(n.Joined) > time.Minute {
-				t.Errorf("%s joined at %s and was last heard at %s", n.Incarnation, n.Joined,
+				t.Errorf("%s joined at %s and was last seen at %s", n.Incarnation, n.Joined,
 					n.Heard)
 			}
 			n.Joined, n.Heard = time.Time{}, time.Time{}
@@ -135,7 +135,7 @@ func testTime(t *testing.T, s Store) {
 		return h.Noted
 	}
 	if at := noted(); !at.IsZero() {
-		t.Errorf("at the beginning: %s", at)
+		t.Errorf("the time in an empty database is %s", at)
 	}
 	later := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
 	must(t, db.NoteTime(ctx, later))

@@ -174,14 +174,14 @@ func testPolicy(t *testing.T, s Store) {
 		Grants: []keystore.Grant{{Namespace: "b", Roles: []string{"viewer"}}},
 		Labels: map[string]string{"b": ""}, CreatedAt: members[1].CreatedAt, CreatedBy: "m_2",
 		Version: 6}
-	members[2].Login = "Ada" // which is no longer taken
+	members[2].Login = "Ada" // no longer taken
 	role := roles[0]
 	role.CreatedAt = start.Namespaces[0].CreatedAt
 	now = update(t, db, func(tx keystore.Tx) error {
 		must(t, tx.UpdateNamespace(a))
 		must(t, tx.UpdateRole(&role))
 		must(t, tx.UpdateMember(&members[1]))
-		must(t, tx.UpdateMember(&members[1])) // its login is its own
+		must(t, tx.UpdateMember(&members[1])) // keeps its own login
 		must(t, tx.UpdateMember(&members[2]))
 		return tx.UpdateMember(&members[3])
 	})
@@ -246,7 +246,7 @@ func testPolicySnapshot(t *testing.T, s Store) {
 	}
 }
 
-// A mirror is the copy of a reader who reads the whole policy once and then only its changes.
+// A mirror is the copy of a reader that reads the whole policy once and then only its changes.
 type mirror struct {
 	at         keystore.Position
 	namespaces map[string]keystore.Namespace
@@ -285,7 +285,7 @@ func (m *mirror) take(p *keystore.Policy) {
 	}
 }
 
-// testPolicyChanges: a reader who follows the changes has the same copy as one who reads
+// testPolicyChanges: a reader that follows the changes has the same copy as one that reads
 // everything, even after manual changes.
 func testPolicyChanges(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
@@ -412,7 +412,7 @@ func testPolicyTruncated(t *testing.T, s Store) {
 	policy(t, db)
 }
 
-// testKeyCounts: the counters for caps are correct after every kind of change.
+// testKeyCounts: the counters of keys are correct after every kind of change.
 func testKeyCounts(t *testing.T, s Store) {
 	db := ready(t, s)
 	key := func(id, owner, namespace string) *keystore.Key {
@@ -457,9 +457,9 @@ func testKeyCounts(t *testing.T, s Store) {
 	check("deleted", counts{"m_2": 0, "m_3": 1, "root": 3}, counts{"a": 0, "b": 3, "c": 1})
 }
 
-// testAnyChanges makes random changes, in transactions that may fail and manually. A reader who
-// follows them has the same copy as one who reads everything, and the counters of keys are correct.
-func testAnyChanges(t *testing.T, s Store) {
+// testRandomChanges makes random changes, in transactions that may fail and manually. A reader that
+// follows them has the same copy as one that reads everything, and the counters of keys are correct.
+func testRandomChanges(t *testing.T, s Store) {
 	db, other := ready(t, s), s.Open(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	pick := func(list ...string) string { return list[rng.IntN(len(list))] }
@@ -468,7 +468,7 @@ func testAnyChanges(t *testing.T, s Store) {
 	var followed, often mirror
 	followed.take(policy(t, other))
 	often.take(policy(t, other))
-	made := 0
+	created := 0
 	change := func(tx keystore.Tx, keys map[string]home) error {
 		id, name := pick("n1", "n2", "N1"), pick("r", "s")
 		owner, namespace := pick("m_1", "m_2", "root"), pick("n1", "n2", "default")
@@ -499,8 +499,8 @@ func testAnyChanges(t *testing.T, s Store) {
 		case 8:
 			err = tx.DeleteMember(owner)
 		case 9, 10:
-			made++
-			k := plain(fmt.Sprint("k", made))
+			created++
+			k := plain(fmt.Sprint("k", created))
 			k.Owner, k.Namespace = owner, namespace
 			if err = insertKey(tx, k); err == nil {
 				keys[k.ID] = home{owner, namespace}
@@ -602,8 +602,9 @@ func testAnyChanges(t *testing.T, s Store) {
 	})
 }
 
-// testHeld: KeysHolding and RoleHeld return which keys have a role, and where.
-func testHeld(t *testing.T, s Store) {
+// testKeysHolding: KeysHolding returns the keys that have a role, and RoleHeld the namespaces in
+// which grants name it.
+func testKeysHolding(t *testing.T, s Store) {
 	db := ready(t, s)
 	type grants = []keystore.Grant
 	key := func(id, home string, g grants) *keystore.Key {
@@ -631,7 +632,7 @@ func testHeld(t *testing.T, s Store) {
 				t.Errorf("%v is held in %v, want %s", role, got, reaches)
 			}
 			all := strings.Fields(keys)
-			for _, most := range []int{1, 9} {
+			for _, limit := range []int{1, 9} {
 				var ids []string
 				must(t, tx.KeysHolding(role, []string{"a", "b", "b", "", "none"},
 					func(k *keystore.Key) bool {
@@ -642,13 +643,13 @@ func testHeld(t *testing.T, s Store) {
 							t.Errorf("key %+v, want %+v", k, is)
 						}
 						ids = append(ids, k.ID)
-						return len(ids) < most
+						return len(ids) < limit
 					}))
-				if len(ids) != min(most, len(all)) ||
+				if len(ids) != min(limit, len(all)) ||
 					slices.ContainsFunc(ids, func(id string) bool {
 						return !slices.Contains(all, id)
 					}) {
-					t.Errorf("%v hold %v, want %d of %s", ids, role, most, keys)
+					t.Errorf("%v hold %v, want %d of %s", ids, role, limit, keys)
 				}
 			}
 			must(t, tx.KeysHolding(role, nil, func(k *keystore.Key) bool {

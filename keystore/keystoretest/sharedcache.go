@@ -11,13 +11,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSharedCache tests the contract of [keystore.SharedCache]. open returns a cache on the same
-// server as all others, like that of another node. It closes the cache at the end of the test.
+// TestSharedCache tests the contract of [keystore.SharedCache]. open returns a cache, like that of
+// another node. All caches use the same server. open arranges that the cache is closed at the end of
+// the test.
 func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache) {
 	// prefix keeps the names of the tests apart. They look like those of the keystore.
 	prefix := func(t *testing.T) string {
-		return "apikeys:{" + keystore.NewID() + "}:" + t.Name() +
-			":"
+		return "apikeys:{" + keystore.NewID() + "}:" + t.Name() + ":"
 	}
 
 	t.Run("Shared", func(t *testing.T) {

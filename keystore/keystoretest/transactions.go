@@ -39,7 +39,7 @@ func testRollback(t *testing.T, s Store) {
 		_, _ = db.Update(ctx, func(tx keystore.Tx) error { write(tx); panic("no") })
 	}()
 	if head(t, db) != at || lookup(t, db, digest("k")) != "k" {
-		t.Fatal("something was changed")
+		t.Fatal("a refused change has an effect")
 	}
 	update(t, db, func(tx keystore.Tx) error {
 		if last, err := tx.LastAudit(); last != nil || err != nil {
@@ -67,10 +67,9 @@ func testSerial(t *testing.T, s Store) {
 		wg.Go(func() {
 			for range each {
 				r, err := handles[w%len(handles)].Update(ctx, func(tx keystore.Tx) error {
-					if first, second := tx.Now(),
-						tx.Now(); first != second || tx.Now().Location() != time.UTC ||
-						tx.Now().Nanosecond()%1000 != 0 {
-						t.Error("the clock is not in UTC and microseconds, or does not stand still")
+					now := tx.Now()
+					if now != tx.Now() || now.Location() != time.UTC || now.Nanosecond()%1000 != 0 {
+						t.Error("the time is not in UTC and microseconds, or it changes")
 					}
 					k, err := tx.Key("k")
 					if err != nil {
@@ -94,7 +93,7 @@ func testSerial(t *testing.T, s Store) {
 	if k.Version != 1+workers*each {
 		t.Fatalf("version %d, want %d: an update was lost", k.Version, 1+workers*each)
 	}
-	ends(t, db, from)
+	expiries(t, db, from)
 }
 
 // testWaiting: a change waits for another one until its context ends, and reads do not wait.
@@ -144,7 +143,7 @@ func testWaiting(t *testing.T, s Store) {
 			}
 		})
 		if waited.Load() {
-			t.Error("did not wait")
+			t.Error("a change did not wait for another one")
 		}
 		close(leave)
 		wg.Wait()
@@ -156,44 +155,49 @@ func testCancelled(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
-	gone, cancel := context.WithCancel(ctx)
+	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
 	for name, call := range map[string]func() error{
-		"Deployment": func() error { _, err := db.Deployment(gone, nil); return err },
-		"Join":       func() error { return db.Join(gone, keystore.Node{Incarnation: "j"}) },
+		"Deployment": func() error { _, err := db.Deployment(cancelled, nil); return err },
+		"Join":       func() error { return db.Join(cancelled, keystore.Node{Incarnation: "j"}) },
 		"Renew": func() error {
-			_, err := db.Renew(gone, "i", keystore.Position{})
+			_, err := db.Renew(cancelled, "i", keystore.Position{})
 			return err
 		},
 		"Acknowledge": func() error {
-			return db.Acknowledge(gone, "i", keystore.Position{Revision: at})
+			return db.Acknowledge(cancelled, "i", keystore.Position{Revision: at})
 		},
-		"Nodes":        func() error { _, err := db.Nodes(gone); return err },
-		"Fence":        func() error { return db.Fence(gone, "i") },
-		"Remove":       func() error { return db.Remove(gone, "i") },
-		"RemoveFenced": func() error { return db.RemoveFenced(gone, "i") },
-		"Confirm":      func() error { return db.Confirm(gone, "i") },
-		"Changes":      func() error { _, err := db.Changes(gone, 0, at); return err },
-		"KeyByDigest":  func() error { _, _, err := db.KeyByDigest(gone, digest("k")); return err },
-		"Key":          func() error { _, err := db.Key(gone, "k"); return err },
-		"Keys": func() error {
-			_, _, err := db.Keys(gone, keystore.KeyFilter{}, "", 1)
+		"Nodes":        func() error { _, err := db.Nodes(cancelled); return err },
+		"Fence":        func() error { return db.Fence(cancelled, "i") },
+		"Remove":       func() error { return db.Remove(cancelled, "i") },
+		"RemoveFenced": func() error { return db.RemoveFenced(cancelled, "i") },
+		"Confirm":      func() error { return db.Confirm(cancelled, "i") },
+		"Changes":      func() error { _, err := db.Changes(cancelled, 0, at); return err },
+		"KeyByDigest": func() error {
+			_, _, err := db.KeyByDigest(cancelled, digest("k"))
 			return err
 		},
-		"CountKeys": func() error { _, err := db.CountKeys(gone); return err },
-		"Policy":    func() error { _, err := db.Policy(gone, keystore.Nowhere); return err },
+		"Key": func() error { _, err := db.Key(cancelled, "k"); return err },
+		"Keys": func() error {
+			_, _, err := db.Keys(cancelled, keystore.KeyFilter{}, "", 1)
+			return err
+		},
+		"CountKeys": func() error { _, err := db.CountKeys(cancelled); return err },
+		"Policy":    func() error { _, err := db.Policy(cancelled, keystore.Nowhere); return err },
 		"RenewPolicy": func() error {
-			_, err := db.RenewPolicy(gone, keystore.Nowhere)
+			_, err := db.RenewPolicy(cancelled, keystore.Nowhere)
 			return err
 		},
 		"Audits": func() error {
-			_, _, err := db.Audits(gone, keystore.AuditFilter{}, "", 1)
+			_, _, err := db.Audits(cancelled, keystore.AuditFilter{}, "", 1)
 			return err
 		},
-		"AuditChain": func() error { _, err := db.AuditChain(gone, 0); return err },
-		"RecordUse":  func() error { return db.RecordUse(gone, map[string]time.Time{"k": start}) },
+		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0); return err },
+		"RecordUse": func() error {
+			return db.RecordUse(cancelled, map[string]time.Time{"k": start})
+		},
 		"Update": func() error {
-			_, err := db.Update(gone, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
+			_, err := db.Update(cancelled, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			return err
 		},
 	} {
@@ -289,5 +293,5 @@ func testLinearizable(t *testing.T, s Store) {
 	wg.Wait()
 	close(done)
 	readers.Wait()
-	ends(t, db, 0)
+	expiries(t, db, 0)
 }

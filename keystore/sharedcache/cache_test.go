@@ -144,18 +144,18 @@ func (c cache) wantLine(t *testing.T, text string) string {
 
 // eventually calls f until it returns true. A Put does not report when it is done, and is dropped
 // if the server takes too long, so f repeats it.
-func eventually(t *testing.T, what string, f func() bool) {
+func eventually(t *testing.T, condition string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(time.Minute); !f(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
+			t.Fatalf("not within a minute: %s", condition)
 		}
 	}
 }
 
-// answer returns the first answer of the server, which may be that there is no value.
+// answer calls Get until the server answers. It returns nil if there is no value.
 func (c cache) answer(t *testing.T, name string) (value []byte) {
 	t.Helper()
 	eventually(t, "the server answers", func() bool {
@@ -166,7 +166,7 @@ func (c cache) answer(t *testing.T, name string) (value []byte) {
 	return value
 }
 
-// works waits until Get returns a value of Put.
+// works waits until Get returns a value that Put has stored.
 func (c cache) works(t *testing.T) {
 	t.Helper()
 	name := fmt.Sprintf("apikeys:{e}:%d", time.Now().UnixNano())

@@ -65,7 +65,7 @@ type Redis struct {
 	unavailable atomic.Bool  // calls fail immediately; watch probes the server
 	lost        chan string  // wakes watch: the name that could not be read
 	puts        chan put
-	putsFailed  atomic.Int64 // when a log line last reported failing Puts, in Unix nanoseconds
+	putsFailed  atomic.Int64 // the time of the last log line about Puts, in Unix nanoseconds
 
 	ctx   context.Context // ends with Close
 	close context.CancelFunc
@@ -114,8 +114,8 @@ func OpenRedis(o Options) (*Redis, error) {
 	return r, nil
 }
 
-// client returns the client of a location. The contexts of the calls bound the time. It includes
-// the wait for a connection, the dial, and redirections.
+// client returns the client of a location. The context of a call bounds its time, including the wait
+// for a connection, the dial and redirections.
 func (l *location) client() redis.UniversalClient {
 	o := &redis.UniversalOptions{
 		Addrs: l.addrs, DB: l.db, Username: l.username, Password: l.password,
@@ -145,7 +145,8 @@ func (l *location) client() redis.UniversalClient {
 	return redis.NewUniversalClient(o)
 }
 
-// Get returns the value of a name, nil if there is none, within the timeout in the URL.
+// Get returns the value of a name, or nil if there is none. It returns an error if the server does
+// not answer within the timeout in the URL, or immediately while the server is unavailable.
 func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 	if r.unavailable.Load() {
 		return nil, errUnavailable
@@ -156,7 +157,7 @@ func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 		if r.failures.Load() != 0 {
 			r.failures.Store(0)
 		}
-	case ctx.Err() != nil || r.ctx.Err() != nil: // the server has not failed
+	case ctx.Err() != nil || r.ctx.Err() != nil: // not a failure of the server
 	case r.failures.Add(1) >= maxFailures && r.unavailable.CompareAndSwap(false, true):
 		r.log.Warn("the shared cache does not answer; looking up keys in the database",
 			"error", err)

@@ -43,7 +43,7 @@ func TestDatabaseNumber(t *testing.T) {
 	three := open(t, "redis://"+s.Addr()+"/3")
 	three.works(t)
 	zero := open(t, "redis://"+s.Addr())
-	eventually(t, "the value is there", func() bool {
+	eventually(t, "the value is stored", func() bool {
 		three.Put("name", []byte("value"), time.Minute)
 		got, _ := three.Get(ctx, "name")
 		return got != nil
@@ -53,8 +53,8 @@ func TestDatabaseNumber(t *testing.T) {
 	}
 }
 
-// TestUser: a user with the two commands and access to the keystore's names is sufficient.
-func TestUser(t *testing.T) {
+// TestRestrictedUser: a user with the two commands and access to the keystore's names is sufficient.
+func TestRestrictedUser(t *testing.T) {
 	const password = "s3cr3t/@:%"
 	s := redistest.Start(t, "user default on nopass ~* +@all",
 		"user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set")
@@ -77,7 +77,8 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// TestQuotedPassword: old servers quote commands that they do not support.
+// TestQuotedPassword: no error shows a password that the server quotes. Old servers quote commands
+// that they do not support.
 func TestQuotedPassword(t *testing.T) {
 	addr := fakeServer(t, func(request string) string {
 		return "-ERR unknown command: " + strings.ReplaceAll(request, "\r\n", " ")
@@ -94,8 +95,8 @@ func TestQuotedPassword(t *testing.T) {
 	}
 }
 
-// TestSlow: the timeout bounds a Get as a whole, not each of its steps.
-func TestSlow(t *testing.T) {
+// TestTimeoutOfSlowServer: the timeout bounds a Get as a whole, not each of its steps.
+func TestTimeoutOfSlowServer(t *testing.T) {
 	const timeout = time.Second // the maximum, because the machine may be slow
 	addr := fakeServer(t, func(request string) string {
 		time.Sleep(timeout * 2 / 3) // longer than the timeout in two steps
@@ -105,9 +106,9 @@ func TestSlow(t *testing.T) {
 		return "+OK"
 	})
 	r := open(t, fmt.Sprintf("redis://%s/1?timeout=%s", addr, timeout)) // HELLO, SELECT, GETRANGE
-	begun := time.Now()
+	start := time.Now()
 	_, err := r.Get(ctx, "name")
-	if took := time.Since(begun); err == nil || took > timeout*7/4 {
+	if took := time.Since(start); err == nil || took > timeout*7/4 {
 		t.Errorf("%v after %s", err, took)
 	}
 }
@@ -313,14 +314,15 @@ func busPort(s *redistest.Server) (port int) {
 	return port
 }
 
-func TestHung(t *testing.T) {
+// TestHungServer: few calls are slow while a server hangs.
+func TestHungServer(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr()+"?timeout=200ms")
 	r.works(t)
 	slowIsBounded(t, s, r)
 }
 
-// TestHungFromTheStart: the server accepts connections and never answers.
+// TestHungFromTheStart: few calls are slow if the server accepts connections but never answers.
 func TestHungFromTheStart(t *testing.T) {
 	dir := certificates(t)
 	s := redistest.Start(t)
@@ -336,9 +338,9 @@ func TestHungFromTheStart(t *testing.T) {
 			t.Errorf("%s: %d slow calls of 8 callers", url, slow)
 		}
 		r.Put("name", []byte("value"), time.Minute)
-		begun := time.Now()
+		start := time.Now()
 		r.Close()
-		if took := time.Since(begun); took > 2*time.Second {
+		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("%s: Close took %s", url, took)
 		}
 	}
@@ -377,10 +379,10 @@ func slowCalls(r cache, callers, calls int, limit time.Duration) int {
 	for range callers {
 		wg.Go(func() {
 			for range calls {
-				begun := time.Now()
+				start := time.Now()
 				_, _ = r.Get(ctx, "apikeys:{e}:name")
 				r.Put("apikeys:{e}:name", []byte("value"), time.Minute)
-				if time.Since(begun) > limit {
+				if time.Since(start) > limit {
 					slow.Add(1)
 				}
 			}
@@ -390,12 +392,13 @@ func slowCalls(r cache, callers, calls int, limit time.Duration) int {
 	return int(slow.Load())
 }
 
-func TestKilled(t *testing.T) {
+// TestKilledServer: the cache uses the server again after it was killed and restarted.
+func TestKilledServer(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
 	r.works(t)
 	s.Kill()
-	eventually(t, "the cache stops asking", func() bool {
+	eventually(t, "the cache stops asking the server", func() bool {
 		_, err := r.Get(ctx, "apikeys:{e}:name")
 		return errors.Is(err, errUnavailable)
 	})
@@ -423,10 +426,11 @@ func TestUnavailableAtFirst(t *testing.T) {
 	r.works(t)
 }
 
-func TestFlushed(t *testing.T) {
+// TestFlushedServer: a flushed server has no values.
+func TestFlushedServer(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
-	eventually(t, "the value is there", func() bool {
+	eventually(t, "the value is stored", func() bool {
 		r.Put("name", []byte("value"), time.Minute)
 		got, _ := r.Get(ctx, "name")
 		return got != nil
@@ -439,8 +443,9 @@ func TestFlushed(t *testing.T) {
 	}
 }
 
-// TestFull: a server that rejects values still returns those that it has.
-func TestFull(t *testing.T) {
+// TestFullServer: a server that rejects values still returns those that it has, and one log line
+// reports it.
+func TestFullServer(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
 	operator := operator(t, s)
@@ -464,16 +469,16 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// TestForeign: values of other programs do no harm.
-func TestForeign(t *testing.T) {
+// TestForeignValues: Get returns no value that is too long, empty or not a string.
+func TestForeignValues(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
 	operator := operator(t, s)
-	operator.Set(ctx, "most", bytes.Repeat([]byte("x"), maxValue), 0)
+	operator.Set(ctx, "longest", bytes.Repeat([]byte("x"), maxValue), 0)
 	operator.Set(ctx, "large", bytes.Repeat([]byte("x"), 10<<20), 0)
 	operator.Set(ctx, "empty", "", 0)
 	operator.LPush(ctx, "list", "x")
-	if got := r.answer(t, "most"); len(got) != maxValue {
+	if got := r.answer(t, "longest"); len(got) != maxValue {
 		t.Errorf("longest value: %d bytes", len(got))
 	}
 	for _, name := range []string{"large", "empty"} {
@@ -496,7 +501,7 @@ func TestPuts(t *testing.T) {
 	r.Put("late", []byte("value"), 0)
 	operator := operator(t, s)
 	const n = 100
-	eventually(t, "all values are there", func() bool {
+	eventually(t, "all values are stored", func() bool {
 		for i := range n {
 			if name := fmt.Sprint("name", i); operator.Exists(ctx, name).Val() == 0 {
 				r.Put(name, []byte("value"), time.Hour)
@@ -504,16 +509,16 @@ func TestPuts(t *testing.T) {
 		}
 		return operator.DBSize(ctx).Val() == n
 	})
-	ends := make(map[time.Duration]bool)
+	ttls := make(map[time.Duration]bool)
 	for i := range n {
 		ttl := operator.PTTL(ctx, fmt.Sprint("name", i)).Val()
 		if ttl < 53*time.Minute || ttl > 66*time.Minute {
 			t.Errorf("a value expires after %s", ttl)
 		}
-		ends[ttl.Round(time.Minute)] = true
+		ttls[ttl.Round(time.Minute)] = true
 	}
-	if len(ends) < 5 {
-		t.Errorf("all values expire together: %v", ends)
+	if len(ttls) < 5 {
+		t.Errorf("all values expire together: %v", ttls)
 	}
 }
 
@@ -523,11 +528,11 @@ func TestPutsDoNotWait(t *testing.T) {
 	r := open(t, "redis://"+s.Addr()+"?timeout=1s")
 	r.works(t)
 	s.Stop()
-	begun := time.Now()
+	start := time.Now()
 	for range 10 * maxQueue {
 		r.Put("name", []byte("value"), time.Minute)
 	}
-	if took := time.Since(begun); took > time.Second/2 {
+	if took := time.Since(start); took > time.Second/2 {
 		t.Errorf("%d Puts took %s", 10*maxQueue, took)
 	}
 }

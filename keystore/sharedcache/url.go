@@ -16,7 +16,7 @@ import (
 
 // A location is a parsed URL.
 type location struct {
-	addrs              []string
+	addrs              []string // HOST:PORT, or the path of a socket
 	cluster            bool
 	db                 int
 	username, password string

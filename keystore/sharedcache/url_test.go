@@ -116,7 +116,7 @@ func TestBadURL(t *testing.T) {
 			t.Errorf("%q: %v, want an error with %q", test.url, err, test.want)
 		} else if strings.Contains(err.Error(), "secret") &&
 			!strings.Contains(test.want, "secret") {
-			t.Errorf("%q: the error shows it: %v", test.url, err)
+			t.Errorf("%q: the error shows the password: %v", test.url, err)
 		}
 	}
 }

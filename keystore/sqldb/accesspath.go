@@ -43,20 +43,20 @@ func joined(by string, list []clause) (all clause) {
 // An accessPath finds the rows that meet one condition of a filter through an index.
 type accessPath struct {
 	ids clause // query for their ids, answered from an index
-	// ordered are queries that together find all rows, each from an index in the order of pages;
-	// empty if there is no such index.
+	// ordered are queries that together find all rows, each from an index in the order of pages. It
+	// is empty if there is no such index.
 	ordered []clause
-	also    clause // query for a few more ids that ordered does not find; empty: none
-	// filter is the condition itself, for use when another path is taken. A || in it keeps SQLite
+	extra   clause // query for a few more ids that ordered does not find; empty: none
+	// filter is the condition itself, for queries that take another path. A || in it keeps SQLite
 	// from using this path's index.
 	filter clause
 }
 
 // choose picks the most selective access path; any other could scan every row that matches one
 // condition to find the few that match all. If all paths lead to more than maxScan rows, it picks
-// the first that has the order of pages, -1 if none has. rest is the condition of the other paths.
-// bounded says that the picked path leads to at most maxScan rows. A single path is counted only if
-// count is set.
+// the first that has the order of pages, or -1 if none has. rest is the condition of the other
+// paths. bounded reports whether the picked path leads to at most maxScan rows. choose counts the
+// rows of a single path only if count is set.
 func (d *DB) choose(
 	ctx context.Context, paths []accessPath, count bool,
 ) (picked int, rest clause, bounded bool, err error) {
@@ -79,8 +79,8 @@ func (d *DB) choose(
 	return picked, rest, bounded, nil
 }
 
-// mostSelective returns the access path that leads to the fewest rows, -1 if all lead to more than
-// maxScan.
+// mostSelective returns the index of the access path that leads to the fewest rows, or -1 if all
+// lead to more than maxScan.
 func (d *DB) mostSelective(ctx context.Context, paths []accessPath) (int, error) {
 	counts := make([]clause, len(paths))
 	for i, p := range paths {
@@ -97,7 +97,8 @@ func (d *DB) mostSelective(ctx context.Context, paths []accessPath) (int, error)
 	return least[0][0], nil
 }
 
-// joinFew joins a query for a few ids, as the table ids, with rows, which includes the condition.
-func (d *DB) joinFew(ids clause, rows string) clause {
+// joinIDs returns a join of a query for a few ids, as a table named ids, with the tables in rows.
+// rows includes the join condition.
+func (d *DB) joinIDs(ids clause, rows string) clause {
 	return clause{fmt.Sprintf(d.distinctIDs, ids.sql) + " ids CROSS JOIN " + rows, ids.args}
 }

@@ -64,7 +64,7 @@ func TestAccessPathsAgree(t *testing.T) {
 			}
 			found += len(got[0])
 		}
-		// A fifth of all combinations contains all pairs.
+		// Every fifth combination is enough to cover all pairs of conditions.
 		for i := 0; i < 3*3*2*2*3*2*2; i += 5 {
 			rest := i
 			choose := func(n int) int { c := rest % n; rest /= n; return c }
@@ -110,7 +110,7 @@ func TestAccessPathsAgree(t *testing.T) {
 			})
 		}
 		if found < 5*keys {
-			t.Errorf("all lists together have %d lines", found)
+			t.Errorf("all lists together have %d rows", found)
 		}
 	})
 }
@@ -148,7 +148,7 @@ func TestMostSelectivePath(t *testing.T) {
 		others := strings.ReplaceAll(plan, by, "")
 		if others == plan || strings.Contains(others, "SCAN k") ||
 			strings.Contains(others, "SCAN a") {
-			t.Errorf("%+v: not by %s:\n%s", f, by, plan)
+			t.Errorf("%+v: the plan does not use %s:\n%s", f, by, plan)
 		}
 	}
 	for _, row := range []struct {

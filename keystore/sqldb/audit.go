@@ -38,7 +38,7 @@ func (t *tx) LastAudit() (*keystore.AuditRow, error) {
 func (d *DB) Audits(
 	ctx context.Context, f keystore.AuditFilter, cursor string, limit int,
 ) ([]keystore.AuditRow, string, error) {
-	var within seqs
+	var within seqBounds
 	if cursor != "" {
 		before, err := strconv.ParseInt(cursor, 10, 64)
 		if err != nil {
@@ -77,10 +77,10 @@ func (d *DB) Audits(
 	return rows, strconv.FormatInt(rows[len(rows)-1].Seq, 10), nil
 }
 
-// seqs are bounds of the rows to examine: each is a relation with a Seq.
-type seqs []clause
+// seqBounds limit the rows to examine. Each bound is a comparison operator with a Seq.
+type seqBounds []clause
 
-func (s seqs) of(table string) clause {
+func (s seqBounds) of(table string) clause {
 	all := always
 	for _, bound := range s {
 		all = all.and(clause{table + ".seq " + bound.sql + " ?", bound.args})
@@ -90,7 +90,7 @@ func (s seqs) of(table string) clause {
 
 // auditParts returns queries for the Seqs of the matching rows, by the most selective access path.
 func (d *DB) auditParts(
-	ctx context.Context, f keystore.AuditFilter, within seqs,
+	ctx context.Context, f keystore.AuditFilter, within seqBounds,
 ) ([]clause, error) {
 	where := clause{sql: d.current}
 	if f.Namespaces != nil {
@@ -108,11 +108,11 @@ func (d *DB) auditParts(
 		if !f.To.IsZero() {
 			during = during.and(clause{"a.at < ?", []any{f.To.UnixMicro()}})
 		}
-		most := math.MaxInt32
-		if f.To.IsZero() { // a page is found among the newest
-			most = d.maxScan
+		limit := math.MaxInt32
+		if f.To.IsZero() { // the page is among the newest rows
+			limit = d.maxScan
 		}
-		bounds, err := d.seqsOf(ctx, during, most)
+		bounds, err := d.boundsOf(ctx, during, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +131,7 @@ func (d *DB) auditParts(
 	case picked < 0:
 		parts = []clause{within.of("a").within("SELECT a.seq AS id FROM audit a WHERE ", "")}
 	case len(paths[picked].ordered) == 0:
-		parts = []clause{d.joinFew(paths[picked].ids,
+		parts = []clause{d.joinIDs(paths[picked].ids,
 			"audit a WHERE a.seq = ids.id").within("SELECT a.seq AS id FROM ", "")}
 	default:
 		parts = paths[picked].ordered
@@ -142,8 +142,8 @@ func (d *DB) auditParts(
 	return parts, nil
 }
 
-// auditPaths returns the access paths of a filter, those first that are likely to be selective.
-func (d *DB) auditPaths(f keystore.AuditFilter, within seqs) (paths []accessPath, err error) {
+// auditPaths returns the access paths of a filter, those that are likely to be selective first.
+func (d *DB) auditPaths(f keystore.AuditFilter, within seqBounds) (paths []accessPath, err error) {
 	column := func(name, value string) {
 		if value != "" {
 			query := clause{"SELECT a.seq AS id FROM audit a WHERE " + name + " = ?",
@@ -186,9 +186,9 @@ func (d *DB) auditPaths(f keystore.AuditFilter, within seqs) (paths []accessPath
 	return paths, nil
 }
 
-// seqsOf returns the bounds of the rows of a period. Rows of other times may lie between them if
-// the clock was set back. It returns no bounds if there are more than most rows.
-func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) {
+// boundsOf returns the bounds of the rows of a period. Rows of other times may be between them if
+// the clock was set back. It returns no bounds if there are more than limit rows.
+func (d *DB) boundsOf(ctx context.Context, during clause, limit int) (seqBounds, error) {
 	type found struct{ rows, first, last int64 }
 	// The count keeps PostgreSQL from finding the first row by reading all rows before it.
 	of, err := list(d.read(ctx), func(scan func(...any) error) (of found, err error) {
@@ -196,11 +196,11 @@ func (d *DB) seqsOf(ctx context.Context, during clause, most int) (seqs, error) 
 	},
 		"SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM (SELECT a.seq FROM "+
 			"audit a WHERE "+during.sql+" AND "+d.current+" LIMIT ?) AS during",
-		append(during.args, int64(most)+1)...)
-	if err != nil || of[0].rows > int64(most) {
+		append(during.args, int64(limit)+1)...)
+	if err != nil || of[0].rows > int64(limit) {
 		return nil, err
 	}
-	return seqs{{">=", []any{of[0].first}}, {"<=", []any{of[0].last}}}, nil
+	return seqBounds{{">=", []any{of[0].first}}, {"<=", []any{of[0].last}}}, nil
 }
 
 // A page of the chain ends with the row that reaches one of these limits: the number of rows, or

@@ -50,6 +50,7 @@ func benchDigest(n int) keystore.Digest {
 	return keystore.DigestOf(string(binary.BigEndian.AppendUint64(nil, uint64(n))))
 }
 
+// fill returns a database with keys 0 to n-1 of benchKey.
 func fill(tb testing.TB, n int) *DB {
 	tb.Helper()
 	ctx := context.Background()
@@ -89,7 +90,7 @@ func insertKey(tx keystore.Tx, k *keystore.Key) error {
 	return refused[0]
 }
 
-// BenchmarkKeys measures with a hundred thousand keys, or as many as APIKEYS_BENCH_KEYS.
+// BenchmarkKeys measures calls with a hundred thousand keys, or as many as APIKEYS_BENCH_KEYS.
 func BenchmarkKeys(b *testing.B) {
 	n := benchKeys
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // like that of callers

@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// bulk is how many keys the tests import: three slices, the last of which is not full.
+// bulk is the number of keys that the tests import: three slices, the last of which is not full.
 const bulk = 1100
 
 func mintOne(
@@ -71,7 +71,7 @@ func wantOutcome(t testing.TB, k *manage.Keystore, token string, want keystore.O
 }
 
 // activeBy returns the number of keys created by a caller that are not revoked.
-func activeBy(t testing.TB, k *manage.Keystore, id string) (alive int) {
+func activeBy(t testing.TB, k *manage.Keystore, id string) (active int) {
 	t.Helper()
 	for cursor := ""; ; {
 		keys, next, err := k.ListKeys(context.Background(), importer,
@@ -81,25 +81,25 @@ func activeBy(t testing.TB, k *manage.Keystore, id string) (alive int) {
 		}
 		for _, key := range keys {
 			if key.RevokedAt.IsZero() {
-				alive++
+				active++
 			}
 		}
 		if cursor = next; next == "" {
-			return alive
+			return active
 		}
 	}
 }
 
-// TestImportLetsRevokesThrough: between any two steps of an atomic import, a revoke completes on
-// the same node and on another. No imported credential is valid before all are.
-func TestImportLetsRevokesThrough(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+// TestRevokeDuringImport: between any two steps of an atomic import, a revoke completes on the same
+// node and on another. No imported credential is valid before all are.
+func TestRevokeDuringImport(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		a, steps := node()
 		b, _ := node()
 		specs := legacy("whole", bulk)
 		busy, count := false, 0
 		steps.step(func(int) error {
-			if busy { // the change is the revoke itself
+			if busy { // this change is the revoke itself
 				return nil
 			}
 			busy = true
@@ -122,7 +122,8 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 		}
 		steps.before.Store(nil)
 		if count < 1+(bulk+importedAtOnce-1)/importedAtOnce {
-			t.Errorf("%d keys were imported in %d steps: other changes wait too long", bulk, count)
+			t.Errorf("%d keys were imported in only %d steps: other changes wait too long", bulk,
+				count)
 		}
 		for _, s := range specs {
 			wantOutcome(t, a, s.Token, keystore.OK)
@@ -138,10 +139,10 @@ func TestImportLetsRevokesThrough(t *testing.T) {
 // importedAtOnce is the highest number of keys for which a revoke may have to wait.
 const importedAtOnce = 700
 
-// TestManyImportsLetRevokesThrough: a leaked key that imports from many clients all the time is
-// revoked together with all keys that it created.
-func TestManyImportsLetRevokesThrough(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+// TestRevokeDuringManyImports: a leaked key that constantly imports from many clients is revoked
+// together with all keys that it created.
+func TestRevokeDuringManyImports(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		a, steps := node()
 		b, _ := node()
 		leaked, key, token := creator(t, a)
@@ -167,17 +168,17 @@ func TestManyImportsLetRevokesThrough(t *testing.T) {
 		}
 		revokeAt(t, a, key.ID, true)
 		importing.Wait() // the running imports are refused
-		if alive := activeBy(t, b, key.ID); alive > 0 {
-			t.Errorf("%d keys that the leaked key created are not revoked", alive)
+		if active := activeBy(t, b, key.ID); active > 0 {
+			t.Errorf("%d keys that the leaked key created are not revoked", active)
 		}
 		wantOutcome(t, b, token, keystore.Revoked)
 	})
 }
 
-// TestImportOfARevokedKey: a key that is revoked during its import imports nothing, and others can
+// TestImportByRevokedKey: a key that is revoked during its import imports nothing, and others can
 // import the credentials.
-func TestImportOfARevokedKey(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+func TestImportByRevokedKey(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		for when := range 3 {
 			a, steps := node()
 			b, _ := node()
@@ -199,8 +200,8 @@ func TestImportOfARevokedKey(t *testing.T) {
 			for _, s := range []int{0, bulk / 2, bulk - 1} {
 				wantOutcome(t, b, specs[s].Token, keystore.Unknown)
 			}
-			if alive := activeBy(t, b, key.ID); alive > 0 {
-				t.Errorf("%d: %d keys are left", when, alive)
+			if active := activeBy(t, b, key.ID); active > 0 {
+				t.Errorf("%d: %d keys are left", when, active)
 			}
 			again, no, err := b.ImportKeys(context.Background(), importer, specs, false, nil)
 			if again != bulk {
@@ -211,10 +212,10 @@ func TestImportOfARevokedKey(t *testing.T) {
 	})
 }
 
-// TestImportOfANarrowedKey: an import fails if the key loses, during the import, a permission that
-// it gives.
-func TestImportOfANarrowedKey(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+// TestImportByNarrowedKey: an import fails if the importing key loses, during the import, a
+// permission that it gives.
+func TestImportByNarrowedKey(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		a, steps := node()
 		b, _ := node()
 		caller, key, _ := creator(t, a)
@@ -237,16 +238,16 @@ func TestImportOfANarrowedKey(t *testing.T) {
 			t.Fatal(n, len(refused), err)
 		}
 		wantOutcome(t, a, specs[0].Token, keystore.Unknown)
-		if alive := activeBy(t, b, key.ID); alive > 0 {
-			t.Errorf("%d keys are left", alive)
+		if active := activeBy(t, b, key.ID); active > 0 {
+			t.Errorf("%d keys are left", active)
 		}
 	})
 }
 
-// TestImportThatIsRefusedWritesNothing: an error in the last line is found before the first is
+// TestRefusedImportWritesNothing: an error in the last line is found before the first line is
 // written.
-func TestImportThatIsRefusedWritesNothing(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+func TestRefusedImportWritesNothing(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		k, _ := node()
 		specs := legacy("wrong", bulk)
 		specs[bulk-1].Token, specs[bulk-2].Token = specs[0].Token, "short"
@@ -260,14 +261,15 @@ func TestImportThatIsRefusedWritesNothing(t *testing.T) {
 		}
 		if after, err := k.VerifyAudit(context.Background(), importer); err != nil ||
 			after.Rows != before.Rows {
-			t.Errorf("%d rows of the audit log, there were %d, %v", after.Rows, before.Rows, err)
+			t.Errorf("%d rows of the audit log, want %d, %v", after.Rows, before.Rows, err)
 		}
 	})
 }
 
-// TestImportOfADeadNode: the remaining keys are not valid, are removed, and can be imported again.
-func TestImportOfADeadNode(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+// TestImportByDeadNode: the keys that a dead node leaves are not valid, are removed, and can be
+// imported again.
+func TestImportByDeadNode(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		ctx := context.Background()
 		a, steps := node()
 		b, _ := node()
@@ -314,20 +316,20 @@ func TestImportOfADeadNode(t *testing.T) {
 
 // TestImportsAreBounded: if too many imports run, further ones fail with KindBusy.
 func TestImportsAreBounded(t *testing.T) {
-	k, steps := func() (k *manage.Keystore, c *counted) {
+	k, steps := func() (k *manage.Keystore, c *countingDB) {
 		eachDatabase(t, func(name string, f func(*testing.T)) bool {
 			if name == "SQLite" {
 				f(t)
 			}
 			return true
-		}, func(t *testing.T, node func() (*manage.Keystore, *counted)) { k, c = node() })
+		}, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) { k, c = node() })
 		return k, c
 	}()
 	release := make(chan struct{})
 	steps.step(func(int) error { <-release; return nil })
-	const most = 64
-	results := make(chan error, most)
-	for i := range most {
+	const imports = 64 // more than the limit
+	results := make(chan error, imports)
+	for i := range imports {
 		go func() {
 			_, _, err := k.ImportKeys(context.Background(), importer,
 				legacy(fmt.Sprint("bounded", i), 1), false, nil)
@@ -340,7 +342,7 @@ func TestImportsAreBounded(t *testing.T) {
 	}
 	close(release)
 	done := 0
-	for range most - 1 {
+	for range imports - 1 {
 		if err := <-results; err == nil {
 			done++
 		}
@@ -350,15 +352,15 @@ func TestImportsAreBounded(t *testing.T) {
 	}
 }
 
-// TestRevokeCreatedKeys: the key is revoked at once, and the keys that it created in steps between
-// which other changes run. After a failure the rest can be revoked. A cancelled caller does not
-// stop the revoke.
+// TestRevokeCreatedKeys: a key is revoked at once. The keys that it created are revoked in steps,
+// between which other changes run. After a failure, the rest can be revoked. A cancelled caller does
+// not stop the revoke.
 func TestRevokeCreatedKeys(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		a, steps := node()
 		b, _ := node()
-		makes, key, token := creator(t, a)
-		bring := func(c manage.Caller, kind string, n int) []manage.ImportSpec {
+		parent, key, token := creator(t, a)
+		importKeys := func(c manage.Caller, kind string, n int) []manage.ImportSpec {
 			specs := legacy(kind, n)
 			done, refused, err := a.ImportKeys(context.Background(), c, specs, true, nil)
 			if done != n {
@@ -366,8 +368,8 @@ func TestRevokeCreatedKeys(t *testing.T) {
 			}
 			return specs
 		}
-		made := bring(makes, "made", bulk)
-		child, childToken, err := a.MintKey(context.Background(), makes,
+		children := importKeys(parent, "child", bulk)
+		child, childToken, err := a.MintKey(context.Background(), parent,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
 				{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, nil)
 		if err != nil {
@@ -377,8 +379,8 @@ func TestRevokeCreatedKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		grandchildren := bring(manage.KeyCaller(answer.Record, "test"), "grandchild", 3)
-		wantOutcome(t, b, made[bulk-1].Token, keystore.OK)
+		grandchildren := importKeys(manage.KeyCaller(answer.Record, "test"), "grandchild", 3)
+		wantOutcome(t, b, children[bulk-1].Token, keystore.OK)
 
 		unavailable := errors.New("the database is unavailable")
 		steps.step(func(n int) error {
@@ -393,7 +395,7 @@ func TestRevokeCreatedKeys(t *testing.T) {
 		}
 		wantOutcome(t, b, token, keystore.Revoked)
 
-		ctx, gone := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(context.Background())
 		busy, count := false, 0
 		steps.step(func(int) error {
 			if busy {
@@ -401,7 +403,7 @@ func TestRevokeCreatedKeys(t *testing.T) {
 			}
 			busy = true
 			if count++; count == 2 {
-				gone()
+				cancel()
 			}
 			other, token := mintOne(t, b, keystore.Permission{Action: "read"})
 			revokeAt(t, a, other.ID, false)
@@ -418,12 +420,12 @@ func TestRevokeCreatedKeys(t *testing.T) {
 		if count < 3 || count > 20 {
 			t.Errorf("%d steps for %d keys", count, bulk)
 		}
-		for _, s := range append(made, grandchildren...) {
+		for _, s := range append(children, grandchildren...) {
 			wantOutcome(t, b, s.Token, keystore.Revoked)
 		}
 		wantOutcome(t, b, childToken.Reveal(), keystore.Revoked)
-		if alive := activeBy(t, b, key.ID) + activeBy(t, b, child.ID); alive > 0 {
-			t.Errorf("%d keys are not revoked", alive)
+		if active := activeBy(t, b, key.ID) + activeBy(t, b, child.ID); active > 0 {
+			t.Errorf("%d keys are not revoked", active)
 		}
 		if v, err := b.VerifyAudit(context.Background(), importer); err != nil || v.Wrong != 0 {
 			t.Errorf("%+v, %v", v, err)

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestClose: Close waits for running calls, which complete, but only for a limited time.
+// TestClose: Close waits until running calls complete, but only for a limited time.
 func TestClose(t *testing.T) {
 	ctx := context.Background()
 	for name, empty := range map[string]func(t *testing.T) (open func() (*DB, error)){

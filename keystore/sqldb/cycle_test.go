@@ -18,7 +18,7 @@ import (
 // The namespaces in it and below it grant nothing until it is repaired.
 func TestNamespaceCycle(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		must := func(err error) {
 			t.Helper()
 			if err != nil {
@@ -42,11 +42,11 @@ func TestNamespaceCycle(t *testing.T) {
 		}
 		revoke := func(name string) {
 			t.Helper()
-			begun := time.Now()
+			start := time.Now()
 			_, p, err := a.RevokeKey(ctx, importer, ids[name], "", false, manage.ChangeOptions{})
 			must(err)
 			if !p.Complete {
-				t.Errorf("after %v: %+v", time.Since(begun), p)
+				t.Errorf("after %v: %+v", time.Since(start), p)
 			}
 		}
 		for _, ns := range []keystore.Namespace{
@@ -148,7 +148,7 @@ func TestNamespaceCycle(t *testing.T) {
 // TestMovingASubtreeCountsItsDepth: the depth limit includes the descendants of a moved namespace.
 func TestMovingASubtreeCountsItsDepth(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		k, _ := node()
 		for _, chain := range []string{"a", "b"} {
 			for i := 1; i <= 20; i++ {

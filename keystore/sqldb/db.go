@@ -1,8 +1,7 @@
-// Package sqldb is the system of record in an SQL database: [keystore.Database] for SQLite and
-// PostgreSQL.
+// Package sqldb implements [keystore.Database], the system of record, on SQLite and PostgreSQL.
 //
-// Both share the queries. Where they differ is in [dialect] and in the migrations. Start reading at
-// [DB.Update] and [DB.Renew].
+// Both databases share the queries. Their differences are in [dialect] and in the migrations. Start
+// reading at [DB.Update] and [DB.Renew].
 package sqldb
 
 import (
@@ -28,7 +27,7 @@ const keepRevisions = 100_000
 // closeWait is how long Close waits for running calls.
 const closeWait = 5 * time.Second
 
-// A dialect contains what differs between the databases.
+// A dialect holds the differences between the databases.
 type dialect struct {
 	goose      goose.Dialect
 	migrations string // directory in migrations
@@ -37,28 +36,28 @@ type dialect struct {
 	migrationLock string
 	tableExists   string // query: whether there is a table of that name
 	// clock is an expression for the database's time in Unix microseconds. It has a placeholder:
-	// see DB.reading.
+	// see DB.clockArg.
 	clock    string
 	standbys string // expression: whether commits wait for a standby
 	timeline string // expression: the server's timeline
 	current  string // condition: the data of this server is not older than that of any other
-	// begin is a query that takes the lock of all writers, unless BEGIN has, and returns the time
-	// of the change. It has a placeholder, as clock has.
+	// begin is a query that takes the lock of all writers, unless BEGIN has taken it, and returns
+	// the time of the change. It has a placeholder like clock.
 	begin    string
 	prepares bool // repeated statements must be prepared by this package
-	// contains is a condition with a verb for an expression: that it contains a text, ignoring
-	// ASCII case.
+	// contains is a condition with a verb for an expression and a placeholder for a text: the
+	// expression contains the text, ignoring ASCII case.
 	contains string
 	// hasMetadata is a condition on a row k of keys, with placeholders for a name and a value.
 	hasMetadata string
-	bytewise    string // follows an expression whose text is to be compared byte by byte
+	bytewise    string // suffix of an expression: its text is compared byte by byte
 	// touchesOnly is a condition on a row a of audit: it has namespaces, and all are in a JSON
 	// array.
 	touchesOnly string
-	among       string // follows an expression: it is one of the texts in a JSON array
-	amongHex    string // the same for bytes, in hexadecimal in the array
-	pairs       string // in a FROM: the members of a JSON object, as key and value
-	// distinctIDs is a table in a FROM, with a verb for a query: its ids without duplicates. The
+	among       string // suffix of an expression: it is one of the texts in a JSON array
+	amongHex    string // like among for bytes, which the array holds in hexadecimal
+	pairs       string // table: the fields of a JSON object, as key and value
+	// distinctIDs is a table with a verb for a query: the ids of the query without duplicates. The
 	// database expects few, whatever its statistics say.
 	distinctIDs string
 	// analyze is a statement that updates the statistics of the tables, and so the query plans;
@@ -67,18 +66,18 @@ type dialect struct {
 	// replan are arguments to put before those of a query that must be planned for the current size
 	// of the tables.
 	replan []any
-	// addMany is a statement: secrets added from then on, until addedMany, are one change. Empty:
-	// the database counts the rows itself.
-	addMany   string
-	addedMany string // statement
-	manyEnds  string // statement for the connection, after the transaction of addMany
-	// unforced follows a condition: the commit may be answered before it is on disk. Empty: not
-	// supported.
+	// beginMany is a statement: all secrets added between it and endMany are one change. Empty: the
+	// database counts the rows itself.
+	beginMany string
+	endMany   string // statement
+	resetMany string // statement for the connection, after the transaction of beginMany
+	// unforced is a suffix of a condition: the commit may be answered before it is on disk. Empty:
+	// not supported.
 	unforced  string
 	recordUse string // statement: takes last uses as a JSON object, id to microseconds
 
-	// rest is how long a process leaves the write lock alone after it has held it longer than that,
-	// so that others that poll for the lock get it.
+	// rest is how long a process waits before it takes the write lock again, after it has held the
+	// lock for longer than rest. Other processes, which poll for the lock, get it meanwhile.
 	rest time.Duration
 
 	// copyRows adds many rows at once; nil: not supported.
@@ -92,18 +91,18 @@ type dialect struct {
 	commitError func(error) error   // explains an error of COMMIT, after which the change may exist
 	// committed returns an error if the last COMMIT may be lost although it succeeded; nil: never.
 	committed func(driverConn any) error
-	explain   func(error) error // adds advice
+	explain   func(error) error // adds advice to an error
 }
 
 // DB is a [keystore.Database].
 type DB struct {
 	dialect
-	writer  *sql.DB // of changes
-	readers *sql.DB // for lookups of credentials: each finds one row by an index
-	bulk    *sql.DB // for reads that may take long, by people and by programs that manage keys
-	lease   *sql.DB // for lease renewals, which must not wait for the readers
-	beats   *sql.DB // for writes of the nodes' rows
-	uses    *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
+	writer   *sql.DB // for changes
+	readers  *sql.DB // for lookups of credentials: each finds one row by an index
+	bulk     *sql.DB // for reads that may take long, by people and by programs that manage keys
+	lease    *sql.DB // for lease renewals, which must not wait for the readers
+	nodeRows *sql.DB // for writes of the nodes' rows
+	uses     *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 
 	postgres  *postgres // nil: SQLite
 	timelines timelines
@@ -111,17 +110,17 @@ type DB struct {
 	byDigest *sql.Stmt
 	renew    *sql.Stmt
 
-	closeWait time.Duration // how long Close waits for running calls
-	keep      keystore.Revision
-	maxScan   int
-	holder    *sql.Conn // of an SQLite file, see holdFiles
+	closeWait time.Duration     // how long Close waits for running calls
+	keep      keystore.Revision // how many revisions the change log keeps
+	maxScan   int               // see the constant maxScan
+	holder    *sql.Conn         // of an SQLite file, see holdFiles
 	files     files
 	copied    atomic.Int64 // rows since the last analyze
-	// free is until when this process leaves the write lock to others. The goroutine that has the
-	// writer owns it.
-	free  time.Time
-	locks locks
-	feed  feed
+	// restUntil is the time before which this process must not take the write lock: see
+	// dialect.rest. Only the goroutine that has the writer's connection uses it.
+	restUntil time.Time
+	locks     locks
+	feed      feed
 }
 
 var _ keystore.Database = (*DB)(nil)
@@ -158,8 +157,8 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
-// firstWrite checks at start that this process can write, because otherwise only the first change
-// would find out. In PostgreSQL a write may wait for others forever; a start reports that instead.
+// firstWrite checks at start that this process can write. Otherwise the first change would fail. In
+// PostgreSQL a write may wait for others forever; a start reports that instead.
 func (d *DB) firstWrite(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
 	defer cancel()
@@ -173,27 +172,27 @@ func (d *DB) firstWrite(ctx context.Context) error {
 	case d.postgres == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return err
 	case began:
-		return advised{
+		return advisedError{
 			"PostgreSQL does not confirm a change: check that a synchronous standby is running",
 			ctx.Err()}
 	default:
-		return advised{adviceLocked, ctx.Err()}
+		return advisedError{adviceLocked, ctx.Err()}
 	}
 }
 
-// An advised is an error with advice.
-type advised struct {
+// An advisedError is an error with advice for the operator.
+type advisedError struct {
 	advice string
 	err    error
 }
 
-func (e advised) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
-func (e advised) Unwrap() error { return e.err }
+func (e advisedError) Error() string { return fmt.Sprintf("%s (%v)", e.advice, e.err) }
+func (e advisedError) Unwrap() error { return e.err }
 
 // Advice returns the advice in an error of this package, without details that may name servers and
 // files. It is empty if the error has none.
 func Advice(err error) string {
-	e, _ := errors.AsType[advised](err)
+	e, _ := errors.AsType[advisedError](err)
 	return e.advice
 }
 
@@ -210,8 +209,8 @@ func (d *DB) Close() error {
 	return err
 }
 
-// closePools closes idle connections at once, and connections in use when they are returned, for
-// which it waits at most closeWait.
+// closePools closes idle connections at once and connections in use when they are returned. It
+// waits at most closeWait for the latter.
 func (d *DB) closePools() error {
 	// The readers go first: the last connection to close copies the write-ahead log into the file.
 	if d.holder != nil {
@@ -262,7 +261,7 @@ func (d *DB) fail(ctx context.Context, operation string, err error) error {
 // context.
 func (d *DB) retryBusy(ctx context.Context, f func() error) error { return retry(ctx, d.isBusy, f) }
 
-// retryLost calls f until its connection works: after a restart of the server every connection of
+// retryLost calls f until its connection works. After a restart of the server, every connection of
 // the pool may be cut.
 func (d *DB) retryLost(ctx context.Context, f func() error) error { return retry(ctx, d.isLost, f) }
 
@@ -275,7 +274,7 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 	for wait := time.Millisecond; ; wait = min(2*wait, longestPoll) {
 		err := f()
 		if err != nil && ctx.Err() != nil && before != nil {
-			// the earlier error says why the time was not enough
+			// The earlier error is the reason why the time was not enough.
 			return fmt.Errorf("%w: %w", ctx.Err(), before)
 		}
 		if err == nil || !again(err) || time.Now().After(deadline) {
@@ -339,9 +338,9 @@ func (d *DB) confirm(conn *sql.Conn) error {
 	return conn.Raw(d.committed)
 }
 
-// reading returns the argument for the placeholder of the dialect's clock: the time if the database
-// has no other clock than this machine's.
-func (d *DB) reading() any {
+// clockArg returns the argument for the placeholder of dialect.clock: the time of this machine for
+// SQLite, which has no other clock, and nil for PostgreSQL.
+func (d *DB) clockArg() any {
 	if d.postgres != nil {
 		return nil
 	}
@@ -387,7 +386,7 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wait := time.Until(d.free); wait > 0 {
+	if wait := time.Until(d.restUntil); wait > 0 {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -399,7 +398,7 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 		return nil, err
 	}
 	if err := t.sql.QueryRowContext(ctx, d.bind(d.begin),
-		d.reading()).Scan(timeTo{&t.now}); err != nil {
+		d.clockArg()).Scan(timeTo{&t.now}); err != nil {
 		t.close()
 		return nil, err
 	}
@@ -481,7 +480,7 @@ type feed struct {
 // maxSilence is how long the database may take to return the head. Every failover takes longer.
 const maxSilence = 2 * time.Second
 
-// pollInterval leaves room for a slow poll within the 100 ms of the contract.
+// pollInterval leaves room for a slow poll within the 100 ms that keystore.Database allows.
 const pollInterval = 50 * time.Millisecond
 
 // start polls the head and runs listen, which calls its argument whenever something may have

@@ -15,7 +15,7 @@ import (
 
 // Deployment implements [keystore.Database].
 func (d *DB) Deployment(ctx context.Context, configured *[32]byte) (keystore.Deployment, error) {
-	// This removes nodes whose process has ended, so that they do not count below.
+	// Nodes removes nodes whose process has ended, so that they do not count below.
 	if _, err := d.Nodes(ctx); err != nil {
 		return keystore.Deployment{}, err
 	}
@@ -92,8 +92,8 @@ func (t *tx) deployment(configured *[32]byte) (out keystore.Deployment, err erro
 	return out, err
 }
 
-// tokenKeyError explains ErrTokenKey. configured says that the configuration has a token key, and
-// stored that the database has one.
+// tokenKeyError explains ErrTokenKey. configured reports whether the configuration has a token key,
+// stored whether the database has one.
 func tokenKeyError(configured, stored bool) error {
 	var advice string
 	switch {

@@ -66,7 +66,7 @@ func TestBadFiles(t *testing.T) {
 	text := write("notes.txt", strings.Repeat("not a database\n", 500))
 	for name, row := range map[string]struct {
 		path, want string
-		passes     bool // the error may go away by itself
+		temporary  bool // whether the error may be temporary
 	}{
 		"directory":      {dir, "directory", false},
 		"beneath a file": {filepath.Join(text, "keys.db"), "not a directory", false},
@@ -78,7 +78,7 @@ func TestBadFiles(t *testing.T) {
 			return p
 		}(), "no such file", true},
 		"damaged": {damaged(t, filepath.Join(dir, "damaged.db")), "damaged", false},
-		"header, then trash": {write("trash.db",
+		"header, then garbage": {write("garbage.db",
 			"SQLite format 3\x00"+strings.Repeat("\xff", 8192)), "database", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestBadFiles(t *testing.T) {
 			if !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), dir) {
 				t.Errorf("error %q, want %q and the path in it", err, row.want)
 			}
-			if got := Unreachable(err); got != row.passes {
+			if got := Unreachable(err); got != row.temporary {
 				t.Errorf("Unreachable: %v", got)
 			}
 		})
@@ -110,14 +110,14 @@ func TestForeignFiles(t *testing.T) {
 		schema string
 		ours   bool
 	}{
-		"tables": {"CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES " +
-			"('x')", false},
-		"a view":                    {"CREATE VIEW one AS SELECT 1", false},
-		"a table of the same name":  {"CREATE TABLE keys (id TEXT)", false},
-		"versions of its own":       {"CREATE TABLE schema_version (version TEXT)", false},
-		"versions as ours, no head": {version + "; CREATE TABLE keys (id TEXT)", false},
-		"nothing":                   {"PRAGMA user_version = 7", true},
-		"a first start that stopped": {version +
+		"a table": {
+			"CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('x')", false},
+		"a view":                       {"CREATE VIEW one AS SELECT 1", false},
+		"a table of the same name":     {"CREATE TABLE keys (id TEXT)", false},
+		"another table schema_version": {"CREATE TABLE schema_version (version TEXT)", false},
+		"our schema_version, no head":  {version + "; CREATE TABLE keys (id TEXT)", false},
+		"no tables":                    {"PRAGMA user_version = 7", true},
+		"an interrupted first start": {version +
 			"; INSERT INTO schema_version (version_id, is_applied) VALUES (0, 1)", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -186,16 +186,17 @@ func damaged(t *testing.T, path string) string {
 	return path
 }
 
-// TestReadOnly runs the child as nobody if the test is root, who can write everywhere.
+// TestReadOnly checks the errors for a directory or file that cannot be written. It runs a child
+// process, as the user nobody if the test runs as root, because root can write everywhere.
 func TestReadOnly(t *testing.T) {
 	for _, row := range []struct {
 		name      string
 		dir, file os.FileMode
 		want      string
 	}{
-		{"directory, no file", 0o555, 0, "permission denied"},
-		{"directory", 0o555, 0o666, "writable"},
-		{"file", 0o777, 0o444, "writable"},
+		{"read-only directory without a file", 0o555, 0, "permission denied"},
+		{"read-only directory", 0o555, 0o666, "writable"},
+		{"read-only file", 0o777, 0o444, "writable"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			// Not t.TempDir, which other users cannot enter.
@@ -239,8 +240,7 @@ func TestReadOnly(t *testing.T) {
 			if err == nil || !strings.Contains(string(out), row.want) ||
 				!strings.Contains(string(out), path) ||
 				!strings.Contains(string(out), "unreachable: true") {
-				t.Fatalf("%v: %s, want %q, the path, and Unreachable",
-					err, out, row.want)
+				t.Fatalf("%v: %s, want %q, the path, and Unreachable", err, out, row.want)
 			}
 			t.Logf("%s", out)
 		})
@@ -261,8 +261,9 @@ func TestNewerSchema(t *testing.T) {
 	}
 }
 
-// TestFull: on a full disk a change fails as a whole, and the next one works once there is space.
-func TestFull(t *testing.T) {
+// TestFullDisk: on a full disk a change fails as a whole, and the next one succeeds once there is
+// space.
+func TestFullDisk(t *testing.T) {
 	ctx := context.Background()
 	d := fill(t, 100)
 	var pages int

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// canLock says that locks show whether a process is running.
+// canLock is true: locks show whether a process is running.
 const canLock = true
 
 // lockExclusive takes an exclusive lock, unless another open file holds one. Closing the file

@@ -17,8 +17,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// counted counts the loads and changes that a node reads.
-type counted struct {
+// A countingDB counts the loads and changes that a node reads.
+type countingDB struct {
 	keystore.Database
 	loads, changes atomic.Int64
 	before         atomic.Pointer[func() error] // called before each change
@@ -26,12 +26,12 @@ type counted struct {
 }
 
 // Close may be called twice, the second time at the end of the test.
-func (c *counted) Close() (err error) {
+func (c *countingDB) Close() (err error) {
 	c.closing.Do(func() { err = c.Database.Close() })
 	return err
 }
 
-func (c *counted) Update(
+func (c *countingDB) Update(
 	ctx context.Context, change func(keystore.Tx) error,
 ) (keystore.Revision, error) {
 	if before := c.before.Load(); before != nil {
@@ -43,20 +43,20 @@ func (c *counted) Update(
 }
 
 // step makes the database call f before each change, with the number of changes so far.
-func (c *counted) step(f func(n int) error) {
+func (c *countingDB) step(f func(n int) error) {
 	var n atomic.Int64
 	before := func() error { return f(int(n.Add(1))) }
 	c.before.Store(&before)
 }
 
-func (c *counted) KeyByDigest(
+func (c *countingDB) KeyByDigest(
 	ctx context.Context, d keystore.Digest,
 ) (*keystore.Key, keystore.Position, error) {
 	c.loads.Add(1)
 	return c.Database.KeyByDigest(ctx, d)
 }
 
-func (c *counted) Changes(
+func (c *countingDB) Changes(
 	ctx context.Context, after, upTo keystore.Revision,
 ) ([]keystore.Change, error) {
 	list, err := c.Database.Changes(ctx, after, upTo)
@@ -64,15 +64,16 @@ func (c *counted) Changes(
 	return list, err
 }
 
-type unobserved struct{}
+// noMetrics ignores all metrics.
+type noMetrics struct{}
 
-func (unobserved) LookedUp(node.Tier, time.Duration) {}
-func (unobserved) Propagated(time.Duration)          {}
+func (noMetrics) LookedUp(node.Tier, time.Duration) {}
+func (noMetrics) Propagated(time.Duration)          {}
 
 // eachDatabase runs f for each kind of database, with a function that starts a node on it.
 func eachDatabase[T testing.TB](
 	t T, run func(name string, f func(T)) bool,
-	f func(t T, node func() (*manage.Keystore, *counted)),
+	f func(t T, node func() (*manage.Keystore, *countingDB)),
 ) {
 	ctx := context.Background()
 	for name, empty := range map[string]func(t T) (open func() (*DB, error)){
@@ -88,14 +89,14 @@ func eachDatabase[T testing.TB](
 	} {
 		run(name, func(t T) {
 			open := empty(t)
-			f(t, func() (*manage.Keystore, *counted) {
+			f(t, func() (*manage.Keystore, *countingDB) {
 				t.Helper()
 				d, err := open()
 				if err != nil {
 					t.Fatal(err)
 				}
-				c := &counted{Database: d}
-				k, err := manage.Open(ctx, c, nil, node.Settings{}, unobserved{},
+				c := &countingDB{Database: d}
+				k, err := manage.Open(ctx, c, nil, node.Settings{}, noMetrics{},
 					slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Fatal(err)
@@ -124,13 +125,13 @@ func legacy(kind string, n int) (specs []manage.ImportSpec) {
 // cached it as unknown. Cached keys are not read again.
 func TestImport(t *testing.T) {
 	ctx := context.Background()
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		many := legacy("many", 20_000)
-		if strings.HasSuffix(t.Name(), "SQLite") { // which is slow with the race detector
+		if strings.HasSuffix(t.Name(), "SQLite") { // it is slow with the race detector
 			many = many[:3000]
 		}
 		a, _ := node()
-		b, asked := node()
+		b, reads := node()
 		imports := func(specs []manage.ImportSpec, partial bool) {
 			t.Helper()
 			n, refused, err := a.ImportKeys(ctx, importer, specs, partial, nil)
@@ -150,15 +151,15 @@ func TestImport(t *testing.T) {
 		for _, s := range warm {
 			want(s.Token, keystore.OK)
 		}
-		loads, changes := asked.loads.Load(), asked.changes.Load()
+		loads, changes := reads.loads.Load(), reads.changes.Load()
 		imports(many, true)
 		for _, s := range warm {
 			want(s.Token, keystore.OK)
 		}
-		if more := asked.loads.Load() - loads; more > 0 {
+		if more := reads.loads.Load() - loads; more > 0 {
 			t.Errorf("%d of %d cached records were read again", more, len(warm))
 		}
-		if more := asked.changes.Load() - changes; more > int64(len(many)/20) {
+		if more := reads.changes.Load() - changes; more > int64(len(many)/20) {
 			t.Errorf("%d changes were read for %d keys", more, len(many))
 		}
 		for i, s := range many {
@@ -181,7 +182,7 @@ func TestImport(t *testing.T) {
 // BenchmarkImport imports a hundred thousand keys, or as many as APIKEYS_BENCH_KEYS, in batches,
 // while a second node follows the changes.
 func BenchmarkImport(b *testing.B) {
-	eachDatabase(b, b.Run, func(b *testing.B, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(b, b.Run, func(b *testing.B, node func() (*manage.Keystore, *countingDB)) {
 		k, _ := node()
 		node()
 		n := 0
@@ -197,9 +198,9 @@ func BenchmarkImport(b *testing.B) {
 	})
 }
 
-// TestBulkByHand: many rows added manually in one statement are logged too, whether keys or secrets
-// come first.
-func TestBulkByHand(t *testing.T) {
+// TestManualBulkInsert: the change log contains many rows that one manual statement adds, whether
+// keys or secrets come first.
+func TestManualBulkInsert(t *testing.T) {
 	ctx := context.Background()
 	const numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d) "
 	const keys = `INSERT INTO keys (id, prefix, name, namespace, grants, owner, created_by, active,
@@ -233,9 +234,9 @@ func TestBulkByHand(t *testing.T) {
 				for _, keysFirst := range []bool{true, false} {
 					round := 2*round + map[bool]int{true: 1}[keysFirst]
 					first := fmt.Sprintf(numbers, n) + fmt.Sprintf(keys, round)
-					then := fmt.Sprintf(numbers,
-						n) + fmt.Sprintf("INSERT INTO secrets (digest, key_id, created_at) SELECT "+
-						digest+", '%[1]d-' || n, n FROM n", round)
+					then := fmt.Sprintf(numbers, n) +
+						fmt.Sprintf("INSERT INTO secrets (digest, key_id, created_at) SELECT "+
+							digest+", '%[1]d-' || n, n FROM n", round)
 					if !keysFirst {
 						first, then = then, first
 					}
@@ -251,16 +252,16 @@ func TestBulkByHand(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					told := map[keystore.Digest]bool{}
+					logged := map[keystore.Digest]bool{}
 					added := false
 					for _, c := range changes {
-						told[c.Digest] = true
+						logged[c.Digest] = true
 						added = added || c.Kind == keystore.ChangeNew
 					}
 					for i := range n {
 						var digest keystore.Digest
 						digest[15], digest[30], digest[31] = byte(round), byte((i+1)>>8), byte(i+1)
-						if !added && !told[digest] {
+						if !added && !logged[digest] {
 							t.Fatalf("%d of each, keys first %v: secret %d is not in the log", n,
 								keysFirst, i+1)
 						}
@@ -274,7 +275,7 @@ func TestBulkByHand(t *testing.T) {
 					}
 					if noted := number("SELECT count(*) FROM granted WHERE key_id LIKE '" +
 						fmt.Sprint(round) + "-%'"); noted != n {
-						t.Errorf("%d grants were noted of %d", noted, n)
+						t.Errorf("the table granted has %d rows, want %d", noted, n)
 					}
 				}
 			}

@@ -11,13 +11,13 @@ import (
 )
 
 const (
-	// fewRows is the highest number of rows for which a COPY is not worthwhile.
-	fewRows = 10
-	// manySecrets is the highest number of secrets in one statement that the change log names. More
-	// are one change. The triggers of PostgreSQL contain the same number.
-	manySecrets = 100
-	// analyzeFrom is how many rows this process may copy before it analyzes the tables, because the
-	// query plans are outdated then.
+	// maxInserts is the largest number of rows that are inserted one by one instead of by COPY.
+	maxInserts = 10
+	// maxNamed is the largest number of secrets of one statement that the change log names. More
+	// secrets are one change. The triggers of PostgreSQL contain the same number.
+	maxNamed = 100
+	// analyzeFrom is the number of copied rows after which this process analyzes the tables,
+	// because the query plans are outdated then.
 	analyzeFrom = 10_000
 )
 
@@ -53,7 +53,7 @@ func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error)
 	return t.insertKeys(keys, nil)
 }
 
-// insertKeys adds keys. Those of an import are not valid before it is published.
+// insertKeys adds keys. Keys of an import are not valid until the import is published.
 func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]error, err error) {
 	if refused, err = t.db.refused(t.replanned, keys); err != nil {
 		return nil, t.note(err)
@@ -76,7 +76,7 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
 		return nil, err
 	}
-	if importID != nil { // the publication of the import logs them
+	if importID != nil { // the change log names them when the import is published
 		return refused, t.insertRows("secrets", secretColumnNames, secrets)
 	}
 	return refused, t.insertSecrets(secrets)
@@ -181,12 +181,12 @@ func secretValues(k *keystore.Key, s keystore.Secret, importID any) []any {
 		fromBool(s.Imported), importID}
 }
 
-// insertSecrets adds rows of secrets, more than manySecrets as one change.
+// insertSecrets adds rows of secrets. More than maxNamed rows are one change.
 func (t *tx) insertSecrets(rows [][]any) error {
-	many := t.db.addMany != "" && len(rows) > manySecrets
+	many := t.db.beginMany != "" && len(rows) > maxNamed
 	if many {
 		t.many = true
-		if _, err := t.exec(t.db.addMany); err != nil {
+		if _, err := t.exec(t.db.beginMany); err != nil {
 			return err
 		}
 	}
@@ -194,7 +194,7 @@ func (t *tx) insertSecrets(rows [][]any) error {
 		return err
 	}
 	if many {
-		_, err := t.exec(t.db.addedMany)
+		_, err := t.exec(t.db.endMany)
 		return err
 	}
 	return nil
@@ -221,9 +221,9 @@ func (t *tx) AppendAudit(list []*keystore.AuditRow) error {
 	return t.insertRows("audit", strings.Split(auditColumns, ", "), rows)
 }
 
-// insertRows adds rows to a table, many rows with dialect.copyRows if there is one.
+// insertRows adds rows to a table. For many rows it uses dialect.copyRows, if there is one.
 func (t *tx) insertRows(table string, columns []string, rows [][]any) error {
-	if t.db.copyRows != nil && len(rows) > fewRows {
+	if t.db.copyRows != nil && len(rows) > maxInserts {
 		if t.failed != nil {
 			return t.failed
 		}

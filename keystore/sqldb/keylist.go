@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxScan is how many keys the database may examine for one page if no index answers the filter or
-// has the order.
+// maxScan is the maximum number of keys that the database examines for one page if no index answers
+// the filter or has the order.
 const maxScan = 10_000
 
 // Keys implements [keystore.Database].
@@ -79,8 +79,8 @@ func (d *DB) page(
 	return o.union(parts, where, " LIMIT ?", limit), end, nil
 }
 
-// lastScanned returns the cursor of the last key up to which the page may examine every part, empty
-// if it may examine all.
+// lastScanned returns the cursor of the last key that the page may examine. It is empty if the page
+// may examine all keys.
 func (d *DB) lastScanned(
 	ctx context.Context, o *order, parts []clause, from clause,
 ) (string, error) {
@@ -94,8 +94,8 @@ func (d *DB) lastScanned(
 	return o.cursor(&last[0]), nil
 }
 
-// sorted is page for an order that no index has. It sorts all matching keys, of which there may be
-// at most maxScan.
+// sorted is page for an order that no index has. It sorts all matching keys, and fails if there are
+// more than maxScan.
 func (d *DB) sorted(
 	ctx context.Context, o *order, parts []clause, where, from clause, scans bool,
 ) (clause, error) {
@@ -127,7 +127,7 @@ func (d *DB) sorted(
 	}, nil
 }
 
-// conditions returns the conditions for which there is no access path.
+// conditions returns the conditions of a filter that have no access path.
 func (d *DB) conditions(f keystore.KeyFilter) clause {
 	where := clause{sql: d.current + " AND k.personal = 0"}
 	if f.Status == keystore.StatusActive {

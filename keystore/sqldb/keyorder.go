@@ -71,7 +71,7 @@ func (o *order) cursor(k *keystore.Key) string {
 	case int64:
 		value = strconv.FormatInt(v, 10)
 	case string:
-		// so that a URL needs no escaping
+		// A URL needs no escaping for it.
 		value = base64.RawURLEncoding.EncodeToString([]byte(v))
 	}
 	if o.name != "" {
@@ -83,21 +83,21 @@ func (o *order) cursor(k *keystore.Key) string {
 // after returns the condition that a key comes after a cursor.
 func (o *order) after(cursor string) (clause, error) {
 	if o.down {
-		return o.beside("<", cursor)
+		return o.compared("<", cursor)
 	}
-	return o.beside(">", cursor)
+	return o.compared(">", cursor)
 }
 
 // upTo returns the condition that a key comes before a cursor or is at it.
 func (o *order) upTo(cursor string) (clause, error) {
 	if o.down {
-		return o.beside(">=", cursor)
+		return o.compared(">=", cursor)
 	}
-	return o.beside("<=", cursor)
+	return o.compared("<=", cursor)
 }
 
-// beside returns the condition that a key has this relation to a cursor.
-func (o *order) beside(relation, cursor string) (clause, error) {
+// compared returns the condition that the position of a key has this relation to a cursor.
+func (o *order) compared(relation, cursor string) (clause, error) {
 	if o.name != "" {
 		rest, ok := strings.CutPrefix(cursor, o.name+".")
 		if !ok {
@@ -106,7 +106,7 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 		cursor = rest
 	}
 	var word, id string
-	if i := strings.LastIndexByte(cursor, '_'); i >= 0 { // base64 has it too
+	if i := strings.LastIndexByte(cursor, '_'); i >= 0 { // base64 may contain '_' too
 		word, id = cursor[:i], cursor[i+1:]
 	}
 	var value any
@@ -125,8 +125,8 @@ func (o *order) beside(relation, cursor string) (clause, error) {
 	return clause{"(" + o.place + ", k.id) " + relation + " (?, ?)", []any{value, id}}, nil
 }
 
-// lower converts ASCII letters only, as the databases do: SQLite's function knows no others, and
-// neither does that of PostgreSQL for a column with the collation "C".
+// lower converts ASCII letters only, like the databases: SQLite's function knows no others, and
+// neither does PostgreSQL's for a column with the collation "C".
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {

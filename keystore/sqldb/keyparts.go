@@ -7,12 +7,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxUnion is how many namespaces are merged from as many ordered index scans.
+// maxUnion is the maximum number of namespaces that a list merges from one ordered index scan each.
 const maxUnion = 50
 
-// parts returns where a list looks for keys, by the most selective access path: each part is a FROM
-// with a condition. rest is the condition of the other paths. bounded says that the parts together
-// have at most maxScan keys.
+// parts returns the sources of a list of keys, by the most selective access path. Each part is a
+// FROM with a condition. rest is the condition of the other paths. bounded reports whether the
+// parts together have at most maxScan keys.
 func (d *DB) parts(
 	ctx context.Context, f keystore.KeyFilter,
 ) (parts []clause, rest clause, bounded bool, err error) {
@@ -28,19 +28,19 @@ func (d *DB) parts(
 		return []clause{{sql: "keys k WHERE 1 = 1"}}, rest, false, nil
 	}
 	if len(paths[picked].ordered) == 0 {
-		part := d.joinFew(paths[picked].ids, "keys k WHERE k.id = ids.id")
+		part := d.joinIDs(paths[picked].ids, "keys k WHERE k.id = ids.id")
 		return []clause{part}, rest, bounded, nil
 	}
 	for _, c := range paths[picked].ordered {
 		parts = append(parts, c.within("keys k WHERE ", ""))
 	}
-	if also := paths[picked].also; also.sql != "" {
-		parts = append(parts, d.joinFew(also, "keys k WHERE k.id = ids.id"))
+	if extra := paths[picked].extra; extra.sql != "" {
+		parts = append(parts, d.joinIDs(extra, "keys k WHERE k.id = ids.id"))
 	}
 	return parts, rest, bounded, nil
 }
 
-// keyPaths returns the access paths of a filter, those first that are likely to be selective.
+// keyPaths returns the access paths of a filter, those that are likely to be selective first.
 func (d *DB) keyPaths(ctx context.Context, f keystore.KeyFilter) (paths []accessPath, err error) {
 	column := func(name, value string) {
 		if value != "" {
@@ -91,7 +91,7 @@ func idsOf(condition clause) clause {
 	return condition.within("SELECT k.id FROM keys k WHERE ", "")
 }
 
-// scopePath is the access path of the namespaces and of Visible and OrOwner.
+// scopePath returns the access path for the Namespaces, Visible and OrOwner of a filter.
 func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 	homes := f.Namespaces
 	switch {
@@ -133,11 +133,11 @@ func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 	return p, nil
 }
 
-// grantPath is the access path to the keys whose home is a namespace or that have a grant in it. If
-// many have a grant in it, the path scans all keys in the order of pages.
+// grantPath returns the access path to the keys whose home is a namespace or that have a grant in
+// it. If many have a grant in it, the path scans all keys in the order of pages.
 func (d *DB) grantPath(ctx context.Context, namespace string) (p accessPath, err error) {
 	home := clause{"k.namespace = ?", []any{namespace}}
-	// without keys whose home it is
+	// The table granted has no rows for the home namespaces of keys.
 	granted := clause{"SELECT g.key_id AS id FROM granted g WHERE g.namespace = ?",
 		[]any{namespace}}
 	has := clause{"k.id = (SELECT g.key_id FROM granted g " +
@@ -148,7 +148,7 @@ func (d *DB) grantPath(ctx context.Context, namespace string) (p accessPath, err
 	}
 	found, err := d.mostSelective(ctx, []accessPath{{ids: granted}})
 	if found >= 0 {
-		p.also = granted
+		p.extra = granted
 	} else {
 		p.ordered = append(p.ordered, has)
 	}

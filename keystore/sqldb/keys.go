@@ -40,7 +40,8 @@ func scanKeys(rows *sql.Rows, err error, head *keystore.Position) ([]keystore.Ke
 	return keys, err
 }
 
-// scanKeysUpTo is scanKeys up to an amount of memory. It reports whether there are more keys.
+// scanKeysUpTo is like scanKeys but stops at an amount of memory, in bytes. It reports whether
+// there are more keys.
 func scanKeysUpTo(
 	bytesLeft int64, rows *sql.Rows, err error, head *keystore.Position,
 ) (out []keystore.Key, more bool, _ error) {

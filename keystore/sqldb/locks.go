@@ -11,11 +11,11 @@ import (
 	"sync"
 )
 
-// locks tell other processes on the machine whether the process of a node is running. Before its
+// locks show other processes on the machine whether the process of a node is running. Before its
 // row exists, each node takes an exclusive lock on a small file beside the database. The system
 // releases the lock however the process ends. A missing file proves nothing, and neither does a
-// copy: each lock file contains its own identity and that of the database files that the node has
-// open.
+// copy: each lock file contains its own identity and the identities of the database files that the
+// node has open.
 type locks struct {
 	base  string // path of the database; empty: no locks
 	files string // identity of its files
@@ -39,7 +39,7 @@ func (l *locks) path(incarnation string) string {
 // lockInfix separates the database's name and the incarnation in the name of a lock file.
 const lockInfix = "-node-"
 
-// acquire takes the lock of a node of this handle. fresh is false if the node holds it already.
+// acquire takes the lock of a node of this handle. fresh is false if the node already holds it.
 func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -56,7 +56,7 @@ func (l *locks) acquire(incarnation string) (fresh bool, err error) {
 		err = fmt.Errorf("locking %s: another process holds the lock", path)
 	}
 	if err == nil {
-		// Not before the lock: other processes ignore an empty file.
+		// Only now, because other processes ignore an empty file.
 		_, err = fmt.Fprintln(f, fileID(info), l.files)
 	}
 	if err != nil {
@@ -102,13 +102,12 @@ func (l *locks) checkOthers() error {
 		if file == nil {
 			continue
 		}
-		alive := files != fileIDs(l.base) && !lockShared(file.f)
+		running := files != fileIDs(l.base) && !lockShared(file.f)
 		file.close()
-		if alive {
-			return advised{
-				"files of the database were replaced while another Caddy had it open, " +
-					"which is still running: stop every Caddy that uses it, check its files, and " +
-					"start again",
+		if running {
+			return advisedError{
+				"files of the database were replaced, and another running Caddy has the former " +
+					"ones open: stop every Caddy that uses it, check its files, and start again",
 				othersFilesError(file.path),
 			}
 		}
@@ -141,7 +140,7 @@ func openLock(path string) (*lockFile, string) {
 	return &lockFile{openFile{path, info}, f}, string(files)
 }
 
-// release gives up the lock of a node of this handle whose row was deleted. It ignores other nodes.
+// release releases the lock of a node of this handle whose row was deleted. It ignores other nodes.
 func (l *locks) release(incarnation string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -152,8 +151,8 @@ func (l *locks) release(incarnation string) {
 	}
 }
 
-// releaseAll gives up all locks. It leaves the files of nodes that were not removed, so that other
-// processes see that nobody holds their locks.
+// releaseAll releases all locks. It leaves the files of nodes that were not removed, so that other
+// processes see that their locks are free.
 func (l *locks) releaseAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,9 +165,9 @@ func (l *locks) releaseAll() {
 // takeOver returns the lock of a node whose process has certainly ended, or nil.
 func (l *locks) takeOver(incarnation string) *lockFile {
 	l.mu.Lock()
-	own := l.held[incarnation] != nil
+	held := l.held[incarnation] != nil
 	l.mu.Unlock()
-	if own || l.base == "" {
+	if held || l.base == "" {
 		return nil
 	}
 	file, _ := openLock(l.path(incarnation))

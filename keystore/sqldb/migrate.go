@@ -18,8 +18,8 @@ var migrations embed.FS
 const schemaTable = "schema_version"
 
 // migrate upgrades the schema to the version of this program. Several processes may do so at the
-// same time. In PostgreSQL they wait for one another. In SQLite the second one fails, because each
-// migration is one transaction, and reads the version again.
+// same time. In PostgreSQL they wait for one another. In SQLite, each migration is one transaction:
+// the second process fails, and reads the version again.
 func (d *DB) migrate(ctx context.Context) error {
 	dir, err := fs.Sub(migrations, "migrations/"+d.migrations)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
 )
 
-// aheadOf is a store whose schema a later release has upgraded while this one has it open: each
+// An upgradedStore is a store whose schema a later release upgrades while this one has it open: each
 // table has another column.
-type aheadOf struct {
+type upgradedStore struct {
 	keystoretest.Store
 	dialect dialect
 	done    *bool
@@ -21,7 +21,7 @@ type aheadOf struct {
 
 var tableNames = regexp.MustCompile(`CREATE TABLE (\w+)`)
 
-func (s aheadOf) Open(t *testing.T) keystore.Database {
+func (s upgradedStore) Open(t *testing.T) keystore.Database {
 	t.Helper()
 	db := s.Store.Open(t)
 	if *s.done {
@@ -50,18 +50,18 @@ func (s aheadOf) Open(t *testing.T) keystore.Database {
 	return db
 }
 
-// TestNextSchema: during an upgrade, nodes of the earlier release continue to work.
+// TestNextSchema: during an upgrade, nodes of the previous release continue to work.
 func TestNextSchema(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		keystoretest.TestDatabase(t,
 			func(t *testing.T) keystoretest.Store {
-				return aheadOf{newSQLite(t), sqliteDialect, new(bool)}
+				return upgradedStore{newSQLite(t), sqliteDialect, new(bool)}
 			})
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
 		keystoretest.TestDatabase(t,
 			func(t *testing.T) keystoretest.Store {
-				return aheadOf{newPostgresStore(t), postgresDialect, new(bool)}
+				return upgradedStore{newPostgresStore(t), postgresDialect, new(bool)}
 			})
 	})
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// renewQuery cannot tell whether a position is in this history if its mark was deleted with the old
-// part of the log. A node that is so far behind drops its cache anyway.
+// renewQuery returns the query of Renew. It cannot tell whether a position is in this history if
+// the mark of the position was deleted with the old part of the log. A node that is so far behind
+// drops its cache anyway.
 func (d *DB) renewQuery() string {
 	return `SELECT h.epoch, h.revision,
 	coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
@@ -34,33 +35,34 @@ func (d *DB) Join(ctx context.Context, n keystore.Node) error {
 	}
 	// The statement may run twice, and the second run has to write too: only then does it wait for
 	// a standby that may lack the first write.
-	err = d.exec(ctx, d.beats, operation, `
+	err = d.exec(ctx, d.nodeRows, operation, `
 		INSERT INTO nodes (incarnation, address, lease, state, former, epoch, joined_at, heard_at)
 		SELECT ?, ?, ?, ?, ?, h.epoch, now, now
 		FROM head h, (SELECT `+d.clock+` AS now) AS clock WHERE true
 		ON CONFLICT (incarnation) DO UPDATE SET lease =
 			CASE WHEN excluded.lease > nodes.lease THEN excluded.lease ELSE nodes.lease END`,
 		n.Incarnation, n.Address, n.Lease.Microseconds(), keystore.NodeActive, n.Former,
-		d.reading())
+		d.clockArg())
 	switch {
 	case err == nil:
 		d.feed.confirmed.Store(silences)
 	case fresh && ctx.Err() == nil:
-		d.locks.release(n.Incarnation) // after the end of the context the row might exist
+		// If the context has ended, the row may exist, and the lock must stay.
+		d.locks.release(n.Incarnation)
 	}
 	return err
 }
 
 // SetLease implements [keystore.Database].
 func (d *DB) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
-	return d.exec(ctx, d.beats, "changing this node's lease",
+	return d.exec(ctx, d.nodeRows, "changing this node's lease",
 		"UPDATE nodes SET lease = ? WHERE incarnation = ?", lease.Microseconds(), incarnation)
 }
 
 // Confirm implements [keystore.Database].
 func (d *DB) Confirm(ctx context.Context, incarnation string) error {
 	silences := d.feed.silences.Load()
-	err := d.exec(ctx, d.beats, "writing this node's row",
+	err := d.exec(ctx, d.nodeRows, "writing this node's row",
 		"UPDATE nodes SET address = address WHERE incarnation = ?", incarnation)
 	if err == nil {
 		d.feed.confirmed.Store(silences)
@@ -75,12 +77,13 @@ func (d *DB) Renew(
 	var h keystore.Head
 	err := d.retryLost(ctx, func() error {
 		return d.renew.QueryRowContext(ctx, at.Revision, at.Revision, at.Mark, incarnation,
-			d.reading()).
+			d.clockArg()).
 			Scan(&h.Epoch, &h.Revision, &h.Mark, &h.Diverged, &h.Node, &h.Nodes, &h.Imported,
 				timeTo{&h.Now}, timeTo{&h.Noted}, &h.Standbys, textTo{&h.Timeline})
 	})
 	if d.postgres != nil { // a file has no standby
-		if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // the caller has not gone
+		// A call that the caller has cancelled says nothing about the database.
+		if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 			d.feed.silences.Add(1)
 		}
 		if err == nil {
@@ -88,13 +91,13 @@ func (d *DB) Renew(
 		}
 		h.Silent = d.feed.silences.Load() != d.feed.confirmed.Load()
 	}
-	if replaced := d.intact(); replaced != nil { // then the answer is from the former files
+	if replaced := d.intact(); replaced != nil { // the answer comes from the former files
 		err = replaced
 	}
 	return h, d.fail(ctx, "reading the head of the change log", err)
 }
 
-// timelines keeps the newest timeline that this process has seen.
+// timelines holds the newest timeline that this process has seen.
 type timelines struct{ seen atomic.Pointer[string] }
 
 // newest returns an error if another server has taken over from the server of this timeline.
@@ -114,19 +117,19 @@ func (t *timelines) newest(timeline string) error {
 }
 
 // Acknowledge implements [keystore.Database]. It waits for neither the disk nor a standby, because
-// a revoke waits for it. If a crash loses an acknowledgement, revokes wait longer, until the next
+// a revoke waits for it. If a crash loses an acknowledgement, revokes wait until the node's next
 // one.
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Position) error {
-	return d.exec(ctx, d.beats, "acknowledging", `
+	return d.exec(ctx, d.nodeRows, "acknowledging", `
 		UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
 		acked = CASE WHEN acked < ? THEN ? ELSE acked END WHERE incarnation = ?
 		AND NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)
 		AND EXISTS (SELECT 1 FROM head WHERE revision >= ?)`+d.unforced,
-		d.reading(), at.Revision, at.Revision, incarnation, at.Revision, at.Mark, at.Revision)
+		d.clockArg(), at.Revision, at.Revision, incarnation, at.Revision, at.Mark, at.Revision)
 }
 
-// Nodes implements [keystore.Database]. On the same machine the lock of a process shows that it has
-// ended.
+// Nodes implements [keystore.Database]. It deletes nodes whose process has ended, which a free lock
+// shows on the same machine.
 func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	const operation = "reading the nodes"
 	rows, err := d.query(ctx, d.lease,
@@ -167,14 +170,14 @@ func (d *DB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 
 // NoteTime implements [keystore.Database].
 func (d *DB) NoteTime(ctx context.Context, t time.Time) error {
-	return d.exec(ctx, d.beats, "recording the time",
+	return d.exec(ctx, d.nodeRows, "recording the time",
 		"UPDATE clock SET noted = ? WHERE (noted IS NULL OR noted < ?)"+d.unforced,
 		t.UnixMicro(), t.UnixMicro())
 }
 
 // Fence implements [keystore.Database].
 func (d *DB) Fence(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, d.beats, "fencing a node",
+	return d.exec(ctx, d.nodeRows, "fencing a node",
 		"UPDATE nodes SET state = ? WHERE incarnation = ?", keystore.NodeFencing, incarnation)
 }
 
@@ -193,11 +196,11 @@ func (d *DB) Remove(ctx context.Context, incarnation string) error {
 
 // RemoveFenced implements [keystore.Database].
 func (d *DB) RemoveFenced(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, d.beats, "removing a fenced node",
+	return d.exec(ctx, d.nodeRows, "removing a fenced node",
 		"DELETE FROM nodes WHERE incarnation = ? AND state = ?", incarnation, keystore.NodeFencing)
 }
 
 func (d *DB) deleteNode(ctx context.Context, incarnation string) error {
-	return d.exec(ctx, d.beats, "removing a node", "DELETE FROM nodes WHERE incarnation = ?",
+	return d.exec(ctx, d.nodeRows, "removing a node", "DELETE FROM nodes WHERE incarnation = ?",
 		incarnation)
 }

@@ -88,7 +88,7 @@ func (t *tx) Policy(since keystore.Position) (*keystore.Policy, error) {
 // A querier runs a query that returns rows.
 type querier func(query string, args ...any) (*sql.Rows, error)
 
-// policy reads what has changed since a position, with queries that see one snapshot. The last
+// policy reads the changes since a position, with queries that see one snapshot. The last
 // `own` revisions always count as changed. It calls alive for each row of a whole policy. It reads
 // a corrupted row as far as possible, so that the row does not keep nodes from following the
 // changes.
@@ -139,32 +139,32 @@ func (d *DB) policy(
 
 // wholePolicy reads all rows, the newest first.
 func (d *DB) wholePolicy(p *keystore.Policy, alive func(), q querier) (err error) {
-	if p.Namespaces, err = list(q, each(alive, scanNamespace),
+	if p.Namespaces, err = list(q, beforeEach(alive, scanNamespace),
 		"SELECT "+namespaceColumns+
 			" FROM namespaces ORDER BY created_at DESC, id DESC"); err != nil {
 		return err
 	}
-	if p.Roles, err = list(q, each(alive, scanRole),
+	if p.Roles, err = list(q, beforeEach(alive, scanRole),
 		"SELECT "+roleColumns+
 			" FROM roles ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
 		return err
 	}
-	p.Members, err = list(q, each(alive, scanMember),
+	p.Members, err = list(q, beforeEach(alive, scanMember),
 		"SELECT "+memberColumns+" FROM members ORDER BY created_at DESC, id DESC")
 	return err
 }
 
 type scanner[T any] func(into func(...any) error) (T, error)
 
-// each calls f before each row.
-func each[T any](f func(), scan scanner[T]) scanner[T] {
+// beforeEach returns a scanner that calls f before it reads a row.
+func beforeEach[T any](f func(), scan scanner[T]) scanner[T] {
 	return func(into func(...any) error) (T, error) {
 		f()
 		return scan(into)
 	}
 }
 
-// errEnough ends a list early: there are more rows.
+// errEnough stops a list although there are more rows.
 var errEnough = errors.New("enough rows")
 
 // list returns the rows of a query, each read by scan. If scan returns errEnough, list returns the
@@ -234,7 +234,7 @@ func scanMember(scan func(...any) error) (m keystore.Member, err error) {
 		m.Unreadable = err.Error()
 	}
 	if labels != "{}" {
-		// An error is ignored, because labels decide nothing.
+		// The error is ignored, because no decision depends on labels.
 		_ = json.Unmarshal([]byte(labels), &m.Labels)
 	}
 	return m, nil

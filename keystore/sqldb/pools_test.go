@@ -16,7 +16,7 @@ import (
 // TestPools: while all connections for bulk reads are in use, other bulk reads wait, and nothing
 // else does.
 func TestPools(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		_, c := node()
 		d := c.Database.(*DB)
 		for range bulkReaders {
@@ -108,15 +108,15 @@ func ignore(err, ignored error) error {
 	return err
 }
 
-// TestQueriesEndWithTheirContext: even a query that takes long to find its first row.
-func TestQueriesEndWithTheirContext(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+// TestQueryContext: the end of the context stops a query, even one that takes long to find its first
+// row.
+func TestQueryContext(t *testing.T) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		_, c := node()
 		d := c.Database.(*DB)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		_, err := list(d.read(ctx), func(scan func(...any) error) (n sql.NullInt64,
-			err error) {
+		_, err := list(d.read(ctx), func(scan func(...any) error) (n sql.NullInt64, err error) {
 			return n, scan(&n)
 		},
 			"WITH RECURSIVE endless(n) AS (SELECT 1 UNION ALL SELECT 1 - n FROM endless) SELECT "+

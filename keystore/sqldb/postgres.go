@@ -70,8 +70,7 @@ var postgresDialect = dialect{
 	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, held, audit, touched",
 	replan:   []any{pgx.QueryExecModeCacheDescribe},
 	unforced: unforced,
-	// The keys are locked. Otherwise a key could be deleted meanwhile, and its last use would
-	// remain.
+	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u
 		JOIN keys k ON k.id = u.key` + unforced + `
@@ -111,7 +110,7 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.bulk = openPostgres(p, bulkReaders)
 	d.uses = openPostgres(p, 1)
 	d.lease = openPostgres(p, 3)
-	d.beats = d.lease
+	d.nodeRows = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {
 		_ = d.closePools() // the first error counts
 		return nil, fmt.Errorf("opening the database %s: %w", p.identity, d.explain(ctx, err))

@@ -25,7 +25,7 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	}
 	short := postgresDialect
 	short.begin = beginChange(100*time.Millisecond, 10*time.Second)
-	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // the first existing schema counts
+	hasty := openOnce(t, s.URL(s.schema+"_none,"+s.schema)) // uses the first existing schema
 	hasty.dialect = short
 	holder := openOnce(t, s.URL(s.schema))
 	operator, err := holder.writer.BeginTx(ctx, nil)
@@ -135,10 +135,10 @@ func TestPostgresUsesUnforced(t *testing.T) {
 }
 
 // awaitMissingStandby joins a node i and makes commits wait for a synchronous standby that does not
-// exist, until forget or the end of the test.
+// exist, until the test calls remove or ends.
 func awaitMissingStandby(
 	t *testing.T, s *postgrestest.Server, d keystore.Membership,
-) (forget func()) {
+) (remove func()) {
 	t.Helper()
 	if err := d.Join(t.Context(), keystore.Node{Incarnation: "i"}); err != nil {
 		t.Fatal(err)
@@ -148,10 +148,10 @@ func awaitMissingStandby(
 			t.Error(err)
 		}
 	}
-	forget = func() { standbys("") }
-	t.Cleanup(forget)
+	remove = func() { standbys("") }
+	t.Cleanup(remove)
 	standbys("nobody")
-	return forget
+	return remove
 }
 
 // TestPostgresWaitIsCancelled: a commit whose wait for a standby was cancelled is an error,
@@ -167,12 +167,12 @@ func TestPostgresWaitIsCancelled(t *testing.T) {
 			func(kt keystore.Tx) error { return kt.InsertNamespace(&keystore.Namespace{ID: id}) })
 		return err
 	}
-	forget := awaitMissingStandby(t, s, d)
+	remove := awaitMissingStandby(t, s, d)
 	err := cancelWait(t, s, func(context.Context) error { return insert("n") })
 	if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
 		t.Errorf("a commit without a standby: %v", err)
 	}
-	forget()
+	remove()
 	if err := insert("m"); err != nil {
 		t.Errorf("a commit that waits for no standby: %v", err)
 	}
@@ -224,7 +224,7 @@ func TestPostgresChangesHaveNoTimeout(t *testing.T) {
 	if _, err := d.writer.ExecContext(t.Context(), "SET statement_timeout = '1ms'"); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.exec(t.Context(), d.writer, "a question", "SELECT pg_sleep(60)"); err == nil ||
+	if err := d.exec(t.Context(), d.writer, "sleeping", "SELECT pg_sleep(60)"); err == nil ||
 		!strings.Contains(err.Error(), "SET statement_timeout") {
 		t.Errorf("a slow statement outside of a change: %v", err)
 	}
@@ -251,9 +251,8 @@ func TestPostgresCommitSetting(t *testing.T) {
 			return s.Exec("", "ALTER ROLE postgres SET synchronous_commit = off")
 		}},
 		{"ALTER DATABASE", func() error {
-			return s.Exec("",
-				"ALTER ROLE postgres RESET ALL; ALTER DATABASE postgres SET synchronous_commit = "+
-					"off")
+			return s.Exec("", "ALTER ROLE postgres RESET ALL; "+
+				"ALTER DATABASE postgres SET synchronous_commit = off")
 		}},
 		{"ALTER SYSTEM", func() error {
 			return errors.Join(s.Exec("", "ALTER DATABASE postgres RESET ALL"),
@@ -285,8 +284,8 @@ func TestPostgresCommitSetting(t *testing.T) {
 			if err := errors.Join(s.Halt(), s.Run()); err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.Query("", "SELECT (SELECT count(*) FROM namespaces WHERE id = '"+name+
-				"'), "+
+			got, err := s.Query("", "SELECT "+
+				"(SELECT count(*) FROM namespaces WHERE id = '"+name+"'), "+
 				"(SELECT count(*) FROM nodes WHERE incarnation = '"+name+"')")
 			if got != "1|1" || err != nil {
 				t.Errorf("%s: after the crash there are %s (%v), want 1|1", name, got, err)
@@ -295,7 +294,7 @@ func TestPostgresCommitSetting(t *testing.T) {
 	}
 	if again, err := OpenPostgres(ctx, s.URL("")); err == nil {
 		again.Close()
-		t.Error("a start with synchronous_commit off")
+		t.Error("opened with synchronous_commit off")
 	} else if !strings.Contains(err.Error(), "synchronous_commit is off") {
 		t.Error(err)
 	}

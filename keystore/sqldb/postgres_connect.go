@@ -163,13 +163,13 @@ func (u *postgresURL) parseError(err error) error {
 	if !ok {
 		return errPostgresURL
 	}
-	_, what, _ := strings.Cut(strings.TrimPrefix(inner.Error(), "cannot parse `"), "`: ")
+	_, reason, _ := strings.Cut(strings.TrimPrefix(inner.Error(), "cannot parse `"), "`: ")
 	for _, secret := range []string{u.password, u.options["password"], u.options["sslpassword"]} {
-		if secret != "" && strings.Contains(what, secret) {
+		if secret != "" && strings.Contains(reason, secret) {
 			return errPostgresURL
 		}
 	}
-	return errors.New(options + what)
+	return errors.New(options + reason)
 }
 
 // connectionLost reports whether an open connection was cut. A failure to connect does not count.
@@ -207,8 +207,8 @@ func explainPostgres(err error) error {
 				advice = "unknown connection parameter " + name + ": correct it in the URL"
 			}
 		}
-	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection), errors.Is(err,
-		pgconn.ErrReadOnlyConnection):
+	case code == "25006", errors.Is(err, pgconn.ErrStandbyConnection),
+		errors.Is(err, pgconn.ErrReadOnlyConnection):
 		advice = "this PostgreSQL server is a standby or read-only, so its data may be outdated: " +
 			"name the primary or all servers of the cluster, without a pooler that sends reads " +
 			"to standbys, and check that default_transaction_read_only is off"
@@ -223,7 +223,7 @@ func explainPostgres(err error) error {
 		advice = "a table or function does not exist: check that the search_path names the schema " +
 			"of the deployment"
 	case code == "53100":
-		advice = "the disk of the PostgreSQL server is full, nothing was changed: free space and " +
+		advice = "the disk of the PostgreSQL server is full; nothing was changed: free space and " +
 			"try again"
 	case code == "53300":
 		advice = "PostgreSQL has no connection left: raise its max_connections; each process " +
@@ -231,16 +231,15 @@ func explainPostgres(err error) error {
 	case code == "55P03":
 		advice = adviceLocked
 	case code == "40P01", code == "40001":
-		advice = "the change conflicted with another transaction, nothing was changed: try again"
+		advice = "the change conflicted with another transaction; nothing was changed: try again"
 	case code == "25P03", code == "25P02":
-		advice = "the change took too long and was rolled back, nothing was changed: try again"
+		advice = "the change took too long and was rolled back; nothing was changed: try again"
 	case code == "57014":
-		advice = "PostgreSQL cancelled the statement, by the user's statement_timeout or by hand, " +
-			"nothing was changed: try again, or raise the timeout with " +
+		advice = "PostgreSQL cancelled the statement because of the user's statement_timeout or an " +
+			"operator; nothing was changed: try again, or raise the timeout with " +
 			"ALTER ROLE … SET statement_timeout"
 	case unknownParameter(err):
-		advice = "a pooler refuses an option of the URL: PgBouncer does not support search_path, " +
-			"so " +
+		advice = "a pooler refuses an option of the URL: PgBouncer does not support search_path; " +
 			"set it with ALTER ROLE … IN DATABASE … SET search_path and remove it from the URL"
 	case code == "42P05", code == "26000":
 		advice = "a pooler runs statements in different sessions: make it keep the session " +
@@ -255,11 +254,11 @@ func explainPostgres(err error) error {
 	default:
 		return err
 	}
-	return advised{advice, oneLine{err}}
+	return advisedError{advice, oneLine{err}}
 }
 
 const adviceLocked = "another transaction holds the lock of all changes (the row of the table " +
-	"head), nothing was changed: try again, or stop the program that has a transaction open"
+	"head); nothing was changed: try again, or stop the program that has a transaction open"
 
 // explainCommit says whether a commit failed or its result is unknown. A FATAL error ends the
 // connection, possibly after the commit.
@@ -268,7 +267,7 @@ func explainCommit(err error) error {
 		errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err
 	}
-	return fmt.Errorf("the connection was lost during the commit, the change may have been made: "+
+	return fmt.Errorf("the connection was lost during the commit; the change may have been made: "+
 		"check before you repeat it (%w)", oneLine{err})
 }
 

@@ -36,25 +36,25 @@ func TestPostgresListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := make(chan struct{}, 1)
+	fired := make(chan struct{}, 1)
 	ctx, stop := context.WithCancel(t.Context())
 	var listener sync.WaitGroup
 	listener.Go(func() {
 		p.listen(ctx, func() {
 			select {
-			case told <- struct{}{}:
+			case fired <- struct{}{}:
 			case <-ctx.Done():
 			}
 		})
 	})
 	t.Cleanup(listener.Wait)
 	t.Cleanup(stop)
-	await := func(what string) {
+	await := func(change string) {
 		t.Helper()
 		select {
-		case <-told:
+		case <-fired:
 		case <-time.After(time.Minute):
-			t.Fatal("not reported: ", what)
+			t.Fatal("not reported: ", change)
 		}
 	}
 	await("earlier changes")
@@ -318,9 +318,9 @@ func TestPostgresPooler(t *testing.T) {
 	}
 }
 
-// TestPostgresPassing: errors caused by other clients or a lack of resources may go unreachable by
-// themselves.
-func TestPostgresPassing(t *testing.T) {
+// TestPostgresTemporaryErrors: errors caused by other clients or by a lack of resources count as
+// unreachable.
+func TestPostgresTemporaryErrors(t *testing.T) {
 	for _, code := range []string{"53100", "53200", "53300", "55P03", "57014", "57P03", "40P01",
 		"25P03"} {
 		err := fmt.Errorf("opening: %w",
@@ -355,7 +355,7 @@ func TestPostgresIdentity(t *testing.T) {
 	}
 }
 
-// TestPostgresParameters: URLs that psql accepts open the database and are effective.
+// TestPostgresParameters: URLs that psql accepts open the database, and their options are effective.
 func TestPostgresParameters(t *testing.T) {
 	s := newPostgresStore(t)
 	plain := s.URL(s.schema)

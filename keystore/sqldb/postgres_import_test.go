@@ -94,7 +94,7 @@ func TestPostgresImportAfterMints(t *testing.T) {
 	})
 	// Scanning a small table is fine. One statement that kept doing so would read 66,000 rows.
 	if scanned > 30_000 {
-		t.Errorf("%d keys were imported, and %d rows read one after the other", imports, scanned)
+		t.Errorf("importing %d keys read %d rows in sequential scans", imports, scanned)
 	}
 	for _, table := range []string{"keys", "secrets"} {
 		if known, err := s.Query(s.schema,

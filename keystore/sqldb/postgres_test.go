@@ -112,7 +112,7 @@ func TestPostgresSchema(t *testing.T) {
 	}
 	wg.Wait()
 	if after := outside(); after != before {
-		t.Errorf("outside of the schemas there is %q, before it was %q", after, before)
+		t.Errorf("relations outside of the schemas: %q, before: %q", after, before)
 	}
 	first, second := openOnce(t, one.URL(one.schema)), openOnce(t, two.URL(two.schema))
 	a, err := first.Deployment(ctx, nil)

@@ -113,7 +113,7 @@ func TestPostgresTLS(t *testing.T) {
 	for name, row := range map[string]struct{ url, want string }{
 		"another authority": {verified(other),
 			"not valid for this host or not signed by a trusted authority"},
-		"the system's": {s.URL("") + "?sslmode=verify-full",
+		"the system's authorities": {s.URL("") + "?sslmode=verify-full",
 			"not valid for this host or not signed by a trusted authority"},
 		"another name": {verified(trusted, net.JoinHostPort("localhost", port)),
 			"not valid for this host or not signed by a trusted authority"},

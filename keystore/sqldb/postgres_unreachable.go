@@ -12,18 +12,16 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Unreachable reports whether an error of [OpenPostgres], or of a later call, may go away by
-// itself: no server or only some of several could be reached, or the server is out of resources or
-// blocks this program. A server that refuses the user, or is the wrong one, counts as reachable.
-// For an error of [OpenSQLite] it reports whether the cause lies outside the file.
+// Unreachable reports whether an error of [OpenPostgres], or of a later call, may be temporary: no
+// server or only some of several could be reached, or the server is out of resources or blocks this
+// program. A server that refuses the user, or is the wrong one, counts as reachable. For an error
+// of [OpenSQLite] it reports whether the cause is outside the file.
 func Unreachable(err error) bool {
 	return anywhere(err, serverUnreachable) && !anywhere(err, serverRefuses) ||
 		anywhere(err, unreachableSQLite)
 }
 
-// serverUnreachable reports whether an error itself, not one that it wraps, may go away.
-//
-//nolint:errorlint // anywhere visits the wrapped errors
+// serverUnreachable reports whether an error itself, not one that it wraps, may be temporary.
 func serverUnreachable(err error) bool {
 	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF ||
 		err == errUnreplicated {
@@ -35,14 +33,14 @@ func serverUnreachable(err error) bool {
 	case *net.DNSError: // the name server may start late too
 		return true
 	case *pgconn.PgError:
-		return slices.ContainsFunc(passing,
+		return slices.ContainsFunc(temporaryCodes,
 			func(code string) bool { return strings.HasPrefix(e.Code, code) })
 	}
 	return false
 }
 
-// passing lists prefixes of PostgreSQL's codes for errors that may go away by themselves.
-var passing = []string{
+// temporaryCodes are prefixes of PostgreSQL's codes for errors that may be temporary.
+var temporaryCodes = []string{
 	"08",                           // a pooler cannot reach the server
 	"53",                           // out of connections, memory or disk space
 	"57P",                          // starting or stopping
@@ -76,14 +74,14 @@ func unknownParameter(err error) bool {
 	return ok && strings.HasPrefix(e.Message, "unsupported startup parameter")
 }
 
-// anywhere reports whether is returns true for an error or any that it wraps. Each of several
-// servers has its own error.
-func anywhere(err error, is func(error) bool) bool {
-	if err == nil || is(err) {
+// anywhere reports whether an error, or one that it wraps, matches. Each of several servers has its
+// own error.
+func anywhere(err error, match func(error) bool) bool {
+	if err == nil || match(err) {
 		return err != nil
 	}
 	if many, ok := err.(interface{ Unwrap() []error }); ok {
-		return slices.ContainsFunc(many.Unwrap(), func(e error) bool { return anywhere(e, is) })
+		return slices.ContainsFunc(many.Unwrap(), func(e error) bool { return anywhere(e, match) })
 	}
-	return anywhere(errors.Unwrap(err), is)
+	return anywhere(errors.Unwrap(err), match)
 }

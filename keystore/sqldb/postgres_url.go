@@ -39,7 +39,7 @@ func parseURL(dsn string) (*postgresURL, error) {
 	}
 	u := &postgresURL{options: make(map[string]string)}
 	if !validHosts(hosts) {
-		return nil, errPostgresURL // a part of the password might be shown as a host
+		return nil, errPostgresURL // an error could show a part of the password as a host
 	}
 	var undecodable bool
 	decode := func(text string) string {
@@ -59,7 +59,7 @@ func parseURL(dsn string) (*postgresURL, error) {
 			return nil, errPostgresURL
 		}
 		name, value = decode(name), decode(value)
-		u.options[name] = value // the last value counts
+		u.options[name] = value // of repeated options, the last one is effective
 		if name == "dbname" || name == "database" {
 			u.database = value
 		}
@@ -170,8 +170,8 @@ func checkParameter(name, value string) error {
 	return nil
 }
 
-// adjust applies the parameters of libpq that are not for the server, and removes them from those
-// that the driver sends. They may come from a service file too.
+// adjust applies the parameters of libpq that are not for the server, and removes them from the
+// parameters that the driver sends. They may also come from a service file.
 func adjust(config *pgx.ConnConfig) error {
 	parameters := config.RuntimeParams
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {

@@ -54,8 +54,8 @@ func child(path string) error {
 	if _, err := d.Deployment(ctx, nil); err != nil {
 		return err
 	}
-	if err := d.Join(ctx, keystore.Node{Incarnation: fmt.Sprint("process ",
-		os.Getpid())}); err != nil {
+	incarnation := fmt.Sprint("process ", os.Getpid())
+	if err := d.Join(ctx, keystore.Node{Incarnation: incarnation}); err != nil {
 		return err
 	}
 	fmt.Println("ready")
@@ -137,7 +137,7 @@ func TestConcurrentFirstStart(t *testing.T) {
 func TestKill(t *testing.T) {
 	ctx := context.Background()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	var told []string
+	var committed []string
 	for range 8 {
 		var both [2]*process
 		for i := range both {
@@ -156,7 +156,7 @@ func TestKill(t *testing.T) {
 		})
 		for _, p := range both {
 			for p.out.Scan() {
-				told = append(told, p.out.Text())
+				committed = append(committed, p.out.Text())
 			}
 			_ = p.Wait()
 		}
@@ -166,7 +166,7 @@ func TestKill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, id := range told {
+		for _, id := range committed {
 			if k, _, err := d.KeyByDigest(ctx, keystore.DigestOf(id)); err != nil || k == nil ||
 				k.ID != id {
 				t.Fatalf("key %s was lost: %v, %v", id, k, err)
@@ -191,12 +191,14 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d keys were committed", len(told))
-	if len(told) == 0 {
+	t.Logf("%d keys were committed", len(committed))
+	if len(committed) == 0 {
 		t.Fatal("no key was committed")
 	}
 }
 
+// TestNodeOfAnEndedProcess: Nodes removes the node of an ended process, but not that of a stopped
+// process or one whose lock file is missing.
 func TestNodeOfAnEndedProcess(t *testing.T) {
 	ctx := context.Background()
 	path := newSQLite(t).path

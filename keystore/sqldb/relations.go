@@ -17,26 +17,26 @@ func (t *tx) NamespaceInUse(id string) (key string, err error) {
 	return key, err
 }
 
-// KeysMadeBy first asks which of the creators have created any key, because few have. If one
-// creator has created most keys, PostgreSQL would read all of them to find the keys of many others.
-// For the next key in an order it uses the index.
+// KeysMadeBy first finds the creators that have created any key, because few have. It looks up the
+// first key of each creator in the order of an index. If one creator had created most keys, another
+// query could make PostgreSQL read all of them to find the keys of many others.
 func (t *tx) KeysMadeBy(creators ...string) (ids []string, err error) {
-	asked := make(map[string]string, len(creators))
+	names := make(map[string]string, len(creators))
 	for _, id := range creators {
-		asked[t.db.text(id)] = ""
+		names[t.db.text(id)] = ""
 	}
-	object, err := fromJSON(asked)
+	object, err := fromJSON(names)
 	if err != nil {
 		return nil, err
 	}
-	some, err := list(t.query, scanText,
+	active, err := list(t.query, scanText,
 		"SELECT m.key FROM "+t.db.pairs+
 			" m WHERE m.key = (SELECT created_by FROM keys WHERE created_by >= m.key ORDER BY "+
 			"created_by, created_at LIMIT 1)", object)
 	if err != nil {
 		return nil, t.note(err)
 	}
-	for _, creator := range some {
+	for _, creator := range active {
 		created, err := list(t.query, scanText,
 			"SELECT id FROM keys WHERE created_by = ? ORDER BY created_at, id", creator)
 		if err != nil {
@@ -92,7 +92,7 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 	return t.note(rows.Err())
 }
 
-// RoleHeld looks up one namespace after the other in the index, because there may be a million
+// RoleHeld looks up one namespace after the other in an index, because there may be a million
 // grants in a few namespaces.
 func (t *tx) RoleHeld(role keystore.RoleID) ([]keystore.Reach, error) {
 	where, args := heldAs(role)

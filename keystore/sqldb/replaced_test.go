@@ -29,8 +29,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// replacements replace or remove files of an open database. path is that of the database, and node
-// that of the lock file.
+// replacements replace or remove a file of an open database and return its path. path is that of the
+// database, and node that of the lock file.
 var replacements = map[string]func(t *testing.T, path, node string) (changed string){
 	"backup moved over the file": func(t *testing.T, path, _ string) string {
 		copyFile(t, path, path)
@@ -109,14 +109,14 @@ func TestFilesReplaced(t *testing.T) {
 			}
 			changed := replace(t, path, d.locks.path(node))
 			_, renewed := d.Renew(ctx, node, before.Position)
-			for what, err := range map[string]error{
+			for call, err := range map[string]error{
 				"renew":       renewed,
 				"change":      insert(1),
 				"acknowledge": d.Acknowledge(ctx, node, keystore.Position{Revision: 1}),
 			} {
 				if !errors.Is(err, keystore.ErrReplaced) ||
 					!strings.Contains(err.Error(), changed) {
-					t.Errorf("%s: error %v, want one that names %s", what, err, changed)
+					t.Errorf("%s: error %v, want one that names %s", call, err, changed)
 				}
 			}
 			if err := d.Join(ctx, keystore.Node{Incarnation: "other"}); err == nil {
@@ -163,9 +163,9 @@ func TestFilesReplaced(t *testing.T) {
 	})
 }
 
-// TestAfterReplacement: no process can open the new files while another has the former ones open.
-// After that has ended, its committed changes exist as far as its files do, and none are in the new
-// files.
+// TestAfterReplacement: no process can open the new files while another one has the former files
+// open. After the latter has closed them, its committed changes exist in the files that are left,
+// and none of them is in the new files.
 func TestAfterReplacement(t *testing.T) {
 	ctx := context.Background()
 	rows := map[string]struct {

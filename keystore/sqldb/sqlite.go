@@ -28,7 +28,7 @@ const (
 
 	// writerCache is the maximum size of the writer's page cache, as a negative number of KiB.
 	writerCache = "-16000"
-	// importCache is the same while many keys are added.
+	// importCache is the maximum size of the writer's page cache while it adds many keys.
 	importCache = "-262144"
 )
 
@@ -54,9 +54,9 @@ var sqliteDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",
 	// Random digests change all pages of their index. Without room for these in the cache, each
 	// batch would write and read every page again.
-	addMany:   "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
-	addedMany: "DELETE FROM adding",
-	manyEnds:  "PRAGMA cache_size = " + writerCache,
+	beginMany: "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
+	endMany:   "DELETE FROM adding",
+	resetMany: "PRAGMA cache_size = " + writerCache,
 	rest:      longestPoll + longestPoll/2,
 	recordUse: `INSERT INTO last_uses (key_id, used_at)
 		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
@@ -71,8 +71,8 @@ var sqliteDialect = dialect{
 }
 
 // OpenSQLite opens the database in a file. It creates the file, readable only by its owner, if it
-// does not exist. Several processes on one machine may have it open. A network file system does not
-// work.
+// does not exist. Several processes on one machine may have it open. The file must not be on a
+// network file system.
 //
 // It uses one connection for writes, eight for lookups of keys, four for lists, two for leases and
 // the change feed, and one that only keeps SQLite from removing the log. No kind waits for another.
@@ -80,18 +80,19 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := createSQLite(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w",
-			advised{"the file and its directory must exist and be writable, and the disk must " +
-				"have space", fileError{err}})
+			advisedError{"the file and its directory must exist and be writable, " +
+				"and the disk must have space", fileError{err}})
 	}
 	d := newDB(sqliteDialect)
 	if canLock {
 		d.locks.base = path
 	}
-	// Before SQLite could take the log of other files for that of ours.
+	// Check this first, because SQLite could apply the log of other files to ours.
 	if err := d.locks.checkOthers(); err != nil {
 		return nil, fmt.Errorf("opening the database: %w", fileError{err})
 	}
-	// The writer takes the lock at BEGIN. It waits in Go, where the context counts.
+	// The writer takes the lock at BEGIN. It waits for the lock in Go, where the context can end
+	// the wait.
 	d.writer = d.openSQLite(path, 1, "busy_timeout(0)", "synchronous(FULL)",
 		"journal_size_limit(67108864)", "cache_size("+writerCache+")")
 	d.readers = d.openSQLite(path, readers, "busy_timeout(1000)", "query_only(1)",
@@ -99,7 +100,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	d.bulk = d.openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)",
 		"cache_size(-8000)")
 	d.lease = d.openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
-	d.beats, d.uses = d.writer, d.writer
+	d.nodeRows, d.uses = d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
 	err = d.start(ctx, func(ctx context.Context, d *DB) error {
 		if err := refuseForeign(ctx, d); err != nil {
@@ -111,8 +112,8 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return d.holdFiles(ctx, path)
 	})
 	if err != nil {
-		_ = d.closePools() // the first error counts
-		// After a deadline the cause of the delay is in the error too.
+		d.closePools()
+		// After a deadline, the error also contains the cause of the delay.
 		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err))
 	}
 	return d, nil
@@ -153,15 +154,16 @@ func (d *DB) openSQLite(path string, conns int, pragmas ...string) *sql.DB {
 	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: url.Values{
 		"_pragma": pragmas, "_txlock": {"immediate"}, "_dqs": {"0"}, "_error_rc": {"1"},
 	}.Encode()}
-	db := sql.OpenDB(&intactOnly{d, u.String()})
+	db := sql.OpenDB(&intactConnector{d, u.String()})
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	return db
 }
 
-// intactOnly is a [driver.Connector] that refuses to connect after a file was replaced. SQLite
-// would create a removed log again, and the next process that opens the database would use it.
-type intactOnly struct {
+// An intactConnector is a [driver.Connector] that refuses to connect after a file was replaced.
+// SQLite would create a removed log again, and the next process that opens the database would use
+// it.
+type intactConnector struct {
 	db  *DB
 	dsn string
 }
@@ -176,7 +178,7 @@ var sqliteDriver = func() driver.Driver {
 }()
 
 // Connect implements [driver.Connector].
-func (c *intactOnly) Connect(context.Context) (driver.Conn, error) {
+func (c *intactConnector) Connect(context.Context) (driver.Conn, error) {
 	if err := c.db.intact(); err != nil {
 		return nil, err
 	}
@@ -184,7 +186,7 @@ func (c *intactOnly) Connect(context.Context) (driver.Conn, error) {
 }
 
 // Driver implements [driver.Connector].
-func (*intactOnly) Driver() driver.Driver { return sqliteDriver }
+func (*intactConnector) Driver() driver.Driver { return sqliteDriver }
 
 // refuseForeign returns an error if the file has tables of another program. It does not change the
 // file.
@@ -202,7 +204,7 @@ func refuseForeign(ctx context.Context, d *DB) error {
 		if err != nil || all == 0 || version == 1 && (head == 1 || all == versions) {
 			return err
 		}
-		return advised{"this file belongs to another program: name another file", errForeign}
+		return advisedError{"this file belongs to another program: name another file", errForeign}
 	})
 }
 
@@ -250,10 +252,10 @@ func explainSQLite(err error) error {
 	var advice string
 	switch sqliteCode(err) & 0xff {
 	case sqlite3.SQLITE_FULL:
-		advice = "the disk is full, nothing was changed: free space and try again"
+		advice = "the disk is full; nothing was changed: free space and try again"
 	case sqlite3.SQLITE_BUSY:
-		advice = "another process holds the database's lock, nothing was changed: try again, or " +
-			"end the program that has a transaction open"
+		advice = "another process holds the database's lock; nothing was changed: try again, or " +
+			"stop the program that has a transaction open"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
 		advice = "the file and its directory must be writable for the user that runs this program"
 	case sqlite3.SQLITE_CANTOPEN:
@@ -267,5 +269,5 @@ func explainSQLite(err error) error {
 	default:
 		return err
 	}
-	return advised{advice, err}
+	return advisedError{advice, err}
 }

@@ -30,9 +30,8 @@ func (f openFile) check() error {
 	case os.SameFile(info, f.info):
 		return nil
 	}
-	return fmt.Errorf("%w: %s %s; stop every Caddy that uses this database, check its files, and "+
-		"start again",
-		keystore.ErrReplaced, f.path, problem)
+	return fmt.Errorf("%w: %s %s; stop every Caddy that uses this database, check its files, "+
+		"and start again", keystore.ErrReplaced, f.path, problem)
 }
 
 // files are the files of a database: the database file, its write-ahead log and the log's index.
@@ -109,7 +108,7 @@ func (d *DB) intact() error {
 // file, where the next process would apply it.
 func (d *DB) emptyLog() {
 	if d.files.check() != nil {
-		// After an error the files are as before.
+		// An error leaves the files as they are.
 		_, _ = d.writer.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
 	}
 }

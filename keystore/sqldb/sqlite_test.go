@@ -15,8 +15,8 @@ import (
 // sqliteStore is a database file for the conformance suite.
 type sqliteStore struct{ path string }
 
-// newSQLite returns a database that has been migrated, and is empty otherwise. It is a copy,
-// because each migration takes as long as a small test.
+// newSQLite returns an empty, migrated database. It is a copy, because a migration takes as long as
+// a small test.
 func newSQLite(t testing.TB) sqliteStore {
 	t.Helper()
 	content, err := migrated()
@@ -42,7 +42,7 @@ var migrated = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Close(); err != nil { // which copies the log into the file
+	if err := d.Close(); err != nil { // copies the log into the file
 		return nil, err
 	}
 	return os.ReadFile(path)

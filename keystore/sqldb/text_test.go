@@ -62,9 +62,9 @@ func TestSearchIsBounded(t *testing.T) {
 				if !reflect.DeepEqual(got, want) {
 					t.Errorf("%+v: %v, want %v", f, got, want)
 				}
-				if most := 40/3 + 1 + len(want)/2; pages > most {
+				if limit := 40/3 + 1 + len(want)/2; pages > limit {
 					t.Errorf("%+v: %d pages for %d keys, want %d at most", f, pages, len(want),
-						most)
+						limit)
 				}
 				if f.Namespaces == nil && f.Visible == nil && f.Owner == "" && text == "nothing" &&
 					pages != 40/3+1 {
@@ -74,10 +74,11 @@ func TestSearchIsBounded(t *testing.T) {
 		}
 		d.maxScan = 8
 		for f, fits := range map[*keystore.KeyFilter]bool{
+			// the numbers of examined keys
 			{Namespaces: []string{"b"}}:                  true,  // 8
 			{Namespaces: []string{"b", "c"}, Owner: "m"}: true,  // 8
 			{Namespaces: []string{"b", "c"}}:             false, // 16
-			// 24, more than may be examined
+			// 24
 			{Namespaces: []string{"a"}, Text: "nothing"}:                       false,
 			{Namespaces: []string{"b"}, Text: "nothing"}:                       true,  // 8
 			{Owner: "m", Text: "nothing"}:                                      false, // 20
@@ -89,7 +90,7 @@ func TestSearchIsBounded(t *testing.T) {
 			e, refused := errors.AsType[*keystore.Error](err)
 			if fits && err != nil || !fits &&
 				(!refused || len(e.Fields) != 1 || e.Fields[0].Field != "sort") {
-				t.Errorf("%+v sorted, at most 8: %v", f, err)
+				t.Errorf("%+v, sorted with a limit of 8 keys: %v", f, err)
 			}
 		}
 	})

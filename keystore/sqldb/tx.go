@@ -20,26 +20,26 @@ type tx struct {
 	// stmts are prepared statements by query, if dialect.prepares: an import runs the same few
 	// statements thousands of times.
 	stmts  map[string]*sql.Stmt
-	many   bool  // dialect.addMany was run
+	many   bool  // dialect.beginMany was run
 	failed error // of the database: the transaction must not be committed
 	began  time.Time
 
 	policyChanged bool // by this transaction
 }
 
-// close rolls back what has not been committed.
+// close rolls back an uncommitted transaction and returns the connection to its pool.
 func (t *tx) close() {
 	for _, s := range t.stmts {
 		s.Close()
 	}
-	// After a commit this does nothing. Otherwise an earlier error counts.
+	// After a commit, this does nothing. Otherwise the caller has an earlier error.
 	_ = t.sql.Rollback()
 	if t.many {
 		// A broken connection is closed anyway.
-		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.manyEnds)
+		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.resetMany)
 	}
 	if t.db.rest > 0 && time.Since(t.began) > t.db.rest {
-		t.db.free = time.Now().Add(t.db.rest)
+		t.db.restUntil = time.Now().Add(t.db.rest)
 	}
 	t.conn.Close()
 }
@@ -81,8 +81,8 @@ func (t *tx) statement(query string) (statement, error) {
 	return s, nil
 }
 
-// note keeps the first error of the database, after which the transaction must not be committed,
-// and returns it with advice.
+// note keeps the first error of the database and returns it with advice. After it, the transaction
+// must not be committed.
 func (t *tx) note(err error) error {
 	if err == nil {
 		return nil
@@ -121,7 +121,7 @@ func (t *tx) query(query string, args ...any) (*sql.Rows, error) {
 	return rows, t.note(err)
 }
 
-// replanned is query, planned for the current size of the tables.
+// replanned is like query but plans for the current size of the tables.
 func (t *tx) replanned(query string, args ...any) (*sql.Rows, error) {
 	return t.query(query, append(slices.Clip(t.db.replan), args...)...)
 }
@@ -225,10 +225,10 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	if err := t.insertSecrets(fresh); err != nil {
 		return err
 	}
-	gone := present
+	dropped := present
 	for _, s := range k.Secrets {
 		was, ok := present[s.Digest]
-		delete(gone, s.Digest)
+		delete(dropped, s.Digest)
 		if ok && !was.ExpiresAt.Equal(s.ExpiresAt) {
 			if _, err := t.exec("UPDATE secrets SET ends_at = ? WHERE digest = ?",
 				fromTime(s.ExpiresAt), s.Digest[:]); err != nil {
@@ -236,7 +236,7 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 			}
 		}
 	}
-	for digest := range gone {
+	for digest := range dropped {
 		if _, err := t.exec("UPDATE secrets SET dropped = 1 WHERE digest = ?",
 			digest[:]); err != nil {
 			return err

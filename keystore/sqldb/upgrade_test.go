@@ -50,7 +50,7 @@ func TestUpgradeKnowsFormerNamespaces(t *testing.T) {
 	_, err = d.Update(t.Context(), func(tx keystore.Tx) error {
 		for id, want := range map[string]bool{"w9": true, "acme": false} {
 			if got, err := tx.FormerNamespace(id); err != nil || got != want {
-				t.Errorf("%s was deleted: %v %v", id, got, err)
+				t.Errorf("FormerNamespace(%s): %v %v, want %v", id, got, err, want)
 			}
 		}
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// fromTime returns Unix microseconds, NULL for the zero time.
+// fromTime returns Unix microseconds, or NULL for the zero time.
 func fromTime(t time.Time) any {
 	if t.IsZero() {
 		return nil
@@ -125,11 +125,11 @@ func toPermissions(words []string) (list []keystore.Permission, err error) {
 	return list, nil
 }
 
-func unreadable(what string, err error) error {
-	return fmt.Errorf("reading the row of %s: %w", what, err)
+func unreadable(object string, err error) error {
+	return fmt.Errorf("reading the row of %s: %w", object, err)
 }
 
-// fromList returns a JSON array, empty for nil.
+// fromList returns a JSON array, which is empty for nil.
 func fromList[T any](list []T) (string, error) {
 	if list == nil {
 		return "[]", nil

@@ -432,7 +432,7 @@ func TestFinanceCloud(t *testing.T) {
 		// Member (shown, not changeable), expiry date or "Never""
 		page := signedIn(t, g, olga, look)
 		page.Click("Create key")
-		page.Sees("All keys of acme have this role; it cannot be changed here.")
+		page.Sees("All keys of acme have this role, which cannot be changed here.")
 		page.Fill("Name", assistant)
 		page.Click("Custom")
 		page.Click("All reads mcp:read")

@@ -2,12 +2,13 @@
 "use strict";
 document.documentElement.classList.add("script");
 
-// The back button can restore a page from the browser's cache despite Cache-Control. After signing out it must not be visible, and
-// a token must not reappear.
+// The back button can restore a page from the browser's cache despite Cache-Control. After signing
+// out, no page must be visible and no token must reappear.
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 
-// Times are shown in the viewer's time zone, with UTC on hover. They are converted while the page is parsed, before the first paint, so that
-// nothing moves. A time element without a following node may still be incomplete.
+// Times are shown in the viewer's time zone, with UTC on hover. They are converted while the page
+// is parsed, before the first paint, so that nothing moves. A time element without a following node
+// may still be incomplete.
 const pad = (n) => String(n).padStart(2, "0");
 const showTimes = () => {
 	for (const t of document.querySelectorAll("time[datetime]:not([title])")) {
@@ -35,7 +36,7 @@ document.addEventListener("DOMContentLoaded", () => {
 		s.addEventListener("change", () => s.form.requestSubmit());
 	}
 
-	// A choice that changes the form: its button sends the form, which comes back with the values that were typed.
+	// A choice that changes the form: its button sends the form, and the answer keeps the typed values.
 	for (const s of document.querySelectorAll("[data-resubmit]")) {
 		s.addEventListener("change", () => s.form.requestSubmit(document.getElementById(s.dataset.resubmit)));
 	}

@@ -15,7 +15,8 @@ import (
 
 // Take returns a TCP port that is free on each of the hosts, by default 127.0.0.1. As long as this
 // process runs, no other caller on this machine gets the same port, even while no server listens on
-// it. The port is outside the range that the kernel uses for outgoing connections and port 0.
+// it. The port is outside the range from which the kernel chooses ports for outgoing connections and
+// for listeners on port 0.
 func Take(hosts ...string) (int, error) {
 	if len(hosts) == 0 {
 		hosts = []string{"127.0.0.1"}
@@ -34,7 +35,7 @@ func Take(hosts ...string) (int, error) {
 	return 0, fmt.Errorf("reserving a port between %d and %d on %v: %w", first, last, hosts, err)
 }
 
-// For is Take for a test. The test fails if there is no port.
+// For is like Take. It stops the test if there is no port.
 func For(t testing.TB, hosts ...string) int {
 	t.Helper()
 	port, err := Take(hosts...)
@@ -44,8 +45,8 @@ func For(t testing.TB, hosts ...string) int {
 	return port
 }
 
-// around returns the larger range below or above that of the kernel, without the ports of
-// well-known services.
+// around returns a range of ports outside the kernel's, below or above it, whichever is larger. It
+// contains no ports of well-known services. last is exclusive.
 var around = sync.OnceValues(func() (first, last int) {
 	low, high := 32768, 60999 // the default of Linux
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -78,6 +79,7 @@ func reserve(port int) bool {
 	return true
 }
 
+// free returns an error if a port is in use on one of the hosts.
 func free(port int, hosts []string) error {
 	for _, host := range hosts {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))

@@ -23,9 +23,9 @@ func Check(t testing.TB, size int, prepare func(size int) func()) {
 		}
 		for i, n := range sizes {
 			f := prepare(n)
-			begun := time.Now()
+			start := time.Now()
 			f()
-			best[i] = min(best[i], time.Since(begun))
+			best[i] = min(best[i], time.Since(start))
 		}
 	}
 	if slow() {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// StartWithClock is Start for a server whose wall clock can be set by SetClock. Its monotonic clock
+// StartWithClock is like Start, for a server whose wall clock SetClock can set. Its monotonic clock
 // is that of the machine. PostgreSQL measures some times by the wall clock: a statement_timeout is
 // longer if the clock is set back meanwhile.
 func StartWithClock(settings ...string) (*Server, error) {
@@ -38,7 +38,7 @@ func libfaketime() (string, error) {
 	return string(bytes.TrimSpace(path)), nil
 }
 
-// environment returns the environment of the server's processes, nil for that of this process.
+// environment returns the environment of the server's processes, or nil for that of this process.
 func (s *Server) environment() []string {
 	if s.faketime == "" {
 		return nil

@@ -87,7 +87,7 @@ func start(faketime string, settings []string) (*Server, error) {
 // Binaries returns the directory of initdb and postgres, which is not in the PATH on Debian.
 func Binaries() (string, error) {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		// the other programs may have no links
+		// The other programs may have no links in the PATH.
 		if path, err = filepath.EvalSymlinks(path); err == nil {
 			return filepath.Dir(path), nil
 		}
@@ -102,7 +102,7 @@ func Binaries() (string, error) {
 		"`apt-get install postgresql`")
 }
 
-// Unprivileged returns the user to run a server as, nil for that of this process. PostgreSQL
+// Unprivileged returns the user to run a server as, or nil for that of this process. PostgreSQL
 // refuses to run as root.
 func Unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
@@ -124,7 +124,7 @@ func Unprivileged() (*syscall.Credential, error) {
 }
 
 func (s *Server) makeDirectory() (err error) {
-	// The path is short, because that of a socket in it is limited.
+	// The path is short, because the length of a socket's path is limited.
 	if s.dir, err = os.MkdirTemp("", "pg"); err != nil {
 		return err
 	}
@@ -146,8 +146,8 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// initialize creates the cluster. Its collation is not that of bytes, so that tests find queries
-// that rely on the order of bytes.
+// initialize creates the cluster. Its collation does not sort byte by byte, so that tests find
+// queries that rely on the order of bytes.
 func (s *Server) initialize() error {
 	passwords := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(passwords, []byte(Password+"\n"), 0o600); err != nil {
@@ -359,7 +359,7 @@ func (s *Server) receive(primary, streams string) error {
 		streams)
 }
 
-// Set changes a setting of the running server, as ALTER SYSTEM and a reload do, and waits until the
+// Set changes a setting of the running server with ALTER SYSTEM and a reload, and waits until the
 // server has read it.
 func (s *Server) Set(name, value string) error {
 	loaded, err := s.Query("", "SELECT pg_conf_load_time()")
@@ -382,7 +382,7 @@ func (s *Server) Set(name, value string) error {
 	return s.Exec("", "CHECKPOINT")
 }
 
-// await waits until a query, each time in a new session, has the answer.
+// await repeats a query, each time in a new session, until it has the answer.
 func (s *Server) await(query, answer string) error {
 	for deadline := time.Now().Add(startTimeout); ; time.Sleep(10 * time.Millisecond) {
 		got, err := s.Query("", query)
@@ -420,5 +420,5 @@ func (s *Server) ServeTLS(t testing.TB, certificate, key []byte) {
 	}
 }
 
-// Promote makes a standby a primary and returns when it accepts writes.
+// Promote turns a standby into a primary and returns when it accepts writes.
 func (s *Server) Promote() error { return s.Exec("", "SELECT pg_promote()") }

@@ -2,5 +2,5 @@ package redistest
 
 import "syscall"
 
-// endWithParent makes the server end when this process ends, however it ends.
+// endWithParent stops the server when this process ends, however it ends.
 func endWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }

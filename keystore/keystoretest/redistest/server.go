@@ -24,15 +24,15 @@ type Server struct {
 	Config string
 	// Args are additional arguments of the program.
 	Args []string
-	// Ready is the text in the log line that reports readiness. Default is that of a server on a
-	// TCP port.
+	// Ready is the text of the log line that reports readiness. Default is the text of a server on
+	// a TCP port.
 	Ready string
 
-	t    testing.TB
-	dir  string
-	port int
-	cmd  *exec.Cmd
-	ends chan struct{} // closed when the process has ended
+	t      testing.TB
+	dir    string
+	port   int
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process has ended
 }
 
 // New returns a server that has not been started.
@@ -98,12 +98,12 @@ func (s *Server) try() (log string, ok bool) {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatalf("starting redis-server, which must be installed: %v", err)
 	}
-	ready, ends := make(chan struct{}), make(chan struct{})
-	s.cmd, s.ends = cmd, ends
-	s.t.Cleanup(func() { end(cmd, ends) })
+	ready, exited := make(chan struct{}), make(chan struct{})
+	s.cmd, s.exited = cmd, exited
+	s.t.Cleanup(func() { end(cmd, exited) })
 	var seen strings.Builder // the log until the server is ready or has ended
 	go func() {
-		defer close(ends)
+		defer close(exited)
 		up := false
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			if !up {
@@ -118,7 +118,7 @@ func (s *Server) try() (log string, ok bool) {
 	select {
 	case <-ready:
 		return "", true
-	case <-ends:
+	case <-exited:
 		return seen.String(), false
 	case <-time.After(20 * time.Second):
 		s.t.Fatal("starting redis-server: not ready after 20 s")
@@ -126,15 +126,15 @@ func (s *Server) try() (log string, ok bool) {
 	}
 }
 
-// Kill ends the server like kill -9. Run starts it again.
-func (s *Server) Kill() { end(s.cmd, s.ends) }
+// Kill exited the server like kill -9. Run starts it again.
+func (s *Server) Kill() { end(s.cmd, s.exited) }
 
-func end(cmd *exec.Cmd, ends chan struct{}) {
+func end(cmd *exec.Cmd, exited chan struct{}) {
 	select {
-	case <-ends:
+	case <-exited:
 	default:
-		_ = cmd.Process.Kill() // also ends a stopped process
-		<-ends
+		_ = cmd.Process.Kill() // also exited a stopped process
+		<-exited
 	}
 }
 

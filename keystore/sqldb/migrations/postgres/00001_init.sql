@@ -330,7 +330,7 @@ BEGIN
         RETURN NULL;
     END IF;
     taken := next_revision();
-    -- Many that are new are not named one by one: every node would have to read a log as long as the import.
+    -- Many new secrets are not named one by one: every node would have to read a log as long as the import.
     IF TG_OP = 'INSERT' AND (SELECT count(*) FROM changed) > 100 THEN
         INSERT INTO change_log (revision, kind) VALUES (taken, 'new');
         RETURN NULL;

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- For people.
+-- A human-readable description.
 ALTER TABLE roles ADD COLUMN description TEXT NOT NULL DEFAULT '';
 
 -- {"name":"value"}

@@ -22,10 +22,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// FuzzAnything sends the same random requests to an interface on SQLite and to one on PostgreSQL:
-// for each operation of the OpenAPI document a body, parameters and headers that are nearly valid.
+// FuzzRequests sends the same random requests to an interface on SQLite and to one on PostgreSQL.
+// Their bodies, parameters and headers are nearly valid for an operation of the OpenAPI document.
 // No answer is 5xx, both databases accept the same requests, and created objects can be listed.
-func FuzzAnything(f *testing.F) {
+func FuzzRequests(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)
 	}
@@ -37,7 +37,7 @@ func FuzzAnything(f *testing.F) {
 	apis := []*testAPI{open(f), openOn(f, postgres)}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		s := &sender{Rand: rand.New(rand.NewPCG(seed, 1)), api: apis[0].Describe()}
-		ids := make([]map[string]string, len(apis)) // of the objects that both have
+		ids := make([]map[string]string, len(apis)) // by the names of objects in requests
 		for i, d := range apis {
 			ids[i] = map[string]string{"KEY": d.mint(t, root, readOnly).Key.ID,
 				"REVOKED": d.mint(t, root, readOnly).Key.ID}
@@ -83,17 +83,18 @@ type sender struct {
 	api *huma.OpenAPI
 }
 
-// An invented request contains the names of objects, in capitals, in place of their ids.
-type invented struct {
+// A generated request contains the names of objects, in capitals, in place of their ids.
+type generated struct {
 	method, target, body, contentType string
 	header                            http.Header
 }
 
-func (r invented) String() string {
+func (r generated) String() string {
 	return fmt.Sprintf("%s %s %v %.2000s", r.method, r.target, r.header, r.body)
 }
 
-func (r invented) of(t *testing.T, ids map[string]string) *http.Request {
+// of returns the request with the ids of one database.
+func (r generated) of(t *testing.T, ids map[string]string) *http.Request {
 	t.Helper()
 	var pairs []string
 	for name, id := range ids {
@@ -115,7 +116,7 @@ func (r invented) of(t *testing.T, ids map[string]string) *http.Request {
 
 func pick[T any](s *sender, list ...T) T { return list[s.IntN(len(list))] }
 
-// mostly returns the first value of a list, which is valid, or sometimes another one.
+// mostly returns the valid value, or one of the others in one of twelve calls.
 func mostly(s *sender, valid string, others ...string) string {
 	if s.IntN(12) == 0 {
 		return pick(s, others...)
@@ -123,7 +124,7 @@ func mostly(s *sender, valid string, others ...string) string {
 	return valid
 }
 
-func (s *sender) request() invented {
+func (s *sender) request() generated {
 	paths := make([]string, 0, len(s.api.Paths))
 	for path := range s.api.Paths {
 		paths = append(paths, path)
@@ -139,7 +140,7 @@ func (s *sender) request() invented {
 	ops := slices.DeleteFunc([]*huma.Operation{item.Get, item.Post, item.Patch, item.Delete},
 		func(op *huma.Operation) bool { return op == nil })
 	op := pick(s, ops...)
-	r := invented{method: op.Method, header: make(http.Header)}
+	r := generated{method: op.Method, header: make(http.Header)}
 	query := make(url.Values)
 	for _, p := range op.Parameters {
 		value := func() string { return s.value(p.Name) }
@@ -264,7 +265,7 @@ func (s *sender) word(name string) string {
 	return fmt.Sprint("name ", s.IntN(1000))
 }
 
-// quoted returns a JSON string, sometimes with escapes that stand for no character.
+// quoted returns a JSON string, sometimes with escapes that encode no valid character.
 func (s *sender) quoted(name string) string {
 	if s.IntN(40) == 0 {
 		return pick(s, `"\ud800"`, `"\udc00\ud800"`, `"a\ud800b"`, `"\u0000"`, `"\uFFFF"`,
@@ -313,14 +314,14 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 		}
 		slices.Sort(names)
 		for _, property := range names {
-			one := 4
+			oneIn := 4 // the frequency of the property
 			switch property {
 			case "rate_limit", "quota", "new_roles", "sha256":
-				one = 30
+				oneIn = 30
 			case "permissions", "token":
-				one = 1
+				oneIn = 1
 			}
-			if slices.Contains(schema.Required, property) || s.IntN(one) == 0 {
+			if slices.Contains(schema.Required, property) || s.IntN(oneIn) == 0 {
 				members = append(members, `"`+property+`":`+
 					s.json(schema.Properties[property], property, depth+1))
 			}
@@ -337,9 +338,9 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 	return pick(s, "null", "1e999", strings.Repeat("[", deep)+strings.Repeat("]", deep))
 }
 
-// TestLastTime sends a time that JSON cannot represent, and which other systems use for never, to
-// all operations with an expiry.
-func TestLastTime(t *testing.T) {
+// TestExpiryAfterYear9999 sends a time that JSON cannot represent to all operations with an expiry.
+// Other systems use such times for never.
+func TestExpiryAfterYear9999(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID
 	var m api.Member

@@ -10,9 +10,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestKeyRevokedDuringAFailedImport: the key stays revoked when the import is repeated.
+// TestKeyRevokedDuringAFailedImport: a key that is revoked while its import fails stays revoked when
+// the import is repeated.
 func TestKeyRevokedDuringAFailedImport(t *testing.T) {
-	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *counted)) {
+	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
 		a, steps := node()
 		b, _ := node()
 		specs := legacy("back", bulk)
@@ -50,8 +51,8 @@ func TestKeyRevokedDuringAFailedImport(t *testing.T) {
 	})
 }
 
-// TestCancelledRenewalIsNoSilence: a renewal that its caller has cancelled does not count as a
-// silence of the database.
+// TestCancelledRenewalIsNoSilence: a renewal that its caller has cancelled does not count as silence
+// of the database.
 func TestCancelledRenewalIsNoSilence(t *testing.T) {
 	s := postgresServer(t)
 	d, err := OpenPostgres(context.Background(), s.URL(s.Schema(t)))

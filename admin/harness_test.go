@@ -23,10 +23,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-type nobody struct{}
+// noMetrics ignores all metrics.
+type noMetrics struct{}
 
-func (nobody) LookedUp(node.Tier, time.Duration) {}
-func (nobody) Propagated(time.Duration)          {}
+func (noMetrics) LookedUp(node.Tier, time.Duration) {}
+func (noMetrics) Propagated(time.Duration)          {}
 
 // A testAPI is an interface with its own key store.
 type testAPI struct {
@@ -47,7 +48,7 @@ func open(t testing.TB) *testAPI {
 
 func openOn(t testing.TB, db keystore.Database) *testAPI {
 	t.Helper()
-	ks, err := manage.Open(context.Background(), db, nil, node.Settings{}, nobody{},
+	ks, err := manage.Open(context.Background(), db, nil, node.Settings{}, noMetrics{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func openOn(t testing.TB, db keystore.Database) *testAPI {
 
 var root = manage.Root("192.0.2.1")
 
-// An answer is a recorded answer.
+// An answer is a recorded response.
 type answer struct {
 	status int
 	header http.Header
@@ -114,6 +115,7 @@ func (d *testAPI) send(t testing.TB, c manage.Caller, r *http.Request) answer {
 	return answer{w.Code, w.Header(), w.Body.String()}
 }
 
+// into decodes a JSON answer, which must have this status.
 func (a answer) into(t testing.TB, status int, v any) {
 	t.Helper()
 	if a.status != status {
@@ -124,6 +126,7 @@ func (a answer) into(t testing.TB, status int, v any) {
 	}
 }
 
+// problem decodes a problem document and checks the fields that all have.
 func (a answer) problem(t testing.TB) api.Problem {
 	t.Helper()
 	var p api.Problem
@@ -160,9 +163,9 @@ func (d *testAPI) member(t testing.TB, body string) (api.Member, manage.Caller) 
 	t.Helper()
 	var m api.Member
 	d.call(t, root, "POST", "/members", body).into(t, 201, &m)
-	var made api.MemberChanged
-	d.call(t, root, "POST", "/members/"+m.ID+"/token", nil).into(t, 200, &made)
-	a, err := d.keys.LookupMember(context.Background(), made.Token, time.Now())
+	var changed api.MemberChanged
+	d.call(t, root, "POST", "/members/"+m.ID+"/token", nil).into(t, 200, &changed)
+	a, err := d.keys.LookupMember(context.Background(), changed.Token, time.Now())
 	if err != nil || a.Record == nil {
 		t.Fatalf("lookup: %v, %v", a.Outcome, err)
 	}
