@@ -40,7 +40,7 @@ func TestXcaddy(t *testing.T) {
 		"ln -s '"+root+"' caddy-apikeys\n")
 	run(install + "\n" + build)
 
-	command, want, _ := strings.Cut(strings.TrimPrefix(block(t, page, "## What must be there",
+	command, want, _ := strings.Cut(strings.TrimPrefix(block(t, page, "## Check the build",
 		"console"), "$ "), "\n")
 	if got := run(command); got != want {
 		t.Errorf("%s prints\n%s, want\n%s", command, got, want)
