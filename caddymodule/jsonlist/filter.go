@@ -86,6 +86,7 @@ const (
 	remove
 )
 
+// text copies the whole text.
 func (c *copier) text() {
 	c.follow(c.Items, c.array, func() {
 		c.fail("a name on the path to the array occurs twice or in another case")
@@ -138,11 +139,13 @@ func (c *copier) close(bracket byte) {
 	c.scanner.close(bracket)
 }
 
+// withhold discards the rest of the text, and keeps last to be written at the end.
 func (c *copier) withhold(last []byte) {
 	c.flushRead()
 	c.dest, c.last = toNowhere, last
 }
 
+// array reads the array, or null in its place.
 func (c *copier) array() {
 	switch c.space() {
 	case '[':
@@ -204,6 +207,7 @@ func (c *copier) element() {
 
 var bareID = []string{"id"}
 
+// readID reads the id of the current element and decides whether the element is kept.
 func (c *copier) readID() {
 	text, ok := []byte(nil), false
 	switch b := c.space(); {
@@ -224,6 +228,7 @@ func (c *copier) readID() {
 	}
 }
 
+// ambiguousID removes the current element. That is an error if it may have been written.
 func (c *copier) ambiguousID() {
 	if c.id == keep && c.pastBuffer() { // a part of the element may have been written
 		c.fail("the id of a long element occurs twice or in another case")

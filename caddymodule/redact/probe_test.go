@@ -77,33 +77,39 @@ func TestProbeLogs(t *testing.T) {
 			"log {\n output file TMP/a\n format api_keys\n}", 0, 2},
 		"only the default log": {"log {\n format api_keys\n}",
 			"log {\n output file TMP/a\n}", 1, 2},
-		"only the access log": {"", "log {\n output file TMP/a\n format api_keys\n}",
-			1, 2},
+		"only the access log":               {"", "log {\n output file TMP/a\n format api_keys\n}", 1, 2},
 		"access entries in the default log": {"log {\n format api_keys\n}", "log", 0, 1},
-		"wrapping another encoder": {"log {\n format api_keys {\n  wrap console\n }\n}",
+		"wrapping another encoder":          {"log {\n format api_keys {\n  wrap console\n }\n}", "", 0, 1},
+		"inside filter": {
+			"log {\n format filter {\n  wrap api_keys\n  fields {\n   a delete\n  }\n }\n}",
 			"", 0, 1},
-		"inside filter": {"log {\n format filter {\n  wrap api_keys\n  " +
-			"fields {\n   a delete\n  }\n }\n}", "", 0, 1},
-		"inside append": {"log {\n format append {\n  wrap api_keys\n  a b\n " +
-			"}\n}", "", 0, 1},
-		"inside itself": {"log {\n format api_keys {\n  wrap api_keys\n }\n}",
-			"", 0, 1},
-		"filter without it": {"log {\n format filter {\n  wrap json\n  fields " +
-			"{\n   a delete\n  }\n }\n}", "", 1, 1},
-		"with sampling": {"log {\n format api_keys\n sampling {\n  first 1\n " +
-			"}\n}", "", 0, 1},
+		"inside append": {"log {\n format append {\n  wrap api_keys\n  a b\n }\n}", "", 0, 1},
+		"inside itself": {"log {\n format api_keys {\n  wrap api_keys\n }\n}", "", 0, 1},
+		"filter without it": {
+			"log {\n format filter {\n  wrap json\n  fields {\n   a delete\n  }\n }\n}",
+			"", 1, 1},
+		"with sampling":       {"log {\n format api_keys\n sampling {\n  first 1\n }\n}", "", 0, 1},
 		"sampling without it": {"log {\n sampling {\n  first 1\n }\n}", "", 1, 1},
 		"discarded":           {"log {\n output discard\n}", "", 0, 0},
-		"default log without HTTP": {"log {\n exclude http\n}\nlog web {\n output file " +
-			"TMP/a\n include http\n format api_keys\n}", "", 0, 1},
-		"a log of one handler": {"log {\n format api_keys\n}\nlog proxy {\n output " +
-			"file TMP/a\n include http.handlers.reverse_proxy\n}", "", 1, 2},
-		"a log of access entries": {"log {\n format api_keys\n}\nlog web {\n output " +
-			"file TMP/a\n include http.log.access\n}", "", 1, 2},
-		"a log without access entries": {"log {\n format api_keys\n}\nlog web {\n output " +
-			"file TMP/a\n exclude http.log.access\n}", "", 1, 2},
-		"a log of another app": {"log {\n format api_keys\n}\nlog tls {\n output " +
-			"file TMP/a\n include tls\n}", "", 0, 1},
+		"default log without HTTP": {
+			"log {\n exclude http\n}\nlog web {\n output file TMP/a\n include http\n" +
+				" format api_keys\n}",
+			"", 0, 1},
+		"a log of one handler": {
+			"log {\n format api_keys\n}\nlog proxy {\n output file TMP/a\n" +
+				" include http.handlers.reverse_proxy\n}",
+			"", 1, 2},
+		"a log of access entries": {
+			"log {\n format api_keys\n}\nlog web {\n output file TMP/a\n" +
+				" include http.log.access\n}",
+			"", 1, 2},
+		"a log without access entries": {
+			"log {\n format api_keys\n}\nlog web {\n output file TMP/a\n" +
+				" exclude http.log.access\n}",
+			"", 1, 2},
+		"a log of another app": {
+			"log {\n format api_keys\n}\nlog tls {\n output file TMP/a\n include tls\n}",
+			"", 0, 1},
 		"a site's log with its own name": {"log {\n format api_keys\n}",
 			"log mine {\n output file TMP/a\n no_hostname\n}", 1, 2},
 	} {

@@ -71,7 +71,7 @@ type sourceSet struct {
 	headers       []string  // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
 	headerLengths uint64    // bit n: headers has a name of n bytes; bit 63: of 63 or more
 	params        []param   // query parameters and cookies
-	lastBytes     [256]bool // the last bytes of their names, in either case and not encoded
+	lastBytes     [256]bool // the last bytes of the params' names, in either case and not encoded
 }
 
 // param is a query parameter or a cookie. In a text it is written name=value.
@@ -112,6 +112,7 @@ func (s *sourceSet) with(sources []Source) *sourceSet {
 	return next
 }
 
+// addHeader adds a header whose name is folded.
 func (s *sourceSet) addHeader(folded string) {
 	for _, name := range []string{folded, "http-" + folded} {
 		s.headers = append(s.headers, name)
@@ -119,6 +120,7 @@ func (s *sourceSet) addHeader(folded string) {
 	}
 }
 
+// addParam adds a query parameter or a cookie.
 func (s *sourceSet) addParam(source Source) {
 	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
 	if i < 0 {
@@ -128,7 +130,9 @@ func (s *sourceSet) addParam(source Source) {
 		s.params = append(s.params, param{name: source.Name, tail: source.Name[tail:]})
 	}
 	last := source.Name[len(source.Name)-1]
-	s.lastBytes[last], s.lastBytes[ascii.Lower(last)], s.lastBytes[ascii.Upper(last)] = true, true, true
+	s.lastBytes[last] = true
+	s.lastBytes[ascii.Lower(last)] = true
+	s.lastBytes[ascii.Upper(last)] = true
 	if last == ' ' {
 		s.lastBytes['+'] = true
 	}
@@ -155,6 +159,7 @@ func (s *sourceSet) isHeader(field string) bool {
 	return false
 }
 
+// equalFolded reports whether field equals folded once it is folded.
 func equalFolded(field, folded string) bool {
 	if len(field) != len(folded) {
 		return false

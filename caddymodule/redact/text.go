@@ -16,8 +16,9 @@ const Replacement = "REDACTED"
 // every name=value, in a URL, a bare query string or a sentence. The name, the = or both may be
 // percent-encoded, any number of times over.
 //
-// A value ends only at a character that it cannot contain. That of a query parameter therefore
-// extends over quotes and brackets: removing too much is better than leaving a part of a credential.
+// A value ends only at a character that it cannot contain. The value of a query parameter therefore
+// includes quotes and brackets: it is better to remove too much than to leave a part of a
+// credential.
 func (s *sourceSet) redactParams(text string) string {
 	if !s.mayContainParam(text) {
 		return text
@@ -46,12 +47,12 @@ func (s *sourceSet) redactParams(text string) string {
 	return out.String()
 }
 
-// mayContainParam is a fast check that rules out nearly all texts without a declared parameter.
+// mayContainParam is a fast check that is false for nearly all texts without a declared parameter.
 func (s *sourceSet) mayContainParam(text string) bool {
 	if len(s.params) == 0 {
 		return false
 	}
-	for i := range len(text) { // log values are short: this is faster than three calls of IndexByte
+	for i := range len(text) { // for short texts, this is faster than three calls of IndexByte
 		switch text[i] {
 		case '%', '\\':
 			return true

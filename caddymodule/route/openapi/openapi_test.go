@@ -170,58 +170,38 @@ func TestReadErrors(t *testing.T) {
 		"info: {}\nopenapi: 3.2.0":     "a.yaml:2: OpenAPI 3.2.0 is not supported: must be 3.0 or 3.1",
 		"openapi: 3.10.0":              "OpenAPI 3.10.0 is not supported",
 		"openapi: 3.1.0\nwebhooks: {}": "must have at least one operation",
-		head +
-			" /a: {}": "must have at least one operation",
-		head +
-			" /a: {get: {}": "a.yaml: yaml: line 2: did not find expected",
+		head + " /a: {}":               "must have at least one operation",
+		head + " /a: {get: {}":         "a.yaml: yaml: line 2: did not find expected",
 		"{\n\"openapi\": \"3.0.0\",\n,\n}": "a.yaml:3: invalid character ',' looking for " +
 			"beginning of object key string",
-		head +
-			" /a: []": "a.yaml:3: must be an object",
-		head +
-			" /a:\n  get: read": "a.yaml:4: must be an object",
-		head +
-			" /a:\n  GET: {}": "a.yaml:4: GET: methods must be in lower case: get",
-		head +
-			" /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}": "a.yaml:5: the field \"/a\" occurs " +
+		head + " /a: []":           "a.yaml:3: must be an object",
+		head + " /a:\n  get: read": "a.yaml:4: must be an object",
+		head + " /a:\n  GET: {}":   "a.yaml:4: GET: methods must be in lower case: get",
+		head + " /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}": "a.yaml:5: the field \"/a\" occurs " +
 			"twice",
-		head +
-			" /a:\n  get: {}\n  get: {}": "a.yaml:5: the field \"get\" occurs twice",
-		head +
-			" /a:\n  get:\n   tags: Orders": "a.yaml:5: tags must be a list",
-		head +
-			" /a:\n  get:\n   operationId: [a]": "a.yaml:5: operationId must be a string",
-		head +
-			" /a: {$ref: 'https://a.example/x.yaml'}": "a.yaml:3: $ref \"https://a.example/x.yaml\": must refer to a local file",
-		head +
-			" /a: {$ref: '#/nothing/here'}": "a.yaml:3: $ref \"#/nothing/here\": \"nothing\" does " +
+		head + " /a:\n  get: {}\n  get: {}":              "a.yaml:5: the field \"get\" occurs twice",
+		head + " /a:\n  get:\n   tags: Orders":           "a.yaml:5: tags must be a list",
+		head + " /a:\n  get:\n   operationId: [a]":       "a.yaml:5: operationId must be a string",
+		head + " /a: {$ref: 'https://a.example/x.yaml'}": "a.yaml:3: $ref \"https://a.example/x.yaml\": must refer to a local file",
+		head + " /a: {$ref: '#/nothing/here'}": "a.yaml:3: $ref \"#/nothing/here\": \"nothing\" does " +
 			"not exist",
-		head +
-			" /a: {$ref: '#nothing'}": "the part after # must begin with /",
-		head +
-			" /a: {$ref: b.yaml}": "b.yaml: no such file",
-		head +
-			" /a: {$ref: .}": "is not a regular file",
-		head +
-			" /a: {$ref: '#/paths/~1a'}": "must not be circular",
-		head +
-			" /a: {$ref: '#/x', get: {}}\nx: {get: {}}": "a.yaml:3: get is next to a $ref and in " +
+		head + " /a: {$ref: '#nothing'}":    "the part after # must begin with /",
+		head + " /a: {$ref: b.yaml}":        "b.yaml: no such file",
+		head + " /a: {$ref: .}":             "is not a regular file",
+		head + " /a: {$ref: '#/paths/~1a'}": "must not be circular",
+		head + " /a: {$ref: '#/x', get: {}}\nx: {get: {}}": "a.yaml:3: get is next to a $ref and in " +
 			"its target (",
-		head +
-			" /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}": "operationId is next " +
+		head + " /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}": "operationId is next " +
 			"to a $ref",
-		head +
-			" /a: &a {<<: *a, get: {}}": "must not be circular",
-		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                    "a.yaml:2: servers must be a list",
-		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":           "a.yaml:2: server \"v1\": a relative URL depends on the address of the document",
-		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":       "every variable must have a value",
-		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":     "an encoded slash",
-		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":       "invalid percent-encoding",
-		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}": "must not have a query",
-		head +
-			" /a: {get: {}, servers: [7]}": "a.yaml:3: must be an object",
-		head +
-			" /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}": "enum must be a list",
+		head + " /a: &a {<<: *a, get: {}}":                                                    "must not be circular",
+		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                                 "a.yaml:2: servers must be a list",
+		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":                        "a.yaml:2: server \"v1\": a relative URL depends on the address of the document",
+		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":                    "every variable must have a value",
+		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":                  "an encoded slash",
+		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":                    "invalid percent-encoding",
+		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}":              "must not have a query",
+		head + " /a: {get: {}, servers: [7]}":                                                 "a.yaml:3: must be an object",
+		head + " /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}":          "enum must be a list",
 		"openapi: 3.0.0\nx: &x [*y]\n":                                                        "unknown anchor",
 		"openapi: 3.0.0\npaths: {/a: {get: {<<: 7}}}":                                         "must be an object",
 		"openapi: 3.0.0\npaths: {/a: {get: &a {<<: [*a, *a, *a, *a, *a, *a, *a, *a], b: c}}}": "circular",
@@ -252,8 +232,7 @@ func TestSHA256(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add(head +
-		" /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, " +
+	f.Add(head + " /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, " +
 		"enum: [2]}}}]}")
 	f.Add(`{"openapi":"3.1.0","servers":[{"url":"https://a/b"}],"paths":{"/a":{"$ref":"#/components/a"}},"components":{"a":{"get":{"tags":["x"]}}}}`)
 	f.Add("openapi: 3.0.0\npaths: &p {/a: *p}")
