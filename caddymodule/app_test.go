@@ -475,7 +475,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key must be 64 hex digits; this one has 7 characters",
 		`{"token_keys":"x"}`:                                                                 "token_keys",
-		`{"cache":{"type":"redis"}}`:                                                         "cache redis: a Redis URL begins with redis://",
+		`{"cache":{"type":"redis"}}`:                                                         "cache redis: a Redis URL must begin with redis://",
 		`{"cache":{"type":"memcached"}}`:                                                     `unknown cache "memcached": must be redis`,
 		`{"cache":{"url":"redis://:{env.APIKEYS_TEST_SECRET}/@h"}}`:                          "cache redis: not a Redis URL",
 		`{"cache":{"url":"redis://:{hunter2}@h"}}`:                                           "a brace in a password as %7B",

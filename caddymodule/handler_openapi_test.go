@@ -101,24 +101,24 @@ func TestDocumentErrors(t *testing.T) {
 	const plain = `{"openapi":[{"file":"FILE"}]}`
 	for _, test := range []struct{ config, paths, want string }{
 		{plain, " /a:\n  get: {operationId: x}\n /b:\n  get: {operationId: x}",
-			"api.yaml:6: GET /b: its permission would be default:x, which is that of "},
+			"api.yaml:6: GET /b: its permission would be default:x, the same as for "},
 		{plain, " /a-b: {get: {}}\n /a/b: {get: {}}",
-			"api.yaml:4: GET /a/b: its permission would be default:get--a-b, which is that of "},
+			"api.yaml:4: GET /a/b: its permission would be default:get--a-b, the same as for "},
 		{plain, " /{id}: {get: {}}\n /{name}/: {get: {}}",
-			"api.yaml:4: GET /{name}/: GET /{name}/ is default:get---id- already ("},
+			"api.yaml:4: GET /{name}/: GET /{name}/ already requires default:get---id- ("},
 		{plain, " /Users: {get: {operationId: a}}\n /users: {get: {operationId: b}}",
 			"GET /users is default:a already"},
 		{plain, " /x{a}.j: {get: {operationId: a}}\n /X{b}.J: {get: {operationId: b}}",
 			"GET /X{b}.J is default:a already"},
 		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}",
-			"its permission would be default:get--a, which is that of "},
+			"its permission would be default:get--a, the same as for "},
 		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}",
-			"must have at most 200 characters; this one has "},
-		{plain, " /a{: {get: {}}", `the segment "a{" has a { that is no {name}`},
-		{plain, " a: {get: {}}", `the path "a" does not begin with /`},
-		{plain, " /a: {get: []}", "api.yaml:3: this is no object"},
+			"is too long: 200 are the most: give the operation a shorter operationId"},
+		{plain, " /a{: {get: {}}", `the segment "a{" has a { that begins no {name}`},
+		{plain, " a: {get: {}}", `the path "a" must begin with /`},
+		{plain, " /a: {get: []}", "api.yaml:3: must be an object"},
 		{`{"openapi":[{"file":"FILE","base":"v1"}]}`, " /a: {get: {}}",
-			`the path "v1/a" does not begin with /`},
+			`the path "v1/a" must begin with /`},
 		{`{"methods":{"GET":"none"},"strict":true,"openapi":[{"file":"FILE"}]}`, " /a: {get: {}}",
 			"strict without any operation"},
 	} {
@@ -301,7 +301,7 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 	put("more/b.yaml", "openapi: 3.0.0\npaths:\n /b: {get: {operationId: [x]}}\n")
 	if _, err := adapt(); err == nil ||
 		!strings.Contains(err.Error(),
-			dir+"/more/b.yaml:3: operationId is no string, at "+dir+"/more/options:1") {
+			dir+"/more/b.yaml:3: operationId must be a string, at "+dir+"/more/options:1") {
 		t.Error(err)
 	}
 }

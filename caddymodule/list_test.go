@@ -94,7 +94,7 @@ func TestListWriter(t *testing.T) {
 				t.Error("writes on")
 			}
 			return nil
-		}, `502 unfilterable_answer`, "byte 1: what should be the array is something else"},
+		}, `502 unfilterable_answer`, "byte 1: the value at the configured path must be an array"},
 		{"nothing", func(http.ResponseWriter, *http.Request) error { return nil },
 			`502 unfilterable_answer`, "there is none"},
 		{"an error and nothing else", func(http.ResponseWriter,
@@ -118,7 +118,7 @@ func TestListWriter(t *testing.T) {
 			_, _ = io.WriteString(w, "<html>")
 			_, _ = io.WriteString(w, `"acme"]`)
 			return nil
-		}, `aborts`, "there is no value"},
+		}, `aborts`, "expected a value"},
 		{"an abort within", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			write(w, both)

@@ -68,19 +68,19 @@ which --cursor continues from.`,
 		return listPages(c, f.Cursor, limit, "SEQ\tAT\tWHO\tFROM\tACTION\tOBJECT\tNAMESPACES",
 			func(cursor string, size int) (api.AuditRows, error) {
 				f.Cursor, f.Limit = cursor, size
-				ctx, cancel := context.WithTimeout(ctx, patience)
+				ctx, cancel := context.WithTimeout(ctx, callTimeout)
 				defer cancel()
 				return server.ListAudit(ctx, f)
 			},
 			func(r api.AuditRow) []string {
-				return []string{strconv.FormatInt(r.Seq, 10), moment(r.At), r.Actor, r.Address,
+				return []string{strconv.FormatInt(r.Seq, 10), timeText(r.At), r.Actor, r.Address,
 					r.Action, r.Object, strings.Join(r.Namespaces, ", ")}
 			})
 	})
 	return cmd
 }
 
-// parsePast parses a time, or a duration before now. The empty word is the zero time.
+// parsePast parses a time, or a duration before now. It returns the zero time for an empty word.
 func parsePast(flag, word string, now time.Time) (time.Time, error) {
 	if word == "" {
 		return time.Time{}, nil

@@ -1,6 +1,6 @@
-// Package command is `caddy apikeys`, the command line. It speaks to the REST interface of a
-// running Caddy through admin/client. Of the Caddy modules it knows only what [Register] is given,
-// for doctor. Start reading at [Register]; each file has the commands it is named after.
+// Package command implements `caddy apikeys`, the command line. It calls the REST interface of a
+// running Caddy through admin/client. It knows the Caddy modules only through [Modules], which
+// doctor needs. Start reading at [Register]; each file has the commands that it is named after.
 package command
 
 import (
@@ -90,7 +90,7 @@ type cli struct {
 func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	// cobra sets its default only for commands without Args.
 	cmd.SuggestionsMinimumDistance = 2
-	cmd.Args = noSuchCommand
+	cmd.Args = unknownCommand
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.AddCommand(commands...)
 	return cmd
@@ -183,20 +183,21 @@ func (c *cli) run(
 	}
 }
 
-// noSuchCommand lists the subcommands. It does not repeat the argument: it may be a token.
-func noSuchCommand(cmd *cobra.Command, args []string) error {
+// unknownCommand refuses arguments and lists the subcommands. It does not repeat the argument: it
+// may be a token.
+func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return fmt.Errorf("%s has no such command; did you mean %s?", cmd.CommandPath(),
+		return fmt.Errorf("unknown command of %s; did you mean %s?", cmd.CommandPath(),
 			strings.Join(near, " or "))
 	}
 	var names []string
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
-	return fmt.Errorf("%s has no such command; it has %s", cmd.CommandPath(),
+	return fmt.Errorf("unknown command of %s: must be one of %s", cmd.CommandPath(),
 		strings.Join(names, ", "))
 }
 

@@ -21,13 +21,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// cliToken stands in answers and on standard input; it may be seen where a test says so and nowhere
-// else.
+// cliToken is in answers and on standard input. It must not appear anywhere else, unless a test
+// expects it.
 const cliToken = "ak_4fYQ0hTz81LkabcdefghijklmnopqrstuvwxyzABCDEFGH012345"
 
 const cliID = "4fYQ0hTz81Lk"
 
-// cliCommand is `caddy apikeys` below a root like Caddy's.
+// cliCommand returns `caddy apikeys` below a root command like Caddy's.
 func cliCommand() *cobra.Command {
 	root := &cobra.Command{Use: "caddy", SilenceUsage: true}
 	cmd := &cobra.Command{}
@@ -36,7 +36,7 @@ func cliCommand() *cobra.Command {
 	return root
 }
 
-// cliRun is how one run of the command ended.
+// cliRun is the result of one run of the command.
 type cliRun struct {
 	out, err string
 	status   int
@@ -64,7 +64,7 @@ func runCLITo(out, errs io.Writer, stdin string, args ...string) int {
 	}
 }
 
-// A cliServer answers as the REST interface would, and remembers what it was asked.
+// A cliServer is a fake of the REST interface that records the requests.
 type cliServer struct {
 	address string
 	mu      sync.Mutex
@@ -76,10 +76,10 @@ type cliCall struct {
 	header     http.Header
 }
 
-// cliAnswer is the answer to one request; the last of a list is repeated.
+// cliAnswer is the answer to one request. The last answer of a list is repeated.
 type cliAnswer struct {
-	status int
-	body   any // a string is sent as it is
+	status int // 0 breaks the connection
+	body   any // a string is sent unchanged
 }
 
 func problem(status int, code, detail string, fields ...api.FieldError) cliAnswer {
@@ -87,7 +87,8 @@ func problem(status int, code, detail string, fields ...api.FieldError) cliAnswe
 		Detail: detail, Errors: fields}}
 }
 
-// serveCLI answers by method and path, and with 404 as Caddy's admin endpoint does.
+// serveCLI starts a server with answers by method and path. Other requests get 404, as from Caddy's
+// admin endpoint.
 func serveCLI(t *testing.T, answers map[string][]cliAnswer) *cliServer {
 	t.Helper()
 	s := new(cliServer)
@@ -118,7 +119,7 @@ func (s *cliServer) handler(answers map[string][]cliAnswer) http.Handler {
 			w.Header().Set("Content-Type", api.Problems)
 		}
 		if a.status == 0 {
-			panic(http.ErrAbortHandler) // the connection breaks
+			panic(http.ErrAbortHandler)
 		}
 		w.WriteHeader(a.status)
 		if text, ok := a.body.(string); ok {
@@ -129,8 +130,8 @@ func (s *cliServer) handler(answers map[string][]cliAnswer) http.Handler {
 	})
 }
 
-// asked returns the requests so far.
-func (s *cliServer) asked() []cliCall {
+// requests returns the requests so far.
+func (s *cliServer) requests() []cliCall {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.calls)
@@ -141,16 +142,17 @@ func (s *cliServer) run(stdin string, args ...string) cliRun {
 	return runCLI(stdin, append(args, "--address", s.address)...)
 }
 
-// noToken fails when the token stands where it must not.
+// noToken fails the test if one of the texts contains the token.
 func noToken(t *testing.T, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if strings.Contains(text, cliToken) {
-			t.Error("the token is shown where it must not be")
+			t.Error("the output contains the token")
 		}
 	}
 }
 
+// want checks the status and standard output, and that standard error contains errs.
 func (r cliRun) want(t *testing.T, status int, out string, errs ...string) {
 	t.Helper()
 	if r.status != status || r.out != out {
@@ -164,8 +166,8 @@ func (r cliRun) want(t *testing.T, status int, out string, errs ...string) {
 	}
 }
 
-// TestCommandMistyped: what is missing or misspelt is named. Nothing that was typed is repeated: it
-// may be a token.
+// TestCommandMistyped checks that errors say what is missing or misspelt, and do not repeat the
+// arguments: one may be a token.
 func TestCommandMistyped(t *testing.T) {
 	for words, want := range map[string]string{
 		"keys revoke":   "give the ID of one key: caddy apikeys keys revoke ID",
@@ -175,14 +177,14 @@ func TestCommandMistyped(t *testing.T) {
 		"keys mnit":      "did you mean edit or mint?",
 		"namspaces list": "did you mean namespaces?",
 		"keys " +
-			cliToken: "it has delete, edit, import, list, mint, revoke, rotate, show",
+			cliToken: "must be one of delete, edit, import, list, mint, revoke, rotate, show",
 		"roles edit acme/b/c": "a role must be NAMESPACE/NAME",
 		"roles create acme/b": "give --permission",
 		"members create":      "give --name",
 		"members show root":   "m_ and 12 letters",
 		"audit list --from x": "must be a time",
 		"members " +
-			cliToken: "it has create, delete, disable, edit, enable, list, show, token",
+			cliToken: "must be one of create, delete, disable, edit, enable, list, show, token",
 		"keys mint":                   "give --name",
 		"keys show " + cliToken:       "12 letters and digits",
 		"members disable " + cliToken: "rotate it",
@@ -218,7 +220,7 @@ func TestCommandAddress(t *testing.T) {
 	t.Setenv("CLI_TEST_PLACE", s.address)
 	for name, flags := range map[string][]string{
 		"tcp":             {"--address", s.address},
-		"tcp, spelt out":  {"--address", "tcp/" + s.address},
+		"tcp/ prefix":     {"--address", "tcp/" + s.address},
 		"unix":            {"--address", "unix/" + socket},
 		"unix with colon": {"--address", "unix:" + socket},
 		"Caddyfile":       {"--config", write("Caddyfile.other", "{\n\tadmin "+s.address+"\n}\n")},
@@ -236,7 +238,7 @@ func TestCommandAddress(t *testing.T) {
 			}
 		})
 	}
-	t.Run("Caddyfile here", func(t *testing.T) {
+	t.Run("Caddyfile in the working directory", func(t *testing.T) {
 		write("Caddyfile", "{\n\tadmin "+s.address+"\n}\n")
 		if r := runCLI("", show...); r.status != 0 || r.err != "" {
 			t.Errorf("%+v", r)
@@ -249,14 +251,14 @@ func TestCommandAddress(t *testing.T) {
 		"admin off": {[]string{"--config", write("off.json", `{"admin":{"disabled":true}}`)},
 			"give --server"},
 		"missing config": {[]string{"--config", "none.json"}, "none.json"},
-		"adapter alone":  {[]string{"--adapter", "caddyfile"}, "--adapter needs --config"},
-		"no adapter": {[]string{"--config", "c.json", "--adapter", "toml9"},
+		"only --adapter": {[]string{"--adapter", "caddyfile"}, "--adapter requires --config"},
+		"unknown adapter": {[]string{"--config", "c.json", "--adapter", "toml9"},
 			`unknown config adapter "toml9"`},
-		"bad Caddyfile": {[]string{"--config", write("Caddyfile.bad", "{\n\tnonsense\n}\n")},
+		"invalid Caddyfile": {[]string{"--config", write("Caddyfile.bad", "{\n\tnonsense\n}\n")},
 			"or give --address"},
 		"range": {[]string{"--address", "localhost:1-9"}, "cannot be connected to"},
 		"fd":    {[]string{"--address", "fd/3"}, "cannot be connected to"},
-		"server beside": {[]string{"--server", "https://x", "--address", s.address},
+		"--server and --address": {[]string{"--server", "https://x", "--address", s.address},
 			"--server replaces --address"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -281,8 +283,8 @@ func TestCommandUnreachable(t *testing.T) {
 		"cannot reach http://"+address)
 
 	// A Caddy without the plugin.
-	serveCLI(t, nil).run("", "keys", "list").want(t, 1, "", "has no API keys", "list-modules")
-	// A Caddy whose configuration does not use it.
+	serveCLI(t, nil).run("", "keys", "list").want(t, 1, "", "does not manage API keys", "list-modules")
+	// A Caddy whose configuration does not use the plugin.
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {problem(503, "unavailable",
 		"No key store is running.")}})
 	s.run("", "keys", "list").want(t, 1, "", "Error: No key store is running.")
@@ -311,7 +313,7 @@ func TestCommandServer(t *testing.T) {
 		}
 		noToken(t, r.out, r.err)
 	}
-	for _, call := range s.asked() {
+	for _, call := range s.requests() {
 		if call.header.Get("Authorization") != "Bearer "+cliToken {
 			t.Errorf("Authorization is %d bytes", len(call.header.Get("Authorization")))
 		}
@@ -340,7 +342,7 @@ func TestCommandServer(t *testing.T) {
 		"--token-file must have the token for the server")
 }
 
-// TestCommandHelp holds the help to what the commands are: an example that does not parse is a bug.
+// TestCommandHelp checks that every command has a help text, and that the examples parse.
 func TestCommandHelp(t *testing.T) {
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
@@ -358,7 +360,7 @@ func TestCommandHelp(t *testing.T) {
 		for line := range strings.Lines(example) {
 			_, line, ok := strings.Cut(line, "caddy apikeys ")
 			if !ok {
-				t.Errorf("%s: an example of something else: %s", cmd.CommandPath(), line)
+				t.Errorf("%s: an example of another program: %s", cmd.CommandPath(), line)
 			}
 			words := shellWords(line)
 			found, rest, err := cliCommand().Find(append([]string{"apikeys"}, words...))
@@ -419,8 +421,8 @@ func TestCommandMisspelt(t *testing.T) {
 	}
 }
 
-// TestEmptyFlags gives every flag of every command an empty value, as the unset variable of a
-// script does, and every list an empty element: nothing is sent.
+// TestEmptyFlags gives every flag of every command an empty value, as a script with an unset
+// variable does, and every list an empty element. Nothing may be sent.
 func TestEmptyFlags(t *testing.T) {
 	s := serveCLI(t, nil)
 	var visit func(cmd *cobra.Command, path []string)
@@ -458,7 +460,7 @@ func TestEmptyFlags(t *testing.T) {
 	for _, c := range cliCommand().Commands() {
 		visit(c, nil)
 	}
-	if len(s.asked()) > 0 || tried < 100 {
-		t.Errorf("%d tried; the server was asked: %v", tried, s.asked())
+	if len(s.requests()) > 0 || tried < 100 {
+		t.Errorf("%d values tried; requests: %v", tried, s.requests())
 	}
 }

@@ -102,7 +102,7 @@ func (c *cli) loadConfig() ([]byte, error) {
 	file, adapter := c.config, c.adapter
 	if file == "" {
 		if adapter != "" {
-			return nil, errors.New("--adapter needs --config")
+			return nil, errors.New("--adapter requires --config")
 		}
 		file = "Caddyfile"
 	}
@@ -182,7 +182,7 @@ func (c *cli) readHidden(ctx context.Context, fd int, prompt string) (string, er
 	}
 	fmt.Fprint(c.err, prompt, ": ")
 	defer fmt.Fprintln(c.err)
-	line, err := typed(ctx, func() (string, error) {
+	line, err := interruptible(ctx, func() (string, error) {
 		b, err := term.ReadPassword(fd)
 		return string(b), err
 	})
@@ -192,20 +192,21 @@ func (c *cli) readHidden(ctx context.Context, fd int, prompt string) (string, er
 	return line, err
 }
 
-// typed waits for input or for Ctrl-C.
-func typed(ctx context.Context, read func() (string, error)) (string, error) {
-	type answer struct {
+// interruptible calls read and returns its result, or an error if ctx ends first, as it does on
+// Ctrl-C. A read that is still waiting is abandoned.
+func interruptible(ctx context.Context, read func() (string, error)) (string, error) {
+	type result struct {
 		line string
 		err  error
 	}
-	answers := make(chan answer, 1)
+	results := make(chan result, 1)
 	go func() {
 		line, err := read()
-		answers <- answer{line, err}
+		results <- result{line, err}
 	}()
 	select {
-	case a := <-answers:
-		return a.line, a.err
+	case r := <-results:
+		return r.line, r.err
 	case <-ctx.Done():
 		return "", errors.New("interrupted: nothing was changed")
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestCommandErrorsShowNoPassword: of the addresses that flags give.
+// TestCommandErrorsShowNoPassword gives addresses with a password to flags.
 func TestCommandErrorsShowNoPassword(t *testing.T) {
 	const hidden = "hunter2"
 	for _, argument := range []string{

@@ -44,7 +44,7 @@ status is 0 if all checks pass, else 1.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(ctx, doctorPatience)
+			ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
 			defer cancel()
 			d := doctor{cli: c, server: server}
 			d.examine(ctx)
@@ -53,9 +53,9 @@ status is 0 if all checks pass, else 1.`,
 	}
 }
 
-// doctorPatience bounds all checks together. A healthy server answers at once, and a person is
-// waiting.
-const doctorPatience = 30 * time.Second
+// doctorTimeout limits the time of all checks together. A healthy server answers at once, and a
+// person is waiting.
+const doctorTimeout = 30 * time.Second
 
 // A doctor runs the checks and collects their findings.
 type doctor struct {
@@ -72,7 +72,7 @@ type finding struct {
 	Advice string `json:"advice,omitempty"`
 }
 
-// found adds and prints a finding. advice is for a check that fails.
+// found adds and prints a finding. advice is dropped if the check passes.
 func (d *doctor) found(check string, ok bool, advice, format string, args ...any) {
 	if ok {
 		advice = ""
@@ -80,6 +80,7 @@ func (d *doctor) found(check string, ok bool, advice, format string, args ...any
 	d.add(finding{Check: check, OK: &ok, Found: fmt.Sprintf(format, args...), Advice: advice})
 }
 
+// unknown adds a finding for a check that could not be run.
 func (d *doctor) unknown(check, why string) {
 	d.add(finding{Check: check, Found: "not checked: " + why})
 }
@@ -134,7 +135,7 @@ func (d *doctor) examine(ctx context.Context) {
 		d.found("endpoint", true, "", "%s is reachable", d.where)
 		inspected, err := d.modules.Inspect(raw)
 		if err != nil {
-			d.found("configuration", false, "Is that Caddy's admin endpoint?",
+			d.found("configuration", false, "Check that this is Caddy's admin endpoint.",
 				"reading its configuration: %v", err)
 			return
 		}
@@ -147,7 +148,7 @@ func (d *doctor) examine(ctx context.Context) {
 	if config == nil {
 		for _, check := range []string{"handlers", "logs", "namespaces"} {
 			d.unknown(check, "the "+check+
-				" of the configuration are visible to Caddy's admin endpoint only")
+				" of the configuration are visible only through Caddy's admin endpoint")
 		}
 		return
 	}
@@ -161,7 +162,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.rows(ctx)
 }
 
-// unreached adds a finding for an error, in the words of other commands.
+// unreached adds a finding for an error, with the advice that other commands give.
 func (d *doctor) unreached(check string, err error) {
 	said, advice, _ := strings.Cut(strings.TrimPrefix(d.explain(err), "Error: "), "\n")
 	d.found(check, false, strings.ReplaceAll(advice, "\n", " "), "%s", said)
@@ -239,8 +240,7 @@ func (d *doctor) sites(config *Config) {
 			"api_key refuses the requests for api_keys_admin on the same site: %s",
 			strings.Join(config.Refused, ", "))
 	case config.AdminSites > 0:
-		d.found("sites", true, "",
-			"no api_key refuses the requests for api_keys_admin")
+		d.found("sites", true, "", "no api_key refuses the requests for api_keys_admin")
 	}
 }
 
@@ -252,8 +252,7 @@ func (d *doctor) logs(config *Config) {
 	case len(exposed) == 0:
 		d.found("logs", true, "",
 			"keys are accepted only from sources that Caddy's own log encoders redact; without "+
-				"`format "+
-				"api_keys`: %s", strings.Join(open, ", "))
+				"`format api_keys`: %s", strings.Join(open, ", "))
 	default:
 		d.found("logs", false,
 			"Add `log { format api_keys }` to the global options, for the default log, and to "+

@@ -69,14 +69,14 @@ func TestDoctorCommand(t *testing.T) {
 			healthy, 1, []string{"do not exist: gone", "namespaces create gone"}, nil, nil},
 		"other namespaces": {handler +
 			`,"from":[{"type":"bearer"}],"namespace":"{http.request.host}","namespace_path":["/{namespace}"]` + end, healthy, 0, []string{"✓ the configuration names no namespace"}, nil, nil},
-		"lease lapsed": {bearer, cliAnswer{503,
+		"lease expired": {bearer, cliAnswer{503,
 			api.Health{Problem: "the database is locked", Revision: 3}}, 1,
 			[]string{"✗ it is not healthy: the database is locked; revision 3, 0s"}, nil, nil},
 		"no store": {`"apps":{}`, problem(503, "unavailable",
 			"No key store is running: the configuration in force does not use api_keys."), 1,
 			[]string{"✗ No key store is running"}, nil, nil},
 		"no plugin": {`"apps":{}`, cliAnswer{404, "404 page not found"}, 1,
-			[]string{"has no API keys", "→ Does `caddy list-modules`"}, nil, nil},
+			[]string{"does not manage API keys", "→ Check that `caddy list-modules`"}, nil, nil},
 		"both on one site": {`"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"match":[{"host":["a"]}],"handle":[{"handler":"subroute","routes":[` +
 			`{"handle":[{"handler":"api_key","from":[{"type":"bearer"}],"public":["/health"]}]},{"handle":[{"handler":"api_keys_admin"}]}]}]}]}}}}`, healthy, 1, []string{
 			"✗ api_key refuses the requests for api_keys_admin on the same site: :443",
@@ -96,14 +96,12 @@ func TestDoctorCommand(t *testing.T) {
 			`,"from":[{"type":"bearer"}],"openapi":[{"skip_unsupported":true,"file":"/no/such/file"}]` + end, healthy, 0, []string{
 			"– not checked: which operations are left out: openapi: stat /no/such/file"}, nil, nil},
 		"unreadable role": {bearer, healthy, 1,
-			[]string{"✗ unreadable rows, which grant nothing: role acme/billing (no such " +
-				"word)"},
-			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "no such word"}}, nil},
+			[]string{"✗ unreadable rows, which grant nothing: role acme/billing (unknown word)"},
+			[]api.Role{{Namespace: "acme", Name: "billing", Unreadable: "unknown word"}}, nil},
 		"prefix not accepted": {bearer, healthy, 1, []string{
 			"✗ live keys are refused because token_prefix does not accept their prefixes: old (3)",
 			"Accept them with `token_prefix ak old`, or refuse them permanently with " +
-				"`abandon_prefix " +
-				"old`."},
+				"`abandon_prefix old`."},
 			nil,
 			[]api.OtherPrefix{{Prefix: "gone", Keys: 2, Abandoned: true},
 				{Prefix: "old", Keys: 3}}},
@@ -121,7 +119,7 @@ func TestDoctorCommand(t *testing.T) {
 					api.TokenPrefixes{Accepted: []string{"ak"}, Others: row.others}}},
 				"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},
 				"GET /namespaces/gone": {problem(404, "not_found",
-					"There is no such namespace.")},
+					"The namespace does not exist.")},
 				"GET /namespaces": {{200, api.Namespaces{}}},
 				"GET /members":    {{200, api.Members{}}},
 				"GET /roles": {
@@ -154,7 +152,7 @@ func TestDoctorCommand(t *testing.T) {
 	}
 }
 
-func TestDoctorCommandUnreached(t *testing.T) {
+func TestDoctorCommandUnreachable(t *testing.T) {
 	r := runCLI("", "doctor", "--address", "127.0.0.1:1")
 	if r.status != 1 || !strings.Contains(r.out,
 		"✗ cannot reach Caddy's admin endpoint at 127.0.0.1:1") {

@@ -13,7 +13,7 @@ import (
 )
 
 func (c *cli) importCommand() *cobra.Command {
-	var partial, told bool
+	var partial, showProgress bool
 	cmd := &cobra.Command{
 		Use:   "import [FILE]",
 		Short: "Imports keys whose tokens another system created",
@@ -39,7 +39,7 @@ than ten thousand keys.`,
 	}
 	cmd.Flags().BoolVar(&partial, "partial", false,
 		"Import the valid keys even if others are refused")
-	cmd.Flags().BoolVar(&told, "progress", false,
+	cmd.Flags().BoolVar(&showProgress, "progress", false,
 		"Report progress every second, even without a terminal")
 	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
 		in := c.in
@@ -51,14 +51,14 @@ than ten thousand keys.`,
 			defer f.Close()
 			in = f
 		} else if c.server != "" && c.tokenFile == "" {
-			return errors.New("standard input cannot hold both the keys and the token for " +
+			return errors.New("standard input cannot have both the keys and the token for " +
 				"--server: give --token-file")
 		}
 		server, err := c.connect(ctx)
 		if err != nil {
 			return err
 		}
-		p := c.newProgress(told)
+		p := c.newProgress(showProgress)
 		defer p.end()
 		if partial {
 			return c.importSome(ctx, server, in, p)
@@ -82,7 +82,7 @@ func (c *cli) importAll(
 	return c.imported(done, len(done.Refused))
 }
 
-// importSome sends batches. It reports line numbers of the whole input.
+// importSome sends the input in batches and reports refused lines.
 func (c *cli) importSome(
 	ctx context.Context, server *client.Client, in io.Reader, p *progress,
 ) error {
@@ -122,15 +122,16 @@ func (c *cli) importSome(
 	}
 }
 
+// importBatch sends a batch. The answer has the line numbers of the whole input.
 func (c *cli) importBatch(
 	ctx context.Context, server *client.Client, b *importBatch,
 ) (api.Imported, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	done, err := server.ImportKeys(ctx, api.NDJSON, &b.body, true, "")
 	for i := range done.Created {
-		if made := &done.Created[i]; 0 < made.Line && made.Line <= len(b.lines) {
-			made.Line = b.lines[made.Line-1]
+		if key := &done.Created[i]; 0 < key.Line && key.Line <= len(b.lines) {
+			key.Line = b.lines[key.Line-1]
 		}
 	}
 	for i := range done.Refused {

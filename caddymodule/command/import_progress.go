@@ -11,31 +11,31 @@ import (
 // progressInterval is how often an import reports its progress. Tests shorten it.
 var progressInterval = time.Second
 
-// A progress reports how far an import has come: on a terminal in one changing line, elsewhere line
-// by line if asked for.
+// A progress reports the progress of an import. On a terminal it overwrites one line, elsewhere it
+// writes lines if --progress is given. It may be used concurrently.
 type progress struct {
 	cli     *cli
-	shows   bool
+	enabled bool
 	inPlace bool
 	begun   time.Time
 
-	mu    sync.Mutex // another goroutine reads the body, perhaps even after the answer
-	shown time.Time
-	over  chan struct{} // closed at the end
+	mu    sync.Mutex // the HTTP client may read the body even after the answer
+	shown time.Time  // time of the last report
+	done  chan struct{}
 }
 
-func (c *cli) newProgress(asked bool) *progress {
+func (c *cli) newProgress(requested bool) *progress {
 	_, inPlace := terminal(c.err)
 	now := time.Now()
-	return &progress{cli: c, shows: asked || inPlace, inPlace: inPlace, begun: now, shown: now,
-		over: make(chan struct{})}
+	return &progress{cli: c, enabled: requested || inPlace, inPlace: inPlace, begun: now,
+		shown: now, done: make(chan struct{})}
 }
 
-// tell reports the progress. With more, it does nothing within an interval of the last report.
-func (p *progress) tell(more bool, format string, args ...any) {
+// tell reports the progress. If throttled is true, it reports at most once per interval.
+func (p *progress) tell(throttled bool, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.shows || p.ended() || more && time.Since(p.shown) < progressInterval {
+	if !p.enabled || p.ended() || throttled && time.Since(p.shown) < progressInterval {
 		return
 	}
 	p.shown = time.Now()
@@ -49,7 +49,7 @@ func (p *progress) tell(more bool, format string, args ...any) {
 // wait reports what the import is waiting for, and for how long, until end.
 func (p *progress) wait(what string) {
 	p.tell(false, "%s …", what)
-	if !p.shows {
+	if !p.enabled {
 		return
 	}
 	begun, interval := time.Now(), max(progressInterval, time.Millisecond)
@@ -58,7 +58,7 @@ func (p *progress) wait(what string) {
 		defer tick.Stop()
 		for {
 			select {
-			case <-p.over:
+			case <-p.done:
 				return
 			case <-tick.C:
 				p.tell(false, "%s … %s", what, time.Since(begun).Round(interval))
@@ -81,19 +81,20 @@ func (p *progress) end() {
 	defer p.mu.Unlock()
 	if !p.ended() {
 		p.wipe()
-		close(p.over)
+		close(p.done)
 	}
 }
 
 func (p *progress) ended() bool {
 	select {
-	case <-p.over:
+	case <-p.done:
 		return true
 	default:
 		return false
 	}
 }
 
+// wipe clears the line that is overwritten.
 func (p *progress) wipe() {
 	if p.inPlace && p.shown != p.begun {
 		fmt.Fprint(p.cli.err, "\r\x1b[K")
@@ -118,16 +119,16 @@ func (s *sending) Read(b []byte) (int, error) {
 	n, err := s.Reader.Read(b)
 	s.bytes += n
 	s.lines += bytes.Count(b[:n], []byte{'\n'})
-	much := fmt.Sprintf("%.1f MiB", float64(s.bytes)/(1<<20))
+	amount := fmt.Sprintf("%.1f MiB", float64(s.bytes)/(1<<20))
 	if s.byLine {
-		much = fmt.Sprintf("%d lines, %s", s.lines, much)
+		amount = fmt.Sprintf("%d lines, %s", s.lines, amount)
 	}
 	switch {
 	case err != io.EOF:
-		s.progress.tell(true, "sent %s, %d KiB/s …", much, s.progress.rate(s.bytes)>>10)
+		s.progress.tell(true, "sent %s, %d KiB/s …", amount, s.progress.rate(s.bytes)>>10)
 	case !s.sent:
 		s.sent = true
-		s.progress.wait("all sent: " + much + "; waiting for the server")
+		s.progress.wait("all sent: " + amount + "; waiting for the server")
 	}
 	return n, err
 }

@@ -16,7 +16,7 @@ import (
 // unchanged.
 type importReader struct {
 	*bufio.Reader
-	document bool          // {"keys":[…]}, else one key a line
+	document bool          // {"keys":[…]}, else one key per line
 	elements *json.Decoder // within keys; nil before the first
 	line     int           // of the last key, or its position in keys
 }
@@ -79,7 +79,7 @@ func (in *importReader) next() ([]byte, error) {
 }
 
 // nextElement reads one element of keys, compacted to a line. Errors name only the position: the
-// element may hold a token.
+// element may contain a token.
 func (in *importReader) nextElement() ([]byte, error) {
 	if in.elements == nil {
 		in.elements = json.NewDecoder(in.Reader)
@@ -89,8 +89,7 @@ func (in *importReader) nextElement() ([]byte, error) {
 	}
 	if !in.elements.More() {
 		if !in.tokens(json.Delim(']'), json.Delim('}'), nil) {
-			return nil, fmt.Errorf("unexpected end of the document after %d keys",
-				in.line-1)
+			return nil, fmt.Errorf("the document must end with ]} after %d keys", in.line-1)
 		}
 		return nil, io.EOF
 	}
@@ -103,7 +102,8 @@ func (in *importReader) nextElement() ([]byte, error) {
 	return line.Bytes(), err
 }
 
-// tokens reads these tokens; nil is the end of the input.
+// tokens reads the next tokens and reports whether they are the wanted ones. nil is the end of the
+// input.
 func (in *importReader) tokens(wanted ...json.Token) bool {
 	for _, want := range wanted {
 		got, err := in.elements.Token()

@@ -16,12 +16,12 @@ const importPath = "POST /keys/import"
 func TestImportCommand(t *testing.T) {
 	ndjson := `{"name":"a","token":"` + cliToken + `"}` + "\n\n" + `{"name":"b"}`
 	for name, row := range map[string]struct{ body, contentType string }{
-		"marked lines":    {"\ufeff" + ndjson, api.NDJSON},
-		"marked document": {"\ufeff{\"keys\":[{\"name\":\"a\"}]}", api.JSON},
-		"lines":           {ndjson, api.NDJSON},
-		"document":        {" {\n\t\"keys\" : [{\"name\":\"a\"}]}\n", api.JSON},
-		"no keys":         {`{"name":"keys"}`, api.NDJSON},
-		"empty":           {"", api.NDJSON},
+		"lines after a byte order mark":    {"\ufeff" + ndjson, api.NDJSON},
+		"document after a byte order mark": {"\ufeff{\"keys\":[{\"name\":\"a\"}]}", api.JSON},
+		"lines":                            {ndjson, api.NDJSON},
+		"document":                         {" {\n\t\"keys\" : [{\"name\":\"a\"}]}\n", api.JSON},
+		"no keys":                          {`{"name":"keys"}`, api.NDJSON},
+		"empty":                            {"", api.NDJSON},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "keys")
@@ -32,7 +32,7 @@ func TestImportCommand(t *testing.T) {
 			s.run("", "keys", "import", file).want(t, 0, "", "Imported 2, refused 0.")
 			s.run(row.body, "keys", "import").want(t, 0, "", "Imported 2,")
 			s.run(row.body, "keys", "import", "-").want(t, 0, "", "Imported 2,")
-			for _, call := range s.asked() {
+			for _, call := range s.requests() {
 				if call.line != "POST /apikeys/v1/keys/import" ||
 					call.body != strings.TrimPrefix(row.body, "\ufeff") ||
 					call.header.Get("Content-Type") != row.contentType {
@@ -55,14 +55,14 @@ func TestImportCommandRefused(t *testing.T) {
 		"none: no such file")
 }
 
-// What is refused is named by its line of the whole input, whichever batch it was in.
+// TestPartialImport checks that refused keys are reported with their line in the whole input.
 func TestPartialImport(t *testing.T) {
 	var lines, document strings.Builder
 	document.WriteString(`{"keys":[`)
 	for i := range 2 * batchKeys {
 		fmt.Fprintf(&lines, "{\"name\":%q}\n", fmt.Sprint(i))
 		if i%2 == 0 {
-			lines.WriteString(" \r\n") // lines that have no key count all the same
+			lines.WriteString(" \r\n") // lines without a key count too
 		}
 		if i > 0 {
 			document.WriteString(",\n")
@@ -95,11 +95,11 @@ func TestPartialImport(t *testing.T) {
 				want = append(want, fmt.Sprintf("line %d: bad\n", n))
 			}
 			r.want(t, 1, "", want...)
-			if len(s.asked()) != row.calls {
-				t.Fatalf("%d batches", len(s.asked()))
+			if len(s.requests()) != row.calls {
+				t.Fatalf("%d batches", len(s.requests()))
 			}
 			n := 0
-			for _, call := range s.asked() {
+			for _, call := range s.requests() {
 				if call.line != "POST /apikeys/v1/keys/import?partial=1" ||
 					call.header.Get("Content-Type") != api.NDJSON {
 					t.Errorf("sent %s as %s", call.line, call.header.Get("Content-Type"))
@@ -136,25 +136,25 @@ func TestPartialImportEnds(t *testing.T) {
 		status  int
 		want    string
 	}{
-		"well": {`{"keys":[{"name":"a"}]}`, []cliAnswer{good}, 0,
+		"complete": {`{"keys":[{"name":"a"}]}`, []cliAnswer{good}, 0,
 			"Imported 1, refused 0."},
 		"empty document": {`{"keys":[]}`, []cliAnswer{good}, 0, "Imported 0, refused 0."},
 		"empty":          {"", []cliAnswer{good}, 0, "Imported 0, refused 0."},
 		"cut off":        {`{"keys":[{"name":"a"}`, []cliAnswer{good}, 1, "after 1 keys"},
-		"cut off in one": {`{"keys":[{"name":"a"},{"token":"` + cliToken, []cliAnswer{good}, 1,
+		"cut off in a key": {`{"keys":[{"name":"a"},{"token":"` + cliToken, []cliAnswer{good}, 1,
 			"key 2 of the document must be JSON"},
-		"more behind": {`{"keys":[{"name":"a"}]} {`, []cliAnswer{good}, 1,
-			"unexpected end of the document"},
+		"data after the document": {`{"keys":[{"name":"a"}]} {`, []cliAnswer{good}, 1,
+			"the document must end with ]} after 1 keys"},
 		"other fields": {`{"keys":[{"name":"a"}],"x":1}`, []cliAnswer{good}, 1,
-			"unexpected end of the document"},
-		"no list": {`{"keys":"` + cliToken + `"}`, []cliAnswer{good}, 1,
+			"the document must end with ]} after 1 keys"},
+		"not a list": {`{"keys":"` + cliToken + `"}`, []cliAnswer{good}, 1,
 			"the document must be"},
-		"server goes": {`{"name":"a"}`, []cliAnswer{{0, nil}}, 1,
+		"connection breaks": {`{"name":"a"}`, []cliAnswer{{0, nil}}, 1,
 			"Imported 0, refused 0, up to line 0."},
 		"server refuses": {`{"name":"a"}`,
 			[]cliAnswer{problem(403, "insufficient_permission", "You may not.")}, 1,
 			"You may not."},
-		"nonsense answer": {`{"name":"a"}`,
+		"unknown line in the answer": {`{"name":"a"}`,
 			[]cliAnswer{{201, api.Imported{Refused: []api.Refused{{Line: 77, Detail: "odd"}}}}}, 1,
 			"line 77: odd"},
 	} {
@@ -167,15 +167,15 @@ func TestPartialImportEnds(t *testing.T) {
 	}
 }
 
-// often has an import say how far it has come at every turn.
-func often(t *testing.T) {
+// reportAlways makes imports report every step of their progress.
+func reportAlways(t *testing.T) {
 	before := progressInterval
 	progressInterval = 0
 	t.Cleanup(func() { progressInterval = before })
 }
 
 func TestImportProgress(t *testing.T) {
-	often(t)
+	reportAlways(t)
 	input := strings.Repeat("{}\n", 2*batchKeys+1)
 	answers := map[string][]cliAnswer{importPath: {
 		{201, api.Imported{Imported: batchKeys - 1,
@@ -187,13 +187,13 @@ func TestImportProgress(t *testing.T) {
 	r.want(t, 1, "", fmt.Sprintf("%d lines read, %d imported, 1 refused, ", 2*batchKeys,
 		2*batchKeys-1))
 	if strings.ContainsAny(r.err, "\r\x1b") {
-		t.Errorf("what is for terminals went elsewhere: %q", r.err)
+		t.Errorf("terminal control characters without a terminal: %q", r.err)
 	}
 	serveCLI(t, answers).run(input, "keys", "import", "--progress").want(t, 1, "",
 		fmt.Sprintf("all sent: %d lines, 0.0 MiB", 2*batchKeys+1))
 	for _, quiet := range [][]string{{"keys", "import"}, {"keys", "import", "--partial"}} {
 		if r := serveCLI(t, answers).run(input, quiet...); strings.Contains(r.err, "…") {
-			t.Errorf("nobody asked: %s", r.err)
+			t.Errorf("progress without --progress: %s", r.err)
 		}
 	}
 }

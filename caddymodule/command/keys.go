@@ -21,17 +21,17 @@ type keyObjects struct {
 
 func (c *cli) keysCommand() *cobra.Command {
 	k := &keyObjects{objects[api.Key, api.KeyPatch, api.KeyChanged]{
-		cli: c, one: "key", argument: "ID", example: "4fYQ0hTz81Lk", id: keyID,
-		said: func(k api.Key) string {
+		cli: c, noun: "key", argument: "ID", example: "4fYQ0hTz81Lk", id: keyID,
+		describe: func(k api.Key) string {
 			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace)
 		},
 		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
 		cells: func(k api.Key) []string {
 			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status,
-				momentOr(k.ExpiresAt, "never"), momentOr(k.LastUsedAt, "never")}
+				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never")}
 		},
 		rows: keyRows,
-		made: func(done api.KeyChanged) (api.Key, api.Propagation) {
+		changes: func(done api.KeyChanged) (api.Key, api.Propagation) {
 			return done.Key, done.Propagation
 		},
 		find: (*client.Client).FindKey, edit: (*client.Client).EditKey,
@@ -43,15 +43,16 @@ func (c *cli) keysCommand() *cobra.Command {
 	}, c.mintCommand(), k.listCommand(),
 		k.showCommand("Shows a key, without its token",
 			`  caddy apikeys keys show 4fYQ0hTz81Lk
-  caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`), k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),
+  caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`),
+		k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),
 		k.deleteCommand("Deletes a revoked key", `
 Deletes the record of a revoked key. Its token remains refused permanently: it
 cannot be imported again.`))
 }
 
-// patience is how long a call may take in addition to --wait. Minting waits for a node that is cut
-// off until its lease expires.
-const patience = 2 * time.Minute
+// callTimeout is how long a call may take in addition to --wait. It is long because minting waits
+// for an unreachable node until its lease expires.
+const callTimeout = 2 * time.Minute
 
 // keyID returns a key's id from the command line. The error does not repeat the argument: it may be
 // a token.
@@ -95,7 +96,7 @@ func (f *changeFlags) options() []client.ChangeOption {
 }
 
 func (f *changeFlags) context(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, f.wait+patience)
+	return context.WithTimeout(ctx, f.wait+callTimeout)
 }
 
 func (c *cli) rotateCommand() *cobra.Command {
@@ -148,6 +149,6 @@ the old one; standard error names them, and until when.`,
 
 func (c *cli) showKeyToken(answer any, token string, k api.Key) error {
 	about := fmt.Sprintf("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name,
-		k.Namespace, k.Access, momentOr(k.ExpiresAt, "never"))
+		k.Namespace, k.Access, timeOr(k.ExpiresAt, "never"))
 	return c.showToken(answer, token, "key "+k.ID, about, "rotate the key to get a new one")
 }

@@ -90,11 +90,11 @@ the key as it was; standard error names them, and until when.`,
 			return patch, err
 		}
 		patch.Grants = given(cmd, "grant", list)
-		made, err := parseNewRoles(newRoles)
+		created, err := parseNewRoles(newRoles)
 		if err != nil {
 			return patch, err
 		}
-		patch.NewRoles = given(cmd, "new-role", made)
+		patch.NewRoles = given(cmd, "new-role", created)
 		patch.Metadata, err = textsPatch("metadata", metadata, dropped)
 		return patch, err
 	}
@@ -109,9 +109,8 @@ the key as it was; standard error names them, and until when.`,
 		}
 		switch whole := patch != (api.KeyPatch{}); {
 		case whole && parts.given():
-			return nil,
-				errors.New("--add and --remove flags cannot be combined with other changes: use " +
-					"two edits")
+			return nil, errors.New("--add and --remove flags cannot be combined with other " +
+				"changes: use two edits")
 		case whole:
 			return func(server *client.Client, ctx context.Context, id string,
 				options ...client.ChangeOption) (api.KeyChanged, error) {
@@ -145,8 +144,7 @@ func (f *partFlags) register(cmd *cobra.Command) {
 		"`NAMESPACE=PERMISSION,@ROLE,...` to add; may be repeated")
 	flags.StringArrayVar(&f.removeGrants, "remove-grant", nil,
 		"`NAMESPACE` whose grant to remove, or NAMESPACE=PERMISSION,@ROLE,... to remove a part of "+
-			"it; "+
-			"may be repeated")
+			"it; may be repeated")
 }
 
 func (f *partFlags) given() bool {
@@ -154,8 +152,8 @@ func (f *partFlags) given() bool {
 		len(f.addGrants)+len(f.removeGrants) > 0
 }
 
-// edit returns the change that the flags describe. Flags without a namespace are about the key's
-// own.
+// edit returns the change that the flags describe. Flags without a namespace apply to the key's
+// own namespace.
 func (f *partFlags) edit() (e api.GrantEdit, err error) {
 	if len(f.addPermissions)+len(f.addRoles) > 0 {
 		e.Add = []api.GrantPart{{Permissions: f.addPermissions, Roles: f.addRoles}}

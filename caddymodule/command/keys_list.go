@@ -51,8 +51,7 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Metadata, "metadata", "", "Only keys with `NAME=VALUE` in their metadata")
 	flags.StringVar(&f.Sort, "sort", "",
 		"Sort by `FIELD`: created_at, name, expires_at or last_used_at; a leading minus reverses "+
-			"the "+
-			"order (default -created_at)")
+			"the order (default -created_at)")
 	flags.StringVar(&f.Cursor, "cursor", "",
 		"Continue from this `CURSOR` of an earlier list")
 	limitFlag(cmd, &limit)
@@ -67,12 +66,12 @@ limited to ten thousand keys.`,
 	return cmd
 }
 
-// limitFlag adds --limit. Zero stands for all and cannot be given.
+// limitFlag adds --limit. Zero, which means all, is the default and cannot be given.
 func limitFlag(cmd *cobra.Command, limit *int) {
 	cmd.Flags().IntVar(limit, "limit", 0, "List at most `N` (default all)")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if *limit < 1 && cmd.Flags().Changed("limit") {
-			return fmt.Errorf("--limit %d: give 1 or more, or leave it out for all", *limit)
+			return fmt.Errorf("--limit %d must be at least 1; leave it out to list all", *limit)
 		}
 		return nil
 	}
@@ -173,18 +172,18 @@ func keyRows(k api.Key) [][2]string {
 		add("Grant", grantText(g))
 	}
 	add("Owner", k.Owner)
-	add("Created", moment(k.CreatedAt)+" by "+k.CreatedBy)
-	add("Expires", momentOr(k.ExpiresAt, "never"))
+	add("Created", timeText(k.CreatedAt)+" by "+k.CreatedBy)
+	add("Expires", timeOr(k.ExpiresAt, "never"))
 	if k.RevokedAt != nil {
-		add("Revoked", moment(*k.RevokedAt)+by(k.RevokedBy))
+		add("Revoked", timeText(*k.RevokedAt)+by(k.RevokedBy))
 	}
 	if k.RevokeReason != nil && *k.RevokeReason != "" {
 		add("Reason", *k.RevokeReason)
 	}
-	add("Last used", momentOr(k.LastUsedAt, "never"))
+	add("Last used", timeOr(k.LastUsedAt, "never"))
 	for _, s := range k.Secrets {
-		add("Secret", "created "+moment(s.CreatedAt)+", valid until "+
-			momentOr(s.ExpiresAt, "the key expires"))
+		add("Secret", "created "+timeText(s.CreatedAt)+", valid until "+
+			timeOr(s.ExpiresAt, "the key expires"))
 	}
 	if len(k.AllowedIPs) > 0 {
 		add("Addresses", strings.Join(k.AllowedIPs, ", "))

@@ -18,7 +18,7 @@ import (
 func (c *cli) mintCommand() *cobra.Command {
 	var spec api.MintRequest
 	var grants, newRoles, metadata []string
-	var expires, remember string
+	var expires, idempotencyKey string
 	var inactive bool
 	cmd := &cobra.Command{
 		Use:   "mint --name NAME",
@@ -73,7 +73,7 @@ revoked.`,
 		"Metadata `NAME=VALUE`; may be repeated")
 	flags.BoolVar(&inactive, "inactive", false,
 		"Create it inactive: it is refused until it is activated")
-	flags.StringVar(&remember, "idempotency-key", "",
+	flags.StringVar(&idempotencyKey, "idempotency-key", "",
 		"Any `TEXT`: repeating the command with it within 24 hours creates no second key")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) (err error) {
 		if spec.Name == "" {
@@ -98,13 +98,13 @@ revoked.`,
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(ctx, patience)
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		made, err := server.MintKey(ctx, spec, remember)
+		minted, err := server.MintKey(ctx, spec, idempotencyKey)
 		if err != nil {
 			return err
 		}
-		return c.showKeyToken(made, made.Token, made.Key)
+		return c.showKeyToken(minted, minted.Token, minted.Key)
 	})
 	return cmd
 }
@@ -160,7 +160,7 @@ func parseNewRoles(words []string) ([]api.NewRole, error) {
 	return roles, nil
 }
 
-// parseExpiry parses a time, or a duration from now. It returns nil for the empty word.
+// parseExpiry parses a time, or a duration from now. It returns nil for an empty word.
 func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	if word == "" {
 		return nil, nil

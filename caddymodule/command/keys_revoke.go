@@ -11,10 +11,13 @@ import (
 )
 
 const (
-	// of the first request, so that pending nodes are reported soon
+	// firstWait is the longest wait of the first request. It is short, so that pending nodes are
+	// reported soon.
 	firstWait = 2 * time.Second
-	longWait  = 5 * time.Minute        // the maximum of the REST API
-	pollPause = 100 * time.Millisecond // between two requests
+	// longWait is the longest wait that the REST API accepts.
+	longWait = 5 * time.Minute
+	// pollPause is the pause between two requests, in case the server does not wait.
+	pollPause = 100 * time.Millisecond
 )
 
 func (k *keyObjects) revokeCommand() *cobra.Command {
@@ -63,8 +66,8 @@ status 3: the key is revoked, and those nodes refuse it by the time named.`,
 }
 
 // revoke repeats the request until every node has applied it or --wait has passed. Meanwhile it
-// reports the pending nodes. Requests after the first wait as long as they may: the server counts a
-// silent node's lease from the start of each request.
+// reports the pending nodes. Requests after the first have the longest possible wait, because the
+// server counts a silent node's lease from the start of each request.
 func (c *cli) revoke(
 	ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags,
 ) (api.KeyChanged, error) {
@@ -76,17 +79,17 @@ func (c *cli) revoke(
 		return done, err
 	}
 	round.version = 0 // the revoke has changed it
-	for said := ""; !done.Propagation.Complete; {
+	for reported := ""; !done.Propagation.Complete; {
 		round.wait = min(time.Until(deadline), longWait)
 		if round.wait <= 0 {
 			return done, nil
 		}
-		said = c.sayPending(done.Propagation, said)
-		pause(ctx, pollPause) // in case the server does not wait
+		reported = c.sayPending(done.Propagation, reported)
+		pause(ctx, pollPause)
 		again, err := c.revokeOnce(ctx, server, id, why, round)
 		if err != nil {
 			c.report(err)
-			return done, nil // the first answer stands: revoked, and pending
+			return done, nil // the last answer remains true: revoked, with pending nodes
 		}
 		done = again
 	}
@@ -101,13 +104,14 @@ func (c *cli) revokeOnce(
 	return server.RevokeKey(ctx, id, why, f.options()...)
 }
 
-// sayPending reports the pending nodes and returns the report. It does not repeat the last one.
-func (c *cli) sayPending(p api.Propagation, said string) string {
+// sayPending reports the pending nodes, unless the report would be the same as the last one. It
+// returns the report.
+func (c *cli) sayPending(p api.Propagation, last string) string {
 	text := "Revoked; waiting for"
 	for _, n := range p.Pending {
 		text += " node " + n.Node
 	}
-	if text != said {
+	if text != last {
 		c.say("%s", text)
 	}
 	return text

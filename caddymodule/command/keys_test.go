@@ -60,14 +60,14 @@ func TestMintCommand(t *testing.T) {
 		"c+=@viewer,read_write,@b", "--connected", "--expires", "2199-01-01T00:00:00Z",
 		"--allow-ip", "10.0.0.0/8", "--allow-ip", "::1", "--metadata", "team=erp, west",
 		"--metadata", "eq=a=b", "--inactive", "--idempotency-key", "once")
-	// The token alone, so that $(…) has it and nothing else.
+	// Standard output is only the token, for use in $(…).
 	r.want(t, 0, cliToken+"\n", cliID, "CI", "acme", "never", "not shown again")
 	noToken(t, r.err)
 	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"roles":["billing","auditor"],"connected":true,` +
 		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]},` +
 		`{"namespace":"c","access":"read_write","roles":["viewer","b"],"connected":true}],"new_roles":[{"name":"returns","permissions":["parcels:read","parcels:write"]}],` +
 		`"active":false,"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"owner":"m_4fYQ0hTz81Lk","metadata":{"eq":"a=b","team":"erp, west"}}`
-	if call := s.asked()[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" ||
+	if call := s.requests()[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" ||
 		call.header.Get("Origin") != "http://"+s.address {
 		t.Errorf("sent %s, want %s, with %v", call.body, body, call.header)
 	}
@@ -79,8 +79,8 @@ func TestMintCommand(t *testing.T) {
 		made.Key.ID != cliID || r.err != "" || r.status != 0 {
 		t.Errorf("--json: %v, status %d, %s", err, r.status, r.err)
 	}
-	if s.asked()[0].body != `{"name":"x","access":"read_only"}` {
-		t.Errorf("sent %s", s.asked()[0].body)
+	if s.requests()[0].body != `{"name":"x","access":"read_only"}` {
+		t.Errorf("sent %s", s.requests()[0].body)
 	}
 }
 
@@ -89,10 +89,10 @@ func TestMintCommandRefused(t *testing.T) {
 		problem(422, "invalid", "Wrong.",
 			api.FieldError{Field: "name", Detail: "is longer than 200 characters"},
 			api.FieldError{Field: "namespace", Detail: `"x" does not exist`}),
-		{409, api.Problem{Status: 409, Code: "already_made", Detail: "This key was made already.",
+		{409, api.Problem{Status: 409, Code: "already_made", Detail: "This key was already created.",
 			ID: cliID}},
 		{403, api.Problem{Status: 403, Code: "exceeds_caller",
-			Detail: "The key would have more than you.", Needed: "orders:write",
+			Detail: "The key would have more permissions than you.", Needed: "orders:write",
 			Namespace: "acme"}},
 		problem(403, "x", "sneaky \x1b[2J\x07 text"),
 	}})
@@ -104,15 +104,15 @@ func TestMintCommandRefused(t *testing.T) {
 		"does not exist\n" || r.status != 1 || r.out != "" {
 		t.Errorf("%+v", r)
 	}
-	mint().want(t, 1, "", "Error: This key was made already.", cliID)
-	mint().want(t, 1, "", "Error: The key would have more than you.",
+	mint().want(t, 1, "", "Error: This key was already created.", cliID)
+	mint().want(t, 1, "", "Error: The key would have more permissions than you.",
 		"orders:write in namespace acme")
 	if r := mint(); strings.ContainsAny(r.err, "\x1b\x07") {
 		t.Errorf("control characters reach the terminal: %q", r.err)
 	}
 }
 
-func TestMintCommandChecksBeforeItAsks(t *testing.T) {
+func TestMintCommandChecksFlags(t *testing.T) {
 	s := serveCLI(t, nil)
 	for _, row := range []struct {
 		flags []string
@@ -134,8 +134,8 @@ func TestMintCommandChecksBeforeItAsks(t *testing.T) {
 		s.run("", append([]string{"keys", "mint", "--name", "x"}, row.flags...)...).want(t, 1, "",
 			row.want)
 	}
-	if len(s.asked()) > 0 {
-		t.Errorf("the server was asked: %v", s.asked())
+	if len(s.requests()) > 0 {
+		t.Errorf("requests: %v", s.requests())
 	}
 }
 
@@ -146,13 +146,13 @@ func TestParseExpiry(t *testing.T) {
 		"90d":                       "2026-04-02T03:04:05Z",
 		"2027-01-01T00:00:00+02:00": "2026-12-31T22:00:00Z",
 	} {
-		if at, err := parseExpiry(word, now); err != nil || moment(*at) != want {
+		if at, err := parseExpiry(word, now); err != nil || timeText(*at) != want {
 			t.Errorf("%s: %v, %v, want %s", word, at, err, want)
 		}
 	}
 }
 
-// fullDisk takes nothing.
+// fullDisk is a writer that fails.
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
@@ -181,11 +181,11 @@ func TestRotateCommand(t *testing.T) {
 	r := s.run("", "keys", "rotate", cliID, "--grace", "2d", "--if-version", "3", "--wait", "1m")
 	r.want(t, 0, cliToken+"\n", cliID)
 	noToken(t, r.err)
-	if call := s.asked()[0]; call.line != "POST /apikeys/v1/keys/"+cliID+"/rotate?wait=1m0s" ||
+	if call := s.requests()[0]; call.line != "POST /apikeys/v1/keys/"+cliID+"/rotate?wait=1m0s" ||
 		call.body != `{"grace":"48h0m0s"}` || call.header.Get("If-Match") != `"3"` {
 		t.Errorf("sent %+v", call)
 	}
-	// The new token is good although the old one may be too: it must not be lost.
+	// The new token is valid even if the old one may be too, so it must be written.
 	s.run("", "keys", "rotate", cliID).want(t, 3, cliToken+"\n", "n2", "2026-01-02T03:05:00Z")
 	s.run("", "keys", "rotate", cliID, "--grace", "soon").want(t, 1, "", "must be a duration")
 }
@@ -200,8 +200,8 @@ func TestTokenAsArgument(t *testing.T) {
 	r := s.run("", "verify", cliToken)
 	r.want(t, 1, "")
 	noToken(t, r.out, r.err)
-	if len(s.asked()) > 0 {
-		t.Error("it was sent")
+	if len(s.requests()) > 0 {
+		t.Error("a request was sent")
 	}
 }
 
@@ -267,12 +267,12 @@ func TestListCommand(t *testing.T) {
 	}
 }
 
-func TestListCommandEmptyAndBroken(t *testing.T) {
+func TestListCommandWithoutResults(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}},
-		"GET /namespaces": {problem(503, "unavailable", "The database is away.")}})
+		"GET /namespaces": {problem(503, "unavailable", "The database is unavailable.")}})
 	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y",
 		"--metadata", "a=b").want(t, 0, "", "No results.")
-	if line := s.asked()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
+	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
 		t.Error(line)
 	}
 	r := s.run("", "keys", "list", "--json")
@@ -281,10 +281,10 @@ func TestListCommandEmptyAndBroken(t *testing.T) {
 		fmt.Sprint(doc) != "map[items:[] next_cursor:<nil>]" {
 		t.Errorf("%v: %s", err, r.out)
 	}
-	s.run("", "namespaces", "list", "--json").want(t, 1, "", "The database is away.")
+	s.run("", "namespaces", "list", "--json").want(t, 1, "", "The database is unavailable.")
 	for _, limit := range []string{"-1", "0"} {
-		s.run("", "keys", "list", "--limit", limit).want(t, 1, "", "1 or more")
-		s.run("", "namespaces", "list", "--limit", limit).want(t, 1, "", "1 or more")
+		s.run("", "keys", "list", "--limit", limit).want(t, 1, "", "must be at least 1")
+		s.run("", "namespaces", "list", "--limit", limit).want(t, 1, "", "must be at least 1")
 	}
 }
 
@@ -332,8 +332,8 @@ func TestEditCommand(t *testing.T) {
 		s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" + cliID: {changed(complete)}})
 		s.run("", append([]string{"keys", "edit", cliID}, row.flags...)...).want(t, 0, "",
 			"Changed key "+cliID)
-		if len(s.asked()) != 1 || s.asked()[0].body != row.body {
-			t.Errorf("%v: sent %v, want %s", row.flags, s.asked(), row.body)
+		if len(s.requests()) != 1 || s.requests()[0].body != row.body {
+			t.Errorf("%v: sent %v, want %s", row.flags, s.requests(), row.body)
 		}
 	}
 	for _, row := range []struct {
@@ -355,21 +355,21 @@ func TestEditCommand(t *testing.T) {
 			"/grants": {changed(complete)}})
 		s.run("", append([]string{"keys", "edit", cliID, "--if-version", "3"},
 			row.flags...)...).want(t, 0, "", "Changed key "+cliID)
-		if a := s.asked(); len(a) != 1 || a[0].body != row.body ||
+		if a := s.requests(); len(a) != 1 || a[0].body != row.body ||
 			a[0].header.Get("If-Match") != `"3"` {
 			t.Errorf("%v: sent %v, want %s", row.flags, a, row.body)
 		}
 	}
 	s := serveCLI(t, map[string][]cliAnswer{"PATCH /keys/" +
-		cliID: {problem(412, "changed", "It has version 4 by now."), changed(incomplete)}})
+		cliID: {problem(412, "changed", "The key has version 4."), changed(incomplete)}})
 	s.run("", "keys", "edit", cliID, "--wait", "1s").want(t, 1, "", "nothing to change")
 	s.run("", "keys", "edit", cliID, "--active", "--inactive").want(t, 1, "", "inactive")
 	s.run("", "keys", "edit", cliID, "--add-role", "r", "--role", "s").want(t, 1, "",
 		"cannot be combined")
 	s.run("", "keys", "edit", cliID, "--remove-grant", "a=").want(t, 1, "", "--remove-grant")
 	s.run("", "keys", "edit", cliID, "--name", "x", "--if-version", "3").want(t, 1, "",
-		"It has version 4 by now.")
-	if s.asked()[0].header.Get("If-Match") != `"3"` {
+		"The key has version 4.")
+	if s.requests()[0].header.Get("If-Match") != `"3"` {
 		t.Error("If-Match is missing")
 	}
 	s.run("", "keys", "edit", cliID, "--inactive").want(t, 3, "", "Changed key",
@@ -386,27 +386,27 @@ func TestRevokeCommand(t *testing.T) {
 		calls   int // at least
 		want    []string
 	}{
-		{"at once", []cliAnswer{changed(complete)}, nil, 0, 1, []string{"Revoked key " + cliID}},
-		{"after a while", []cliAnswer{changed(incomplete), changed(incomplete), changed(complete)},
+		{"immediately", []cliAnswer{changed(complete)}, nil, 0, 1, []string{"Revoked key " + cliID}},
+		{"after waiting", []cliAnswer{changed(incomplete), changed(incomplete), changed(complete)},
 			nil, 0, 3, []string{"waiting for node n2", "Revoked key"}},
 		{"not in time", []cliAnswer{changed(incomplete)}, []string{"--wait", "150ms"}, 3, 2,
 			[]string{"waiting for node n2", "1 of 2 nodes"}},
 		{"without waiting", []cliAnswer{changed(incomplete)}, []string{"--wait", "0s"}, 3, 1,
 			[]string{"pending: node n2"}},
-		{"then the server goes", []cliAnswer{changed(incomplete), {0, nil}}, nil, 3, 2,
+		{"the connection breaks later", []cliAnswer{changed(incomplete), {0, nil}}, nil, 3, 2,
 			[]string{"Error", "Revoked key", "pending: node n2"}},
-		{"refused", []cliAnswer{problem(404, "not_found", "There is no such key.")}, nil, 1, 1,
-			[]string{"There is no such key."}},
+		{"refused", []cliAnswer{problem(404, "not_found", "The key does not exist.")}, nil, 1, 1,
+			[]string{"The key does not exist."}},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			s := serveCLI(t, map[string][]cliAnswer{revoke: row.answers})
 			r := s.run("", append([]string{"keys", "revoke", cliID, "--yes", "--reason", "leaked",
 				"--made"}, row.flags...)...)
 			r.want(t, row.status, "", row.want...)
-			if len(s.asked()) < row.calls {
-				t.Errorf("%d calls", len(s.asked()))
+			if len(s.requests()) < row.calls {
+				t.Errorf("%d calls", len(s.requests()))
 			}
-			for i, call := range s.asked() {
+			for i, call := range s.requests() {
 				u, _ := url.Parse(strings.TrimPrefix(call.line, "POST "))
 				if wait,
 					err := time.ParseDuration(u.Query().Get("wait")); err != nil || i == 0 &&
@@ -418,14 +418,15 @@ func TestRevokeCommand(t *testing.T) {
 				}
 			}
 			if n := strings.Count(r.err, "waiting for"); n > 1 {
-				t.Errorf("says the same %d times", n)
+				t.Errorf("the same report %d times", n)
 			}
 		})
 	}
-	// A silent node's lease is counted anew by every request: short ones would never see its end.
+	// The server counts a silent node's lease from the start of each request: short requests would
+	// never see it expire.
 	s := serveCLI(t, map[string][]cliAnswer{revoke: {changed(incomplete), changed(complete)}})
 	s.run("", "keys", "revoke", cliID, "--yes", "--wait", "1m").want(t, 0, "")
-	u, _ := url.Parse(strings.TrimPrefix(s.asked()[1].line, "POST "))
+	u, _ := url.Parse(strings.TrimPrefix(s.requests()[1].line, "POST "))
 	if wait, err := time.ParseDuration(u.Query().Get("wait")); err != nil || wait < 50*time.Second {
 		t.Errorf("the second request waits %s of a minute", wait)
 	}
@@ -438,7 +439,7 @@ func TestRevokeCommand(t *testing.T) {
 	}
 }
 
-func TestDestructiveCommandsNeedConsent(t *testing.T) {
+func TestDestructiveCommandsRequireConfirmation(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{
 		"POST /keys/" + cliID + "/revoke": {changed(complete)},
 		"DELETE /keys/" + cliID:           {changed(complete)},
@@ -447,10 +448,10 @@ func TestDestructiveCommandsNeedConsent(t *testing.T) {
 	})
 	for _, args := range [][]string{{"keys", "revoke", cliID}, {"keys", "delete", cliID},
 		{"namespaces", "delete", "acme"}} {
-		// What is piped in is no consent.
+		// Piped input is not a confirmation.
 		s.run("yes\n", args...).want(t, 1, "", "give --yes")
-		if len(s.asked()) > 0 {
-			t.Fatalf("%v went ahead", args)
+		if len(s.requests()) > 0 {
+			t.Fatalf("%v sent a request", args)
 		}
 	}
 	for _, args := range [][]string{{"keys", "revoke", cliID, "--yes"},
@@ -459,7 +460,7 @@ func TestDestructiveCommandsNeedConsent(t *testing.T) {
 	}
 }
 
-// serveFunc answers every request with what f makes of its URL.
+// serveFunc starts a server that answers every request with the result of f.
 func serveFunc(t *testing.T, f func(*url.URL) any) (address string) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -22,19 +22,19 @@ type memberObjects struct {
 
 func (c *cli) membersCommand() *cobra.Command {
 	m := &memberObjects{objects[api.Member, api.MemberPatch, api.MemberChanged]{
-		cli: c, one: "member", argument: "ID", example: "m_0hTz81Lk4fYQ", id: memberID,
-		said:   func(m api.Member) string { return fmt.Sprintf("member %s (%s)", m.ID, m.Name) },
-		header: "ID\tNAME\tKIND\tLOGIN\tSTATUS\tNAMESPACES\tCREATED",
+		cli: c, noun: "member", argument: "ID", example: "m_0hTz81Lk4fYQ", id: memberID,
+		describe: func(m api.Member) string { return fmt.Sprintf("member %s (%s)", m.ID, m.Name) },
+		header:   "ID\tNAME\tKIND\tLOGIN\tSTATUS\tNAMESPACES\tCREATED",
 		cells: func(m api.Member) []string {
 			var namespaces []string
 			for _, g := range m.Grants {
 				namespaces = append(namespaces, g.Namespace)
 			}
 			return []string{m.ID, m.Name, m.Kind, textOr(m.Login, ""), memberStatus(m),
-				strings.Join(namespaces, ", "), moment(m.CreatedAt)}
+				strings.Join(namespaces, ", "), timeText(m.CreatedAt)}
 		},
 		rows: memberRows,
-		made: func(done api.MemberChanged) (api.Member, api.Propagation) {
+		changes: func(done api.MemberChanged) (api.Member, api.Propagation) {
 			return done.Member, done.Propagation
 		},
 		find: (*client.Client).FindMember, edit: (*client.Client).EditMember,
@@ -50,13 +50,16 @@ more permissions than its owner. A member's token authenticates on sites with
 api_keys_admin, but not on your API. Requests through Caddy's admin endpoint
 come from the member root, who may do everything and is not listed.`,
 	}, m.listCommand("Lists members, newest first", `  caddy apikeys members list
-  caddy apikeys members list --json | jq -r '.items[] | select(.active | not).id'`, (*client.Client).ListMembers),
+  caddy apikeys members list --json | jq -r '.items[] | select(.active | not).id'`,
+		(*client.Client).ListMembers),
 		m.showCommand("Shows a member, without its token",
-			`  caddy apikeys members show m_0hTz81Lk4fYQ`), m.createCommand(), m.editCommand(),
+			`  caddy apikeys members show m_0hTz81Lk4fYQ`),
+		m.createCommand(), m.editCommand(),
 		m.activeCommand("disable", "Disabled", false,
 			"Disables a member, its token and all keys it owns"),
 		m.activeCommand("enable", "Enabled", true,
-			"Enables a disabled member and its keys"), m.tokenCommand(),
+			"Enables a disabled member and its keys"),
+		m.tokenCommand(),
 		m.deleteCommand("Deletes a member that owns no key", `
 Deletes a member and its token. First revoke the keys that it owns, or change
 their owner.`))
@@ -67,8 +70,7 @@ func memberID(args []string) (string, error) {
 	id, ok := strings.CutPrefix(args[0], "m_")
 	if _, err := keyID([]string{id}); err != nil || !ok {
 		return "", errors.New("a member's id is m_ and 12 letters and digits, as `caddy apikeys " +
-			"members list` shows it; if that was a token, others may have seen it: rotate " +
-			"it")
+			"members list` shows it; if that was a token, others may have seen it: rotate it")
 	}
 	return args[0], nil
 }
@@ -89,7 +91,7 @@ func memberRows(m api.Member) [][2]string {
 	for _, name := range slices.Sorted(maps.Keys(m.Labels)) {
 		rows = append(rows, [2]string{"Label", name + "=" + m.Labels[name]})
 	}
-	return append(rows, [2]string{"Created", moment(m.CreatedAt) + " by " + m.CreatedBy},
+	return append(rows, [2]string{"Created", timeText(m.CreatedAt) + " by " + m.CreatedBy},
 		[2]string{"Version", strconv.FormatInt(m.Version, 10)})
 }
 
@@ -243,7 +245,7 @@ the old one; standard error names them, and until when.`,
 			return err
 		}
 		about := fmt.Sprintf("Member %s (%s), expires %s.", done.Member.ID, done.Member.Name,
-			momentOr(spec.ExpiresAt, "never"))
+			timeOr(spec.ExpiresAt, "never"))
 		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about,
 			"create a new one"); err != nil {
 			return err

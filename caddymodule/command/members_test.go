@@ -19,10 +19,10 @@ var ada = api.Member{
 	Labels: map[string]string{"team": "erp"},
 }
 
-// bodies are those of the requests so far, with what each was sent to.
+// bodies returns the method, path and body of each request that has a body.
 func (s *cliServer) bodies() string {
 	var list []string
-	for _, call := range s.asked() {
+	for _, call := range s.requests() {
 		if call.body != "" {
 			list = append(list, strings.TrimPrefix(call.line, "PATCH "+api.Prefix)+" "+call.body)
 		}
@@ -37,11 +37,11 @@ func TestMembersCommand(t *testing.T) {
 		"GET /members":              {{200, api.Members{Items: []api.Member{ada, disabled}}}},
 		"GET /members/" + cliMember: {{200, ada}},
 		"POST /members": {{201, ada},
-			problem(403, "exceeds_caller", "That is more than the caller has.")},
+			problem(403, "exceeds_caller", "The member would have more permissions than you.")},
 		"PATCH /members/" + cliMember: {{200,
 			api.MemberChanged{Member: ada, Propagation: complete}},
 			{202, api.MemberChanged{Member: disabled, Propagation: incomplete}}},
-		"DELETE /members/" + cliMember: {problem(409, "in_use", "Keys act for it.")},
+		"DELETE /members/" + cliMember: {problem(409, "in_use", "The member owns keys.")},
 	})
 	s.run("", "members", "list").want(t, 0,
 		"ID              NAME  KIND    LOGIN  STATUS    NAMESPACES  CREATED\n"+
@@ -55,7 +55,7 @@ func TestMembersCommand(t *testing.T) {
 		"acme+=@developer", "--grant", "*=read_only", "--label", "team=erp").want(t, 0, "",
 		"Created member "+cliMember+" (Ada).")
 	s.run("", "members", "create", "--name", "Ada", "--kind", "service").want(t, 1, "",
-		"more than the caller has")
+		"more permissions than you")
 	s.run("", "members", "edit", cliMember, "--name", "Ada L.", "--no-login", "--grant",
 		"acme=@viewer", "--label", "a=", "--drop-label", "team", "--if-version", "2").want(t, 0, "",
 		"Changed member")
@@ -66,7 +66,7 @@ func TestMembersCommand(t *testing.T) {
 	s.run("", "members", "edit", cliMember, "--label", "team").want(t, 1, "",
 		"--label \"team\" must be NAME=VALUE")
 	s.run("", "members", "delete", cliMember).want(t, 1, "", "--yes")
-	s.run("", "members", "delete", cliMember, "--yes").want(t, 1, "", "Keys act for it.")
+	s.run("", "members", "delete", cliMember, "--yes").want(t, 1, "", "The member owns keys.")
 	const path = "/members/" + cliMember
 	const want = `POST /apikeys/v1/members {"name":"Ada","login":"ada@acme.example","grants":[{"namespace":"acme","roles":["developer"],"connected":true},{"namespace":"*","access":"read_only"}],"labels":{"team":"erp"}}
 POST /apikeys/v1/members {"name":"Ada","kind":"service"}
@@ -95,7 +95,7 @@ func TestMemberTokenCommand(t *testing.T) {
 		json.Unmarshal([]byte(r.out), &doc) != nil || doc.Token != cliToken {
 		t.Errorf("--json: status %d, %s", r.status, r.err)
 	}
-	if body := s.asked()[0].body; body != `{"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8"]}` {
+	if body := s.requests()[0].body; body != `{"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8"]}` {
 		t.Errorf("sent %s", body)
 	}
 }
@@ -169,7 +169,7 @@ func TestAuditCommand(t *testing.T) {
 		want(t, 0,
 			"SEQ  AT                    WHO   FROM       ACTION    OBJECT        NAMESPACES\n"+
 				line+strings.ReplaceAll(line, "7    ", "7  "))
-	first, second := s.asked()[0].line, s.asked()[1].line
+	first, second := s.requests()[0].line, s.requests()[1].line
 	const query = "action=key.mint&actor=root&%sfrom=2026-01-01T00%%3A00%%3A00Z&limit=1000&object=" + cliID + "&to=2026-02-01T00%%3A00%%3A00Z"
 	if want := "GET /apikeys/v1/audit?" +
 		strings.NewReplacer("%%", "%", "%s", "").Replace(query); first != want {
@@ -195,7 +195,7 @@ func TestParsePast(t *testing.T) {
 	}
 	for _, word := range []string{"-1h", "yesterday"} {
 		if _, err := parsePast("from", word, now); err == nil {
-			t.Errorf("%s is taken", word)
+			t.Errorf("%s: no error", word)
 		}
 	}
 }

@@ -18,15 +18,15 @@ type namespaceObjects struct {
 
 func (c *cli) namespacesCommand() *cobra.Command {
 	n := &namespaceObjects{objects[api.Namespace, api.NamespacePatch, api.NamespaceChanged]{
-		cli: c, one: "namespace", argument: "ID", example: "acme", id: namespaceID,
-		said:   func(n api.Namespace) string { return "namespace " + n.ID },
-		header: "ID\tKIND\tNAME\tEDIT POLICY\tPARENT\tCREATED",
+		cli: c, noun: "namespace", argument: "ID", example: "acme", id: namespaceID,
+		describe: func(n api.Namespace) string { return "namespace " + n.ID },
+		header:   "ID\tKIND\tNAME\tEDIT POLICY\tPARENT\tCREATED",
 		cells: func(n api.Namespace) []string {
 			return []string{n.ID, n.Kind, n.Name, n.EditPolicy, textOr(n.Parent, ""),
-				moment(n.CreatedAt)}
+				timeText(n.CreatedAt)}
 		},
 		rows: namespaceRows,
-		made: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
+		changes: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
 			return done.Namespace, done.Propagation
 		},
 		find: (*client.Client).FindNamespace, edit: (*client.Client).EditNamespace,
@@ -65,7 +65,7 @@ func namespaceRows(n api.Namespace) [][2]string {
 		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")},
 		{"Token prefix", textOr(n.TokenPrefix, "the first of the configuration")},
 		{"Child prefix", textOr(n.ChildPrefix, "none")},
-		{"Created", moment(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
+		{"Created", timeText(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
 	return rows
 }

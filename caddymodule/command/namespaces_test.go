@@ -17,10 +17,10 @@ func TestNamespacesCommand(t *testing.T) {
 		"GET /namespaces":      {{200, api.Namespaces{Items: []api.Namespace{acme}}}},
 		"GET /namespaces/acme": {{200, acme}},
 		"POST /namespaces": {{201, acme},
-			problem(409, "exists", "There is a namespace acme already.")},
+			problem(409, "exists", "The namespace acme already exists.")},
 		"PATCH /namespaces/acme": {{200,
 			api.NamespaceChanged{Namespace: acme, Propagation: complete}}},
-		"DELETE /namespaces/acme": {problem(409, "in_use", "Keys live in it.")},
+		"DELETE /namespaces/acme": {problem(409, "in_use", "The namespace has keys.")},
 	})
 	s.run("", "namespaces", "list").want(t, 0,
 		"ID    KIND     NAME       EDIT POLICY  PARENT  CREATED\nacme  account  Acme Inc.  free   "+
@@ -35,7 +35,7 @@ func TestNamespacesCommand(t *testing.T) {
 		"--edit-policy", "grow_only").want(t, 0, "", "Created namespace acme.")
 	s.run("", "namespaces", "create", "acme", "--parent", "org", "--reach", "workspace,app",
 		"--key-role", "member", "--token-prefix", "ak_acme", "--child-prefix", "acme-").want(t, 1,
-		"", "Error: There is a namespace acme already.")
+		"", "Error: The namespace acme already exists.")
 	s.run("", "namespaces", "edit", "acme", "--name", "", "--if-version", "2").want(t, 0, "",
 		"Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme", "--no-parent", "--no-reach", "--key-role", "member",
@@ -43,11 +43,11 @@ func TestNamespacesCommand(t *testing.T) {
 	s.run("", "namespaces", "edit", "acme", "--any-key-roles").want(t, 0, "",
 		"Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme").want(t, 1, "", "nothing to change")
-	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "Keys live in it.")
+	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "The namespace has keys.")
 	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id must be")
 	s.run("", "namespaces", "create", "home").want(t, 1, "", "home is reserved")
 	var bodies []string
-	for _, call := range s.asked() {
+	for _, call := range s.requests() {
 		if call.body != "" {
 			bodies = append(bodies, call.body)
 		}

@@ -34,9 +34,9 @@ a revoke may have to wait for it. The node that answers is marked with *.`,
 			if err != nil {
 				return err
 			}
-			return listPages(c, "", 0, "NODE\tSTATE\tREVISION\tBEHIND\tLEASE\tJOINED\tHEARD",
+			return listPages(c, "", 0, "NODE\tSTATE\tREVISION\tBEHIND\tLEASE\tJOINED\tLAST SEEN",
 				func(string, int) (api.Nodes, error) {
-					ctx, cancel := context.WithTimeout(ctx, patience)
+					ctx, cancel := context.WithTimeout(ctx, callTimeout)
 					defer cancel()
 					return server.ListNodes(ctx)
 				},
@@ -48,8 +48,8 @@ a revoke may have to wait for it. The node that answers is marked with *.`,
 					return []string{
 						name, n.State, strconv.FormatInt(n.Revision, 10),
 						strconv.FormatInt(n.Behind, 10),
-						(time.Duration(n.LeaseMS) * time.Millisecond).String(), moment(n.JoinedAt),
-						moment(n.HeardAt),
+						(time.Duration(n.LeaseMS) * time.Millisecond).String(), timeText(n.JoinedAt),
+						timeText(n.HeardAt),
 					}
 				})
 		}),

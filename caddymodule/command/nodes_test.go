@@ -17,9 +17,9 @@ func TestNodesCommand(t *testing.T) {
 			JoinedAt: joined, HeardAt: joined},
 	}}
 	s := serveCLI(t, map[string][]cliAnswer{"GET /nodes": {{200, nodes}, {200, nodes},
-		problem(503, "unavailable", "the key store cannot be reached")}})
+		problem(503, "unavailable", "the key store is unreachable")}})
 	s.run("", "nodes").want(t, 0,
-		"NODE           STATE   REVISION  BEHIND  LEASE  JOINED                HEARD\n"+
+		"NODE           STATE   REVISION  BEHIND  LEASE  JOINED                LAST SEEN\n"+
 			"gate1/4711 *   active  12        0       30s    2026-05-04T03:02:01Z  "+
 			"2026-05-04T04:02:01Z\n"+
 			`gate2/\x1b[2J  silent  9         3       1m30s  2026-05-04T03:02:01Z  2026-05-04T03:02:01Z`+"\n")
@@ -29,6 +29,6 @@ func TestNodesCommand(t *testing.T) {
 		doc.Items[1] != nodes.Items[1] || doc.NextCursor != nil {
 		t.Errorf("--json: %+v", r)
 	}
-	s.run("", "nodes").want(t, 1, "", "Error: the key store cannot be reached")
+	s.run("", "nodes").want(t, 1, "", "Error: the key store is unreachable")
 	s.run("", "nodes", cliToken).want(t, 1, "", "accepts flags only")
 }

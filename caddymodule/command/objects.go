@@ -16,17 +16,17 @@ import (
 // and C the answer to a change.
 type objects[T any, P comparable, C any] struct {
 	*cli
-	one      string // "key"
+	noun     string // "key"
 	argument string // placeholder of an id in the help
 	example  string // an id
 
 	// id returns the id from the command line. Its error does not repeat it: it may be a token.
-	id     func(args []string) (string, error)
-	said   func(T) string // the object in a sentence: `namespace acme`
-	header string         // of the list
-	cells  func(T) []string
-	rows   func(T) [][2]string // names and values that show prints
-	made   func(C) (T, api.Propagation)
+	id       func(args []string) (string, error)
+	describe func(T) string // the object in a sentence: `namespace acme`
+	header   string         // of the list
+	cells    func(T) []string
+	rows     func(T) [][2]string          // names and values that show prints
+	changes  func(C) (T, api.Propagation) // the object after a change, and its propagation
 
 	find   func(*client.Client, context.Context, string) (T, error)
 	edit   func(*client.Client, context.Context, string, P, ...client.ChangeOption) (C, error)
@@ -58,7 +58,7 @@ func (o *objects[T, P, C]) listed(
 	}
 	return listPages(o.cli, cursor, limit, o.header,
 		func(cursor string, size int) (api.Page[T], error) {
-			ctx, cancel := context.WithTimeout(ctx, patience)
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			return list(server, ctx, cursor, size)
 		}, o.cells)
@@ -77,7 +77,7 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(ctx, patience)
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			t, err := o.find(server, ctx, id)
 			if err != nil {
@@ -103,7 +103,7 @@ func (o *objects[T, P, C]) created(
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	t, err := create(server, ctx)
 	if err != nil {
@@ -112,7 +112,7 @@ func (o *objects[T, P, C]) created(
 	if o.json {
 		return o.writeJSON(t)
 	}
-	o.say("Created %s.", o.said(t))
+	o.say("Created %s.", o.describe(t))
 	return nil
 }
 
@@ -174,7 +174,7 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "delete " + o.argument, Short: short, Long: long, Args: oneID,
-		Example: fmt.Sprintf("  caddy apikeys %ss delete %s --yes", o.one, o.example),
+		Example: fmt.Sprintf("  caddy apikeys %ss delete %s --yes", o.noun, o.example),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
@@ -187,7 +187,7 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := o.confirm(ctx, yes, "Delete %s %s?", o.one, id); err != nil {
+		if err := o.confirm(ctx, yes, "Delete %s %s?", o.noun, id); err != nil {
 			return err
 		}
 		ctx, cancel := f.context(ctx)
@@ -203,20 +203,20 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 
 // changed reports the result of a change.
 func (o *objects[T, P, C]) changed(done C, verb string) error {
-	t, p := o.made(done)
+	t, p := o.changes(done)
 	if o.json {
 		if err := o.writeJSON(done); err != nil {
 			return err
 		}
 	} else {
-		o.say("%s %s.", verb, o.said(t))
+		o.say("%s %s.", verb, o.describe(t))
 	}
 	return o.propagated(p)
 }
 
-// showToken writes the answer or, without --json, only the token to standard output. Messages go to
-// standard error. of names the token's owner, and again says what to do if writing fails.
-func (c *cli) showToken(answer any, token, of, about, again string) error {
+// showToken writes the answer or, without --json, only the token to standard output. It writes
+// about to standard error. If writing the token fails, the error names its owner and the remedy.
+func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 	var err error
 	if c.json {
 		err = c.writeJSON(answer)
@@ -226,8 +226,7 @@ func (c *cli) showToken(answer any, token, of, about, again string) error {
 		_, err = fmt.Fprintln(c.out, token)
 	}
 	if err != nil {
-		return fmt.Errorf("writing the token of %s, which is lost: %w; %s", of, err,
-			again)
+		return fmt.Errorf("writing the token of %s, which is lost: %w; %s", owner, err, remedy)
 	}
 	return nil
 }

@@ -55,13 +55,14 @@ func printable(s string) string {
 	return b.String()
 }
 
-func moment(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-func momentOr(t *time.Time, none string) string {
+// timeOr returns t as text, or none if t is nil.
+func timeOr(t *time.Time, none string) string {
 	if t == nil {
 		return none
 	}
-	return moment(*t)
+	return timeText(*t)
 }
 
 // say writes a message to standard error.
@@ -69,8 +70,8 @@ func (c *cli) say(format string, args ...any) {
 	fmt.Fprintln(c.err, printable(fmt.Sprintf(format, args...)))
 }
 
-// confirm asks before a change that cannot be undone. Without a terminal it requires yes, which is
-// --yes.
+// confirm asks for confirmation of a change that cannot be undone, unless yes (--yes) is true.
+// Without a terminal it returns an error.
 func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any) error {
 	if yes {
 		return nil
@@ -81,7 +82,7 @@ func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any)
 			": no terminal to confirm this; give --yes")
 	}
 	fmt.Fprint(c.err, question, " [y/N] ")
-	answer, err := typed(ctx, func() (string, error) {
+	answer, err := interruptible(ctx, func() (string, error) {
 		return bufio.NewReader(c.in).ReadString('\n')
 	})
 	if answer = strings.ToLower(strings.TrimSpace(answer)); err == nil &&
@@ -92,14 +93,14 @@ func (c *cli) confirm(ctx context.Context, yes bool, format string, args ...any)
 }
 
 // propagated reports the nodes that may not have applied a change and returns errPending if there
-// are any. Times are rounded up to a second: they are a promise.
+// are any. Times are rounded up to the second, because no node may accept the key after them.
 func (c *cli) propagated(p api.Propagation) error {
 	if p.Complete {
 		return nil
 	}
 	for _, n := range p.Pending {
 		c.say("pending: node %s may still accept it until %s", n.Node,
-			moment(n.Until.Add(time.Second-1)))
+			timeText(n.Until.Add(time.Second-1)))
 	}
 	c.say("The change is committed; %d of %d nodes have applied it.", p.Acknowledged, p.Nodes)
 	return errPending
@@ -146,11 +147,11 @@ func (c *cli) explainRefusal(e *client.Error) string {
 			add("Error: %s: %s", f.Field, f.Detail)
 		}
 	case e.Status == http.StatusNotFound && e.Code == "" && c.server == "":
-		add("Error: %s has no API keys", c.where)
-		add("Does `caddy list-modules` of that Caddy show admin.api.api_keys?")
+		add("Error: %s does not manage API keys", c.where)
+		add("Check that `caddy list-modules` of that Caddy lists admin.api.api_keys.")
 	case e.Status == http.StatusNotFound && e.Code == "":
-		add("Error: %s has no API keys", c.where)
-		add("Does the site have api_keys_admin, and does no other handler answer first?")
+		add("Error: %s does not manage API keys", c.where)
+		add("Check that the site has api_keys_admin, and that no other handler responds first.")
 	case e.Status == http.StatusUnauthorized:
 		add("Error: %s does not accept the token: %s", c.where, e.Message())
 	default:

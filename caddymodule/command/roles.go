@@ -19,12 +19,12 @@ type roleObjects struct {
 
 func (c *cli) rolesCommand() *cobra.Command {
 	r := &roleObjects{objects[api.Role, api.RolePatch, api.RoleChanged]{
-		cli: c, one: "role", argument: "NAMESPACE/NAME", example: "acme/billing", id: roleID,
-		said:   roleText,
-		header: "NAMESPACE\tNAME\tPERMISSIONS\tCREATED",
+		cli: c, noun: "role", argument: "NAMESPACE/NAME", example: "acme/billing", id: roleID,
+		describe: roleText,
+		header:   "NAMESPACE\tNAME\tPERMISSIONS\tCREATED",
 		cells: func(r api.Role) []string {
 			return []string{r.Namespace, r.Name, strings.Join(r.Permissions, ", "),
-				momentOr(r.CreatedAt, "built in")}
+				timeOr(r.CreatedAt, "built in")}
 		},
 		rows: func(r api.Role) [][2]string {
 			rows := [][2]string{{"Name", r.Name}, {"Namespace", r.Namespace}}
@@ -32,10 +32,10 @@ func (c *cli) rolesCommand() *cobra.Command {
 				rows = append(rows, [2]string{"Description", r.Description})
 			}
 			return append(rows, [2]string{"Permissions", strings.Join(r.Permissions, ", ")},
-				[2]string{"Created", momentOr(r.CreatedAt, "built in")},
+				[2]string{"Created", timeOr(r.CreatedAt, "built in")},
 				[2]string{"Version", strconv.FormatInt(r.Version, 10)})
 		},
-		made: func(done api.RoleChanged) (api.Role, api.Propagation) {
+		changes: func(done api.RoleChanged) (api.Role, api.Propagation) {
 			return done.Role, done.Propagation
 		},
 		find: func(server *client.Client, ctx context.Context, id string) (api.Role, error) {
@@ -65,7 +65,8 @@ role apply to all keys and members that have it.
 
 client-admin, developer and viewer are shared, built in, and meant for members.`,
 	}, r.listCommand("Lists roles, newest first and built-in roles last", `  caddy apikeys roles list
-  caddy apikeys roles list --json | jq -r '.items[] | select(.namespace == "acme").name'`, (*client.Client).ListRoles),
+  caddy apikeys roles list --json | jq -r '.items[] | select(.namespace == "acme").name'`,
+		(*client.Client).ListRoles),
 		r.showCommand("Shows a role",
 			"  caddy apikeys roles show acme/billing\n  caddy apikeys roles show viewer"),
 		r.createCommand(), r.editCommand(),

@@ -20,13 +20,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// A terminalUser sits at a pseudo-terminal and sees what the command writes to it.
+// A terminalUser uses the command at a pseudo-terminal.
 type terminalUser struct {
-	keyboard *os.File // the other end
-	tty      *os.File
+	keyboard *os.File // the user's end
+	tty      *os.File // the command's end
 	mu       sync.Mutex
-	screen   bytes.Buffer
-	written  chan struct{} // something new is on the screen
+	screen   bytes.Buffer  // everything that was written to the terminal
+	written  chan struct{} // receives a value when screen changes
 }
 
 func newTerminalUser(t *testing.T) *terminalUser {
@@ -53,7 +53,7 @@ func newTerminalUser(t *testing.T) *terminalUser {
 		_, _ = io.Copy(u, master)
 	}()
 	t.Cleanup(func() {
-		tty.Close() // ends the copy: nobody has the terminal open any more
+		tty.Close() // ends the copy, because no one else has the terminal open
 		<-seen
 		master.Close()
 	})
@@ -84,7 +84,7 @@ func (u *terminalUser) sees(t *testing.T, text string) {
 		select {
 		case <-u.written:
 		case <-late:
-			t.Fatalf("%q never came: %s", text, u.shown())
+			t.Fatalf("%q was not shown: %s", text, u.shown())
 		}
 	}
 }
@@ -105,7 +105,7 @@ func (u *terminalUser) echoes(t *testing.T) bool {
 	return state.Lflag&unix.ECHO != 0
 }
 
-// start runs the command at the terminal; its status comes when it has ended.
+// start starts the command at the terminal. The channel receives its exit status.
 func (u *terminalUser) start(ctx context.Context, out io.Writer, args ...string) <-chan int {
 	root := cliCommand()
 	root.SetIn(u.tty)
@@ -131,12 +131,12 @@ func TestConfirmCommandAtTerminal(t *testing.T) {
 		u := newTerminalUser(t)
 		status := u.start(t.Context(), io.Discard, "keys", "revoke", cliID, "--address", s.address)
 		u.sees(t, "Revoke key "+cliID+" permanently? [y/N] ")
-		if len(s.asked()) > 0 {
+		if len(s.requests()) > 0 {
 			t.Fatal("revoked before it was confirmed")
 		}
 		u.types(t, answer)
-		if got := <-status; got != want || len(s.asked()) != 1-want {
-			t.Errorf("%q: status %d, %d calls", answer, got, len(s.asked()))
+		if got := <-status; got != want || len(s.requests()) != 1-want {
+			t.Errorf("%q: status %d, %d calls", answer, got, len(s.requests()))
 		}
 	}
 }
@@ -148,19 +148,19 @@ func TestVerifyCommandAtTerminal(t *testing.T) {
 	var out bytes.Buffer
 	status := u.start(t.Context(), &out, "verify", "--address", s.address)
 	u.sees(t, "Token to verify: ")
-	for u.echoes(t) { // the prompt comes first
+	for u.echoes(t) { // the command writes the prompt before it turns off the echo
 		time.Sleep(time.Millisecond)
 	}
 	u.types(t, cliToken+"\n")
-	if got := <-status; got != 0 || out.String() != "ok\n" || s.asked()[0].body != `{"token":"`+
+	if got := <-status; got != 0 || out.String() != "ok\n" || s.requests()[0].body != `{"token":"`+
 		cliToken+`"}` {
 		t.Errorf("status %d, %q", got, out.String())
 	}
 	noToken(t, u.shown())
 }
 
-// TestInterruptedCommandAtTerminal is Ctrl-C at a prompt: it must not leave a terminal that shows
-// nothing any more.
+// TestInterruptedCommandAtTerminal checks that Ctrl-C at a prompt leaves the terminal with its echo
+// turned on.
 func TestInterruptedCommandAtTerminal(t *testing.T) {
 	s := serveCLI(t, nil)
 	u := newTerminalUser(t)
@@ -171,16 +171,16 @@ func TestInterruptedCommandAtTerminal(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	interrupt()
-	if got := <-status; got != 1 || !u.echoes(t) || len(s.asked()) > 0 {
+	if got := <-status; got != 1 || !u.echoes(t) || len(s.requests()) > 0 {
 		t.Errorf("status %d, echo %v", got, u.echoes(t))
 	}
 	u.sees(t, "interrupted: nothing was changed")
-	u.types(t, "\n") // lets the abandoned read end
+	u.types(t, "\n") // ends the abandoned read
 }
 
-// TestWaitForImportAtTerminal: all has been sent, and what is shown goes on.
+// TestWaitForImportAtTerminal checks that an import reports that it is waiting for the server.
 func TestWaitForImportAtTerminal(t *testing.T) {
-	often(t)
+	reportAlways(t)
 	u := newTerminalUser(t)
 	seen := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -198,7 +198,7 @@ func TestWaitForImportAtTerminal(t *testing.T) {
 	status := u.start(t.Context(), io.Discard, "keys", "import", file, "--address",
 		server.Listener.Addr().String())
 	u.sees(t, "\rall sent: 1 lines, 0.0 MiB; waiting for the server …\x1b[K\r")
-	u.sees(t, "waiting for the server … ") // and for how long
+	u.sees(t, "waiting for the server … ") // followed by the time
 	close(seen)
 	if got := <-status; got != 0 {
 		t.Errorf("status %d", got)
@@ -206,9 +206,10 @@ func TestWaitForImportAtTerminal(t *testing.T) {
 	u.sees(t, "\r\x1b[KImported 1, refused 0.\r\n")
 }
 
-// TestImportAtTerminal: what comes and goes is one line, and what stays is on lines of its own.
+// TestImportAtTerminal checks that the progress overwrites one line and that refusals have their
+// own lines.
 func TestImportAtTerminal(t *testing.T) {
-	often(t)
+	reportAlways(t)
 	file := filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(file, []byte(strings.Repeat("{}\n", 3*batchKeys)), 0o600); err != nil {
 		t.Fatal(err)
@@ -229,6 +230,6 @@ func TestImportAtTerminal(t *testing.T) {
 		`\r2000 lines read, 1999 imported, 1 refused, \d+/s …\x1b\[K\r\x1b\[Kline 2007: bad\r\n` +
 		`\r3000 lines read, 2998 imported, 2 refused, \d+/s …\x1b\[K\r\x1b\[KImported 2998, refused 2.\r\n$`)
 	if !want.MatchString(u.shown()) {
-		t.Errorf("on the screen: %q", u.shown())
+		t.Errorf("the screen shows %q", u.shown())
 	}
 }

@@ -17,7 +17,7 @@ func (c *cli) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Shows how a request with a given token would be answered",
 		Long: `
-Reads a token and decides like the handler. With --path, the handlers of the
+Reads a token and decides as the handler would. With --path, the handlers of the
 running configuration determine the namespace and permission that a request with
 this method and path needs; --host is required if the handlers of several sites
 decide differently. Otherwise --namespace and --permission name them. Without
@@ -65,7 +65,7 @@ and the token to verify is read from the terminal or standard input.`,
 		if q.Token, err = c.readToken(ctx, file, "Token to verify"); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(ctx, patience)
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		verdict, err := server.Verify(ctx, q)
 		if err != nil {
@@ -84,7 +84,7 @@ func (c *cli) showVerdict(v api.Verdict) error {
 		_, err = fmt.Fprintln(c.out, printable(v.Outcome))
 		switch {
 		case v.Outcome == keystore.Public.String():
-			c.say("Such a request needs no key.")
+			c.say("This request needs no key.")
 		case v.Key == nil:
 		case v.Outcome == keystore.Rotated.String():
 			c.say("It was a token of key %s (%s) in namespace %s until a rotation.",

@@ -46,27 +46,27 @@ func TestVerifyCommand(t *testing.T) {
 	for _, r := range runs {
 		noToken(t, r.out, r.err)
 	}
-	if body := s.asked()[0].body; body != `{"token":"`+cliToken+
+	if body := s.requests()[0].body; body != `{"token":"`+cliToken+
 		`","namespace":"acme","permission":"orders:write"}` {
-		t.Error("the first request is another one")
+		t.Error("the first request has another body")
 	}
 
-	if body := s.asked()[4].body; body != `{"token":"`+cliToken+
+	if body := s.requests()[4].body; body != `{"token":"`+cliToken+
 		`","method":"PUT","path":"/v1/acme?x=1","host":"a.test"}` {
-		t.Error("the fifth request is another one")
+		t.Error("the fifth request has another body")
 	}
 
-	// Through a site: one token opens the door, the other is asked about.
-	opener := "ak_openerAAAAAA0000"
-	if err := os.WriteFile(file, []byte(opener), 0o600); err != nil {
+	// With --server there are two tokens: one authenticates, the other is verified.
+	serverToken := "ak_serverAAAAAA0000"
+	if err := os.WriteFile(file, []byte(serverToken), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s = serveCLI(t, map[string][]cliAnswer{"POST /verify": {{200,
 		api.Verdict{Outcome: "ok", Status: 200}}}})
 	runCLI(cliToken, "verify", "--server", "http://"+s.address, "--token-file", file).want(t, 0,
 		"ok\n")
-	if call := s.asked()[0]; call.body != `{"token":"`+cliToken+`"}` ||
-		call.header.Get("Authorization") != "Bearer "+opener {
+	if call := s.requests()[0]; call.body != `{"token":"`+cliToken+`"}` ||
+		call.header.Get("Authorization") != "Bearer "+serverToken {
 		t.Error("the tokens are mixed up")
 	}
 }

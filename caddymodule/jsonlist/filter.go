@@ -1,5 +1,6 @@
-// Package jsonlist takes elements out of an array in a JSON text that streams by, in constant
-// memory.
+// Package jsonlist removes elements from an array in a JSON text while the text is streamed, in
+// constant memory. It knows JSON and nothing of HTTP, keys or namespaces. Start reading at
+// [Filter]; scanner.go reads the JSON.
 package jsonlist
 
 import (
@@ -12,92 +13,98 @@ import (
 )
 
 const (
-	// MaxHeld bounds, in bytes, what is held: of the text until the array is reached, and of an
-	// element until it is known whether it stays. An array that begins later is an error, an id
-	// that ends later in its element is not read.
-	MaxHeld = 1 << 20
+	// MaxBuffer limits the buffer, in bytes. The buffer contains the text before the array, and an
+	// element until its id decides whether it is kept. An array that begins later is an error. An
+	// id that ends later in its element is ignored, so the element is removed.
+	MaxBuffer = 1 << 20
 	// MaxDepth is how deep arrays and objects may nest, as in encoding/json.
 	MaxDepth = 10_000
 )
 
-// A Filter says which elements of which array stay.
+// A Filter selects the elements of one array that are kept.
 type Filter struct {
-	// Items are the names that lead through objects to the array. None: the text is the array. null
-	// may stand for the array.
+	// Items is the path to the array: names of fields, from the outermost object inwards. If it is
+	// empty, the text itself is the array. The array may be null.
 	Items []string
-	// ID are the names that lead through an element's objects to its id, a string or a whole
-	// number. None: an element is an id itself, or an object with one in `id`.
+	// ID is the path to the id in an element. An id is a string or a whole number. If ID is empty,
+	// an element is an id itself, or an object with an id in `id`.
 	ID []string
-	// Keep reports whether the element with this id stays. Elements without a readable id go, and
-	// so does one whose id depends on who reads it, because a name on the way to it stands twice,
-	// or in another case.
+	// Keep reports whether the element with this id is kept. Elements without an id are removed,
+	// and so are elements with an ambiguous one: a name on the path to it occurs twice or in
+	// another case, and programs differ in which one they read.
 	Keep func(id string) bool
 
-	held int // instead of MaxHeld, in tests
+	maxBuffer int // replaces MaxBuffer in tests; 0 for MaxBuffer
 }
 
-// Run copies a text to out without the elements that go. next returns more of it, valid until it is
-// called again, and [io.EOF] at its end, without any. The error is next's, or out's, or says where
-// the text is not the JSON that was promised, and never what stands there. Nothing is written
-// before the array is reached, and the last byte when all else was good: until then it is no JSON
-// text.
+// Run copies a text to out without the removed elements. next returns the next chunk of the text,
+// which is valid until the next call, or no bytes and [io.EOF] at the end.
+//
+// Run returns the errors of next and out. Its own errors name the position where the text is not
+// the expected JSON, and quote nothing of it. Run writes nothing before it reaches the array, and
+// the last byte only when the rest is valid: after an error, the output is not valid JSON.
 func (f *Filter) Run(out io.Writer, next func() ([]byte, error)) error {
 	s := scanner{next: next}
-	c := copier{Filter: f, scanner: &s, out: out, to: toHeld, most: cmp.Or(f.held, MaxHeld)}
-	s.leave = c.take
+	c := copier{Filter: f, scanner: &s, out: out, dest: toBuffer,
+		limit: cmp.Or(f.maxBuffer, MaxBuffer)}
+	s.flush = c.put
 	c.text()
 	return s.err
 }
 
-// A copier sends what its scanner reads where it belongs.
+// A copier copies the bytes that its scanner has read to their destination.
 type copier struct {
 	*Filter
 	*scanner
 	out io.Writer
 
-	to    destination
-	found bool
-	kept  bool // an element
-	held  []byte
-	most  int   // that may be held
-	start int64 // of the element
-	id    verdict
-	last  []byte // of the text
+	dest     destination
+	found    bool // the array
+	hasItems bool // out has an element, so the next one needs a comma
+	buffer   []byte
+	limit    int   // of the buffer, in bytes
+	start    int64 // offset of the current element
+	id       verdict
+	last     []byte // the end of the text, which is written when everything else is valid
 }
 
+// A destination is where bytes that have been read are copied to.
 type destination uint8
 
 const (
 	toOut destination = iota
-	toHeld
+	toBuffer
 	toNowhere
 )
 
+// A verdict is what the id of the current element has decided.
 type verdict uint8
 
 const (
-	unknown verdict = iota
-	stays
-	goes
+	undecided verdict = iota
+	keep
+	remove
 )
 
+// text copies the whole text.
 func (c *copier) text() {
-	c.follow(c.Items, c.array,
-		func() { c.fail("a name on the way to the array stands twice, or in another case") })
+	c.follow(c.Items, c.array, func() {
+		c.fail("a name on the path to the array occurs twice or in another case")
+	})
 	c.space()
 	switch {
 	case c.err != nil:
 	case !c.ended:
-		c.fail("more follows after the end of the text")
+		c.fail("data after the end of the JSON text")
 	case !c.found:
-		c.stop(errors.New("there is no array where it should be"))
+		c.stop(errors.New("no array at the configured path"))
 	default:
 		c.write(c.last)
 	}
 }
 
-// follow reads a value, and calls at where the path leads to in it. It calls twice for a name on
-// the path that some would read as another one.
+// follow reads a value. It calls at for the value at the path in it, and twice for an ambiguous
+// name on the path: one that occurs again, or in another case.
 func (c *copier) follow(path []string, at, twice func()) {
 	if len(path) == 0 {
 		at()
@@ -112,8 +119,7 @@ func (c *copier) follow(path []string, at, twice func()) {
 		exact := string(name) == path[0]
 		switch {
 		case !exact && !strings.EqualFold(string(name), path[0]):
-			// as Go and others match the names of fields
-			c.value()
+			c.value() // another name, even for programs that ignore case, such as encoding/json
 		case exact && !seen:
 			seen = true
 			c.follow(path[1:], at, twice)
@@ -125,79 +131,83 @@ func (c *copier) follow(path []string, at, twice func()) {
 	}, c.close)
 }
 
-// close reads the closing bracket. The outermost one is kept back.
+// close reads a closing bracket. The outermost one is withheld until the text is complete.
 func (c *copier) close(bracket byte) {
 	if c.depth == 1 {
-		c.keepBack([]byte{bracket})
+		c.withhold([]byte{bracket})
 	}
 	c.scanner.close(bracket)
 }
 
-func (c *copier) keepBack(last []byte) {
-	c.settle()
-	c.to, c.last = toNowhere, last
+// withhold discards the rest of the text, and keeps last to be written at the end.
+func (c *copier) withhold(last []byte) {
+	c.flushRead()
+	c.dest, c.last = toNowhere, last
 }
 
+// array reads the array, or null in its place.
 func (c *copier) array() {
 	switch c.space() {
 	case '[':
 		c.reached()
 		c.list(c.element, func(bracket byte) {
-			c.settle()
-			c.to = toOut
+			c.flushRead()
+			c.dest = toOut
 			c.close(bracket)
 		})
 	case 'n':
 		if c.depth == 0 {
-			c.keepBack([]byte("null"))
+			c.withhold([]byte("null"))
 		}
 		c.value()
 		c.reached()
 	default:
-		c.fail("what should be the array is something else")
+		c.fail("the value at the configured path must be an array")
 	}
 }
 
-// reached lets go what stands before the array.
+// reached writes the text before the array.
 func (c *copier) reached() {
-	c.settle()
+	c.flushRead()
 	if c.err != nil {
 		return
 	}
 	c.found = true
-	if c.to == toHeld {
-		c.to = toOut
-		c.write(c.held)
+	if c.dest == toBuffer {
+		c.dest = toOut
+		c.write(c.buffer)
 	}
 }
 
-// element reads an element of the array.
+// element reads an element of the array. The space around elements is discarded, as are the commas:
+// release writes those that are needed.
 func (c *copier) element() {
-	c.settle()
-	c.to = toNowhere
+	c.flushRead()
+	c.dest = toNowhere
 	c.space()
-	c.settle()
-	c.to, c.id, c.start, c.held = toHeld, unknown, c.offset(), c.held[:0]
+	c.flushRead()
+	c.dest, c.id, c.start, c.buffer = toBuffer, undecided, c.offset(), c.buffer[:0]
 	path := c.ID
 	if len(path) == 0 && c.space() == '{' {
 		path = bareID
 	}
-	c.follow(path, c.readID, c.idTwice)
+	c.follow(path, c.readID, c.ambiguousID)
 	if c.err != nil {
 		return
 	}
-	if c.to == toHeld && c.id == stays {
+	if c.dest == toBuffer && c.id == keep {
 		c.release()
 	}
-	if c.to == toHeld {
-		c.to = toNowhere
+	if c.dest == toBuffer {
+		c.dest = toNowhere
 	}
-	c.settle()
-	c.to = toNowhere // what follows up to the next element, or the bracket
+	c.flushRead()
+	c.dest = toNowhere // until the next element or the closing bracket
 }
 
 var bareID = []string{"id"}
 
+// readID reads the id of the current element and decides whether the element is kept.
 func (c *copier) readID() {
 	text, ok := []byte(nil), false
 	switch b := c.space(); {
@@ -209,57 +219,60 @@ func (c *copier) readID() {
 	default:
 		c.value()
 	}
-	if c.id != unknown || c.err != nil {
+	if c.id != undecided || c.err != nil {
 		return
 	}
-	c.id = goes
-	if ok && !c.late() && c.Keep(string(text)) {
-		c.id = stays
+	c.id = remove
+	if ok && !c.pastBuffer() && c.Keep(string(text)) {
+		c.id = keep
 	}
 }
 
-func (c *copier) idTwice() {
-	if c.id == stays && c.late() { // it may be with the client already
-		c.fail("the id of a long element stands twice")
+// ambiguousID removes the current element. That is an error if it may have been written.
+func (c *copier) ambiguousID() {
+	if c.id == keep && c.pastBuffer() { // a part of the element may have been written
+		c.fail("the id of a long element occurs twice or in another case")
 	}
-	c.id = goes
+	c.id = remove
 }
 
-// late reports whether what has just been read of an element comes too late to be held.
-func (c *copier) late() bool { return c.offset()-c.start > int64(c.most) }
+// pastBuffer reports whether more of the current element has been read than fits into the buffer.
+func (c *copier) pastBuffer() bool { return c.offset()-c.start > int64(c.limit) }
 
-// settle sends on what was read since it was last called.
-func (c *copier) settle() { c.take(c.scanner.take()) }
+// flushRead copies the bytes read since the last flush to the destination. It must be called before
+// the destination changes.
+func (c *copier) flushRead() { c.put(c.unflushed()) }
 
-func (c *copier) take(b []byte) {
-	if c.to == toHeld && len(c.held)+len(b) > c.most {
+// put copies bytes that have been read to the destination.
+func (c *copier) put(b []byte) {
+	if c.dest == toBuffer && len(c.buffer)+len(b) > c.limit {
 		switch {
 		case !c.found:
-			c.fail("there is no array where it should be, so far")
+			c.fail("the array must begin within the first MiB")
 			return
-		case c.id == stays:
+		case c.id == keep:
 			c.release()
 		default:
-			c.to = toNowhere // an id that is not known yet comes too late
+			c.dest = toNowhere // an id that is still undecided comes too late
 		}
 	}
-	switch c.to {
+	switch c.dest {
 	case toOut:
 		c.write(b)
-	case toHeld:
-		c.held = append(c.held, b...)
+	case toBuffer:
+		c.buffer = append(c.buffer, b...)
 	case toNowhere:
 	}
 }
 
-// release sends on what is held.
+// release writes the buffered part of the current element. The rest of it is then written directly.
 func (c *copier) release() {
-	if c.kept {
+	if c.hasItems {
 		c.write(comma)
 	}
-	c.kept, c.to = true, toOut
-	c.write(c.held)
-	c.held = c.held[:0]
+	c.hasItems, c.dest = true, toOut
+	c.write(c.buffer)
+	c.buffer = c.buffer[:0]
 }
 
 var comma = []byte{','}
@@ -269,6 +282,6 @@ func (c *copier) write(b []byte) {
 		return
 	}
 	if _, err := c.out.Write(b); err != nil {
-		c.stop(fmt.Errorf("sending on: %w", err))
+		c.stop(fmt.Errorf("writing the filtered list: %w", err))
 	}
 }

@@ -21,7 +21,7 @@ func names(path string) []string {
 	return strings.Split(path, ".")
 }
 
-// chunks cuts a text into pieces of size bytes.
+// chunks returns the text in chunks of size bytes.
 func chunks(text string, size int) func() ([]byte, error) {
 	return func() ([]byte, error) {
 		if text == "" {
@@ -43,9 +43,9 @@ func run(items, id, text string, size int) (string, error) {
 const deep = 5000
 
 var filterCases = []struct {
-	what, items, id string
+	name, items, id string
 	in              string
-	want            string // "!" and a part of the error
+	want            string // or "!" and a part of the error
 }{
 	{"bare ids", "", "", `["acme","globex","acme"]`, `["acme","acme"]`},
 	{"objects with an id", "", "", `[{"id":"acme","x":[1,2]},{"id":"globex"}]`,
@@ -53,13 +53,13 @@ var filterCases = []struct {
 	{"bare ids and objects", "", "", `["globex",{"x":1,"id":"acme"},"acme"]`,
 		`[{"x":1,"id":"acme"},"acme"]`},
 	{"white space", "", "", " [ \"globex\" ,\n\t\"acme\" \r\n, \"acme\" ] \n", ` [ "acme","acme"]`},
-	{"no element", "", "", `[]`, `[]`},
-	{"none stays", "", "", `["a","b"]`, `[]`},
-	{"the first goes", "data", "", `{"data":["a","acme"],"n":2}`, `{"data":["acme"],"n":2}`},
-	{"the last goes", "data", "", `{"data":["acme","a"],"n":2}`, `{"data":["acme"],"n":2}`},
-	{"null for no list", "data", "", `{"data":null,"n":2}`, `{"data":null,"n":2}`},
-	{"null alone", "", "", ` null `, `null`},
-	{"around the array all stays", "a.b", "",
+	{"no elements", "", "", `[]`, `[]`},
+	{"all removed", "", "", `["a","b"]`, `[]`},
+	{"the first removed", "data", "", `{"data":["a","acme"],"n":2}`, `{"data":["acme"],"n":2}`},
+	{"the last removed", "data", "", `{"data":["acme","a"],"n":2}`, `{"data":["acme"],"n":2}`},
+	{"null in place of the array", "data", "", `{"data":null,"n":2}`, `{"data":null,"n":2}`},
+	{"only null", "", "", ` null `, `null`},
+	{"the rest of the text is unchanged", "a.b", "",
 		`{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["w","acme"]},"b":["z"] }`,
 		`{"x":{"b":["u"]}, "a": {"c":["v"], "b" : ["acme"]},"b":["z"] }`},
 	{"an array of the same name in an element", "data", "id",
@@ -68,9 +68,9 @@ var filterCases = []struct {
 	{"an id of the same name in an element", "", "id",
 		`[{"x":{"id":"globex"},"id":"acme"},{"x":{"id":"acme"},"id":"globex"},{"x":{"id":"acme"}}]`,
 		`[{"x":{"id":"globex"},"id":"acme"}]`},
-	{"an id further in", "", "meta.id",
+	{"a nested id", "", "meta.id",
 		`[{"meta":{"id":"acme"}},{"id":"acme"},{"meta":"acme"},{"meta":[{"id":"acme"}]},{"meta":{"id":{"id":"acme"}}}]`, `[{"meta":{"id":"acme"}}]`},
-	{"a named id is not a bare one", "", "id", `["acme",{"id":"acme"}]`, `[{"id":"acme"}]`},
+	{"a named id is not a bare id", "", "id", `["acme",{"id":"acme"}]`, `[{"id":"acme"}]`},
 	{"whole numbers", "", "", `[7,{"id":7},-7,7.0,7e0,70e-1,0,"7",17]`, `[7,{"id":7},"7"]`},
 	{"ids of other types", "", "",
 		`[null,true,false,[],["acme"],{},{"id":null},{"id":["acme"]},{"id":{"id":"acme"}},{"id":true}]`, `[]`},
@@ -81,17 +81,17 @@ var filterCases = []struct {
 		`{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}},{"\u0069":{"\u0064":"x"}}]}}`,
 		`{"\u0064":{"\u0061":[{"\u0069":{"\u0064":"acme"}}]}}`},
 	{"astral names", "😀", "", `{"\ud83d\ude00":["x"]}`, `{"\ud83d\ude00":[]}`},
-	{"another case is another id", "", "", `["ACME","Acme","acme "]`, `[]`},
+	{"ids are case-sensitive", "", "", `["ACME","Acme","acme "]`, `[]`},
 	{"the id twice", "", "",
 		`[{"id":"acme","id":"globex"},{"id":"globex","id":"acme"},{"id":"acme","id":"acme"},{"id":"acme","\u0069d":"globex"}]`, `[]`},
 	{"the id in another case too", "", "",
 		`[{"id":"acme","ID":"globex"},{"Id":"globex","id":"acme"},{"ID":"acme"},{"id":"acme","iD":1}]`, `[]`},
-	{"a fold that is not ASCII", "", "key", `[{"key":"acme","\u212aey":"globex"},{"key":"acme"}]`,
-		`[{"key":"acme"}]`},
-	{"a name on the way to the id twice", "", "m.id",
+	{"another case outside ASCII", "", "key",
+		`[{"key":"acme","\u212aey":"globex"},{"key":"acme"}]`, `[{"key":"acme"}]`},
+	{"a name on the path to the id twice", "", "m.id",
 		`[{"m":{"id":"acme"},"m":{"id":"globex"}},{"m":{"id":"acme"},"m":1},{"m":1,"m":{"id":"acme"}},{"m":{"id":"acme"},"M":1}]`, `[]`},
 	{"other names twice", "", "", `[{"id":"acme","x":1,"x":2}]`, `[{"id":"acme","x":1,"x":2}]`},
-	{"all sorts of values", "", "",
+	{"values of every type", "", "",
 		`[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`, `[{"id":"acme","x":[-0,0.5,1E+2,1e-2,true,false,null,"\"\\\/\b\f\n\r\t\u00FF",{},[],{"":""}]}]`},
 	{"a long name", "", "", `[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`,
 		`[{"` + strings.Repeat("i", 2*maxText) + `":1,"id":"acme"}]`},
@@ -99,53 +99,53 @@ var filterCases = []struct {
 	{"deep", "", "", `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) +
 		`}]`, `[{"id":"acme","x":` + strings.Repeat("[", deep) + strings.Repeat("]", deep) + `}]`},
 
-	{"the array twice", "data", "", `{"data":[],"data":["globex"]}`, "!stands twice"},
-	{"the array in another case too", "data", "", `{"DATA":["globex"],"data":[]}`, "!stands twice"},
-	{"the array with another name", "data", "", `{"items":["globex"]}`, "!no array"},
-	{"the array not where it should be", "data", "", `["globex"]`, "!no array"},
-	{"the array further in", "data", "", `{"x":{"data":["globex"]}}`, "!no array"},
-	{"null on the way", "a.b", "", `{"a":null}`, "!no array"},
-	{"an object for the array", "data", "", `{"data":{"id":"globex"}}`, "!something else"},
-	{"a string for the array", "", "", `"globex"`, "!something else"},
-	{"an object for all", "", "", `{"id":"globex"}`, "!something else"},
-	{"nothing", "", "", ``, "!too early"},
-	{"white space alone", "", "", " \n", "!too early"},
-	{"cut", "", "", `["acme"`, "!too early"},
-	{"cut in an element", "", "", `["acme",{"id":"acme"`, "!too early"},
-	{"cut after a comma", "", "", `["acme",`, "!too early"},
-	{"cut in a string", "", "", `["acme`, "!too early"},
-	{"cut in an escape", "", "", `["acme\`, "!too early"},
-	{"cut in four digits", "", "", `["acme\u00`, "!too early"},
-	{"cut in a character", "", "", "[\"acme\xc3", "!too early"},
-	{"cut in a literal", "", "", `[nul`, "!too early"},
-	{"cut in a number", "", "", `[-`, "!too early"},
-	{"two texts", "", "", `["acme"]["globex"]`, "!more follows"},
-	{"lines of JSON", "", "", "[\"acme\"]\n[\"globex\"]\n", "!more follows"},
-	{"a bracket too much", "", "", `["acme"]]`, "!more follows"},
-	{"a zero byte at the end", "", "", "[\"acme\"]\x00", "!more follows"},
-	{"a byte order mark", "", "", "\ufeff[]", "!something else"},
-	{"UTF-16", "", "", "[\x00]\x00", "!no value"},
-	{"not UTF-8", "", "", "[\"acme\xff\"]", "!not UTF-8"},
-	{"not UTF-8, in a name", "", "", "[{\"i\xffd\":\"acme\"}]", "!not UTF-8"},
-	{"a surrogate in UTF-8", "", "", "[\"\xed\xa0\x80\"]", "!not UTF-8"},
-	{"overlong UTF-8", "", "", "[\"\xc0\xaf\"]", "!not UTF-8"},
-	{"a control character", "", "", "[\"a\ncme\"]", "!control"},
-	{"a comma too much", "", "", `["acme",]`, "!no value"},
-	{"a comma too much in an object", "", "", `[{"id":"acme",}]`, "!no name"},
-	{"no comma", "", "", `["acme" "globex"]`, "!no comma"},
-	{"the wrong bracket", "", "", `["acme"}`, "!no comma"},
-	{"no colon", "", "", `[{"id" "acme"}]`, "!no colon"},
-	{"names without quotes", "", "", `[{id:"acme"}]`, "!no name"},
-	{"single quotes", "", "", `['acme']`, "!no value"},
-	{"a comment", "", "", `[/**/"acme"]`, "!no value"},
-	{"NaN", "", "", `[NaN]`, "!no value"},
-	{"a leading zero", "", "", `[01]`, "!no comma"},
-	{"a leading plus", "", "", `[+1]`, "!no value"},
-	{"a number that ends with a point", "", "", `[1.]`, "!no digit"},
-	{"an unknown escape", "", "", `["\x61cme"]`, "!escape"},
-	{"HTML", "", "", `<html>`, "!something else"},
-	{"JSONP", "", "", `f(["acme"])`, "!something else"},
-	{"too deep", "", "", strings.Repeat("[", MaxDepth+1), "!too deep"},
+	{"the array twice", "data", "", `{"data":[],"data":["globex"]}`, "!occurs twice"},
+	{"the array in another case too", "data", "", `{"DATA":["globex"],"data":[]}`, "!occurs twice"},
+	{"the array has another name", "data", "", `{"items":["globex"]}`, "!no array"},
+	{"the array without its object", "data", "", `["globex"]`, "!no array"},
+	{"the array nested deeper", "data", "", `{"x":{"data":["globex"]}}`, "!no array"},
+	{"null on the path", "a.b", "", `{"a":null}`, "!no array"},
+	{"an object in place of the array", "data", "", `{"data":{"id":"globex"}}`, "!must be an array"},
+	{"a string in place of the array", "", "", `"globex"`, "!must be an array"},
+	{"an object in place of the text", "", "", `{"id":"globex"}`, "!must be an array"},
+	{"empty", "", "", ``, "!unexpected end"},
+	{"only white space", "", "", " \n", "!unexpected end"},
+	{"cut", "", "", `["acme"`, "!unexpected end"},
+	{"cut in an element", "", "", `["acme",{"id":"acme"`, "!unexpected end"},
+	{"cut after a comma", "", "", `["acme",`, "!unexpected end"},
+	{"cut in a string", "", "", `["acme`, "!unexpected end"},
+	{"cut in an escape", "", "", `["acme\`, "!unexpected end"},
+	{"cut in four digits", "", "", `["acme\u00`, "!unexpected end"},
+	{"cut in a character", "", "", "[\"acme\xc3", "!unexpected end"},
+	{"cut in a literal", "", "", `[nul`, "!unexpected end"},
+	{"cut in a number", "", "", `[-`, "!unexpected end"},
+	{"two texts", "", "", `["acme"]["globex"]`, "!after the end"},
+	{"lines of JSON", "", "", "[\"acme\"]\n[\"globex\"]\n", "!after the end"},
+	{"an extra bracket", "", "", `["acme"]]`, "!after the end"},
+	{"a zero byte at the end", "", "", "[\"acme\"]\x00", "!after the end"},
+	{"a byte order mark", "", "", "\ufeff[]", "!must be an array"},
+	{"UTF-16", "", "", "[\x00]\x00", "!expected a value"},
+	{"invalid UTF-8", "", "", "[\"acme\xff\"]", "!invalid UTF-8"},
+	{"invalid UTF-8 in a name", "", "", "[{\"i\xffd\":\"acme\"}]", "!invalid UTF-8"},
+	{"a surrogate in UTF-8", "", "", "[\"\xed\xa0\x80\"]", "!invalid UTF-8"},
+	{"overlong UTF-8", "", "", "[\"\xc0\xaf\"]", "!invalid UTF-8"},
+	{"a control character", "", "", "[\"a\ncme\"]", "!control character"},
+	{"a trailing comma", "", "", `["acme",]`, "!expected a value"},
+	{"a trailing comma in an object", "", "", `[{"id":"acme",}]`, "!expected a name"},
+	{"no comma", "", "", `["acme" "globex"]`, "!expected a comma"},
+	{"the wrong bracket", "", "", `["acme"}`, "!expected a comma"},
+	{"no colon", "", "", `[{"id" "acme"}]`, "!expected a colon"},
+	{"names without quotes", "", "", `[{id:"acme"}]`, "!expected a name"},
+	{"single quotes", "", "", `['acme']`, "!expected a value"},
+	{"a comment", "", "", `[/**/"acme"]`, "!expected a value"},
+	{"NaN", "", "", `[NaN]`, "!expected a value"},
+	{"a leading zero", "", "", `[01]`, "!expected a comma"},
+	{"a leading plus", "", "", `[+1]`, "!expected a value"},
+	{"a number that ends with a point", "", "", `[1.]`, "!expected a digit"},
+	{"an invalid escape", "", "", `["\x61cme"]`, "!invalid escape"},
+	{"HTML", "", "", `<html>`, "!must be an array"},
+	{"JSONP", "", "", `f(["acme"])`, "!must be an array"},
+	{"too deep", "", "", strings.Repeat("[", MaxDepth+1), "!at most 10000 levels"},
 }
 
 func TestFilter(t *testing.T) {
@@ -154,66 +154,67 @@ func TestFilter(t *testing.T) {
 			out, err := run(test.items, test.id, test.in, size)
 			if reason, fails := strings.CutPrefix(test.want, "!"); fails {
 				if err == nil || !strings.Contains(err.Error(), reason) {
-					t.Errorf("%s, %d bytes at a time: %v, want an error that says %q", test.what,
+					t.Errorf("%s, %d bytes at a time: %v, want an error that says %q", test.name,
 						size, err, reason)
 				}
 				if json.Valid([]byte(out)) {
-					t.Errorf("%s, %d bytes at a time: looks whole: %s", test.what, size, out)
+					t.Errorf("%s, %d bytes at a time: the output is valid JSON: %s", test.name, size, out)
 				}
 			} else if err != nil || out != test.want {
-				t.Errorf("%s, %d bytes at a time: %v\ngot  %.500s\nwant %.500s", test.what, size,
+				t.Errorf("%s, %d bytes at a time: %v\ngot  %.500s\nwant %.500s", test.name, size,
 					err, out, test.want)
 			}
 		}
 	}
 }
 
-// TestBounds has what is too long to hold: no element can make the list of others fail.
-func TestBounds(t *testing.T) {
-	long := `"` + strings.Repeat("x", MaxHeld+10) + `"`
-	almost := `"` + strings.Repeat("x", MaxHeld-100) + `"`
+// TestLongElements has elements that do not fit into the buffer. They must not make the rest of the
+// list fail.
+func TestLongElements(t *testing.T) {
+	long := `"` + strings.Repeat("x", MaxBuffer+10) + `"`
+	almost := `"` + strings.Repeat("x", MaxBuffer-100) + `"`
 	for _, test := range []struct {
-		what, in, want string
+		name, in, want string
 	}{
 		{"the id first", `[{"id":"acme","x":` + long + `},"acme"]`,
 			`[{"id":"acme","x":` + long + `},"acme"]`},
 		{"the id first, not the first element", `["acme",{"id":"acme","x":` + long + `},"acme"]`,
 			`["acme",{"id":"acme","x":` + long + `},"acme"]`},
-		{"another's", `[{"id":"globex","x":` + long + `},"acme"]`, `["acme"]`},
+		{"removed", `[{"id":"globex","x":` + long + `},"acme"]`, `["acme"]`},
 		{"the id too late", `[{"x":` + long + `,"id":"acme"},"acme"]`, `["acme"]`},
-		{"another's id, too late", `[{"x":` + long + `,"id":"globex"},"acme"]`, `["acme"]`},
+		{"removed, the id too late", `[{"x":` + long + `,"id":"globex"},"acme"]`, `["acme"]`},
 		{"the id late", `[{"x":` + almost + `,"id":"acme"}]`, `[{"x":` + almost + `,"id":"acme"}]`},
-		{"the id late, of a long element", `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`,
+		{"the id late in a long element", `[{"x":` + almost + `,"id":"acme","y":` + long + `}]`,
 			`[{"x":` + almost + `,"id":"acme","y":` + long + `}]`},
 		{"the id twice, early", `[{"id":"acme","id":"globex","x":` + long + `}]`, `[]`},
-		{"the id twice, another's first", `[{"id":"globex","x":` + long + `,"id":"acme"}]`, `[]`},
-		{"the id twice, late", `[{"id":"acme","x":` + long + `,"id":"globex"}]`, `!stands twice`},
+		{"the id twice, removed first", `[{"id":"globex","x":` + long + `,"id":"acme"}]`, `[]`},
+		{"the id twice, late", `[{"id":"acme","x":` + long + `,"id":"globex"}]`, `!occurs twice`},
 		{"a long bare id", `[` + long + `,"acme"]`, `["acme"]`},
-		{"a long number", `[` + strings.Repeat("7", MaxHeld+10) + `,"acme"]`, `["acme"]`},
+		{"a long number", `[` + strings.Repeat("7", MaxBuffer+10) + `,"acme"]`, `["acme"]`},
 	} {
 		for _, size := range []int{9999, 1 << 30} {
 			out, err := run("", "", test.in, size)
 			if reason, fails := strings.CutPrefix(test.want, "!"); fails {
 				if err == nil || !strings.Contains(err.Error(), reason) {
-					t.Errorf("%s, %d bytes at a time: %v", test.what, size, err)
+					t.Errorf("%s, %d bytes at a time: %v", test.name, size, err)
 				}
 			} else if err != nil || out != test.want {
-				t.Errorf("%s, %d bytes at a time: %v, %d bytes", test.what, size, err, len(out))
+				t.Errorf("%s, %d bytes at a time: %v, %d bytes", test.name, size, err, len(out))
 			}
 		}
 	}
 	if out, err := run("data", "", `{"x":`+long+`,"data":[]}`, 9999); err == nil || out != "" {
-		t.Errorf("the array too late: %v, %.100s", err, out)
+		t.Errorf("the array begins too late: %v, %.100s", err, out)
 	}
 	for _, wrong := range []string{`{}`, `"globex"`, `nope`, `}`} {
 		if out, err := run("data", "", `{"x":`+almost+`,"data":`+wrong, 9999); err == nil ||
 			out != "" {
-			t.Errorf("%s for the array, after a long text: %v, %.100s", wrong, err, out)
+			t.Errorf("%s in place of the array, after a long text: %v, %.100s", wrong, err, out)
 		}
 	}
-	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxHeld/5),
+	if out, err := run("data", "", `{"results":[`+strings.Repeat(`"globex",`, MaxBuffer/5),
 		9999); err == nil || out != "" {
-		t.Errorf("another array, and a long one: %v, %.100s", err, out)
+		t.Errorf("a long array at another path: %v, %.100s", err, out)
 	}
 }
 
@@ -229,23 +230,23 @@ func TestErrors(t *testing.T) {
 		return []byte(`["acme",`), nil
 	})
 	if !errors.Is(err, broken) {
-		t.Errorf("the text breaks off: %v", err)
+		t.Errorf("next fails: %v", err)
 	}
 	for _, test := range filterCases {
 		if strings.HasPrefix(test.want, "!") {
 			continue
 		}
-		for taken := range min(len(test.want), 100) {
+		for written := range min(len(test.want), 100) {
 			f := Filter{Items: names(test.items), ID: names(test.id), Keep: keepSome}
-			if err := f.Run(&brokenWriter{taken, broken},
-				chunks(test.in, 1+taken%5)); !errors.Is(err, broken) {
-				t.Errorf("%s: only %d bytes are read: %v", test.what, taken, err)
+			if err := f.Run(&brokenWriter{written, broken},
+				chunks(test.in, 1+written%5)); !errors.Is(err, broken) {
+				t.Errorf("%s: writing fails after %d bytes: %v", test.name, written, err)
 			}
 		}
 	}
 }
 
-// brokenWriter takes so many bytes.
+// brokenWriter fails after a number of bytes.
 type brokenWriter struct {
 	bytes int
 	err   error
@@ -258,17 +259,17 @@ func (w *brokenWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestStreams says when an element is let go: as soon as it has ended.
+// TestStreams checks that an element is written as soon as it has been read.
 func TestStreams(t *testing.T) {
 	var out bytes.Buffer
 	parts := []string{`{"data":[`, `{"id":"acme"}`, `,"x",`, `"acme"`, `]`, `,"n":1`, `}`}
-	seen := []string{`{"data":[`, `{"id":"acme"}`, ``, `,"acme"`, `]`, `,"n":1`, ``}
+	written := []string{`{"data":[`, `{"id":"acme"}`, ``, `,"acme"`, `]`, `,"n":1`, ``}
 	f := Filter{Items: []string{"data"}, Keep: keepSome}
-	i := 0 // parts that were given
+	i := 0 // number of parts that Run has read
 	err := f.Run(&out, func() ([]byte, error) {
 		if i > 0 {
-			if got := out.String(); got != seen[i-1] {
-				t.Errorf("after %s there came %s, want %s", parts[i-1], got, seen[i-1])
+			if got := out.String(); got != written[i-1] {
+				t.Errorf("after reading %s: wrote %s, want %s", parts[i-1], got, written[i-1])
 			}
 			out.Reset()
 		}
@@ -279,13 +280,13 @@ func TestStreams(t *testing.T) {
 		return []byte(parts[i-1]), nil
 	})
 	if err != nil || out.String() != "}" {
-		t.Errorf("at the end %s, %v", out.String(), err)
+		t.Errorf("at the end: wrote %s, error %v", out.String(), err)
 	}
 }
 
 func BenchmarkFilter(b *testing.B) {
 	for _, kept := range []int{0, 1, 10} {
-		b.Run(fmt.Sprintf("%d of 10 stay", kept), func(b *testing.B) {
+		b.Run(fmt.Sprintf("keep %d of 10", kept), func(b *testing.B) {
 			var text strings.Builder
 			text.WriteString(`{"data":[`)
 			for i := range 5000 {

@@ -12,9 +12,10 @@ import (
 	"unicode/utf8"
 )
 
-// What follows is the filter again, slow and obvious: read everything into memory with
-// encoding/json, take elements out, compare. Objects keep their members in order, twice if they
-// stand twice.
+// This file compares the filter with filterSlowly, a reference implementation that decodes the
+// whole text with encoding/json and then removes elements.
+
+// An object has its members in the order of the text, including duplicates.
 type object []member
 
 type member struct {
@@ -33,7 +34,7 @@ func parse(text string) (any, error) {
 		return nil, err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more follows")
+		return nil, errors.New("data after the end")
 	}
 	return value, nil
 }
@@ -74,7 +75,8 @@ func parseValue(d *json.Decoder) (any, error) {
 	return token, nil
 }
 
-// at returns where the value is that a path leads to; twice: some would read another one.
+// at returns the value at a path, or nil. twice reports whether a name on the path occurs twice or
+// in another case.
 func at(value *any, path []string) (found *any, twice bool) {
 	if len(path) == 0 {
 		return value, false
@@ -90,8 +92,8 @@ func at(value *any, path []string) (found *any, twice bool) {
 				return nil, true
 			}
 			found = inner
-			if found == nil { // seen all the same
-				found = &none
+			if found == nil {
+				found = &none // the name occurs, although the rest of the path does not exist
 			}
 		}
 	}
@@ -156,7 +158,7 @@ func FuzzFilter(f *testing.F) {
 		}
 		if err != nil {
 			if json.Valid([]byte(out)) {
-				t.Fatalf("%q: %v, but %q looks whole", text, err, out)
+				t.Fatalf("%q: %v, but %q is valid JSON", text, err, out)
 			}
 			return
 		}
@@ -167,18 +169,17 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-// FuzzBounds: what comes out does not depend on how a text is cut into chunks, also when little can
-// be held.
-func FuzzBounds(f *testing.F) {
+// FuzzChunks checks that the output does not depend on the size of the chunks, with a small buffer.
+func FuzzChunks(f *testing.F) {
 	for _, test := range filterCases {
 		if len(test.in) < 2*maxText {
 			f.Add(test.in, test.items, test.id, uint8(3), uint8(9))
 		}
 	}
-	f.Fuzz(func(t *testing.T, text, items, id string, size, held uint8) {
+	f.Fuzz(func(t *testing.T, text, items, id string, size, maxBuffer uint8) {
 		run := func(size int) (string, error) {
 			filter := Filter{Items: names(items), ID: names(id), Keep: keepSome,
-				held: int(held) + 1}
+				maxBuffer: int(maxBuffer) + 1}
 			var out bytes.Buffer
 			err := filter.Run(&out, chunks(text, size))
 			return out.String(), err
@@ -191,7 +192,7 @@ func FuzzBounds(f *testing.F) {
 		case wholeErr == nil && (whole != cut || !json.Valid([]byte(cut))):
 			t.Fatalf("%q: %s, %d bytes at a time: %s", text, whole, int(size)+1, cut)
 		case wholeErr != nil && (json.Valid([]byte(whole)) || json.Valid([]byte(cut))):
-			t.Fatalf("%q: %v, but %q or %q looks whole", text, wholeErr, whole, cut)
+			t.Fatalf("%q: %v, but %q or %q is valid JSON", text, wholeErr, whole, cut)
 		}
 	})
 }

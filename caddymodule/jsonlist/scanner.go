@@ -10,48 +10,50 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// A scanner reads a JSON text (RFC 8259) without keeping it. After the first error there is nothing
-// more to read, so that each of its methods comes to its end.
+// A scanner reads a JSON text (RFC 8259) in chunks. It keeps the first error in err and reports the
+// end of the text from then on, so all methods return and need not return errors.
 type scanner struct {
 	next  func() ([]byte, error)
-	leave func([]byte) // is given what has been read, before the next chunk
+	flush func([]byte) // receives the bytes that have been read, before the next chunk is read
 
-	chunk []byte
-	pos   int // in chunk: what comes next
-	left  int // in chunk: up to where leave has got it
-	base  int64
-	ended bool
-	err   error
+	chunk   []byte
+	pos     int   // in chunk: the next byte
+	flushed int   // in chunk: the first byte that flush has not received
+	base    int64 // offset of chunk in the text
+	ended   bool  // next has returned io.EOF
+	err     error
 
 	depth int
-	text  []byte // of the last string or number that was wanted
-	long  bool   // it has more than maxText
+	text  []byte // the last string or number that was wanted
+	long  bool   // it is longer than maxText
 }
 
-// maxText bounds, in bytes, the names and ids that are looked at.
+// maxText limits the names and ids that are compared, in bytes. Longer ones match nothing.
 const maxText = 1 << 10
 
-// offset is how many bytes have been read.
+// offset returns how many bytes have been read.
 func (s *scanner) offset() int64 { return s.base + int64(s.pos) }
 
-// take returns what was read and not left yet.
-func (s *scanner) take() []byte {
-	b := s.chunk[s.left:s.pos]
-	s.left = s.pos
+// unflushed returns the bytes of the chunk that have been read but not flushed, and marks them as
+// flushed.
+func (s *scanner) unflushed() []byte {
+	b := s.chunk[s.flushed:s.pos]
+	s.flushed = s.pos
 	return b
 }
 
+// refill reads the next chunk and reports whether there is one.
 func (s *scanner) refill() bool {
 	if s.err != nil || s.ended {
 		return false
 	}
-	s.leave(s.take())
+	s.flush(s.unflushed())
 	if s.err != nil {
 		return false
 	}
 	chunk, err := s.next()
 	s.base += int64(s.pos)
-	s.chunk, s.pos, s.left = chunk, 0, 0
+	s.chunk, s.pos, s.flushed = chunk, 0, 0
 	switch {
 	case err == nil:
 		return true
@@ -64,22 +66,24 @@ func (s *scanner) refill() bool {
 	return false
 }
 
+// fail stops with an error that names the position. reason is ignored at the end of the text.
 func (s *scanner) fail(reason string) {
 	if s.ended {
-		reason = "it ends too early"
+		reason = "unexpected end of the JSON text"
 	}
 	s.stop(fmt.Errorf("byte %d: %s", s.offset(), reason))
 }
 
+// stop keeps the first error and drops the rest of the text.
 func (s *scanner) stop(err error) {
 	if s.err == nil {
 		s.err = err
 	}
 	s.base += int64(s.pos)
-	s.chunk, s.pos, s.left = nil, 0, 0
+	s.chunk, s.pos, s.flushed = nil, 0, 0
 }
 
-// peek returns the next byte, 0 at the end. No text has a 0.
+// peek returns the next byte, or 0 at the end. No JSON text contains a zero byte.
 func (s *scanner) peek() byte {
 	for s.pos == len(s.chunk) {
 		if !s.refill() {
@@ -89,7 +93,7 @@ func (s *scanner) peek() byte {
 	return s.chunk[s.pos]
 }
 
-// space reads white space and returns the byte after it.
+// space skips white space and returns the byte after it.
 func (s *scanner) space() byte {
 	for {
 		switch b := s.peek(); b {
@@ -101,6 +105,7 @@ func (s *scanner) space() byte {
 	}
 }
 
+// value reads any value.
 func (s *scanner) value() {
 	switch b := s.space(); {
 	case b == '{':
@@ -118,24 +123,24 @@ func (s *scanner) value() {
 	case b == '-' || isDigit(b):
 		s.number(false)
 	default:
-		s.fail("there is no value")
+		s.fail("expected a value")
 	}
 }
 
-// object reads an object; member, if there is one, is called with each name and reads the value.
-// The name is nil when it is too long.
+// object reads an object. It calls member, unless that is nil, with each name; member reads the
+// value. The name is nil if it is longer than maxText. end reads the closing bracket.
 func (s *scanner) object(member func(name []byte), end func(bracket byte)) {
 	if !s.open() {
 		return
 	}
 	for more := s.space() != '}'; more; more = s.comma() {
 		if s.space() != '"' {
-			s.fail("there is no name")
+			s.fail("expected a name in quotes")
 			return
 		}
 		name, _ := s.string(member != nil)
 		if s.space() != ':' {
-			s.fail("there is no colon")
+			s.fail("expected a colon")
 			return
 		}
 		s.pos++
@@ -148,7 +153,7 @@ func (s *scanner) object(member func(name []byte), end func(bracket byte)) {
 	end('}')
 }
 
-// list reads an array; element reads each element.
+// list reads an array. It calls element to read each element and end to read the closing bracket.
 func (s *scanner) list(element func(), end func(bracket byte)) {
 	if !s.open() {
 		return
@@ -159,9 +164,10 @@ func (s *scanner) list(element func(), end func(bracket byte)) {
 	end(']')
 }
 
+// open reads an opening bracket and reports whether there was no error.
 func (s *scanner) open() bool {
 	if s.depth == MaxDepth {
-		s.fail("it nests too deep")
+		s.fail(fmt.Sprintf("arrays and objects must nest at most %d levels deep", MaxDepth))
 	}
 	if s.err != nil {
 		return false
@@ -173,7 +179,7 @@ func (s *scanner) open() bool {
 
 func (s *scanner) close(bracket byte) {
 	if s.space() != bracket {
-		s.fail("there is no comma and no closing bracket")
+		s.fail("expected a comma or a closing bracket")
 		return
 	}
 	s.pos++
@@ -191,14 +197,15 @@ func (s *scanner) comma() bool {
 func (s *scanner) literal(word string) {
 	for i := range len(word) {
 		if s.peek() != word[i] {
-			s.fail("there is no value")
+			s.fail("expected a value")
 			return
 		}
 		s.pos++
 	}
 }
 
-// number reads a number, and returns its text if that is wanted and not too long.
+// number reads a number. If wanted is true, it returns the text, unless that is longer than
+// maxText. The text is valid until the next string or number is read.
 func (s *scanner) number(wanted bool) (text []byte, ok bool) {
 	s.text, s.long = s.text[:0], false
 	s.accept("-", wanted)
@@ -215,10 +222,11 @@ func (s *scanner) number(wanted bool) (text []byte, ok bool) {
 	return s.text, wanted && !s.long
 }
 
-func (s *scanner) accept(any string, wanted bool) bool {
+// accept reads one byte if it is one of set.
+func (s *scanner) accept(set string, wanted bool) bool {
 	b := s.peek()
-	for i := range len(any) {
-		if any[i] == b {
+	for i := range len(set) {
+		if set[i] == b {
 			s.pos++
 			s.note(wanted, b)
 			return true
@@ -229,7 +237,7 @@ func (s *scanner) accept(any string, wanted bool) bool {
 
 func (s *scanner) digits(wanted bool) {
 	if !isDigit(s.peek()) {
-		s.fail("a number has no digit")
+		s.fail("expected a digit")
 	}
 	for isDigit(s.peek()) {
 		run, n := s.chunk[s.pos:], 0
@@ -243,7 +251,7 @@ func (s *scanner) digits(wanted bool) {
 
 func isDigit(b byte) bool { return '0' <= b && b <= '9' }
 
-// note adds to the text that is wanted.
+// note appends to text if that is wanted.
 func (s *scanner) note(wanted bool, b ...byte) {
 	if !wanted {
 		return
@@ -255,7 +263,7 @@ func (s *scanner) note(wanted bool, b ...byte) {
 	s.text = append(s.text, b...)
 }
 
-// plain are the bytes that stand for themselves in a string.
+// plain are the ASCII bytes that a string can contain without an escape.
 var plain = func() (table [256]bool) {
 	for b := byte(' '); b < utf8.RuneSelf; b++ {
 		table[b] = b != '"' && b != '\\'
@@ -263,7 +271,8 @@ var plain = func() (table [256]bool) {
 	return table
 }()
 
-// string reads a string, and returns what it says if that is wanted and not too long.
+// string reads a string. If wanted is true, it returns the decoded text, unless that is longer than
+// maxText. The text is valid until the next string or number is read.
 func (s *scanner) string(wanted bool) (text []byte, ok bool) {
 	s.text, s.long = s.text[:0], false
 	s.pos++
@@ -287,7 +296,7 @@ func (s *scanner) string(wanted bool) (text []byte, ok bool) {
 		case b >= utf8.RuneSelf:
 			s.rune(wanted)
 		case !plain[b]:
-			s.fail("a string has a control character")
+			s.fail("unescaped control character in a string")
 			return nil, false
 		}
 	}
@@ -314,18 +323,18 @@ func (s *scanner) escape(wanted bool) {
 		s.unicode(wanted)
 	default:
 		s.pos--
-		s.fail("a string has an unknown escape")
+		s.fail("invalid escape in a string")
 	}
 }
 
-// unicode reads four hexadecimal digits. Half of a surrogate pair is noted as three bytes that no
-// UTF-8 has, and so equals nothing, until the other half follows.
+// unicode reads the four hexadecimal digits of an escape. Half of a surrogate pair is noted as
+// three bytes that are not UTF-8, and so match nothing. The second half replaces them.
 func (s *scanner) unicode(wanted bool) {
 	var r rune
 	for range 4 {
 		b := s.peek()
 		if !ascii.IsHex(b) {
-			s.fail("a string has an unknown escape")
+			s.fail("invalid escape in a string")
 			return
 		}
 		s.pos++
@@ -345,7 +354,7 @@ func (s *scanner) unicode(wanted bool) {
 	s.note(wanted, 0xed, 0x80|byte(r>>6&0x3f), 0x80|byte(r&0x3f))
 }
 
-// rune reads one character that is not ASCII.
+// rune reads one character outside ASCII.
 func (s *scanner) rune(wanted bool) {
 	var b [utf8.UTFMax]byte
 	n := 0
@@ -357,7 +366,7 @@ func (s *scanner) rune(wanted bool) {
 		s.pos++
 	}
 	if r, size := utf8.DecodeRune(b[:n]); r == utf8.RuneError && size == 1 {
-		s.fail("a string is not UTF-8")
+		s.fail("invalid UTF-8 in a string")
 		return
 	}
 	s.note(wanted, b[:n]...)

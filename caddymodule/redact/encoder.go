@@ -1,6 +1,7 @@
-// Package redact keeps API keys out of logs and of error messages. It knows Caddy's loggers and the
-// shape of a token; handlers tell it with [Declare] where else keys are. Start reading at
-// [LogEncoder], the encoder that people configure, then text.go, which finds the secrets.
+// Package redact keeps API keys out of logs and error messages. It knows Caddy's loggers and the
+// shape of a token. Handlers call [Declare] to name the headers, query parameters and cookies that
+// carry keys. Start reading at [LogEncoder], the encoder that users configure, then at text.go,
+// which finds the secrets.
 package redact
 
 import (
@@ -20,16 +21,17 @@ func init() {
 	caddy.RegisterModule(LogEncoder{})
 }
 
-// LogEncoder is a log encoder that keeps API keys out of the log. It replaces by REDACTED
-//   - the headers, query parameters and cookies that any `api_key` handler of the process reads keys from, and
-//     Authorization and Proxy-Authorization, wherever a request, a response or a URL stands in an entry;
-//   - the secret part of everything shaped like a token of this module, wherever it stands in an entry.
+// LogEncoder is a log encoder that keeps API keys out of the log. It writes REDACTED in place of
+//   - the headers, query parameters and cookies that any `api_key` handler of the process reads
+//     keys from, and Authorization and Proxy-Authorization, in every request, response and URL of
+//     an entry;
+//   - the secret part of everything shaped like a token of this module, anywhere in an entry.
 //
-// Use it for the default log and for every access log. It does not look inside base64, except of
-// zap's own binary fields.
+// Use it for the default log and for every access log. It does not decode base64, except in zap's
+// binary fields.
 type LogEncoder struct {
-	// The encoder that writes the entries. Default is Caddy's own default: `console` if the log
-	// goes to standard output or standard error and that is a terminal, else `json`.
+	// The encoder that writes the entries. Default is Caddy's own default: `console` if the log is
+	// written to standard output or standard error and that is a terminal, else `json`.
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
 	redactingEncoder `json:"-"`
@@ -58,15 +60,15 @@ func (e *LogEncoder) Provision(ctx caddy.Context) error {
 	}
 	encoder, ok := module.(zapcore.Encoder)
 	if !ok {
-		return fmt.Errorf("loading the log encoder that api_keys wraps: %T is no log encoder",
+		return fmt.Errorf("loading the log encoder that api_keys wraps: %T is not a log encoder",
 			module)
 	}
 	e.wrap(encoder)
 	return nil
 }
 
-// ConfigureDefaultFormat chooses the default encoder by where the log goes, as Caddy does it for
-// its own encoders.
+// ConfigureDefaultFormat chooses the default encoder for a writer as Caddy chooses its own: the
+// console encoder for a terminal, else JSON.
 func (e *LogEncoder) ConfigureDefaultFormat(writer caddy.WriterOpener) error {
 	if !e.encoderIsDefault {
 		if encoder, ok := e.encoder.(caddy.ConfiguresFormatterDefault); ok {
@@ -91,7 +93,7 @@ func (e *LogEncoder) wrapProvisioned(encoder interface {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the module from Caddyfile tokens. Syntax:
+// UnmarshalCaddyfile parses the encoder's block. Syntax:
 //
 //	api_keys {
 //	    wrap <encoder> {
@@ -101,7 +103,7 @@ func (e *LogEncoder) wrapProvisioned(encoder interface {
 func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // encoder name
 	if d.NextArg() {
-		return d.Err("the log encoder api_keys takes no argument, only a block")
+		return d.Err("the log encoder api_keys accepts no arguments, only a block")
 	}
 	for d.NextBlock(0) {
 		if d.Val() != "wrap" {
@@ -112,12 +114,12 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Err("wrap is given twice: the log encoder api_keys wraps one encoder")
 		}
 		if !d.NextArg() {
-			return d.Err("wrap takes the name of a log encoder, such as `wrap json`")
+			return d.Err("wrap requires the name of a log encoder, such as `wrap json`")
 		}
 		name := d.Val()
 		const namespace = "caddy.logging.encoders."
 		if _, err := caddy.GetModule(namespace + name); err != nil {
-			return d.Errf("wrap: there is no log encoder %q", Argument(name))
+			return d.Errf("wrap: unknown log encoder %q", Argument(name))
 		}
 		module, err := caddyfile.UnmarshalModule(d, namespace+name)
 		if err != nil {
@@ -125,7 +127,7 @@ func (e *LogEncoder) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		encoder, ok := module.(zapcore.Encoder)
 		if !ok {
-			return d.Errf("%s is no log encoder", name)
+			return d.Errf("wrap: %s is not a log encoder", name)
 		}
 		e.WrappedRaw = caddyconfig.JSONModuleObject(encoder, "format", name, nil)
 	}

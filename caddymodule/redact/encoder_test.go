@@ -55,14 +55,14 @@ func (m marshaler) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// failing is an object whose error holds what it could not write.
+// failing is an object that cannot be marshaled. Its error contains the text.
 type failing string
 
 func (f failing) MarshalLogObject(zapcore.ObjectEncoder) error { return errors.New(string(f)) }
 
 func (f failing) MarshalJSON() ([]byte, error) { return nil, errors.New(string(f)) }
 
-// textFields is one field of each kind that can carry text.
+// textFields returns one field of each kind that can contain text.
 func textFields(text string) []zapcore.Field {
 	type record struct {
 		Name  string `json:"name"`
@@ -102,8 +102,8 @@ func textFields(text string) []zapcore.Field {
 	}
 }
 
-// requestFields is a request that carries secret in each place a handler could take a credential
-// from, in each form that a request stands in an entry.
+// requestFields returns a request in every form in which an entry can contain it. The request has
+// secret in every source that a handler could read a credential from.
 func requestFields(secret string) []zapcore.Field {
 	r := httptest.NewRequest(http.MethodGet, "/x?a=1&%61pi_key="+url.QueryEscape(secret), nil)
 	for _, name := range []string{"X-API-Key", "x-api-key", "Authorization", "Proxy-Authorization",
@@ -151,10 +151,11 @@ var wrappedEncoders = map[string]string{
 	"append":  `{"format":"append","fields":{"app":"x"}}`,
 }
 
-// Whatever kind of field holds it, in the entry or in the logger, and whichever encoder writes it.
-func TestNothingSecretIsWritten(t *testing.T) {
+// TestNoSecretIsWritten checks every kind of field, in the entry and in the logger, with every
+// wrapped encoder.
+func TestNoSecretIsWritten(t *testing.T) {
 	declareAll(t)
-	body, secret := someBody(), "imported-Secret"
+	body, secret := randomBody(), "imported-Secret"
 	token := "ak_" + body
 	groups := map[string][]zapcore.Field{
 		"token": textFields("before " + token + " behind"),
@@ -168,8 +169,8 @@ func TestNothingSecretIsWritten(t *testing.T) {
 		"request with our token":  requestFields(token),
 		"token as name of a field": {zap.String(token, "x"),
 			zap.Reflect("map", map[string]int{token: 1})},
-		"request with odd key":      requestFields(`'s";,e\crét+imported-Secret`),
-		"query parameter, odd key ": textFields(`/?api_key=s";,e\cr=` + secret),
+		"request, key with punctuation":         requestFields(`'s";,e\crét+imported-Secret`),
+		"query parameter, key with punctuation": textFields(`/?api_key=s";,e\cr=` + secret),
 	}
 	check := func(t *testing.T, out string) {
 		t.Helper()
@@ -182,12 +183,12 @@ func TestNothingSecretIsWritten(t *testing.T) {
 		}
 		for _, leak := range []string{body, secret} {
 			if strings.Contains(out, leak) {
-				t.Errorf("a secret was written: %s",
+				t.Errorf("the log contains a secret: %s",
 					strings.NewReplacer(body, "<TOKEN>", secret, "<SECRET>").Replace(out))
 			}
 		}
 		if !strings.Contains(out, Replacement) {
-			t.Errorf("nothing says that something was redacted: %s", out)
+			t.Errorf("the log does not contain %s: %s", Replacement, out)
 		}
 	}
 	for wrapped, config := range wrappedEncoders {
@@ -202,14 +203,14 @@ func TestNothingSecretIsWritten(t *testing.T) {
 					logger(encoder, &out).Info("in the entry", field)
 					check(t, out.String())
 					if wrapped == "json" && !json.Valid(out.Bytes()) {
-						t.Errorf("no longer JSON: %s", out.String())
+						t.Errorf("the entry is not JSON: %s", out.String())
 					}
 					out.Reset()
 					logger(encoder, &out).With(zap.Int("x", 1)).With(field,
 						zap.Int("y", 2)).Info("in the logger")
 					check(t, out.String())
 					out.Reset()
-					logger(encoder, &out).WithLazy(field).Info("as Caddy's server does it")
+					logger(encoder, &out).WithLazy(field).Info("in a lazy logger, as in Caddy's server")
 					check(t, out.String())
 				})
 			}
@@ -237,7 +238,8 @@ func TestNothingSecretIsWritten(t *testing.T) {
 	}
 }
 
-// A filter around this encoder hides what kind of object a field is.
+// TestInsideFilterEncoder wraps the encoder in Caddy's filter encoder, which hides the type of a
+// field's object.
 func TestInsideFilterEncoder(t *testing.T) {
 	declareAll(t)
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
@@ -247,16 +249,17 @@ func TestInsideFilterEncoder(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	fields := append(requestFields("imported-Secret"), textFields("ak_" + someBody())[0])
+	fields := append(requestFields("imported-Secret"), textFields("ak_" + randomBody())[0])
 	logger(filter, &out).With(fields...).Info("x", fields...)
 	if got := out.String(); strings.Contains(got, "imported-Secret") ||
 		strings.Count(got, "ak_REDACTED") != 2 {
-		t.Errorf("a secret was written, or too much redacted: %s", got)
+		t.Errorf("the log contains a secret, or too much is redacted: %s", got)
 	}
 }
 
-// What holds no secret is written byte by byte as without this encoder.
-func TestHarmlessEntriesStayAsTheyAre(t *testing.T) {
+// TestEntriesWithoutSecretsAreUnchanged compares entries without a secret with those that the
+// wrapped encoder writes alone.
+func TestEntriesWithoutSecretsAreUnchanged(t *testing.T) {
 	declareAll(t)
 	plain := &logging.JSONEncoder{}
 	if err := plain.Provision(caddy.Context{}); err != nil {
@@ -288,7 +291,7 @@ func TestHarmlessEntriesStayAsTheyAre(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// Maps are written in any order.
+			// The order of maps is random.
 			if name == "access" || name == "text" || name == "digest" {
 				if want.Len() != got.Len() {
 					t.Errorf("got  %s\nwant %s", got.String(), want.String())
@@ -315,11 +318,12 @@ func TestClonesDoNotShareFields(t *testing.T) {
 		}
 	}
 	if strings.Contains(lines[2], `"one"`) || strings.Contains(lines[2], `"two"`) {
-		t.Errorf("the logger they were made of got their fields: %s", lines[2])
+		t.Errorf("the parent logger has fields of its clones: %s", lines[2])
 	}
 }
 
-// Handlers of a new config declare their sources while those of the old one are logging.
+// TestDeclareWhileLogging declares sources as the handlers of a new config do, while the handlers
+// of the old config are logging.
 func TestDeclareWhileLogging(t *testing.T) {
 	declareAll(t)
 	encoder := newLogEncoder(t, "")
@@ -332,7 +336,7 @@ func TestDeclareWhileLogging(t *testing.T) {
 					textFields("/?api_key=imported-Secret")...)
 			}
 			if strings.Contains(out.String(), "imported-Secret") {
-				t.Error("a secret was written")
+				t.Error("the log contains a secret")
 			}
 		})
 		wait.Go(func() {
@@ -357,9 +361,9 @@ func TestLogEncoderCaddyfile(t *testing.T) {
 			`{"wrap":{"format":"console","time_format":"iso8601"}}`, ""},
 		{"api_keys {\n wrap filter {\n  wrap json\n  fields {\n   a delete\n  }\n }\n}",
 			`{"wrap":{"fields":{"a":{"filter":"delete"}},"format":"filter","wrap":{"format":"json"}}}`, ""},
-		{"api_keys json", "", "takes no argument, only a block"},
-		{"api_keys {\n wrap\n}", "", "wrap takes the name of a log encoder, such as `wrap json`"},
-		{"api_keys {\n wrap nothing\n}", "", `there is no log encoder "nothing"`},
+		{"api_keys json", "", "accepts no arguments, only a block"},
+		{"api_keys {\n wrap\n}", "", "wrap requires the name of a log encoder, such as `wrap json`"},
+		{"api_keys {\n wrap nothing\n}", "", `unknown log encoder "nothing"`},
 		{"api_keys {\n wrap json\n wrap console\n}", "", "wrap is given twice"},
 		{"api_keys {\n redact x\n}", "",
 			"unknown option \"redact\" in the log encoder api_keys: must be wrap"},
@@ -382,24 +386,24 @@ func TestLogEncoderCaddyfile(t *testing.T) {
 	}
 }
 
-func TestBadWrapIsAnError(t *testing.T) {
+func TestInvalidWrapIsAnError(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
 	for _, wrap := range []string{`{}`, `{"format":"nothing"}`, `7`, `{"format":"json","x":1}`} {
 		if err := (&LogEncoder{WrappedRaw: json.RawMessage(wrap)}).Provision(ctx); err == nil {
-			t.Errorf("wrap %s was taken", wrap)
+			t.Errorf("wrap %s: no error", wrap)
 		}
 	}
 }
 
-// A credential of visible ASCII in any place that is declared, and a token anywhere, do not come
-// through.
+// FuzzLogEncoder checks that the log contains neither credentials of visible ASCII from declared
+// sources nor tokens.
 func FuzzLogEncoder(f *testing.F) {
 	declareAll(f)
 	encoder := newLogEncoder(f, `{"format":"json"}`)
 	f.Add("value", "text", "text", uint8(1))
 	f.Add(`"';,\&#%26`, `{"a":"\n`, `%26\u0026`, uint8(40))
-	body := someBody()
+	body := randomBody()
 	f.Fuzz(func(t *testing.T, value, before, after string, choice uint8) {
 		visible := strings.Map(func(r rune) rune {
 			if r <= ' ' || r >= 0x7f {
@@ -417,18 +421,19 @@ func FuzzLogEncoder(f *testing.F) {
 		logger(encoder, &out).WithLazy(field).Info("x")
 		for _, leak := range []string{body, first, last} {
 			if strings.Contains(out.String(), leak) {
-				t.Errorf("%q came through in %s", leak, out.String())
+				t.Errorf("the log contains %q: %s", leak, out.String())
 			}
 		}
 		for line := range strings.Lines(out.String()) {
 			if !json.Valid([]byte(line)) {
-				t.Errorf("no JSON: %s", line)
+				t.Errorf("the line is not JSON: %s", line)
 			}
 		}
 	})
 }
 
-// accessFields is the fields of an access log entry of a browser's request.
+// accessFields returns the fields of an access log entry for a browser's request, with a key if
+// keyed is true.
 func accessFields(keyed bool) []zapcore.Field {
 	r := httptest.NewRequest(http.MethodGet,
 		"https://api.example.com/v1/workspaces/acme/orders?page=2&sort=created", nil)
@@ -478,7 +483,7 @@ func BenchmarkAccessEntry(b *testing.B) {
 				LoggerName: "http.log.access.log0"}
 			b.ReportAllocs()
 			for b.Loop() {
-				// As Caddy does it: the request is a field of the logger, the rest is in the entry.
+				// Caddy adds the request to the logger and all other fields to the entry.
 				clone := bench.encoder.Clone()
 				fields[0].AddTo(clone)
 				out, err := clone.EncodeEntry(entry, fields[1:])

@@ -7,10 +7,10 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// redactingEncoder is LogEncoder without its configuration: loggers with fields of their own have a
-// clone each, and Caddy makes one for every access log entry.
+// redactingEncoder is LogEncoder without its configuration. It is small because it is cloned often:
+// zap clones it for every logger with fields, and Caddy for every entry of an access log.
 type redactingEncoder struct {
-	redactor // takes the fields of the logger
+	redactor // receives the fields of the logger
 	encoder  zapcore.Encoder
 }
 
@@ -48,12 +48,12 @@ func (e *redactingEncoder) EncodeEntry(
 	return out, nil
 }
 
-// redactor passes fields on to the encoder it embeds, without the values of declared sources.
-// Tokens it leaves to EncodeEntry, which takes them out of the finished entry; only binary fields
-// it must clean, as they become base64.
+// redactor passes fields to the encoder it embeds, with the values of declared sources redacted.
+// Tokens are left to EncodeEntry, which removes them from the encoded entry. Only binary fields are
+// searched for tokens here, because they are encoded as base64.
 type redactor struct {
 	zapcore.ObjectEncoder
-	sources *sourceSet // nil stands for what is declared at the moment
+	sources *sourceSet // nil: the sources declared when a field is added
 }
 
 func (r *redactor) declared() *sourceSet {
@@ -122,23 +122,24 @@ func (r *redactor) AddArray(key string, array zapcore.ArrayMarshaler) error {
 	if sources.isHeader(key) {
 		return r.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{Replacement})
 	}
-	// The values of every header come this way, and nearly all of them can stay as they are.
+	// This is the path of all header values, and nearly all of them need no redaction.
 	if list, ok := array.(caddyhttp.LoggableStringArray); ok && sources.isClean(list) {
 		return r.ObjectEncoder.AddArray(key, array)
 	}
 	return r.ObjectEncoder.AddArray(key, &arrayRedactor{sources: sources, array: array})
 }
 
+// isClean reports whether no text in list can contain a declared parameter.
 func (s *sourceSet) isClean(list []string) bool {
 	for _, text := range list {
-		if s.mayHoldParam(text) {
+		if s.mayContainParam(text) {
 			return false
 		}
 	}
 	return true
 }
 
-// objectRedactor is an object and the encoder that it is written to, in one allocation.
+// objectRedactor marshals an object through a redactor. Both are one allocation.
 type objectRedactor struct {
 	redactor
 	object zapcore.ObjectMarshaler
@@ -150,7 +151,8 @@ func (r *objectRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return r.object.MarshalLogObject(r)
 }
 
-// entryRedactor is all fields of an entry as one, in one allocation.
+// entryRedactor marshals all fields of an entry through a redactor. inline is the one field that
+// replaces them. All of it is one allocation.
 type entryRedactor struct {
 	redactor
 	fields []zapcore.Field
@@ -172,7 +174,7 @@ func (r *entryRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// arrayRedactor does for the items of an array what redactor does for fields.
+// arrayRedactor redacts the items of an array as redactor does fields.
 type arrayRedactor struct {
 	zapcore.ArrayEncoder
 	sources *sourceSet

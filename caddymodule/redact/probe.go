@@ -10,10 +10,10 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// WarnOfReadableKeys writes a warning if keys from one of the sources would stand readable in a
-// log: if Caddy itself does not hide them and some log that can get entries of the HTTP app does
-// not use LogEncoder. Handlers call it in Provision; Caddy has opened the logs by then. One warning
-// is enough for a config, which has one app.
+// WarnOfReadableKeys logs a warning if keys from one of the sources could be written to a log in
+// clear. That is the case if Caddy's own encoders do not redact the source and a log that receives
+// entries of the HTTP app does not use LogEncoder. Handlers call it in Provision, when Caddy has
+// opened the logs. It warns once per config, which may be any value that identifies the config.
 func WarnOfReadableKeys(ctx caddy.Context, config any, sources []Source) {
 	var exposed []string
 	for _, source := range sources {
@@ -25,18 +25,18 @@ func WarnOfReadableKeys(ctx caddy.Context, config any, sources []Source) {
 		return
 	}
 	if unprotected, all := probeLogs(ctx); unprotected > 0 {
-		if _, done := warnedOfReadableKeys.LoadOrStore(config, nil); done {
+		if _, done := warnedConfigs.LoadOrStore(config, nil); done {
 			return
 		}
-		context.AfterFunc(ctx, func() { warnedOfReadableKeys.Delete(config) })
+		context.AfterFunc(ctx, func() { warnedConfigs.Delete(config) })
 		ctx.Logger().Warn(readableKeysWarning, zap.Strings("sources", exposed),
 			zap.String("logs_without_the_encoder",
-				fmt.Sprintf("%d of %d that can get HTTP entries", unprotected, all)))
+				fmt.Sprintf("%d of %d that receive HTTP entries", unprotected, all)))
 	}
 }
 
-// warnedOfReadableKeys has the apps of the configs that are in use and were warned about.
-var warnedOfReadableKeys sync.Map
+// warnedConfigs are the configs in use for which the warning has been logged.
+var warnedConfigs sync.Map
 
 // readableKeysWarning names the two lines to add.
 const readableKeysWarning = "API keys may be written into the logs, because Caddy's own log " +
@@ -44,31 +44,34 @@ const readableKeysWarning = "API keys may be written into the logs, because Cadd
 	"add `log { format api_keys }` to the global options of the Caddyfile, for the default log, " +
 	"and `log { format api_keys }` to every site that writes an access log"
 
-// probeLogs counts the logs that can get entries of the HTTP app, and those of them that do not use
-// LogEncoder.
+// probeLogs counts the logs that receive entries of the HTTP app (all), and those of them that do
+// not use LogEncoder (unprotected).
 //
-// It asks for the logger that the HTTP app gets and hangs a field to it. Each log that takes any
-// logger of the app (http, http.log.access.NAME, http.log.error, http.handlers.…), by its include
-// and exclude lists, is one core of that logger, and each core hands the field its encoder. A log
-// that writes to `discard` has none.
+// It requests the logger of the HTTP app and adds a field to it. A log is one core of that logger
+// if its include and exclude lists accept any logger of the app (http, http.log.access.NAME,
+// http.log.error, http.handlers.…). Each core passes its encoder to the field. A log that writes to
+// `discard` has no core.
 //
-// What it sees: the default log, also the one that Caddy makes if the config has none; named logs;
-// access logs of every site of the config, also of those without api_key; logs with sampling;
-// LogEncoder inside of Caddy's encoders filter and append. A log whose level lets no entry through
-// counts like any other.
+// It counts:
+//   - the default log, including the one that Caddy creates if the config has none;
+//   - named logs, and access logs of every site, including sites without api_key;
+//   - logs with sampling, and logs whose level discards every entry.
 //
-// What it does not see: a core module (the JSON config's `core`) that keeps fields for itself
-// without encoding them in With; the `sink` log, which gets what libraries write with Go's log
-// package; the log of the admin endpoint if it is not one of these; processes that read the log of
-// this one; and anything that does not log through Caddy.
+// It finds LogEncoder inside Caddy's filter and append encoders.
+//
+// It does not count:
+//   - a core module (`core` in the JSON config) that does not encode fields in With;
+//   - the `sink` log, which receives the output of Go's log package;
+//   - the log of the admin endpoint, unless it is one of the logs above;
+//   - other processes that read the logs, and anything that does not log through Caddy.
 func probeLogs(ctx caddy.Context) (unprotected, all int) {
 	probe := new(encoderProbe)
 	ctx.Logger(httpAppName{}).Core().With([]zapcore.Field{zap.Inline(probe)})
 	return probe.encoders - probe.redacting, probe.encoders
 }
 
-// httpAppName has the name of the HTTP app, whose loggers are those of all handlers and of the
-// access and error logs.
+// httpAppName is a module with the name of the HTTP app. Caddy names the loggers of all handlers
+// and of the access and error logs after that app.
 type httpAppName struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -76,9 +79,9 @@ func (httpAppName) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http", New: func() caddy.Module { return new(httpAppName) }}
 }
 
-// encoderProbe is a log field that counts the encoders it is given to. It reaches LogEncoder, at
-// whatever depth, as a reflected value, and LogEncoder swallows it. In other encoders it is {}, on
-// a copy that nobody writes to.
+// encoderProbe is a log field that counts the encoders it is added to. It adds itself to each of
+// them as a reflected value, which LogEncoder recognizes at any depth, counts and discards. Other
+// encoders encode it as {}, into a clone that is never written.
 type encoderProbe struct {
 	encoders, redacting int
 }

@@ -36,8 +36,8 @@ func adapt(t *testing.T, text string) []byte {
 	return config
 }
 
-// provision provisions a config as Caddy does at a start, logs first. Its logs stay open until the
-// process ends.
+// provision provisions a config as Caddy does when it starts, logs first. The logs stay open until
+// the process exits.
 func provision(t *testing.T, config []byte) caddy.Context {
 	t.Helper()
 	var parsed caddy.Config
@@ -52,8 +52,8 @@ func provision(t *testing.T, config []byte) caddy.Context {
 	return ctx
 }
 
-// resetDefaultLog takes the process's default log, which is that of the last config, away from the
-// files of a test.
+// resetDefaultLog replaces the default log of the process, which the last config has set, so that
+// it no longer writes to the files of a test.
 func resetDefaultLog() {
 	if _, err := caddy.ProvisionContext(&caddy.Config{Logging: &caddy.Logging{
 		Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{WriterRaw: []byte(`{"output":"discard"}`)}}},
@@ -73,38 +73,44 @@ func TestProbeLogs(t *testing.T) {
 		unprotected, all int
 	}{
 		"no logging": {"", "", 1, 1},
-		"both lines": {"log {\n format api_keys\n}",
+		"both logs": {"log {\n format api_keys\n}",
 			"log {\n output file TMP/a\n format api_keys\n}", 0, 2},
 		"only the default log": {"log {\n format api_keys\n}",
 			"log {\n output file TMP/a\n}", 1, 2},
-		"only the access log": {"", "log {\n output file TMP/a\n format api_keys\n}",
-			1, 2},
+		"only the access log":               {"", "log {\n output file TMP/a\n format api_keys\n}", 1, 2},
 		"access entries in the default log": {"log {\n format api_keys\n}", "log", 0, 1},
-		"any encoder within": {"log {\n format api_keys {\n  wrap console\n }\n}",
+		"wrapping another encoder":          {"log {\n format api_keys {\n  wrap console\n }\n}", "", 0, 1},
+		"inside filter": {
+			"log {\n format filter {\n  wrap api_keys\n  fields {\n   a delete\n  }\n }\n}",
 			"", 0, 1},
-		"within filter": {"log {\n format filter {\n  wrap api_keys\n  " +
-			"fields {\n   a delete\n  }\n }\n}", "", 0, 1},
-		"within append": {"log {\n format append {\n  wrap api_keys\n  a b\n " +
-			"}\n}", "", 0, 1},
-		"within itself": {"log {\n format api_keys {\n  wrap api_keys\n }\n}",
-			"", 0, 1},
-		"filter without it": {"log {\n format filter {\n  wrap json\n  fields " +
-			"{\n   a delete\n  }\n }\n}", "", 1, 1},
-		"with sampling": {"log {\n format api_keys\n sampling {\n  first 1\n " +
-			"}\n}", "", 0, 1},
+		"inside append": {"log {\n format append {\n  wrap api_keys\n  a b\n }\n}", "", 0, 1},
+		"inside itself": {"log {\n format api_keys {\n  wrap api_keys\n }\n}", "", 0, 1},
+		"filter without it": {
+			"log {\n format filter {\n  wrap json\n  fields {\n   a delete\n  }\n }\n}",
+			"", 1, 1},
+		"with sampling":       {"log {\n format api_keys\n sampling {\n  first 1\n }\n}", "", 0, 1},
 		"sampling without it": {"log {\n sampling {\n  first 1\n }\n}", "", 1, 1},
 		"discarded":           {"log {\n output discard\n}", "", 0, 0},
-		"default log without HTTP": {"log {\n exclude http\n}\nlog web {\n output file " +
-			"TMP/a\n include http\n format api_keys\n}", "", 0, 1},
-		"a log of one handler": {"log {\n format api_keys\n}\nlog proxy {\n output " +
-			"file TMP/a\n include http.handlers.reverse_proxy\n}", "", 1, 2},
-		"a log of access entries": {"log {\n format api_keys\n}\nlog web {\n output " +
-			"file TMP/a\n include http.log.access\n}", "", 1, 2},
-		"a log without access entries": {"log {\n format api_keys\n}\nlog web {\n output " +
-			"file TMP/a\n exclude http.log.access\n}", "", 1, 2},
-		"a log of something else": {"log {\n format api_keys\n}\nlog tls {\n output " +
-			"file TMP/a\n include tls\n}", "", 0, 1},
-		"a site's log with names of its own": {"log {\n format api_keys\n}",
+		"default log without HTTP": {
+			"log {\n exclude http\n}\nlog web {\n output file TMP/a\n include http\n" +
+				" format api_keys\n}",
+			"", 0, 1},
+		"a log of one handler": {
+			"log {\n format api_keys\n}\nlog proxy {\n output file TMP/a\n" +
+				" include http.handlers.reverse_proxy\n}",
+			"", 1, 2},
+		"a log of access entries": {
+			"log {\n format api_keys\n}\nlog web {\n output file TMP/a\n" +
+				" include http.log.access\n}",
+			"", 1, 2},
+		"a log without access entries": {
+			"log {\n format api_keys\n}\nlog web {\n output file TMP/a\n" +
+				" exclude http.log.access\n}",
+			"", 1, 2},
+		"a log of another app": {
+			"log {\n format api_keys\n}\nlog tls {\n output file TMP/a\n include tls\n}",
+			"", 0, 1},
+		"a site's log with its own name": {"log {\n format api_keys\n}",
 			"log mine {\n output file TMP/a\n no_hostname\n}", 1, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,15 +155,15 @@ func TestWarnOfReadableKeys(t *testing.T) {
 				t.Errorf("log: %s", out)
 			}
 			if strings.Contains(string(out), "probe") {
-				t.Errorf("the probe was written: %s", out)
+				t.Errorf("the log contains the probe: %s", out)
 			}
 		})
 	}
 }
 
-// A running Caddy, a client that sends credentials in every way there is, an error in the middle of
-// it, and not one of them in the default or the access log, although the server has
-// log_credentials.
+// TestLogsOfRunningCaddy sends credentials to a running Caddy in every source, some of them in
+// requests that fail. Neither the default log nor the access log contains one, although the server
+// has log_credentials.
 func TestLogsOfRunningCaddy(t *testing.T) {
 	declareAll(t)
 	dir := t.TempDir()
@@ -206,9 +212,9 @@ http:// {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		}}}
-	body, imported := someBody(), "imported%2Fkey~of+another+system"
-	// One connection, so that an entry is written before the next request is read; the last one may
-	// be late.
+	body, imported := randomBody(), "imported%2Fkey~of+another+system"
+	// There is one connection, so Caddy writes an entry before it reads the next request. Only the
+	// last entry may be missing: requests starts at -1.
 	requests, broken := -1, 0
 	for _, secret := range []string{"ak_" + body, imported} {
 		for _, path := range []string{"/broken", "/broken/ak_" + body, "/fine"} {
@@ -253,12 +259,11 @@ http:// {
 			}
 		}
 		if entries < want {
-			t.Errorf("%s: %d entries with something redacted, want %d: %s", file, entries, want,
-				out)
+			t.Errorf("%s: %d entries contain %s, want %d: %s", file, entries, Replacement, want, out)
 		}
 		for _, leak := range []string{body, imported, "another+system"} {
 			if at := bytes.Index(out, []byte(leak)); at >= 0 {
-				t.Errorf("%s holds a credential: …%s<SECRET>", filepath.Base(file),
+				t.Errorf("%s contains a credential: …%s<SECRET>", filepath.Base(file),
 					out[max(0, at-300):at])
 			}
 		}

@@ -9,23 +9,25 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// Kind says where in a request a credential is.
+// Kind is the part of a request that carries a credential.
 type Kind string
 
+// The kinds of sources.
 const (
 	Header Kind = "header"
-	Query  Kind = "query"
+	Query  Kind = "query" // a query parameter
 	Cookie Kind = "cookie"
 )
 
-// Source is one place of a request that a handler reads credentials from. The header
+// Source is a header, query parameter or cookie that a handler reads credentials from. The header
 // Authorization need not be declared: the log encoder always redacts it and Proxy-Authorization.
 type Source struct {
 	Kind Kind
 	Name string
 }
 
-// hiddenByCaddy tells whether Caddy's own encoders redact s, unless the server has log_credentials.
+// HiddenByCaddy reports whether Caddy's own encoders redact s. They do not if the server has
+// log_credentials.
 func (s Source) HiddenByCaddy() bool {
 	if s.Kind == Header {
 		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie",
@@ -34,13 +36,13 @@ func (s Source) HiddenByCaddy() bool {
 	return s.Kind == Cookie
 }
 
-// Declare makes the log encoder redact sources, in every log of the process and until the
-// process ends. Handlers call it in Provision, before the first request. Declaring the same source
-// again changes nothing.
+// Declare makes the log encoder redact sources in every log of the process, until the process
+// exits. Handlers call it in Provision, before the first request. Declaring a source again changes
+// nothing. Declare may be called concurrently.
 //
-// Nothing is taken back when a config goes: Caddy cleans up the handlers of the old config while
-// requests of theirs are still running (it awaits the grace period only when the process exits),
-// and they write their log entries later.
+// Unloading a config removes no source. Caddy cleans up the handlers of the old config while their
+// requests are still running, because it waits for the grace period only when the process exits.
+// These requests write their log entries later.
 func Declare(sources ...Source) {
 	declaring.Lock()
 	defer declaring.Unlock()
@@ -62,25 +64,25 @@ func init() {
 	}))
 }
 
-// sourceSet is what the log encoder looks for. It never changes once it is made.
+// sourceSet is an immutable set of sources, indexed for the log encoder.
 type sourceSet struct {
 	sources []Source
 
 	headers       []string  // folded, each also as the CGI variable HTTP_NAME that php_fastcgi logs
-	headerLengths uint64    // bit n: a name of n bytes is in headers; bit 63: of 63 or more
+	headerLengths uint64    // bit n: headers has a name of n bytes; bit 63: of 63 or more
 	params        []param   // query parameters and cookies
-	lastBytes     [256]bool // how their names may end, as they stand in a text that encodes nothing
+	lastBytes     [256]bool // the last bytes of the params' names, in either case and not encoded
 }
 
-// param is what stands as name=value in a text.
+// param is a query parameter or a cookie. In a text it is written name=value.
 type param struct {
 	name          string
-	tail          string // behind the last separator in name
+	tail          string // the part of name after its last separator
 	query, cookie bool
 }
 
-// separators holds what may stand before a name: the delimiters of queries and cookies, and what
-// people put around an address.
+// separators are the bytes that may precede a name in a text: the delimiters of queries and
+// cookies, and the punctuation that surrounds a URL in prose and code.
 var separators = func() (set [256]bool) {
 	for c := range set {
 		set[c] = c <= ' ' || strings.IndexByte("?&;#\"'`<>\\/,:([{|=\x7f", byte(c)) >= 0
@@ -88,6 +90,7 @@ var separators = func() (set [256]bool) {
 	return set
 }()
 
+// with returns a set of the sources of s and of sources.
 func (s *sourceSet) with(sources []Source) *sourceSet {
 	next := &sourceSet{sources: slices.Clone(s.sources)}
 	for _, source := range sources {
@@ -109,6 +112,7 @@ func (s *sourceSet) with(sources []Source) *sourceSet {
 	return next
 }
 
+// addHeader adds a header whose name is folded.
 func (s *sourceSet) addHeader(folded string) {
 	for _, name := range []string{folded, "http-" + folded} {
 		s.headers = append(s.headers, name)
@@ -116,6 +120,7 @@ func (s *sourceSet) addHeader(folded string) {
 	}
 }
 
+// addParam adds a query parameter or a cookie.
 func (s *sourceSet) addParam(source Source) {
 	i := slices.IndexFunc(s.params, func(p param) bool { return p.name == source.Name })
 	if i < 0 {
@@ -125,7 +130,9 @@ func (s *sourceSet) addParam(source Source) {
 		s.params = append(s.params, param{name: source.Name, tail: source.Name[tail:]})
 	}
 	last := source.Name[len(source.Name)-1]
-	s.lastBytes[last], s.lastBytes[ascii.Lower(last)], s.lastBytes[ascii.Upper(last)] = true, true, true
+	s.lastBytes[last] = true
+	s.lastBytes[ascii.Lower(last)] = true
+	s.lastBytes[ascii.Upper(last)] = true
 	if last == ' ' {
 		s.lastBytes['+'] = true
 	}
@@ -133,13 +140,13 @@ func (s *sourceSet) addParam(source Source) {
 		s.params[i].query = true
 	} else {
 		s.params[i].cookie = true
-		// With log_credentials Caddy writes these headers as they came.
+		// With log_credentials Caddy does not redact these headers.
 		s.addHeader("cookie")
 		s.addHeader("set-cookie")
 	}
 }
 
-// isHeader tells whether a field of this name holds the value of a declared header.
+// isHeader reports whether a field of this name has the value of a declared header.
 func (s *sourceSet) isHeader(field string) bool {
 	if s.headerLengths&(1<<min(len(field), 63)) == 0 {
 		return false
@@ -152,6 +159,7 @@ func (s *sourceSet) isHeader(field string) bool {
 	return false
 }
 
+// equalFolded reports whether field equals folded once it is folded.
 func equalFolded(field, folded string) bool {
 	if len(field) != len(folded) {
 		return false
@@ -164,6 +172,7 @@ func equalFolded(field, folded string) bool {
 	return true
 }
 
+// foldHeader returns name in lower case, with `_` replaced by `-` as in CGI variables.
 func foldHeader(name string) string {
 	folded := []byte(name)
 	for i, c := range folded {

@@ -9,20 +9,22 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// Replacement stands where a secret was. It is the word Caddy's own encoders use.
+// Replacement is written in place of a secret. Caddy's own encoders use the same word.
 const Replacement = "REDACTED"
 
-// redactParams replaces the values of the declared query parameters and cookies wherever they stand
-// in text as name=value, in a URL, a bare query string or a sentence, also where the name, the = or
-// both are percent-encoded, any number of times over. A value ends only at what it cannot hold
-// itself, so a query's goes on through quotes and brackets: rather the rest of a word too much than
-// a character of a credential.
+// redactParams replaces the values of the declared query parameters and cookies in text. It finds
+// every name=value, in a URL, a bare query string or a sentence. The name, the = or both may be
+// percent-encoded, any number of times over.
+//
+// A value ends only at a character that it cannot contain. The value of a query parameter therefore
+// includes quotes and brackets: it is better to remove too much than to leave a part of a
+// credential.
 func (s *sourceSet) redactParams(text string) string {
-	if !s.mayHoldParam(text) {
+	if !s.mayContainParam(text) {
 		return text
 	}
 	var out strings.Builder
-	copied, name := 0, 0 // how much of text is in out; where the present name began
+	copied, name := 0, 0 // how much of text is in out; where the current name begins
 	for i := 0; i < len(text); {
 		c, next, level := decodeByte(text, i)
 		if c == '=' {
@@ -45,12 +47,12 @@ func (s *sourceSet) redactParams(text string) string {
 	return out.String()
 }
 
-// mayHoldParam is a quick look that rules out nearly all texts.
-func (s *sourceSet) mayHoldParam(text string) bool {
+// mayContainParam is a fast check that is false for nearly all texts without a declared parameter.
+func (s *sourceSet) mayContainParam(text string) bool {
 	if len(s.params) == 0 {
 		return false
 	}
-	for i := range len(text) { // log values are short: faster than three times IndexByte
+	for i := range len(text) { // for short texts, this is faster than three calls of IndexByte
 		switch text[i] {
 		case '%', '\\':
 			return true
@@ -63,7 +65,7 @@ func (s *sourceSet) mayHoldParam(text string) bool {
 	return false
 }
 
-// param finds a declared parameter by its name as it stands in a text.
+// param returns the declared parameter with a name as written in a text, or nil.
 func (s *sourceSet) param(encoded string) *param {
 	for i := range s.params {
 		if p := &s.params[i]; equalEncoded(encoded, p.name) || equalEncoded(encoded, p.tail) {
@@ -73,8 +75,8 @@ func (s *sourceSet) param(encoded string) *param {
 	return nil
 }
 
-// equalEncoded compares without regard to case: a client that gets the case wrong has sent its key
-// all the same.
+// equalEncoded reports whether a name as written in a text is name. It ignores case: a client that
+// sends the name in the wrong case has still sent its key.
 func equalEncoded(encoded, name string) bool {
 	n := 0
 	for i := 0; i < len(encoded); n++ {
@@ -88,8 +90,8 @@ func equalEncoded(encoded, name string) bool {
 	return n == len(name)
 }
 
-// valueEnd finds the end of a value that begins at i, behind an = that was percent-encoded level
-// times: what is encoded more often than that belongs to the value.
+// valueEnd returns the end of the value that begins at i. level is how many times the = before it
+// is percent-encoded. A delimiter that is encoded more often than that belongs to the value.
 func (p *param) valueEnd(text string, i, level int) int {
 	for i < len(text) {
 		c, next, l := text[i], i+1, 0
@@ -105,8 +107,8 @@ func (p *param) valueEnd(text string, i, level int) int {
 	return i
 }
 
-// redactTree redacts what encoding/json made of a value, in place, and tells whether there was
-// anything to redact.
+// redactTree redacts a value that encoding/json has decoded, in place, and reports whether it
+// changed anything.
 func (s *sourceSet) redactTree(tree any) (any, bool) {
 	changed := false
 	switch v := tree.(type) {
@@ -131,7 +133,8 @@ func (s *sourceSet) redactTree(tree any) (any, bool) {
 	return tree, changed
 }
 
-// redactedLike keeps lists lists, for the sake of indexes that give each field one type.
+// redactedLike returns the replacement for v. A list stays a list, because log indexes expect one
+// type per field.
 func redactedLike(v any) any {
 	if _, ok := v.([]any); ok {
 		return []any{Replacement}
@@ -139,8 +142,8 @@ func redactedLike(v any) any {
 	return Replacement
 }
 
-// redactReflected redacts a value whose fields only encoding/json knows. Without anything to redact
-// in it, the very same value comes back, so that the order of its fields stays.
+// redactReflected redacts a value through its JSON encoding. It returns value itself if there is
+// nothing to redact, which preserves the order of its fields.
 func (s *sourceSet) redactReflected(value any) (any, error) {
 	if values, ok := value.(url.Values); ok {
 		value = s.redactValues(values)
@@ -172,11 +175,11 @@ func (s *sourceSet) redactValues(values url.Values) url.Values {
 	return out
 }
 
-// tokenBody is how many base62 characters follow the last underscore of a token: id 12, secret 32,
-// tag 8, check 6.
+// tokenBody is the number of base62 characters after the last underscore of a token: id 12, secret
+// 32, tag 8, check 6 (docs/api_key.md, rule 6).
 const tokenBody = 58
 
-// inToken holds the bytes that a token can consist of, percent-encoded or not.
+// inToken are the bytes that a token can consist of, percent-encoded or not.
 var inToken = func() (in [256]bool) {
 	for c := range in {
 		in[c] = ascii.IsAlphanumeric(byte(c)) || strings.IndexByte("_%\\", byte(c)) >= 0
@@ -184,13 +187,13 @@ var inToken = func() (in [256]bool) {
 	return in
 }()
 
-// redactTokens replaces the body of everything in text that is shaped like a token, in place, and
-// returns what is left. The prefix stays: it is no secret, and where it begins is uncertain in
-// escaped text (in `\nak_…` the n is not part of it). Text without a token costs one look at every
-// 59th byte, and at the word around it.
+// redactTokens replaces the body of everything in text that is shaped like a token. It works in
+// place and returns the shorter text. The prefix stays: it is not secret, and its beginning is
+// ambiguous in escaped text (in `\nak_…` the n is not part of it). To be fast, it examines only
+// every 59th byte and the words that contain one of them.
 func redactTokens(text []byte) []byte {
 	const shortest = len("_") + tokenBody
-	var out []byte // what is done of text, once something was redacted; shares its memory
+	var out []byte // the redacted text so far, in the memory of text; nil if nothing was redacted
 	copied, last := 0, 0
 	for i := shortest - 1; i < len(text); i += shortest {
 		if !inToken[text[i]] {
@@ -227,10 +230,9 @@ func redactTokens(text []byte) []byte {
 	return append(out, text[copied:]...)
 }
 
-// findBody finds the first underscore in word that is followed by the body of a token, and returns
-// where that body begins and ends; from is negative if there is none. A body with more base62
-// characters behind it counts too, such as the first half of a token that was pasted twice, unless
-// it could be a hexadecimal digest.
+// findBody returns the beginning and end of the first token body in word: 58 base62 characters
+// after an underscore. from is negative if there is none. A longer run of base62 characters counts
+// too, as in two tokens pasted together, unless it could be a hexadecimal digest.
 func findBody(word []byte) (from, to int) {
 	from = -1
 	count, hexadecimal := 0, true
@@ -259,9 +261,9 @@ func findBody(word []byte) (from, to int) {
 	}
 }
 
-// decodeByte reads the byte that begins at text[i], which may be percent-encoded, level times over
-// (%26, %2526), or escaped with backslashes as in JSON (\u0026, \n). An escape that is none is the
-// byte as it stands.
+// decodeByte returns the byte that begins at text[i] and where the next one begins. The byte may be
+// percent-encoded, level times over (%26, %2526), or escaped with backslashes as in JSON (\u0026,
+// \n). An invalid escape is not decoded: its first byte stands for itself.
 func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 	c, next = text[i], i+1
 	switch c {

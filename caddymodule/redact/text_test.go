@@ -9,8 +9,8 @@ import (
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// someBody is shaped like the secret part of a token, and opens nothing.
-func someBody() string {
+// randomBody returns a string with the shape of a token's body. No key has it.
+func randomBody() string {
 	body := make([]byte, tokenBody)
 	for i := range body {
 		body[i] = base62[rand.IntN(len(base62))]
@@ -19,7 +19,7 @@ func someBody() string {
 }
 
 func TestRedactTokens(t *testing.T) {
-	body := someBody()
+	body := randomBody()
 	encodeAll := func(text string) string {
 		var out strings.Builder
 		for _, c := range []byte(text) {
@@ -38,9 +38,9 @@ func TestRedactTokens(t *testing.T) {
 			"the key ak_REDACTED, sent twice"},
 		"several": {"ak_" + body + " b_" + body + "/c_" + body,
 			"ak_REDACTED b_REDACTED/c_REDACTED"},
-		"pasted twice":        {"ak_" + body + "ak_" + body + " x", "ak_REDACTED_REDACTED x"},
-		"something behind it": {"ak_" + body + "expired", "ak_REDACTED"},
-		"behind JSON's newline": {`{"msg":"line\nak_` + body + `\n"}`,
+		"pasted twice":  {"ak_" + body + "ak_" + body + " x", "ak_REDACTED_REDACTED x"},
+		"text after it": {"ak_" + body + "expired", "ak_REDACTED"},
+		"after an escaped newline": {`{"msg":"line\nak_` + body + `\n"}`,
 			`{"msg":"line\nak_REDACTED\n"}`},
 		"JSON in JSON": {`"{\\\"a\\\":\\\"ak_` + body + `\\\"}"`,
 			`"{\\\"a\\\":\\\"ak_REDACTED\\\"}"`},
@@ -48,14 +48,14 @@ func TestRedactTokens(t *testing.T) {
 			`"x\u0026ak_REDACTED\u0026y"`},
 		"escaped underscore": {`ak\u005f` + body + ` ak\\\\u005f` + body,
 			`ak\u005fREDACTED ak\\\\u005fREDACTED`},
-		"percent-encoded around": {"/x%3Fkey%3Dak_" + body + "%26a%3Db",
+		"between percent-encoded delimiters": {"/x%3Fkey%3Dak_" + body + "%26a%3Db",
 			"/x%3Fkey%3Dak_REDACTED%26a%3Db"},
-		"percent-encoded underline": {"ak%5F" + body + "%20ak%255f" + body + "%3d",
+		"percent-encoded underscore": {"ak%5F" + body + "%20ak%255f" + body + "%3d",
 			"ak%5FREDACTED%20ak%255fREDACTED%3d"},
-		"percent-encoded wholly": {"/" + encodeAll("ak_"+body) + "/",
+		"percent-encoded completely": {"/" + encodeAll("ak_"+body) + "/",
 			"/" + encodeAll("ak_") + "REDACTED/"},
-		"behind a percent sign": {"100%ad_" + body, "100%ad_REDACTED"},
-		"too short":             {"ak_" + body[1:] + " x", "ak_" + body[1:] + " x"},
+		"after a percent sign": {"100%ad_" + body, "100%ad_REDACTED"},
+		"too short":            {"ak_" + body[1:] + " x", "ak_" + body[1:] + " x"},
 		"interrupted": {"ak_" + body[:30] + "-" + body[30:],
 			"ak_" + body[:30] + "-" + body[30:]},
 		"hexadecimal digest": {"sha256_" + strings.Repeat("0a1b", 16),
@@ -70,7 +70,7 @@ func TestRedactTokens(t *testing.T) {
 			if got := string(redactTokens([]byte(row.in))); got != row.want {
 				t.Errorf("redactTokens(%q)\n got %q\nwant %q", row.in, got, row.want)
 			}
-			// The fast look at every 59th byte must find it wherever it begins.
+			// redactTokens examines every 59th byte: a token must be found at every offset.
 			for pad := range 2 * tokenBody {
 				padding := strings.Repeat(". ", pad)[:pad]
 				if got := string(redactTokens([]byte(padding + row.in + padding))); got != padding+row.want+padding {
@@ -127,7 +127,7 @@ func TestRedactParams(t *testing.T) {
 		}
 	}
 	if text := "/x?api_key=abc"; redactedSources.Load().redactParams(text) != text {
-		t.Error("a parameter that no handler declared was redacted")
+		t.Error("an undeclared parameter was redacted")
 	}
 }
 
@@ -172,7 +172,7 @@ func TestDeclareSources(t *testing.T) {
 	Declare(Source{Header, "x-one"}, Source{Query, "one"},
 		Source{Header, ""})
 	if redactedSources.Load() != first {
-		t.Error("declaring the same again made a new set")
+		t.Error("declaring the same sources again stored a new set")
 	}
 	Declare(Source{Cookie, "two"})
 	if s := redactedSources.Load(); !s.isHeader("X-One") || s.param("one") == nil ||
@@ -180,11 +180,11 @@ func TestDeclareSources(t *testing.T) {
 		t.Error("a later declaration lost an earlier one")
 	}
 	if first.param("two") != nil {
-		t.Error("a set in use was changed")
+		t.Error("Declare changed a set in use")
 	}
 }
 
-// forgetSources makes the test see only what it declares itself.
+// forgetSources removes the sources that other tests have declared, until the test ends.
 func forgetSources(t testing.TB) {
 	before := redactedSources.Load()
 	t.Cleanup(func() { redactedSources.Store(before) })
@@ -193,14 +193,13 @@ func forgetSources(t testing.TB) {
 	}))
 }
 
-// Whatever stands around a token, and however often it is escaped, its secret part does not come
-// through.
+// FuzzRedactTokens checks that a token's body is removed from any text, escaped up to three times.
 func FuzzRedactTokens(f *testing.F) {
 	f.Add("ak", "", "", uint8(0))
 	f.Add("ak_live", `{"a":"\n`, `\"}`, uint8(1))
 	f.Add("a", "/x%3F%2", "%26", uint8(2))
 	f.Add("ad", "100%", "%", uint8(3))
-	body := someBody()
+	body := randomBody()
 	f.Fuzz(func(t *testing.T, prefix, before, after string, escapes uint8) {
 		text := before + prefix + "_" + body + after
 		for range escapes % 4 {
@@ -208,11 +207,11 @@ func FuzzRedactTokens(f *testing.F) {
 		}
 		got := string(redactTokens([]byte(text)))
 		if strings.Contains(got, body) {
-			t.Errorf("%q came out as %q", strings.ReplaceAll(text, body, "<body>"),
+			t.Errorf("redactTokens(%q) = %q", strings.ReplaceAll(text, body, "<body>"),
 				strings.ReplaceAll(got, body, "<body>"))
 		}
 		if strings.Contains(string(redactTokens([]byte(got))), body) || len(got) > len(text) {
-			t.Error("it grew")
+			t.Error("the result contains the body, or is longer than the text")
 		}
 	})
 }

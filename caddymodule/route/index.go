@@ -10,55 +10,54 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// An index finds the operation that a call is: of those whose pattern matches, the one with most
-// literal segments; of these, the one with most literal bytes in segments that are partly literal;
-// of these, the first.
+// An index finds the operation of a call. Of the operations whose patterns match, it selects the
+// one with the most literal segments, then the most literal bytes in mixed segments, then the first
+// one declared.
 type index struct {
-	operations []operation // the best first
-	methods    map[string]*forks
+	operations []operation // in order of preference
+	methods    map[string]*tries
 }
 
-// forks are the operations of one method, by the segments of their patterns.
-type forks struct {
-	folded fork // literals are compared decoded and without regard to case
-	exact  fork // … as they stand in the request
+// tries are the patterns of the operations of one method.
+type tries struct {
+	folded trieNode // keys are decoded segments in lower case
+	exact  trieNode // keys are segments as in the request
 }
 
-// A fork is where the patterns with the same first segments part. Its numbers are positions in
-// index.operations.
-type fork struct {
-	best     int // from here on
-	here     int // that ends here
-	rest     int // that takes all that may follow
-	literals map[string]*fork
-	mixed    []mixedFork
-	any      *fork
+// A trieNode is the common beginning of patterns. Its numbers are positions in index.operations;
+// the smallest one wins.
+type trieNode struct {
+	best     int // of all patterns below
+	here     int // of the patterns that end here
+	rest     int // of the patterns that match any further segments
+	literals map[string]*trieNode
+	mixed    []mixedEdge
+	any      *trieNode
 }
 
-// A mixedFork is for a segment that is partly literal: these parts, with at least one byte between
-// two of them.
-type mixedFork struct {
+// A mixedEdge matches a segment that consists of parts, with at least one byte between two parts.
+type mixedEdge struct {
 	parts [][]byte
-	next  *fork
+	next  *trieNode
 }
 
-// none is the index of no operation.
+// none is the position of no operation. It is larger than all positions.
 const none = math.MaxInt
 
-func newFork() *fork { return &fork{best: none, here: none, rest: none} }
+func newNode() *trieNode { return &trieNode{best: none, here: none, rest: none} }
 
-// newIndex returns the index of a list that has the preferred operations first. It sorts the list.
+// newIndex returns an index of list, which it sorts. Of operations that match equally well, the
+// first one in list wins.
 func newIndex(list []operation) *index {
-	slices.SortStableFunc(list, func(a,
-		b operation) int {
+	slices.SortStableFunc(list, func(a, b operation) int {
 		return b.pattern.weight() - a.pattern.weight()
 	})
-	t := &index{list, make(map[string]*forks)}
+	t := &index{list, make(map[string]*tries)}
 	for i := range list {
 		o := &list[i]
 		roots := t.methods[o.method]
 		if roots == nil {
-			roots = &forks{*newFork(), *newFork()}
+			roots = &tries{*newNode(), *newNode()}
 			t.methods[o.method] = roots
 		}
 		if o.pattern.exact {
@@ -70,7 +69,8 @@ func newIndex(list []operation) *index {
 	return t
 }
 
-// weight orders patterns: a literal segment is worth more than any number of bytes in others.
+// weight returns the rank of a pattern. A literal segment counts more than any number of literal
+// bytes in mixed segments.
 func (p *Pattern) weight() int {
 	weight := p.literals() << 32
 	for _, s := range p.segments {
@@ -79,50 +79,52 @@ func (p *Pattern) weight() int {
 	return weight
 }
 
-func (f *fork) add(p *Pattern, i int) {
+// add adds a pattern below n. i is the position of its operation.
+func (n *trieNode) add(p *Pattern, i int) {
 	for _, s := range p.segments {
-		f.best = min(f.best, i)
-		f = f.next(s, p.exact)
+		n.best = min(n.best, i)
+		n = n.next(s, p.exact)
 	}
-	f.best = min(f.best, i)
+	n.best = min(n.best, i)
 	if p.rest {
-		f.rest = min(f.rest, i)
+		n.rest = min(n.rest, i)
 	} else {
-		f.here = min(f.here, i)
+		n.here = min(n.here, i)
 	}
 }
 
-func (f *fork) next(s segment, exact bool) *fork {
+// next returns the child of n for a segment. It creates the child if it does not exist.
+func (n *trieNode) next(s segment, exact bool) *trieNode {
 	switch {
 	case s.literal != "":
 		key := s.literal
 		if exact {
 			key = escapeLiteral(key)
 		}
-		if f.literals[key] == nil {
-			if f.literals == nil {
-				f.literals = make(map[string]*fork)
+		if n.literals[key] == nil {
+			if n.literals == nil {
+				n.literals = make(map[string]*trieNode)
 			}
-			f.literals[key] = newFork()
+			n.literals[key] = newNode()
 		}
-		return f.literals[key]
+		return n.literals[key]
 	case s.mixed != "":
 		parts := bytes.Split([]byte(s.mixed), []byte(parameter))
-		for _, m := range f.mixed {
+		for _, m := range n.mixed {
 			if slices.EqualFunc(m.parts, parts, bytes.Equal) {
 				return m.next
 			}
 		}
-		f.mixed = append(f.mixed, mixedFork{parts, newFork()})
-		return f.mixed[len(f.mixed)-1].next
-	case f.any == nil:
-		f.any = newFork()
+		n.mixed = append(n.mixed, mixedEdge{parts, newNode()})
+		return n.mixed[len(n.mixed)-1].next
+	case n.any == nil:
+		n.any = newNode()
 	}
-	return f.any
+	return n.any
 }
 
-// find returns the operation that a call on a canonical escaped path is, nil if it is none. It does
-// not allocate, but for segments that are longer than any literal should be.
+// find returns the operation of a call on a canonical escaped path, or nil. It allocates only for
+// segments of more than 64 bytes.
 func (t *index) find(method, path string) *operation {
 	roots := t.methods[method]
 	if roots == nil {
@@ -136,31 +138,32 @@ func (t *index) find(method, path string) *operation {
 	return &t.operations[i]
 }
 
-// find returns the best index among best and the operations from f on.
-func (f *fork) find(path string, exact bool, best int) int {
-	if f == nil || f.best >= best {
+// find returns the position of the best operation below n that matches path, or best if that is
+// smaller.
+func (n *trieNode) find(path string, exact bool, best int) int {
+	if n == nil || n.best >= best {
 		return best
 	}
-	best = min(best, f.rest)
+	best = min(best, n.rest)
 	if path == "" {
-		return min(best, f.here)
+		return min(best, n.here)
 	}
 	word, rest := cutSegment(path)
-	var room [64]byte
-	key := append(room[:0], word...)
+	var stack [64]byte // avoids an allocation
+	key := append(stack[:0], word...)
 	if !exact {
 		key = foldSegment(key)
 	}
-	best = f.literals[string(key)].find(rest, exact, best)
-	for i := range f.mixed {
-		if m := &f.mixed[i]; matchParts(m.parts, key) {
+	best = n.literals[string(key)].find(rest, exact, best)
+	for i := range n.mixed {
+		if m := &n.mixed[i]; matchParts(m.parts, key) {
 			best = m.next.find(rest, exact, best)
 		}
 	}
-	return f.any.find(rest, exact, best)
+	return n.any.find(rest, exact, best)
 }
 
-// foldSegment decodes a segment and puts it in lower case, in its place.
+// foldSegment decodes a segment and converts it to lower case, in place.
 func foldSegment(word []byte) []byte {
 	out := word[:0]
 	for i := 0; i < len(word); i++ {
@@ -174,6 +177,7 @@ func foldSegment(word []byte) []byte {
 	return out
 }
 
+// matchParts reports whether word consists of parts, with at least one byte between two parts.
 func matchParts(parts [][]byte, word []byte) bool {
 	last := len(parts) - 1
 	word, ok := bytes.CutPrefix(word, parts[0])
@@ -186,7 +190,8 @@ func matchParts(parts [][]byte, word []byte) bool {
 	return ok && len(word) > len(parts[last]) && bytes.HasSuffix(word, parts[last])
 }
 
-// escapeLiteral is a literal as a client that escapes only what it must writes it (RFC 3986 §2.4).
+// escapeLiteral returns a literal as in the request of a client that escapes only the characters
+// that it must (RFC 3986 §2.4).
 func escapeLiteral(literal string) string {
 	var out strings.Builder
 	for _, c := range []byte(literal) {

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// newTestIndex makes a table of `METHOD PATTERN` lines. One that begins with `=` is exact, one with
-// `{}` in front is an OpenAPI template.
+// newTestIndex returns an index of `METHOD PATTERN` lines. A pattern after `=` is exact, and after
+// `{}` it is an OpenAPI template.
 func newTestIndex(t testing.TB, lines ...string) *index {
 	t.Helper()
 	list := make([]operation, len(lines))
@@ -36,7 +36,7 @@ func newTestIndex(t testing.TB, lines ...string) *index {
 	return newIndex(list)
 }
 
-func TestTable(t *testing.T) {
+func TestIndex(t *testing.T) {
 	table := newTestIndex(t,
 		"GET /orders", "GET /orders/{id}", "GET /orders/mine", "GET /orders/*/lines/{n}",
 		"GET /{any}/x/lines/1", "GET /files/**", "GET /files/a/b", "GET /**",
@@ -108,17 +108,18 @@ func TestTable(t *testing.T) {
 
 func TestTemplateErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"": "does not begin with /", "a": "does not begin with /", "/a//b": "empty segment",
+		"": "must begin with /", "a": "must begin with /", "/a//b": "empty segment",
 		"/a/../b": `the segment ".."`, "/./b": `the segment "."`,
 		"/a\x00": "has a control character", "/a?b=c": "has a query",
 		"/a#b": "has a query or a fragment", "/a/}": "has a } without {",
-		"/a{": "has a { that is no {name}", "/{}": "that is no {name}",
+		"/a{": "has a { that begins no {name}", "/{}": "that begins no {name}",
 		"/a%2Fb": "has an encoded slash", "/a%00": "has a control character",
 		"/x/{a}%0A": "has a control character", "/a%2e%2e": "which no request can have",
 		"/a.": `the segment "a.", which no request can have`, "/{a}.": "which no request can have",
 		"/a%20": "which no request can have", "/a;b": "which no request can have",
 		"/a%2541": "which no request can have",
-		"/{a{b}}": "that is no {name}", "/{a/b}": "that is no {name}", "/{a}}": "has a } without {",
+		"/{a{b}}": "that begins no {name}", "/{a/b}": "that begins no {name}",
+		"/{a}}": "has a } without {",
 	} {
 		if _, err := parseTemplate(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
@@ -126,10 +127,10 @@ func TestTemplateErrors(t *testing.T) {
 	}
 }
 
-// TestEscapedTemplates: percent-escapes of a template are decoded, as those of the servers' paths
-// are.
+// TestEscapedTemplates checks that the percent-encoding of a template is decoded, as it is in the
+// paths of servers.
 func TestEscapedTemplates(t *testing.T) {
-	for template, test := range map[string]struct{ fits, not string }{
+	for template, test := range map[string]struct{ match, other string }{
 		"/caf%C3%A9/{id}":    {"/caf%c3%a9/7", "/caf/7"},
 		"/a%20b":             {"/a%20b", "/a+b"},
 		"/%7Bid%7D":          {"/%7Bid%7D", "/7"},
@@ -145,15 +146,15 @@ func TestEscapedTemplates(t *testing.T) {
 			continue
 		}
 		table := newIndex([]operation{{method: "GET", pattern: p}})
-		if table.find("GET", test.fits) == nil || table.find("GET", test.not) != nil {
-			t.Errorf("%s: %v, %v", template, table.find("GET", test.fits),
-				table.find("GET", test.not))
+		if table.find("GET", test.match) == nil || table.find("GET", test.other) != nil {
+			t.Errorf("%s: %v, %v", template, table.find("GET", test.match),
+				table.find("GET", test.other))
 		}
 	}
 }
 
-// obviousFind is what find does: all patterns one after the other, segment by segment.
-func (t *index) obviousFind(method, path string) *operation {
+// referenceFind is a simple implementation of find: it compares all patterns, segment by segment.
+func (t *index) referenceFind(method, path string) *operation {
 	split := func(s string) []string {
 		if s = strings.TrimSuffix(s[1:], "/"); s == "" {
 			return nil
@@ -165,12 +166,12 @@ func (t *index) obviousFind(method, path string) *operation {
 	var most [2]int
 	for i := range t.operations {
 		o := &t.operations[i]
-		fits := o.method == method && (len(words) == len(o.pattern.segments) || o.pattern.rest &&
+		matches := o.method == method && (len(words) == len(o.pattern.segments) || o.pattern.rest &&
 			len(words) >= len(o.pattern.segments))
-		for j := 0; fits && j < len(o.pattern.segments); j++ {
-			fits = o.pattern.segments[j].obviousFit(words[j], o.pattern.exact)
+		for j := 0; matches && j < len(o.pattern.segments); j++ {
+			matches = o.pattern.segments[j].referenceMatch(words[j], o.pattern.exact)
 		}
-		if w := obviousWeight(o); fits &&
+		if w := referenceWeight(o); matches &&
 			(best == nil || w[0] > most[0] || w[0] == most[0] && w[1] > most[1]) {
 			most = w
 			best = o
@@ -179,7 +180,7 @@ func (t *index) obviousFind(method, path string) *operation {
 	return best
 }
 
-func (s segment) obviousFit(word string, exact bool) bool {
+func (s segment) referenceMatch(word string, exact bool) bool {
 	decoded, err := url.PathUnescape(word)
 	if err != nil {
 		decoded = word
@@ -190,27 +191,27 @@ func (s segment) obviousFit(word string, exact bool) bool {
 	case s.literal != "":
 		return ascii.ToLower(decoded) == s.literal
 	case s.mixed != "":
-		return obviousMixed(s.mixed, ascii.ToLower(decoded))
+		return referenceMixed(s.mixed, ascii.ToLower(decoded))
 	}
 	return true
 }
 
-func obviousMixed(mixed, word string) bool {
+func referenceMixed(mixed, word string) bool {
 	if mixed == "" {
 		return word == ""
 	}
 	if mixed[:1] != parameter {
-		return word != "" && word[0] == mixed[0] && obviousMixed(mixed[1:], word[1:])
+		return word != "" && word[0] == mixed[0] && referenceMixed(mixed[1:], word[1:])
 	}
 	for i := 1; i <= len(word); i++ {
-		if obviousMixed(mixed[1:], word[i:]) {
+		if referenceMixed(mixed[1:], word[i:]) {
 			return true
 		}
 	}
 	return false
 }
 
-func obviousWeight(o *operation) [2]int {
+func referenceWeight(o *operation) [2]int {
 	var w [2]int
 	for _, s := range o.pattern.segments {
 		if s.literal != "" {
@@ -221,7 +222,7 @@ func obviousWeight(o *operation) [2]int {
 	return w
 }
 
-func FuzzTable(f *testing.F) {
+func FuzzIndex(f *testing.F) {
 	f.Add("GET /a/{x}\nGET /a/b\nPOST =/a/B", "GET /a/%62")
 	f.Add("GET {}/a/{x}.json\nGET {}/a/{x}-{y}\nGET {}/{x}{y}/b:c", "GET /a/x-y.json")
 	f.Add("GET /**\nGET /a/**\nGET =/a/b c", "GET /a/b%20c/")
@@ -251,13 +252,13 @@ func FuzzTable(f *testing.F) {
 
 func compareFinds(t *testing.T, table *index, method, path string) {
 	t.Helper()
-	if got, want := table.find(method, path), table.obviousFind(method, path); got != want {
+	if got, want := table.find(method, path), table.referenceFind(method, path); got != want {
 		t.Errorf("%s %s is %+v, want %+v", method, path, got, want)
 	}
 }
 
-// What random tables and random paths of few words find is what the obvious way finds.
-func TestTableAgainstTheObvious(t *testing.T) {
+// TestRandomTables compares find with referenceFind on random tables and paths of a few words.
+func TestRandomTables(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 11))
 	pick := func(words ...string) string { return words[random.IntN(len(words))] }
 	segments := []string{"a", "B", "c d", "{x}", "{x}", "{x}.j", "{x}-{y}", "b{x}", "{x}{y}", "é"}
@@ -290,11 +291,11 @@ func TestTableAgainstTheObvious(t *testing.T) {
 		}
 	}
 	if hits < 1000 {
-		t.Errorf("only %d calls were any operation: this compares nothing", hits)
+		t.Errorf("only %d calls match an operation: the test proves nothing", hits)
 	}
 }
 
-// bigTable is like a large API: a thousand templates in fifty parts, each with collections in
+// bigTable returns the index of a large API: a thousand templates in fifty parts, with nested
 // collections.
 func bigTable(t testing.TB) *index {
 	var lines []string
@@ -311,7 +312,7 @@ func bigTable(t testing.TB) *index {
 var bigCalls = []string{"/v1/part37/kind3/4711/items/99", "/V1/Part37/kind3/%34711/items/99.json",
 	"/v1/part37/kind3/4711/nothing", "/v2/nothing", "/v1/part49/kind4"}
 
-func TestTableDoesNotAllocate(t *testing.T) {
+func TestIndexDoesNotAllocate(t *testing.T) {
 	table := bigTable(t)
 	for _, path := range bigCalls {
 		if n := testing.AllocsPerRun(100, func() { table.find(http.MethodGet, path) }); n != 0 {

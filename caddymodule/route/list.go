@@ -10,37 +10,38 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// List names a call whose answer, in JSON, lists namespaces of one kind. The answer is filtered:
-// what stays is the key's own namespace, those that it lies in, and those where the key allows this
-// call.
+// List names a call whose response is a JSON list of namespaces of one kind. The response is
+// filtered: it keeps the namespaces of the key, their parents, and namespaces where the key allows
+// this call. The others are removed.
 type List struct {
-	// The method. GET takes in HEAD.
+	// The method. GET includes HEAD.
 	Method string `json:"method"`
 	// The path pattern.
 	Path string `json:"path"`
 	// The kind of the namespaces.
 	Kind string `json:"kind"`
-	// The names, joined with dots, that lead to the array in the answer. Default is that the answer
-	// is the array.
+	// The path to the array in the response: names of fields joined with dots. Default is that the
+	// response is the array.
 	Items string `json:"items,omitempty"`
-	// The names, joined with dots, that lead to the id in an element. Default is that an element is
-	// an id, or has one in `id`.
+	// The path to the id in an element: names of fields joined with dots. Default is that an
+	// element is an id, or has one in `id`.
 	ID string `json:"id,omitempty"`
 }
 
-// A ListRule is a [List], checked.
+// A ListRule is a validated [List].
 type ListRule struct {
 	List
-	// ItemsPath and IDPath are the names that Items and ID join.
+	// ItemsPath and IDPath are the names in Items and ID.
 	ItemsPath, IDPath []string
 
 	pattern Pattern
 }
 
-// Lists are the calls whose answers are lists, by method.
+// Lists are the calls whose responses are filtered, by method.
 type Lists map[string][]ListRule
 
-// NewLists checks a configuration. methods has the methods that are not refused everywhere.
+// NewLists validates a configuration. methods are the methods that are not refused everywhere. An
+// error that a later line of the Caddyfile may fix is an [Incomplete].
 func NewLists(configured []List, methods map[string]keystore.Class) (Lists, error) {
 	l := make(Lists)
 	for _, list := range configured {
@@ -51,7 +52,7 @@ func NewLists(configured []List, methods map[string]keystore.Class) (Lists, erro
 			return nil, fmt.Errorf("list: %w", err)
 		}
 	}
-	// HEAD is answered as GET is (RFC 9110 §9.3.2), unless it is declared itself.
+	// The rules of GET apply to HEAD (RFC 9110 §9.3.2), unless HEAD has a rule for the same paths.
 	if _, mapped := methods[http.MethodHead]; mapped {
 		own := l[http.MethodHead]
 		for _, get := range l[http.MethodGet] {
@@ -84,7 +85,7 @@ func (l Lists) add(list List) error {
 	}
 	for _, other := range l[list.Method] {
 		if other.pattern.same(&p) {
-			return fmt.Errorf("%s %s lists %s already (%s): remove one of them",
+			return fmt.Errorf("%s %s already lists %s (%s): remove one of them",
 				redact.Argument(list.Method), redact.Argument(list.Path),
 				redact.Argument(other.Kind), redact.Argument(other.Path))
 		}
@@ -93,20 +94,20 @@ func (l Lists) add(list List) error {
 	return nil
 }
 
-// parseNames splits names that are joined with dots.
+// parseNames splits names that are joined with dots. Errors begin with option.
 func parseNames(option, text string) ([]string, error) {
 	if text == "" {
 		return nil, nil
 	}
 	names := strings.Split(text, ".")
 	if slices.Contains(names, "") {
-		return nil, fmt.Errorf("%s: %q has an empty name: it takes names joined with dots, such "+
-			"as data.items", option, redact.Argument(text))
+		return nil, fmt.Errorf("%s: %q has an empty name: must be names joined with dots, such as "+
+			"data.items", option, redact.Argument(text))
 	}
 	return names, nil
 }
 
-// Find returns the list that a call on a canonical escaped path returns, or nil.
+// Find returns the rule for a call on a canonical escaped path, or nil.
 func (l Lists) Find(method, path string) *ListRule {
 	for i, rules := 0, l[method]; i < len(rules); i++ {
 		if _, ok := rules[i].pattern.Match(path); ok {

@@ -14,31 +14,31 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// OpenAPI names a document whose operations have permissions of their own.
+// OpenAPI names a document that declares operations. Each of them has its own permission.
 type OpenAPI struct {
-	// An OpenAPI 3.0 or 3.1 document, JSON or YAML. It is read when the config is loaded. In the
-	// Caddyfile a relative path begins at the Caddyfile, in JSON at the working directory of the
-	// process.
+	// The path of an OpenAPI 3.0 or 3.1 document, JSON or YAML. It is read when the config is
+	// loaded. A relative path is relative to the Caddyfile, or in JSON to the working directory of
+	// the process.
 	File string `json:"file"`
-	// What goes before the document's paths, such as `/v1`, or `/` for nothing. Default is the
-	// paths of the document's servers.
+	// The base path, which precedes the paths of the document: `/v1`, or `/` for none. Default is
+	// the paths of the document's servers.
 	Base string `json:"base,omitempty"`
-	// Whether operations that cannot have a permission of their own are left out, rather than
-	// making the document an error: those whose path has a query or a fragment, and those that
-	// match the same calls, or would have the same permission, as others. A warning lists them, and
-	// `strict` forbids their calls. Default is false.
+	// Leaves out the operations that cannot have their own permission, instead of rejecting the
+	// document. These are operations whose path has a query or a fragment, and operations that
+	// match the same calls as another one or would have the same permission. A warning lists them,
+	// and `strict` forbids their calls. Default is false.
 	SkipUnsupported bool `json:"skip_unsupported,omitempty"`
-	// What the document was when the Caddyfile was adapted. It makes a config whose document has
-	// changed another config, so that `caddy reload` loads it; nothing is compared with it.
+	// The digest of the document when the Caddyfile was adapted. If the document changes, the
+	// config changes too, so `caddy reload` loads it. The digest is not checked.
 	SHA256 string `json:"sha256,omitempty"`
 
-	document *openapi.Document // once read
+	document *openapi.Document // nil until Read
 }
 
-// Digest returns the value for SHA256, after Read.
+// Digest returns the value for SHA256. Read must have succeeded.
 func (o *OpenAPI) Digest() string { return o.document.SHA256 }
 
-// Read reads the document, unless it is read already.
+// Read reads the document. Once it has succeeded, further calls do nothing.
 func (o *OpenAPI) Read() error {
 	if o.document != nil {
 		return nil
@@ -47,7 +47,7 @@ func (o *OpenAPI) Read() error {
 	case o.File == "":
 		return errors.New("openapi: the file is missing")
 	case strings.Contains(o.File, "://"):
-		return errors.New("openapi: this is a URL: only local files are read")
+		return errors.New("openapi: must be the path of a local file, not a URL")
 	}
 	var err error
 	if o.document, err = openapi.Read(o.File); err != nil {
@@ -57,10 +57,10 @@ func (o *OpenAPI) Read() error {
 	return nil
 }
 
-// addDocuments adds the operations of the documents to the table. Those of a method that is refused
-// everywhere cannot be called, so they are left out.
+// addDocuments adds the operations of the documents to the table. It ignores operations whose
+// method is refused everywhere, because they cannot be called.
 func (b *tableBuilder) addDocuments() error {
-	permissions := make(map[string]string) // → place
+	permissions := make(map[string]string) // permission → place
 	from := len(b.list)
 	for i := range b.Documents {
 		document := &b.Documents[i]
@@ -76,7 +76,8 @@ func (b *tableBuilder) addDocuments() error {
 			}
 		}
 	}
-	for i := range b.Documents { // once it is known which paths stand without a query too
+	// This is a second pass, because it must know which paths are also declared without a query.
+	for i := range b.Documents {
 		document := &b.Documents[i]
 		for _, o := range document.document.Operations {
 			_, mapped := b.Methods[o.Method]
@@ -88,7 +89,8 @@ func (b *tableBuilder) addDocuments() error {
 	return nil
 }
 
-// addDocumented adds an operation. The operations of documents begin at the index from.
+// addDocumented adds an operation of a document. permissions are those of the operations added
+// before, which begin at position from of the list.
 func (b *tableBuilder) addDocumented(
 	o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int,
 ) error {
@@ -101,16 +103,16 @@ func (b *tableBuilder) addDocumented(
 	if _, invalid := keystore.ParsePermission(permission); invalid != nil {
 		err = cmp.Or(err, fmt.Errorf("%w: give the operation a shorter operationId", invalid))
 	}
-	var rivals []string // their permissions
+	var conflicts []string // permissions of operations that o cannot be distinguished from
 	if place, taken := permissions[permission]; taken {
-		rivals = append(rivals, permission)
-		err = cmp.Or(err, fmt.Errorf("its permission would be %s, which is that of %s: "+
+		conflicts = append(conflicts, permission)
+		err = cmp.Or(err, fmt.Errorf("its permission would be %s, the same as for %s: "+
 			"give one of them another operationId", permission, place))
 	}
 	for i := range entries {
 		if j, taken := b.taken[entries[i].shape()]; taken {
-			rivals = append(rivals, b.list[j].need.String())
-			err = cmp.Or(err, b.clash(&entries[i], j))
+			conflicts = append(conflicts, b.list[j].need.String())
+			err = cmp.Or(err, b.duplicate(&entries[i], j))
 		}
 	}
 	switch {
@@ -118,12 +120,12 @@ func (b *tableBuilder) addDocumented(
 		permissions[permission] = o.Place
 	case document.SkipUnsupported:
 		for i := from; i < len(b.list); i++ {
-			rival := &b.list[i]
-			if rival.leftOut || !slices.Contains(rivals, rival.need.String()) {
+			other := &b.list[i]
+			if other.leftOut || !slices.Contains(conflicts, other.need.String()) {
 				continue
 			}
-			rival.leftOut = true
-			b.leaveOut(rival.method+" "+rival.pattern.text,
+			other.leftOut = true
+			b.leaveOut(other.method+" "+other.pattern.text,
 				fmt.Errorf("it cannot be distinguished from %s %s (%s)", o.Method, o.Path, o.Place))
 		}
 		b.leaveOut(o.Method+" "+o.Path, fmt.Errorf("%w (%s)", err, o.Place))
@@ -139,11 +141,12 @@ func (b *tableBuilder) addDocumented(
 	return nil
 }
 
+// leaveOut records that the operation of a call is left out.
 func (b *tableBuilder) leaveOut(call string, reason error) {
 	b.table.LeftOut = append(b.table.LeftOut, call+": "+reason.Error())
 }
 
-// entriesOf returns the rows of an operation, one for each base.
+// entriesOf returns the rows of an operation, one for each base path.
 func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operation, error) {
 	bases := []string{strings.TrimSuffix(base, "/")}
 	if base == "" {
@@ -165,9 +168,9 @@ func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operati
 	return entries, nil
 }
 
-// blockQuery makes the calls of an operation undeclared whose path has a query or a fragment. If
-// the same path is declared without a query, only calls with one of the query's parameters are
-// undeclared. A fragment is never sent, so it makes no difference.
+// blockQuery makes the calls of an operation undeclared if its path has a query or a fragment. If
+// the same path is also declared without a query, only calls with one of the query's parameters
+// become undeclared. Clients do not send fragments, so these are ignored.
 func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 	plain := *o
 	target, _, _ := strings.Cut(o.Path, "#")
@@ -196,7 +199,7 @@ func (b *tableBuilder) blockQuery(o *openapi.Operation, base string) {
 	}
 }
 
-// hasParameter reports whether a raw query has a parameter of one of these names.
+// hasParameter reports whether a raw query has a parameter with one of these names.
 func hasParameter(query string, names []string) bool {
 	for _, name := range names {
 		for rest := query; rest != ""; {
@@ -210,10 +213,10 @@ func hasParameter(query string, names []string) bool {
 	return false
 }
 
-// escapeTemplate escapes what has a meaning in a template.
+// escapeTemplate escapes the characters that have a meaning in a template.
 var escapeTemplate = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D", "?", "%3F", "#", "%23")
 
-// resourceOf makes a resource of a tag.
+// resourceOf returns the resource for a tag. It is never one that is reserved for managing keys.
 func (b *tableBuilder) resourceOf(tag string) string {
 	resource := permissionWord(ascii.ToLower(tag))
 	switch {
@@ -225,20 +228,20 @@ func (b *tableBuilder) resourceOf(tag string) string {
 	return resource
 }
 
-// operationOf names an operation.
+// operationOf returns the name of an operation in permissions.
 func operationOf(o *openapi.Operation) string {
 	name := permissionWord(o.ID)
 	if name == "" {
 		name = permissionWord(ascii.ToLower(o.Method + "-" + o.Path))
 	}
-	if !keystore.ValidOperation(name) { // it is read or write
+	if !keystore.ValidOperation(name) { // read and write are classes
 		return "op-" + name
 	}
 	return name
 }
 
-// permissionWord puts a `-` for every character that a permission cannot have, and lets none stand
-// at its beginning.
+// permissionWord replaces every character that a permission cannot contain with `-`, and removes
+// leading punctuation.
 func permissionWord(text string) string {
 	return strings.TrimLeft(strings.Map(func(c rune) rune {
 		if c < 128 && (c == '.' || c == '_' || keystore.ValidOperation(string(c))) {

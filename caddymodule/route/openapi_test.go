@@ -11,7 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// publicDocument unpacks a document of testdata/openapi: see NOTICE there.
+// publicDocument decompresses a document of testdata/openapi (see NOTICE there) and returns its
+// path.
 func publicDocument(t testing.TB, name string) string {
 	t.Helper()
 	packed, err := os.Open(filepath.Join("testdata", "openapi", name+".gz"))
@@ -36,8 +37,8 @@ func publicDocument(t testing.TB, name string) string {
 	return out.Name()
 }
 
-// Every operation of large public documents is found under its own permission, and so as the
-// obvious way does.
+// TestPublicDocuments checks that every operation of large public documents is found and has its
+// own permission.
 func TestPublicDocuments(t *testing.T) {
 	for _, test := range []struct {
 		name       string
@@ -81,7 +82,7 @@ func TestPublicDocuments(t *testing.T) {
 				method, path, _ := strings.Cut(request, " ")
 				if got := table.Need(method, path, "",
 					methods[method]).String(); got != want {
-					t.Errorf("%s takes %s, want %s", request, got, want)
+					t.Errorf("%s requires %s, want %s", request, got, want)
 				}
 			}
 			for _, o := range table.Declared {
@@ -89,7 +90,7 @@ func TestPublicDocuments(t *testing.T) {
 				got := table.index.find(o.Method, path)
 				compareFinds(t, table.index, o.Method, path)
 				if got == nil || got.need.String() != o.Permission {
-					t.Errorf("%s %s is %v, want %s", o.Method, path, got, o.Permission)
+					t.Errorf("%s %s: found %v, want %s", o.Method, path, got, o.Permission)
 				}
 			}
 		})

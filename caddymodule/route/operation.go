@@ -7,12 +7,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Operation gives one call a permission of its own.
+// Operation gives one call its own permission.
 type Operation struct {
-	// The permission, as `RESOURCE:OPERATION`. Besides it, the class on the resource allows the
-	// call, and what covers that.
+	// The permission, as `RESOURCE:OPERATION`. The class on the resource also allows the call, as
+	// does every permission that covers it.
 	Permission string `json:"permission"`
-	// `read` or `write`, whatever the method says.
+	// `read` or `write`. It overrides the class of the method.
 	Class string `json:"class"`
 	// The method.
 	Method string `json:"method"`
@@ -20,19 +20,21 @@ type Operation struct {
 	Path string `json:"path"`
 }
 
-// CheckResource checks a resource that the configuration names. The error begins with the option.
+// CheckResource returns an error unless the configuration may use resource. The error begins with
+// option.
 func CheckResource(option, resource string) error {
 	switch {
 	case !keystore.ValidResource(resource):
-		return fmt.Errorf("%s: %q is no resource: it takes a-z, 0-9, '.', '_' and '-', beginning "+
-			"with a letter or digit", option, redact.Argument(resource))
+		return fmt.Errorf("%s: %q is not a resource: must consist of a-z, 0-9, '.', '_' and '-' "+
+			"and begin with a letter or digit", option, redact.Argument(resource))
 	case keystore.IsAdminResource(resource):
-		return fmt.Errorf("%s: %q is for managing keys: choose another name", option, resource)
+		return fmt.Errorf("%s: %q is reserved for managing keys: choose another name", option,
+			resource)
 	}
 	return nil
 }
 
-// ParseClass returns the class that a word of an option names. The error begins with the option.
+// ParseClass returns the class named by the value of an option. The error begins with option.
 func ParseClass(option, word string) (keystore.Class, error) {
 	switch word {
 	case "read":
@@ -50,9 +52,10 @@ func ParseClass(option, word string) (keystore.Class, error) {
 // Incomplete is an error that a later line of the Caddyfile may fix.
 type Incomplete struct{ error }
 
-// unmappedMethod says that what is declared for a method could never be called.
-func unmappedMethod(what, method, class string) error {
+// unmappedMethod returns the error for a subject that is declared for a method without a class: it
+// could never be called.
+func unmappedMethod(subject, method, class string) error {
 	return Incomplete{fmt.Errorf("%s: the method %q is refused everywhere: add `methods %s %s`, "+
-		"or correct it (case matters)", redact.Argument(what), redact.Argument(method),
+		"or correct the method (case matters)", redact.Argument(subject), redact.Argument(method),
 		redact.Argument(class), redact.Argument(method))}
 }

@@ -10,29 +10,30 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-// A pattern is a path pattern of the Caddyfile, the same language for every option that takes one:
-// split at `/`, `{anything}` or `*` is exactly one non-empty segment, a last `**` or `*` is the
-// rest, also empty, everything else is literal, and a trailing slash counts for nothing. It is
-// matched against a canonical escaped path (see CanonicalPath), segment by segment on what these
-// decode to.
+// A Pattern is a path pattern of the Caddyfile. All options use the same syntax. Segments are
+// separated by `/`. `{anything}` or `*` matches exactly one non-empty segment. A trailing `**` or
+// `*` matches the rest of the path, which may be empty. All other segments are literal. A trailing
+// slash is ignored. Patterns match canonical escaped paths (see [CanonicalPath]), of which they
+// compare the decoded segments. The zero value matches `/`.
 type Pattern struct {
 	text     string
 	segments []segment
-	rest     bool // anything may follow
-	exact    bool // literals are compared with regard to ASCII case
+	rest     bool // matches any further segments
+	exact    bool // literals are case-sensitive
 }
 
+// A segment is literal, mixed or, if both fields are empty, a wildcard.
 type segment struct {
-	literal   string // in lower case unless the pattern is exact; empty: any one segment …
-	mixed     string // … unless this says what it looks like, in lower case: see parameter
-	namespace bool   // captures
+	literal   string // in lower case unless the pattern is exact
+	mixed     string // literal parts in lower case, separated by parameter
+	namespace bool   // the wildcard {namespace}, which is captured
 }
 
-// splitPattern reads a pattern. The error says what is wrong with it.
+// splitPattern parses a pattern. With exact, literals are case-sensitive.
 func splitPattern(text string, exact bool) (Pattern, error) {
 	p := Pattern{text: text, exact: exact}
 	if !strings.HasPrefix(text, "/") {
-		return p, fmt.Errorf("path pattern %q does not begin with /", redact.Argument(text))
+		return p, fmt.Errorf("path pattern %q must begin with /", redact.Argument(text))
 	}
 	if strings.Contains(text, "//") {
 		return p, fmt.Errorf("path pattern %q has an empty segment (//), which no request can have",
@@ -50,8 +51,8 @@ func splitPattern(text string, exact bool) (Pattern, error) {
 			p.rest = true
 			return p, nil
 		case word == "**":
-			return p, fmt.Errorf("path pattern %q has ** before its end: there it stands for the "+
-				"rest, write * for one segment", redact.Argument(text))
+			return p, fmt.Errorf("path pattern %q has ** before its end: ** matches the rest of a "+
+				"path, * matches one segment", redact.Argument(text))
 		case word == "." || word == "..":
 			return p, fmt.Errorf("path pattern %q has the segment %q, which no request can have",
 				redact.Argument(text), redact.Argument(word))
@@ -73,8 +74,8 @@ func splitPattern(text string, exact bool) (Pattern, error) {
 	return p, nil
 }
 
-// ParsePattern is splitPattern for a pattern of the configuration, of which some request must
-// be able to match each segment.
+// ParsePattern parses a pattern of the configuration. It returns an error if no request could match
+// one of the segments. With exact, literals are case-sensitive.
 func ParsePattern(text string, exact bool) (Pattern, error) {
 	p, err := splitPattern(text, exact)
 	if err != nil {
@@ -102,8 +103,8 @@ func isParameter(word string) bool {
 	return len(word) > 2 && word[0] == '{' && word[len(word)-1] == '}'
 }
 
-// LiteralWildcard reports whether a pattern without errors has a segment that looks like a wildcard
-// but is literal, such as /docs*.
+// LiteralWildcard reports whether a valid pattern has a segment that looks like a wildcard but is
+// literal, such as /docs*.
 func LiteralWildcard(text string) bool {
 	p, _ := splitPattern(text, true)
 	return slices.ContainsFunc(p.segments,
@@ -115,8 +116,8 @@ func (p *Pattern) same(q *Pattern) bool {
 	return p.rest == q.rest && slices.Equal(p.segments, q.segments)
 }
 
-// literals counts the literal segments: among the patterns that match, the one with most of them
-// wins.
+// literals returns the number of literal segments. Of the patterns that match a path, the one with
+// the most literal segments wins.
 func (p *Pattern) literals() int {
 	n := 0
 	for _, s := range p.segments {
@@ -127,12 +128,13 @@ func (p *Pattern) literals() int {
 	return n
 }
 
+// Captures reports whether the pattern has a {namespace}.
 func (p *Pattern) Captures() bool {
 	return slices.ContainsFunc(p.segments, func(s segment) bool { return s.namespace })
 }
 
-// match reports whether a canonical escaped path fits, and the segment that {namespace} stands for,
-// decoded. It does not allocate unless that segment holds a percent sign.
+// Match reports whether the pattern matches a canonical escaped path, and returns the decoded
+// segment that {namespace} matches, if any. It allocates only if that segment has a percent sign.
 func (p *Pattern) Match(path string) (namespace string, ok bool) {
 	rest := strings.TrimSuffix(path[1:], "/")
 	captured := ""
@@ -165,6 +167,7 @@ func (p *Pattern) Match(path string) (namespace string, ok bool) {
 	return captured, true
 }
 
+// cutSegment cuts a path after its first segment.
 func cutSegment(path string) (word, rest string) {
 	if i := strings.IndexByte(path, '/'); i >= 0 {
 		return path[:i], path[i+1:]
@@ -172,7 +175,7 @@ func cutSegment(path string) (word, rest string) {
 	return path, ""
 }
 
-// matchLiteral compares a literal with an escaped segment.
+// matchLiteral reports whether an escaped segment is literal.
 func matchLiteral(literal, word string, exact bool) bool {
 	i := 0
 	for n := range len(literal) {
@@ -195,18 +198,19 @@ func matchLiteral(literal, word string, exact bool) bool {
 	return i == len(word)
 }
 
-// SortPatterns puts the patterns with most literal segments first and keeps the order among equals,
-// so that the first that matches is the one that counts.
+// SortPatterns sorts patterns by their number of literal segments, the most first, so that the
+// first pattern that matches a path wins. The sort is stable.
 func SortPatterns(list []Pattern) {
 	sortByPattern(list, func(p *Pattern) *Pattern { return p })
 }
 
-// sortByPattern is SortPatterns for a list of anything that has a pattern.
+// sortByPattern sorts values as SortPatterns does. of returns the pattern of a value.
 func sortByPattern[T any](list []T, of func(*T) *Pattern) {
 	slices.SortStableFunc(list, func(a, b T) int { return of(&b).literals() - of(&a).literals() })
 }
 
-// AddPattern appends a pattern unless the list has one that is the same.
+// AddPattern parses a pattern as ParsePattern does and appends it to list. It returns an error if
+// list has a pattern that matches the same paths. Errors begin with option.
 func AddPattern(list []Pattern, option, text string, exact bool) ([]Pattern, error) {
 	p, err := ParsePattern(text, exact)
 	if err != nil {
@@ -214,8 +218,8 @@ func AddPattern(list []Pattern, option, text string, exact bool) ([]Pattern, err
 	}
 	for i := range list {
 		if list[i].same(&p) {
-			return nil, fmt.Errorf("%s: path pattern %q matches the same as %q: remove one of them",
-				option, redact.Argument(text), redact.Argument(list[i].text))
+			return nil, fmt.Errorf("%s: path pattern %q matches the same paths as %q: remove one "+
+				"of them", option, redact.Argument(text), redact.Argument(list[i].text))
 		}
 	}
 	return append(list, p), nil

@@ -40,21 +40,21 @@ func TestPattern(t *testing.T) {
 			t.Errorf("%s on %s: %q, want %q", test.pattern, test.path, got, test.want)
 		}
 	}
-	if p, _ := splitPattern("/Health", true); !fits(p, "/Health/") || !fits(p, "/%48ealth") ||
-		fits(p, "/health") {
-		t.Error("an exact pattern minds case, and nothing else")
+	if p, _ := splitPattern("/Health", true); !matches(p, "/Health/") ||
+		!matches(p, "/%48ealth") || matches(p, "/health") {
+		t.Error("an exact pattern must differ only in case sensitivity")
 	}
 }
 
-func fits(p Pattern, path string) bool {
+func matches(p Pattern, path string) bool {
 	_, ok := p.Match(path)
 	return ok
 }
 
 func TestPatternErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                           "does not begin with /",
-		"a/b":                        "does not begin with /",
+		"":                           "must begin with /",
+		"a/b":                        "must begin with /",
 		"/a//b":                      "empty segment",
 		"//":                         "empty segment",
 		"/a/**/b":                    "before its end",
@@ -91,8 +91,8 @@ func TestPatternOrder(t *testing.T) {
 	}
 }
 
-// obviousMatch is what match does, one step at a time.
-func obviousMatch(text, path string, exact bool) (string, bool) {
+// referenceMatch is a simple implementation of Match.
+func referenceMatch(text, path string, exact bool) (string, bool) {
 	split := func(s string) []string {
 		s = strings.TrimSuffix(strings.TrimPrefix(s, "/"), "/")
 		if s == "" {
@@ -138,7 +138,7 @@ func FuzzPattern(f *testing.F) {
 			return
 		}
 		got, ok := p.Match(path)
-		if want, wantOK := obviousMatch(text, path, exact); got != want || ok != wantOK {
+		if want, wantOK := referenceMatch(text, path, exact); got != want || ok != wantOK {
 			t.Errorf("%q on %q: %q %t, want %q %t", text, path, got, ok, want, wantOK)
 		}
 	})

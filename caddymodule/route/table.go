@@ -1,7 +1,7 @@
-// Package route compiles the part of an api_key's configuration that says what a call is: path
-// patterns, the permission table with the operations of OpenAPI documents, and lists. It knows
-// keystore's words for permissions and neither Caddy nor a key. Start reading at [Pattern], then
-// [Table]; target.go says which paths and URIs are unambiguous enough to be judged at all.
+// Package route matches requests with the configuration of an api_key handler: path patterns, the
+// permission table with the operations of OpenAPI documents, and filtered lists. It knows
+// permissions as package keystore defines them, and neither Caddy nor keys. Start reading at
+// [Pattern] and [Table]. target.go decides which paths and URIs are unambiguous.
 package route
 
 import (
@@ -16,25 +16,26 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TableConfig is what a [Table] is compiled from.
+// TableConfig is the configuration of a [Table].
 type TableConfig struct {
-	// Methods has the class of each method that is not refused everywhere.
+	// Methods are the classes of methods. A method without a class is refused everywhere.
 	Methods map[string]keystore.Class
-	// Resource is the resource of calls that are no operation; it may be empty.
+	// Resource is the resource of calls that match no operation. It may be empty.
 	Resource string
-	// Strict makes calls that are no operation undeclared.
+	// Strict makes calls that match no operation undeclared.
 	Strict bool
-	// Operations go before those of Documents.
+	// Operations are the configured operations. They are preferred to those of Documents.
 	Operations []Operation
-	Documents  []OpenAPI
+	// Documents are the OpenAPI documents whose operations are added.
+	Documents []OpenAPI
 }
 
-// A Table is the permission table of a handler. It says which permission a call needs. It may be
-// used by several goroutines.
+// A Table is the permission table of a handler. It returns the permission that a call needs. It is
+// immutable and may be used concurrently.
 type Table struct {
-	// Declared are the operations of the configuration, for the management API.
+	// Declared are all operations, for the management API.
 	Declared []api.Operation
-	// LeftOut are the operations of documents that skip_unsupported leaves out, each with the
+	// LeftOut are the operations that skip_unsupported leaves out of the documents, each with the
 	// reason.
 	LeftOut []string
 
@@ -43,20 +44,21 @@ type Table struct {
 	strict   bool
 }
 
-// An operation is a row of the permission table: what one call takes.
+// An operation is a row of the permission table: the need of one call.
 type operation struct {
 	method  string
 	pattern Pattern
 	need    keystore.Need
 	summary string
-	place   string // where it is declared, for errors
+	place   string // of the declaration, for errors
 
 	leftOut bool // by skip_unsupported: its calls are undeclared
-	// parameters that make a call undeclared, because an operation with them is left out
+	// queries are parameters that make a call undeclared, because an operation with them is left
+	// out.
 	queries []string
 }
 
-// Need returns what a call on a canonical escaped path needs. class is that of its method.
+// Need returns the need of a call on a canonical escaped path. class is the class of its method.
 func (t *Table) Need(method, path, query string, class keystore.Class) keystore.Need {
 	if o := t.index.find(method, path); o != nil && !o.leftOut && !hasParameter(query, o.queries) {
 		return o.need
@@ -69,36 +71,36 @@ type tableBuilder struct {
 	*TableConfig
 	table *Table
 	list  []operation
-	taken map[string]int // what an operation matches → its position in list
+	taken map[string]int // shape of an operation → its position in list
 }
 
-// NewTable compiles a permission table. Of a call that several operations match, see index. It
-// reads the documents that are not read yet. An error that a later line of the Caddyfile may fix is
-// an [Incomplete].
+// NewTable compiles a permission table. It reads the documents that have not been read. If several
+// operations match a call, the most literal pattern wins, as documented at index. An error that a
+// later line of the Caddyfile may fix is an [Incomplete].
 func NewTable(config TableConfig) (*Table, error) {
 	t := &Table{resource: config.Resource, strict: config.Strict}
 	b := tableBuilder{TableConfig: &config, table: t, taken: make(map[string]int)}
 	for _, o := range config.Operations {
-		if err := b.addWritten(o); err != nil {
+		if err := b.addConfigured(o); err != nil {
 			return nil, fmt.Errorf("operation: %w", err)
 		}
 	}
 	b.finish(0)
-	written := len(b.list)
-	clear(b.taken) // a written operation and a document's may be for the same calls
+	configured := len(b.list)
+	clear(b.taken) // a configured operation may override one of a document
 	if err := b.addDocuments(); err != nil {
 		return nil, err
 	}
-	b.finish(written)
+	b.finish(configured)
 	if t.strict && len(t.Declared) == 0 {
 		return nil, Incomplete{errors.New("strict without any operation would forbid every call: " +
-			"declare some by `operation` or `openapi`")}
+			"declare operations with `operation` or `openapi`")}
 	}
 	t.index = newIndex(b.list)
 	return t, nil
 }
 
-// finish is called after the last operation of one origin. The first of them has the position from.
+// finish completes the operations of one origin, which begin at position from of the list.
 func (b *tableBuilder) finish(from int) {
 	for _, o := range b.list[from:] {
 		if o.leftOut {
@@ -112,10 +114,10 @@ func (b *tableBuilder) finish(from int) {
 	b.addHead(from)
 }
 
-// add appends an operation unless another one is for the same calls.
+// add appends an operation. It returns an error if another one matches the same calls.
 func (b *tableBuilder) add(o operation) error {
 	if i, taken := b.taken[o.shape()]; taken {
-		return b.clash(&o, i)
+		return b.duplicate(&o, i)
 	}
 	b.append(o)
 	return nil
@@ -126,16 +128,18 @@ func (b *tableBuilder) append(o operation) {
 	b.list = append(b.list, o)
 }
 
-// clash says that o is for the same calls as the operation with the index i.
-func (b *tableBuilder) clash(o *operation, i int) error {
-	return fmt.Errorf("%s %s is %s already (%s): remove one of them", redact.Argument(o.method),
-		redact.Argument(o.pattern.text), b.list[i].need, redact.Argument(b.list[i].place))
+// duplicate returns the error for an operation that matches the same calls as the one at position
+// i of the list.
+func (b *tableBuilder) duplicate(o *operation, i int) error {
+	return fmt.Errorf("%s %s already requires %s (%s): remove one of them",
+		redact.Argument(o.method), redact.Argument(o.pattern.text), b.list[i].need,
+		redact.Argument(b.list[i].place))
 }
 
-// shape is the same for operations that are for the same calls.
+// shape returns a key that operations share if they match the same calls.
 func (o *operation) shape() string { return o.method + o.pattern.shape() }
 
-// shape is the same for patterns that match the same paths, but for case.
+// shape returns a key that patterns share if they match the same paths, except for case.
 func (p *Pattern) shape() string {
 	var shape strings.Builder
 	for _, s := range p.segments {
@@ -155,11 +159,12 @@ func (p *Pattern) shape() string {
 	return shape.String()
 }
 
-func (b *tableBuilder) addWritten(o Operation) error {
+// addConfigured adds an operation of the configuration.
+func (b *tableBuilder) addConfigured(o Operation) error {
 	resource, name, ok := strings.Cut(o.Permission, ":")
 	if !ok || !keystore.ValidOperation(name) {
-		return fmt.Errorf("%q is no RESOURCE:OPERATION, such as orders:search (read, write and * "+
-			"cannot be operations)", redact.Argument(o.Permission))
+		return fmt.Errorf("%q must be RESOURCE:OPERATION, such as orders:search (read, write and "+
+			"* are not operations)", redact.Argument(o.Permission))
 	}
 	if err := CheckResource(redact.Argument(o.Permission), resource); err != nil {
 		return err
@@ -172,9 +177,9 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	if !mapped {
 		return unmappedMethod(o.Permission, o.Method, o.Class)
 	}
-	// A pattern that asks for less than the method does must not match what the upstream takes for
-	// another path: one that minds case takes /orders/SEARCH for /orders/{id}, and so do many for
-	// /orders/%73earch.
+	// A pattern with a lower class than the method is exact: it must not match a path that the
+	// upstream routes elsewhere. A case-sensitive upstream routes /orders/SEARCH to /orders/{id},
+	// and many upstreams do the same with /orders/%73earch.
 	p, err := ParsePattern(o.Path, class < usual)
 	if err != nil {
 		return fmt.Errorf("%s: %w", redact.Argument(o.Permission), err)
@@ -187,8 +192,8 @@ func (b *tableBuilder) addWritten(o Operation) error {
 	return nil
 }
 
-// addHead makes HEAD take what GET takes (RFC 9110 §9.3.2), but for operations that are declared
-// for HEAD themselves.
+// addHead gives HEAD the operations of GET (RFC 9110 §9.3.2), except where the same path has its
+// own operation for HEAD.
 func (b *tableBuilder) addHead(from int) {
 	if _, mapped := b.Methods[http.MethodHead]; !mapped {
 		return

@@ -8,22 +8,26 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 )
 
-// pathBytes says what a byte of a path calls for.
+// pathBytes classifies the bytes of a path: 'p' for plain bytes, '/' for the slash, and 0 for bytes
+// that need canonicalEscaped.
 var pathBytes = func() (class [256]byte) {
 	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~!$&'()*+,=:@") {
-		class[c] = 'p' // plain
+		class[c] = 'p'
 	}
 	class['/'] = '/'
-	return class // all others: zero, a closer look
+	return class
 }()
 
-// CanonicalPath reports whether an escaped path has a leading slash and none of these, raw or
-// encoded: a segment that ends in a dot or in white space, an empty segment but the last, a
-// backslash, `;`, `#`, a control byte, an encoded dot, an encoded slash (unless allowed), a percent
-// sign before two hex digits, invalid UTF-8. Its time is linear in the path's length.
+// CanonicalPath reports whether an escaped path is unambiguous (docs/api_key.md, rule 2). Such a
+// path begins with a slash and has none of these, raw or encoded:
+//   - a segment that ends in a dot or in white space;
+//   - an empty segment, except the last;
+//   - a backslash, `;`, `#`, a control byte or invalid UTF-8;
+//   - an encoded dot, or an encoded slash unless encodedSlash is true;
+//   - a percent sign before two hexadecimal digits, which is a double encoding.
 //
 // A segment that ends in a dot is `.`, `..`, or one that file systems and frameworks treat like the
-// segment without the dot.
+// segment without the dot. CanonicalPath takes time linear in the length of the path.
 func CanonicalPath(path string, encodedSlash bool) bool {
 	if path == "" || path[0] != '/' {
 		return false
@@ -42,7 +46,7 @@ func CanonicalPath(path string, encodedSlash bool) bool {
 	return path[len(path)-1] != '.'
 }
 
-// canonicalEscaped is CanonicalPath for paths with other than plain bytes.
+// canonicalEscaped is CanonicalPath for paths that have bytes other than plain ones.
 func canonicalEscaped(path string, encodedSlash bool) bool {
 	decoded := make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
@@ -74,9 +78,8 @@ func canonicalEscaped(path string, encodedSlash bool) bool {
 	return endsPlainly(decoded) && utf8.Valid(decoded)
 }
 
-// endsPlainly reports whether a segment ends neither in a dot nor in a character that programs
-// trim: white space (Unicode's White_Space) or an invisible character that is treated as white
-// space.
+// endsPlainly reports whether a segment ends in neither a dot nor a character that programs trim:
+// white space (Unicode's White_Space), or an invisible character that some treat as white space.
 func endsPlainly(segment []byte) bool {
 	last, _ := utf8.DecodeLastRune(segment)
 	switch last {
@@ -86,8 +89,9 @@ func endsPlainly(segment []byte) bool {
 	return !unicode.IsSpace(last)
 }
 
-// IsOneURI reports whether the value of a header can be one URI. White space and control bytes are
-// in none. A comma before another path or URI is how proxies join two values to one.
+// IsOneURI reports whether the value of a header can be a single URI. It must not have white space
+// or control bytes. Nor may it have a comma before another path or URI, because proxies join two
+// values that way.
 func IsOneURI(value string) bool {
 	for i := range len(value) {
 		switch c := value[i]; {
@@ -101,10 +105,10 @@ func IsOneURI(value string) bool {
 	return true
 }
 
-// Locate returns the escaped path and the query that a URI in a header names, and whether it is on
-// another host than the request's. With relative, a value without a leading slash is relative to
-// the root.
-func Locate(value, host string, relative bool) (path, query string, elsewhere bool) {
+// Locate returns the escaped path and the query of a URI in a header, and reports whether the URI
+// is on another host than the request. If relative is true, a value without a leading slash is
+// relative to the root. The path is empty if the value is empty or its query is ambiguous.
+func Locate(value, host string, relative bool) (path, query string, otherHost bool) {
 	scheme, rest, _ := strings.Cut(value, "://")
 	first, _ := cutSegment(value)
 	switch {
@@ -115,7 +119,7 @@ func Locate(value, host string, relative bool) (path, query string, elsewhere bo
 		if i := strings.IndexAny(rest, "/?"); i >= 0 {
 			authority = rest[:i]
 		}
-		path, elsewhere = rest[len(authority):], !sameHost(scheme, authority, host)
+		path, otherHost = rest[len(authority):], !sameHost(scheme, authority, host)
 		if path == "" {
 			path = "/"
 		}
@@ -128,13 +132,14 @@ func Locate(value, host string, relative bool) (path, query string, elsewhere bo
 	}
 	path, query, _ = strings.Cut(path, "?")
 	if strings.ContainsAny(query, `/\%`) {
-		// a program that takes the query for a part of the path would read another path
-		return "", "", elsewhere
+		// A program that reads the query as part of the path would see another path.
+		return "", "", otherHost
 	}
-	return path, query, elsewhere
+	return path, query, otherHost
 }
 
-// sameHost reports whether the authority of a URI is the one that a request came for.
+// sameHost reports whether the authority of a URI is the host of a request. The default port of the
+// scheme is ignored.
 func sameHost(scheme, authority, host string) bool {
 	port := ":80"
 	if strings.EqualFold(scheme, "https") {

@@ -48,8 +48,9 @@ func TestCanonicalPath(t *testing.T) {
 	}
 }
 
-// obviouslyCanonical says the same in the words of the specification.
-func obviouslyCanonical(path string, encodedSlash bool) bool {
+// referenceCanonical is a simple implementation of CanonicalPath, in the order of docs/api_key.md,
+// rule 2.
+func referenceCanonical(path string, encodedSlash bool) bool {
 	lower := strings.ToLower(path)
 	decoded, err := url.PathUnescape(path)
 	if err != nil || !strings.HasPrefix(path, "/") || strings.Contains(lower, "%2e") ||
@@ -84,7 +85,7 @@ func FuzzCanonicalPath(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, path string, encodedSlash bool) {
 		if got, want := CanonicalPath(path, encodedSlash),
-			obviouslyCanonical(path, encodedSlash); got != want {
+			referenceCanonical(path, encodedSlash); got != want {
 			t.Errorf("%q, %t: %t, want %t", path, encodedSlash, got, want)
 		}
 	})

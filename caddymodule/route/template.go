@@ -10,16 +10,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-// parameter stands for a parameter in a segment that is partly literal. No path holds this byte.
+// parameter takes the place of a parameter in a mixed segment, which is partly literal. No path
+// contains this byte.
 const parameter = "\x00"
 
-// parseTemplate reads an OpenAPI path template. Other than in a pattern, a parameter may be a part
-// of a segment, a `*` is only itself, and percent-escapes are decoded.
+// parseTemplate parses an OpenAPI path template. Unlike in a pattern of the Caddyfile, a parameter
+// may be part of a segment, `*` is literal, and percent-encoding is decoded.
 func parseTemplate(text string) (Pattern, error) {
 	p := Pattern{text: text}
 	switch {
 	case !strings.HasPrefix(text, "/"):
-		return p, fmt.Errorf("the path %q does not begin with /", redact.Argument(text))
+		return p, fmt.Errorf("the path %q must begin with /", redact.Argument(text))
 	case strings.Contains(text, "//"):
 		return p, fmt.Errorf("the path %q has an empty segment (//), which no request can have",
 			redact.Argument(text))
@@ -27,7 +28,7 @@ func parseTemplate(text string) (Pattern, error) {
 		return p, fmt.Errorf("the path %q has a control character, which no request can have",
 			redact.Argument(text))
 	case strings.ContainsAny(text, "?#"):
-		return p, fmt.Errorf("the path %q has a query or a fragment: OpenAPI's paths have none",
+		return p, fmt.Errorf("the path %q has a query or a fragment, which OpenAPI does not allow",
 			redact.Argument(text))
 	}
 	words := strings.TrimSuffix(text[1:], "/")
@@ -57,7 +58,7 @@ func parseTemplate(text string) (Pattern, error) {
 	return p, nil
 }
 
-// cutParameters puts parameter in the place of each {name} of a segment.
+// cutParameters decodes a segment and replaces each {name} in it with parameter.
 func cutParameters(word string) (string, error) {
 	var out strings.Builder
 	for rest := word; ; {
@@ -82,7 +83,8 @@ func cutParameters(word string) (string, error) {
 		}
 		name, after, closed := strings.Cut(after, "}")
 		if !closed || name == "" || strings.Contains(name, "{") {
-			return "", fmt.Errorf("the segment %q has a { that is no {name}", redact.Argument(word))
+			return "", fmt.Errorf("the segment %q has a { that begins no {name}",
+				redact.Argument(word))
 		}
 		out.WriteString(parameter)
 		rest = after

@@ -229,7 +229,7 @@ func TestPermissionTable(t *testing.T) {
 	holds(200, first...)
 
 	write(t, file, shop+"  /orders/{name}:\n    get: {operationId: again}\n")
-	reload(file + ":24: GET /orders/{name}: GET /v1/orders/{name} is orders:showOrder already (" +
+	reload(file + ":24: GET /orders/{name}: GET /v1/orders/{name} already requires orders:showOrder (" +
 		file + ":10): remove one of them, at " + g.Dir + "/next.Caddyfile:")
 	holds(200, first...)
 	write(t, file, shop+"  - ]")

@@ -407,8 +407,8 @@ func (w world) answers(t *testing.T) {
 			t.Errorf("the log contains part of a response: %s", line)
 		}
 	}
-	for _, cause := range []string{"a name on the way to the array stands twice",
-		"its Content-Type is", "its status is 206", "it ends too early"} {
+	for _, cause := range []string{"a name on the path to the array occurs twice",
+		"its Content-Type is", "its status is 206", "unexpected end of the JSON text"} {
 		if !strings.Contains(w.Output(), cause) {
 			t.Errorf("the log has no line that says %q", cause)
 		}

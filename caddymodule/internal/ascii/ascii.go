@@ -1,5 +1,6 @@
-// Package ascii has the byte functions that patterns, header names and log fields share. All of
-// them leave bytes outside ASCII alone, so UTF-8 text stays what it is.
+// Package ascii converts and classifies ASCII bytes. Its functions do not change other bytes, so
+// UTF-8 text stays valid. The packages under caddymodule use it for patterns, header names and log
+// fields. It imports nothing.
 package ascii
 
 // Lower returns c in lower case.
@@ -27,7 +28,7 @@ func ToLower(s string) string {
 	return string(b)
 }
 
-// IsAlphanumeric reports whether c is a letter or a digit, which are the base62 digits too.
+// IsAlphanumeric reports whether c is a letter or a digit. These are also the base62 digits.
 func IsAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }

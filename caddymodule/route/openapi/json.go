@@ -7,7 +7,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseJSON reads valid JSON into the same nodes as YAML. The YAML parser would refuse surrogate
+// parseJSON parses valid JSON into the nodes of the YAML parser, which itself rejects surrogate
 // pairs (RFC 8259 §7).
 func parseJSON(text []byte) *yaml.Node {
 	d := json.NewDecoder(bytes.NewReader(text))
@@ -16,14 +16,16 @@ func parseJSON(text []byte) *yaml.Node {
 	return p.value()
 }
 
+// A jsonParser counts the lines of the values that it parses.
 type jsonParser struct {
 	decoder *json.Decoder
 	text    []byte
-	line    int
+	line    int // of the last token
 	begins  int // offset in text of that line
-	counted int // bytes of text that line is about
+	counted int // offset in text up to which lines have been counted
 }
 
+// value parses the next value.
 func (p *jsonParser) value() *yaml.Node {
 	token, _ := p.decoder.Token()
 	end := int(p.decoder.InputOffset())
@@ -43,7 +45,7 @@ func (p *jsonParser) value() *yaml.Node {
 		for p.decoder.More() {
 			n.Content = append(n.Content, p.value())
 		}
-		_, _ = p.decoder.Token() // the end of it
+		_, _ = p.decoder.Token() // the closing bracket
 	case string:
 		n.Kind, n.Tag, n.Value = yaml.ScalarNode, "!!str", token
 	case json.Number:

@@ -1,6 +1,7 @@
-// Package openapi reads what an OpenAPI 3.0 or 3.1 document, JSON or YAML, says of the calls that
-// an API takes: methods, paths, ids, tags and summaries, each with its line. It looks at nothing
-// else, so a document may be wrong elsewhere.
+// Package openapi reads the operations of an OpenAPI 3.0 or 3.1 document, JSON or YAML: methods,
+// paths, ids, tags and summaries, each with its line. It ignores the rest of the document, even if
+// that is invalid. It knows nothing of permissions. Start reading at [Read]; reader.go resolves
+// references and merges, servers.go the base paths.
 package openapi
 
 import (
@@ -13,18 +14,18 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A Document is what is of use in an OpenAPI document and in the files that its paths refer to.
+// A Document has the operations of an OpenAPI document and of the files that its paths refer to.
 type Document struct {
 	Operations []Operation // in the order of the document
-	SHA256     string      // of all that was read, in hex digits
+	SHA256     string      // of all files, in hexadecimal
 }
 
-// An Operation is one call that an API takes.
+// An Operation is one call of an API.
 type Operation struct {
 	Method string // in upper case
-	Path   string // the template, as the document has it
-	// the paths of the servers, which go before it: each is empty or begins with a slash, and ends
-	// with none
+	Path   string // the path template, unchanged
+	// Bases are the paths of the servers. Each of them precedes Path. A base is empty or begins
+	// with a slash, and does not end with one.
 	Bases   []string
 	ID      string // operationId; may be empty
 	Tag     string // the first one; may be empty
@@ -35,7 +36,7 @@ type Operation struct {
 // methods are the fields of a path item that are operations.
 var methods = strings.Fields("get put post delete options head patch trace")
 
-// Read reads a document. An error names the file and, where there is one, the line.
+// Read reads a document from a file. Errors name the file and, if it is known, the line.
 func Read(file string) (*Document, error) {
 	r := &reader{
 		files: make(map[string]*yaml.Node),
@@ -54,6 +55,7 @@ func Read(file string) (*Document, error) {
 	return d, nil
 }
 
+// document returns the operations of a whole document.
 func (r *reader) document(root node) ([]Operation, error) {
 	top, err := r.fields(root)
 	if err != nil {
@@ -65,10 +67,11 @@ func (r *reader) document(root node) ([]Operation, error) {
 		return nil, root.errorf("this is Swagger %s: convert it to OpenAPI 3",
 			top["swagger"].text())
 	case version == "":
-		return nil, root.errorf("this is no OpenAPI document: the field openapi is missing")
+		return nil, root.errorf("this is not an OpenAPI document: the field openapi is missing")
 	case !slices.Contains([]string{"3.0", "3.1"}, version) && !strings.HasPrefix(version, "3.0.") &&
 		!strings.HasPrefix(version, "3.1."):
-		return nil, top["openapi"].errorf("OpenAPI %s is not known: 3.0 and 3.1 are", version)
+		return nil, top["openapi"].errorf("OpenAPI %s is not supported: must be 3.0 or 3.1",
+			version)
 	}
 	bases, err := r.bases(top["servers"], []string{""})
 	if err != nil {
@@ -90,11 +93,12 @@ func (r *reader) document(root node) ([]Operation, error) {
 		list = append(list, operations...)
 	}
 	if len(list) == 0 {
-		return nil, root.errorf("the document describes no operation")
+		return nil, root.errorf("the document must have at least one operation")
 	}
 	return list, nil
 }
 
+// pathItem returns the operations of a path. bases are those of the document.
 func (r *reader) pathItem(path string, item node, bases []string) ([]Operation, error) {
 	fields, err := r.fields(item)
 	if err != nil {
@@ -107,7 +111,7 @@ func (r *reader) pathItem(path string, item node, bases []string) ([]Operation, 
 	for _, name := range fields.inOrder() {
 		if !slices.Contains(methods, name) {
 			if lower := strings.ToLower(name); slices.Contains(methods, lower) {
-				return nil, fields[name].errorf("%s: methods are written in lower case: %s", name,
+				return nil, fields[name].errorf("%s: methods must be in lower case: %s", name,
 					lower)
 			}
 			continue
@@ -122,6 +126,7 @@ func (r *reader) pathItem(path string, item node, bases []string) ([]Operation, 
 	return list, nil
 }
 
+// operation returns an operation without its method and path. bases are those of its path.
 func (r *reader) operation(n node, bases []string) (o Operation, err error) {
 	fields, err := r.fields(n)
 	if err != nil {
@@ -130,7 +135,7 @@ func (r *reader) operation(n node, bases []string) (o Operation, err error) {
 	o = Operation{ID: fields["operationId"].text(), Summary: fields["summary"].text(),
 		Place: n.place()}
 	if id := fields["operationId"]; id.Node != nil && id.Kind != yaml.ScalarNode {
-		return o, id.errorf("operationId is no string")
+		return o, id.errorf("operationId must be a string")
 	}
 	if tags := fields["tags"]; tags.Node != nil {
 		list, err := tags.elements("tags")
@@ -145,7 +150,7 @@ func (r *reader) operation(n node, bases []string) (o Operation, err error) {
 	return o, err
 }
 
-// errorf is an error that names where n stands.
+// errorf returns an error that begins with the place of n.
 func (n node) errorf(format string, args ...any) error {
 	return fmt.Errorf("%s: "+format, append([]any{n.place()}, args...)...)
 }

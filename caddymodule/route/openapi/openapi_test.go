@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/linear"
 )
 
-// write puts files into a directory and returns the first one's name.
+// write writes files into a new directory and returns the path of the first one.
 func write(t testing.TB, files ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -26,7 +26,7 @@ func write(t testing.TB, files ...string) string {
 	return filepath.Join(dir, files[0])
 }
 
-// show writes operations as `LINE METHOD bases path id tag summary`.
+// show formats operations as `LINE METHOD bases path id|tag|summary`.
 func show(d *Document) string {
 	var out strings.Builder
 	for _, o := range d.Operations {
@@ -68,7 +68,7 @@ paths:
 			"4 GET [\"\"] /a 😀|x|\n6 PUT [\"\"] /a ||\n"},
 		"a byte order mark": {[]string{"a.json",
 			"\ufeff{\"openapi\":\"3.1\",\"paths\":{\"/a\":{\"get\":{}}}}"}, "1 GET [\"\"] /a ||\n"},
-		"no string, but plain": {[]string{"a.yaml",
+		"a number as operationId": {[]string{"a.yaml",
 			"openapi: 3.1\npaths: {/a: {get: {operationId: 7, tags: [null], summary: ~}}}"},
 			"2 GET [\"\"] /a 7||\n"},
 		"servers": {[]string{"a.yaml", `
@@ -157,86 +157,66 @@ paths:
 	}
 }
 
-// paths of a document in one line.
+// head is the beginning of a document, before its paths.
 const head = "openapi: 3.0.0\npaths:\n"
 
 func TestReadErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"":   "a.yaml: the file is empty",
-		"[]": "a.yaml:1: this is no object with named fields",
-		"paths: {}": "a.yaml:1: this is no OpenAPI document: the field " +
+		"[]": "a.yaml:1: must be an object with named fields",
+		"paths: {}": "a.yaml:1: this is not an OpenAPI document: the field " +
 			"openapi is missing",
 		"swagger: '2.0'\npaths: {}":    "this is Swagger 2.0: convert it to OpenAPI 3",
-		"info: {}\nopenapi: 3.2.0":     "a.yaml:2: OpenAPI 3.2.0 is not known: 3.0 and 3.1 are",
-		"openapi: 3.10.0":              "OpenAPI 3.10.0 is not known",
-		"openapi: 3.1.0\nwebhooks: {}": "describes no operation",
-		head +
-			" /a: {}": "describes no operation",
-		head +
-			" /a: {get: {}": "a.yaml: yaml: line 2: did not find expected",
+		"info: {}\nopenapi: 3.2.0":     "a.yaml:2: OpenAPI 3.2.0 is not supported: must be 3.0 or 3.1",
+		"openapi: 3.10.0":              "OpenAPI 3.10.0 is not supported",
+		"openapi: 3.1.0\nwebhooks: {}": "must have at least one operation",
+		head + " /a: {}":               "must have at least one operation",
+		head + " /a: {get: {}":         "a.yaml: yaml: line 2: did not find expected",
 		"{\n\"openapi\": \"3.0.0\",\n,\n}": "a.yaml:3: invalid character ',' looking for " +
 			"beginning of object key string",
-		head +
-			" /a: []": "a.yaml:3: this is no object",
-		head +
-			" /a:\n  get: read": "a.yaml:4: this is no object",
-		head +
-			" /a:\n  GET: {}": "a.yaml:4: GET: methods are written in lower case: get",
-		head +
-			" /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}": "a.yaml:5: the field \"/a\" is " +
-			"there twice",
-		head +
-			" /a:\n  get: {}\n  get: {}": "a.yaml:5: the field \"get\" is there twice",
-		head +
-			" /a:\n  get:\n   tags: Orders": "a.yaml:5: tags is no list",
-		head +
-			" /a:\n  get:\n   operationId: [a]": "a.yaml:5: operationId is no string",
-		head +
-			" /a: {$ref: 'https://a.example/x.yaml'}": "a.yaml:3: $ref \"https://a.example/x.yaml\": only local files are read",
-		head +
-			" /a: {$ref: '#/nothing/here'}": "a.yaml:3: $ref \"#/nothing/here\": there is no " +
-			"\"nothing\"",
-		head +
-			" /a: {$ref: '#nothing'}": "after # comes a path",
-		head +
-			" /a: {$ref: b.yaml}": "b.yaml: no such file",
-		head +
-			" /a: {$ref: .}": "is no file",
-		head +
-			" /a: {$ref: '#/paths/~1a'}": "or in a circle",
-		head +
-			" /a: {$ref: '#/x', get: {}}\nx: {get: {}}": "a.yaml:3: get stands beside a $ref and " +
-			"in what it refers to (",
-		head +
-			" /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}": "operationId stands " +
-			"beside a $ref",
-		head +
-			" /a: &a {<<: *a, get: {}}": "or in a circle",
-		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                    "a.yaml:2: servers is no list",
-		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":           "a.yaml:2: the server \"v1\": its path depends on where the document is served",
-		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":       "a variable of it has no value",
-		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":     "an encoded slash",
-		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":       "a percent sign",
-		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}": "no query",
-		head +
-			" /a: {get: {}, servers: [7]}": "a.yaml:3: this is no object",
-		head +
-			" /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}": "enum is no list",
+		head + " /a: []":           "a.yaml:3: must be an object",
+		head + " /a:\n  get: read": "a.yaml:4: must be an object",
+		head + " /a:\n  GET: {}":   "a.yaml:4: GET: methods must be in lower case: get",
+		head + " /a: {get: {}}\n /b: {get: {}}\n /a: {put: {}}": "a.yaml:5: the field \"/a\" occurs " +
+			"twice",
+		head + " /a:\n  get: {}\n  get: {}":              "a.yaml:5: the field \"get\" occurs twice",
+		head + " /a:\n  get:\n   tags: Orders":           "a.yaml:5: tags must be a list",
+		head + " /a:\n  get:\n   operationId: [a]":       "a.yaml:5: operationId must be a string",
+		head + " /a: {$ref: 'https://a.example/x.yaml'}": "a.yaml:3: $ref \"https://a.example/x.yaml\": must refer to a local file",
+		head + " /a: {$ref: '#/nothing/here'}": "a.yaml:3: $ref \"#/nothing/here\": \"nothing\" does " +
+			"not exist",
+		head + " /a: {$ref: '#nothing'}":    "the part after # must begin with /",
+		head + " /a: {$ref: b.yaml}":        "b.yaml: no such file",
+		head + " /a: {$ref: .}":             "is not a regular file",
+		head + " /a: {$ref: '#/paths/~1a'}": "must not be circular",
+		head + " /a: {$ref: '#/x', get: {}}\nx: {get: {}}": "a.yaml:3: get is next to a $ref and in " +
+			"its target (",
+		head + " /a: {get: {$ref: '#/x', operationId: a}}\nx: {operationId: b}": "operationId is next " +
+			"to a $ref",
+		head + " /a: &a {<<: *a, get: {}}":                                                    "must not be circular",
+		"openapi: 3.0.0\nservers: {}\npaths: {/a: {get: {}}}":                                 "a.yaml:2: servers must be a list",
+		"openapi: 3.0.0\nservers: [{url: v1}]\npaths: {/a: {get: {}}}":                        "a.yaml:2: server \"v1\": a relative URL depends on the address of the document",
+		"openapi: 3.0.0\nservers: [{url: '/{v}'}]\npaths: {/a: {get: {}}}":                    "every variable must have a value",
+		"openapi: 3.0.0\nservers: [{url: '/a%2Fb'}]\npaths: {/a: {get: {}}}":                  "an encoded slash",
+		"openapi: 3.0.0\nservers: [{url: '/%zz'}]\npaths: {/a: {get: {}}}":                    "invalid percent-encoding",
+		"openapi: 3.0.0\nservers: [{url: 'http://a?b'}]\npaths: {/a: {get: {}}}":              "must not have a query",
+		head + " /a: {get: {}, servers: [7]}":                                                 "a.yaml:3: must be an object",
+		head + " /a: {get: {}, servers: [{url: '/{v}', variables: {v: {enum: 7}}}]}":          "enum must be a list",
 		"openapi: 3.0.0\nx: &x [*y]\n":                                                        "unknown anchor",
-		"openapi: 3.0.0\npaths: {/a: {get: {<<: 7}}}":                                         "this is no object",
-		"openapi: 3.0.0\npaths: {/a: {get: &a {<<: [*a, *a, *a, *a, *a, *a, *a, *a], b: c}}}": "circle",
+		"openapi: 3.0.0\npaths: {/a: {get: {<<: 7}}}":                                         "must be an object",
+		"openapi: 3.0.0\npaths: {/a: {get: &a {<<: [*a, *a, *a, *a, *a, *a, *a, *a], b: c}}}": "circular",
 	} {
 		_, err := Read(write(t, "a.yaml", text))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\ngot  %v\nwant %s", text, err, want)
 		}
 	}
-	if _, err := Read(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is no file") {
+	if _, err := Read(t.TempDir()); err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 		t.Error(err)
 	}
 }
 
-// The digest is about every file that counts.
+// TestSHA256 checks that the digest includes referenced files.
 func TestSHA256(t *testing.T) {
 	sum := func(other string) string {
 		d, err := Read(write(t, "a.yaml", head+" /a: {$ref: b.yaml}", "b.yaml", other))
@@ -252,8 +232,7 @@ func TestSHA256(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add(head +
-		" /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, " +
+	f.Add(head + " /a: &a {get: {<<: *a, tags: [b]}, servers: [{url: '/{v}', variables: {v: {default: 1, " +
 		"enum: [2]}}}]}")
 	f.Add(`{"openapi":"3.1.0","servers":[{"url":"https://a/b"}],"paths":{"/a":{"$ref":"#/components/a"}},"components":{"a":{"get":{"tags":["x"]}}}}`)
 	f.Add("openapi: 3.0.0\npaths: &p {/a: *p}")
@@ -261,12 +240,12 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		d, err := Read(write(t, "a.yaml", text))
 		if err == nil && len(d.Operations) == 0 {
-			t.Error("no operation, and no error")
+			t.Error("no operations and no error")
 		}
 	})
 }
 
-// TestBounds: what a document could make large is bounded.
+// TestBounds checks the limits on nesting and base paths.
 func TestBounds(t *testing.T) {
 	deep := strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000)
 	var list strings.Builder
@@ -279,9 +258,9 @@ func TestBounds(t *testing.T) {
 		"deep JSON": {`{"openapi":"3.0.0","x":` + deep + "}", "exceeded max depth"},
 		"deep YAML": {head + " /a: {get: {}}\nx: " + deep, "exceeded max depth"},
 		"servers": {"openapi: 3.0.0\nservers: [" + servers + "]\npaths: {/a: {get: {}}}",
-			"the servers have more than 100 paths"},
+			"servers must have at most 100 different paths"},
 		"variables": {"openapi: 3.0.0\nservers: [{url: '/{v}', variables: {v: {enum: [" + values +
-			"]}}}]\npaths: {/a: {get: {}}}", "the server has more than 100 paths"},
+			"]}}}]\npaths: {/a: {get: {}}}", "a server must have at most 100 paths"},
 	} {
 		if _, err := Read(write(t, "a.yaml", test.text)); err == nil ||
 			!strings.Contains(err.Error(), test.want) {
@@ -290,8 +269,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// TestDocumentsCostLinearTime: reading a document costs time in proportion to its length.
-func TestDocumentsCostLinearTime(t *testing.T) {
+// TestReadTakesLinearTime checks that the time to read a document is proportional to its length.
+func TestReadTakesLinearTime(t *testing.T) {
 	type shape func(n int) string
 	repeat := func(n int, format string) string {
 		var out strings.Builder
@@ -329,7 +308,7 @@ func TestDocumentsCostLinearTime(t *testing.T) {
 			return head + repeat(n, " /a/%[1]d: &a%[1]d {get: {}}\n") + repeat(n,
 				" /b/%[1]d: {<<: *a%[1]d}\n")
 		},
-		"fields elsewhere": func(n int) string {
+		"unrelated fields": func(n int) string {
 			return `{"openapi":"3.0.0","paths":{"/a":{"get":{}}},"x":[` + repeat(n, "[%d],") + "]}"
 		},
 		"one long text": func(n int) string {

@@ -15,31 +15,31 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds a file, in bytes. The largest public documents have less than 50 MiB.
-const maxFile = 128 << 20
-
-// maxDepth bounds how far references and merges lead, and so ends those that lead in circles;
-// maxFields bounds how many fields merges of merges may make.
 const (
-	maxDepth  = 20
+	// maxFile limits the size of a file, in bytes. The largest public documents have less than
+	// 50 MiB.
+	maxFile = 128 << 20
+	// maxDepth limits chains of references and merges, so circular ones end.
+	maxDepth = 20
+	// maxFields limits the fields that are read. Merges of merges can multiply them.
 	maxFields = 1 << 20
 )
 
-// A reader holds the files that a document consists of.
+// A reader has the files of a document.
 type reader struct {
 	files map[string]*yaml.Node                // by name
-	names map[*yaml.Node]map[string]*yaml.Node // of mappings that references lead into
-	hash  hash.Hash
-	seen  int // fields
+	names map[*yaml.Node]map[string]*yaml.Node // fields of mappings that pointers lead through
+	hash  hash.Hash                            // of all files
+	seen  int                                  // number of fields read
 }
 
-// A node is a part of a file. That of a field that is missing is zero.
+// A node is a part of a file. The zero node is a missing field.
 type node struct {
 	*yaml.Node
 	file string
 }
 
-// open returns the whole of a file.
+// open returns the root of a file. It reads a file only once.
 func (r *reader) open(file string) (node, error) {
 	if top, ok := r.files[file]; ok {
 		return node{top, file}, nil
@@ -61,16 +61,17 @@ func readFile(file string) ([]byte, error) {
 	switch info, err := os.Stat(file); {
 	case err != nil:
 		return nil, err
-	case !info.Mode().IsRegular(): // opening a pipe would wait for its other end
-		return nil, fmt.Errorf("%s is no file", file)
+	case !info.Mode().IsRegular(): // opening a named pipe would block until it has a writer
+		return nil, fmt.Errorf("%s is not a regular file", file)
 	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s has %d bytes: %d are the most", file, info.Size(), maxFile)
+		return nil, fmt.Errorf("%s has %d bytes: must have at most %d", file, info.Size(), maxFile)
 	}
 	text, err := os.ReadFile(file)
 	return bytes.TrimPrefix(text, []byte("\ufeff")), err
 }
 
-// parse reads JSON or YAML. An error begins with a colon, and the line if it is known.
+// parse parses JSON or YAML. Errors begin with a colon and, if it is known, the line, so that they
+// can follow the name of the file.
 func parse(text []byte) (*yaml.Node, error) {
 	var raw json.RawMessage
 	var syntax *json.SyntaxError
@@ -99,11 +100,11 @@ func (n node) resolve() node {
 	return n
 }
 
-// follow returns what a reference names: a file, a JSON pointer (RFC 6901) in it, or both.
+// follow returns the target of a reference: a file, a JSON pointer (RFC 6901), or both.
 func (r *reader) follow(from node, ref string) (node, error) {
 	file, pointer, _ := strings.Cut(ref, "#")
 	if strings.Contains(file, "://") || strings.HasPrefix(file, "//") {
-		return node{}, errors.New("only local files are read: bundle the document into one")
+		return node{}, errors.New("must refer to a local file: bundle the document into one file")
 	}
 	at, err := node{}, error(nil)
 	if file == "" {
@@ -121,11 +122,11 @@ func (r *reader) follow(from node, ref string) (node, error) {
 		return node{}, err
 	}
 	if pointer[0] != '/' {
-		return node{}, errors.New("after # comes a path that begins with /")
+		return node{}, errors.New("the part after # must begin with /")
 	}
 	for word := range strings.SplitSeq(pointer[1:], "/") {
 		if at = r.child(at, pointerEscapes.Replace(word)); at.Node == nil {
-			return node{}, fmt.Errorf("there is no %q", word)
+			return node{}, fmt.Errorf("%q does not exist", word)
 		}
 	}
 	return at, nil
@@ -133,7 +134,7 @@ func (r *reader) follow(from node, ref string) (node, error) {
 
 var pointerEscapes = strings.NewReplacer("~1", "/", "~0", "~")
 
-// child is one step of a JSON pointer.
+// child returns the child of n with a name, which is one step of a JSON pointer.
 func (r *reader) child(n node, name string) node {
 	n = n.resolve()
 	switch n.Kind {
@@ -155,10 +156,10 @@ func (r *reader) child(n node, name string) node {
 	return node{}
 }
 
-// fields are those of a mapping, by name.
+// fields are the fields of a mapping, by name.
 type fields map[string]node
 
-// inOrder returns the names in the order of the document, what is merged in last.
+// inOrder returns the names, sorted by the file and position of the fields.
 func (f fields) inOrder() []string {
 	names := make([]string, 0, len(f))
 	for name := range f {
@@ -168,6 +169,7 @@ func (f fields) inOrder() []string {
 	return names
 }
 
+// compare compares the places of two fields and, if these are equal, their names.
 func (n node) compare(m node, name, other string) int {
 	switch {
 	case n.file != m.file:
@@ -180,7 +182,8 @@ func (n node) compare(m node, name, other string) int {
 	return strings.Compare(name, other)
 }
 
-// fields returns the fields of a mapping, or of the one that n refers to; none if n is missing.
+// fields returns the fields of a mapping, including those that are merged or referenced. It returns
+// no fields if n is missing or null.
 func (r *reader) fields(n node) (fields, error) {
 	out := make(fields)
 	if n.Node == nil || n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
@@ -189,14 +192,15 @@ func (r *reader) fields(n node) (fields, error) {
 	return out, r.collect(n, out, 0)
 }
 
+// collect adds the fields of n to out, except those that out already has.
 func (r *reader) collect(n node, out fields, depth int) error {
 	n = n.resolve()
 	switch {
 	case depth > maxDepth:
-		return n.errorf("references and merges lead from one to the next more than %d times, or "+
-			"in a circle", maxDepth)
+		return n.errorf("references and merges must not be circular, nor nested more than %d "+
+			"levels deep", maxDepth)
 	case n.Kind != yaml.MappingNode:
-		return n.errorf("this is no object with named fields")
+		return n.errorf("must be an object with named fields")
 	}
 	own := make(fields)
 	var merged []node
@@ -204,14 +208,15 @@ func (r *reader) collect(n node, out fields, depth int) error {
 	for i := 0; i < len(n.Content); i += 2 {
 		key, value := n.Content[i], node{n.Content[i+1], n.file}
 		if r.seen++; r.seen > maxFields {
-			return n.errorf("the document has more than %d fields to look at", maxFields)
+			return n.errorf("the document must have at most %d fields, including merged ones",
+				maxFields)
 		}
 		if key.Tag == "!!merge" {
 			merged = append(merged, value)
 			continue
 		}
 		if _, twice := own[key.Value]; twice {
-			return node{key, n.file}.errorf("the field %q is there twice", key.Value)
+			return node{key, n.file}.errorf("the field %q occurs twice", key.Value)
 		}
 		own[key.Value] = value
 		if key.Value == "$ref" {
@@ -247,31 +252,30 @@ func (r *reader) collect(n node, out fields, depth int) error {
 	return out.addReferenced(referenced)
 }
 
-// lookedAt are the fields of which it matters which one counts.
-var lookedAt = append(strings.Fields("servers operationId tags url variables default enum"),
+// relevantFields are the fields that determine methods, paths and permissions.
+var relevantFields = append(strings.Fields("servers operationId tags url variables default enum"),
 	methods...)
 
-// addReferenced adds the fields of an object that is referred to. Beside a reference may stand
-// others (OpenAPI 3.1 §4.8.9), but of those that are looked at not the same.
+// addReferenced adds the fields of the target of a $ref. Fields next to a $ref are allowed (OpenAPI
+// 3.1 §4.8.9). It is an error if both have the same relevant field.
 func (f fields) addReferenced(referenced fields) error {
 	for _, name := range referenced.inOrder() {
 		beside, given := f[name]
 		switch {
 		case !given:
 			f[name] = referenced[name]
-		case slices.Contains(lookedAt, name):
-			return beside.errorf("%s stands beside a $ref and in what it refers to (%s), and "+
-				"OpenAPI does not say which counts: remove one of them",
-				name, referenced[name].place())
+		case slices.Contains(relevantFields, name):
+			return beside.errorf("%s is next to a $ref and in its target (%s), and OpenAPI does "+
+				"not define which one applies: remove one of them", name, referenced[name].place())
 		}
 	}
 	return nil
 }
 
-// elements are those of a list.
+// elements returns the elements of a list. The error begins with the list's name.
 func (n node) elements(name string) ([]node, error) {
 	if n = n.resolve(); n.Kind != yaml.SequenceNode {
-		return nil, n.errorf("%s is no list", name)
+		return nil, n.errorf("%s must be a list", name)
 	}
 	list := make([]node, len(n.Content))
 	for i, element := range n.Content {
@@ -280,7 +284,8 @@ func (n node) elements(name string) ([]node, error) {
 	return list, nil
 }
 
-// text is a scalar, empty for null and for what is missing or no scalar.
+// text returns the value of a scalar. It returns an empty string for null, for other types and if n
+// is missing.
 func (n node) text() string {
 	n = n.resolve()
 	if n.Node == nil || n.Kind != yaml.ScalarNode || n.Tag == "!!null" {
@@ -289,5 +294,5 @@ func (n node) text() string {
 	return n.Value
 }
 
-// place is FILE:LINE.
+// place returns FILE:LINE.
 func (n node) place() string { return n.file + ":" + strconv.Itoa(n.Line) }

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// bases returns the paths of a list of servers, without repetition; others if there is no such
-// list. Hosts do not count: the document's are often those of another deployment.
-func (r *reader) bases(servers node, others []string) ([]string, error) {
+// bases returns the base paths of a list of servers, without duplicates. It returns inherited if
+// there is no list. Hosts are ignored, because a document often names those of another deployment.
+func (r *reader) bases(servers node, inherited []string) ([]string, error) {
 	if servers.Node == nil {
-		return others, nil
+		return inherited, nil
 	}
 	list, err := servers.elements("servers")
 	if err != nil {
@@ -30,26 +30,27 @@ func (r *reader) bases(servers node, others []string) ([]string, error) {
 		for _, path := range paths {
 			base, err := basePath(path)
 			if err != nil {
-				return nil, server.errorf("the server %q: %w", path, err)
+				return nil, server.errorf("server %q: %w", path, err)
 			}
 			if !slices.Contains(bases, base) {
 				bases = append(bases, base)
 			}
 			if len(bases) > maxBases {
-				return nil, servers.errorf("the servers have more than %d paths", maxBases)
+				return nil, servers.errorf("servers must have at most %d different paths", maxBases)
 			}
 		}
 	}
 	if len(bases) == 0 {
-		return []string{""}, nil // OpenAPI 3.1 §4.8.1: no servers are one at /
+		return []string{""}, nil // OpenAPI 3.1 §4.8.1: an empty list means one server at /
 	}
 	return bases, nil
 }
 
-// maxBases bounds how many paths the variables of a server may make.
+// maxBases limits the number of base paths. The variables of a server can multiply them.
 const maxBases = 100
 
-// expand returns the URL of a server, from its path on, with every value of its variables.
+// expand returns the URLs of a server, one for each combination of the values of its variables. The
+// URLs begin at the path.
 func (r *reader) expand(server fields) ([]string, error) {
 	at := server["url"]
 	paths := []string{pathOf(at.text())}
@@ -73,13 +74,13 @@ func (r *reader) expand(server fields) ([]string, error) {
 			}
 		}
 		if paths = more; len(paths) > maxBases {
-			return nil, at.errorf("the server has more than %d paths", maxBases)
+			return nil, at.errorf("a server must have at most %d paths", maxBases)
 		}
 	}
 	return paths, nil
 }
 
-// values are the default of a variable and those that it lists.
+// values returns the default of a variable and the values that it lists.
 func (r *reader) values(variable node) ([]string, error) {
 	f, err := r.fields(variable)
 	if err != nil {
@@ -96,14 +97,15 @@ func (r *reader) values(variable node) ([]string, error) {
 				values = append(values, n.text())
 			}
 			if len(values) > maxBases {
-				break // which expand refuses
+				break // expand returns the error
 			}
 		}
 	}
 	return values, nil
 }
 
-// pathOf is a URL from its path on. The host may be a variable, so it is no URL yet.
+// pathOf returns a server's URL from the path on. It does not use net/url, because variables make
+// the URL invalid.
 func pathOf(address string) string {
 	_, rest, absolute := strings.Cut(address, "://")
 	if !absolute {
@@ -117,28 +119,30 @@ func pathOf(address string) string {
 	return ""
 }
 
+// basePath returns the decoded base path for the URL of a server from the path on.
 func basePath(text string) (string, error) {
 	text = strings.TrimRight(text, "/")
 	switch {
 	case text == "":
 		return "", nil
 	case strings.ContainsAny(text, "?#"):
-		return "", errors.New("a server has no query and no fragment")
+		return "", errors.New("must not have a query or a fragment")
 	case text[0] != '/':
-		return "", errors.New("its path depends on where the document is served, which is not " +
-			"known here: say what goes before the paths, as in `openapi FILE /v1`")
+		return "", errors.New("a relative URL depends on the address of the document, which is " +
+			"unknown: give the base path, as in `openapi FILE /v1`")
 	case strings.Contains(strings.ToLower(text), "%2f"):
-		return "", errors.New("it has an encoded slash")
+		return "", errors.New("must not have an encoded slash")
 	case strings.ContainsAny(text, "{}"):
-		return "", errors.New("a variable of it has no value")
+		return "", errors.New("every variable must have a value")
 	}
 	return unescape(text)
 }
 
+// unescape decodes the percent-encoding of a path.
 func unescape(text string) (string, error) {
 	plain, err := url.PathUnescape(text)
 	if err != nil {
-		return "", errors.New("it has a percent sign that is no escape")
+		return "", errors.New("invalid percent-encoding")
 	}
 	return plain, nil
 }
