@@ -13,7 +13,9 @@ func ExampleDecide() {
 		Grants: []keystore.Grant{{Namespace: "acme",
 			Permissions: []keystore.Permission{{Resource: "orders", Action: "read"}}}}}
 	record := keystore.NewRecord(key, keystore.DigestOf("a credential"))
-	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme"}}})
+	policy := keystore.NewDirectory(&keystore.Policy{
+		Namespaces: []keystore.Namespace{{ID: "acme"}},
+	})
 	for _, class := range []keystore.Class{keystore.Read, keystore.Write} {
 		fmt.Println(keystore.Decide(record,
 			&keystore.Request{Now: time.Now().UnixNano(), Policy: policy,
