@@ -19,8 +19,8 @@ func (d *Directory) GrantsOf(member string) *CompiledGrants {
 }
 
 // SetFor returns the permissions that grants give in a namespace, or in all of them:
-// [AnyNamespace]. If wide is true, or the namespace does not exist, only connected grants count,
-// and those in all namespaces. key is as for [Directory.SetIn].
+// [AnyNamespace]. If wide is true, or the namespace does not exist, only connected grants and
+// grants in all namespaces count. key is as for [Directory.SetIn].
 func (d *Directory) SetFor(g *CompiledGrants, namespace string, wide, key bool) *Set {
 	if ns := d.namespaces[namespace]; ns != nil && !wide {
 		return d.SetIn(g, ns, key)

@@ -7,14 +7,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// OpenAt opens a node whose clock runs at another rate than the machine's; 0: it is the machine's.
+// OpenAt opens a node whose clock runs at rate times the speed of the machine's. A rate of 0 stands
+// for the machine's clock.
 func OpenAt(
 	ctx context.Context, rate float64, db keystore.Database, s Settings, o Observer,
 ) (*Node, error) {
 	return open(ctx, db, nil, s, o, slog.New(slog.DiscardHandler), newClock(rate))
 }
 
-// FillCache returns a cache of n records, made from what key returns, to measure its size.
+// FillCache returns a cache with the records of n keys, to measure its size.
 func FillCache(n int, key func(i int) *keystore.Key) any {
 	c := newLocalCache(n*2, 1<<40)
 	for i := range n {
@@ -29,5 +30,5 @@ func FillCache(n int, key func(i int) *keystore.Key) any {
 	return c
 }
 
-// NegativeTTL is how long a node remembers that a credential opens nothing.
+// NegativeTTL is how long a node remembers an unknown credential.
 const NegativeTTL = negativeTTL

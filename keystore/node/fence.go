@@ -32,21 +32,21 @@ type heartbeat struct {
 // because its node has to join again, and a row that another node fenced, because that write may
 // not have been acknowledged. The writes run in the background, because they may wait for a
 // standby. Until they are done, fenceSilent does nothing.
-func (j *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now time.Time) {
-	if !j.busy.CompareAndSwap(false, true) {
+func (f *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now time.Time) {
+	if !f.busy.CompareAndSwap(false, true) {
 		return
 	}
 	seen := make(map[string]heartbeat, len(nodes))
 	var fence, remove []keystore.Node
-	// This process may have been stopped, or the database unavailable. Then nobody could see the
-	// heartbeats of other nodes.
-	blind := now.Sub(j.lastRun) > n.settings.Load().Lease/2
-	j.lastRun = now
+	// This process may have been stopped, or the database unavailable to all nodes. Then a node that
+	// seems silent may be healthy.
+	blind := now.Sub(f.lastRun) > n.settings.Load().Lease/2
+	f.lastRun = now
 	for _, other := range nodes {
 		if other.Incarnation == *n.membership.incarnation.Load() {
 			continue
 		}
-		s, known := j.seen[other.Incarnation]
+		s, known := f.seen[other.Incarnation]
 		switch {
 		case !known || s.beats != other.Beats:
 			s = heartbeat{beats: other.Beats, since: now}
@@ -54,12 +54,12 @@ func (j *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now t
 			s.since = now
 		}
 		if other.State == keystore.NodeActive { // a failover may have lost the fencing
-			j.fenced.Delete(other.Incarnation)
+			f.fenced.Delete(other.Incarnation)
 		}
-		fenced, ours := j.fenced.Load(other.Incarnation)
+		fenced, ours := f.fenced.Load(other.Incarnation)
 		switch {
 		case ours && other.State == keystore.NodeFencing:
-			over := now.Sub(fenced.(time.Time)) >= surelyOver(other.Lease)
+			over := now.Sub(fenced.(time.Time)) >= leaseWait(other.Lease)
 			//fault: over = over || ablated("remove-without-wait")
 			if over {
 				remove = append(remove, other)
@@ -70,26 +70,26 @@ func (j *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now t
 		}
 		seen[other.Incarnation] = s
 	}
-	j.fenced.Range(func(incarnation, _ any) bool {
+	f.fenced.Range(func(incarnation, _ any) bool {
 		if _, still := seen[incarnation.(string)]; !still {
-			j.fenced.Delete(incarnation)
+			f.fenced.Delete(incarnation)
 		}
 		return true
 	})
-	j.seen = seen
+	f.seen = seen
 	if len(fence)+len(remove) == 0 {
-		j.busy.Store(false)
+		f.busy.Store(false)
 		return
 	}
 	was := n.membership.history()
 	started := n.inBackground(func(ctx context.Context) {
-		defer j.busy.Store(false)
+		defer f.busy.Store(false)
 		for _, other := range fence {
 			if err := n.db.Fence(ctx, other.Incarnation); err != nil {
 				_ = n.StoreFailed("fencing a silent node", err)
 				return
 			}
-			acknowledged := func() { j.fenced.Store(other.Incarnation, n.clock.now()) }
+			acknowledged := func() { f.fenced.Store(other.Incarnation, n.clock.now()) }
 			if !n.membership.inHistory(was, acknowledged) {
 				return
 			}
@@ -113,15 +113,15 @@ func (j *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now t
 		}
 	})
 	if !started {
-		j.busy.Store(false)
+		f.busy.Store(false)
 	}
 }
 
 // lastLease returns the last time at which a node can have begun a lease without the change that
 // was committed at since. That is since, or an earlier time at which the node was fenced, if its
 // row shows that it still is.
-func (j *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
-	if fenced, ok := j.fenced.Load(n.Incarnation); ok && n.State == keystore.NodeFencing &&
+func (f *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
+	if fenced, ok := f.fenced.Load(n.Incarnation); ok && n.State == keystore.NodeFencing &&
 		fenced.(time.Time).Before(since) {
 		return fenced.(time.Time)
 	}
@@ -130,7 +130,7 @@ func (j *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
 
 // forget drops everything after a change of history or of the server, which may have lost what this
 // node has written.
-func (j *fencer) forget() {
-	j.seen = nil
-	j.fenced.Clear()
+func (f *fencer) forget() {
+	f.seen = nil
+	f.fenced.Clear()
 }

@@ -134,7 +134,7 @@ func (n *Node) progress(ctx context.Context, c Commit) (Propagation, error) {
 			other.Acknowledged = keystore.Revision(n.membership.applied.Load())
 		}
 		//fault: if !awaited(&other) { continue }
-		over := n.membership.fencer.lastLease(&other, c.since).Add(surelyOver(other.Lease))
+		over := n.membership.fencer.lastLease(&other, c.since).Add(leaseWait(other.Lease))
 		switch {
 		case other.Acknowledged >= r:
 			p.Acknowledged++
