@@ -34,3 +34,13 @@ func TestDigestIsZero(t *testing.T) {
 		t.Error("only the zero value is zero")
 	}
 }
+
+func TestParseTokenWithShortestPrefix(t *testing.T) {
+	key := NewTokenKey([32]byte{1})
+	if _, err := ParseToken(key.Generate("a", NewID()).Reveal()); err != nil {
+		t.Error(err)
+	}
+	if _, err := ParseToken(key.Generate("", NewID()).Reveal()); err == nil {
+		t.Error("a token without a prefix is accepted")
+	}
+}
