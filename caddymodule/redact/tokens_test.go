@@ -17,7 +17,7 @@ func TestRedactShortestTokens(t *testing.T) {
 
 // TestNoTokenWithoutUnderscore checks that only an underscore makes what follows a token.
 func TestNoTokenWithoutUnderscore(t *testing.T) {
-	body := someBody()
+	body := randomBody()
 	for _, before := range []string{"%20", "%2D", "ak%2D", `a\n`, "a_b%20"} {
 		if text := before + body; string(redactTokens([]byte(text))) != text {
 			t.Errorf("%q and a body are redacted", before)
