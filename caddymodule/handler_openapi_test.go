@@ -107,9 +107,9 @@ func TestDocumentErrors(t *testing.T) {
 		{plain, " /{id}: {get: {}}\n /{name}/: {get: {}}",
 			"api.yaml:4: GET /{name}/: GET /{name}/ already requires default:get---id- ("},
 		{plain, " /Users: {get: {operationId: a}}\n /users: {get: {operationId: b}}",
-			"GET /users is default:a already"},
+			"GET /users already requires default:a"},
 		{plain, " /x{a}.j: {get: {operationId: a}}\n /X{b}.J: {get: {operationId: b}}",
-			"GET /X{b}.J is default:a already"},
+			"GET /X{b}.J already requires default:a"},
 		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}",
 			"its permission would be default:get--a, the same as for "},
 		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}",
@@ -171,7 +171,7 @@ func TestSkipUnsupported(t *testing.T) {
 			" /reports/{id}: {get: {operationId: byID}, put: {operationId: put}}\n " +
 				"/reports/{name}: {get: {operationId: byName}}\n /Reports/{other}/: {get: " +
 				"{operationId: third}}\n /{any}/{thing}: {get: {operationId: broad}}",
-			"GET /reports/{name} is default:byID already",
+			"GET /reports/{name} already requires default:byID",
 			[]string{"GET /reports/{id}", "GET /reports/{name}", "GET /Reports/{other}/"},
 			map[string]int{"GET /reports/1": 403, "HEAD /reports/1": 403, "PUT /reports/1": 200,
 				"GET /x/1": 200},
@@ -180,7 +180,7 @@ func TestSkipUnsupported(t *testing.T) {
 		"a trailing slash": {
 			" /users: {get: {operationId: list}, post: {operationId: add}}\n /users/: {get: " +
 				"{operationId: all}}",
-			"GET /users/ is default:list already",
+			"GET /users/ already requires default:list",
 			[]string{"GET /users", "GET /users/"},
 			map[string]int{"GET /users": 403, "GET /users/": 403, "POST /users": 200},
 			nil,

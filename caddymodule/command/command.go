@@ -190,14 +190,14 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return fmt.Errorf("unknown command of %s; did you mean %s?", cmd.CommandPath(),
+		return fmt.Errorf("unknown subcommand of %s; did you mean %s?", cmd.CommandPath(),
 			strings.Join(near, " or "))
 	}
 	var names []string
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
-	return fmt.Errorf("unknown command of %s: must be one of %s", cmd.CommandPath(),
+	return fmt.Errorf("unknown subcommand of %s: must be one of %s", cmd.CommandPath(),
 		strings.Join(names, ", "))
 }
 

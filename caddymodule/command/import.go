@@ -110,7 +110,7 @@ func (c *cli) importSome(
 			}
 		}
 		switch {
-		case readErr == io.EOF:
+		case errors.Is(readErr, io.EOF):
 			p.end()
 			return c.imported(total, refused)
 		case readErr != nil:

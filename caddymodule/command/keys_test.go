@@ -74,9 +74,9 @@ func TestMintCommand(t *testing.T) {
 
 	s = serveCLI(t, answers)
 	r = s.run("", "keys", "mint", "--name", "x", "--access", "read_only", "--json")
-	var made api.Minted
-	if err := json.Unmarshal([]byte(r.out), &made); err != nil || made.Token != cliToken ||
-		made.Key.ID != cliID || r.err != "" || r.status != 0 {
+	var minted api.Minted
+	if err := json.Unmarshal([]byte(r.out), &minted); err != nil || minted.Token != cliToken ||
+		minted.Key.ID != cliID || r.err != "" || r.status != 0 {
 		t.Errorf("--json: %v, status %d, %s", err, r.status, r.err)
 	}
 	if s.requests()[0].body != `{"name":"x","access":"read_only"}` {

@@ -79,11 +79,11 @@ POST /apikeys/v1/members {"name":"Ada","kind":"service"}
 }
 
 func TestMemberTokenCommand(t *testing.T) {
-	made := api.MemberChanged{Member: ada, Token: cliToken, Propagation: complete}
-	pending := made
+	done := api.MemberChanged{Member: ada, Token: cliToken, Propagation: complete}
+	pending := done
 	pending.Propagation = incomplete
 	s := serveCLI(t, map[string][]cliAnswer{"POST /members/" + cliMember +
-		"/token": {{200, made}, {202, pending}, {200, made}}})
+		"/token": {{200, done}, {202, pending}, {200, done}}})
 	r := s.run("", "members", "token", cliMember, "--expires", "2199-01-01T00:00:00Z", "--allow-ip",
 		"10.0.0.0/8")
 	r.want(t, 0, cliToken+"\n", "Ada", "2199-01-01", "not shown again")
@@ -101,9 +101,9 @@ func TestMemberTokenCommand(t *testing.T) {
 }
 
 func TestRolesCommand(t *testing.T) {
-	made := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	createdAt := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	billing := api.Role{Namespace: "acme", Name: "billing",
-		Permissions: []string{"invoices:*", "orders:read"}, CreatedAt: &made, Version: 1}
+		Permissions: []string{"invoices:*", "orders:read"}, CreatedAt: &createdAt, Version: 1}
 	viewer := api.Role{Namespace: "*", Name: "viewer", Description: "Reads",
 		Permissions: []string{"admin:read"}, Builtin: true, Version: 1}
 	s := serveCLI(t, map[string][]cliAnswer{

@@ -131,7 +131,7 @@ func (c *cli) explain(err error) string {
 		return fmt.Sprintf("Error: cannot reach %s: %v\nPermission to open the socket is "+
 			"denied: use sudo, or run this as the user of Caddy.", c.where, op.Err)
 	case c.server == "":
-		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address gives "+
+		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names "+
 			"another address, --config a configuration with the address. Use --server if the admin "+
 			"endpoint is off.", c.where, op.Err)
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // List names a call whose response is a JSON list of namespaces of one kind. The response is
-// filtered: it keeps the namespaces of the key, their parents, and namespaces where the key allows
-// this call. The others are removed.
+// filtered: it keeps the key's home namespace, the ancestors of that, and the namespaces in which
+// the key allows this call (docs/api_key.md, rule 15).
 type List struct {
 	// The method. GET includes HEAD.
 	Method string `json:"method"`
