@@ -75,21 +75,21 @@ type App struct {
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
-	identity string
-	url      string    // of PostgreSQL, empty for SQLite
-	tokenKey *[32]byte // nil: the database's own
-	settings node.Settings
-	cacheURL string             // empty: no shared cache
-	cache    *sharedcache.Redis // nil: none, or not started
-	declared []api.Operation    // by all handlers
-	named    []string           // resources, by handlers
-	sites    []*AdminSite
-	servers  []*caddyhttp.Server // that have handlers
+	identity  string
+	url       string    // of PostgreSQL, empty for SQLite
+	tokenKey  *[32]byte // nil: the database's own
+	settings  node.Settings
+	cacheURL  string             // empty: no shared cache
+	cache     *sharedcache.Redis // nil: none, or not started
+	declared  []api.Operation    // by all handlers
+	resources []string           // of all handlers
+	sites     []*AdminSite
+	servers   []*caddyhttp.Server // that have handlers
 
-	store   atomic.Pointer[store] // nil until it is open
-	started chan struct{}         // closed by Start, when it succeeds
-	gone    chan struct{}         // closed by Cleanup
-	opening *opening              // nil: Start has opened the store, or failed
+	store     atomic.Pointer[store] // nil until it is open
+	started   chan struct{}         // closed by Start, when it succeeds
+	cleanedUp chan struct{}         // closed by Cleanup
+	opening   *opening              // nil: Start has opened the store, or failed
 }
 
 // DatabaseConfig selects the database.
@@ -130,7 +130,7 @@ const (
 // disk nor network.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger = ctx, ctx.Slogger()
-	a.started, a.gone = make(chan struct{}), make(chan struct{})
+	a.started, a.cleanedUp = make(chan struct{}), make(chan struct{})
 	if err := a.provisionDatabase(); err != nil {
 		return err
 	}
@@ -302,7 +302,7 @@ func checkPrefix(option, prefix string) error {
 func (a *App) declare(operations []api.Operation, resource string) {
 	a.declared = append(a.declared, operations...)
 	if resource != "" {
-		a.named = append(a.named, resource)
+		a.resources = append(a.resources, resource)
 	}
 }
 
@@ -333,8 +333,8 @@ func (*App) Stop() error { return nil }
 // again. It may be called without Start.
 func (a *App) Cleanup() error {
 	running.remove(a)
-	if a.gone != nil {
-		close(a.gone)
+	if a.cleanedUp != nil {
+		close(a.cleanedUp)
 	}
 	a.opening.stop()
 	var err error
@@ -371,7 +371,7 @@ func (a *App) Await(ctx context.Context) (*manage.Keystore, error) {
 			return s.keys, nil
 		}
 		return nil, errors.New("the database is not reachable yet")
-	case <-a.gone:
+	case <-a.cleanedUp:
 		return nil, errors.New("the key store was not started: its configuration failed")
 	case <-timer.C:
 		return nil, fmt.Errorf("the key store has not started within %s", startTimeout)

@@ -111,7 +111,7 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 			}
 			begun := time.Now()
 			g.load(postgres)
-			if took := time.Since(begun); took > openWait+10*time.Second {
+			if took := time.Since(begun); took > startWait+10*time.Second {
 				t.Errorf("the start took %s", took)
 			}
 			if status, _ := g.do("GET", "site", "/open", ""); status != 200 {

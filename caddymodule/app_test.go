@@ -495,7 +495,7 @@ func TestProvisionErrors(t *testing.T) {
 }
 
 func TestAwait(t *testing.T) {
-	newApp := func() *App { return &App{started: make(chan struct{}), gone: make(chan struct{})} }
+	newApp := func() *App { return &App{started: make(chan struct{}), cleanedUp: make(chan struct{})} }
 	synctest.Test(t, func(t *testing.T) {
 		app, opened := newApp(), &store{keys: new(manage.Keystore)}
 		go func() {

@@ -85,16 +85,16 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return located
 }
 
-// handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation " +
+// handlerOptions are the options, in the order of the documentation.
+var handlerOptions = strings.Fields("from namespace_path namespace resource methods operation " +
 	"openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash " +
 	"pass_credential errors realm forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
-	if !slices.Contains(handlerWords, option) {
+	if !slices.Contains(handlerOptions, option) {
 		return d.Errf("unknown option %q in api_key: must be one of %s", redact.Argument(option),
-			strings.Join(handlerWords, ", "))
+			strings.Join(handlerOptions, ", "))
 	}
 	switch option { // those with a block
 	case "list":
@@ -165,14 +165,14 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 
 func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 	if len(args) == 0 {
-		return d.Errf("from requires a source: %s", sourceWords)
+		return d.Errf("from requires a source: %s", sourceSyntax)
 	}
 	source := CredentialSource{Type: args[0]}
 	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2,
 		"header": 3}[source.Type]
 	if most > 0 && len(args) > most {
 		return d.Errf("from %s: unexpected %q: the sources are %s, each on its own line",
-			source.Type, redact.Argument(strings.Join(args[most:], " ")), sourceWords)
+			source.Type, redact.Argument(strings.Join(args[most:], " ")), sourceSyntax)
 	}
 	if len(args) > 1 {
 		source.Name = args[1]

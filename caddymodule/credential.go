@@ -28,8 +28,8 @@ type CredentialSource struct {
 	Scheme string `json:"scheme,omitempty"`
 }
 
-// sourceWords are the types, as error messages name them.
-const sourceWords = "bearer, header NAME [SCHEME], basic, query NAME, cookie NAME"
+// sourceSyntax are the types, as error messages name them.
+const sourceSyntax = "bearer, header NAME [SCHEME], basic, query NAME, cookie NAME"
 
 // defaultSources are in force when none are named.
 var defaultSources = []CredentialSource{{Type: "bearer"}, {Type: "header", Name: "X-API-Key"}}
@@ -63,7 +63,7 @@ func newSource(c CredentialSource) (source, error) {
 		s.kind, named = redact.Cookie, true
 	default:
 		return s, fmt.Errorf("from: unknown source %q: there are %s", redact.Argument(c.Type),
-			sourceWords)
+			sourceSyntax)
 	}
 	switch {
 	case named && c.Name == "":
@@ -77,18 +77,18 @@ func newSource(c CredentialSource) (source, error) {
 	case named && c.Type != "query" && !httpguts.ValidHeaderFieldName(c.Name):
 		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, redact.Argument(c.Name),
 			c.Type)
-	case c.Type == "header" && foldsToOurs(c.Name):
+	case c.Type == "header" && isIdentityHeader(c.Name):
 		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of "+
 			"every request", c.Name)
-	case c.Type == "header" && slices.Contains(unfitHeaders, s.name):
+	case c.Type == "header" && slices.Contains(reservedHeaders, s.name):
 		return s, fmt.Errorf("from header %s: this header cannot carry a key: take another one, "+
 			"such as X-API-Key, or `from cookie NAME`", c.Name)
 	}
 	return s, nil
 }
 
-// unfitHeaders never reach a handler, or have a use of their own.
-var unfitHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding",
+// reservedHeaders never reach a handler, or have a use of their own.
+var reservedHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding",
 	"Content-Length", "Trailer", "Te"}
 
 // sources are the places of a request that one handler reads credentials from.

@@ -16,8 +16,8 @@ const (
 
 // serveForwarded decides for the request that a proxy asks about, and answers the proxy.
 func (h *Handler) serveForwarded(c *call) error {
-	c.unwatched = true // the request itself runs elsewhere
-	outcome := h.judgeForwarded(c)
+	c.untracked = true // the request itself runs elsewhere
+	outcome := h.authorizeForwarded(c)
 	h.conclude(c, outcome)
 	header := c.w.Header()
 	switch {
@@ -31,7 +31,7 @@ func (h *Handler) serveForwarded(c *call) error {
 	return nil
 }
 
-func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
+func (h *Handler) authorizeForwarded(c *call) keystore.Outcome {
 	if !c.request.trusted {
 		return keystore.UntrustedProxy
 	}
@@ -43,7 +43,7 @@ func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
 	if !h.readForwarded(c, uri[0]) {
 		return keystore.BadTarget
 	}
-	return h.judge(c)
+	return h.authorize(c)
 }
 
 // readForwarded sets the target of a call. It reports whether the target is canonical.

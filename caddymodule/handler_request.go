@@ -20,16 +20,16 @@ import (
 // makes it. It shows no credential to others. Logs and placeholders read it after the handlers have
 // returned, so it is never used again.
 type request struct {
-	trusted   bool   // the peer is a trusted proxy
-	clientIP  string // as Caddy determined it
-	wanted    string // the id of the namespace that the request touches, which need not exist
-	policy    *keystore.Directory
-	namespace *keystore.Namespace
-	record    *keystore.Record // what the credential opens, also when it was refused
-	outcome   keystore.Outcome
-	noted     bool // the outcome is one
-	repl      *caddy.Replacer
-	kept      http.Header // header fields with credentials, for api_keys_admin
+	trusted      bool   // the peer is a trusted proxy
+	clientIP     string // as Caddy determined it
+	namespaceID  string // the id of the namespace that the request touches, which need not exist
+	policy       *keystore.Directory
+	namespace    *keystore.Namespace
+	record       *keystore.Record // what the credential opens, also when it was refused
+	outcome      keystore.Outcome
+	decided      bool // whether outcome is set
+	repl         *caddy.Replacer
+	adminHeaders http.Header // header fields with credentials, for api_keys_admin
 
 	// of the identity headers: Caddy's request_header changes them in place, so no two requests
 	// share them
@@ -44,8 +44,8 @@ func (h *Handler) request(r *http.Request) *request {
 	ctx := r.Context()
 	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if req, ok := vars[requestVar].(*request); ok {
-		maps.Copy(r.Header, req.kept)
-		req.kept = nil
+		maps.Copy(r.Header, req.adminHeaders)
+		req.adminHeaders = nil
 		return req
 	}
 	req := new(request)
@@ -100,8 +100,8 @@ func (req *request) readBrackets(r *http.Request) {
 }
 
 // note keeps what a handler has decided.
-func (req *request) note(c *call, outcome keystore.Outcome) {
-	req.wanted, req.policy, req.namespace, req.record, req.outcome, req.noted = c.wanted, c.policy, c.namespace, c.record, outcome, true
+func (req *request) setOutcome(c *call, outcome keystore.Outcome) {
+	req.namespaceID, req.policy, req.namespace, req.record, req.outcome, req.decided = c.namespaceID, c.policy, c.namespace, c.record, outcome, true
 	if outcome == keystore.OK && req.repl != nil {
 		req.repl.Delete(userPlaceholder) // what basic_auth has set would be found before ours
 	}
@@ -139,7 +139,7 @@ func (req *request) placeholder(key string) (any, bool) {
 	case "outcome":
 		return req.outcome.String(), true
 	case "namespace":
-		return req.wanted, true
+		return req.namespaceID, true
 	case "id":
 		return req.keyID(), true
 	case "name", "owner":
@@ -159,8 +159,8 @@ func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if id := req.keyID(); id != "" {
 		enc.AddString("api_key_id", id)
 	}
-	if req.wanted != "" {
-		enc.AddString("api_key_namespace", req.wanted)
+	if req.namespaceID != "" {
+		enc.AddString("api_key_namespace", req.namespaceID)
 	}
 	enc.AddString("api_key_outcome", req.outcome.String())
 	return nil
@@ -183,7 +183,7 @@ func (req *request) identify(header http.Header, metadata []metadataHeader) {
 	}
 	set("X-Apikey-Id", headerValue(rec.KeyID))
 	set("X-Apikey-Name", headerValue(rec.Name))
-	set("X-Apikey-Namespace", headerValue(req.wanted))
+	set("X-Apikey-Namespace", headerValue(req.namespaceID))
 	set("X-Apikey-Owner", headerValue(rec.Owner))
 	if permissions := rec.Set(req.policy,
 		req.namespace).String(); len(permissions) <= maxPermissionsHeader {

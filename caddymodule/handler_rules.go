@@ -220,9 +220,9 @@ func (c *rules) addMetadata(name string) error {
 	return nil
 }
 
-// almostPatterns returns the path patterns with a segment that looks like a wildcard and is
+// literalWildcards returns the path patterns with a segment that looks like a wildcard and is
 // literal, such as /docs*.
-func (h *Handler) almostPatterns() (almost []string) {
+func (h *Handler) literalWildcards() (almost []string) {
 	texts := slices.Concat(h.NamespacePath, h.Public)
 	for _, o := range h.Operation {
 		texts = append(texts, o.Path)

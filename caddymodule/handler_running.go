@@ -21,7 +21,7 @@ type runningRequest struct {
 	http1  bool // the connection is the request's own
 	ctx    context.Context
 	cancel context.CancelFunc // of ctx, only for what else could outlive the cut
-	dead   *deadWriter        // HTTP/3 only
+	writer *cutWriter         // HTTP/3 only
 }
 
 var runningRequests = sync.Pool{New: func() any {
@@ -31,7 +31,7 @@ var runningRequests = sync.Pool{New: func() any {
 }}
 
 // follow returns a runningRequest for r, ready to be cut.
-func follow(w http.ResponseWriter, r *http.Request) *runningRequest {
+func newRunningRequest(w http.ResponseWriter, r *http.Request) *runningRequest {
 	run := runningRequests.Get().(*runningRequest)
 	run.w, run.ctx, run.http1 = w, r.Context(), r.ProtoMajor == 1
 	if r.Header["Upgrade"] != nil || r.ProtoMajor > 2 {
@@ -39,20 +39,20 @@ func follow(w http.ResponseWriter, r *http.Request) *runningRequest {
 		run.ctx, run.cancel = context.WithCancel(run.ctx)
 	}
 	if r.ProtoMajor > 2 {
-		run.dead = &deadWriter{ResponseWriter: w}
+		run.writer = &cutWriter{ResponseWriter: w}
 	}
 	return run
 }
 
 // follow returns what the next handler is to be called with.
-func (run *runningRequest) follow(
+func (run *runningRequest) wrap(
 	w http.ResponseWriter, r *http.Request,
 ) (http.ResponseWriter, *http.Request) {
-	if run.dead != nil {
-		w = run.dead
+	if run.writer != nil {
+		w = run.writer
 	}
 	if run.cancel != nil {
-		r = r.WithContext(endsWith{r.Context(), run.ctx})
+		r = r.WithContext(splitContext{r.Context(), run.ctx})
 	}
 	return w, r
 }
@@ -60,20 +60,20 @@ func (run *runningRequest) follow(
 // finish is called when the next handler has returned. A stream that was cut must not look
 // complete.
 func (run *runningRequest) finish() {
-	if run.dead != nil && run.dead.cut.Load() {
+	if run.writer != nil && run.writer.cut.Load() {
 		panic(http.ErrAbortHandler) // resets it
 	}
 }
 
-// endsWith has the values of one context, which may have changed since the other was derived from
+// splitContext has the values of one context, which may have changed since the other was derived from
 // it, and the end of the other.
-type endsWith struct {
+type splitContext struct {
 	context.Context
 	end context.Context
 }
 
-func (c endsWith) Done() <-chan struct{} { return c.end.Done() }
-func (c endsWith) Err() error            { return c.end.Err() }
+func (c splitContext) Done() <-chan struct{} { return c.end.Done() }
+func (c splitContext) Err() error            { return c.end.Err() }
 
 // leave ends what follow began, once the request has been entered.
 func (run *runningRequest) leave(keys *manage.Keystore) {
@@ -85,7 +85,7 @@ func (run *runningRequest) release() {
 	if run.cancel != nil {
 		run.cancel()
 	}
-	run.w, run.ctx, run.cancel, run.dead = nil, nil, nil, nil
+	run.w, run.ctx, run.cancel, run.writer = nil, nil, nil, nil
 	runningRequests.Put(run)
 }
 
@@ -95,8 +95,8 @@ func (run *runningRequest) release() {
 // It goes past Caddy's own writers. Their idle timeouts set a deadline before each write, which
 // would put one of ours off by a minute, and may be called from the handler's goroutine only.
 func (run *runningRequest) cut() {
-	if run.dead != nil {
-		run.dead.cut.Store(true)
+	if run.writer != nil {
+		run.writer.cut.Store(true)
 	}
 	if conn, ok := run.ctx.Value(connKey{}).(net.Conn); ok && run.http1 {
 		closeNow(conn)
@@ -121,15 +121,15 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// deadWriter refuses to write once its request is cut. An HTTP/3 stream has no reset that another
+// cutWriter refuses to write once its request is cut. An HTTP/3 stream has no reset that another
 // goroutine may cause through net/http's interfaces, only deadlines, which Caddy's idle timeout
 // puts off at the next write.
-type deadWriter struct {
+type cutWriter struct {
 	http.ResponseWriter
 	cut atomic.Bool
 }
 
-func (d *deadWriter) Write(p []byte) (int, error) {
+func (d *cutWriter) Write(p []byte) (int, error) {
 	if d.cut.Load() {
 		return 0, http.ErrAbortHandler
 	}
@@ -137,7 +137,7 @@ func (d *deadWriter) Write(p []byte) (int, error) {
 }
 
 // Unwrap is for http.ResponseController.
-func (d *deadWriter) Unwrap() http.ResponseWriter { return d.ResponseWriter }
+func (d *cutWriter) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
 // connKey is the context key of the connection that a request came on.
 type connKey struct{}

@@ -36,10 +36,10 @@ type targetHeader struct {
 
 // A secondTarget is a resource that a header of a call names.
 type secondTarget struct {
-	header    string
-	elsewhere bool // not on this host, so no permission allows it
-	need      keystore.Need
-	wanted    string // the id of the namespace; empty: the key's own, or none
+	header      string
+	otherHost   bool // not on this host, so no permission allows it
+	need        keystore.Need
+	namespaceID string // the id of the namespace; empty: the key's own, or none
 }
 
 // addTargets compiles also_judge, and the rule for Destination where a method has one.
@@ -57,10 +57,10 @@ func (c *rules) addTargets(h *Handler) error {
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
 			return fmt.Errorf("also_judge: %q is no name of a header", redact.Argument(j.Header))
-		case drops(j.Header, true):
+		case isDropped(j.Header, true):
 			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name "+
 				"anything to the API: leave it out", redact.Argument(j.Header))
-		case slices.Contains(unfitHeaders, t.name):
+		case slices.Contains(reservedHeaders, t.name):
 			return fmt.Errorf("also_judge: the value of %s is no path: leave it out",
 				redact.Argument(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
@@ -81,7 +81,7 @@ func (c *rules) addTargets(h *Handler) error {
 			required: h.Forwarded != "",
 		})
 	}
-	if showsPath(c.namespace) && len(c.targets) > 0 {
+	if mayContainPath(c.namespace) && len(c.targets) > 0 {
 		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or "+
 			"also_judge names could not be judged: "+
 			"take the namespace from the path with namespace_path", redact.Argument(c.namespace))
@@ -89,8 +89,8 @@ func (c *rules) addTargets(h *Handler) error {
 	return nil
 }
 
-// showsPath reports whether a text has a placeholder that may be a part of the request's path.
-func showsPath(text string) bool {
+// mayContainPath reports whether a text has a placeholder that may be a part of the request's path.
+func mayContainPath(text string) bool {
 	return slices.ContainsFunc([]string{"{http.request.uri", "{http.request.orig_uri",
 		"{http.regexp."}, func(name string) bool {
 		return strings.Contains(text, name)
@@ -134,11 +134,11 @@ func (c *rules) findTargets(call *call) bool {
 		if n != 1 || !route.IsOneURI(value) {
 			return false
 		}
-		path, query, elsewhere := route.Locate(value, call.host(), t.relative)
+		path, query, otherHost := route.Locate(value, call.host(), t.relative)
 		if !route.CanonicalPath(path, c.encodedSlash && t.destination) {
 			return false
 		}
-		if !elsewhere && c.isPublic(path) {
+		if !otherHost && c.isPublic(path) {
 			continue
 		}
 		method := http.MethodGet
@@ -146,8 +146,8 @@ func (c *rules) findTargets(call *call) bool {
 			method = http.MethodPut
 		}
 		call.targets = append(call.targets, secondTarget{
-			header: t.name, elsewhere: elsewhere,
-			need: c.table.Need(method, path, query, t.class), wanted: c.namespaceOf(call, path),
+			header: t.name, otherHost: otherHost,
+			need: c.table.Need(method, path, query, t.class), namespaceID: c.namespaceOf(call, path),
 		})
 	}
 	return true
@@ -177,16 +177,16 @@ func (c *call) host() string {
 func (h *Handler) decideTargets(c *call, q keystore.Request) keystore.Outcome {
 	for i := range c.targets {
 		t := &c.targets[i]
-		if h.Namespace == keystore.HomeNamespace && t.wanted == "" {
-			t.wanted = c.record.Namespace
+		if h.Namespace == keystore.HomeNamespace && t.namespaceID == "" {
+			t.namespaceID = c.record.Namespace
 		}
-		q.Namespace, q.Need = c.policy.Namespace(t.wanted), t.need
+		q.Namespace, q.Need = c.policy.Namespace(t.namespaceID), t.need
 		outcome := keystore.Decide(c.record, &q)
-		if outcome == keystore.OK && t.elsewhere {
+		if outcome == keystore.OK && t.otherHost {
 			outcome = keystore.Forbidden
 		}
 		if outcome != keystore.OK {
-			c.blame(t)
+			c.refuseTarget(t)
 			c.namespace = q.Namespace
 			return outcome
 		}
@@ -194,15 +194,15 @@ func (h *Handler) decideTargets(c *call, q keystore.Request) keystore.Outcome {
 	return keystore.OK
 }
 
-// blame makes a refusal be about a second target.
-func (c *call) blame(t *secondTarget) {
-	c.blamed, c.need, c.wanted = t, t.need, t.wanted
+// refuseTarget makes a refusal be about a second target.
+func (c *call) refuseTarget(t *secondTarget) {
+	c.refusedTarget, c.need, c.namespaceID = t, t.need, t.namespaceID
 }
 
 // detail says for people which header a refusal is about.
 func (t *secondTarget) detail() string {
 	switch {
-	case t.elsewhere:
+	case t.otherHost:
 		return fmt.Sprintf("The header %s names a resource that is not on this host.", t.header)
 	case t.need.Undeclared:
 		return fmt.Sprintf("The header %s names a resource for which the API declares no such "+

@@ -68,12 +68,12 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 				return nil, t.err
 			case len(t.rulings) == 0:
 			case agreed == nil:
-				agreed, agreedHost = t.rulings, shownHost(host, server)
+				agreed, agreedHost = t.rulings, describeHost(host, server)
 			case !slices.Equal(agreed, t.rulings):
 				return nil,
 					verifyError("host",
 						"is required, because the api_key handlers of %s and %s decide differently",
-						agreedHost, shownHost(host, server))
+						agreedHost, describeHost(host, server))
 			}
 		}
 	}
@@ -117,7 +117,7 @@ func listeningOn(servers []*caddyhttp.Server, port uint16) (found []*caddyhttp.S
 	return found
 }
 
-func shownHost(host string, server *caddyhttp.Server) string {
+func describeHost(host string, server *caddyhttp.Server) string {
 	if host == "" {
 		host = "any host"
 	}
@@ -208,7 +208,7 @@ func (t *tracer) follow(routes caddyhttp.RouteList, r *http.Request) bool {
 func (t *tracer) handle(handler caddyhttp.MiddlewareHandler, r *http.Request) bool {
 	switch h := handler.(type) {
 	case *Handler:
-		ruling := t.rule(h, r)
+		ruling := t.ruling(h, r)
 		t.rulings = append(t.rulings, ruling)
 		return t.err == nil && !ruling.Outcome.Refuses() && h.Forwarded == ""
 	case *caddyhttp.Subroute:
@@ -218,18 +218,18 @@ func (t *tracer) handle(handler caddyhttp.MiddlewareHandler, r *http.Request) bo
 			return t.follow(caddyhttp.RouteList{*route}, r)
 		}
 	case *rewrite.Rewrite, *caddyhttp.VarsMiddleware, *maphandler.Handler:
-		return handler.ServeHTTP(nil, r, goesOn) == nil
+		return handler.ServeHTTP(nil, r, nextNoop) == nil
 	case *caddyhttp.StaticResponse, *caddyhttp.StaticError:
 		return false
 	}
 	return true
 }
 
-// goesOn is the next handler of those that only change the request.
-var goesOn = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+// nextNoop is the next handler of those that only change the request.
+var nextNoop = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
 // rule is what one handler decides.
-func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
+func (t *tracer) ruling(h *Handler, r *http.Request) admin.Ruling {
 	c := call{r: r, request: h.request(r), method: r.Method, keys: t.app.Keystore()}
 	canonical := false
 	if h.Forwarded != "" {
@@ -241,8 +241,8 @@ func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
 	if !canonical {
 		return admin.Ruling{Outcome: keystore.BadTarget}
 	}
-	outcome := h.rule(&c)
-	if outcome == keystore.OK && h.rules.placeholder && c.wanted == "" {
+	outcome := h.checkRequest(&c)
+	if outcome == keystore.OK && h.rules.placeholder && c.namespaceID == "" {
 		t.err = verifyError("path",
 			"is not enough: api_key takes the namespace from %s, which is empty here; give "+
 				"namespace and permission instead",
@@ -253,7 +253,7 @@ func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
 		from := max(0, slices.IndexFunc(list, func(s source) bool { return s.bearer }))
 		c.credential = credential{token: keystore.TrimSecretToken(t.question.Token),
 			source: &list[from]}
-		outcome = h.ruleToken(&c)
+		outcome = h.checkToken(&c)
 	}
-	return admin.Ruling{Outcome: outcome, Namespace: c.wanted, Need: c.need}
+	return admin.Ruling{Outcome: outcome, Namespace: c.namespaceID, Need: c.need}
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-const ourHeaders = "x-apikey-"
+const identityPrefix = "x-apikey-"
 
-// foldsToOurs reports whether a name folds to X-Apikey-*, any byte that is not a letter or digit
+// isIdentityHeader reports whether a name folds to X-Apikey-*, any byte that is not a letter or digit
 // counting as `-`: so do CGI, PHP and the like when they make variables of headers.
-func foldsToOurs(name string) bool {
-	return len(name) >= len(ourHeaders) && foldsTo(name[:len(ourHeaders)], ourHeaders)
+func isIdentityHeader(name string) bool {
+	return len(name) >= len(identityPrefix) && foldsTo(name[:len(identityPrefix)], identityPrefix)
 }
 
 func foldsTo(name, folded string) bool {
@@ -52,13 +52,13 @@ var spoofable, spoofableUnlessTrusted = []string{
 	"x-forwarded-user",
 }
 
-// drops reports whether a request header must not reach the upstream.
-func drops(name string, trusted bool) bool {
+// isDropped reports whether a request header must not reach the upstream.
+func isDropped(name string, trusted bool) bool {
 	if len(name) < len("x-") || ascii.Lower(name[0]) != 'x' || ascii.IsAlphanumeric(name[1]) {
 		return false
 	}
 	fold := func(folded string) bool { return foldsTo(name, folded) }
-	return foldsToOurs(name) || slices.ContainsFunc(spoofable, fold) || !trusted &&
+	return isIdentityHeader(name) || slices.ContainsFunc(spoofable, fold) || !trusted &&
 		slices.ContainsFunc(spoofableUnlessTrusted, fold)
 }
 
@@ -67,7 +67,7 @@ func drops(name string, trusted bool) bool {
 // replaced wherever an upstream may read it, such as in a Referer.
 func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 	for name, lines := range r.Header {
-		if drops(name, trusted) {
+		if isDropped(name, trusted) {
 			delete(r.Header, name)
 		} else {
 			redactLines(lines, hidden)
@@ -107,14 +107,14 @@ func isWebSocket(r *http.Request) bool {
 // cleanConnection takes our names out of Connection: whoever forwards the request would remove the
 // headers so named, after we have set them.
 func cleanConnection(header http.Header) {
-	if !slices.ContainsFunc(header["Connection"], namesOurs) {
+	if !slices.ContainsFunc(header["Connection"], namesIdentityHeader) {
 		return
 	}
 	var lines []string
 	for _, line := range header["Connection"] {
 		var kept []string
 		for token := range strings.SplitSeq(line, ",") {
-			if token = strings.Trim(token, " \t"); token != "" && !foldsToOurs(token) {
+			if token = strings.Trim(token, " \t"); token != "" && !isIdentityHeader(token) {
 				kept = append(kept, token)
 			}
 		}
@@ -129,29 +129,29 @@ func cleanConnection(header http.Header) {
 	header["Connection"] = lines
 }
 
-func namesOurs(line string) bool {
+func namesIdentityHeader(line string) bool {
 	for token := range strings.SplitSeq(line, ",") {
-		if foldsToOurs(strings.Trim(token, " \t")) {
+		if isIdentityHeader(strings.Trim(token, " \t")) {
 			return true
 		}
 	}
 	return false
 }
 
-// cleanTrailers drops names from the request's trailers (see deleteJudged), and the text of hidden.
+// cleanTrailers drops names from the request's trailers (see deleteTrailers), and the text of hidden.
 // net/http adds to the same map what comes at the end of the body, undeclared trailers too, so it
 // is looked at again then. Without any declared trailer there is no map, and later ones go to the
 // server's own copy of the request, which no handler sees.
 func cleanTrailers(r *http.Request, hidden []credential) {
-	deleteJudged(r.Trailer)
+	deleteTrailers(r.Trailer)
 	r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer, hidden: slices.Clone(hidden)}
 }
 
-// deleteJudged takes out of trailers what is judged or dropped as a header: an upstream may merge
+// deleteTrailers takes out of trailers what is judged or dropped as a header: an upstream may merge
 // them.
-func deleteJudged(trailer http.Header) {
+func deleteTrailers(trailer http.Header) {
 	for name := range trailer {
-		if drops(name, false) || foldsTo(name, "destination") {
+		if isDropped(name, false) || foldsTo(name, "destination") {
 			delete(trailer, name)
 		}
 	}
@@ -166,7 +166,7 @@ type trailerBody struct {
 func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF { //nolint:errorlint // Read returns it bare
-		deleteJudged(b.trailer)
+		deleteTrailers(b.trailer)
 		for _, lines := range b.trailer {
 			redactLines(lines, b.hidden)
 		}

@@ -130,7 +130,7 @@ func TestTrailers(t *testing.T) {
 				t.Errorf("%v", a.trailer)
 			}
 			for name := range a.seen.Trailer {
-				if foldsToOurs(name) {
+				if isIdentityHeader(name) {
 					t.Errorf("%s is announced", name)
 				}
 			}
@@ -274,7 +274,7 @@ func TestTheCredentialGoes(t *testing.T) {
 			var rest []string
 			for _, name := range slices.Sorted(maps.Keys(a.seen.Header)) {
 				for _, line := range a.seen.Header[name] {
-					if !foldsToOurs(name) {
+					if !isIdentityHeader(name) {
 						rest = append(rest, name+": "+line)
 					}
 				}
@@ -484,7 +484,7 @@ func TestIdentityHeadersOfRowsWrittenByHand(t *testing.T) {
 		Secrets: []keystore.Secret{{Digest: digest}},
 	}, digest)
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: odd}}})
-	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd), wanted: odd}
+	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd), namespaceID: odd}
 	header := make(http.Header)
 	req.identify(header, []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}})
 	if len(header) < 5 {

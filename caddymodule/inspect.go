@@ -115,7 +115,7 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 		}
 		c.adminSites += len(sites)
 		for _, site := range sites {
-			if found, refuses := site.behind(server.Routes, false); found && refuses {
+			if found, refuses := site.refusedIn(server.Routes, false); found && refuses {
 				c.refused = append(c.refused, server.Listen...)
 			}
 		}
@@ -125,7 +125,7 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 	return nil
 }
 
-// decodeHandlers decodes the handlers that [AdminSite.behind] looks at, in routes that are not
+// decodeHandlers decodes the handlers that [AdminSite.refusedIn] looks at, in routes that are not
 // provisioned, and returns the api_keys_admin handlers.
 func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
 	for i := range routes {
@@ -245,7 +245,7 @@ func (c *inspection) exposedSources() []string {
 func (c *inspection) unredactedLogs() []string {
 	var open []string
 	for name, l := range c.logs {
-		if l.Writer.Output != "discard" && l.takesHTTP() && !encoderRedacts(l.Encoder) {
+		if l.Writer.Output != "discard" && l.receivesHTTP() && !encoderRedacts(l.Encoder) {
 			open = append(open, name)
 		}
 	}
@@ -253,8 +253,8 @@ func (c *inspection) unredactedLogs() []string {
 	return open
 }
 
-// takesHTTP reports whether the log receives entries of any logger of the HTTP app.
-func (l logConfig) takesHTTP() bool {
+// receivesHTTP reports whether the log receives entries of any logger of the HTTP app.
+func (l logConfig) receivesHTTP() bool {
 	excluded := func(logger string) bool {
 		return slices.ContainsFunc(l.Exclude,
 			func(e string) bool { return e == logger || strings.HasPrefix(logger, e+".") })

@@ -184,7 +184,7 @@ func (m *storeMetrics) close() { m.census.close() }
 const (
 	censusInterval = 5 * time.Second        // at most that often is the database asked
 	censusTimeout  = 2 * time.Second        // after which it counts as away
-	censusPatience = 500 * time.Millisecond // which the scrape that began it waits for it
+	censusWait     = 500 * time.Millisecond // which the scrape that began it waits for it
 )
 
 // A census counts what only the database knows, without making scrapes wait for it or letting them
@@ -205,8 +205,8 @@ type censusCounts struct {
 	uses    []keystore.CapacityUse // of keys
 }
 
-// A counted is what a census asks.
-type counted interface {
+// A censusStore is what a census asks.
+type censusStore interface {
 	CountKeys(ctx context.Context) (map[keystore.Status]int64, error)
 	CountRefused(ctx context.Context) (int64, error)
 	CountNodes(ctx context.Context) (map[keystore.NodeState]int, error)
@@ -215,7 +215,7 @@ type counted interface {
 
 // latest returns the counts, which are up to censusInterval old, or older while the database does
 // not answer; nil when it could not be asked.
-func (c *census) latest(db counted) *censusCounts {
+func (c *census) latest(db censusStore) *censusCounts {
 	c.mu.Lock()
 	var taking chan struct{}
 	if !c.closed && c.taking == nil && time.Since(c.taken) >= censusInterval {
@@ -228,7 +228,7 @@ func (c *census) latest(db counted) *censusCounts {
 	if taking != nil {
 		select {
 		case <-taking:
-		case <-time.After(censusPatience):
+		case <-time.After(censusWait):
 		}
 	}
 	c.mu.Lock()
@@ -236,7 +236,7 @@ func (c *census) latest(db counted) *censusCounts {
 	return c.counts
 }
 
-func (c *census) take(ctx context.Context, db counted) {
+func (c *census) take(ctx context.Context, db censusStore) {
 	counts := new(censusCounts)
 	var err error
 	if counts.keys, err = db.CountKeys(ctx); err == nil {

@@ -184,7 +184,7 @@ func TestCensus(t *testing.T) {
 		active := func() int64 {
 			began := time.Now()
 			counts := c.latest(db)
-			if time.Since(began) > censusPatience {
+			if time.Since(began) > censusWait {
 				t.Errorf("a scrape waited for %s", time.Since(began))
 			}
 			if counts == nil {

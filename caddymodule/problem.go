@@ -137,8 +137,8 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byt
 	}
 }
 
-// hand gives the refusal to Caddy's error routes.
-func (f refusal) hand(w http.ResponseWriter) error {
+// handleError gives the refusal to Caddy's error routes.
+func (f refusal) handleError(w http.ResponseWriter) error {
 	f.setHeaders(w.Header())
 	return caddyhttp.Error(f.code(), errors.New(f.outcome.Code()))
 }

@@ -108,7 +108,7 @@ func TestErrorsShowNoPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	for directive, words := range map[string][]string{
-		"api_keys": slices.Collect(maps.Keys(appOptions)), "api_key": handlerWords,
+		"api_keys": slices.Collect(maps.Keys(appOptions)), "api_key": handlerOptions,
 	} {
 		for _, word := range words {
 			if optionLines[directive][word] == nil {

@@ -11,30 +11,30 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// forPeople reports whether a path under /apikeys/ is the console's, not the REST interface's.
-func forPeople(path string) bool {
+// isConsolePath reports whether a path under /apikeys/ is the console's, not the REST interface's.
+func isConsolePath(path string) bool {
 	return path != api.Prefix && !strings.HasPrefix(path, api.Prefix+"/")
 }
 
 // serveConsole answers a request for a page.
 func (s *AdminSite) serveConsole(c *call) error {
 	// A proxy that may say so can have ended TLS before us.
-	who := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted &&
+	visitor := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted &&
 		c.r.Header.Get("X-Forwarded-Proto") == "https"}
-	who.Beside = c.request.noted // by an api_key of this site, which has let the path by as public
-	who.Address = cmp.Or(c.request.clientIP, peerAddress(c.r))
-	who.Session = console.SessionOf(c.r, who.Secure)
-	user := s.signedIn(c)
-	who.Trusted = user != ""
-	who.Caller, who.Outcome = s.judgePerson(c, &who, user)
-	who.SignIn = func(token string) (*keystore.Record, keystore.Outcome) {
+	visitor.Beside = c.request.decided // by an api_key of this site, which has let the path by as public
+	visitor.Address = cmp.Or(c.request.clientIP, peerAddress(c.r))
+	visitor.Session = console.SessionOf(c.r, visitor.Secure)
+	user := s.trustedUser(c)
+	visitor.Trusted = user != ""
+	visitor.Caller, visitor.Outcome = s.authorizeConsole(c, &visitor, user)
+	visitor.SignIn = func(token string) (*keystore.Record, keystore.Outcome) {
 		c.credential, c.session = credential{token: keystore.TrimSecretToken(token)}, ""
-		outcome := s.gate.lookUp(c)
+		outcome := s.auth.lookUp(c)
 		return c.record, outcome
 	}
-	s.gate.conclude(c, who.Outcome)
-	if !s.gate.app.hasStarted() {
-		return s.gate.refuse(c)
+	s.auth.conclude(c, visitor.Outcome)
+	if !s.auth.app.hasStarted() {
+		return s.auth.refuse(c)
 	}
 	defer func() { // signing in may begin it
 		if c.running != nil {
@@ -43,39 +43,39 @@ func (s *AdminSite) serveConsole(c *call) error {
 	}()
 	w, r := c.w, c.r
 	if c.running != nil {
-		w, r = c.running.follow(w, r)
+		w, r = c.running.wrap(w, r)
 	}
-	s.gate.app.serveConsole(w, r, who)
+	s.auth.app.serveConsole(w, r, visitor)
 	return nil
 }
 
-// judgePerson is judge for a person: Caddy knows who it is, or there is a session.
-func (s *AdminSite) judgePerson(
-	c *call, who *console.Visitor, user string,
+// authorizeConsole is judge for a person: Caddy knows who it is, or there is a session.
+func (s *AdminSite) authorizeConsole(
+	c *call, visitor *console.Visitor, user string,
 ) (caller manage.Caller, outcome keystore.Outcome) {
-	class, mapped := s.gate.rules.methods[c.method]
+	class, mapped := s.auth.rules.methods[c.method]
 	if !mapped {
 		return caller, keystore.Method
 	}
 	c.need.Class = class
 	var err error
-	switch c.keys, err = s.gate.app.Await(c.r.Context()); {
+	switch c.keys, err = s.auth.app.Await(c.r.Context()); {
 	case err != nil:
 		return caller, keystore.Unavailable
 	case user != "":
-		return s.knownUser(c, user, who.Address)
-	case who.Session == "":
+		return s.callerForUser(c, user, visitor.Address)
+	case visitor.Session == "":
 		return caller, keystore.Public // there is a page to sign in at
 	}
-	c.session = who.Session
-	if outcome = s.gate.lookUp(c); outcome == keystore.OK {
-		caller = manage.MemberCaller(c.record, who.Address)
+	c.session = visitor.Session
+	if outcome = s.auth.lookUp(c); outcome == keystore.OK {
+		caller = manage.MemberCaller(c.record, visitor.Address)
 	}
 	return caller, outcome
 }
 
-// knownUser is the member whom a user that Caddy has let in stands for.
-func (s *AdminSite) knownUser(
+// callerForUser is the member whom a user that Caddy has let in stands for.
+func (s *AdminSite) callerForUser(
 	c *call, user, from string,
 ) (caller manage.Caller, outcome keystore.Outcome) {
 	if isEarly(c.r) && c.need.Class == keystore.Write {
@@ -92,12 +92,12 @@ func (s *AdminSite) knownUser(
 }
 
 // serveConsole serves the pages, after Start.
-func (a *App) serveConsole(w http.ResponseWriter, r *http.Request, who console.Visitor) {
+func (a *App) serveConsole(w http.ResponseWriter, r *http.Request, visitor console.Visitor) {
 	var pages *console.Console
 	if s := a.store.Load(); s != nil {
 		pages = s.console
 	} else {
 		pages = a.opening.console
 	}
-	pages.ServeHTTP(w, r, who)
+	pages.ServeHTTP(w, r, visitor)
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-const answersUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
+const servesOnlyUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
 
-// checkPlace fails if no request under /apikeys/ can reach the handler that ctx provisions, because
+// checkRoutes fails if no request under /apikeys/ can reach the handler that ctx provisions, because
 // the routes around it match other paths or strip a prefix. It accepts routes that rewrite the path
 // in any other way.
-func checkPlace(ctx caddy.Context) error {
+func checkRoutes(ctx caddy.Context) error {
 	const instead = ": write `handle " + sitePath + "/* { " + adminSiteDirective + " }`"
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
@@ -47,7 +47,7 @@ func checkPlace(ctx caddy.Context) error {
 				continue
 			}
 			if taken == nil {
-				taken = pathsElsewhere(route)
+				taken = pathsOutsideSite(route)
 			}
 			// the route around the handler: its raw form is kept until all its handlers are loaded
 			break
@@ -55,10 +55,10 @@ func checkPlace(ctx caddy.Context) error {
 	}
 	switch {
 	case taken != nil:
-		return fmt.Errorf(answersUnder+"the route around it matches only %s"+instead,
+		return fmt.Errorf(servesOnlyUnder+"the route around it matches only %s"+instead,
 			redact.Argument(strings.Join(taken, " ")))
 	case stripped != "":
-		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead,
+		return fmt.Errorf(servesOnlyUnder+"the route around it removes %s from the path"+instead,
 			redact.Argument(stripped))
 	}
 	return nil
@@ -82,13 +82,13 @@ func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
 	return rewrites
 }
 
-// pathsElsewhere returns the paths that a route matches, or nil if it may match one under
+// pathsOutsideSite returns the paths that a route matches, or nil if it may match one under
 // /apikeys/.
-func pathsElsewhere(route caddyhttp.Route) (paths []string) {
+func pathsOutsideSite(route caddyhttp.Route) (paths []string) {
 	for _, set := range route.MatcherSets {
 		within := true
 		for _, matcher := range set {
-			if m, ok := matcher.(*caddyhttp.MatchPath); ok && !reachesSite(*m) {
+			if m, ok := matcher.(*caddyhttp.MatchPath); ok && !mayMatchSite(*m) {
 				paths = append(paths, *m...)
 				within = false
 			}
@@ -100,8 +100,8 @@ func pathsElsewhere(route caddyhttp.Route) (paths []string) {
 	return paths
 }
 
-// reachesSite reports whether a path matcher may match a path under /apikeys/.
-func reachesSite(paths []string) bool {
+// mayMatchSite reports whether a path matcher may match a path under /apikeys/.
+func mayMatchSite(paths []string) bool {
 	for _, path := range paths {
 		fixed := strings.ToLower(path)
 		if i := strings.IndexAny(fixed, "*{"); i >= 0 {

@@ -21,42 +21,42 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
 )
 
-// A listAnswer stands between the API's answer to a call of `list` and the client. Of a body, the
+// A listResponse stands between the API's answer to a call of `list` and the client. Of a body, the
 // client gets what went through the filter, and nothing else: so an error of the API keeps its
 // status and headers, and gets another body.
 //
 // The filter reads, as a decompressor does, while the API's answer is written to us. It runs as a
 // coroutine of whoever writes, so there is no other goroutine that could outlive the request or use
 // the client's writer beside it.
-type listAnswer struct {
+type listResponse struct {
 	http.ResponseWriter // the client's
 	ctx                 context.Context
 	request             *http.Request
 	filter              jsonlist.Filter
 
-	given  http.Header // what Header returns. Trailers end here.
-	header http.Header // of the API's answer
-	status int         // likewise; 0: none yet
-	done   bool        // the client has its answer, whatever the API's body is
-	sent   bool        // the client has the header at least
-	gone   bool        // the client takes no more
-	err    error       // why the client cannot have the answer
+	handlerHeader http.Header // what Header returns. Trailers end here.
+	header        http.Header // of the API's answer
+	status        int         // likewise; 0: none yet
+	done          bool        // the client has its answer, whatever the API's body is
+	sent          bool        // the client has the header at least
+	writeFailed   bool        // the client takes no more
+	err           error       // why the client cannot have the answer
 
 	out    *bufio.Writer
 	chunk  []byte // written to us, for the filter
-	ended  bool   // no more will be
+	eof    bool   // no more will be
 	resume func() (struct{}, bool)
 	stop   func()
 }
 
-func newListAnswer(w http.ResponseWriter, r *http.Request, f jsonlist.Filter) *listAnswer {
-	return &listAnswer{ResponseWriter: w, ctx: r.Context(), request: r, filter: f,
-		given: w.Header().Clone()}
+func newListResponse(w http.ResponseWriter, r *http.Request, f jsonlist.Filter) *listResponse {
+	return &listResponse{ResponseWriter: w, ctx: r.Context(), request: r, filter: f,
+		handlerHeader: w.Header().Clone()}
 }
 
 // serve has the answer made, and returns why the client cannot have it. err is next's, when there
 // was no answer.
-func (a *listAnswer) serve(r *http.Request, next caddyhttp.Handler) (cause, err error) {
+func (a *listResponse) serve(r *http.Request, next caddyhttp.Handler) (cause, err error) {
 	defer func() {
 		if a.stop != nil {
 			a.stop()
@@ -83,19 +83,19 @@ func (a *listAnswer) serve(r *http.Request, next caddyhttp.Handler) (cause, err 
 	return a.err, nil
 }
 
-func (a *listAnswer) fail(err error) {
+func (a *listResponse) fail(err error) {
 	if a.err == nil && !a.done {
 		a.err = err
 	}
 }
 
-func (a *listAnswer) finish() {
+func (a *listResponse) finish() {
 	switch {
 	case a.err != nil || a.done:
 	case a.status == 0:
 		a.fail(errors.New("there is none"))
 	default:
-		a.ended = true
+		a.eof = true
 		a.resume()
 		if a.err == nil {
 			a.err = a.out.Flush()
@@ -104,28 +104,28 @@ func (a *listAnswer) finish() {
 }
 
 // Header is http.ResponseWriter's.
-func (a *listAnswer) Header() http.Header { return a.given }
+func (a *listResponse) Header() http.Header { return a.handlerHeader }
 
 // WriteHeader is http.ResponseWriter's. Informational answers are dropped.
-func (a *listAnswer) WriteHeader(status int) {
+func (a *listResponse) WriteHeader(status int) {
 	if a.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
 	a.status = status
-	a.header = canonicalHeader(a.given)
+	a.header = canonicalHeader(a.handlerHeader)
 	switch {
 	case status == http.StatusResetContent, status == http.StatusPartialContent, status == http.StatusIMUsed,
 		status == http.StatusNotModified, status < 200, status > 599:
 		a.fail(fmt.Errorf("its status is %d", status))
 	case status == http.StatusNoContent, status >= 300:
-		a.substitute()
+		a.replaceBody()
 	default:
-		a.begin()
+		a.startBody()
 	}
 }
 
-// begin makes ready for a body.
-func (a *listAnswer) begin() {
+// startBody makes ready for a body.
+func (a *listResponse) startBody() {
 	zipped, err := checkJSON(a.header)
 	switch {
 	case err != nil:
@@ -134,7 +134,7 @@ func (a *listAnswer) begin() {
 		a.send()
 		a.done = true
 	default:
-		a.out = bufio.NewWriterSize(listClient{a}, 32<<10)
+		a.out = bufio.NewWriterSize(clientWriter{a}, 32<<10)
 		a.resume, a.stop = iter.Pull(func(yield func(struct{}) bool) {
 			next := func() ([]byte, error) { return a.next(yield) }
 			if zipped {
@@ -148,9 +148,9 @@ func (a *listAnswer) begin() {
 }
 
 // next returns what was written to us, once there is something.
-func (a *listAnswer) next(yield func(struct{}) bool) ([]byte, error) {
+func (a *listResponse) next(yield func(struct{}) bool) ([]byte, error) {
 	for len(a.chunk) == 0 {
-		if a.ended {
+		if a.eof {
 			return nil, io.EOF
 		}
 		if !yield(struct{}{}) {
@@ -162,7 +162,7 @@ func (a *listAnswer) next(yield func(struct{}) bool) ([]byte, error) {
 	return chunk, a.ctx.Err() // writing would not tell when all elements go
 }
 
-func (a *listAnswer) Write(p []byte) (int, error) {
+func (a *listResponse) Write(p []byte) (int, error) {
 	a.WriteHeader(http.StatusOK) // if there was none
 	if a.err == nil && !a.done {
 		a.chunk = p
@@ -175,7 +175,7 @@ func (a *listAnswer) Write(p []byte) (int, error) {
 }
 
 // FlushError is http.ResponseController's. What the filter holds back stays.
-func (a *listAnswer) FlushError() error {
+func (a *listResponse) FlushError() error {
 	if a.out != nil && a.err == nil {
 		if err := a.out.Flush(); err != nil {
 			return err
@@ -188,21 +188,21 @@ func (a *listAnswer) FlushError() error {
 }
 
 // Hijack is http.ResponseController's.
-func (a *listAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+func (a *listResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, http.ErrNotSupported
 }
 
 // Unwrap is http.ResponseController's, for deadlines.
-func (a *listAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+func (a *listResponse) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // send gives the client the header of the API's answer.
-func (a *listAnswer) send() {
+func (a *listResponse) send() {
 	a.setHeader()
 	a.ResponseWriter.WriteHeader(a.status)
 }
 
-// substitute gives the client the API's answer with another body, or without one.
-func (a *listAnswer) substitute() {
+// replaceBody gives the client the API's answer with another body, or without one.
+func (a *listResponse) replaceBody() {
 	for name := range a.header {
 		if strings.HasPrefix(name, "Content-") {
 			delete(a.header, name)
@@ -223,10 +223,10 @@ func (a *listAnswer) substitute() {
 var unfilterable, _ = json.Marshal(newProblem(http.StatusBadGateway, "unfilterable_answer",
 	"The API's answer cannot be filtered", ""))
 
-// ofTheWhole are response headers that are about the body as the API sent it, or let a client or a
+// unfilteredHeaders are response headers that are about the body as the API sent it, or let a client or a
 // cache ask for it by other means (RFC 9110 §8, §14, RFC 9530, RFC 3229). Who caches for several
 // keys would give one what another may see.
-var ofTheWhole = []string{
+var unfilteredHeaders = []string{
 	"Content-Length", "Content-Encoding", "Content-Range", "Accept-Ranges", "Transfer-Encoding",
 	"Trailer",
 	"Etag", "Last-Modified", "Content-Md5", "Digest", "Content-Digest", "Repr-Digest", "Delta-Base",
@@ -234,11 +234,11 @@ var ofTheWhole = []string{
 	"Expires", "Age", "Surrogate-Control", "X-Accel-Expires",
 }
 
-func (a *listAnswer) setHeader() {
+func (a *listResponse) setHeader() {
 	header := a.ResponseWriter.Header()
 	clear(header)
 	maps.Copy(header, a.header)
-	for _, name := range ofTheWhole {
+	for _, name := range unfilteredHeaders {
 		delete(header, name)
 	}
 	maps.DeleteFunc(header, func(name string, _ []string) bool {
@@ -250,16 +250,16 @@ func (a *listAnswer) setHeader() {
 	a.sent = true
 }
 
-// A listClient is where the filter's output goes. The header waits for it: without any, there can
+// A clientWriter is where the filter's output goes. The header waits for it: without any, there can
 // be another answer.
-type listClient struct{ *listAnswer }
+type clientWriter struct{ *listResponse }
 
-func (c listClient) Write(p []byte) (int, error) {
+func (c clientWriter) Write(p []byte) (int, error) {
 	if !c.sent {
 		c.send()
 	}
 	n, err := c.ResponseWriter.Write(p)
-	c.gone = c.gone || err != nil
+	c.writeFailed = c.writeFailed || err != nil
 	return n, err
 }
 

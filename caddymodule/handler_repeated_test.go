@@ -86,7 +86,7 @@ func TestRefusalsHandedOnCarryNothing(t *testing.T) {
 					t.Error("pass_credential does not pass it")
 				}
 				for name := range refused.Header {
-					if drops(name, false) {
+					if isDropped(name, false) {
 						t.Errorf("%s is still there", name)
 					}
 				}
