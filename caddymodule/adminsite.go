@@ -30,10 +30,10 @@ func init() {
 }
 
 // AdminSite serves the management of API keys on a site. It answers all requests under `/apikeys/`
-// and passes on the others. `/apikeys/` is a web console in which members sign in with their token,
+// and passes on the others. `/apikeys/` is a web console in which members sign in with their token.
 // `/apikeys/v1/` is the REST API. REST requests authenticate with the token of a member or key in
-// `Authorization: Bearer` or `X-API-Key`, and need permissions on `admin…` resources. Any valid key
-// may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need no token.
+// `Authorization: Bearer` or `X-API-Key`, and require permissions on `admin…` resources. Any valid
+// key may read `/apikeys/v1/self`. `openapi.json`, `docs` and `health` require no token.
 //
 // If the same site has `api_key`, add `public /apikeys/*` to it. Otherwise it refuses member tokens
 // and removes keys from the request. Caddy logs a warning at the start if that line is missing.
@@ -50,7 +50,7 @@ type AdminSite struct {
 
 	auth   Handler           // finds and verifies the credential
 	user   string            // TrustUser without the braces
-	server *caddyhttp.Server // nil: none
+	server *caddyhttp.Server // nil if no server runs the handler
 }
 
 // sitePath is the path under which the console and the REST API are served.
@@ -171,8 +171,8 @@ const noMember = "No member is signed in: " + adminSiteDirective +
 	" trusts users that this site has authenticated before, and this request has no user, or one " +
 	"that is not the login of an active member."
 
-// authorize is [Handler.authorize] for the REST API and also returns the caller. The API checks permissions
-// itself.
+// authorize is [Handler.authorize] for the REST API. It also returns the caller, whose permissions
+// the API checks itself.
 func (s *AdminSite) authorize(c *call) (caller manage.Caller, outcome keystore.Outcome) {
 	class, mapped := s.auth.rules.methods[c.method]
 	if !mapped {

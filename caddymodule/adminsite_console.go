@@ -11,17 +11,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// isConsolePath reports whether a path under /apikeys/ is the console's, not the REST interface's.
+// isConsolePath reports whether a path under /apikeys/ belongs to the console, not to the REST API.
 func isConsolePath(path string) bool {
 	return path != api.Prefix && !strings.HasPrefix(path, api.Prefix+"/")
 }
 
 // serveConsole answers a request for a page.
 func (s *AdminSite) serveConsole(c *call) error {
-	// A proxy that may say so can have ended TLS before us.
+	// A trusted proxy may have terminated TLS.
 	visitor := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted &&
 		c.r.Header.Get("X-Forwarded-Proto") == "https"}
-	visitor.Beside = c.request.decided // by an api_key of this site, which has let the path by as public
+	visitor.Beside = c.request.decided // an api_key of this site has passed the path on as public
 	visitor.Address = cmp.Or(c.request.clientIP, peerAddress(c.r))
 	visitor.Session = console.SessionOf(c.r, visitor.Secure)
 	user := s.trustedUser(c)
@@ -36,7 +36,7 @@ func (s *AdminSite) serveConsole(c *call) error {
 	if !s.auth.app.hasStarted() {
 		return s.auth.refuse(c)
 	}
-	defer func() { // signing in may begin it
+	defer func() { // a sign-in may start it
 		if c.running != nil {
 			c.running.leave(c.keys)
 		}
@@ -49,7 +49,8 @@ func (s *AdminSite) serveConsole(c *call) error {
 	return nil
 }
 
-// authorizeConsole is judge for a person: Caddy knows who it is, or there is a session.
+// authorizeConsole decides on a request for a page. It authenticates the user that Caddy has
+// authenticated, or else the session. Without either, the outcome is Public.
 func (s *AdminSite) authorizeConsole(
 	c *call, visitor *console.Visitor, user string,
 ) (caller manage.Caller, outcome keystore.Outcome) {
@@ -65,7 +66,7 @@ func (s *AdminSite) authorizeConsole(
 	case user != "":
 		return s.callerForUser(c, user, visitor.Address)
 	case visitor.Session == "":
-		return caller, keystore.Public // there is a page to sign in at
+		return caller, keystore.Public // the console shows the sign-in page
 	}
 	c.session = visitor.Session
 	if outcome = s.auth.lookUp(c); outcome == keystore.OK {
@@ -74,7 +75,8 @@ func (s *AdminSite) authorizeConsole(
 	return caller, outcome
 }
 
-// callerForUser is the member whom a user that Caddy has let in stands for.
+// callerForUser returns the member whose login is the user that Caddy has authenticated. The outcome
+// is Forbidden if there is no such member.
 func (s *AdminSite) callerForUser(
 	c *call, user, from string,
 ) (caller manage.Caller, outcome keystore.Outcome) {
@@ -88,10 +90,10 @@ func (s *AdminSite) callerForUser(
 	case caller.Member() == "":
 		return caller, keystore.Forbidden
 	}
-	return caller, keystore.Anonymous // no credential of ours
+	return caller, keystore.Anonymous // without a token
 }
 
-// serveConsole serves the pages, after Start.
+// serveConsole serves the pages. It must not be called before Start.
 func (a *App) serveConsole(w http.ResponseWriter, r *http.Request, visitor console.Visitor) {
 	var pages *console.Console
 	if s := a.store.Load(); s != nil {

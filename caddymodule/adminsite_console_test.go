@@ -12,18 +12,18 @@ import (
 	"testing"
 )
 
-// signIn sends the form of the console, and returns what came at last.
-func (g *gate) signIn(token string, headers ...string) (int, string) {
+// signIn submits the sign-in form and returns the last response after redirects.
+func (g *instance) signIn(token string, headers ...string) (int, string) {
 	g.t.Helper()
 	form := url.Values{"token": {token}}.Encode()
 	return g.do("POST", "site", "/apikeys/sign-in", form,
 		append([]string{"Content-Type", "application/x-www-form-urlencoded"}, headers...)...)
 }
 
-// TestConsole is the door to the pages: a session is as good as the token it was opened with, for
-// the pages alone.
+// TestConsole checks authentication for the pages: a session has the access of its token, but only
+// to the pages.
 func TestConsole(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	id, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	g.client.Jar, _ = cookiejar.New(nil)
@@ -76,14 +76,14 @@ func TestConsole(t *testing.T) {
 			t.Errorf("%s: %d %s", test.name, status, answer)
 		}
 		if strings.Contains(answer, token) {
-			t.Fatalf("%s: the answer holds the token", test.name)
+			t.Fatalf("%s: the response contains the token", test.name)
 		}
 	}
 }
 
-// TestConsoleAddresses: a session is bound to the addresses of the token.
+// TestConsoleAddresses checks that a session is valid only from the addresses of its token.
 func TestConsoleAddresses(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	id, _ := g.member(object{"name": "Ada", "grants": grantOf("viewer")})
 	var made struct{ Token string }
@@ -97,21 +97,22 @@ func TestConsoleAddresses(t *testing.T) {
 		"198.51.100.7"}
 	if status, answer := g.signIn(token, cafe...); status != 422 ||
 		!strings.Contains(answer, "may not be used from 198.51.100.7") {
-		t.Errorf("from elsewhere: %d %s", status, answer)
+		t.Errorf("from another address: %d %s", status, answer)
 	}
 	if status, answer := g.signIn(token, office...); status != 200 ||
 		!strings.Contains(answer, "<h1>Keys</h1>") {
-		t.Errorf("from the office: %d %s", status, answer)
+		t.Errorf("from an allowed address: %d %s", status, answer)
 	}
 	if status, answer := g.do("GET", "site", "/apikeys/keys", "", cafe...); status != 403 ||
 		!strings.Contains(answer, "Address not allowed") {
-		t.Errorf("carried elsewhere: %d %s", status, answer)
+		t.Errorf("session used from another address: %d %s", status, answer)
 	}
 }
 
-// TestConsoleExample: the call to try a new key with goes to this site only if the API is here.
+// TestConsoleExample checks that the example request for a new key names this site only if it serves
+// the API.
 func TestConsoleExample(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	_, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	g.client.Jar, _ = cookiejar.New(nil)
@@ -128,14 +129,15 @@ func TestConsoleExample(t *testing.T) {
 		status, answer := g.do("POST", "site", "/apikeys/keys/new", form, "Content-Type",
 			"application/x-www-form-urlencoded", "Sec-Fetch-Site", "same-origin")
 		if status != 201 || !strings.Contains(answer, "&#34;"+test.want+"&#34;") {
-			t.Errorf("status %d, and no call to %s", status, test.want)
+			t.Errorf("status %d, and no request to %s", status, test.want)
 		}
 	}
 }
 
-// TestConsoleCookie: by TLS, or a proxy that ended it, the cookie is for TLS alone.
+// TestConsoleCookie checks that the cookie is Secure if this site or a trusted proxy has terminated
+// TLS.
 func TestConsoleCookie(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	_, token := g.member(object{"name": "Ada"})
 	for proto, want := range map[string]string{"http": "apikeys-session=",
@@ -155,13 +157,13 @@ func TestConsoleCookie(t *testing.T) {
 		if got := resp.Header.Get("Set-Cookie"); !strings.HasPrefix(got, want) ||
 			strings.Contains(got, "Secure; ") != (proto == "https") ||
 			strings.Contains(got, token) {
-			t.Errorf("%s: the cookie is not as it should be", proto)
+			t.Errorf("%s: wrong cookie attributes", proto)
 		}
 	}
 }
 
 func TestConsoleTrustUser(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	signIn := object{"handler": "authentication",
 		"providers": object{"http_basic": object{"accounts": []object{{"username": "ada",
 			"password": bcrypted}, {"username": "eve", "password": bcrypted}}}}}
@@ -177,10 +179,11 @@ func TestConsoleTrustUser(t *testing.T) {
 	}
 }
 
-// TestNoProofNoWrite: no request without a valid credential waits for the lock of all changes. A
-// request that needs it while another program holds it is answered 503.
-func TestNoProofNoWrite(t *testing.T) {
-	g := newGate(t)
+// TestUnauthenticatedRequestsNeedNoWriteLock checks that no request without a valid credential waits
+// for the database's write lock. A request that needs the lock while another program holds it gets
+// 503.
+func TestUnauthenticatedRequestsNeedNoWriteLock(t *testing.T) {
+	g := newInstance(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	id, replaced := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	var old struct{ Token string }
@@ -194,7 +197,7 @@ func TestNoProofNoWrite(t *testing.T) {
 	g.mustDo("POST", "admin", "/apikeys/v1/keys/import",
 		`{"keys":[{"name":"so that unknown credentials are looked up","namespace":"default","access":"read_only","token":"sk_live_0123456789"}]}`)
 
-	// A session that was signed out, and one whose token was replaced.
+	// One session has been signed out, the token of the other has been rotated.
 	session := func(token string) string {
 		jar, _ := cookiejar.New(nil)
 		g.client.Jar = jar
@@ -286,7 +289,7 @@ func lockSQLite(t *testing.T, path string) (release func()) {
 	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	// on another connection
+	// The lock must hold for another connection too.
 	if _, err := db.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err == nil {
 		t.Fatal("two connections hold the write lock")
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-const servesOnlyUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
+const servesOnlyUnder = adminSiteDirective + " serves only paths under " + sitePath + "/, but "
 
 // checkRoutes fails if no request under /apikeys/ can reach the handler that ctx provisions, because
 // the routes around it match other paths or strip a prefix. It accepts routes that rewrite the path
@@ -35,7 +35,7 @@ func checkRoutes(ctx caddy.Context) error {
 		for _, route := range routes {
 			rewrites := rewritesOf(route)
 			if depth == 0 && len(route.HandlersRaw) == 0 {
-				continue // another route, which is provisioned already
+				continue // a provisioned route, so not the one around the handler
 			}
 			for _, r := range rewrites {
 				if r.StripPathPrefix == "" {
@@ -49,7 +49,7 @@ func checkRoutes(ctx caddy.Context) error {
 			if taken == nil {
 				taken = pathsOutsideSite(route)
 			}
-			// the route around the handler: its raw form is kept until all its handlers are loaded
+			// This route contains the handler: Caddy clears HandlersRaw once all are loaded.
 			break
 		}
 	}
@@ -64,6 +64,7 @@ func checkRoutes(ctx caddy.Context) error {
 	return nil
 }
 
+// rewritesOf returns the rewrite handlers of a route, provisioned or not.
 func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
 	for _, handler := range route.Handlers {
 		if r, ok := handler.(*rewrite.Rewrite); ok {

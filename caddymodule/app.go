@@ -1,3 +1,12 @@
+// Package caddymodule plugs API keys into Caddy: the app api_keys, which opens the key store; the
+// handlers api_key, which requires a key, and api_keys_admin, which serves the REST API and the web
+// console on a site; the module of Caddy's admin endpoint; the Caddyfile syntax; and the metrics.
+//
+// It adapts the other packages and may import all of them. Only this package and its subpackages
+// know Caddy. Handlers decide with [keystore.Decide] and hold no rules of their own about keys.
+//
+// Start with app.go for the life of the store, and with Handler.ServeHTTP in handler.go for the way
+// of a request.
 package caddymodule
 
 import (
@@ -69,7 +78,7 @@ type App struct {
 	// the database.
 	TokenKey string `json:"token_key,omitempty"`
 
-	// Limits on the contents of the database. Default is the default of each field.
+	// Limits on the contents of the database. Default is no block: each limit has its own default.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
 	ctx    caddy.Context
@@ -161,7 +170,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		a.settings.Capacity = a.Capacity.capacity()
 	}
-	a.settings.LocalCache, a.settings.LocalCacheBytes, a.settings.Lease = a.LocalCache, a.LocalCacheBytes, time.Duration(a.Lease)
+	a.settings.LocalCache, a.settings.LocalCacheBytes = a.LocalCache, a.LocalCacheBytes
+	a.settings.Lease = time.Duration(a.Lease)
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
 

@@ -20,8 +20,8 @@ import (
 // opening is the state of an app that has started without its database.
 type opening struct {
 	api     *admin.API       // answers 503
-	console *console.Console // likewise
-	failed  atomic.Uint64
+	console *console.Console // answers 503
+	failed  atomic.Uint64    // number of failed attempts
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }

@@ -12,8 +12,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
-// tryAdapt is adapt for Caddyfiles that may be wrong. A file that `caddy fmt` would change counts
-// as wrong.
+// tryAdapt adapts a Caddyfile. A file that `caddy fmt` would change is an error.
 func tryAdapt(text string) ([]byte, error) {
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text),
 		map[string]any{"filename": "Caddyfile"})
@@ -90,7 +89,7 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"database postgres postgres://keys:" + secret + "@db/keys " +
 			secret: "database postgres requires one URL",
 		"database postgres mysql://keys:" + secret +
-			"@db/keys": "this is not a PostgreSQL URL: it takes postgres://",
+			"@db/keys": "this is not a PostgreSQL URL: it must be postgres://",
 		"database postgres postgres://keys:" + secret +
 			"/x@db/keys": "this is not a PostgreSQL URL",
 		"database mysql":              `unknown database "mysql": must be sqlite or postgres`,
@@ -100,7 +99,7 @@ func TestGlobalOptionErrors(t *testing.T) {
 		"cache redis redis://:" + secret +
 			"@localhost:port": "cache redis: an address is missing or is not HOST or HOST:PORT",
 		"cache redis http://:" + secret +
-			"@localhost": "cache redis: a Redis URL begins with redis://, rediss://",
+			"@localhost": "cache redis: a Redis URL must begin with redis://, rediss://",
 		"cache redis redis://:/" + secret + "@localhost":  "percent-encoded",
 		"cache redis redis://:" + secret + "@h " + secret: "cache requires redis and one URL",
 		"cache redis":     "cache requires redis and one URL",
@@ -151,12 +150,12 @@ func TestGlobalOptionErrors(t *testing.T) {
 			"at Caddyfile:4",
 		"token_key a " + secret: "token_key requires one argument",
 		"database mysql://keys:" + secret +
-			"@db/keys": "this is not a PostgreSQL URL: it takes postgres://",
+			"@db/keys": "this is not a PostgreSQL URL: it must be postgres://",
 		"database {env.URL}": "database requires a kind before a placeholder: `database postgres " +
 			"{env.NAME}`",
 		"database sqlite postgres://keys:" + secret +
 			"@db/keys": "for PostgreSQL use `database postgres URL`, at Caddyfile:3",
-		"cache http://:" + secret + "@h": "cache redis: a Redis URL begins with redis://",
+		"cache http://:" + secret + "@h": "cache redis: a Redis URL must begin with redis://",
 		"cache {env.URL}": "cache requires redis before a placeholder: `cache redis " +
 			"{env.NAME}`",
 	} {
@@ -179,7 +178,7 @@ func TestExampleIsValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// a file that `caddy fmt` would change gets a warning
+	// Caddy warns about a file that `caddy fmt` would change.
 	encoded, err := tryAdapt(string(caddyfile))
 	if err != nil {
 		t.Fatal(err)

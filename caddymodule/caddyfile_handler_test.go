@@ -17,8 +17,8 @@ func siteWith(options string) string {
 		options + "\n}\n"
 }
 
-// adaptHandler returns the JSON of the api_key handler that a Caddyfile's options make, without its
-// name.
+// adaptHandler returns the JSON of the api_key handler with these Caddyfile options, without the
+// handler's name.
 func adaptHandler(t *testing.T, options string) string {
 	t.Helper()
 	config, err := tryAdaptSite(options)
@@ -116,18 +116,18 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"strict":                              `7| strict without any operation would forbid every call`,
 		"strict\noperation a:b read FOO /x":   `8| operation: a:b: the method "FOO" is refused everywhere`,
 		"strict yes":                          `strict accepts no argument`,
-		"openapi":                             `openapi takes a file`,
-		"openapi a b c":                       `openapi takes a file`,
-		"openapi a \"\"":                      `what goes before the paths is empty`,
+		"openapi":                             `openapi requires a file`,
+		"openapi a b c":                       `openapi requires a file`,
+		"openapi a \"\"":                      `the base path must not be empty`,
 		"optional\nopenapi x.yaml {\nskip\n}": `9| unknown option "skip" in openapi: must be skip_unsupported`,
 		"openapi x.yaml {\nskip_unsupported yes\n}":               `skip_unsupported accepts no argument, not "yes"`,
 		"openapi x.yaml {\nskip_unsupported\nskip_unsupported\n}": `skip_unsupported is given twice`,
-		"openapi {env.DOC}/a.yaml":                                `write {$DOC}/a.yaml`,
+		"openapi {env.DOC}/a.yaml":                                `use {$DOC}/a.yaml`,
 		"optional\nopenapi x.yaml":                                `8| openapi: stat `,
 		"list": "list requires METHOD, PATH and " +
 			"the KIND of the namespaces that the response lists, such as `list GET /v1/workspaces " +
-			"workspace`; this has 0 words",
-		"list GET /x":      `this has 2 words`,
+			"workspace`, not 0 arguments",
+		"list GET /x":      `not 2 arguments`,
 		"list GET /x \"\"": `the kind of the namespaces is missing`,
 		"list GET x app":   `does not begin with /`,
 		"list get /x app": "list: /x: the method \"get\" is " +
@@ -141,14 +141,14 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"list GET /x app {\nid .\n}":               `id: "." has an empty name`,
 		"list GET /x/{id} app\nlist GET /X/{y}/ group": "8| list: GET /X/{y}/ " +
 			"lists app already (/x/{id}): remove one of them",
-		"forwarded\nlist GET /x app":       `8| list: with forwarded no answer of the API comes by here`,
-		"list GET /x app\nforwarded nginx": `8| list: with forwarded no answer of the API comes by here`,
+		"forwarded\nlist GET /x app":       `8| list cannot be combined with forwarded`,
+		"list GET /x app\nforwarded nginx": `8| list cannot be combined with forwarded`,
 		"optional\n\nfrom":                 `9| from requires a source: bearer, header NAME [SCHEME], basic, query NAME, cookie NAME`,
-		"from body":                        `from: unknown source "body": there are bearer, header NAME`,
-		"from header":                      `from header: the name is missing`,
-		"from bearer X":                    `from bearer: unexpected "X"`,
+		"from body":                        `from: unknown source "body": must be one of bearer, header NAME`,
+		"from header":                      `from header requires a name`,
+		"from bearer X":                    `from bearer: unexpected argument "X"`,
 		"from bearer header X-API-Key":     `each on its own line`,
-		"from header X-Apikey-Token":       `taken out of every request`,
+		"from header X-Apikey-Token":       `removed from every request`,
 		"from header Cookie":               `cannot carry a key`,
 		"optional\nfrom header api_key": "8| from header api_key: Caddy drops " +
 			"headers with an underscore: add `servers { expected_underscore_headers api_key }` to " +
@@ -156,37 +156,36 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"from header api.key": "from header api.key: Caddy drops " +
 			"headers with a dot: add `servers { expected_dot_headers api.key }` to the global " +
 			"options",
-		"from header \"X Y\"":                    `is no name of a header`,
-		"from header A B:C":                      `the scheme is one word`,
-		"from query":                             `the name is missing`,
-		"from bearer\nfrom header authorization": `8| from header authorization: another source reads the same`,
-		"from cookie a\nfrom cookie a":           `another source reads the same`,
+		"from header \"X Y\"":                    `is not a valid header name`,
+		"from header A B:C":                      `the scheme must be a token`,
+		"from query":                             `from query requires a name`,
+		"from bearer\nfrom header authorization": `8| from header authorization: another source reads the same header`,
+		"from cookie a\nfrom cookie a":           `another source reads the same cookie`,
 		"namespace_path": "namespace_path requires path patterns " +
 			"with a segment {namespace}, such as `namespace_path /v1/{namespace}/**`",
-		"namespace_path /v1/**":                `has no segment {namespace}`,
-		"namespace_path /v1/ws-{namespace}/**": `must be a whole segment, between two slashes`,
+		"namespace_path /v1/**":                `must contain {namespace} as a whole segment`,
+		"namespace_path /v1/ws-{namespace}/**": `as a whole segment, between two slashes`,
 		"namespace_path v1/{namespace}":        `does not begin with /`,
-		"also_judge": "also_judge requires names of headers, optionally after read or write, such " +
-			"as `also_judge read " +
-			"X-Amz-Copy-Source`",
-		"also_judge read":                     `also_judge requires names of headers`,
-		"also_judge \"X Y\"":                  `also_judge: "X Y" is no name of a header`,
-		"optional\nalso_judge X-Original-URL": `8| also_judge: X-Original-URL is taken out of every request`,
-		"also_judge X-Apikey-Id":              `is taken out of every request`,
-		"also_judge Cookie":                   `the value of Cookie is no path`,
-		"also_judge Destination": "names what is written: " +
-			"write `also_judge write Destination`",
-		"methods write MOVE\nnamespace {path.1}": "namespace: {http.request.uri.path.1} shows the " +
-			"request's own path",
-		"also_judge X-Copy-From\nnamespace {re.tenant.1}": "take the namespace from " +
-			"the path with namespace_path",
+		"also_judge": "also_judge requires header names, optionally after read or write, such as " +
+			"`also_judge read X-Amz-Copy-Source`",
+		"also_judge read":                     `also_judge requires header names`,
+		"also_judge \"X Y\"":                  `also_judge: "X Y" is not a valid header name`,
+		"optional\nalso_judge X-Original-URL": `8| also_judge: X-Original-URL is removed from every request`,
+		"also_judge X-Apikey-Id":              `is removed from every request`,
+		"also_judge Cookie":                   `the value of Cookie is not a path`,
+		"also_judge Destination": "MOVE and COPY write to Destination: " +
+			"use `also_judge write Destination`",
+		"methods write MOVE\nnamespace {path.1}": "namespace: {http.request.uri.path.1} may contain " +
+			"the request's own path",
+		"also_judge X-Copy-From\nnamespace {re.tenant.1}": "could not be checked: " +
+			"use namespace_path",
 		"also_judge X-A write x_a":                                      `also_judge: x_a is given twice`,
 		"namespace_path /{namespace}/x\nnamespace_path /{namespace}/X/": `8| namespace_path: path pattern "/{namespace}/X/" matches the same as "/{namespace}/x"`,
 		"namespace":                                         `namespace requires one argument, not 0`,
 		"namespace a b":                                     `namespace requires one argument, not 2`,
 		"namespace a\nnamespace b":                          `8| namespace is given twice, as "a" and "b"`,
-		"namespace -x":                                      `is no id of a namespace`,
-		"namespace acme/x":                                  `is no id of a namespace`,
+		"namespace -x":                                      `is not a namespace id`,
+		"namespace acme/x":                                  `is not a namespace id`,
 		"resource Orders":                                   `"Orders" is no resource`,
 		"resource admin":                                    `is for managing keys`,
 		"resource admin.keys":                               `is for managing keys`,
@@ -194,7 +193,7 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"methods maybe PUT":                                 `methods: unknown value "maybe": must be read, write or none`,
 		"methods read TRACE":                                `TRACE is always refused`,
 		"methods write CONNECT":                             `CONNECT is always refused`,
-		"methods read \"A B\"":                              `is no method`,
+		"methods read \"A B\"":                              `is not a valid method`,
 		"methods read A\nmethods write A":                   `8| methods: A is read already`,
 		"operation orders:search read POST":                 `operation requires RESOURCE:OPERATION`,
 		"operation search read POST /x":                     `"search" is no RESOURCE:OPERATION`,
@@ -223,17 +222,17 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"list GET /%41 app":                `so write "A"`,
 		"optional yes":                     `optional accepts no argument, not "yes"`,
 		"optional\noptional":               `optional is given twice`,
-		"preflight *":                      `"*" is no origin: it takes SCHEME://HOST`,
-		"preflight https://*.example.com":  `"https://…" has a wildcard: name each origin, or none for any`,
-		"preflight https://a.example:443":  `"https://…" has the default port, which browsers leave out`,
-		"preflight http://a.example:80":    `leave out`,
-		"preflight https://bücher.example": `"https://…" is no origin`,
-		"preflight https://a_b.example/":   `is no origin`,
-		"preflight https://a.example/":     `is no origin`,
+		"preflight *":                      `"*" is not an origin: must be SCHEME://HOST`,
+		"preflight https://*.example.com":  `"https://…" has a wildcard: list each origin, or none to allow any`,
+		"preflight https://a.example:443":  `"https://…" has the default port: leave it out`,
+		"preflight http://a.example:80":    `leave it out`,
+		"preflight https://bücher.example": `"https://…" is not an origin`,
+		"preflight https://a_b.example/":   `is not an origin`,
+		"preflight https://a.example/":     `is not an origin`,
 		"preflight\npreflight":             `preflight is given twice`,
 		"pass_metadata": "pass_metadata requires names of metadata, such as " +
 			"`pass_metadata team`",
-		"pass_metadata \"a b\"":  `cannot be part of the name of a header`,
+		"pass_metadata \"a b\"":  `must be valid in a header name`,
 		"pass_metadata a_b a-b":  `would be the same header X-Apikey-Meta-A-B`,
 		"foreign keep":           `foreign: unknown value "keep": must be pass`,
 		"encoded_slash":          `encoded_slash requires one argument`,
@@ -247,9 +246,9 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"forwarded apache":       `forwarded: unknown value "apache": must be nginx or left out`,
 		"forwarded plain":        `must be nginx or left out`,
 		"optional {\nx\n}":       `optional accepts no block`,
-		"preflight\nforwarded": "8| preflight: with forwarded the other proxy would take " +
-			"the 204 for a permission and send the OPTIONS request on",
-		"forwarded nginx\npreflight": `8| preflight: with forwarded the other proxy`,
+		"preflight\nforwarded": "8| preflight cannot be combined with forwarded: the other " +
+			"proxy would take the 204 for a permission and pass on the OPTIONS request",
+		"forwarded nginx\npreflight": `8| preflight cannot be combined with forwarded`,
 	} {
 		line := ", at Caddyfile:"
 		if number, rest, ok := strings.Cut(want, "| "); ok {
@@ -267,24 +266,24 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 	}
 }
 
-func TestHandlerTakesAMatcher(t *testing.T) {
+func TestHandlerMatcher(t *testing.T) {
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(":8080\n@api path /v1/*\napi_key @api {\nnamespace acme\n}\nrespond ok\n"), nil)
 	if err != nil || !strings.Contains(string(config), `"match":[{"path":["/v1/*"]}]`) {
 		t.Errorf("%s %v", config, err)
 	}
 }
 
-// What the adapter refuses, JSON is refused for too.
+// TestHandlerJSONErrors checks that JSON is validated like the Caddyfile.
 func TestHandlerJSONErrors(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"foreign":"x"}`:                                      "foreign",
-		`{"from":[{"type":"basic","name":"x"}]}`:               "takes no name",
-		`{"from":[{"type":"cookie","name":"x","scheme":"y"}]}`: "takes no scheme",
+		`{"from":[{"type":"basic","name":"x"}]}`:               "accepts no name",
+		`{"from":[{"type":"cookie","name":"x","scheme":"y"}]}`: "accepts no scheme",
 		`{"from":[{}]}`:                                        "unknown source",
 		`{"methods":{"A":""}}`:                                 "unknown value",
-		`{"namespace":"ä"}`:                                    "no id of a namespace",
+		`{"namespace":"ä"}`:                                    "not a namespace id",
 		`{"forwarded":"yes"}`:                                  "forwarded",
-		`{"also_judge":[{}]}`:                                  "no name of a header",
+		`{"also_judge":[{}]}`:                                  "not a valid header name",
 		`{"also_judge":[{"header":"X-A","class":"none"}]}`: "also_judge: unknown value " +
 			"\"none\": must be read or write",
 		`{"operation":[{}]}`:                     "RESOURCE:OPERATION",
@@ -315,13 +314,13 @@ func FuzzHandlerCaddyfile(f *testing.F) {
 			return
 		}
 		if _, err := h.compile(); err != nil {
-			t.Errorf("the Caddyfile is accepted, its JSON is not: %v", err)
+			t.Errorf("JSON of an accepted Caddyfile is refused: %v", err)
 		}
 	})
 }
 
-// TestHeadersThatCaddyDrops: a source that no request can have is an error, in the Caddyfile where
-// no server lets it through, and else for the server that does not.
+// TestHeadersThatCaddyDrops checks that a source which Caddy drops is an error: of the Caddyfile if
+// all servers drop it, otherwise of the server that does.
 func TestHeadersThatCaddyDrops(t *testing.T) {
 	for _, test := range []struct{ servers, header, want string }{
 		{"", "api-key", ""},
@@ -338,8 +337,8 @@ func TestHeadersThatCaddyDrops(t *testing.T) {
 				"expected_underscore_headers api.my_key }`"},
 		{"expected_dot_headers api.my_key", "api.my_key", ""},
 		{"expected_underscore_headers api_key", "api-key",
-			"from header api-key: Caddy drops it, because the server expects api_key: read that " +
-				"one, or remove it there"},
+			"from header api-key: Caddy drops it, because the server expects api_key: use that " +
+				"header, or remove it from the server"},
 		{"expected_dot_headers api.*", "api-key", "because the server expects api.*"},
 	} {
 		servers := ""
@@ -356,6 +355,6 @@ func TestHeadersThatCaddyDrops(t *testing.T) {
 	err := adaptAndValidate("{\n\tadmin off\n\tservers :8081 {\n\t\texpected_underscore_headers " +
 		"api_key\n\t}\n}\n:8080 {\n\tapi_key {\n\t\tfrom header api_key\n\t}\n}\n")
 	if !strings.Contains(errorText(err), "Caddy drops headers with an underscore") {
-		t.Errorf("only another server lets the header through: %v", err)
+		t.Errorf("header expected only by another server: %v", err)
 	}
 }

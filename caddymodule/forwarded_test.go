@@ -7,7 +7,7 @@ import (
 )
 
 func TestForwarded(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, token := h.key("read")
 	const options = "namespace_path /v1/{namespace}/**\nnamespace acme\npublic /health\noptional\n"
 	const get = "\nX-Forwarded-Method: GET\nX-Forwarded-Uri: "
@@ -86,6 +86,6 @@ func TestForwarded(t *testing.T) {
 	a := h.send(h.handler(options+"forwarded"), "GET /auth"+get+"/health")
 	if a.StatusCode != http.StatusForbidden || a.outcome() != "untrusted_proxy" ||
 		!strings.Contains(a.body, "untrusted_proxy") {
-		t.Errorf("from anyone: %d %s", a.StatusCode, a.body)
+		t.Errorf("untrusted peer: %d %s", a.StatusCode, a.body)
 	}
 }

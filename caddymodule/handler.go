@@ -121,7 +121,7 @@ type Handler struct {
 	rules      *rules
 	logger     *zap.Logger
 	accessLogs bool
-	forAdmin   bool // judges for api_keys_admin
+	forAdmin   bool // whether it is the Handler inside an AdminSite
 }
 
 // CaddyModule returns the Caddy module information.
@@ -258,8 +258,8 @@ type call struct {
 	status        int              // of a refusal; zero: the outcome's
 }
 
-// authorize decides on a call whose path is canonical. It returns the first reason to refuse it, or how
-// it is passed on.
+// authorize decides on a call whose path is canonical. The outcome is the first reason to refuse it,
+// or says how it is passed on.
 func (h *Handler) authorize(c *call) keystore.Outcome {
 	if outcome := h.checkRequest(c); outcome != keystore.OK {
 		return outcome
@@ -448,8 +448,7 @@ func (h *Handler) refuse(c *call) error {
 		case c.refusedTarget != nil:
 			f.detail = c.refusedTarget.detail()
 		case c.need.Undeclared:
-			f.detail = "The API declares no such operation, so no permission allows " +
-				"it."
+			f.detail = "The API declares no such operation, so no permission allows it."
 		}
 	}
 	if h.Preflight != nil {

@@ -13,14 +13,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A runningRequest is a request on its way to the upstream, which is cut when its key stops being
-// alive.
+// A runningRequest is a request that has been passed on. It is cut when its key is no longer valid.
 type runningRequest struct {
 	node.Running
 	w      http.ResponseWriter
-	http1  bool // the connection is the request's own
+	http1  bool // the connection serves only this request
 	ctx    context.Context
-	cancel context.CancelFunc // of ctx, only for what else could outlive the cut
+	cancel context.CancelFunc // of ctx; only if the request could outlive the cut otherwise
 	writer *cutWriter         // HTTP/3 only
 }
 
@@ -30,12 +29,12 @@ var runningRequests = sync.Pool{New: func() any {
 	return run
 }}
 
-// follow returns a runningRequest for r, ready to be cut.
+// newRunningRequest returns a runningRequest for r. The caller ends it with leave or release.
 func newRunningRequest(w http.ResponseWriter, r *http.Request) *runningRequest {
 	run := runningRequests.Get().(*runningRequest)
 	run.w, run.ctx, run.http1 = w, r.Context(), r.ProtoMajor == 1
 	if r.Header["Upgrade"] != nil || r.ProtoMajor > 2 {
-		// A tunnel lives on while the upstream is silent, unless the context ends.
+		// While the upstream is silent, only a canceled context ends a tunnel.
 		run.ctx, run.cancel = context.WithCancel(run.ctx)
 	}
 	if r.ProtoMajor > 2 {
@@ -44,7 +43,7 @@ func newRunningRequest(w http.ResponseWriter, r *http.Request) *runningRequest {
 	return run
 }
 
-// follow returns what the next handler is to be called with.
+// wrap returns the arguments for the next handler.
 func (run *runningRequest) wrap(
 	w http.ResponseWriter, r *http.Request,
 ) (http.ResponseWriter, *http.Request) {
@@ -57,25 +56,25 @@ func (run *runningRequest) wrap(
 	return w, r
 }
 
-// finish is called when the next handler has returned. A stream that was cut must not look
-// complete.
+// finish must be called when the next handler has returned. It resets a stream that was cut, which
+// would look complete otherwise.
 func (run *runningRequest) finish() {
 	if run.writer != nil && run.writer.cut.Load() {
-		panic(http.ErrAbortHandler) // resets it
+		panic(http.ErrAbortHandler)
 	}
 }
 
-// splitContext has the values of one context, which may have changed since the other was derived from
-// it, and the end of the other.
+// splitContext has the values of the embedded context and the cancellation of another. The other
+// was derived earlier, so it lacks values that have been added since.
 type splitContext struct {
 	context.Context
-	end context.Context
+	cancellation context.Context
 }
 
-func (c splitContext) Done() <-chan struct{} { return c.end.Done() }
-func (c splitContext) Err() error            { return c.end.Err() }
+func (c splitContext) Done() <-chan struct{} { return c.cancellation.Done() }
+func (c splitContext) Err() error            { return c.cancellation.Err() }
 
-// leave ends what follow began, once the request has been entered.
+// leave unregisters an entered request and releases it.
 func (run *runningRequest) leave(keys *manage.Keystore) {
 	keys.Leave(&run.Running)
 	run.release()
@@ -89,11 +88,11 @@ func (run *runningRequest) release() {
 	runningRequests.Put(run)
 }
 
-// cut ends the request for the client: an HTTP/1 connection is closed, an HTTP/2 stream reset.
-// Handler and upstream end by that, or by the context.
+// cut ends the request for the client: it closes an HTTP/1 connection and resets an HTTP/2 stream.
+// The handler and the upstream notice that, or the canceled context.
 //
-// It goes past Caddy's own writers. Their idle timeouts set a deadline before each write, which
-// would put one of ours off by a minute, and may be called from the handler's goroutine only.
+// It bypasses Caddy's own writers. They may be used only by the handler's goroutine, and their idle
+// timeouts set a deadline before each write, which would delay ours by a minute.
 func (run *runningRequest) cut() {
 	if run.writer != nil {
 		run.writer.cut.Store(true)
@@ -111,6 +110,7 @@ func (run *runningRequest) cut() {
 	}
 }
 
+// innermost returns the server's own writer.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -121,9 +121,9 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// cutWriter refuses to write once its request is cut. An HTTP/3 stream has no reset that another
-// goroutine may cause through net/http's interfaces, only deadlines, which Caddy's idle timeout
-// puts off at the next write.
+// cutWriter fails writes once its request is cut. Through net/http's interfaces, another goroutine
+// cannot reset an HTTP/3 stream. It can only set deadlines, which Caddy's idle timeout extends at
+// the next write.
 type cutWriter struct {
 	http.ResponseWriter
 	cut atomic.Bool
@@ -136,13 +136,14 @@ func (d *cutWriter) Write(p []byte) (int, error) {
 	return d.ResponseWriter.Write(p)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap supports http.ResponseController.
 func (d *cutWriter) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
-// connKey is the context key of the connection that a request came on.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
-// withConn is for caddyhttp.Server.RegisterConnContext. Each handler of the server registers it.
+// withConn adds the connection to the context, for caddyhttp.Server.RegisterConnContext. Each
+// handler of the server registers it, so it may be called more than once.
 func withConn(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connKey{}) != nil {
 		return ctx
@@ -150,8 +151,8 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// closeNow closes a connection without waiting for anyone. Closing TLS would first say goodbye, for
-// up to 5 s.
+// closeNow closes a connection without waiting. Closing a tls.Conn would first send an alert, which
+// may take 5 s.
 func closeNow(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
@@ -159,7 +160,7 @@ func closeNow(conn net.Conn) {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		_ = conn.Close()
-	default: // of a listener wrapper: who knows
+	default: // a listener wrapper's connection, whose Close may block
 		_ = conn.SetDeadline(time.Unix(1, 0))
 		go func() { _ = conn.Close() }()
 	}

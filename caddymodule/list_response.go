@@ -21,30 +21,30 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
 )
 
-// A listResponse stands between the API's answer to a call of `list` and the client. Of a body, the
-// client gets what went through the filter, and nothing else: so an error of the API keeps its
-// status and headers, and gets another body.
+// A listResponse filters the API's response to a `list` operation on its way to the client. The
+// client receives only what the filter has passed. An error response of the API therefore gets
+// another body, with the same status and headers.
 //
-// The filter reads, as a decompressor does, while the API's answer is written to us. It runs as a
-// coroutine of whoever writes, so there is no other goroutine that could outlive the request or use
-// the client's writer beside it.
+// The filter reads from its input while the API's response is written to the listResponse. It runs
+// as a coroutine of the writing goroutine, so it cannot outlive the request or use the client's
+// writer concurrently.
 type listResponse struct {
 	http.ResponseWriter // the client's
 	ctx                 context.Context
 	request             *http.Request
 	filter              jsonlist.Filter
 
-	handlerHeader http.Header // what Header returns. Trailers end here.
-	header        http.Header // of the API's answer
-	status        int         // likewise; 0: none yet
-	done          bool        // the client has its answer, whatever the API's body is
-	sent          bool        // the client has the header at least
-	writeFailed   bool        // the client takes no more
-	err           error       // why the client cannot have the answer
+	handlerHeader http.Header // returned by Header; trailers added to it go no further
+	header        http.Header // of the API's response
+	status        int         // of the API's response; 0 before WriteHeader
+	done          bool        // whether the client has a complete response
+	sent          bool        // whether the client has the header
+	writeFailed   bool        // whether a write to the client has failed
+	err           error       // why the response cannot be filtered
 
-	out    *bufio.Writer
-	chunk  []byte // written to us, for the filter
-	eof    bool   // no more will be
+	out    *bufio.Writer // to the client
+	chunk  []byte        // input of the filter
+	eof    bool          // whether chunk is the last one
 	resume func() (struct{}, bool)
 	stop   func()
 }
@@ -54,8 +54,8 @@ func newListResponse(w http.ResponseWriter, r *http.Request, f jsonlist.Filter) 
 		handlerHeader: w.Header().Clone()}
 }
 
-// serve has the answer made, and returns why the client cannot have it. err is next's, when there
-// was no answer.
+// serve runs next and sends its filtered response to the client. cause says why the response could
+// not be filtered. err is the error of next if there was no response.
 func (a *listResponse) serve(r *http.Request, next caddyhttp.Handler) (cause, err error) {
 	defer func() {
 		if a.stop != nil {
@@ -65,9 +65,9 @@ func (a *listResponse) serve(r *http.Request, next caddyhttp.Handler) (cause, er
 	defer func() {
 		switch problem := recover(); {
 		case problem == nil:
-		case problem == http.ErrAbortHandler && a.status != 0: //nolint:errorlint // the value that it panics with
-			// so does reverse_proxy say it, also when we have refused to take more
-			a.fail(errors.New("it broke off"))
+		case problem == http.ErrAbortHandler && a.status != 0: //nolint:errorlint // a panic value
+			// reverse_proxy panics if the upstream breaks off or Write returns an error.
+			a.fail(errors.New("the response is incomplete"))
 			cause = a.err
 		default:
 			panic(problem)
@@ -83,17 +83,19 @@ func (a *listResponse) serve(r *http.Request, next caddyhttp.Handler) (cause, er
 	return a.err, nil
 }
 
+// fail sets the error unless there is one or the response is complete.
 func (a *listResponse) fail(err error) {
 	if a.err == nil && !a.done {
 		a.err = err
 	}
 }
 
+// finish runs the filter to its end.
 func (a *listResponse) finish() {
 	switch {
 	case a.err != nil || a.done:
 	case a.status == 0:
-		a.fail(errors.New("there is none"))
+		a.fail(errors.New("there is no response"))
 	default:
 		a.eof = true
 		a.resume()
@@ -103,10 +105,10 @@ func (a *listResponse) finish() {
 	}
 }
 
-// Header is http.ResponseWriter's.
+// Header implements http.ResponseWriter.
 func (a *listResponse) Header() http.Header { return a.handlerHeader }
 
-// WriteHeader is http.ResponseWriter's. Informational answers are dropped.
+// WriteHeader implements http.ResponseWriter. It drops informational responses.
 func (a *listResponse) WriteHeader(status int) {
 	if a.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
 		return
@@ -114,9 +116,9 @@ func (a *listResponse) WriteHeader(status int) {
 	a.status = status
 	a.header = canonicalHeader(a.handlerHeader)
 	switch {
-	case status == http.StatusResetContent, status == http.StatusPartialContent, status == http.StatusIMUsed,
-		status == http.StatusNotModified, status < 200, status > 599:
-		a.fail(fmt.Errorf("its status is %d", status))
+	case status == http.StatusResetContent, status == http.StatusPartialContent,
+		status == http.StatusIMUsed, status == http.StatusNotModified, status < 200, status > 599:
+		a.fail(fmt.Errorf("unsupported status %d", status))
 	case status == http.StatusNoContent, status >= 300:
 		a.replaceBody()
 	default:
@@ -124,7 +126,7 @@ func (a *listResponse) WriteHeader(status int) {
 	}
 }
 
-// startBody makes ready for a body.
+// startBody prepares the filter for a body.
 func (a *listResponse) startBody() {
 	zipped, err := checkJSON(a.header)
 	switch {
@@ -147,23 +149,24 @@ func (a *listResponse) startBody() {
 	}
 }
 
-// next returns what was written to us, once there is something.
+// next returns the next chunk of the filter's input. It suspends the filter until there is one.
 func (a *listResponse) next(yield func(struct{}) bool) ([]byte, error) {
 	for len(a.chunk) == 0 {
 		if a.eof {
 			return nil, io.EOF
 		}
 		if !yield(struct{}{}) {
-			return nil, context.Canceled // by stop
+			return nil, context.Canceled // stop was called
 		}
 	}
 	chunk := a.chunk
 	a.chunk = nil
-	return chunk, a.ctx.Err() // writing would not tell when all elements go
+	return chunk, a.ctx.Err() // no write would fail if the filter removes all elements
 }
 
+// Write implements http.ResponseWriter.
 func (a *listResponse) Write(p []byte) (int, error) {
-	a.WriteHeader(http.StatusOK) // if there was none
+	a.WriteHeader(http.StatusOK) // unless the handler has called it
 	if a.err == nil && !a.done {
 		a.chunk = p
 		a.resume()
@@ -174,7 +177,7 @@ func (a *listResponse) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// FlushError is http.ResponseController's. What the filter holds back stays.
+// FlushError supports http.ResponseController. It does not flush the filter's own buffer.
 func (a *listResponse) FlushError() error {
 	if a.out != nil && a.err == nil {
 		if err := a.out.Flush(); err != nil {
@@ -187,21 +190,21 @@ func (a *listResponse) FlushError() error {
 	return http.NewResponseController(a.ResponseWriter).Flush()
 }
 
-// Hijack is http.ResponseController's.
+// Hijack fails: a hijacked response would bypass the filter.
 func (a *listResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, http.ErrNotSupported
 }
 
-// Unwrap is http.ResponseController's, for deadlines.
+// Unwrap supports http.ResponseController, for deadlines.
 func (a *listResponse) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// send gives the client the header of the API's answer.
+// send sends the header of the API's response to the client.
 func (a *listResponse) send() {
 	a.setHeader()
 	a.ResponseWriter.WriteHeader(a.status)
 }
 
-// replaceBody gives the client the API's answer with another body, or without one.
+// replaceBody sends the API's response with another body, or without one.
 func (a *listResponse) replaceBody() {
 	for name := range a.header {
 		if strings.HasPrefix(name, "Content-") {
@@ -213,19 +216,19 @@ func (a *listResponse) replaceBody() {
 	} else {
 		a.setHeader()
 		body, _ := json.Marshal(newProblem(a.status, "upstream_error",
-			"The API answered with an error", ""))
+			"The API returned an error", ""))
 		writeProblem(a.ResponseWriter, a.request, a.status, body)
 	}
 	a.done = true
 }
 
-// unfilterable is the body of an answer that has no other.
+// unfilterable is the body of the response if the API's own cannot be filtered.
 var unfilterable, _ = json.Marshal(newProblem(http.StatusBadGateway, "unfilterable_answer",
-	"The API's answer cannot be filtered", ""))
+	"The API's response cannot be filtered", ""))
 
-// unfilteredHeaders are response headers that are about the body as the API sent it, or let a client or a
-// cache ask for it by other means (RFC 9110 §8, §14, RFC 9530, RFC 3229). Who caches for several
-// keys would give one what another may see.
+// unfilteredHeaders are response headers that describe the unfiltered body, or with which a client
+// or cache could request or reuse it (RFC 9110 §8, §14, RFC 9530, RFC 3229). A shared cache could
+// serve one key's list to another.
 var unfilteredHeaders = []string{
 	"Content-Length", "Content-Encoding", "Content-Range", "Accept-Ranges", "Transfer-Encoding",
 	"Trailer",
@@ -234,6 +237,7 @@ var unfilteredHeaders = []string{
 	"Expires", "Age", "Surrogate-Control", "X-Accel-Expires",
 }
 
+// setHeader copies the headers of the API's response, except unfilteredHeaders, and forbids caching.
 func (a *listResponse) setHeader() {
 	header := a.ResponseWriter.Header()
 	clear(header)
@@ -250,8 +254,8 @@ func (a *listResponse) setHeader() {
 	a.sent = true
 }
 
-// A clientWriter is where the filter's output goes. The header waits for it: without any, there can
-// be another answer.
+// A clientWriter receives the filter's output. It delays the header until the first write, because
+// an error page is still possible before.
 type clientWriter struct{ *listResponse }
 
 func (c clientWriter) Write(p []byte) (int, error) {
@@ -263,7 +267,7 @@ func (c clientWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// canonicalHeader has the same fields under canonical names.
+// canonicalHeader returns the same fields with canonical names.
 func canonicalHeader(header http.Header) http.Header {
 	canonical := make(http.Header, len(header))
 	for name, values := range header {
@@ -273,7 +277,7 @@ func canonicalHeader(header http.Header) http.Header {
 	return canonical
 }
 
-// checkJSON reports whether a header promises JSON, in an encoding that can be read.
+// checkJSON returns an error unless the header announces JSON in a supported encoding.
 func checkJSON(header http.Header) (zipped bool, err error) {
 	encodings := header["Content-Encoding"]
 	switch {
@@ -282,12 +286,12 @@ func checkJSON(header http.Header) (zipped bool, err error) {
 		func(name string) bool { return strings.EqualFold(encodings[0], name) }):
 		zipped = true
 	default:
-		return false, fmt.Errorf("its Content-Encoding is %.100q: only gzip can be read, and it "+
-			"was asked for none", encodings)
+		return false, fmt.Errorf("unsupported Content-Encoding %.100q: must be gzip, or none as "+
+			"requested", encodings)
 	}
 	types := header["Content-Type"]
 	if len(types) != 1 {
-		return false, fmt.Errorf("it has %d Content-Types", len(types))
+		return false, fmt.Errorf("must have one Content-Type, not %d", len(types))
 	}
 	media, parameters, err := mime.ParseMediaType(types[0])
 	charset, given := parameters["charset"]
@@ -296,13 +300,13 @@ func checkJSON(header http.Header) (zipped bool, err error) {
 		media != "application/json" &&
 			!(strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json")),
 		given && !strings.EqualFold(charset, "utf-8") && !strings.EqualFold(charset, "utf8"):
-		return false, fmt.Errorf("its Content-Type is %.100q: only application/json and "+
-			"application/…+json in UTF-8 can be read", types[0])
+		return false, fmt.Errorf("unsupported Content-Type %.100q: must be application/json or "+
+			"application/…+json in UTF-8", types[0])
 	}
 	return zipped, nil
 }
 
-// unzip turns compressed chunks into plain ones.
+// unzip returns a function that decompresses the chunks of next.
 func unzip(next func() ([]byte, error)) func() ([]byte, error) {
 	var reader *gzip.Reader
 	buffer := make([]byte, 32<<10)
@@ -325,7 +329,7 @@ func unzip(next func() ([]byte, error)) func() ([]byte, error) {
 	}
 }
 
-// A chunkReader reads chunks as one.
+// A chunkReader is an io.Reader over chunks.
 type chunkReader struct {
 	next func() ([]byte, error)
 	rest []byte

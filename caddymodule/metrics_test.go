@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// gather asks the pedantic registry of a config, which refuses what does not keep to its
+// gather returns the metrics of an app. The pedantic registry refuses metrics that do not match their
 // descriptions.
 func gather(t *testing.T, app *App) map[string][]string {
 	t.Helper()
@@ -42,7 +42,7 @@ func gather(t *testing.T, app *App) map[string][]string {
 }
 
 func TestMetricsNamesAndLabels(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	token := g.mint(nil)
 	app := runningApp()
@@ -82,14 +82,14 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		delete(found, name)
 	}
 	if len(found) > 0 {
-		t.Errorf("metrics that the specification does not know: %v", found)
+		t.Errorf("undocumented metrics: %v", found)
 	}
 }
 
-// TestMetricsOfNamespacesWrittenByHand: an id that is no label panics nothing, and is no namespace
-// of anybody.
-func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
-	g := newGate(t)
+// TestMetricsOfInvalidNamespaces checks that a manually written namespace id which is not a valid label
+// causes no panic and grants no access.
+func TestMetricsOfInvalidNamespaces(t *testing.T) {
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	token := g.mint(nil)
 	app := runningApp()
@@ -125,7 +125,7 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 	}
 	if found := gather(t, app)["requests_total"]; !slices.Contains(found,
 		"namespace=_other,outcome=forbidden") {
-		t.Errorf("counted are %q", found)
+		t.Errorf("counts: %q", found)
 	}
 	if o := lookup(t, keys, token); o != keystore.OK {
 		t.Errorf("a key of another namespace is %v", o)
@@ -138,9 +138,9 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 	}
 }
 
-func TestMetricsOfNoStore(t *testing.T) {
+func TestMetricsWithoutStore(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	for range 2 { // the app and the admin endpoint both register
+	for range 2 { // the app and the admin endpoint both register them
 		if err := registerMetrics(registry); err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestMetricsOfNoStore(t *testing.T) {
 	}
 }
 
-// fakeDatabase counts how often it was asked, and answers as it is told.
+// fakeDatabase is a censusStore that counts its queries.
 type fakeDatabase struct {
 	asked        atomic.Int64
 	hangs, fails atomic.Bool
@@ -195,7 +195,7 @@ func TestCensus(t *testing.T) {
 		expect := func(what string, want, asked int64) {
 			t.Helper()
 			if got := active(); got != want || db.asked.Load() != asked {
-				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got,
+				t.Errorf("%s: %d keys, the database was queried %d times; want %d and %d", what, got,
 					db.asked.Load(), want, asked)
 			}
 		}
@@ -223,7 +223,7 @@ func TestCensus(t *testing.T) {
 		began := time.Now()
 		c.close()
 		if time.Since(began) != 0 {
-			t.Error("close waited for a database that hangs")
+			t.Error("close waited for a database that does not respond")
 		}
 		time.Sleep(censusInterval)
 		expect("after close", -1, 6)

@@ -408,7 +408,7 @@ func (w world) answers(t *testing.T) {
 		}
 	}
 	for _, cause := range []string{"a name on the way to the array stands twice",
-		"its Content-Type is", "its status is 206", "it ends too early"} {
+		"unsupported Content-Type", "unsupported status 206", "it ends too early"} {
 		if !strings.Contains(w.Output(), cause) {
 			t.Errorf("the log has no line that says %q", cause)
 		}
