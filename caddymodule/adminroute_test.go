@@ -68,8 +68,8 @@ func TestAdminRoute(t *testing.T) {
 	}
 }
 
-// TestAdminRouteClearsTheReadDeadline checks that an import may take longer than the 10 s after which
-// Caddy's admin server stops reading.
+// TestAdminRouteClearsTheReadDeadline checks that an import may take longer than the 10 s after
+// which Caddy's admin server stops reading.
 func TestAdminRouteClearsTheReadDeadline(t *testing.T) {
 	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))

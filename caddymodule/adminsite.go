@@ -98,9 +98,9 @@ func (s *AdminSite) warnIfUnreachable() {
 const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
 	" requires a token itself"
 
-// refusedIn looks for s in routes. It reports whether an api_key refuses requests before they reach s
-// or, if s is not found, before they leave the routes; refuses says the same of the handlers before
-// the routes. An api_key in a route with matchers counts only if s is in that route too.
+// refusedIn looks for s in routes. It reports whether an api_key refuses requests before they reach
+// s or, if s is not found, before they leave the routes; refuses says the same of the handlers
+// before the routes. An api_key in a route with matchers counts only if s is in that route too.
 func (s *AdminSite) refusedIn(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
 	for _, route := range routes {
 		within := refuses
@@ -214,8 +214,8 @@ func (s *AdminSite) authorize(c *call) (caller manage.Caller, outcome keystore.O
 	return manage.KeyCaller(c.record, from), outcome
 }
 
-// trustedUser returns the user that earlier handlers have authenticated, or "". A user that an api_key
-// has set does not count: the creator of a key chooses its name.
+// trustedUser returns the user that earlier handlers have authenticated, or "". A user that an
+// api_key has set does not count: the creator of a key chooses its name.
 func (s *AdminSite) trustedUser(c *call) string {
 	if s.user == "" || c.request.outcome == keystore.OK && c.request.record != nil {
 		return ""

@@ -109,8 +109,8 @@ func TestConsoleAddresses(t *testing.T) {
 	}
 }
 
-// TestConsoleExample checks that the example request for a new key names this site only if it serves
-// the API.
+// TestConsoleExample checks that the example request for a new key names this site only if it
+// serves the API.
 func TestConsoleExample(t *testing.T) {
 	g := newInstance(t)
 	g.loadSite()
@@ -179,9 +179,9 @@ func TestConsoleTrustUser(t *testing.T) {
 	}
 }
 
-// TestUnauthenticatedRequestsNeedNoWriteLock checks that no request without a valid credential waits
-// for the database's write lock. A request that needs the lock while another program holds it gets
-// 503.
+// TestUnauthenticatedRequestsNeedNoWriteLock checks that no request without a valid credential
+// waits for the database's write lock. A request that needs the lock while another program holds it
+// gets 503.
 func TestUnauthenticatedRequestsNeedNoWriteLock(t *testing.T) {
 	g := newInstance(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})

@@ -14,9 +14,9 @@ import (
 
 const servesOnlyUnder = adminSiteDirective + " serves only paths under " + sitePath + "/, but "
 
-// checkRoutes fails if no request under /apikeys/ can reach the handler that ctx provisions, because
-// the routes around it match other paths or strip a prefix. It accepts routes that rewrite the path
-// in any other way.
+// checkRoutes fails if no request under /apikeys/ can reach the handler that ctx provisions,
+// because the routes around it match other paths or strip a prefix. It accepts routes that rewrite
+// the path in any other way.
 func checkRoutes(ctx caddy.Context) error {
 	const instead = ": write `handle " + sitePath + "/* { " + adminSiteDirective + " }`"
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)

@@ -105,7 +105,8 @@ func TestAdminSite(t *testing.T) {
 		{"unknown path", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
 		{"unknown path, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
 		{"unknown page", "GET", "/apikeys/v1x", nil, 404, "Page not found"},
-		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"}, // API keys do not work for pages
+		// API keys do not work for pages
+		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"},
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
 		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200,
 			`"items"`},
@@ -133,7 +134,8 @@ func TestAdminSite(t *testing.T) {
 		{"revoked", "GET", keys, withBearer(revoked), 401, "key_revoked"},
 		{"revoked, self", "GET", "/apikeys/v1/self", withBearer(revoked), 401, "key_revoked"},
 		{"inactive", "GET", keys, withBearer(inactive), 401, "key_inactive"},
-		{"another address", "GET", keys, append(withBearer(office), "X-Forwarded-For", "198.51.100.7"),
+		{"another address", "GET", keys,
+			append(withBearer(office), "X-Forwarded-For", "198.51.100.7"),
 			403, "address_not_allowed"},
 		{"allowed address", "GET", keys, append(withBearer(office), "X-Forwarded-For", "192.0.2.7"),
 			200, `"items"`},
@@ -196,7 +198,8 @@ func TestAdminSiteBehindAPIKey(t *testing.T) {
 		t.Errorf("without a key: %d %s", status, answer)
 	}
 	for _, path := range []string{"/apikeys/v1", "/apikeys/x", "/apikeys/v2/keys", "/%61pikeys/x"} {
-		// api_key has not removed the key from these requests, so no later handler may receive them.
+		// api_key has not removed the key from these requests, so no later handler may receive
+		// them.
 		if status, answer := g.do("GET", "site", path, "", withBearer(manager)...); status != 404 {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
@@ -386,8 +389,8 @@ func TestTrustUser(t *testing.T) {
 	}
 }
 
-// TestTrustUserOfForwardAuth authenticates users with another server, which names them in a response
-// header.
+// TestTrustUserOfForwardAuth authenticates users with another server, which names them in a
+// response header.
 func TestTrustUserOfForwardAuth(t *testing.T) {
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, in := strings.CutPrefix(r.Header.Get("Cookie"), "session=")
@@ -491,8 +494,8 @@ func TestAdminSiteCaddyfile(t *testing.T) {
 	}
 }
 
-// TestAdminSiteUnreachable checks that provisioning fails if no request under /apikeys/ can reach the
-// handler.
+// TestAdminSiteUnreachable checks that provisioning fails if no request under /apikeys/ can reach
+// the handler.
 func TestAdminSiteUnreachable(t *testing.T) {
 	for text, want := range map[string]string{
 		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin serves only paths under /apikeys/, but the route around it matches only /admin/*: write `handle /apikeys/* { api_keys_admin }`",

@@ -78,7 +78,7 @@ type App struct {
 	// the database.
 	TokenKey string `json:"token_key,omitempty"`
 
-	// Limits on the contents of the database. Default is no block: each limit has its own default.
+	// Limits on the contents of the database. Default is the default of each limit.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
 	ctx    caddy.Context
@@ -86,10 +86,10 @@ type App struct {
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
 	identity  string
 	url       string    // of PostgreSQL, empty for SQLite
-	tokenKey  *[32]byte // nil: the database's own
+	tokenKey  *[32]byte // nil for the one in the database
 	settings  node.Settings
-	cacheURL  string             // empty: no shared cache
-	cache     *sharedcache.Redis // nil: none, or not started
+	cacheURL  string             // empty without a shared cache
+	cache     *sharedcache.Redis // nil without a shared cache or before Start
 	declared  []api.Operation    // by all handlers
 	resources []string           // of all handlers
 	sites     []*AdminSite
@@ -98,7 +98,7 @@ type App struct {
 	store     atomic.Pointer[store] // nil until it is open
 	started   chan struct{}         // closed by Start, when it succeeds
 	cleanedUp chan struct{}         // closed by Cleanup
-	opening   *opening              // nil: Start has opened the store, or failed
+	opening   *opening              // nil unless Start has succeeded without the store
 }
 
 // DatabaseConfig selects the database.

@@ -59,8 +59,8 @@ func TestPostgresDatabase(t *testing.T) {
 	}
 }
 
-// TestPostgresBlockedAtStart checks that Caddy starts while another session blocks writes, that health
-// says why keys get 503, and that it recovers when the block ends.
+// TestPostgresBlockedAtStart checks that Caddy starts while another session blocks writes, that
+// health says why keys get 503, and that it recovers when the block ends.
 func TestPostgresBlockedAtStart(t *testing.T) {
 	const lock, unconfirmed = "another transaction", "synchronous standby"
 	for name, row := range map[string]struct {

@@ -24,8 +24,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// An instance is the Caddy of this process, with the admin endpoint on a Unix socket. There is one at
-// a time.
+// An instance is the Caddy of this process, with the admin endpoint on a Unix socket. There is one
+// at a time.
 type instance struct {
 	t      *testing.T
 	dir    string
@@ -68,8 +68,8 @@ func newInstance(t *testing.T) *instance {
 
 func (g *instance) path(name string) string { return filepath.Join(g.dir, name) }
 
-// adminSocket returns the admin socket of the last config, even if it failed. Each config has its own,
-// because the previous admin server may still accept connections and drop them.
+// adminSocket returns the admin socket of the last config, even if it failed. Each config has its
+// own, because the previous admin server may still accept connections and drop them.
 func (g *instance) adminSocket() string { return fmt.Sprintf("admin%d", g.loads) }
 
 // siteSocket returns the site socket of the last config with a site. Each has its own, too.
@@ -315,8 +315,8 @@ func TestReloadWithAnotherDatabase(t *testing.T) {
 	}
 }
 
-// TestReloadWithAnotherPrefix checks that a configuration which refuses live keys is rejected unless
-// it abandons their prefix. Then it takes effect immediately, for cached keys too.
+// TestReloadWithAnotherPrefix checks that a configuration which refuses live keys is rejected
+// unless it abandons their prefix. Then it takes effect immediately, for cached keys too.
 func TestReloadWithAnotherPrefix(t *testing.T) {
 	g := newInstance(t)
 	config := func(more object) object { return g.config(sqlite(g.path("keys.db"), more)) }
@@ -495,7 +495,10 @@ func TestProvisionErrors(t *testing.T) {
 }
 
 func TestAwait(t *testing.T) {
-	newApp := func() *App { return &App{started: make(chan struct{}), cleanedUp: make(chan struct{})} }
+	newApp := func() *App {
+		return &App{started: make(chan struct{}),
+			cleanedUp: make(chan struct{})}
+	}
 	synctest.Test(t, func(t *testing.T) {
 		app, opened := newApp(), &store{keys: new(manage.Keystore)}
 		go func() {

@@ -175,7 +175,8 @@ func TestHandlerCaddyfileErrors(t *testing.T) {
 		"also_judge Cookie":                   `the value of Cookie is not a path`,
 		"also_judge Destination": "MOVE and COPY write to Destination: " +
 			"use `also_judge write Destination`",
-		"methods write MOVE\nnamespace {path.1}": "namespace: {http.request.uri.path.1} may contain " +
+		"methods write MOVE\nnamespace {path.1}": "namespace: {http.request.uri.path.1} may " +
+			"contain " +
 			"the request's own path",
 		"also_judge X-Copy-From\nnamespace {re.tenant.1}": "could not be checked: " +
 			"use namespace_path",

@@ -245,21 +245,21 @@ type call struct {
 	query  string
 
 	need          keystore.Need
-	namespaceID   string              // the id of the namespace
+	namespaceID   string              // of the accessed namespace, which need not exist
 	targets       []secondTarget      // resources that headers name, except public ones
-	refusedTarget *secondTarget       // the target that was refused; nil: the request itself
-	policy        *keystore.Directory // as it was when the call was decided on
+	refusedTarget *secondTarget       // the refused target; nil if the request itself is refused
+	policy        *keystore.Directory // the snapshot that decided
 	namespace     *keystore.Namespace
-	record        *keystore.Record // once found
-	keys          *manage.Keystore // once needed
-	credential    credential       // once found
-	session       string           // of the console, in place of a credential
-	running       *runningRequest  // once entered
-	status        int              // of a refusal; zero: the outcome's
+	record        *keystore.Record // nil until it is found
+	keys          *manage.Keystore // nil until it is needed
+	credential    credential       // zero until it is found
+	session       string           // console session, used instead of a credential
+	running       *runningRequest  // nil until the call is registered
+	status        int              // of a refusal; zero for the outcome's own
 }
 
-// authorize decides on a call whose path is canonical. The outcome is the first reason to refuse it,
-// or says how it is passed on.
+// authorize decides on a call whose path is canonical. The outcome is the first reason to refuse
+// it, or says how it is passed on.
 func (h *Handler) authorize(c *call) keystore.Outcome {
 	if outcome := h.checkRequest(c); outcome != keystore.OK {
 		return outcome
@@ -286,8 +286,9 @@ func (h *Handler) authorize(c *call) keystore.Outcome {
 	return h.lookUp(c)
 }
 
-// checkRequest decides on a call whose path is canonical before the credential is known. The outcome is OK
-// if it depends on the credential: then checkRequest has found the namespace and the need.
+// checkRequest decides on a call whose path is canonical before the credential is known. The
+// outcome is OK if it depends on the credential: then checkRequest has found the namespace and the
+// need.
 func (h *Handler) checkRequest(c *call) keystore.Outcome {
 	class, mapped := h.rules.methods[c.method]
 	if !mapped {
@@ -461,8 +462,8 @@ func (h *Handler) refuse(c *call) error {
 	return f.write(c.w, c.r)
 }
 
-// cleanRefused removes credentials and spoofed headers from a refused request, because error routes may
-// send it to an upstream.
+// cleanRefused removes credentials and spoofed headers from a refused request, because error routes
+// may send it to an upstream.
 func (h *Handler) cleanRefused(c *call) {
 	var hidden []credential
 	if !h.PassCredential {
@@ -474,22 +475,22 @@ func (h *Handler) cleanRefused(c *call) {
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
-// keepForAdmin removes all credentials from a public request under /apikeys/ and keeps them for
-// api_keys_admin, so that the API does not receive them if that handler does not answer.
+// keepForAdmin moves all credentials of a public request under /apikeys/ to adminHeaders. The API
+// does not receive them if no api_keys_admin answers the request.
 func (h *Handler) keepForAdmin(c *call) []credential {
 	if h.PassCredential {
 		return nil
 	}
-	kept := make(http.Header)
+	header := make(http.Header)
 	for _, from := range []*sources{&h.rules.sources, &adminSources} {
 		for i := range from.list {
 			if s := &from.list[i]; s.kind == redact.Header && c.r.Header[s.name] != nil {
-				kept[s.name] = slices.Clone(c.r.Header[s.name])
+				header[s.name] = slices.Clone(c.r.Header[s.name])
 			}
 		}
 	}
 	hidden := removeAll(c, &h.rules.sources, &adminSources)
-	c.request.adminHeaders = kept
+	c.request.adminHeaders = header
 	return hidden
 }
 

@@ -25,8 +25,8 @@ func document(t testing.TB, paths string) string {
 	return file
 }
 
-// declaredBy compiles the JSON of a handler, in which FILE stands for a document with these paths. It
-// returns the declared operations.
+// declaredBy compiles the JSON of a handler, in which FILE stands for a document with these paths.
+// It returns the declared operations.
 func declaredBy(t testing.TB, config, paths string) ([]api.Operation, error) {
 	t.Helper()
 	h := new(Handler)
@@ -129,9 +129,9 @@ func TestDocumentErrors(t *testing.T) {
 	}
 }
 
-// TestSkipUnsupported checks that skip_unsupported leaves out operations without a distinct permission,
-// reports them, and forbids them under strict. Without it, the whole document is refused. The
-// documents are excerpts of public ones.
+// TestSkipUnsupported checks that skip_unsupported leaves out operations without a distinct
+// permission, reports them, and forbids them under strict. Without it, the whole document is
+// refused. The documents are excerpts of public ones.
 func TestSkipUnsupported(t *testing.T) {
 	h := newFixture(t)
 	_, all := h.key("*")
@@ -253,8 +253,8 @@ func TestSkipUnsupported(t *testing.T) {
 	}
 }
 
-// TestDocumentBesideTheCaddyfile checks that a relative path is relative to the file with the line, and
-// that the config changes if the document does.
+// TestDocumentBesideTheCaddyfile checks that a relative path is relative to the file with the line,
+// and that the config changes if the document does.
 func TestDocumentBesideTheCaddyfile(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, text string) {
@@ -360,8 +360,8 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// TestHeadOfADocument checks that HEAD requires the permission of GET from the same document, and that
-// `operation` lines take precedence over documents.
+// TestHeadOfADocument checks that HEAD requires the permission of GET from the same document, and
+// that `operation` lines take precedence over documents.
 func TestHeadOfADocument(t *testing.T) {
 	h := &Handler{
 		OpenAPI: []route.OpenAPI{{File: document(t,

@@ -17,8 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// An errorRoute is a handler and another one in handle_errors. failing says that the upstream of the
-// first one fails.
+// An errorRoute is a handler and another one in handle_errors. failing says that the upstream of
+// the first one fails.
 type errorRoute struct {
 	first, second caddyhttp.MiddlewareHandler
 	failing       bool
@@ -46,8 +46,8 @@ func (e errorRoute) ServeHTTP(
 	return e.second.ServeHTTP(w, r, next)
 }
 
-// TestRefusedRequestsAreCleaned checks that a refused request which handle_errors sends to an upstream
-// has no credentials.
+// TestRefusedRequestsAreCleaned checks that a refused request which handle_errors sends to an
+// upstream has no credentials.
 func TestRefusedRequestsAreCleaned(t *testing.T) {
 	h := newFixture(t)
 	_, token := h.key("read")
@@ -187,8 +187,8 @@ func counts(keys *manage.Keystore) map[keystore.Outcome]uint64 {
 	return maps.Clone(all)
 }
 
-// TestRevokeCutsErrorRoutes checks a stream in an error route, which runs after the first handler has
-// returned.
+// TestRevokeCutsErrorRoutes checks a stream in an error route, which runs after the first handler
+// has returned.
 func TestRevokeCutsErrorRoutes(t *testing.T) {
 	h := newFixture(t)
 	key, token := h.key("read")

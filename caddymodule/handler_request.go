@@ -17,19 +17,19 @@ import (
 )
 
 // request is the state that all api_key handlers of one request share. The first one creates it. It
-// contains no credential that logs or placeholders could show. These read it after the handlers have
-// returned, so it is not pooled.
+// contains no credential that logs or placeholders could show. These read it after the handlers
+// have returned, so it is not pooled.
 type request struct {
-	trusted      bool   // the peer is a trusted proxy
-	clientIP     string // as Caddy determined it
-	namespaceID  string // the id of the namespace that the request touches, which need not exist
+	trusted      bool   // whether the peer is a trusted proxy
+	clientIP     string // as determined by Caddy
+	namespaceID  string // of the accessed namespace, which need not exist
 	policy       *keystore.Directory
 	namespace    *keystore.Namespace
-	record       *keystore.Record // what the credential opens, also when it was refused
+	record       *keystore.Record // of the credential, even if it was refused
 	outcome      keystore.Outcome
 	decided      bool // whether outcome is set
 	repl         *caddy.Replacer
-	adminHeaders http.Header // header fields with credentials, for api_keys_admin
+	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
 
 	// values are those of the identity headers. Requests do not share them, because Caddy's
 	// request_header changes them in place.
@@ -101,7 +101,8 @@ func (req *request) readBrackets(r *http.Request) {
 
 // setOutcome records the decision of a handler.
 func (req *request) setOutcome(c *call, outcome keystore.Outcome) {
-	req.namespaceID, req.policy, req.namespace, req.record, req.outcome, req.decided = c.namespaceID, c.policy, c.namespace, c.record, outcome, true
+	req.namespaceID, req.policy, req.namespace = c.namespaceID, c.policy, c.namespace
+	req.record, req.outcome, req.decided = c.record, outcome, true
 	if outcome == keystore.OK && req.repl != nil {
 		req.repl.Delete(userPlaceholder) // a value set by basic_auth would take precedence
 	}

@@ -322,8 +322,8 @@ func TestRevokeCutsWebSockets(t *testing.T) {
 	awaitPath(t, upstream.ended, "/websocket")
 }
 
-// TestRevokeCutsStalledDownload checks a handler that is blocked in a write because the client does not
-// read.
+// TestRevokeCutsStalledDownload checks a handler that is blocked in a write because the client does
+// not read.
 func TestRevokeCutsStalledDownload(t *testing.T) {
 	upstream := newStreamer(t)
 	g := newInstance(t)

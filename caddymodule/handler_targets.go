@@ -39,9 +39,9 @@ type targetHeader struct {
 // A secondTarget is a resource that a header of a request names.
 type secondTarget struct {
 	header      string
-	otherHost   bool // not on this host, so no permission allows it
+	otherHost   bool // whether it is on another host, so that no permission allows it
 	need        keystore.Need
-	namespaceID string // the id of the namespace; empty: the key's own, or none
+	namespaceID string // empty for the key's own, or none
 }
 
 // addTargets compiles also_judge. It adds the Destination header if MOVE or COPY is mapped.
@@ -152,7 +152,8 @@ func (c *rules) findTargets(call *call) bool {
 		}
 		call.targets = append(call.targets, secondTarget{
 			header: t.name, otherHost: otherHost,
-			need: c.table.Need(method, path, query, t.class), namespaceID: c.namespaceOf(call, path),
+			need:        c.table.Need(method, path, query, t.class),
+			namespaceID: c.namespaceOf(call, path),
 		})
 	}
 	return true

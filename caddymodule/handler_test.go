@@ -255,7 +255,8 @@ func TestOutcomes(t *testing.T) {
 			"GET /\nX-Tenant: acme" + keyLine(reader), "ok", 200},
 		{"an empty placeholder", "namespace {http.request.header.X-Tenant}", "GET /" + keyLine(any),
 			"forbidden", 403},
-		{"a namespace path", "namespace_path /v1/{namespace}/**", "GET /v1/acme/x" + keyLine(reader), "ok",
+		{"a namespace path", "namespace_path /v1/{namespace}/**",
+			"GET /v1/acme/x" + keyLine(reader), "ok",
 			200},
 		{"a namespace path, encoded", "namespace_path /v1/{namespace}/**",
 			"GET /V1/%61cme" + keyLine(reader), "ok", 200},
@@ -302,8 +303,10 @@ func TestOutcomes(t *testing.T) {
 		{"public requires a canonical target", acme + "public /health/*", "GET /health/../x",
 			"bad_target", 400},
 		{"optional", acme + "optional", "GET /", "anonymous", 200},
-		{"optional with an invalid key", acme + "optional", "GET /" + keyLine(junk), "malformed", 401},
-		{"optional with two keys", acme + "optional", "GET /\nX-API-Key: a\nX-API-Key: b", "ambiguous", 400},
+		{"optional with an invalid key", acme + "optional", "GET /" + keyLine(junk), "malformed",
+			401},
+		{"optional with two keys", acme + "optional", "GET /\nX-API-Key: a\nX-API-Key: b",
+			"ambiguous", 400},
 		{"foreign", acme + "foreign pass", "GET /" + keyLine("eyJhbGciOiJub25lIn0.e30."), "foreign",
 			200},
 		{"foreign of any length", acme + "foreign pass",
@@ -316,7 +319,8 @@ func TestOutcomes(t *testing.T) {
 			"GET /" + keyLine("\t"+reader), "malformed", 401},
 		{"our token behind two schemes is not foreign", acme + "foreign pass",
 			"GET /" + keyLine("secret-token:secret-token:"+reader), "malformed", 401},
-		{"a member's token is not foreign", acme + "foreign pass", "GET /" + keyLine("akm_"+junk[3:]),
+		{"a member's token is not foreign", acme + "foreign pass",
+			"GET /" + keyLine("akm_"+junk[3:]),
 			"malformed", 401},
 		{"a member's token", acme, "GET /" + keyLine("akm_"+junk[3:]), "malformed", 401},
 		{"foreign applies only to bearer", acme + "foreign pass",
@@ -333,7 +337,8 @@ func TestOutcomes(t *testing.T) {
 			"GET /\nAuthorization: basic " + basic("user:"+reader), "ok", 200},
 		{"basic, the user", acme + "from basic", "GET /\nAuthorization: Basic " + basic(reader+":"),
 			"ok", 200},
-		{"basic, invalid base64", acme + "from basic", "GET /\nAuthorization: Basic !!!", "malformed",
+		{"basic, invalid base64", acme + "from basic", "GET /\nAuthorization: Basic !!!",
+			"malformed",
 			401},
 		{"basic, empty", acme + "from basic", "GET /\nAuthorization: Basic " + basic(":"),
 			"missing", 401},
@@ -412,8 +417,8 @@ func checkProblem(t *testing.T, a answer, wire string) {
 	}
 }
 
-// TestChallenges checks the schemes of a 401. Clients that wait for a challenge, such as git and curl
-// --anyauth, send the key only in a scheme of the challenge (RFC 9110 §11.6.1).
+// TestChallenges checks the schemes of a 401. Clients that wait for a challenge, such as git and
+// curl --anyauth, send the key only in a scheme of the challenge (RFC 9110 §11.6.1).
 func TestChallenges(t *testing.T) {
 	h := newFixture(t)
 	for options, schemes := range map[string][]string{
@@ -523,8 +528,8 @@ func TestUnknownAndMalformedLookTheSame(t *testing.T) {
 	}
 }
 
-// TestRotatedLooksUnknown checks that a rotated token gets the same response as an unknown one. Logs
-// and metrics identify the key.
+// TestRotatedLooksUnknown checks that a rotated token gets the same response as an unknown one.
+// Logs and metrics identify the key.
 func TestRotatedLooksUnknown(t *testing.T) {
 	h := newFixture(t)
 	key, replaced := h.key("read")
@@ -721,7 +726,8 @@ func TestSecondHandlerUsesTheSameKey(t *testing.T) {
 			"forbidden", 403},
 		{"with its own methods", "namespace acme\nmethods read FOO", "namespace acme",
 			"FOO /" + keyLine(token), "method", 405},
-		{"identity headers are ignored", "public /p", "namespace acme", "GET /p\nX-Apikey-Id: " + other.ID,
+		{"identity headers are ignored", "public /p", "namespace acme",
+			"GET /p\nX-Apikey-Id: " + other.ID,
 			"missing", 401},
 		{"after a public one", "public /p", "namespace acme",
 			"GET /p" + keyLine(token), "ok", 200},
@@ -768,7 +774,8 @@ func TestRewrittenTargets(t *testing.T) {
 	}{
 		{"the rewritten path decides", "GET /public/x", rewrite("/private", ""), "missing"},
 		{"the original path does not decide", "GET /private", rewrite("/public/x", ""), "public"},
-		{"the original path must be canonical", "GET /private/../public/x", rewrite("/public/x", ""),
+		{"the original path must be canonical", "GET /private/../public/x",
+			rewrite("/public/x", ""),
 			"bad_target"},
 		{"rewritten to a path that is not canonical", "GET /public/x", rewrite("/public/../x", ""),
 			"bad_target"},

@@ -106,8 +106,8 @@ func isWebSocket(r *http.Request) bool {
 		r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor == 1
 }
 
-// cleanConnection removes identity headers from Connection. A proxy would remove the headers that it
-// names after we have set them.
+// cleanConnection removes identity headers from Connection. A proxy would remove the headers that
+// it names after we have set them.
 func cleanConnection(header http.Header) {
 	if !slices.ContainsFunc(header["Connection"], namesIdentityHeader) {
 		return

@@ -112,7 +112,8 @@ func TestTrailers(t *testing.T) {
 			http.Header{"X-Sum": {"1"}}},
 		{"undeclared beside declared", "\nTrailer: X-Sum",
 			"X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
-		{"trailers that are checked as headers", "\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
+		{"trailers that are checked as headers",
+			"\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
 			"X-Sum: 1\r\nDestination: /x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: " +
 				"/x\r\n", http.Header{"X-Sum": {"1"}}},
 		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
@@ -296,8 +297,8 @@ func TestCredentialIsRemoved(t *testing.T) {
 const originalPlaceholders = "{http.request.orig_uri} {http.request.orig_uri.query} " +
 	"{http.request.orig_uri.prefixed_query}"
 
-// TestCredentialIsRemovedFromCopies imitates handlers such as tracing and forward_auth, which pass on a
-// copy of the request while Caddy's replacer and error routes use the original.
+// TestCredentialIsRemovedFromCopies imitates handlers such as tracing and forward_auth, which pass
+// on a copy of the request while Caddy's replacer and error routes use the original.
 func TestCredentialIsRemovedFromCopies(t *testing.T) {
 	h := newFixture(t)
 	_, token := h.key("read")
@@ -477,7 +478,8 @@ func TestPublicKeepsTheCredential(t *testing.T) {
 	}
 }
 
-// TestIdentityHeadersOfInvalidRows checks that no value from a manually edited row can break a header.
+// TestIdentityHeadersOfInvalidRows checks that no value from a manually edited row can break a
+// header.
 func TestIdentityHeadersOfInvalidRows(t *testing.T) {
 	const odd = "a\r\nX-Apikey-Owner: root\xff"
 	digest := keystore.DigestOf("token")
@@ -486,7 +488,8 @@ func TestIdentityHeadersOfInvalidRows(t *testing.T) {
 		Secrets: []keystore.Secret{{Digest: digest}},
 	}, digest)
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: odd}}})
-	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd), namespaceID: odd}
+	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd),
+		namespaceID: odd}
 	header := make(http.Header)
 	req.identify(header, []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}})
 	if len(header) < 5 {

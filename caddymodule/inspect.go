@@ -125,8 +125,8 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 	return nil
 }
 
-// decodeHandlers decodes those handlers of unprovisioned routes that [AdminSite.refusedIn] inspects.
-// It returns the api_keys_admin handlers.
+// decodeHandlers decodes those handlers of unprovisioned routes that [AdminSite.refusedIn]
+// inspects. It returns the api_keys_admin handlers.
 func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
 	for i := range routes {
 		r := &routes[i]

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/linear"
 )
 
-// TestRequestsCostLinearTime checks that requests of unauthenticated clients take time proportional to
-// their length.
+// TestRequestsCostLinearTime checks that requests of unauthenticated clients take time proportional
+// to their length.
 func TestRequestsCostLinearTime(t *testing.T) {
 	h := newFixture(t)
 	handler := h.handler(`

@@ -237,7 +237,8 @@ var unfilteredHeaders = []string{
 	"Expires", "Age", "Surrogate-Control", "X-Accel-Expires",
 }
 
-// setHeader copies the headers of the API's response, except unfilteredHeaders, and forbids caching.
+// setHeader copies the headers of the API's response, except unfilteredHeaders, and forbids
+// caching.
 func (a *listResponse) setHeader() {
 	header := a.ResponseWriter.Header()
 	clear(header)

@@ -124,7 +124,8 @@ func TestListWriter(t *testing.T) {
 			write(w, both)
 			panic(http.ErrAbortHandler)
 		}, `502 unfilterable_answer`, "the response is incomplete"},
-		{"an abort without a response", func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
+		{"an abort without a response",
+			func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
 			`aborts`, ""},
 		{"an abort in an error body", func(w http.ResponseWriter, _ *http.Request) error {
 			w.WriteHeader(http.StatusTeapot)

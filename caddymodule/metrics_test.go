@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// gather returns the metrics of an app. The pedantic registry refuses metrics that do not match their
-// descriptions.
+// gather returns the metrics of an app. The pedantic registry refuses metrics that do not match
+// their descriptions.
 func gather(t *testing.T, app *App) map[string][]string {
 	t.Helper()
 	families, err := app.ctx.GetMetricsRegistry().Gather()
@@ -86,8 +86,8 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	}
 }
 
-// TestMetricsOfInvalidNamespaces checks that a manually written namespace id which is not a valid label
-// causes no panic and grants no access.
+// TestMetricsOfInvalidNamespaces checks that a manually written namespace id which is not a valid
+// label causes no panic and grants no access.
 func TestMetricsOfInvalidNamespaces(t *testing.T) {
 	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
@@ -195,7 +195,8 @@ func TestCensus(t *testing.T) {
 		expect := func(what string, want, asked int64) {
 			t.Helper()
 			if got := active(); got != want || db.asked.Load() != asked {
-				t.Errorf("%s: %d keys, the database was queried %d times; want %d and %d", what, got,
+				t.Errorf("%s: %d keys, the database was queried %d times; want %d and %d", what,
+					got,
 					db.asked.Load(), want, asked)
 			}
 		}

@@ -33,8 +33,8 @@ type forbidden struct {
 	Namespace string `json:"namespace"`
 }
 
-// newProblem returns a problem document (RFC 9457). Its type is about:blank, because code identifies
-// the problem.
+// newProblem returns a problem document (RFC 9457). Its type is about:blank, because code
+// identifies the problem.
 func newProblem(status int, code, title, detail string) api.Problem {
 	return api.Problem{Type: "about:blank", Title: title, Status: status, Code: code,
 		Detail: detail}
@@ -74,7 +74,8 @@ func (f refusal) body() []byte {
 	return preparedProblems[f.outcome]
 }
 
-// retryAfter is the number of seconds after which a client should retry if the store is unavailable.
+// retryAfter is the number of seconds after which a client should retry if the store is
+// unavailable.
 const retryAfter = "1"
 
 // setHeaders sets the headers of a refusal, whether we or an error route write the body.
@@ -108,8 +109,8 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site uses it, so that the
-// access log has it too. Otherwise it returns "".
+// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site uses it, so that
+// the access log has it too. Otherwise it returns "".
 func requestID(r *http.Request) string {
 	if caddyhttp.GetVar(r.Context(), "uuid") == nil {
 		return ""

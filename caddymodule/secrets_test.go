@@ -79,8 +79,8 @@ var optionLines = map[string]map[string][]string{
 	"log":            {"wrap": {"wrap json"}},
 }
 
-// withArgument returns variants of a line with the argument in place of each word, before it and after
-// it.
+// withArgument returns variants of a line with the argument in place of each word, before it and
+// after it.
 func withArgument(line, argument string) (lines []string) {
 	words := strings.Split(line, " ")
 	for i := range words {
@@ -184,7 +184,8 @@ func adaptAndValidate(text string) error {
 	return caddy.Validate(&config)
 }
 
-// TestJSONErrorsShowNoPassword does the same for JSON, in which a template may have expanded any text.
+// TestJSONErrorsShowNoPassword does the same for JSON, in which a template may have expanded any
+// text.
 func TestJSONErrorsShowNoPassword(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()

@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TestSharedCache checks that a reload may add, change and remove the cache, and that keys which one
-// process has looked up are in it for others.
+// TestSharedCache checks that a reload may add, change and remove the cache, and that keys which
+// one process has looked up are in it for others.
 func TestSharedCache(t *testing.T) {
 	const password = "s3cr3t%25"
 	first, second := redistest.Start(t, "requirepass s3cr3t%"), redistest.Start(t)
