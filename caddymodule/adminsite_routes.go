@@ -29,7 +29,7 @@ func checkRoutes(ctx caddy.Context) error {
 			around = append(around, routes.Routes)
 		}
 	}
-	var taken []string
+	var otherPaths []string
 	var stripped string
 	for depth, routes := range around {
 		for _, route := range routes {
@@ -46,17 +46,17 @@ func checkRoutes(ctx caddy.Context) error {
 			if len(route.HandlersRaw) == 0 {
 				continue
 			}
-			if taken == nil {
-				taken = pathsOutsideSite(route)
+			if otherPaths == nil {
+				otherPaths = pathsOutsideSite(route)
 			}
 			// This route contains the handler: Caddy clears HandlersRaw once all are loaded.
 			break
 		}
 	}
 	switch {
-	case taken != nil:
+	case otherPaths != nil:
 		return fmt.Errorf(servesOnlyUnder+"the route around it matches only %s"+instead,
-			redact.Argument(strings.Join(taken, " ")))
+			redact.Argument(strings.Join(otherPaths, " ")))
 	case stripped != "":
 		return fmt.Errorf(servesOnlyUnder+"the route around it removes %s from the path"+instead,
 			redact.Argument(stripped))

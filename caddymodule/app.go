@@ -3,10 +3,10 @@
 // console on a site; the module of Caddy's admin endpoint; the Caddyfile syntax; and the metrics.
 //
 // It adapts the other packages and may import all of them. Only this package and its subpackages
-// know Caddy. Handlers decide with [keystore.Decide] and hold no rules of their own about keys.
+// know Caddy. Decisions about keys are made by [keystore.Decide], never here.
 //
-// Start with app.go for the life of the store, and with Handler.ServeHTTP in handler.go for the way
-// of a request.
+// Start with app.go for the life of the store, and with [Handler.ServeHTTP] in handler.go for the
+// path of a request.
 package caddymodule
 
 import (

@@ -525,14 +525,14 @@ func TestAwait(t *testing.T) {
 		app, began := newApp(), time.Now()
 		go func() { _ = app.Cleanup() }()
 		if _, err := app.Await(t.Context()); err == nil || time.Since(began) != 0 {
-			t.Errorf("of a config that was withdrawn: %v after %s", err, time.Since(began))
+			t.Errorf("after Cleanup: %v after %s", err, time.Since(began))
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := newApp().Await(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("of a client that has gone: %v", err)
+			t.Errorf("canceled context: %v", err)
 		}
 	})
 }

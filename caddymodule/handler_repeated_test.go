@@ -199,7 +199,7 @@ func TestRevokeCutsErrorRoutes(t *testing.T) {
 	w := httptest.NewRecorder()
 	r := wireRequest(t, "GET /"+keyLine(token))
 	r = caddyhttp.PrepareRequest(r.WithContext(context.WithValue(r.Context(), connKey{},
-		net.Conn(conn))), caddy.NewReplacer(), w, nil)
+		conn)), caddy.NewReplacer(), w, nil)
 	reached := false
 	if err := handler.ServeHTTP(w, r,
 		caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {

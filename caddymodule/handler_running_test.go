@@ -141,7 +141,7 @@ func startSite(
 
 func tlsTo(addr string, protocols ...string) *tls.Config {
 	host, _, _ := net.SplitHostPort(addr)
-	return &tls.Config{InsecureSkipVerify: true, ServerName: host, NextProtos: protocols} //nolint:gosec // a certificate of this test
+	return &tls.Config{InsecureSkipVerify: true, ServerName: host, NextProtos: protocols}
 }
 
 // stalledBody sends a few bytes and then blocks until it is closed.
@@ -192,7 +192,7 @@ func TestRevokeCutsRunningRequests(t *testing.T) {
 				return transport.RoundTrip(r)
 			}
 			key, token := h.key("read write")
-			gone := make(chan error, 1)
+			streamErr := make(chan error, 1)
 			go func() {
 				method, body := http.MethodGet, io.Reader(nil)
 				if path == "/upload" {
@@ -203,11 +203,11 @@ func TestRevokeCutsRunningRequests(t *testing.T) {
 					_, err = io.Copy(io.Discard, response.Body)
 					_ = response.Body.Close()
 				}
-				gone <- err
+				streamErr <- err
 			}()
 			awaitPath(t, upstream.began, path)
 			revoke(t, keys, key.ID)
-			if err := <-gone; err == nil || errors.Is(err, context.DeadlineExceeded) {
+			if err := <-streamErr; err == nil || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the stream was not reset: %v", err)
 			}
 			awaitPath(t, upstream.ended, path)

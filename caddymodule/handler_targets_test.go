@@ -23,7 +23,7 @@ func TestDestination(t *testing.T) {
 		{"/dav/acme/g", "ok"},
 		{"http://api.example.com/dav/acme/g", "ok"},
 		{"http://api.example.com:80/dav/acme/g", "ok"},
-		{"https://api.example.com/dav/acme/g", "ok"}, // a proxy in front ends TLS
+		{"https://api.example.com/dav/acme/g", "ok"}, // a proxy may terminate TLS
 		{"https://api.example.com:443/dav/acme/g", "ok"},
 		{"HTTP://API.example.com/dav/acme/g", "ok"},
 		{"/dav/acme/g?x=1", "ok"},
@@ -106,7 +106,7 @@ func TestDestination(t *testing.T) {
 		}
 	}
 
-	// as wrong as that is
+	// Even if COPY is mapped to read, its Destination requires write.
 	reads := h.handler("namespace_path /dav/{namespace}/**\nmethods read COPY")
 	a := h.send(reads, "COPY /dav/acme/f\nDestination: /dav/acme/g"+keyLine(reader))
 	if a.outcome() != "forbidden" ||
@@ -128,11 +128,13 @@ func TestDestinationRequiresPutPermission(t *testing.T) {
 	const table = "namespace acme\nmethods write MOVE\nstrict\noperation files:move write MOVE " +
 		"/files/*\n"
 	for _, test := range []struct{ name, options, destination, token, outcome string }{
-		{"both", table + "operation files:put write PUT /files/*", "/files/b", mover, "ok"},
+		{"both permissions", table + "operation files:put write PUT /files/*", "/files/b", mover,
+			"ok"},
 		{"without PUT", table + "operation files:put write PUT /files/*", "/files/b", half,
 			"forbidden"},
 		{"PUT is not declared", table, "/files/b", mover, "forbidden"},
-		{"not there", table + "operation files:put write PUT /files/*", "/other/b", mover,
+		{"undeclared destination", table + "operation files:put write PUT /files/*", "/other/b",
+			mover,
 			"forbidden"},
 	} {
 		a := h.send(h.handler(test.options),

@@ -43,7 +43,8 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 	target, err := url.ParseRequestURI(q.Target)
 	if err != nil || strings.ContainsFunc(q.Target,
 		func(c rune) bool { return c <= ' ' || c == 0x7f }) {
-		return []admin.Ruling{{Outcome: keystore.BadTarget}}, nil // net/http refuses it
+		//nolint:nilerr // the answer: net/http refuses such a target
+		return []admin.Ruling{{Outcome: keystore.BadTarget}}, nil
 	}
 	var agreed []admin.Ruling
 	var agreedHost string
@@ -97,7 +98,7 @@ func splitHost(host string) (name string, port uint16, err error) {
 	}
 	name, digits, err := net.SplitHostPort(host)
 	if err != nil {
-		return host, 0, nil
+		return host, 0, nil //nolint:nilerr // the error means that there is no port
 	}
 	n, err := strconv.ParseUint(digits, 10, 16)
 	return name, uint16(n), err

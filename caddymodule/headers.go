@@ -167,7 +167,7 @@ type trailerBody struct {
 
 func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF { //nolint:errorlint // an io.Reader must not wrap it
+	if err == io.EOF {
 		deleteTrailers(b.trailer)
 		for _, lines := range b.trailer {
 			redactLines(lines, b.hidden)

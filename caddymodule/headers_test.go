@@ -110,13 +110,13 @@ func TestTrailers(t *testing.T) {
 	}{
 		{"declared", "\nTrailer: X-Sum, X-Apikey-Id", "X-Sum: 1\r\nX-Apikey-Id: x\r\n",
 			http.Header{"X-Sum": {"1"}}},
-		{"undeclared beside declared", "\nTrailer: X-Sum",
+		{"declared and undeclared", "\nTrailer: X-Sum",
 			"X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
 		{"trailers that are checked as headers",
 			"\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
 			"X-Sum: 1\r\nDestination: /x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: " +
 				"/x\r\n", http.Header{"X-Sum": {"1"}}},
-		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
+		{"only identity headers", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
 		{"none declared", "", "X-Apikey-Id: x\r\n", nil},
 		{"a copy of the credential", keyLine(token) + "\nTrailer: X-Sum",
 			"X-Sum: 1" + token + "\r\n", http.Header{"X-Sum": {"1REDACTED"}}},
@@ -311,7 +311,7 @@ func TestCredentialIsRemovedFromCopies(t *testing.T) {
 			"y=REDACTED"},
 		{"refused", "from query key\nnamespace globex\nerrors caddy", "GET /a?x=1&key=" + token,
 			"x=1"},
-		{"two", "from query key\nfrom bearer\nerrors caddy",
+		{"two credentials", "from query key\nfrom bearer\nerrors caddy",
 			"GET /a?x=1&key=" + token + keyLine(token), "x=1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -338,7 +338,8 @@ func TestCredentialIsRemovedFromCopies(t *testing.T) {
 				t.Errorf("the placeholders say %q, want %q", got, want)
 			}
 			// Caddy restores this URL for error routes, and FastCGI sends it as REQUEST_URI.
-			if original := before.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); original.URL.RequestURI() != wantURI {
+			original := before.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+			if original.URL.RequestURI() != wantURI {
 				t.Errorf("the original URL is %s", original.URL)
 			}
 
@@ -404,8 +405,9 @@ func TestErrorRoutesGetNoCredential(t *testing.T) {
 			first + keyLine(second) + copies,
 		"a header of another scheme": "POST /a\nAuthorization: Basic x\nX-API-Key: " +
 			first + keyLine(second) + copies,
-		"too many to look for":            many + copies,
-		"refused before it is looked for": "PATCH /a/../b?key=" + first + keyLine(second) + copies,
+		"too many credentials": many + copies,
+		"refused before the credential is read": "PATCH /a/../b?key=" +
+			first + keyLine(second) + copies,
 	} {
 		var seen *http.Request
 		a := h.send(middleware(func(w http.ResponseWriter, r *http.Request,

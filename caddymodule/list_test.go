@@ -69,7 +69,7 @@ func TestListWriter(t *testing.T) {
 		}, `200 ["acme"]`, ""},
 		{"names in another case", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
-			w.Header()["content-type"] = []string{"text/html"} //nolint:staticcheck // on purpose
+			w.Header()["content-type"] = []string{"text/html"} // not canonical
 			_, err := io.WriteString(w, both)
 			if err == nil {
 				t.Error("Write succeeded")

@@ -192,31 +192,30 @@ func TestCensus(t *testing.T) {
 			}
 			return counts.keys[keystore.StatusActive]
 		}
-		expect := func(what string, want, asked int64) {
+		expect := func(name string, want, queries int64) {
 			t.Helper()
-			if got := active(); got != want || db.asked.Load() != asked {
-				t.Errorf("%s: %d keys, the database was queried %d times; want %d and %d", what,
-					got,
-					db.asked.Load(), want, asked)
+			if got := active(); got != want || db.asked.Load() != queries {
+				t.Errorf("%s: %d keys, the database was queried %d times; want %d and %d",
+					name, got, db.asked.Load(), want, queries)
 			}
 		}
 		expect("the first scrape", 1, 1)
-		expect("a second at once", 1, 1)
+		expect("a second scrape immediately", 1, 1)
 		time.Sleep(censusInterval)
-		expect("a later one", 2, 2)
+		expect("a later scrape", 2, 2)
 		time.Sleep(censusInterval)
 		db.hangs.Store(true)
-		expect("while the database hangs", 2, 3)
-		expect("another, which does not wait", 2, 3)
+		expect("while the database does not respond", 2, 3)
+		expect("another scrape, which does not wait", 2, 3)
 		time.Sleep(censusTimeout)
-		expect("when it is clear that it is away", -1, 3)
+		expect("after the timeout", -1, 3)
 		time.Sleep(censusInterval)
 		db.hangs.Store(false)
 		db.fails.Store(true)
-		expect("when it fails", -1, 4)
+		expect("after an error", -1, 4)
 		time.Sleep(censusInterval)
 		db.fails.Store(false)
-		expect("when it is back", 5, 5)
+		expect("after recovery", 5, 5)
 		time.Sleep(censusInterval)
 		db.hangs.Store(true)
 		go c.latest(db)
