@@ -15,8 +15,8 @@ func init() {
 	caddy.RegisterModule(AdminRoute{})
 }
 
-// AdminRoute serves the management of API keys on Caddy's admin endpoint, under `/apikeys/v1/`.
-// Whoever may use the admin endpoint acts as the member `root`, who may do everything.
+// AdminRoute serves the management API on Caddy's admin endpoint, under `/apikeys/v1/`. Every
+// client of the admin endpoint acts as the member `root`, which has all permissions.
 type AdminRoute struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -27,19 +27,19 @@ func (AdminRoute) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision registers the metrics: the admin endpoint serves those of its own config, whose apps
-// may never be provisioned.
+// Provision registers the metrics. The admin endpoint serves the metrics of its own config, whose
+// apps may never be provisioned.
 func (*AdminRoute) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
 
-// Routes is part of caddy.AdminRouter.
+// Routes implements caddy.AdminRouter.
 func (*AdminRoute) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: "/apikeys/",
 		Handler: caddy.AdminHandlerFunc(serveAdminRoute)}}
 }
 
-// serveAdminRoute never returns an error: what Caddy would make of it is no problem document.
+// serveAdminRoute never returns an error, because Caddy would not write it as a problem document.
 func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 	app := runningApp()
 	if app == nil {
@@ -49,15 +49,15 @@ func serveAdminRoute(w http.ResponseWriter, r *http.Request) error {
 				"not use " + appName + ".",
 		}.write(w, r)
 	}
-	// The admin server's ReadTimeout of 10 s would end a long import, and a revoke that waits for
-	// longer than that.
+	// The admin server's ReadTimeout of 10 s would cut off a long import or a revoke that waits
+	// longer.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	app.manage(w, r, manage.Root(peerAddress(r)))
 	return nil
 }
 
-// manage serves the management API, after Start, to a caller that a door has let in. The API
-// refuses cross-origin changes itself.
+// manage serves the management API to an authenticated caller. It must not be called before Start.
+// The API refuses cross-origin changes itself.
 func (a *App) manage(w http.ResponseWriter, r *http.Request, caller manage.Caller) {
 	var api *admin.API
 	if s := a.store.Load(); s != nil {
@@ -72,7 +72,7 @@ func (a *App) manage(w http.ResponseWriter, r *http.Request, caller manage.Calle
 	api.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// peerAddress is who is at the other end of the connection, for the audit log.
+// peerAddress returns the address of the client's end of the connection, for the audit log.
 func peerAddress(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

@@ -38,7 +38,7 @@ func TestAdminRouteWithoutStore(t *testing.T) {
 }
 
 func TestAdminRoute(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	for _, test := range []struct {
 		method, path, body string
@@ -49,12 +49,12 @@ func TestAdminRoute(t *testing.T) {
 		{"GET", "/apikeys/v1/health", "", nil, 200, ""},
 		{"GET", "/apikeys/v1/keys", "", nil, 200, `"items":`},
 		{"GET", "/apikeys/v1/nothing", "", nil, 404, "not_found"},
-		// Caddy redirects to the canonical path, which is nobody's.
+		// Caddy redirects to the canonical path, which has no such method.
 		{"POST", "/apikeys/v1/keys//rotate", `{}`, nil, 405, "method_not_allowed"},
 		{"POST", "/apikeys/v1/keys//revoke", `{}`, nil, 405, "method_not_allowed"},
 		{"DELETE", "/apikeys/v1/keys//", "", nil, 405, "method_not_allowed"},
 		{"POST", "/apikeys/v1/namespaces", `{"id":"one","kind":"account"}`, nil, 201, `"one"`},
-		// As `caddy reload` sends it, and as a page of another origin has a browser send it.
+		// A request as `caddy reload` sends it, and as a browser sends it for another origin.
 		{"POST", "/apikeys/v1/namespaces", `{"id":"two","kind":"account"}`,
 			[]string{"Sec-Fetch-Site", "same-origin"}, 201, `"two"`},
 		{"POST", "/apikeys/v1/namespaces", `{"id":"three","kind":"account"}`,
@@ -68,9 +68,10 @@ func TestAdminRoute(t *testing.T) {
 	}
 }
 
-// An import may take longer than the 10 s after which Caddy's admin server stops reading.
+// TestAdminRouteClearsTheReadDeadline checks that an import may take longer than the 10 s after
+// which Caddy's admin server stops reading.
 func TestAdminRouteClearsTheReadDeadline(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
 	if err := serveAdminRoute(w, httptest.NewRequestWithContext(t.Context(), "GET",
@@ -78,7 +79,7 @@ func TestAdminRouteClearsTheReadDeadline(t *testing.T) {
 		t.Error(err)
 	}
 	if !w.cleared {
-		t.Error("the read deadline of the admin server stands")
+		t.Error("the read deadline of the admin server is still set")
 	}
 }
 
@@ -105,11 +106,11 @@ func (d *deadlineRecorder) SetReadDeadline(at time.Time) error {
 	return nil
 }
 
-// TestPermissionsWhileStarting asks for the permission table from before the first config is up:
-// the answer is 503 until it is the whole table.
+// TestPermissionsWhileStarting requests the permission table while the first config starts. The
+// status is 503 until the table is complete.
 func TestPermissionsWhileStarting(t *testing.T) {
 	for range 5 {
-		g := newGate(t)
+		g := newInstance(t)
 		g.sites++
 		config := g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
 			apps["http"] = object{"servers": object{"site": object{

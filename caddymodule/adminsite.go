@@ -30,10 +30,10 @@ func init() {
 }
 
 // AdminSite serves the management of API keys on a site. It answers all requests under `/apikeys/`
-// and passes on the others. `/apikeys/` is a web console in which members sign in with their token,
+// and passes on the others. `/apikeys/` is a web console in which members sign in with their token.
 // `/apikeys/v1/` is the REST API. REST requests authenticate with the token of a member or key in
-// `Authorization: Bearer` or `X-API-Key`, and need permissions on `admin…` resources. Any valid key
-// may read `/apikeys/v1/self`; `openapi.json`, `docs` and `health` need no token.
+// `Authorization: Bearer` or `X-API-Key`, and require permissions on `admin…` resources. Any valid
+// key may read `/apikeys/v1/self`. `openapi.json`, `docs` and `health` require no token.
 //
 // If the same site has `api_key`, add `public /apikeys/*` to it. Otherwise it refuses member tokens
 // and removes keys from the request. Caddy logs a warning at the start if that line is missing.
@@ -48,9 +48,9 @@ type AdminSite struct {
 	// Default is `api`.
 	Realm string `json:"realm,omitempty"`
 
-	gate   Handler           // has the common checks
+	auth   Handler           // finds and verifies the credential
 	user   string            // TrustUser without the braces
-	server *caddyhttp.Server // nil: none
+	server *caddyhttp.Server // nil if no server runs the handler
 }
 
 // sitePath is the path under which the console and the REST API are served.
@@ -69,17 +69,17 @@ func (s *AdminSite) Provision(ctx caddy.Context) error {
 	if err := s.compile(); err != nil {
 		return err
 	}
-	if err := checkPlace(ctx); err != nil {
+	if err := checkRoutes(ctx); err != nil {
 		return err
 	}
-	s.gate.forAdmin, s.gate.Namespace, s.gate.Realm = true, keystore.HomeNamespace, s.Realm
+	s.auth.forAdmin, s.auth.Namespace, s.auth.Realm = true, keystore.HomeNamespace, s.Realm
 	redact.Declare(redact.Source{Kind: redact.Cookie, Name: console.SecureCookie},
 		redact.Source{Kind: redact.Cookie, Name: console.PlainCookie})
-	if err := s.gate.Provision(ctx); err != nil {
+	if err := s.auth.Provision(ctx); err != nil {
 		return err
 	}
 	s.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	s.gate.app.sites = append(s.gate.app.sites, s)
+	s.auth.app.sites = append(s.auth.app.sites, s)
 	return nil
 }
 
@@ -89,8 +89,8 @@ func (s *AdminSite) warnIfUnreachable() {
 	if s.server == nil {
 		return
 	}
-	if found, refuses := s.behind(s.server.Routes, false); found && refuses {
-		s.gate.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
+	if found, refuses := s.refusedIn(s.server.Routes, false); found && refuses {
+		s.auth.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
 			": " + publicAdvice)
 	}
 }
@@ -98,10 +98,10 @@ func (s *AdminSite) warnIfUnreachable() {
 const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective +
 	" requires a token itself"
 
-// behind looks for s in routes. It reports whether an api_key refuses requests before they reach s
-// or, if s is not found, before they leave the routes; refuses says the same of the handlers before
-// the routes. An api_key in a route with matchers counts only if s is in that route too.
-func (s *AdminSite) behind(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
+// refusedIn looks for s in routes. It reports whether an api_key refuses requests before they reach
+// s or, if s is not found, before they leave the routes; refuses says the same of the handlers
+// before the routes. An api_key in a route with matchers counts only if s is in that route too.
+func (s *AdminSite) refusedIn(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
 	for _, route := range routes {
 		within := refuses
 		for _, handler := range route.Handlers {
@@ -114,7 +114,7 @@ func (s *AdminSite) behind(routes caddyhttp.RouteList, refuses bool) (found, ref
 					return true, within
 				}
 			case *caddyhttp.Subroute:
-				if found, within = s.behind(h.Routes, within); found {
+				if found, within = s.refusedIn(h.Routes, within); found {
 					return true, within
 				}
 			}
@@ -141,40 +141,40 @@ func (s *AdminSite) ServeHTTP(
 	}
 	c := call{
 		now: time.Now(), w: w, r: r, // now is after the request arrived: see Keystore.Lookup
-		request: s.gate.request(r), method: r.Method, path: r.URL.EscapedPath(),
+		request: s.auth.request(r), method: r.Method, path: r.URL.EscapedPath(),
 		query: r.URL.RawQuery,
 	}
 	outcome := keystore.BadTarget
 	var caller manage.Caller
 	if canonicalTarget(r, c.path, false) {
-		if forPeople(r.URL.Path) {
+		if isConsolePath(r.URL.Path) {
 			return s.serveConsole(&c)
 		}
-		caller, outcome = s.judge(&c)
+		caller, outcome = s.authorize(&c)
 	}
-	s.gate.conclude(&c, outcome)
+	s.auth.conclude(&c, outcome)
 	switch {
 	case outcome == keystore.Forbidden:
-		return refusal{outcome: outcome, detail: nobody}.write(w, r)
+		return refusal{outcome: outcome, detail: noMember}.write(w, r)
 	case outcome.Refuses():
-		return s.gate.refuse(&c)
+		return s.auth.refuse(&c)
 	}
 	if c.running != nil {
 		defer c.running.leave(c.keys)
-		w, r = c.running.follow(w, r)
+		w, r = c.running.wrap(w, r)
 	}
-	s.gate.app.manage(w, r, caller)
+	s.auth.app.manage(w, r, caller)
 	return nil
 }
 
-const nobody = "No member is signed in: " + adminSiteDirective +
+const noMember = "No member is signed in: " + adminSiteDirective +
 	" trusts users that this site has authenticated before, and this request has no user, or one " +
 	"that is not the login of an active member."
 
-// judge is [Handler.judge] for the REST API and also returns the caller. The API checks permissions
-// itself.
-func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outcome) {
-	class, mapped := s.gate.rules.methods[c.method]
+// authorize is [Handler.authorize] for the REST API. It also returns the caller, whose permissions
+// the API checks itself.
+func (s *AdminSite) authorize(c *call) (caller manage.Caller, outcome keystore.Outcome) {
+	class, mapped := s.auth.rules.methods[c.method]
 	if !mapped {
 		return caller, keystore.Method
 	}
@@ -182,8 +182,8 @@ func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outco
 	var user string
 	if !open {
 		c.need.Class = class
-		user = s.signedIn(c)
-		c.credential, outcome = s.gate.rules.sources.find(c.r.Header, c.query)
+		user = s.trustedUser(c)
+		c.credential, outcome = s.auth.rules.sources.find(c.r.Header, c.query)
 		switch {
 		case outcome == keystore.Missing && s.user != "":
 		case outcome != keystore.OK:
@@ -193,19 +193,19 @@ func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outco
 		}
 	}
 	var err error
-	c.keys, err = s.gate.app.Await(c.r.Context())
+	c.keys, err = s.auth.app.Await(c.r.Context())
 	from := cmp.Or(c.request.clientIP, peerAddress(c.r))
 	switch {
-	case open && s.gate.app.hasStarted():
+	case open && s.auth.app.hasStarted():
 		return caller, keystore.Public
 	case err != nil:
 		return caller, keystore.Unavailable
 	case outcome == keystore.Missing:
-		return s.knownUser(c, user, from)
+		return s.callerForUser(c, user, from)
 	case c.credential.broken:
 		return caller, keystore.Malformed
 	}
-	if outcome = s.gate.lookUp(c); outcome != keystore.OK {
+	if outcome = s.auth.lookUp(c); outcome != keystore.OK {
 		return caller, outcome
 	}
 	if c.member() {
@@ -214,9 +214,9 @@ func (s *AdminSite) judge(c *call) (caller manage.Caller, outcome keystore.Outco
 	return manage.KeyCaller(c.record, from), outcome
 }
 
-// signedIn returns the user that earlier handlers have authenticated, or "". A user that an api_key
-// has set does not count: the creator of a key chooses its name.
-func (s *AdminSite) signedIn(c *call) string {
+// trustedUser returns the user that earlier handlers have authenticated, or "". A user that an
+// api_key has set does not count: the creator of a key chooses its name.
+func (s *AdminSite) trustedUser(c *call) string {
 	if s.user == "" || c.request.outcome == keystore.OK && c.request.record != nil {
 		return ""
 	}
@@ -233,8 +233,8 @@ func (c *call) member() bool {
 	return c.session != "" || keystore.HasTokenPrefix(c.credential.token, keystore.MemberPrefix)
 }
 
-// changesItself reports whether a call changes the key or member that it authenticates with.
-func changesItself(c *call) bool {
+// changesOwnCredential reports whether a call changes the key or member that it authenticates with.
+func changesOwnCredential(c *call) bool {
 	if c.need.Class == keystore.Read {
 		return false
 	}
@@ -260,9 +260,9 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		if err := json.Unmarshal(raw, &paths); err != nil {
 			return nil, h.WrapErr(err)
 		}
-		if !reachesSite(paths) {
+		if !mayMatchSite(paths) {
 			h.Next()
-			return nil, h.Errf(answersUnder+"its matcher matches only %s: write `"+
+			return nil, h.Errf(servesOnlyUnder+"its matcher matches only %s: write `"+
 				adminSiteDirective+"` without one", redact.Argument(strings.Join(paths, " ")))
 		}
 	}

@@ -21,11 +21,11 @@ import (
 
 // loadSite loads a config with a site that has api_keys_admin, and other handlers before and after
 // it.
-func (g *gate) loadSite(before ...object) {
+func (g *instance) loadSite(before ...object) {
 	g.loadSiteOf(object{"handler": "api_keys_admin"}, before...)
 }
 
-func (g *gate) loadSiteOf(admin object, before ...object) {
+func (g *instance) loadSiteOf(admin object, before ...object) {
 	g.sites++
 	handlers := append(before, admin,
 		object{"handler": "static_response", "status_code": 418, "body": "next"})
@@ -38,7 +38,7 @@ func (g *gate) loadSiteOf(admin object, before ...object) {
 	}))
 }
 
-func (g *gate) mustDo(method, server, path, body string, headers ...string) string {
+func (g *instance) mustDo(method, server, path, body string, headers ...string) string {
 	g.t.Helper()
 	status, answer := g.do(method, server, path, body, headers...)
 	if status/100 != 2 {
@@ -59,7 +59,7 @@ func idOf(t *testing.T, token string) string {
 func withBearer(token string) []string { return []string{"Authorization", "Bearer " + token} }
 
 func TestAdminSiteRealm(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSiteOf(object{"handler": "api_keys_admin", "realm": "Acme Inc."})
 	r, err := http.NewRequest("GET", "http://"+g.siteSocket()+"/apikeys/v1/keys", nil)
 	if err != nil {
@@ -77,7 +77,7 @@ func TestAdminSiteRealm(t *testing.T) {
 }
 
 func TestAdminSite(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
 	plain := g.mint(nil)
@@ -102,10 +102,11 @@ func TestAdminSite(t *testing.T) {
 	}{
 		{"another path", "GET", "/", nil, 418, "next"},
 		{"a longer name", "GET", "/apikeysx", nil, 418, "next"},
-		{"nothing there", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
-		{"nothing there, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
-		{"no such page", "GET", "/apikeys/v1x", nil, 404, "Page not found"},
-		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"}, // keys are for programs
+		{"unknown path", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
+		{"unknown path, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
+		{"unknown page", "GET", "/apikeys/v1x", nil, 404, "Page not found"},
+		// API keys do not work for pages
+		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"},
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
 		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200,
 			`"items"`},
@@ -114,28 +115,29 @@ func TestAdminSite(t *testing.T) {
 		{"no admin permission", "GET", keys, withBearer(plain), 403, `"needed":"admin.keys:read"`},
 		{"no admin permission, self", "GET", "/apikeys/v1/self", withBearer(plain), 200,
 			idOf(t, plain)},
-		{"no admin permission, self, to change", "POST", "/apikeys/v1/self", withBearer(plain), 405,
+		{"no admin permission, self, write", "POST", "/apikeys/v1/self", withBearer(plain), 405,
 			"method_not_allowed"},
 		{"document", "GET", "/apikeys/v1/openapi.json", nil, 200, `"openapi"`},
 		{"health", "GET", "/apikeys/v1/health", nil, 200, ""},
 		{"dots", "GET", "/apikeys/v1/../v1/health", nil, 400, "non_canonical_target"},
 		{"encoded slash", "GET", "/apikeys/v1%2Fhealth", nil, 400, "non_canonical_target"},
-		{"method before all else", "PROPFIND", keys, nil, 405, "method_not_allowed"},
+		{"the method is checked first", "PROPFIND", keys, nil, 405, "method_not_allowed"},
 		{"method on an open path", "TRACE", "/apikeys/v1/health", nil, 405, "method_not_allowed"},
-		{"none", "GET", keys, nil, 401, "missing_key"},
-		{"two", "GET", keys, append(withBearer(manager), "X-API-Key", manager), 400,
+		{"no token", "GET", keys, nil, 401, "missing_key"},
+		{"two tokens", "GET", keys, append(withBearer(manager), "X-API-Key", manager), 400,
 			"ambiguous_credentials"},
-		{"by the query", "GET", keys + "?api_key=" + manager, nil, 401, "missing_key"},
+		{"token in the query", "GET", keys + "?api_key=" + manager, nil, 401, "missing_key"},
 		{"malformed", "GET", keys, withBearer("ak_nonsense"), 401, "invalid_key"},
-		{"of a member", "GET", keys, withBearer("akm" + strings.TrimPrefix(manager, "ak")), 401,
+		{"member prefix", "GET", keys, withBearer("akm" + strings.TrimPrefix(manager, "ak")), 401,
 			"invalid_key"},
 		{"deleted", "GET", keys, withBearer(unknown), 401, "invalid_key"},
 		{"revoked", "GET", keys, withBearer(revoked), 401, "key_revoked"},
 		{"revoked, self", "GET", "/apikeys/v1/self", withBearer(revoked), 401, "key_revoked"},
 		{"inactive", "GET", keys, withBearer(inactive), 401, "key_inactive"},
-		{"elsewhere", "GET", keys, append(withBearer(office), "X-Forwarded-For", "198.51.100.7"),
+		{"another address", "GET", keys,
+			append(withBearer(office), "X-Forwarded-For", "198.51.100.7"),
 			403, "address_not_allowed"},
-		{"in the office", "GET", keys, append(withBearer(office), "X-Forwarded-For", "192.0.2.7"),
+		{"allowed address", "GET", keys, append(withBearer(office), "X-Forwarded-For", "192.0.2.7"),
 			200, `"items"`},
 		{"IPv6", "GET", keys, append(withBearer(office6), "X-Forwarded-For", "2001:db8::7"), 200,
 			`"items"`},
@@ -149,7 +151,7 @@ func TestAdminSite(t *testing.T) {
 		{"IPv6 in brackets, behind another", "GET", keys,
 			append(withBearer(office6), "X-Forwarded-For", "[2001:db7::1], [2001:db8::7]"), 403,
 			"address_not_allowed"},
-		{"IPv6 in brackets, elsewhere", "GET", keys,
+		{"IPv6 in brackets, another address", "GET", keys,
 			append(withBearer(office6), "X-Forwarded-For", "[2001:db7::7]"), 403,
 			"address_not_allowed"},
 		{"half a bracket", "GET", keys,
@@ -165,7 +167,7 @@ func TestAdminSite(t *testing.T) {
 		status, answer := g.do(test.method, "site", test.path, "", test.headers...)
 		for _, token := range []string{manager, plain, office, inactive, revoked, unknown} {
 			if strings.Contains(answer, token) {
-				t.Fatalf("%s: the answer holds a token", test.name)
+				t.Fatalf("%s: the response contains a token", test.name)
 			}
 		}
 		if status != test.status || !strings.Contains(answer, test.answer) {
@@ -185,7 +187,7 @@ func TestAdminSite(t *testing.T) {
 }
 
 func TestAdminSiteBehindAPIKey(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
 	if status, answer := g.do("GET", "site", "/apikeys/v1/keys", "",
@@ -196,18 +198,19 @@ func TestAdminSiteBehindAPIKey(t *testing.T) {
 		t.Errorf("without a key: %d %s", status, answer)
 	}
 	for _, path := range []string{"/apikeys/v1", "/apikeys/x", "/apikeys/v2/keys", "/%61pikeys/x"} {
-		// The key is still in these, so nothing behind may see them.
+		// api_key has not removed the key from these requests, so no later handler may receive
+		// them.
 		if status, answer := g.do("GET", "site", path, "", withBearer(manager)...); status != 404 {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}
 	}
 	if status, answer := g.do("GET", "site", "/orders", ""); status != 401 {
-		t.Errorf("without a key, elsewhere: %d %s", status, answer)
+		t.Errorf("without a key, another path: %d %s", status, answer)
 	}
 }
 
-func TestAdminSiteCutsWhatRuns(t *testing.T) {
-	g := newGate(t)
+func TestAdminSiteCutsRunningRequests(t *testing.T) {
+	g := newInstance(t)
 	g.loadSite()
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:*"}})
 
@@ -232,12 +235,12 @@ func TestAdminSiteCutsWhatRuns(t *testing.T) {
 	}
 	if rest, err := io.ReadAll(answers); strings.TrimSpace(string(rest)) != "" ||
 		errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the import goes on, or was answered: %q, %v", rest, err)
+		t.Errorf("the import continues, or got a response: %q, %v", rest, err)
 	}
 }
 
-func TestAdminSiteAnswersWhoRevokesItself(t *testing.T) {
-	g := newGate(t)
+func TestAdminSiteAnswersSelfRevoke(t *testing.T) {
+	g := newInstance(t)
 	g.loadSite()
 	for _, path := range []string{"/apikeys/v1/self/revoke", "/apikeys/v1/keys/{id}/revoke"} {
 		manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:*"}})
@@ -248,13 +251,13 @@ func TestAdminSiteAnswersWhoRevokesItself(t *testing.T) {
 		}
 		if status, _ := g.do("GET", "site", "/apikeys/v1/self", "",
 			withBearer(manager)...); status != 401 {
-			t.Errorf("%s: afterwards the key gets %d", path, status)
+			t.Errorf("%s: later requests with the key get %d", path, status)
 		}
 	}
 }
 
-// member makes one through the admin endpoint, with a token unless it has a login.
-func (g *gate) member(body object) (id, token string) {
+// member creates a member through the admin endpoint, with a token unless it has a login.
+func (g *instance) member(body object) (id, token string) {
 	g.t.Helper()
 	text, _ := json.Marshal(body)
 	var m api.Member
@@ -276,7 +279,7 @@ func (g *gate) member(body object) (id, token string) {
 func grantOf(role string) []object { return []object{{"namespace": "*", "roles": []string{role}}} }
 
 func TestAdminSiteMembers(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	id, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	self := g.mustDo("GET", "site", "/apikeys/v1/self", "", withBearer(token)...)
@@ -286,7 +289,7 @@ func TestAdminSiteMembers(t *testing.T) {
 	g.mustDo("GET", "site", "/apikeys/v1/members", "", "Authorization",
 		"Bearer secret-token:"+token)
 
-	// Whoever changes itself is answered, and what it had is dead then.
+	// A member that rotates its own token gets the response, and then the old token is invalid.
 	var made api.MemberChanged
 	if err := json.Unmarshal([]byte(g.mustDo("POST", "site", "/apikeys/v1/members/"+id+"/token",
 		"{}", withBearer(token)...)), &made); err != nil {
@@ -303,7 +306,7 @@ func TestAdminSiteMembers(t *testing.T) {
 		t.Errorf("disabled: %d %s", status, answer)
 	}
 
-	// A member's token is good at this door alone.
+	// A member's token is not valid for api_key.
 	g.loadSite(object{"handler": "api_key"})
 	if status, answer := g.do("GET", "site", "/orders", "",
 		withBearer(made.Token)...); status != 401 || !strings.Contains(answer, "invalid_key") {
@@ -311,12 +314,12 @@ func TestAdminSiteMembers(t *testing.T) {
 	}
 }
 
-// unencrypted and bcrypted are one password, at the least cost.
+// unencrypted and bcrypted are the same password. The hash has the lowest cost.
 const unencrypted, bcrypted = "open sesame", "$2a$04$R.Bpj5kMwGlJ1TK1RUbC.OqB25MoWYPemX.8OWS7skf9cirmgm2y6"
 
-// TestTrustUser has users signed in by basic_auth.
+// TestTrustUser authenticates users with basic_auth.
 func TestTrustUser(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	trusting := object{"handler": "api_keys_admin", "trust_user": "{http.auth.user.id}"}
 	signIn := object{"handler": "authentication",
 		"providers": object{"http_basic": object{"accounts": []object{
@@ -340,17 +343,17 @@ func TestTrustUser(t *testing.T) {
 		{"signed in", "GET", members, as("ada"), 200, id},
 		{"signed in, self", "GET", "/apikeys/v1/self", as("ada"), 200, `"member":"` + id + `"`},
 		{"not signed in", "GET", members, nil, 401, ""},
-		{"signed in as nobody's login", "GET", members, as("eve"), 403, "insufficient_permission"},
+		{"login without a member", "GET", members, as("eve"), 403, "insufficient_permission"},
 		{"another case", "GET", members, as("Ada"), 403, "No member is signed in"},
-		{"a token beside it", "GET", members, append(as("ada"), "X-API-Key", token), 400,
+		{"user and token", "GET", members, append(as("ada"), "X-API-Key", token), 400,
 			"ambiguous_credentials"},
-		{"a token beside nobody's login", "GET", members, append(as("eve"), "X-API-Key", token),
+		{"login without a member, and token", "GET", members, append(as("eve"), "X-API-Key", token),
 			400, "ambiguous_credentials"},
 		{"cross-origin", "POST", members, append(as("ada"), "Sec-Fetch-Site", "cross-site"), 403,
 			"cross_origin"},
 		{"early data that writes", "POST", members, append(as("ada"), "Early-Data", "1"), 425,
 			"too_early"},
-		{"needs none", "GET", "/apikeys/v1/health", as("eve"), 200, ""},
+		{"path that needs no token", "GET", "/apikeys/v1/health", as("eve"), 200, ""},
 	} {
 		if status, answer := g.do(test.method, "site", test.path, "",
 			test.headers...); status != test.status || !strings.Contains(answer, test.answer) {
@@ -363,22 +366,22 @@ func TestTrustUser(t *testing.T) {
 	}
 	g.mustDo("PATCH", "admin", members+"/"+id, `{"active":true}`)
 
-	// Nobody has signed in: a token is as good as ever, and without one it is 403.
+	// Without an authenticated user, a token still works and a request without one gets 403.
 	g.loadSiteOf(trusting)
 	g.mustDo("GET", "site", members, "", withBearer(token)...)
 	if status, answer := g.do("GET", "site", members, ""); status != 403 ||
 		!strings.Contains(answer, "No member is signed in") {
-		t.Errorf("nobody: %d %s", status, answer)
+		t.Errorf("no user: %d %s", status, answer)
 	}
 
-	// What api_key has set is no user, were its id somebody's login.
+	// The user that api_key sets does not count, even if the key's id is a login.
 	key := g.mint(object{"access": "read_only"})
 	g.member(object{"name": "Eve", "login": idOf(t, key), "grants": grantOf("client-admin")})
 	g.loadSiteOf(trusting, object{"handler": "api_key"})
 	if status, answer := g.do("GET", "site", members, "", withBearer(key)...); status != 403 {
 		t.Errorf("a key: %d %s", status, answer)
 	}
-	// Nor by another name, as a header that it sets for the upstream.
+	// Neither does a header that api_key sets for the upstream.
 	g.loadSiteOf(object{"handler": "api_keys_admin",
 		"trust_user": "{http.request.header.X-Apikey-Id}"}, object{"handler": "api_key"})
 	if status, answer := g.do("GET", "site", members, "", withBearer(key)...); status != 403 {
@@ -386,8 +389,8 @@ func TestTrustUser(t *testing.T) {
 	}
 }
 
-// TestTrustUserOfForwardAuth has users signed in by another server, which names them in a header of
-// its answer.
+// TestTrustUserOfForwardAuth authenticates users with another server, which names them in a
+// response header.
 func TestTrustUserOfForwardAuth(t *testing.T) {
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		user, in := strings.CutPrefix(r.Header.Get("Cookie"), "session=")
@@ -400,7 +403,7 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 		}
 	}))
 	defer auth.Close()
-	g := newGate(t)
+	g := newInstance(t)
 	adapted, err := tryAdapt(fmt.Sprintf(`http://site {
 	bind unix/%s
 	forward_auth %s {
@@ -426,7 +429,7 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 		cookie string
 		status int
 	}{{"session=ada", 200}, {"session=eve", 403}, {"session=", 403}, {"", 401}} {
-		// What the client says of itself goes.
+		// The client's own header is replaced.
 		status, answer := g.do("GET", "site", "/apikeys/v1/self", "", "Cookie", test.cookie,
 			"Remote-User", "ada")
 		if status != test.status || status == 200 && !strings.Contains(answer, id) {
@@ -435,11 +438,11 @@ func TestTrustUserOfForwardAuth(t *testing.T) {
 	}
 }
 
-// TestAdminSiteOutOfReach: where no request for /apikeys/ comes by, the site is not served without
-// a word.
-func TestAdminSiteOutOfReach(t *testing.T) {
+// TestAdminSiteUnreachable checks that provisioning fails if no request under /apikeys/ can reach
+// the handler.
+func TestAdminSiteUnreachable(t *testing.T) {
 	for text, want := range map[string]string{
-		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin answers under /apikeys/ only, and the route around it matches only /admin/*: write `handle /apikeys/* { api_keys_admin }`",
+		"handle_path /admin/* {\n\t\tapi_keys_admin\n\t}":                              "api_keys_admin serves only paths under /apikeys/, but the route around it matches only /admin/*: write `handle /apikeys/* { api_keys_admin }`",
 		"handle_path /apikeys/* {\n\t\tapi_keys_admin\n\t}":                            "the route around it removes /apikeys from the path: write `handle /apikeys/* { api_keys_admin }`",
 		"handle /keys/* {\n\t\tapi_keys_admin\n\t}":                                    "matches only /keys/*",
 		"route /keys/* {\n\t\troute {\n\t\t\tapi_keys_admin\n\t\t}\n\t}":               "matches only /keys/*",

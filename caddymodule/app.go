@@ -1,3 +1,12 @@
+// Package caddymodule plugs API keys into Caddy: the app api_keys, which opens the key store; the
+// handlers api_key, which requires a key, and api_keys_admin, which serves the REST API and the web
+// console on a site; the module of Caddy's admin endpoint; the Caddyfile syntax; and the metrics.
+//
+// It adapts the other packages and may import all of them. Only this package and its subpackages
+// know Caddy. Decisions about keys are made by [keystore.Decide], never here.
+//
+// Start with app.go for the life of the store, and with [Handler.ServeHTTP] in handler.go for the
+// path of a request.
 package caddymodule
 
 import (
@@ -69,27 +78,27 @@ type App struct {
 	// the database.
 	TokenKey string `json:"token_key,omitempty"`
 
-	// Limits on the contents of the database. Default is the default of each field.
+	// Limits on the contents of the database. Default is the default of each limit.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
-	identity string
-	url      string    // of PostgreSQL, empty for SQLite
-	tokenKey *[32]byte // nil: the database's own
-	settings node.Settings
-	cacheURL string             // empty: no shared cache
-	cache    *sharedcache.Redis // nil: none, or not started
-	declared []api.Operation    // by all handlers
-	named    []string           // resources, by handlers
-	sites    []*AdminSite
-	servers  []*caddyhttp.Server // that have handlers
+	identity  string
+	url       string    // of PostgreSQL, empty for SQLite
+	tokenKey  *[32]byte // nil for the one in the database
+	settings  node.Settings
+	cacheURL  string             // empty without a shared cache
+	cache     *sharedcache.Redis // nil without a shared cache or before Start
+	declared  []api.Operation    // by all handlers
+	resources []string           // of all handlers
+	sites     []*AdminSite
+	servers   []*caddyhttp.Server // that have handlers
 
-	store   atomic.Pointer[store] // nil until it is open
-	started chan struct{}         // closed by Start, when it succeeds
-	gone    chan struct{}         // closed by Cleanup
-	opening *opening              // nil: Start has opened the store, or failed
+	store     atomic.Pointer[store] // nil until it is open
+	started   chan struct{}         // closed by Start, when it succeeds
+	cleanedUp chan struct{}         // closed by Cleanup
+	opening   *opening              // nil unless Start has succeeded without the store
 }
 
 // DatabaseConfig selects the database.
@@ -130,7 +139,7 @@ const (
 // disk nor network.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger = ctx, ctx.Slogger()
-	a.started, a.gone = make(chan struct{}), make(chan struct{})
+	a.started, a.cleanedUp = make(chan struct{}), make(chan struct{})
 	if err := a.provisionDatabase(); err != nil {
 		return err
 	}
@@ -161,7 +170,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		a.settings.Capacity = a.Capacity.capacity()
 	}
-	a.settings.LocalCache, a.settings.LocalCacheBytes, a.settings.Lease = a.LocalCache, a.LocalCacheBytes, time.Duration(a.Lease)
+	a.settings.LocalCache, a.settings.LocalCacheBytes = a.LocalCache, a.LocalCacheBytes
+	a.settings.Lease = time.Duration(a.Lease)
 	return registerMetrics(ctx.GetMetricsRegistry())
 }
 
@@ -302,7 +312,7 @@ func checkPrefix(option, prefix string) error {
 func (a *App) declare(operations []api.Operation, resource string) {
 	a.declared = append(a.declared, operations...)
 	if resource != "" {
-		a.named = append(a.named, resource)
+		a.resources = append(a.resources, resource)
 	}
 }
 
@@ -333,8 +343,8 @@ func (*App) Stop() error { return nil }
 // again. It may be called without Start.
 func (a *App) Cleanup() error {
 	running.remove(a)
-	if a.gone != nil {
-		close(a.gone)
+	if a.cleanedUp != nil {
+		close(a.cleanedUp)
 	}
 	a.opening.stop()
 	var err error
@@ -371,7 +381,7 @@ func (a *App) Await(ctx context.Context) (*manage.Keystore, error) {
 			return s.keys, nil
 		}
 		return nil, errors.New("the database is not reachable yet")
-	case <-a.gone:
+	case <-a.cleanedUp:
 		return nil, errors.New("the key store was not started: its configuration failed")
 	case <-timer.C:
 		return nil, fmt.Errorf("the key store has not started within %s", startTimeout)

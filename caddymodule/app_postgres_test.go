@@ -28,7 +28,7 @@ func TestPostgresDatabase(t *testing.T) {
 			"url": "postgres://gate:" + password + "@" + server.Address() +
 				"/postgres?search_path=gate"}}
 	}
-	g := newGate(t)
+	g := newInstance(t)
 	err := g.tryLoad(g.config(postgres("wrong-hunter2")))
 	if text := errorText(err); !strings.Contains(text, "refuses the user or its password") ||
 		strings.Contains(text, "hunter2") {
@@ -44,7 +44,7 @@ func TestPostgresDatabase(t *testing.T) {
 		t.Fatal(n, err)
 	}
 
-	// With another password it is the same database, and the store stays.
+	// Another password does not change the identity of the database, so the store survives.
 	if err := server.Exec("",
 		"ALTER ROLE gate PASSWORD 'second'; SELECT pg_terminate_backend(pid) FROM "+
 			"pg_stat_activity WHERE usename = 'gate'"); err != nil {
@@ -59,24 +59,24 @@ func TestPostgresDatabase(t *testing.T) {
 	}
 }
 
-// TestPostgresLetsTheStartWait: Caddy comes up while a change would wait for others, says why keys
-// get 503, and is ready when nothing waits any more.
-func TestPostgresLetsTheStartWait(t *testing.T) {
+// TestPostgresBlockedAtStart checks that Caddy starts while another session blocks writes, that
+// health says why keys get 503, and that it recovers when the block ends.
+func TestPostgresBlockedAtStart(t *testing.T) {
 	const lock, unconfirmed = "another transaction", "synchronous standby"
 	for name, row := range map[string]struct {
 		why  string
 		hold func(*testing.T, *postgrestest.Server) (release func() error)
-		new  bool // the database is empty
+		new  bool // whether the database is empty
 	}{
-		"the head's row is locked":                 {lock, lockHead, false},
-		"the standby is away":                      {unconfirmed, detachStandby, false},
-		"the standby of an empty database is away": {"its log says why", detachStandby, true},
-		"the table of an upgrade of others is locked": {"its log says why", lockSchemaVersion,
+		"the head's row is locked":                     {lock, lockHead, false},
+		"the standby is detached":                      {unconfirmed, detachStandby, false},
+		"the standby of an empty database is detached": {"its log says why", detachStandby, true},
+		"the schema version is locked": {"its log says why", lockSchemaVersion,
 			false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := postgrestest.StartFor(t)
-			g := newGate(t)
+			g := newInstance(t)
 			database := object{"database": object{"type": "postgres", "url": server.URL("")}}
 			postgres := g.config(database, func(_, apps object) {
 				g.sites++
@@ -103,7 +103,7 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 				before := runningApp()
 				err := g.tryLoad(postgres)
 				if !strings.Contains(errorText(err), row.why) || runningApp() != before {
-					t.Errorf("a reload that would end what works: %v", err)
+					t.Errorf("a reload to an unreachable database: %v", err)
 				}
 				if err := caddy.Stop(); err != nil {
 					t.Fatal(err)
@@ -111,11 +111,11 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 			}
 			begun := time.Now()
 			g.load(postgres)
-			if took := time.Since(begun); took > openWait+10*time.Second {
+			if took := time.Since(begun); took > startWait+10*time.Second {
 				t.Errorf("the start took %s", took)
 			}
 			if status, _ := g.do("GET", "site", "/open", ""); status != 200 {
-				t.Errorf("what needs no key: %d", status)
+				t.Errorf("public path: %d", status)
 			}
 			r, err := http.NewRequestWithContext(t.Context(), "GET", "http://site/", nil)
 			if err != nil {
@@ -128,7 +128,7 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 			}
 			_ = response.Body.Close()
 			if response.StatusCode != 503 || response.Header.Get("Retry-After") == "" {
-				t.Errorf("what needs a key: %s, Retry-After %q", response.Status,
+				t.Errorf("request with a key: %s, Retry-After %q", response.Status,
 					response.Header.Get("Retry-After"))
 			}
 			status, health := g.do("GET", "admin", "/apikeys/v1/health", "")
@@ -143,24 +143,24 @@ func TestPostgresLetsTheStartWait(t *testing.T) {
 			for deadline := time.Now().Add(time.Minute); status != 200; time.Sleep(10 * time.Millisecond) {
 				status, health = g.do("GET", "admin", "/apikeys/v1/health", "")
 				if status != 200 && time.Now().After(deadline) {
-					t.Fatalf("health afterwards: %d %s", status, health)
+					t.Fatalf("health after recovery: %d %s", status, health)
 				}
 			}
 			if token == "" {
 				token = g.mint(nil)
 			}
 			if status, _ := g.do("GET", "site", "/", "", withBearer(token)...); status != 200 {
-				t.Errorf("a key afterwards: %d", status)
+				t.Errorf("key after recovery: %d", status)
 			}
 		})
 	}
 }
 
-// TestPrefixesWhenOpenedLate: a database that is reached after the start cannot refuse the
-// configuration any more. Keys of other prefixes are refused, all others are served.
+// TestPrefixesWhenOpenedLate checks that a database opened after the start no longer refuses the
+// configuration. Keys with unaccepted prefixes are refused, all others are accepted.
 func TestPrefixesWhenOpenedLate(t *testing.T) {
 	server := postgrestest.StartFor(t)
-	g := newGate(t)
+	g := newInstance(t)
 	app := object{"database": object{"type": "postgres", "url": server.URL("")}}
 	g.load(g.config(app))
 	old := g.mint(nil)

@@ -24,25 +24,25 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A gate is the Caddy of this process, with its admin endpoint on a socket of its own. There is one
+// An instance is the Caddy of this process, with the admin endpoint on a Unix socket. There is one
 // at a time.
-type gate struct {
+type instance struct {
 	t      *testing.T
 	dir    string
 	client *http.Client
 	loads  int
-	sites  int // how many configs had a site
+	sites  int // number of configs with a site
 }
 
-func newGate(t *testing.T) *gate {
+func newInstance(t *testing.T) *instance {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "gate") // t.TempDir is too long for the name of a socket
+	dir, err := os.MkdirTemp("", "gate") // t.TempDir is too long for a socket path
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{t: t, dir: dir}
+	g := &instance{t: t, dir: dir}
 	transport := &http.Transport{
-		DisableKeepAlives: true, // the next config has another server
+		DisableKeepAlives: true, // each config has another server
 		DialContext: func(ctx context.Context, _, host string) (net.Conn, error) {
 			name, _, _ := strings.Cut(host, ":")
 			switch name {
@@ -66,19 +66,19 @@ func newGate(t *testing.T) *gate {
 	return g
 }
 
-func (g *gate) path(name string) string { return filepath.Join(g.dir, name) }
+func (g *instance) path(name string) string { return filepath.Join(g.dir, name) }
 
-// adminSocket is that of the last config, whether it came up or not. Each has one of its own: the
-// admin server before it may still take connections, and drop them.
-func (g *gate) adminSocket() string { return fmt.Sprintf("admin%d", g.loads) }
+// adminSocket returns the admin socket of the last config, even if it failed. Each config has its
+// own, because the previous admin server may still accept connections and drop them.
+func (g *instance) adminSocket() string { return fmt.Sprintf("admin%d", g.loads) }
 
-// siteSocket is that of the last config with a site, for the same reason.
-func (g *gate) siteSocket() string { return fmt.Sprintf("site%d", g.sites) }
+// siteSocket returns the site socket of the last config with a site. Each has its own, too.
+func (g *instance) siteSocket() string { return fmt.Sprintf("site%d", g.sites) }
 
 type object = map[string]any
 
-// config returns a whole config around that of the app, which `change` may add to.
-func (g *gate) config(app object, change ...func(config, apps object)) object {
+// config returns a complete config with that of the app. The change functions may modify it.
+func (g *instance) config(app object, change ...func(config, apps object)) object {
 	apps := object{}
 	if app != nil {
 		apps[appName] = app
@@ -94,7 +94,7 @@ func (g *gate) config(app object, change ...func(config, apps object)) object {
 	return config
 }
 
-func (g *gate) tryLoad(config object) error {
+func (g *instance) tryLoad(config object) error {
 	g.t.Helper()
 	g.loads++
 	config["admin"].(object)["listen"] = "unix/" + g.path(g.adminSocket())
@@ -105,15 +105,15 @@ func (g *gate) tryLoad(config object) error {
 	return caddy.Load(encoded, true)
 }
 
-func (g *gate) load(config object) {
+func (g *instance) load(config object) {
 	g.t.Helper()
 	if err := g.tryLoad(config); err != nil {
 		g.t.Fatal(err)
 	}
 }
 
-// do sends a request to a server of the gate, by the name of its socket.
-func (g *gate) do(method, server, path, body string, headers ...string) (int, string) {
+// do sends a request to the server with this socket.
+func (g *instance) do(method, server, path, body string, headers ...string) (int, string) {
 	g.t.Helper()
 	r, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+server+path,
 		strings.NewReader(body))
@@ -138,8 +138,8 @@ func (g *gate) do(method, server, path, body string, headers ...string) (int, st
 	return response.StatusCode, text.String()
 }
 
-// mint makes a key through the admin endpoint and returns its token.
-func (g *gate) mint(fields object) string {
+// mint creates a key through the admin endpoint and returns its token.
+func (g *instance) mint(fields object) string {
 	g.t.Helper()
 	spec := object{"name": "test", "namespace": "default", "access": "read_only"}
 	for name, value := range fields {
@@ -175,14 +175,14 @@ func sqlite(path string, more object) object {
 }
 
 func TestReloadsKeepTheStore(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	before := runningApp()
 	token := g.mint(nil)
 	hits := func() uint64 {
 		return before.Keystore().Stats().Lookups[node.TierLocal][node.Hit]
 	}
-	for hits() == 0 { // a key is not cached while a change is being applied
+	for hits() == 0 { // no key is cached while a change is applied
 		if got := lookup(t, before.Keystore(), token); got != keystore.OK {
 			t.Fatal(got)
 		}
@@ -211,7 +211,7 @@ func TestReloadsKeepTheStore(t *testing.T) {
 	}
 }
 
-// failingApp starts last, or is of no use: `late` counts how often it was.
+// failingApp fails to start. late counts how often it started after the api_keys app.
 type failingApp struct{ ctx caddy.Context }
 
 var late atomic.Int32
@@ -237,20 +237,20 @@ func (failingApp) Stop() error { return nil }
 
 func init() { caddy.RegisterModule(failingApp{}) }
 
-func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
+func TestFailedReloadRestoresTheSettings(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		fault func(config, apps object)
 	}{
-		// Caddy stops the apps that have started, and cleans up.
+		// Caddy stops the started apps and cleans up.
 		{"a later app does not start", func(_, apps object) { apps["failing"] = object{} }},
-		// Caddy cleans up without having stopped any app.
+		// Caddy cleans up without stopping any app.
 		{"remote admin without identity",
 			func(config, _ object) { config["admin"].(object)["remote"] = object{} }},
 	} {
 		for _, database := range []string{"keys.db", "other.db"} {
 			t.Run(test.name+", "+database, func(t *testing.T) {
-				g := newGate(t)
+				g := newInstance(t)
 				g.load(g.config(sqlite(g.path("keys.db"), nil)))
 				before := runningApp()
 				token := g.mint(nil)
@@ -259,7 +259,7 @@ func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
 					object{"token_prefix": []string{"bad"}, "abandon_prefix": []string{"ak"}}),
 					test.fault)
 				late.Store(0)
-				for range 64 { // apps start in any order
+				for range 64 { // because apps start in any order
 					if err := g.tryLoad(bad); err == nil {
 						t.Fatal("the config came up")
 					}
@@ -294,7 +294,7 @@ func TestFailedReloadPutsTheSettingsBack(t *testing.T) {
 }
 
 func TestReloadWithAnotherDatabase(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("first.db"), nil)))
 	first := runningApp().Keystore()
 	token := g.mint(nil)
@@ -315,10 +315,10 @@ func TestReloadWithAnotherDatabase(t *testing.T) {
 	}
 }
 
-// TestReloadWithAnotherPrefix: a configuration that would end live keys is refused, unless it says
-// so; then it holds at once, for cached keys too.
+// TestReloadWithAnotherPrefix checks that a configuration which refuses live keys is rejected
+// unless it abandons their prefix. Then it takes effect immediately, for cached keys too.
 func TestReloadWithAnotherPrefix(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	config := func(more object) object { return g.config(sqlite(g.path("keys.db"), more)) }
 	g.load(config(nil))
 	token := g.mint(nil)
@@ -381,7 +381,7 @@ func TestReloadWithAnotherPrefix(t *testing.T) {
 }
 
 func TestTokenKeyCannotChange(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	good, other := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
 	g.load(g.config(sqlite(g.path("keys.db"), object{"token_key": good})))
 	before := runningApp()
@@ -403,7 +403,7 @@ func TestTokenKeyCannotChange(t *testing.T) {
 		t.Error("the same key in capitals opened another store")
 	}
 
-	// Over a restart it is the database that says no.
+	// After a restart, the database refuses the key.
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -437,7 +437,7 @@ func TestValidateTouchesNothing(t *testing.T) {
 }
 
 func TestDefaultDatabase(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	t.Setenv("XDG_DATA_HOME", g.path("data"))
 	g.load(g.config(object{}))
 	g.mint(nil)
@@ -495,7 +495,10 @@ func TestProvisionErrors(t *testing.T) {
 }
 
 func TestAwait(t *testing.T) {
-	newApp := func() *App { return &App{started: make(chan struct{}), gone: make(chan struct{})} }
+	newApp := func() *App {
+		return &App{started: make(chan struct{}),
+			cleanedUp: make(chan struct{})}
+	}
 	synctest.Test(t, func(t *testing.T) {
 		app, opened := newApp(), &store{keys: new(manage.Keystore)}
 		go func() {
@@ -522,14 +525,14 @@ func TestAwait(t *testing.T) {
 		app, began := newApp(), time.Now()
 		go func() { _ = app.Cleanup() }()
 		if _, err := app.Await(t.Context()); err == nil || time.Since(began) != 0 {
-			t.Errorf("of a config that was withdrawn: %v after %s", err, time.Since(began))
+			t.Errorf("after Cleanup: %v after %s", err, time.Since(began))
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := newApp().Await(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("of a client that has gone: %v", err)
+			t.Errorf("canceled context: %v", err)
 		}
 	})
 }

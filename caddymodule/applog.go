@@ -31,26 +31,27 @@ func (l *reloadableLog) handler() slog.Handler {
 	return h
 }
 
-// Enabled is part of slog.Handler.
+// Enabled implements slog.Handler.
 func (l *reloadableLog) Enabled(ctx context.Context, level slog.Level) bool {
 	return l.current.Load().Enabled(ctx, level)
 }
 
-// Handle is part of slog.Handler.
+// Handle implements slog.Handler.
 func (l *reloadableLog) Handle(ctx context.Context, record slog.Record) error {
 	return l.handler().Handle(ctx, record)
 }
 
-// WithAttrs is part of slog.Handler.
+// WithAttrs implements slog.Handler.
 func (l *reloadableLog) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return l.with(func(h slog.Handler) slog.Handler { return h.WithAttrs(attrs) })
 }
 
-// WithGroup is part of slog.Handler.
+// WithGroup implements slog.Handler.
 func (l *reloadableLog) WithGroup(name string) slog.Handler {
 	return l.with(func(h slog.Handler) slog.Handler { return h.WithGroup(name) })
 }
 
+// with returns a handler on the same log that also applies add.
 func (l *reloadableLog) with(add func(slog.Handler) slog.Handler) slog.Handler {
 	earlier := l.derive
 	if earlier == nil {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestMovingLog(t *testing.T) {
+func TestReloadableLog(t *testing.T) {
 	var first, second bytes.Buffer
 	l := newReloadableLog(slog.New(slog.NewTextHandler(&first, nil)))
 	logger := slog.New(l).With("node", "n1").WithGroup("change").With("by", "root")

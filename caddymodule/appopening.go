@@ -20,18 +20,18 @@ import (
 // opening is the state of an app that has started without its database.
 type opening struct {
 	api     *admin.API       // answers 503
-	console *console.Console // likewise
-	failed  atomic.Uint64
+	console *console.Console // answers 503
+	failed  atomic.Uint64    // number of failed attempts
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 }
 
 const (
-	// openWait is how long Start waits for the store if Caddy may start without it.
-	openWait = 5 * time.Second
-	// openAgain is the first pause between two attempts. It doubles up to openAgainMax.
-	openAgain    = 250 * time.Millisecond
-	openAgainMax = 5 * time.Second
+	// startWait is how long Start waits for the store if Caddy may start without it.
+	startWait = 5 * time.Second
+	// retryMin is the first pause between two attempts. It doubles up to retryMax.
+	retryMin = 250 * time.Millisecond
+	retryMax = 5 * time.Second
 	// openLogInterval is how often the same failure is logged.
 	openLogInterval = time.Minute
 )
@@ -68,10 +68,10 @@ func (a *App) open() (*store, error) {
 	ctx, cancel := context.WithCancel(a.ctx)
 	first := a.attempt(ctx)
 	err := fmt.Errorf("opening the database %s: not open after %s; still trying: %w",
-		a.identity, openWait, context.DeadlineExceeded)
+		a.identity, startWait, context.DeadlineExceeded)
 	var late <-chan time.Time
 	if a.mayOpenLater(err) {
-		late = time.After(openWait)
+		late = time.After(startWait)
 	}
 	select {
 	case done := <-first:
@@ -139,15 +139,15 @@ func prefixAdvice(accepted, refused []string) string {
 // keepOpening waits for the pending attempt, or starts one if pending is nil, and retries until one
 // succeeds. err is the latest error.
 func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error) {
-	var said string
-	var saidAt time.Time
-	for wait := openAgain; ; wait = min(2*wait, openAgainMax) {
+	var logged string
+	var loggedAt time.Time
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
 		if pending == nil { // the attempt has failed, it is not only slow
 			a.opening.failed.Add(1)
 		}
 		a.opening.api.NotReached(sqldb.Advice(err))
-		if text := err.Error(); text != said || time.Since(saidAt) >= openLogInterval {
-			said, saidAt = text, time.Now()
+		if text := err.Error(); text != logged || time.Since(loggedAt) >= openLogInterval {
+			logged, loggedAt = text, time.Now()
 			a.logger.Error("cannot open the key database; requests that need a key get 503 until "+
 				"a retry succeeds",
 				slog.Any("error", err))

@@ -52,7 +52,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 					"postgres://USER:PASSWORD@HOST:PORT/DATABASE, better with {env.NAME} or " +
 					"{file.PATH} for the password")
 			}
-			if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
+			if !strings.Contains(args[1], "{") { // else Provision checks the expanded URL
 				if _, err := sqldb.PostgresIdentity(args[1]); err != nil {
 					return d.WrapErr(err)
 				}
@@ -67,8 +67,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		if len(args) == 2 {
 			if a.Database.Path = args[1]; a.Database.Path == "" {
 				return d.Err("the path of database sqlite must not be empty: leave it out for " +
-					"apikeys.db " +
-					"in Caddy's data directory")
+					"apikeys.db in Caddy's data directory")
 			}
 			if err := checkDatabasePath(a.Database.Path); err != nil {
 				return d.WrapErr(err)

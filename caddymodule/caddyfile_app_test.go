@@ -11,8 +11,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
-// tryAdapt is adapt for Caddyfiles that may be wrong. A file that `caddy fmt` would change counts
-// as wrong.
+// tryAdapt adapts a Caddyfile. A file that `caddy fmt` would change is an error.
 func tryAdapt(text string) ([]byte, error) {
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text),
 		map[string]any{"filename": "Caddyfile"})
@@ -27,7 +26,7 @@ func TestExampleIsValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// a file that `caddy fmt` would change gets a warning
+	// Caddy warns about a file that `caddy fmt` would change.
 	encoded, err := tryAdapt(string(caddyfile))
 	if err != nil {
 		t.Fatal(err)

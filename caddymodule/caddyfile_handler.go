@@ -85,16 +85,16 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return located
 }
 
-// handlerWords are the options, in the order of the documentation.
-var handlerWords = strings.Fields("from namespace_path namespace resource methods operation " +
+// handlerOptions lists the options in the order of the documentation.
+var handlerOptions = strings.Fields("from namespace_path namespace resource methods operation " +
 	"openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash " +
 	"pass_credential errors realm forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
-	if !slices.Contains(handlerWords, option) {
+	if !slices.Contains(handlerOptions, option) {
 		return d.Errf("unknown option %q in api_key: must be one of %s", redact.Argument(option),
-			strings.Join(handlerWords, ", "))
+			strings.Join(handlerOptions, ", "))
 	}
 	switch option { // those with a block
 	case "list":
@@ -120,7 +120,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "operation":
 		if len(args) != 4 {
 			return d.Errf("operation requires RESOURCE:OPERATION, read or write, METHOD and PATH, "+
-				"such as `operation orders:search read POST /v1/orders/search`; this has %d words",
+				"such as `operation orders:search read POST /v1/orders/search`, not %d arguments",
 				len(args))
 		}
 		h.Operation = append(h.Operation, route.Operation{
@@ -165,14 +165,14 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 
 func (h *Handler) unmarshalFrom(d *caddyfile.Dispenser, args []string) error {
 	if len(args) == 0 {
-		return d.Errf("from requires a source: %s", sourceWords)
+		return d.Errf("from requires a source: %s", sourceSyntax)
 	}
 	source := CredentialSource{Type: args[0]}
-	most := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2,
+	limit := map[string]int{"bearer": 1, "basic": 1, "query": 2, "cookie": 2,
 		"header": 3}[source.Type]
-	if most > 0 && len(args) > most {
-		return d.Errf("from %s: unexpected %q: the sources are %s, each on its own line",
-			source.Type, redact.Argument(strings.Join(args[most:], " ")), sourceWords)
+	if limit > 0 && len(args) > limit {
+		return d.Errf("from %s: unexpected argument %q: the sources are %s, each on its own line",
+			source.Type, redact.Argument(strings.Join(args[limit:], " ")), sourceSyntax)
 	}
 	if len(args) > 1 {
 		source.Name = args[1]
@@ -208,8 +208,7 @@ func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) erro
 		class, args = args[0], args[1:]
 	}
 	if len(args) == 0 {
-		return d.Err("also_judge requires names of headers, optionally after read or write, such " +
-			"as " +
+		return d.Err("also_judge requires header names, optionally after read or write, such as " +
 			"`also_judge read X-Amz-Copy-Source`")
 	}
 	for _, name := range args {
@@ -221,7 +220,7 @@ func (h *Handler) unmarshalAlsoJudge(d *caddyfile.Dispenser, args []string) erro
 func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 	if len(args) != 3 {
 		return d.Errf("list requires METHOD, PATH and the KIND of the namespaces that the response "+
-			"lists, such as `list GET /v1/workspaces workspace`; this has %d words", len(args))
+			"lists, such as `list GET /v1/workspaces workspace`, not %d arguments", len(args))
 	}
 	l := route.List{Method: args[0], Path: args[1], Kind: args[2]}
 	for d.NextBlock(1) {
@@ -238,21 +237,21 @@ func (h *Handler) unmarshalList(d *caddyfile.Dispenser, args []string) error {
 	return nil
 }
 
-// unmarshalOpenAPI reads the document, since only the adapter knows the line for an error.
+// unmarshalOpenAPI reads the document, because only the adapter knows the line for an error.
 func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error {
 	if len(args) == 0 || len(args) > 2 || args[0] == "" {
-		return d.Err("openapi takes a file, and may take what goes before its paths, such as " +
+		return d.Err("openapi requires a file, optionally with a base path, such as " +
 			"`openapi ./openapi.yaml` or `openapi ./openapi.yaml /v1`")
 	}
 	if name, ok := strings.CutPrefix(args[0], "{env."); ok {
-		return d.Errf("openapi: %s is filled in when the config runs, and the document is read "+
-			"before: write {$%s", args[0], name)
+		return d.Errf("openapi: the document is read before %s is expanded: use {$%s", args[0],
+			name)
 	}
 	o := route.OpenAPI{File: args[0]}
 	if len(args) == 2 {
 		if o.Base = args[1]; o.Base == "" {
-			return d.Err("openapi: what goes before the paths is empty: write / for nothing, or " +
-				"leave it out for the paths of the document's servers")
+			return d.Err("openapi: the base path must not be empty: use / for none, or leave it " +
+				"out for the paths of the document's servers")
 		}
 	}
 	if !filepath.IsAbs(o.File) && !strings.Contains(o.File, "://") { // as `import` does
@@ -284,6 +283,7 @@ func (h *Handler) unmarshalOpenAPI(d *caddyfile.Dispenser, args []string) error 
 	return nil
 }
 
+// setArg sets a field to the option's only argument. It refuses a second one.
 func setArg(d *caddyfile.Dispenser, option string, field *string, args []string) error {
 	switch {
 	case len(args) != 1 || args[0] == "":
@@ -296,6 +296,7 @@ func setArg(d *caddyfile.Dispenser, option string, field *string, args []string)
 	return nil
 }
 
+// appendArgs appends the option's arguments to a field. takes and example describe them in errors.
 func appendArgs(
 	d *caddyfile.Dispenser, option, takes, example string, field *[]string, args []string,
 ) error {
@@ -306,6 +307,7 @@ func appendArgs(
 	return nil
 }
 
+// setFlag sets a field for an option without arguments.
 func setFlag(d *caddyfile.Dispenser, option string, field *bool, args []string) error {
 	if len(args) > 0 {
 		return d.Errf("%s accepts no argument, not %q", option,

@@ -8,17 +8,17 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// What the adapter refuses, JSON is refused for too.
+// TestHandlerJSONErrors checks that JSON is validated like the Caddyfile.
 func TestHandlerJSONErrors(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"foreign":"x"}`:                                      "foreign",
-		`{"from":[{"type":"basic","name":"x"}]}`:               "takes no name",
-		`{"from":[{"type":"cookie","name":"x","scheme":"y"}]}`: "takes no scheme",
+		`{"from":[{"type":"basic","name":"x"}]}`:               "accepts no name",
+		`{"from":[{"type":"cookie","name":"x","scheme":"y"}]}`: "accepts no scheme",
 		`{"from":[{}]}`:                                        "unknown source",
 		`{"methods":{"A":""}}`:                                 "unknown value",
-		`{"namespace":"ä"}`:                                    "no id of a namespace",
+		`{"namespace":"ä"}`:                                    "not a namespace id",
 		`{"forwarded":"yes"}`:                                  "forwarded",
-		`{"also_judge":[{}]}`:                                  "no name of a header",
+		`{"also_judge":[{}]}`:                                  "not a valid header name",
 		`{"also_judge":[{"header":"X-A","class":"none"}]}`: "also_judge: unknown value " +
 			"\"none\": must be read or write",
 		`{"operation":[{}]}`:                     "RESOURCE:OPERATION",
@@ -49,13 +49,13 @@ func FuzzHandlerCaddyfile(f *testing.F) {
 			return
 		}
 		if _, err := h.compile(); err != nil {
-			t.Errorf("the Caddyfile is accepted, its JSON is not: %v", err)
+			t.Errorf("JSON of an accepted Caddyfile is refused: %v", err)
 		}
 	})
 }
 
-// TestHeadersThatCaddyDrops: a source that no request can have is an error, in the Caddyfile where
-// no server lets it through, and else for the server that does not.
+// TestHeadersThatCaddyDrops checks that a source which Caddy drops is an error: of the Caddyfile if
+// all servers drop it, otherwise of the server that does.
 func TestHeadersThatCaddyDrops(t *testing.T) {
 	for _, test := range []struct{ servers, header, want string }{
 		{"", "api-key", ""},
@@ -72,8 +72,8 @@ func TestHeadersThatCaddyDrops(t *testing.T) {
 				"expected_underscore_headers api.my_key }`"},
 		{"expected_dot_headers api.my_key", "api.my_key", ""},
 		{"expected_underscore_headers api_key", "api-key",
-			"from header api-key: Caddy drops it, because the server expects api_key: read that " +
-				"one, or remove it there"},
+			"from header api-key: Caddy drops it, because the server expects api_key: use that " +
+				"header, or remove it from the server"},
 		{"expected_dot_headers api.*", "api-key", "because the server expects api.*"},
 	} {
 		servers := ""
@@ -90,6 +90,6 @@ func TestHeadersThatCaddyDrops(t *testing.T) {
 	err := adaptAndValidate("{\n\tadmin off\n\tservers :8081 {\n\t\texpected_underscore_headers " +
 		"api_key\n\t}\n}\n:8080 {\n\tapi_key {\n\t\tfrom header api_key\n\t}\n}\n")
 	if !strings.Contains(errorText(err), "Caddy drops headers with an underscore") {
-		t.Errorf("only another server lets the header through: %v", err)
+		t.Errorf("header expected only by another server: %v", err)
 	}
 }

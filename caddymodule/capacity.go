@@ -50,7 +50,8 @@ type CapacityConfig struct {
 	KeysPerOwner int64 `json:"keys_per_owner,omitempty"`
 }
 
-// options names the caps by their words in a Caddyfile. The second is per namespace, nil for none.
+// options returns the caps by their Caddyfile option. The second cap is the one per namespace, or
+// nil if the option has none.
 func (c *CapacityConfig) options() map[string][2]*int64 {
 	return map[string][2]*int64{
 		"namespaces":         {&c.Namespaces, &c.NamespacesPerNamespace},
@@ -72,10 +73,10 @@ func (c *CapacityConfig) check() error {
 				return fmt.Errorf("capacity: %s is %d: it must be above 0", option, *n)
 			}
 		}
-		if most, each := caps[0], caps[1]; each != nil && *most > 0 && *each > *most {
+		deployment, perNamespace := caps[0], caps[1]
+		if perNamespace != nil && *deployment > 0 && *perNamespace > *deployment {
 			return fmt.Errorf("capacity: %s per namespace is %d: it must be at most that of the "+
-				"deployment, %d",
-				option, *each, *most)
+				"deployment, %d", option, *perNamespace, *deployment)
 		}
 	}
 	return nil
@@ -107,8 +108,7 @@ func parseCapacity(a *App, d *caddyfile.Dispenser, args []string) error {
 		switch {
 		case !known:
 			return d.Errf("unknown option %q in capacity: must be one of %s",
-				redact.Argument(option),
-				capacityOptionNames)
+				redact.Argument(option), capacityOptionNames)
 		case given[option]:
 			return d.Errf("%s is given twice in capacity", option)
 		}

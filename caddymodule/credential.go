@@ -16,29 +16,32 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// CredentialSource is one place of a request that a key is read from.
+// CredentialSource is one part of a request from which a key is read.
 type CredentialSource struct {
-	// `bearer` (Authorization: Bearer), `header`, `basic` (the password of Authorization: Basic, or
-	// the user name if the password is empty), `query` or `cookie`.
+	// The kind of source: `bearer` (Authorization: Bearer), `header`, `basic` (the password of
+	// Authorization: Basic, or the user name if the password is empty), `query` or `cookie`.
 	Type string `json:"type"`
-	// The name of the header, query parameter or cookie. Only for these three types.
+
+	// The name of the header, query parameter or cookie. Required for these three types, and
+	// accepted by no other.
 	Name string `json:"name,omitempty"`
-	// What stands before the key in the header, case-insensitive. Only for `header`. Default is
-	// nothing.
+
+	// The scheme before the key in the header, case-insensitive. Accepted only by `header`. Default
+	// is none.
 	Scheme string `json:"scheme,omitempty"`
 }
 
-// sourceWords are the types, as error messages name them.
-const sourceWords = "bearer, header NAME [SCHEME], basic, query NAME, cookie NAME"
+// sourceSyntax lists the sources in Caddyfile syntax, for error messages.
+const sourceSyntax = "bearer, header NAME [SCHEME], basic, query NAME, cookie NAME"
 
-// defaultSources are in force when none are named.
+// defaultSources apply if none are configured.
 var defaultSources = []CredentialSource{{Type: "bearer"}, {Type: "header", Name: "X-API-Key"}}
 
-// source is a CredentialSource, checked.
+// source is a checked CredentialSource.
 type source struct {
 	kind          redact.Kind
 	name          string // of a header in canonical form
-	scheme        string // empty: the whole header is the credential
+	scheme        string // empty if the whole header is the credential
 	basic, bearer bool
 }
 
@@ -54,49 +57,48 @@ func newSource(c CredentialSource) (source, error) {
 		s.kind, named = redact.Header, true
 		s.name = http.CanonicalHeaderKey(c.Name)
 		if c.Scheme != "" && !httpguts.ValidHeaderFieldName(c.Scheme) {
-			return s, fmt.Errorf("from header %s %s: the scheme is one word of letters, digits "+
-				"and some signs, such as Token", redact.Argument(c.Name), redact.Argument(c.Scheme))
+			return s, fmt.Errorf("from header %s %s: the scheme must be a token (RFC 9110), such "+
+				"as Token", redact.Argument(c.Name), redact.Argument(c.Scheme))
 		}
 	case "query":
 		s.kind, named = redact.Query, true
 	case "cookie":
 		s.kind, named = redact.Cookie, true
 	default:
-		return s, fmt.Errorf("from: unknown source %q: there are %s", redact.Argument(c.Type),
-			sourceWords)
+		return s, fmt.Errorf("from: unknown source %q: must be one of %s",
+			redact.Argument(c.Type), sourceSyntax)
 	}
 	switch {
 	case named && c.Name == "":
-		return s, fmt.Errorf("from %s: the name is missing", c.Type)
+		return s, fmt.Errorf("from %s requires a name", c.Type)
 	case !named && c.Name != "":
-		return s, fmt.Errorf("from %s takes no name, this one has %q", c.Type,
-			redact.Argument(c.Name))
+		return s, fmt.Errorf("from %s accepts no name, not %q", c.Type, redact.Argument(c.Name))
 	case c.Type != "header" && c.Scheme != "":
-		return s, fmt.Errorf("from %s takes no scheme, this one has %q", c.Type,
+		return s, fmt.Errorf("from %s accepts no scheme, not %q", c.Type,
 			redact.Argument(c.Scheme))
 	case named && c.Type != "query" && !httpguts.ValidHeaderFieldName(c.Name):
-		return s, fmt.Errorf("from %s: %q is no name of a %s", c.Type, redact.Argument(c.Name),
-			c.Type)
-	case c.Type == "header" && foldsToOurs(c.Name):
-		return s, fmt.Errorf("from header %s: names that begin with X-Apikey- are taken out of "+
+		return s, fmt.Errorf("from %s: %q is not a valid %s name", c.Type,
+			redact.Argument(c.Name), c.Type)
+	case c.Type == "header" && isIdentityHeader(c.Name):
+		return s, fmt.Errorf("from header %s: headers that begin with X-Apikey- are removed from "+
 			"every request", c.Name)
-	case c.Type == "header" && slices.Contains(unfitHeaders, s.name):
-		return s, fmt.Errorf("from header %s: this header cannot carry a key: take another one, "+
+	case c.Type == "header" && slices.Contains(reservedHeaders, s.name):
+		return s, fmt.Errorf("from header %s: this header cannot carry a key: use another one, "+
 			"such as X-API-Key, or `from cookie NAME`", c.Name)
 	}
 	return s, nil
 }
 
-// unfitHeaders never reach a handler, or have a use of their own.
-var unfitHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding",
+// reservedHeaders are headers that never reach a handler or have a meaning of their own.
+var reservedHeaders = []string{"Host", "Cookie", "Connection", "Upgrade", "Transfer-Encoding",
 	"Content-Length", "Trailer", "Te"}
 
-// sources are the places of a request that one handler reads credentials from.
+// sources are the credential sources of one handler.
 type sources struct {
 	list []source
 }
 
-// compileSources checks a list of sources; an empty one is the default.
+// compileSources checks a list of sources. An empty list stands for the default.
 func compileSources(configured []CredentialSource) (sources, error) {
 	if len(configured) == 0 {
 		configured = defaultSources
@@ -109,9 +111,9 @@ func compileSources(configured []CredentialSource) (sources, error) {
 		}
 		for _, other := range out.list {
 			if s.overlaps(other) {
-				return out, fmt.Errorf("from %s: another source reads the same: every request "+
+				return out, fmt.Errorf("from %s: another source reads the same %s: every request "+
 					"with it would be ambiguous",
-					redact.Argument(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)))
+					redact.Argument(strings.TrimSpace(c.Type+" "+c.Name+" "+c.Scheme)), s.kind)
 			}
 		}
 		out.list = append(out.list, s)
@@ -119,7 +121,7 @@ func compileSources(configured []CredentialSource) (sources, error) {
 	return out, nil
 }
 
-// overlaps reports whether one header, parameter or cookie would be read by both.
+// overlaps reports whether both sources would read the same header, parameter or cookie.
 func (s source) overlaps(o source) bool {
 	return s.kind == o.kind && s.name == o.name &&
 		(s.scheme == "" || o.scheme == "" || strings.EqualFold(s.scheme, o.scheme))
@@ -127,8 +129,8 @@ func (s source) overlaps(o source) bool {
 
 const bearerScheme = "Bearer"
 
-// schemes returns the authentication schemes that a 401 asks for (RFC 9110 §11.6.1), one for each
-// source that has one. Where none has, it is Bearer, since every 401 has to have a challenge.
+// schemes returns the authentication schemes of a 401's challenges (RFC 9110 §11.6.1), one for each
+// source that has one. It returns Bearer if there are none, because a 401 needs a challenge.
 func (s sources) schemes() []string {
 	var schemes []string
 	for _, source := range s.list {
@@ -146,7 +148,7 @@ func (s sources) schemes() []string {
 	return schemes
 }
 
-// declared returns the sources as the log encoder wants them.
+// declared returns the sources for the log encoder.
 func (s sources) declared() []redact.Source {
 	out := make([]redact.Source, len(s.list))
 	for i, source := range s.list {
@@ -155,16 +157,16 @@ func (s sources) declared() []redact.Source {
 	return out
 }
 
-// A credential is what a request carries, before any store has been asked.
+// A credential is the text of a credential in a request. It need not be a valid token.
 type credential struct {
-	token  string
-	raw    string // as it stands in the request, encoded
-	broken bool   // cannot be decoded
+	token  string // decoded
+	raw    string // as encoded in the request
+	broken bool   // whether decoding failed
 	source *source
 }
 
-// find returns the one credential of a request: [keystore.OK], [keystore.Missing] or
-// [keystore.Ambiguous]. What it returns need not be well-formed.
+// find returns the one credential of a request. The outcome is [keystore.OK], [keystore.Missing] or
+// [keystore.Ambiguous].
 func (s *sources) find(header http.Header, rawQuery string) (credential, keystore.Outcome) {
 	var found credential
 	for i := range s.list {
@@ -183,7 +185,8 @@ func (s *sources) find(header http.Header, rawQuery string) (credential, keystor
 	return found, keystore.OK
 }
 
-// find returns what the source holds and how often it is there, counted up to 2.
+// find returns the credential in the source and how many there are. It may stop counting at 2. The
+// credential is valid only if n is 1.
 func (s *source) find(header http.Header, rawQuery string) (c credential, n int) {
 	switch s.kind {
 	case redact.Header:
@@ -226,7 +229,7 @@ func (s *source) find(header http.Header, rawQuery string) (c credential, n int)
 	return c, n
 }
 
-// all returns every credential of a request that may have several.
+// all returns every credential of a request, even if there are several.
 func (s *sources) all(header http.Header, rawQuery string) (found []credential) {
 	for i := range s.list {
 		source := &s.list[i]
@@ -258,8 +261,8 @@ func (s *sources) all(header http.Header, rawQuery string) (found []credential) 
 	return found
 }
 
-// cutScheme returns what follows the scheme and its spaces (RFC 9110 §11.4); the whole value if
-// there is no scheme.
+// cutScheme returns the part of value after the scheme and its spaces (RFC 9110 §11.4). It returns
+// the whole value if scheme is empty, and false if value has another scheme.
 func cutScheme(value, scheme string) (string, bool) {
 	if scheme == "" {
 		return value, true
@@ -290,9 +293,10 @@ func basicToken(value string) (token string, broken bool) {
 	return password, false
 }
 
-// cookiePairs splits a Cookie line, keeping the spaces.
+// cookiePairs splits a Cookie line and preserves spaces.
 func cookiePairs(line string) []string { return strings.Split(line, ";") }
 
+// cookie returns the value of a cookie pair, without quotes, if it has the source's name.
 func (s *source) cookie(pair string) (value string, ok bool) {
 	name, value, _ := strings.Cut(pair, "=")
 	if strings.Trim(name, " \t") != s.name {
@@ -305,7 +309,7 @@ func (s *source) cookie(pair string) (value string, ok bool) {
 	return value, true
 }
 
-// remove takes every credential out, however many there are. A header with another scheme is none.
+// remove removes every credential from a request. It leaves headers with another scheme alone.
 func (s *sources) remove(r *http.Request) {
 	for i := range s.list {
 		source := &s.list[i]
@@ -315,7 +319,7 @@ func (s *sources) remove(r *http.Request) {
 	}
 }
 
-// remove takes what the source holds out of where it is.
+// remove removes the source's header, parameters or cookies from a request.
 func (s *source) remove(r *http.Request) {
 	switch s.kind {
 	case redact.Header:
@@ -327,23 +331,23 @@ func (s *source) remove(r *http.Request) {
 	}
 }
 
-// withoutParameter removes the pairs with the source's name and one separator of each; the others
-// stay as they are.
+// withoutParameter returns the query without the pairs that have the source's name, each with one
+// separator. The other pairs do not change.
 func (s *source) withoutParameter(query string) string {
-	var kept []byte
+	var rest []byte
 	first := true
 	for start := 0; start <= len(query); {
 		pair, _ := route.CutPair(query[start:])
 		if _, ok := route.QueryValue(pair, s.name); !ok {
 			if !first {
-				kept = append(kept, query[start-1])
+				rest = append(rest, query[start-1])
 			}
-			kept = append(kept, pair...)
+			rest = append(rest, pair...)
 			first = false
 		}
 		start += len(pair) + 1
 	}
-	return string(kept)
+	return string(rest)
 }
 
 func (s *source) removeCookie(header http.Header) {

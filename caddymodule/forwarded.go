@@ -14,10 +14,10 @@ const (
 	forwardedNginx = "nginx"
 )
 
-// serveForwarded decides for the request that a proxy asks about, and answers the proxy.
+// serveForwarded decides on the request that a proxy describes, and answers the proxy.
 func (h *Handler) serveForwarded(c *call) error {
-	c.unwatched = true // the request itself runs elsewhere
-	outcome := h.judgeForwarded(c)
+	c.untracked = true // the proxy runs the request itself
+	outcome := h.authorizeForwarded(c)
 	h.conclude(c, outcome)
 	header := c.w.Header()
 	switch {
@@ -31,7 +31,9 @@ func (h *Handler) serveForwarded(c *call) error {
 	return nil
 }
 
-func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
+// authorizeForwarded reads the method and target from the headers of a trusted proxy and decides on
+// them.
+func (h *Handler) authorizeForwarded(c *call) keystore.Outcome {
 	if !c.request.trusted {
 		return keystore.UntrustedProxy
 	}
@@ -43,7 +45,7 @@ func (h *Handler) judgeForwarded(c *call) keystore.Outcome {
 	if !h.readForwarded(c, uri[0]) {
 		return keystore.BadTarget
 	}
-	return h.judge(c)
+	return h.authorize(c)
 }
 
 // readForwarded sets the target of a call. It reports whether the target is canonical.
@@ -52,8 +54,8 @@ func (h *Handler) readForwarded(c *call, uri string) bool {
 	return route.IsOneURI(uri) && route.CanonicalPath(c.path, h.rules.encodedSlash)
 }
 
-// refuseForwarded is refuse for a proxy that may understand 401 and 403 alone, as nginx's
-// auth_request does.
+// refuseForwarded is refuse for a proxy. With `forwarded nginx`, the proxy understands only 401 and
+// 403, as nginx's auth_request does, so other refusals become 403.
 func (h *Handler) refuseForwarded(c *call, outcome keystore.Outcome) error {
 	if h.Forwarded == forwardedNginx {
 		c.w.Header()["X-Apikey-Code"] = []string{outcome.Code()}

@@ -7,7 +7,7 @@ import (
 )
 
 func TestForwarded(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, token := h.key("read")
 	const options = "namespace_path /v1/{namespace}/**\nnamespace acme\npublic /health\noptional\n"
 	const get = "\nX-Forwarded-Method: GET\nX-Forwarded-Uri: "
@@ -16,15 +16,18 @@ func TestForwarded(t *testing.T) {
 		status, nginx             int
 	}{
 		{"allowed", "", "GET /auth" + get + "/v1/acme/x?y" + keyLine(token), "ok", 204, 204},
-		{"whatever asks", "", "POST /auth" + get + "/v1/acme/x" + keyLine(token), "ok", 204, 204},
+		{"the method of the proxy's request is ignored", "",
+			"POST /auth" + get + "/v1/acme/x" + keyLine(token), "ok", 204, 204},
 		{"by the forwarded method", "",
 			"GET /auth\nX-Forwarded-Method: POST\nX-Forwarded-Uri: /v1/acme" + keyLine(token),
 			"forbidden", 403, 403},
 		{"by the forwarded path", "", "GET /v1/acme" + get + "/v1/globex" + keyLine(token),
 			"forbidden", 403, 403},
-		{"its query", "from query key", "GET /auth" + get + "/v1/acme?key=" + token, "ok", 204,
+		{"key in the forwarded query", "from query key",
+			"GET /auth" + get + "/v1/acme?key=" + token, "ok", 204,
 			204},
-		{"not the own query", "from query key\n", "GET /auth?key=" + token + get + "/v1/acme",
+		{"key in the query of the proxy's request", "from query key\n",
+			"GET /auth?key=" + token + get + "/v1/acme",
 			"anonymous", 204, 204},
 		{"public", "", "GET /auth" + get + "/health", "public", 204, 204},
 		{"anonymous", "", "GET /auth" + get + "/v1/acme", "anonymous", 204, 204},
@@ -34,14 +37,14 @@ func TestForwarded(t *testing.T) {
 			"ok", 204, 204},
 		{"joined targets", "", "GET /auth" + get + "/health, /v1/acme" + keyLine(token),
 			"bad_target", 400, 403},
-		{"joined targets without a blank", "", "GET /auth" + get + "/health,/v1/acme", "bad_target",
+		{"joined targets without a space", "", "GET /auth" + get + "/health,/v1/acme", "bad_target",
 			400, 403},
 		{"joined targets, a query before", "", "GET /auth" + get + "/health?a,/v1/acme",
 			"bad_target", 400, 403},
 		{"joined targets, a URI", "", "GET /auth" + get + "/health,https://x/v1/acme", "bad_target",
 			400, 403},
-		{"a blank", "", "GET /auth" + get + "/health /v1/acme", "bad_target", 400, 403},
-		{"a blank in the query", "", "GET /auth" + get + "/health? /v1/acme", "bad_target", 400,
+		{"a space", "", "GET /auth" + get + "/health /v1/acme", "bad_target", 400, 403},
+		{"a space in the query", "", "GET /auth" + get + "/health? /v1/acme", "bad_target", 400,
 			403},
 		{"a tab", "", "GET /auth" + get + "/health?\t/v1/acme", "bad_target", 400, 403},
 		{"malformed", "", "GET /auth" + get + "/v1/acme" + keyLine(junk), "malformed", 401, 401},
@@ -86,6 +89,6 @@ func TestForwarded(t *testing.T) {
 	a := h.send(h.handler(options+"forwarded"), "GET /auth"+get+"/health")
 	if a.StatusCode != http.StatusForbidden || a.outcome() != "untrusted_proxy" ||
 		!strings.Contains(a.body, "untrusted_proxy") {
-		t.Errorf("from anyone: %d %s", a.StatusCode, a.body)
+		t.Errorf("untrusted peer: %d %s", a.StatusCode, a.body)
 	}
 }

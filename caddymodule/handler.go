@@ -121,7 +121,7 @@ type Handler struct {
 	rules      *rules
 	logger     *zap.Logger
 	accessLogs bool
-	forAdmin   bool // judges for api_keys_admin
+	forAdmin   bool // whether it is the Handler inside an AdminSite
 }
 
 // CaddyModule returns the Caddy module information.
@@ -156,7 +156,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)),
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
 	}
-	for _, text := range h.almostPatterns() {
+	for _, text := range h.literalWildcards() {
 		h.logger.Warn("path pattern has a literal *, { or } within a segment; only a whole "+
 			"segment, between two slashes, can be * or {name}",
 			zap.String("pattern", text))
@@ -182,7 +182,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	c.method, c.path, c.query = r.Method, r.URL.EscapedPath(), r.URL.RawQuery
 	outcome := keystore.BadTarget
 	if canonicalTarget(r, c.path, h.rules.encodedSlash) {
-		outcome = h.judge(&c)
+		outcome = h.authorize(&c)
 	}
 	h.conclude(&c, outcome)
 	switch {
@@ -208,7 +208,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer c.running.leave(c.keys)
 	h.clean(&c)
 	req.identify(r.Header, h.rules.metadata)
-	w, r = c.running.follow(w, r)
+	w, r = c.running.wrap(w, r)
 	err := h.serveNext(&c, w, r, next)
 	c.running.finish()
 	return err
@@ -237,31 +237,31 @@ type call struct {
 	// uses too. The earlier one may have returned, as in handle_errors, so this one also cuts the
 	// request if the key is revoked.
 	repeated bool
-	// unwatched says that a revoke must not cut the request.
-	unwatched bool
+	// untracked says that a revoke must not cut the request.
+	untracked bool
 
 	method string
 	path   string // canonical, escaped
 	query  string
 
-	need       keystore.Need
-	wanted     string              // the id of the namespace
-	targets    []secondTarget      // resources that headers name, except public ones
-	blamed     *secondTarget       // the target that was refused; nil: the request itself
-	policy     *keystore.Directory // as it was when the call was decided on
-	namespace  *keystore.Namespace
-	record     *keystore.Record // once found
-	keys       *manage.Keystore // once needed
-	credential credential       // once found
-	session    string           // of the console, in place of a credential
-	running    *runningRequest  // once entered
-	status     int              // of a refusal; zero: the outcome's
+	need          keystore.Need
+	namespaceID   string              // of the accessed namespace, which need not exist
+	targets       []secondTarget      // resources that headers name, except public ones
+	refusedTarget *secondTarget       // the refused target; nil if the request itself is refused
+	policy        *keystore.Directory // the snapshot that decided
+	namespace     *keystore.Namespace
+	record        *keystore.Record // nil until it is found
+	keys          *manage.Keystore // nil until it is needed
+	credential    credential       // zero until it is found
+	session       string           // console session, used instead of a credential
+	running       *runningRequest  // nil until the call is registered
+	status        int              // of a refusal; zero for the outcome's own
 }
 
-// judge decides on a call whose path is canonical. It returns the first reason to refuse it, or how
-// it is passed on.
-func (h *Handler) judge(c *call) keystore.Outcome {
-	if outcome := h.rule(c); outcome != keystore.OK {
+// authorize decides on a call whose path is canonical. The outcome is the first reason to refuse
+// it, or says how it is passed on.
+func (h *Handler) authorize(c *call) keystore.Outcome {
+	if outcome := h.checkRequest(c); outcome != keystore.OK {
 		return outcome
 	}
 	if c.repeated {
@@ -280,15 +280,16 @@ func (h *Handler) judge(c *call) keystore.Outcome {
 	if c.keys, err = h.app.Await(c.r.Context()); err != nil {
 		return keystore.Unavailable
 	}
-	if outcome = h.ruleToken(c); outcome != keystore.OK {
+	if outcome = h.checkToken(c); outcome != keystore.OK {
 		return outcome
 	}
 	return h.lookUp(c)
 }
 
-// rule decides on a call whose path is canonical before the credential is known. The outcome is OK
-// if it depends on the credential: then rule has found the namespace and the need.
-func (h *Handler) rule(c *call) keystore.Outcome {
+// checkRequest decides on a call whose path is canonical before the credential is known. The
+// outcome is OK if it depends on the credential: then checkRequest has found the namespace and the
+// need.
+func (h *Handler) checkRequest(c *call) keystore.Outcome {
 	class, mapped := h.rules.methods[c.method]
 	if !mapped {
 		return keystore.Method
@@ -296,7 +297,7 @@ func (h *Handler) rule(c *call) keystore.Outcome {
 	if !h.rules.findTargets(c) {
 		return keystore.BadTarget
 	}
-	c.wanted = h.rules.namespaceOf(c, c.path)
+	c.namespaceID = h.rules.namespaceOf(c, c.path)
 	switch {
 	case len(c.targets) == 0 && h.rules.isPublic(c.path):
 		return keystore.Public
@@ -307,9 +308,9 @@ func (h *Handler) rule(c *call) keystore.Outcome {
 	return keystore.OK
 }
 
-// ruleToken decides on a call by the form of its credential. The outcome is OK if the decision
+// checkToken decides on a call by the form of its credential. The outcome is OK if the decision
 // needs the key store.
-func (h *Handler) ruleToken(c *call) keystore.Outcome {
+func (h *Handler) checkToken(c *call) keystore.Outcome {
 	switch {
 	case c.credential.broken:
 		return keystore.Malformed
@@ -329,8 +330,8 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 		return keystore.Forbidden
 	}
 	for i := range c.targets {
-		if t := &c.targets[i]; t.elsewhere || t.need.Undeclared {
-			c.blame(t)
+		if t := &c.targets[i]; t.otherHost || t.need.Undeclared {
+			c.refuseTarget(t)
 			return keystore.Forbidden
 		}
 	}
@@ -341,7 +342,7 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 // can cut it.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
 	for range maxLookUps {
-		answer, err := h.ask(c)
+		answer, err := h.lookUpOnce(c)
 		switch {
 		case err != nil:
 			return keystore.Unavailable
@@ -349,10 +350,10 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 			return answer.Outcome
 		}
 		c.at = answer.Now
-		if outcome := h.decide(c, answer.Record); outcome != keystore.OK || c.unwatched {
+		if outcome := h.decide(c, answer.Record); outcome != keystore.OK || c.untracked {
 			return outcome
 		}
-		running := follow(c.w, c.r)
+		running := newRunningRequest(c.w, c.r)
 		if c.keys.Enter(answer, &running.Running) {
 			c.running = running
 			return keystore.OK
@@ -366,7 +367,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 // maxLookUps bounds how often changes of other keys may restart the decision on one request.
 const maxLookUps = 100
 
-func (h *Handler) ask(c *call) (node.Answer, error) {
+func (h *Handler) lookUpOnce(c *call) (node.Answer, error) {
 	if c.repeated {
 		return c.keys.LookupAgain(c.r.Context(), c.request.record, c.now)
 	}
@@ -382,11 +383,11 @@ func (h *Handler) ask(c *call) (node.Answer, error) {
 // decide decides on a call with a record.
 func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	c.record = record
-	if h.Namespace == keystore.HomeNamespace && c.wanted == "" {
-		c.wanted = record.Namespace
+	if h.Namespace == keystore.HomeNamespace && c.namespaceID == "" {
+		c.namespaceID = record.Namespace
 	}
 	c.policy = c.keys.Policy()
-	c.namespace = c.policy.Namespace(c.wanted)
+	c.namespace = c.policy.Namespace(c.namespaceID)
 	q := keystore.Request{Now: c.at, Policy: c.policy, Namespace: c.namespace, Need: c.need,
 		Early: isEarly(c.r)}
 	if len(record.AllowedIPs) > 0 {
@@ -397,7 +398,7 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 		outcome = h.decideTargets(c, q)
 	}
 	if h.forAdmin {
-		c.unwatched = changesItself(c) // the revoke would cut its own response
+		c.untracked = changesOwnCredential(c) // the revoke would cut its own response
 		if outcome == keystore.Forbidden {
 			return keystore.OK // the management API checks permissions itself
 		}
@@ -414,15 +415,15 @@ func isEarly(r *http.Request) bool {
 // conclude records the outcome for placeholders, logs and metrics. A request counts once, and once
 // more if a later handler refuses it.
 func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
-	first := !c.request.noted
+	first := !c.request.decided
 	if !first && !outcome.Refuses() && outcome != keystore.OK {
 		return // public here, but an earlier handler has decided
 	}
 	keys := h.app.Keystore()
 	if keys != nil && c.namespace == nil {
-		c.namespace = keys.Policy().Namespace(c.wanted)
+		c.namespace = keys.Policy().Namespace(c.namespaceID)
 	}
-	c.request.note(c, outcome)
+	c.request.setOutcome(c, outcome)
 	if keys == nil {
 		return // the store is not open
 	}
@@ -441,30 +442,29 @@ func (h *Handler) refuse(c *call) error {
 	if f.outcome == keystore.Forbidden {
 		f.needed = c.need.String()
 		// The namespace may be a token in the path.
-		if c.wanted != c.credential.token && !keystore.ContainsToken(c.wanted) {
-			f.namespace = c.wanted
+		if c.namespaceID != c.credential.token && !keystore.ContainsToken(c.namespaceID) {
+			f.namespace = c.namespaceID
 		}
 		switch {
-		case c.blamed != nil:
-			f.detail = c.blamed.detail()
+		case c.refusedTarget != nil:
+			f.detail = c.refusedTarget.detail()
 		case c.need.Undeclared:
-			f.detail = "The API declares no such operation, so no permission allows " +
-				"it."
+			f.detail = "The API declares no such operation, so no permission allows it."
 		}
 	}
 	if h.Preflight != nil {
 		h.Preflight.allowOrigin(c.w.Header(), c.r.Header)
 	}
 	if h.Errors != "" {
-		h.disarm(c)
-		return f.hand(c.w)
+		h.cleanRefused(c)
+		return f.handleError(c.w)
 	}
 	return f.write(c.w, c.r)
 }
 
-// disarm removes credentials and spoofed headers from a refused request, because error routes may
-// send it to an upstream.
-func (h *Handler) disarm(c *call) {
+// cleanRefused removes credentials and spoofed headers from a refused request, because error routes
+// may send it to an upstream.
+func (h *Handler) cleanRefused(c *call) {
 	var hidden []credential
 	if !h.PassCredential {
 		hidden = removeAll(c, &h.rules.sources)
@@ -475,22 +475,22 @@ func (h *Handler) disarm(c *call) {
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
 
-// keepForAdmin removes all credentials from a public request under /apikeys/ and keeps them for
-// api_keys_admin, so that the API does not receive them if that handler does not answer.
+// keepForAdmin moves all credentials of a public request under /apikeys/ to adminHeaders. The API
+// does not receive them if no api_keys_admin answers the request.
 func (h *Handler) keepForAdmin(c *call) []credential {
 	if h.PassCredential {
 		return nil
 	}
-	kept := make(http.Header)
+	header := make(http.Header)
 	for _, from := range []*sources{&h.rules.sources, &adminSources} {
 		for i := range from.list {
 			if s := &from.list[i]; s.kind == redact.Header && c.r.Header[s.name] != nil {
-				kept[s.name] = slices.Clone(c.r.Header[s.name])
+				header[s.name] = slices.Clone(c.r.Header[s.name])
 			}
 		}
 	}
 	hidden := removeAll(c, &h.rules.sources, &adminSources)
-	c.request.kept = kept
+	c.request.adminHeaders = header
 	return hidden
 }
 

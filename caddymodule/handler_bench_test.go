@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// discard is an answer that no one reads.
+// discard is a ResponseWriter that discards the response.
 type discard struct{ header http.Header }
 
 func (d discard) Header() http.Header         { return d.header }
@@ -21,14 +21,14 @@ func (d discard) WriteHeader(int)             {}
 
 var noop = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
-// A repeater sends one request over and over, made anew as far as Caddy's server and earlier
-// requests would have changed it.
+// A repeater sends the same request repeatedly. It restores the parts that Caddy's server and the
+// handler change.
 type repeater struct {
 	r      *http.Request
 	header http.Header
 	vars   map[string]any
 	repl   *caddy.Replacer
-	fresh  caddy.Replacer // as it was: each request adds to its own
+	fresh  caddy.Replacer // copied for each request
 	w      discard
 }
 
@@ -55,7 +55,7 @@ func (rep *repeater) serve(t testing.TB, h caddyhttp.MiddlewareHandler) {
 	}
 }
 
-// empty is a handler that does nothing: what the bar of design.md is over.
+// empty is a handler that does nothing, the baseline of the benchmarks (docs/benchmarks.md).
 type empty struct{}
 
 func (empty) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -76,7 +76,7 @@ func benchmark(b *testing.B, h caddyhttp.MiddlewareHandler, wire string) {
 }
 
 func BenchmarkHandler(b *testing.B) {
-	h := newHouse(b)
+	h := newFixture(b)
 	_, token := h.key("read orders:search")
 	wire := "GET /v1/workspaces/acme/items/4711?expand=all" + keyLine(token) + browserHeaders
 	b.Run("empty", func(b *testing.B) { benchmark(b, empty{}, wire) })
@@ -106,7 +106,7 @@ func BenchmarkHandler(b *testing.B) {
 }
 
 func BenchmarkRefusal(b *testing.B) {
-	h := newHouse(b)
+	h := newFixture(b)
 	handler := h.handler("namespace acme")
 	_, token := h.key("read")
 	for name, wire := range map[string]string{
@@ -119,11 +119,11 @@ func BenchmarkRefusal(b *testing.B) {
 	}
 }
 
-// TestHandlerAllocations allows the two that are needed: one holds what the request's logs and
-// placeholders show, one is the placeholder function. (The bar is 3.) A map of headers that grows
-// past 8 costs 3 more; reverse_proxy's own headers would do that next.
+// TestHandlerAllocations limits allocations per request to two: the shared state for logs and
+// placeholders, and the placeholder function. A header map that grows past 8 entries costs 3 more;
+// reverse_proxy's own headers would cause that anyway.
 func TestHandlerAllocations(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, one := h.key("read")
 	_, two := h.key("read", func(s *manage.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "*",
@@ -137,8 +137,8 @@ func TestHandlerAllocations(t *testing.T) {
 	}{
 		{"one grant", one, browserHeaders, true, 2},
 		{"two grants", two, browserHeaders, true, 2},
-		{"few headers, as they come", one, "", false, 2},
-		{"a browser's headers, as they come", one, browserHeaders, false, 2 + 3},
+		{"few headers, map as received", one, "", false, 2},
+		{"a browser's headers, map as received", one, browserHeaders, false, 2 + 3},
 	} {
 		const runs = 200
 		requests := make([]*repeater, runs+1)
@@ -148,12 +148,12 @@ func TestHandlerAllocations(t *testing.T) {
 				requests[i].r.Header[string(rune('A'+j))] = nil
 			}
 		}
-		// now the key is cached
+		// The first request has put the key into the cache.
 		newRepeater(t, "GET /v1/acme/items"+keyLine(test.token)).serve(t, handler)
 		i := 0
 		if n := testing.AllocsPerRun(runs,
 			func() { requests[i].serve(t, handler); i++ }); n > test.bar {
-			t.Errorf("%s: %v allocations, the bar is %v", test.name, n, test.bar)
+			t.Errorf("%s: %v allocations, want at most %v", test.name, n, test.bar)
 		}
 	}
 }

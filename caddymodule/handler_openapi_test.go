@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 )
 
-// document writes an OpenAPI document with these paths and returns its name.
+// document writes an OpenAPI document with these paths and returns its file name.
 func document(t testing.TB, paths string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "api.yaml")
@@ -25,8 +25,8 @@ func document(t testing.TB, paths string) string {
 	return file
 }
 
-// declaredBy compiles the JSON of a handler, with FILE standing for a document with these paths,
-// and returns its table.
+// declaredBy compiles the JSON of a handler, in which FILE stands for a document with these paths.
+// It returns the declared operations.
 func declaredBy(t testing.TB, config, paths string) ([]api.Operation, error) {
 	t.Helper()
 	h := new(Handler)
@@ -129,18 +129,18 @@ func TestDocumentErrors(t *testing.T) {
 	}
 }
 
-// TestSkipUnsupported: the operations of public documents that no permission can be told of are
-// left out, said, and forbidden under strict. Without skip_unsupported the whole document is
-// refused.
+// TestSkipUnsupported checks that skip_unsupported leaves out operations without a distinct
+// permission, reports them, and forbids them under strict. Without it, the whole document is
+// refused. The documents are excerpts of public ones.
 func TestSkipUnsupported(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, all := h.key("*")
 	_, reader := h.key("read")
 	for name, test := range map[string]struct {
 		paths   string
 		refusal string
 		leftOut []string
-		calls   map[string]int // with a key of *, by method and target
+		calls   map[string]int // status with a key that has *, by method and target
 		reader  map[string]int
 	}{
 		"a query (OpenAI)": {
@@ -236,7 +236,7 @@ func TestSkipUnsupported(t *testing.T) {
 			}
 		})
 	}
-	// A key for one operation does not reach what is left out.
+	// A key for one operation has no access to operations that are left out.
 	_, narrow := h.key("default:byID")
 	file := document(t,
 		" /{id}: {get: {operationId: byID}}\n /{name}: {get: {operationId: byName}}\n /x: {get: "+
@@ -253,8 +253,8 @@ func TestSkipUnsupported(t *testing.T) {
 	}
 }
 
-// A relative path begins at the file that the line stands in, and the config changes when the
-// document does.
+// TestDocumentBesideTheCaddyfile checks that a relative path is relative to the file with the line,
+// and that the config changes if the document does.
 func TestDocumentBesideTheCaddyfile(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name, text string) {
@@ -292,11 +292,11 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 		}
 	}
 	if again, err := adapt(); err != nil || again != first {
-		t.Errorf("the same files make another config: %v\n%s", err, again)
+		t.Errorf("the same files give another config: %v\n%s", err, again)
 	}
 	put("docs/a.yaml", "openapi: 3.0.0\npaths:\n /a: {put: {}}\n")
 	if changed, err := adapt(); err != nil || changed == first {
-		t.Errorf("another document makes the same config: %v", err)
+		t.Errorf("another document gives the same config: %v", err)
 	}
 	put("more/b.yaml", "openapi: 3.0.0\npaths:\n /b: {get: {operationId: [x]}}\n")
 	if _, err := adapt(); err == nil ||
@@ -307,7 +307,7 @@ func TestDocumentBesideTheCaddyfile(t *testing.T) {
 }
 
 func TestStrict(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, all := h.key("*")
 	_, reader := h.key("read")
 	_, searcher := h.key("orders:search")
@@ -360,7 +360,8 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// HEAD takes what GET takes of the same origin; what is written by hand goes before a document.
+// TestHeadOfADocument checks that HEAD requires the permission of GET from the same document, and
+// that `operation` lines take precedence over documents.
 func TestHeadOfADocument(t *testing.T) {
 	h := &Handler{
 		OpenAPI: []route.OpenAPI{{File: document(t,
@@ -378,7 +379,7 @@ func TestHeadOfADocument(t *testing.T) {
 		"GET /b": "default:c", "HEAD /b": "default:d"} {
 		method, path, _ := strings.Cut(request, " ")
 		if got := rules.table.Need(method, path, "", rules.methods[method]).String(); got != want {
-			t.Errorf("%s takes %s, want %s", request, got, want)
+			t.Errorf("%s requires %s, want %s", request, got, want)
 		}
 	}
 	if len(rules.table.Declared) != 5 {

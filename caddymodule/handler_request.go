@@ -16,36 +16,36 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// request is what the api_key handlers know of one request, all of them together: the first one
-// makes it. It shows no credential to others. Logs and placeholders read it after the handlers have
-// returned, so it is never used again.
+// request is the state that all api_key handlers of one request share. The first one creates it. It
+// contains no credential that logs or placeholders could show. These read it after the handlers
+// have returned, so it is not pooled.
 type request struct {
-	trusted   bool   // the peer is a trusted proxy
-	clientIP  string // as Caddy determined it
-	wanted    string // the id of the namespace that the request touches, which need not exist
-	policy    *keystore.Directory
-	namespace *keystore.Namespace
-	record    *keystore.Record // what the credential opens, also when it was refused
-	outcome   keystore.Outcome
-	noted     bool // the outcome is one
-	repl      *caddy.Replacer
-	kept      http.Header // header fields with credentials, for api_keys_admin
+	trusted      bool   // whether the peer is a trusted proxy
+	clientIP     string // as determined by Caddy
+	namespaceID  string // of the accessed namespace, which need not exist
+	policy       *keystore.Directory
+	namespace    *keystore.Namespace
+	record       *keystore.Record // of the credential, even if it was refused
+	outcome      keystore.Outcome
+	decided      bool // whether outcome is set
+	repl         *caddy.Replacer
+	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
 
-	// of the identity headers: Caddy's request_header changes them in place, so no two requests
-	// share them
+	// values are those of the identity headers. Requests do not share them, because Caddy's
+	// request_header changes them in place.
 	values [5]string
 }
 
-// requestVar is where the request's variables hold it.
+// requestVar is the request variable that holds the shared state.
 const requestVar = "api_key.request"
 
-// request returns what all handlers know of r.
+// request returns the shared state of r. It creates it if h is the first handler.
 func (h *Handler) request(r *http.Request) *request {
 	ctx := r.Context()
 	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if req, ok := vars[requestVar].(*request); ok {
-		maps.Copy(r.Header, req.kept)
-		req.kept = nil
+		maps.Copy(r.Header, req.adminHeaders)
+		req.adminHeaders = nil
 		return req
 	}
 	req := new(request)
@@ -71,7 +71,7 @@ func (h *Handler) request(r *http.Request) *request {
 }
 
 // readBrackets determines the client's address again if a trusted proxy writes IPv6 addresses in
-// brackets, as `[2001:db8::1]`. Caddy skips these unless a port follows.
+// brackets, such as `[2001:db8::1]`. Caddy skips these unless a port follows.
 func (req *request) readBrackets(r *http.Request) {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server == nil {
@@ -99,15 +99,16 @@ func (req *request) readBrackets(r *http.Request) {
 	req.clientIP, _ = caddyhttp.GetVar(again.Context(), caddyhttp.ClientIPVarKey).(string)
 }
 
-// note keeps what a handler has decided.
-func (req *request) note(c *call, outcome keystore.Outcome) {
-	req.wanted, req.policy, req.namespace, req.record, req.outcome, req.noted = c.wanted, c.policy, c.namespace, c.record, outcome, true
+// setOutcome records the decision of a handler.
+func (req *request) setOutcome(c *call, outcome keystore.Outcome) {
+	req.namespaceID, req.policy, req.namespace = c.namespaceID, c.policy, c.namespace
+	req.record, req.outcome, req.decided = c.record, outcome, true
 	if outcome == keystore.OK && req.repl != nil {
-		req.repl.Delete(userPlaceholder) // what basic_auth has set would be found before ours
+		req.repl.Delete(userPlaceholder) // a value set by basic_auth would take precedence
 	}
 }
 
-// userPlaceholder is where Caddy's authentication handlers put the user.
+// userPlaceholder is the placeholder in which Caddy's authentication handlers store the user.
 const userPlaceholder = "http.auth.user.id"
 
 func (req *request) keyID() string {
@@ -117,16 +118,16 @@ func (req *request) keyID() string {
 	return req.record.KeyID
 }
 
-// String is what `{http.vars.…}` shows.
+// String returns the key's id. Caddy calls it for `{http.vars.api_key.request}`.
 func (req *request) String() string { return req.keyID() }
 
-// client is the address that the key's list of addresses is held against; the zero Addr is in none.
+// client returns the client's address for the key's allow list, or the zero Addr if it is unknown.
 func (req *request) client() netip.Addr {
 	addr, _ := netip.ParseAddr(req.clientIP)
 	return addr
 }
 
-// placeholder is a caddy.ReplacerFunc.
+// placeholder implements caddy.ReplacerFunc.
 func (req *request) placeholder(key string) (any, bool) {
 	if key == userPlaceholder {
 		return req.keyID(), req.outcome == keystore.OK && req.record != nil
@@ -139,7 +140,7 @@ func (req *request) placeholder(key string) (any, bool) {
 	case "outcome":
 		return req.outcome.String(), true
 	case "namespace":
-		return req.wanted, true
+		return req.namespaceID, true
 	case "id":
 		return req.keyID(), true
 	case "name", "owner":
@@ -154,23 +155,23 @@ func (req *request) placeholder(key string) (any, bool) {
 	return nil, false
 }
 
-// MarshalLogObject writes the fields of the access log.
+// MarshalLogObject implements zapcore.ObjectMarshaler. It adds the fields of the access log.
 func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if id := req.keyID(); id != "" {
 		enc.AddString("api_key_id", id)
 	}
-	if req.wanted != "" {
-		enc.AddString("api_key_namespace", req.wanted)
+	if req.namespaceID != "" {
+		enc.AddString("api_key_namespace", req.namespaceID)
 	}
 	enc.AddString("api_key_outcome", req.outcome.String())
 	return nil
 }
 
-// maxPermissionsHeader is how long X-Apikey-Permissions may be: upstreams bound their headers, 8
-// KiB in all being usual.
+// maxPermissionsHeader is the maximum length of X-Apikey-Permissions in bytes. Upstreams often
+// accept only 8 KiB of headers.
 const maxPermissionsHeader = 4 << 10
 
-// identify sets the identity headers. They are plain values that no handler expands.
+// identify sets the identity headers. It does not use placeholders, so no value is expanded.
 func (req *request) identify(header http.Header, metadata []metadataHeader) {
 	rec := req.record
 	used := 0
@@ -183,7 +184,7 @@ func (req *request) identify(header http.Header, metadata []metadataHeader) {
 	}
 	set("X-Apikey-Id", headerValue(rec.KeyID))
 	set("X-Apikey-Name", headerValue(rec.Name))
-	set("X-Apikey-Namespace", headerValue(req.wanted))
+	set("X-Apikey-Namespace", headerValue(req.namespaceID))
 	set("X-Apikey-Owner", headerValue(rec.Owner))
 	if permissions := rec.Set(req.policy,
 		req.namespace).String(); len(permissions) <= maxPermissionsHeader {

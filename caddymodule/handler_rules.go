@@ -16,14 +16,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// rules is a Handler's configuration, checked and made fit for requests.
+// rules is the compiled configuration of a Handler.
 type rules struct {
 	sources        sources
 	realm          string   // of a 401
-	schemes        []string // to ask for in it
+	schemes        []string // authentication schemes of a 401
 	namespacePaths []route.Pattern
-	namespace      string // without a namespace path: literal …
-	placeholder    bool   // … or to be expanded
+	namespace      string // of requests that no namespace path matches; empty for the key's own
+	placeholder    bool   // whether namespace contains a placeholder
 	methods        map[string]keystore.Class
 	allow          string // the mapped methods, for Allow
 	table          *route.Table
@@ -48,14 +48,14 @@ const (
 	maxRealm     = 100 // bytes
 )
 
-// realmOr checks a realm, which is sent between quotes.
-func realmOr(realm, none string) (string, error) {
+// realmOr checks a realm, which is sent between quotes. It returns fallback for an empty one.
+func realmOr(realm, fallback string) (string, error) {
 	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 	if len(realm) > maxRealm || strings.ContainsFunc(realm, odd) || keystore.ContainsToken(realm) {
 		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and "+
 			"backslashes, this is %q", maxRealm, redact.Argument(realm))
 	}
-	return cmp.Or(realm, none), nil
+	return cmp.Or(realm, fallback), nil
 }
 
 // compile checks the configuration. Errors name the option as the Caddyfile does.
@@ -110,9 +110,9 @@ func (h *Handler) compile() (*rules, error) {
 	}
 	if h.Preflight != nil {
 		if h.Forwarded != "" {
-			return nil, errors.New("preflight: with forwarded the other proxy would take the 204 " +
-				"for a permission and send the OPTIONS request on: " +
-				"leave one of them out, and answer preflights in the other proxy")
+			return nil, errors.New("preflight cannot be combined with forwarded: the other proxy " +
+				"would take the 204 for a permission and pass on the OPTIONS request. Answer " +
+				"preflights in the other proxy")
 		}
 		for _, origin := range h.Preflight.Origins {
 			if err := checkOrigin(origin); err != nil {
@@ -128,8 +128,8 @@ func (h *Handler) compile() (*rules, error) {
 		return nil, err
 	}
 	if h.Forwarded != "" && len(h.List) > 0 {
-		return nil, errors.New("list: with forwarded no answer of the API comes by here: filter " +
-			"it where the API is proxied")
+		return nil, errors.New("list cannot be combined with forwarded: the API's responses do " +
+			"not pass this handler. Filter them where the API is proxied")
 	}
 	c.lists, err = route.NewLists(h.List, c.methods)
 	return c, err
@@ -143,8 +143,8 @@ func (c *rules) addNamespaces(h *Handler) error {
 			return err
 		}
 		if last := &c.namespacePaths[len(c.namespacePaths)-1]; !last.Captures() {
-			return fmt.Errorf("namespace_path: path pattern %q has no segment {namespace}, which "+
-				"must be a whole segment, between two slashes", redact.Argument(text))
+			return fmt.Errorf("namespace_path: path pattern %q must contain {namespace} as a whole "+
+				"segment, between two slashes", redact.Argument(text))
 		}
 	}
 	route.SortPatterns(c.namespacePaths)
@@ -152,11 +152,11 @@ func (c *rules) addNamespaces(h *Handler) error {
 	case c.namespace == "":
 		c.namespace = keystore.DefaultNamespace
 	case c.namespace == keystore.HomeNamespace:
-		c.namespace = "" // the key's own, once it is known
+		c.namespace = ""
 	case strings.Contains(c.namespace, "{"):
 		c.placeholder = true
 	case !keystore.ValidNamespaceID(c.namespace):
-		return fmt.Errorf("namespace: %q is no id of a namespace: it takes up to 64 letters, "+
+		return fmt.Errorf("namespace: %q is not a namespace id: must be at most 64 letters, "+
 			"digits, '.', '_', '~' and '-', beginning with a letter or digit, or a placeholder, "+
 			"or home", redact.Argument(c.namespace))
 	}
@@ -198,15 +198,15 @@ func checkMethod(method string) error {
 	switch {
 	case method == http.MethodConnect || method == http.MethodTrace:
 		return fmt.Errorf("methods: %s is always refused", method)
-	case !httpguts.ValidHeaderFieldName(method): // a token, like these
-		return fmt.Errorf("methods: %q is no method", redact.Argument(method))
+	case !httpguts.ValidHeaderFieldName(method): // both are tokens (RFC 9110 §5.6.2)
+		return fmt.Errorf("methods: %q is not a valid method", redact.Argument(method))
 	}
 	return nil
 }
 
 func (c *rules) addMetadata(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("pass_metadata: %q cannot be part of the name of a header",
+		return fmt.Errorf("pass_metadata: %q must be valid in a header name",
 			redact.Argument(name))
 	}
 	header := http.CanonicalHeaderKey("X-Apikey-Meta-" + foldName(name))
@@ -220,9 +220,9 @@ func (c *rules) addMetadata(name string) error {
 	return nil
 }
 
-// almostPatterns returns the path patterns with a segment that looks like a wildcard and is
+// literalWildcards returns the path patterns with a segment that looks like a wildcard but is
 // literal, such as /docs*.
-func (h *Handler) almostPatterns() (almost []string) {
+func (h *Handler) literalWildcards() (found []string) {
 	texts := slices.Concat(h.NamespacePath, h.Public)
 	for _, o := range h.Operation {
 		texts = append(texts, o.Path)
@@ -232,10 +232,10 @@ func (h *Handler) almostPatterns() (almost []string) {
 	}
 	for _, text := range texts {
 		if route.LiteralWildcard(text) {
-			almost = append(almost, text)
+			found = append(found, text)
 		}
 	}
-	return almost
+	return found
 }
 
 func (c *rules) isPublic(path string) bool {
@@ -247,8 +247,8 @@ func (c *rules) isPublic(path string) bool {
 	return false
 }
 
-// namespaceOf returns the id of the namespace that a call on a path touches; empty: the key's own,
-// or none.
+// namespaceOf returns the id of the namespace that a call accesses with a path. It is empty for the
+// key's own namespace, and for an empty placeholder.
 func (c *rules) namespaceOf(call *call, path string) string {
 	for i := range c.namespacePaths {
 		if id, ok := c.namespacePaths[i].Match(path); ok {

@@ -13,15 +13,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A runningRequest is a request on its way to the upstream, which is cut when its key stops being
-// alive.
+// A runningRequest is a request that has been passed on. It is cut when its key is no longer valid.
 type runningRequest struct {
 	node.Running
 	w      http.ResponseWriter
-	http1  bool // the connection is the request's own
+	http1  bool // the connection serves only this request
 	ctx    context.Context
-	cancel context.CancelFunc // of ctx, only for what else could outlive the cut
-	dead   *deadWriter        // HTTP/3 only
+	cancel context.CancelFunc // of ctx; only if the request could outlive the cut otherwise
+	writer *cutWriter         // HTTP/3 only
 }
 
 var runningRequests = sync.Pool{New: func() any {
@@ -30,52 +29,52 @@ var runningRequests = sync.Pool{New: func() any {
 	return run
 }}
 
-// follow returns a runningRequest for r, ready to be cut.
-func follow(w http.ResponseWriter, r *http.Request) *runningRequest {
+// newRunningRequest returns a runningRequest for r. The caller ends it with leave or release.
+func newRunningRequest(w http.ResponseWriter, r *http.Request) *runningRequest {
 	run := runningRequests.Get().(*runningRequest)
 	run.w, run.ctx, run.http1 = w, r.Context(), r.ProtoMajor == 1
 	if r.Header["Upgrade"] != nil || r.ProtoMajor > 2 {
-		// A tunnel lives on while the upstream is silent, unless the context ends.
+		// While the upstream is silent, only a canceled context ends a tunnel.
 		run.ctx, run.cancel = context.WithCancel(run.ctx)
 	}
 	if r.ProtoMajor > 2 {
-		run.dead = &deadWriter{ResponseWriter: w}
+		run.writer = &cutWriter{ResponseWriter: w}
 	}
 	return run
 }
 
-// follow returns what the next handler is to be called with.
-func (run *runningRequest) follow(
+// wrap returns the arguments for the next handler.
+func (run *runningRequest) wrap(
 	w http.ResponseWriter, r *http.Request,
 ) (http.ResponseWriter, *http.Request) {
-	if run.dead != nil {
-		w = run.dead
+	if run.writer != nil {
+		w = run.writer
 	}
 	if run.cancel != nil {
-		r = r.WithContext(endsWith{r.Context(), run.ctx})
+		r = r.WithContext(splitContext{r.Context(), run.ctx})
 	}
 	return w, r
 }
 
-// finish is called when the next handler has returned. A stream that was cut must not look
-// complete.
+// finish must be called when the next handler has returned. It resets a stream that was cut, which
+// would look complete otherwise.
 func (run *runningRequest) finish() {
-	if run.dead != nil && run.dead.cut.Load() {
-		panic(http.ErrAbortHandler) // resets it
+	if run.writer != nil && run.writer.cut.Load() {
+		panic(http.ErrAbortHandler)
 	}
 }
 
-// endsWith has the values of one context, which may have changed since the other was derived from
-// it, and the end of the other.
-type endsWith struct {
+// splitContext has the values of the embedded context and the cancellation of another. The other
+// was derived earlier, so it lacks values that have been added since.
+type splitContext struct {
 	context.Context
-	end context.Context
+	cancellation context.Context
 }
 
-func (c endsWith) Done() <-chan struct{} { return c.end.Done() }
-func (c endsWith) Err() error            { return c.end.Err() }
+func (c splitContext) Done() <-chan struct{} { return c.cancellation.Done() }
+func (c splitContext) Err() error            { return c.cancellation.Err() }
 
-// leave ends what follow began, once the request has been entered.
+// leave unregisters an entered request and releases it.
 func (run *runningRequest) leave(keys *manage.Keystore) {
 	keys.Leave(&run.Running)
 	run.release()
@@ -85,18 +84,18 @@ func (run *runningRequest) release() {
 	if run.cancel != nil {
 		run.cancel()
 	}
-	run.w, run.ctx, run.cancel, run.dead = nil, nil, nil, nil
+	run.w, run.ctx, run.cancel, run.writer = nil, nil, nil, nil
 	runningRequests.Put(run)
 }
 
-// cut ends the request for the client: an HTTP/1 connection is closed, an HTTP/2 stream reset.
-// Handler and upstream end by that, or by the context.
+// cut ends the request for the client: it closes an HTTP/1 connection and resets an HTTP/2 stream.
+// The handler and the upstream notice that, or the canceled context.
 //
-// It goes past Caddy's own writers. Their idle timeouts set a deadline before each write, which
-// would put one of ours off by a minute, and may be called from the handler's goroutine only.
+// It bypasses Caddy's own writers. They may be used only by the handler's goroutine, and their idle
+// timeouts set a deadline before each write, which would delay ours by a minute.
 func (run *runningRequest) cut() {
-	if run.dead != nil {
-		run.dead.cut.Store(true)
+	if run.writer != nil {
+		run.writer.cut.Store(true)
 	}
 	if conn, ok := run.ctx.Value(connKey{}).(net.Conn); ok && run.http1 {
 		closeNow(conn)
@@ -111,6 +110,7 @@ func (run *runningRequest) cut() {
 	}
 }
 
+// innermost returns the server's own writer.
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -121,28 +121,29 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// deadWriter refuses to write once its request is cut. An HTTP/3 stream has no reset that another
-// goroutine may cause through net/http's interfaces, only deadlines, which Caddy's idle timeout
-// puts off at the next write.
-type deadWriter struct {
+// cutWriter fails writes once its request is cut. Through net/http's interfaces, another goroutine
+// cannot reset an HTTP/3 stream. It can only set deadlines, which Caddy's idle timeout extends at
+// the next write.
+type cutWriter struct {
 	http.ResponseWriter
 	cut atomic.Bool
 }
 
-func (d *deadWriter) Write(p []byte) (int, error) {
+func (d *cutWriter) Write(p []byte) (int, error) {
 	if d.cut.Load() {
 		return 0, http.ErrAbortHandler
 	}
 	return d.ResponseWriter.Write(p)
 }
 
-// Unwrap is for http.ResponseController.
-func (d *deadWriter) Unwrap() http.ResponseWriter { return d.ResponseWriter }
+// Unwrap supports http.ResponseController.
+func (d *cutWriter) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
-// connKey is the context key of the connection that a request came on.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
-// withConn is for caddyhttp.Server.RegisterConnContext. Each handler of the server registers it.
+// withConn adds the connection to the context, for caddyhttp.Server.RegisterConnContext. Each
+// handler of the server registers it, so it may be called more than once.
 func withConn(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connKey{}) != nil {
 		return ctx
@@ -150,8 +151,8 @@ func withConn(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, conn)
 }
 
-// closeNow closes a connection without waiting for anyone. Closing TLS would first say goodbye, for
-// up to 5 s.
+// closeNow closes a connection without waiting. Closing a tls.Conn would first send an alert, which
+// may take 5 s.
 func closeNow(conn net.Conn) {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
@@ -159,7 +160,7 @@ func closeNow(conn net.Conn) {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
 		_ = conn.Close()
-	default: // of a listener wrapper: who knows
+	default: // a listener wrapper's connection, whose Close may block
 		_ = conn.SetDeadline(time.Unix(1, 0))
 		go func() { _ = conn.Close() }()
 	}

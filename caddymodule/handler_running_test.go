@@ -39,11 +39,11 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// A streamer is an upstream whose requests all run until someone ends them.
+// A streamer is an upstream whose requests run until one side ends them.
 type streamer struct {
 	*httptest.Server
-	began chan string // a path, when a request has begun
-	ended chan string // … and when the upstream has noticed its end
+	began chan string // receives the path of each started request
+	ended chan string // receives the path when the upstream has noticed the end
 }
 
 func newStreamer(t *testing.T) *streamer {
@@ -56,7 +56,7 @@ func newStreamer(t *testing.T) *streamer {
 func (s *streamer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { s.ended <- r.URL.Path }()
 	switch r.URL.Path {
-	case "/events": // silent after the first
+	case "/events": // silent after the first event
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, "data: hello\n\n")
 		_ = http.NewResponseController(w).Flush()
@@ -74,7 +74,7 @@ func (s *streamer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/upload":
 		s.began <- r.URL.Path
 		_, _ = io.Copy(io.Discard, r.Body)
-	case "/waiting": // no answer for now
+	case "/waiting": // no response until the end
 		s.began <- r.URL.Path
 		<-r.Context().Done()
 	case "/websocket":
@@ -91,9 +91,9 @@ func (s *streamer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// startSite runs a Caddyfile site with api_key, and returns its address and the key store.
+// startSite runs a Caddyfile site with api_key. It returns its address and the key store.
 func startSite(
-	t *testing.T, g *gate, options, upstream string,
+	t *testing.T, g *instance, options, upstream string,
 ) (addr string, keys *manage.Keystore) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -127,7 +127,7 @@ func startSite(
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(atOnce); ; { // the certificate is made in the background
+	for deadline := time.Now().Add(atOnce); ; { // Caddy creates the certificate in the background
 		conn, err := tls.Dial("tcp", addr, tlsTo(addr, "http/1.1"))
 		if err == nil {
 			_ = conn.Close()
@@ -141,23 +141,23 @@ func startSite(
 
 func tlsTo(addr string, protocols ...string) *tls.Config {
 	host, _, _ := net.SplitHostPort(addr)
-	return &tls.Config{InsecureSkipVerify: true, ServerName: host, NextProtos: protocols} //nolint:gosec // a certificate of this test
+	return &tls.Config{InsecureSkipVerify: true, ServerName: host, NextProtos: protocols}
 }
 
-// stalledBody sends a few bytes, and nothing more until it is closed.
+// stalledBody sends a few bytes and then blocks until it is closed.
 func stalledBody() io.Reader {
 	reader, writer := io.Pipe()
 	go func() { _, _ = io.WriteString(writer, "first") }()
 	return reader
 }
 
-// TestRevokeCutsWhatRuns is spec section 5: before the revoke answers, every request of the key is
-// cut.
-func TestRevokeCutsWhatRuns(t *testing.T) {
+// TestRevokeCutsRunningRequests checks that a revoke returns only after all running requests of the
+// key have been cut (docs/api_key.md, rule 14).
+func TestRevokeCutsRunningRequests(t *testing.T) {
 	upstream := newStreamer(t)
-	g := newGate(t)
+	g := newInstance(t)
 	addr, keys := startSite(t, g, "", upstream.URL)
-	h := &house{t: t, keys: keys}
+	h := &fixture{t: t, keys: keys}
 	for _, path := range []string{"/events", "/download", "/upload", "/waiting"} {
 		t.Run("HTTP/1.1"+path, func(t *testing.T) {
 			key, token := h.key("read write")
@@ -192,7 +192,7 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 				return transport.RoundTrip(r)
 			}
 			key, token := h.key("read write")
-			gone := make(chan error, 1)
+			streamErr := make(chan error, 1)
 			go func() {
 				method, body := http.MethodGet, io.Reader(nil)
 				if path == "/upload" {
@@ -203,16 +203,16 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 					_, err = io.Copy(io.Discard, response.Body)
 					_ = response.Body.Close()
 				}
-				gone <- err
+				streamErr <- err
 			}()
 			awaitPath(t, upstream.began, path)
 			revoke(t, keys, key.ID)
-			if err := <-gone; err == nil || errors.Is(err, context.DeadlineExceeded) {
+			if err := <-streamErr; err == nil || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the stream was not reset: %v", err)
 			}
 			awaitPath(t, upstream.ended, path)
 
-			_, other := h.key("read") // the connection serves on
+			_, other := h.key("read") // the connection stays usable
 			response, err := send(http.MethodGet, "/", other, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -234,7 +234,7 @@ func TestRevokeCutsWhatRuns(t *testing.T) {
 	}
 }
 
-// atOnce is how long a test waits for what should come at once: only a failure takes that long.
+// atOnce is how long a test waits for an immediate event. Only a failure takes that long.
 const atOnce = 30 * time.Second
 
 func dialSite(t *testing.T, addr string) net.Conn {
@@ -250,9 +250,9 @@ func dialSite(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// Caddy's file_server looks at no context.
+// TestRevokeCutsFileServer checks a handler that ignores the context, Caddy's file_server.
 func TestRevokeCutsFileServer(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	addr, keys := startSite(t, g, "", "127.0.0.1:1")
 	file, err := os.Create(g.path("big"))
 	if err != nil {
@@ -267,7 +267,7 @@ func TestRevokeCutsFileServer(t *testing.T) {
 		"HTTP/3":   &http3.Transport{TLSClientConfig: tlsTo(addr)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, token := (&house{t: t, keys: keys}).key("read")
+			key, token := (&fixture{t: t, keys: keys}).key("read")
 			ctx, cancel := context.WithTimeout(t.Context(), atOnce)
 			defer cancel()
 			r, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+addr+"/big", nil)
@@ -289,7 +289,7 @@ func TestRevokeCutsFileServer(t *testing.T) {
 			if _,
 				err := io.Copy(io.Discard, response.Body); err == nil ||
 				errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("the download goes on: %v", err)
+				t.Errorf("the download continues: %v", err)
 			}
 		})
 	}
@@ -297,9 +297,9 @@ func TestRevokeCutsFileServer(t *testing.T) {
 
 func TestRevokeCutsWebSockets(t *testing.T) {
 	upstream := newStreamer(t)
-	g := newGate(t)
+	g := newInstance(t)
 	addr, keys := startSite(t, g, "", upstream.URL)
-	key, token := (&house{t: t, keys: keys}).key("read")
+	key, token := (&fixture{t: t, keys: keys}).key("read")
 
 	conn := dialSite(t, addr)
 	_, _ = fmt.Fprintf(conn,
@@ -317,17 +317,18 @@ func TestRevokeCutsWebSockets(t *testing.T) {
 	awaitPath(t, upstream.began, "/websocket")
 	revoke(t, keys, key.ID)
 	if _, err := reader.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the client reads on: %v", err)
+		t.Errorf("the client still reads: %v", err)
 	}
 	awaitPath(t, upstream.ended, "/websocket")
 }
 
-// A client that reads nothing holds up the handler in the middle of a write.
+// TestRevokeCutsStalledDownload checks a handler that is blocked in a write because the client does
+// not read.
 func TestRevokeCutsStalledDownload(t *testing.T) {
 	upstream := newStreamer(t)
-	g := newGate(t)
+	g := newInstance(t)
 	addr, keys := startSite(t, g, "", upstream.URL)
-	key, token := (&house{t: t, keys: keys}).key("read")
+	key, token := (&fixture{t: t, keys: keys}).key("read")
 	conn := dialSite(t, addr)
 	_, _ = fmt.Fprintf(conn,
 		"GET /download HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", addr, token)

@@ -14,35 +14,37 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// JudgedHeader is a header that names another resource.
+// JudgedHeader is a request header that names another resource, which is checked like the request's
+// own path.
 type JudgedHeader struct {
 	// The name of the header.
 	Header string `json:"header"`
-	// What the request does with the resource: `read` needs the permission of GET, `write` that of
-	// PUT. Default is `read`.
+
+	// The access to the resource: `read` requires the permission for GET, `write` the one for PUT.
+	// Default is `read`.
 	Class string `json:"class,omitempty"`
 }
 
-// A targetHeader is a header whose value is judged like the path of the request.
+// A targetHeader is a compiled JudgedHeader, or the Destination header of MOVE and COPY.
 type targetHeader struct {
 	name   string // in canonical form
 	folded string // see foldsTo
 	class  keystore.Class
 
-	destination bool // the Destination of MOVE and COPY alone (RFC 4918 §10.3)
-	required    bool // a request without the header is refused
-	relative    bool // a value without a leading slash is relative to the root
+	destination bool // whether it applies only to MOVE and COPY (RFC 4918 §10.3)
+	required    bool // whether a request without the header is refused
+	relative    bool // whether a value without a leading slash is relative to the root
 }
 
-// A secondTarget is a resource that a header of a call names.
+// A secondTarget is a resource that a header of a request names.
 type secondTarget struct {
-	header    string
-	elsewhere bool // not on this host, so no permission allows it
-	need      keystore.Need
-	wanted    string // the id of the namespace; empty: the key's own, or none
+	header      string
+	otherHost   bool // whether it is on another host, so that no permission allows it
+	need        keystore.Need
+	namespaceID string // empty for the key's own, or none
 }
 
-// addTargets compiles also_judge, and the rule for Destination where a method has one.
+// addTargets compiles also_judge. It adds the Destination header if MOVE or COPY is mapped.
 func (c *rules) addTargets(h *Handler) error {
 	for _, j := range h.AlsoJudge {
 		class := keystore.Read
@@ -56,15 +58,16 @@ func (c *rules) addTargets(h *Handler) error {
 			class: class, relative: true}
 		switch {
 		case !httpguts.ValidHeaderFieldName(j.Header):
-			return fmt.Errorf("also_judge: %q is no name of a header", redact.Argument(j.Header))
-		case drops(j.Header, true):
-			return fmt.Errorf("also_judge: %s is taken out of every request, so it cannot name "+
-				"anything to the API: leave it out", redact.Argument(j.Header))
-		case slices.Contains(unfitHeaders, t.name):
-			return fmt.Errorf("also_judge: the value of %s is no path: leave it out",
+			return fmt.Errorf("also_judge: %q is not a valid header name",
 				redact.Argument(j.Header))
+		case isDropped(j.Header, true):
+			return fmt.Errorf("also_judge: %s is removed from every request, so the API never "+
+				"receives it: remove it from also_judge", redact.Argument(j.Header))
+		case slices.Contains(reservedHeaders, t.name):
+			return fmt.Errorf("also_judge: the value of %s is not a path: remove it from "+
+				"also_judge", redact.Argument(j.Header))
 		case t.name == "Destination" && class == keystore.Read:
-			return errors.New("also_judge: Destination names what is written: write `also_judge " +
+			return errors.New("also_judge: MOVE and COPY write to Destination: use `also_judge " +
 				"write Destination`")
 		case slices.ContainsFunc(c.targets,
 			func(other targetHeader) bool { return other.folded == t.folded }):
@@ -74,29 +77,30 @@ func (c *rules) addTargets(h *Handler) error {
 	}
 	own := slices.ContainsFunc(c.targets,
 		func(t targetHeader) bool { return t.name == "Destination" })
-	// else MOVE and COPY are refused, and other requests need no look
-	if !own && c.mapsDestination() {
+	if !own && c.mapsDestination() { // other methods ignore the header
 		c.targets = append(c.targets, targetHeader{
 			name: "Destination", folded: "destination", class: keystore.Write, destination: true,
 			required: h.Forwarded != "",
 		})
 	}
-	if showsPath(c.namespace) && len(c.targets) > 0 {
-		return fmt.Errorf("namespace: %s shows the request's own path, so what Destination or "+
-			"also_judge names could not be judged: "+
-			"take the namespace from the path with namespace_path", redact.Argument(c.namespace))
+	if mayContainPath(c.namespace) && len(c.targets) > 0 {
+		return fmt.Errorf("namespace: %s may contain the request's own path, so the resources in "+
+			"Destination and also_judge headers could not be checked: use namespace_path",
+			redact.Argument(c.namespace))
 	}
 	return nil
 }
 
-// showsPath reports whether a text has a placeholder that may be a part of the request's path.
-func showsPath(text string) bool {
+// mayContainPath reports whether a text has a placeholder that may stand for a part of the
+// request's path.
+func mayContainPath(text string) bool {
 	return slices.ContainsFunc([]string{"{http.request.uri", "{http.request.orig_uri",
 		"{http.regexp."}, func(name string) bool {
 		return strings.Contains(text, name)
 	})
 }
 
+// mapsDestination reports whether MOVE or COPY is mapped.
 func (c *rules) mapsDestination() bool {
 	for method := range c.methods {
 		if hasDestination(method) {
@@ -106,11 +110,12 @@ func (c *rules) mapsDestination() bool {
 	return false
 }
 
-// hasDestination reports whether a method writes to what its header Destination names.
+// hasDestination reports whether a method writes to the resource in the Destination header.
 func hasDestination(method string) bool {
 	return strings.EqualFold(method, "MOVE") || strings.EqualFold(method, "COPY")
 }
 
+// foldName returns a header name in the form that foldsTo compares with.
 func foldName(name string) string {
 	folded := []byte(name)
 	for i := range folded {
@@ -119,8 +124,8 @@ func foldName(name string) string {
 	return string(folded)
 }
 
-// findTargets adds to a call the resources that its headers name. It reports false if one of the
-// headers is repeated, is required but missing, or is not canonical.
+// findTargets adds the resources that headers name to the call. It reports false if such a header
+// is repeated, is required but missing, or has a value that is not canonical.
 func (c *rules) findTargets(call *call) bool {
 	for i := range c.targets {
 		t := &c.targets[i]
@@ -134,11 +139,11 @@ func (c *rules) findTargets(call *call) bool {
 		if n != 1 || !route.IsOneURI(value) {
 			return false
 		}
-		path, query, elsewhere := route.Locate(value, call.host(), t.relative)
+		path, query, otherHost := route.Locate(value, call.host(), t.relative)
 		if !route.CanonicalPath(path, c.encodedSlash && t.destination) {
 			return false
 		}
-		if !elsewhere && c.isPublic(path) {
+		if !otherHost && c.isPublic(path) {
 			continue
 		}
 		method := http.MethodGet
@@ -146,15 +151,16 @@ func (c *rules) findTargets(call *call) bool {
 			method = http.MethodPut
 		}
 		call.targets = append(call.targets, secondTarget{
-			header: t.name, elsewhere: elsewhere,
-			need: c.table.Need(method, path, query, t.class), wanted: c.namespaceOf(call, path),
+			header: t.name, otherHost: otherHost,
+			need:        c.table.Need(method, path, query, t.class),
+			namespaceID: c.namespaceOf(call, path),
 		})
 	}
 	return true
 }
 
-// find returns the header's value and the number of its lines, under every name that folds to its
-// own.
+// find returns the header's value and its number of lines. Names that fold to the header's name
+// count too.
 func (t *targetHeader) find(header http.Header) (value string, n int) {
 	for name, lines := range header {
 		if foldsTo(name, t.folded) && len(lines) > 0 {
@@ -173,20 +179,21 @@ func (c *call) host() string {
 	return c.r.Host
 }
 
-// decideTargets judges what headers name, once the call itself is allowed.
+// decideTargets decides on the resources that headers name. q is the request's own, which has been
+// allowed.
 func (h *Handler) decideTargets(c *call, q keystore.Request) keystore.Outcome {
 	for i := range c.targets {
 		t := &c.targets[i]
-		if h.Namespace == keystore.HomeNamespace && t.wanted == "" {
-			t.wanted = c.record.Namespace
+		if h.Namespace == keystore.HomeNamespace && t.namespaceID == "" {
+			t.namespaceID = c.record.Namespace
 		}
-		q.Namespace, q.Need = c.policy.Namespace(t.wanted), t.need
+		q.Namespace, q.Need = c.policy.Namespace(t.namespaceID), t.need
 		outcome := keystore.Decide(c.record, &q)
-		if outcome == keystore.OK && t.elsewhere {
+		if outcome == keystore.OK && t.otherHost {
 			outcome = keystore.Forbidden
 		}
 		if outcome != keystore.OK {
-			c.blame(t)
+			c.refuseTarget(t)
 			c.namespace = q.Namespace
 			return outcome
 		}
@@ -194,20 +201,20 @@ func (h *Handler) decideTargets(c *call, q keystore.Request) keystore.Outcome {
 	return keystore.OK
 }
 
-// blame makes a refusal be about a second target.
-func (c *call) blame(t *secondTarget) {
-	c.blamed, c.need, c.wanted = t, t.need, t.wanted
+// refuseTarget makes a second target the reason of the refusal.
+func (c *call) refuseTarget(t *secondTarget) {
+	c.refusedTarget, c.need, c.namespaceID = t, t.need, t.namespaceID
 }
 
-// detail says for people which header a refusal is about.
+// detail returns the text of a refusal that names the header.
 func (t *secondTarget) detail() string {
 	switch {
-	case t.elsewhere:
+	case t.otherHost:
 		return fmt.Sprintf("The header %s names a resource that is not on this host.", t.header)
 	case t.need.Undeclared:
-		return fmt.Sprintf("The header %s names a resource for which the API declares no such "+
-			"call, so no permission allows it.", t.header)
+		return fmt.Sprintf("The API declares no such operation for the resource that the header "+
+			"%s names, so no permission allows it.", t.header)
 	}
-	return fmt.Sprintf("The permission was missing for the resource that the header %s names.",
+	return fmt.Sprintf("The key lacks the permission for the resource that the header %s names.",
 		t.header)
 }

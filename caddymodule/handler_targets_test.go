@@ -11,9 +11,9 @@ import (
 const davOptions = "namespace_path /dav/{namespace}/**\nmethods write MOVE COPY\npublic " +
 	"/dav/acme/pub/**\n"
 
-// TestDestination judges the Destination of MOVE and COPY (RFC 4918 §10.3) as a second target.
+// TestDestination checks the Destination of MOVE and COPY (RFC 4918 §10.3), a second target.
 func TestDestination(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("write")
 	_, reader := h.key("read")
 	handler := h.handler(davOptions)
@@ -23,7 +23,7 @@ func TestDestination(t *testing.T) {
 		{"/dav/acme/g", "ok"},
 		{"http://api.example.com/dav/acme/g", "ok"},
 		{"http://api.example.com:80/dav/acme/g", "ok"},
-		{"https://api.example.com/dav/acme/g", "ok"}, // a proxy in front ends TLS
+		{"https://api.example.com/dav/acme/g", "ok"}, // a proxy may terminate TLS
 		{"https://api.example.com:443/dav/acme/g", "ok"},
 		{"HTTP://API.example.com/dav/acme/g", "ok"},
 		{"/dav/acme/g?x=1", "ok"},
@@ -81,8 +81,8 @@ func TestDestination(t *testing.T) {
 		}
 	}
 	for wire, want := range map[string]string{
-		"MOVE /dav/acme/f": "ok", // it names nothing else
-		// means nothing there
+		"MOVE /dav/acme/f": "ok", // no second target
+		// The header has no meaning there.
 		"PUT /dav/acme/f\nDestination: /dav/globex/g":                        "ok",
 		"MOVE /dav/globex/f\nDestination: /dav/acme/g":                       "forbidden",
 		"MOVE /dav/acme/pub/f\nDestination: /dav/acme/g":                     "ok",
@@ -106,13 +106,13 @@ func TestDestination(t *testing.T) {
 		}
 	}
 
-	// as wrong as that is
+	// Even if COPY is mapped to read, its Destination requires write.
 	reads := h.handler("namespace_path /dav/{namespace}/**\nmethods read COPY")
 	a := h.send(reads, "COPY /dav/acme/f\nDestination: /dav/acme/g"+keyLine(reader))
 	if a.outcome() != "forbidden" ||
 		!strings.Contains(a.body, `"needed":"write","namespace":"acme"`) ||
 		!strings.Contains(a.body, "header Destination") {
-		t.Errorf("a copy with read alone: %s %s", a.outcome(), a.body)
+		t.Errorf("COPY with only read: %s %s", a.outcome(), a.body)
 	}
 	if a := h.send(h.handler(""), "MOVE /dav/acme/f\nDestination: /x"+
 		keyLine(token)); a.outcome() != "method" {
@@ -120,19 +120,21 @@ func TestDestination(t *testing.T) {
 	}
 }
 
-// What the table says of PUT holds for the Destination.
-func TestDestinationTakesWhatPutTakes(t *testing.T) {
-	h := newHouse(t)
+// TestDestinationRequiresPutPermission checks that the Destination requires the permission for PUT.
+func TestDestinationRequiresPutPermission(t *testing.T) {
+	h := newFixture(t)
 	_, mover := h.key("files:move files:put")
 	_, half := h.key("files:move")
 	const table = "namespace acme\nmethods write MOVE\nstrict\noperation files:move write MOVE " +
 		"/files/*\n"
 	for _, test := range []struct{ name, options, destination, token, outcome string }{
-		{"both", table + "operation files:put write PUT /files/*", "/files/b", mover, "ok"},
+		{"both permissions", table + "operation files:put write PUT /files/*", "/files/b", mover,
+			"ok"},
 		{"without PUT", table + "operation files:put write PUT /files/*", "/files/b", half,
 			"forbidden"},
 		{"PUT is not declared", table, "/files/b", mover, "forbidden"},
-		{"not there", table + "operation files:put write PUT /files/*", "/other/b", mover,
+		{"undeclared destination", table + "operation files:put write PUT /files/*", "/other/b",
+			mover,
 			"forbidden"},
 	} {
 		a := h.send(h.handler(test.options),
@@ -155,7 +157,7 @@ func TestDestinationTakesWhatPutTakes(t *testing.T) {
 }
 
 func TestAlsoJudge(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("write", func(s *manage.KeySpec) {
 		s.Grants = []keystore.Grant{{Namespace: "globex",
 			Permissions: []keystore.Permission{{Action: "read"}}}}
@@ -170,7 +172,7 @@ func TestAlsoJudge(t *testing.T) {
 		"X-Amz-Copy-Source: /shared/key":         "ok",
 		"X-Copy-From: globex/a%20key?versionId=": "ok",
 		"X-Amz-Copy-Source: http://api.example.com/globex/key": "ok",
-		// write is not read
+		// Permission to write does not include read.
 		"X-Amz-Copy-Source: /acme/key":                               "forbidden",
 		"X-Amz-Copy-Source: /rival/key":                              "forbidden",
 		"X-Amz-Copy-Source: rival/key":                               "forbidden",
@@ -209,13 +211,13 @@ func TestAlsoJudge(t *testing.T) {
 	home := h.handler("namespace home\nalso_judge X-Copy-From")
 	if a := h.send(home, "PUT /a\nX-Copy-From: /b"+keyLine(token)); a.outcome() != "forbidden" ||
 		!strings.Contains(a.body, `"needed":"read","namespace":"acme"`) {
-		t.Errorf("at home: %s %s", a.outcome(), a.body)
+		t.Errorf("namespace home: %s %s", a.outcome(), a.body)
 	}
 }
 
-// A proxy that asks must show the Destination, and may say for which host it is.
+// TestForwardedDestination checks that a proxy must forward the Destination and may send the host.
 func TestForwardedDestination(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("write")
 	handler := h.handler("namespace_path /dav/{namespace}/**\nmethods write MOVE COPY\nforwarded")
 	for headers, want := range map[string]string{
@@ -233,7 +235,7 @@ func TestForwardedDestination(t *testing.T) {
 			t.Errorf("%s: %s, want %s", headers, a.outcome(), want)
 		}
 	}
-	// A client cannot say which host it is.
+	// A client cannot set the host.
 	direct := h.handler(davOptions)
 	if a := h.send(direct,
 		"MOVE /dav/acme/f\nDestination: http://x.example/dav/acme/g\nX-Forwarded-Host: x.example"+

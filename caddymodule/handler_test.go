@@ -30,15 +30,15 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// A house is a key store with a few namespaces and keys.
-type house struct {
+// A fixture is a key store with a few namespaces and keys.
+type fixture struct {
 	t     testing.TB
 	keys  *manage.Keystore
 	app   *App
 	close func()
 }
 
-func newHouse(t testing.TB) *house {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	db, err := sqldb.OpenSQLite(t.Context(), t.TempDir()+"/keys.db")
 	if err != nil {
@@ -49,7 +49,7 @@ func newHouse(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{t: t, keys: keys, app: new(App)}
+	h := &fixture{t: t, keys: keys, app: new(App)}
 	h.close = sync.OnceFunc(func() {
 		if err := keys.Close(); err != nil {
 			t.Error(err)
@@ -66,8 +66,8 @@ func newHouse(t testing.TB) *house {
 	return h
 }
 
-// key mints a key with permissions in a namespace, "acme" unless it is "*".
-func (h *house) key(permissions string, change ...func(*manage.KeySpec)) (*keystore.Key, string) {
+// key creates a key with permissions in the namespace acme.
+func (h *fixture) key(permissions string, change ...func(*manage.KeySpec)) (*keystore.Key, string) {
 	h.t.Helper()
 	spec := manage.KeySpec{Name: "test", Namespace: "acme",
 		Home: &keystore.Grant{Namespace: "acme"}}
@@ -88,8 +88,8 @@ func (h *house) key(permissions string, change ...func(*manage.KeySpec)) (*keyst
 	return key, token.Reveal()
 }
 
-// handler is the api_key of a Caddyfile, with these options.
-func (h *house) handler(options string) *Handler {
+// handler returns an api_key handler with these Caddyfile options.
+func (h *fixture) handler(options string) *Handler {
 	h.t.Helper()
 	handler := new(Handler)
 	if err := handler.UnmarshalCaddyfile(caddyfile.NewTestDispenser("api_key {\n" + options +
@@ -104,18 +104,18 @@ func (h *house) handler(options string) *Handler {
 	return handler
 }
 
-// answer is what came back for a request, and what the upstream saw of it.
+// answer is the response to a request, with the request as the upstream received it.
 type answer struct {
 	*http.Response
 	body    string
-	seen    *http.Request // nil: not reached
-	trailer http.Header   // as the upstream saw them, after the body
+	seen    *http.Request // nil if the request did not reach it
+	trailer http.Header   // as received by the upstream after the body
 	err     error
 	repl    *caddy.Replacer
 	vars    map[string]any
 }
 
-// request reads a request as it stands on the wire, without `HTTP/1.1` and Host, which are added.
+// wireRequest parses a request in wire format. It adds HTTP/1.1 and Host.
 func wireRequest(t testing.TB, wire string) *http.Request {
 	t.Helper()
 	head, body, _ := strings.Cut(wire, "\n\n")
@@ -127,20 +127,20 @@ func wireRequest(t testing.TB, wire string) *http.Request {
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(strings.ReplaceAll(text+"\n", "\n",
 		"\r\n") + body)))
 	if err != nil {
-		t.Fatalf("this request does not reach any handler: %v", err)
+		t.Fatalf("net/http refuses this request: %v", err)
 	}
 	r.RemoteAddr = "203.0.113.7:4711"
 	return r
 }
 
-func (h *house) send(
+func (h *fixture) send(
 	handler caddyhttp.MiddlewareHandler, wire string, change ...func(*http.Request),
 ) answer {
 	h.t.Helper()
 	return h.serve(handler, wireRequest(h.t, wire), change...)
 }
 
-func (h *house) serve(
+func (h *fixture) serve(
 	handler caddyhttp.MiddlewareHandler, r *http.Request, change ...func(*http.Request),
 ) answer {
 	h.t.Helper()
@@ -173,7 +173,7 @@ func trustedPeer(r *http.Request) {
 	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, true)
 }
 
-// outcome is what the handler noted.
+// outcome returns the recorded outcome.
 func (a answer) outcome() string {
 	v, _ := a.repl.GetString("http.api_key.outcome")
 	return v
@@ -184,7 +184,7 @@ func keyLine(token string) string { return "\nAuthorization: Bearer " + token }
 const junk = "ak_000000000000aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 func TestOutcomes(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, reader := h.key("read")
 	_, writer := h.key("read write")
 	_, any := h.key("*")
@@ -215,11 +215,11 @@ func TestOutcomes(t *testing.T) {
 			200},
 		{"a key in X-API-Key", acme, "GET /\nx-api-key: " + reader, "ok", 200},
 		{"RFC 8959", acme, "GET /" + keyLine("secret-token:"+reader), "ok", 200},
-		{"nothing", acme, "GET /", "missing", 401},
+		{"no credential", acme, "GET /", "missing", 401},
 		{"an empty header", acme, "GET /\nX-API-Key:", "missing", 401},
 		{"an empty bearer", acme, "GET /\nAuthorization: Bearer", "missing", 401},
 		{"another scheme", acme, "GET /\nAuthorization: Basic " + reader, "missing", 401},
-		{"a scheme that only begins like it", acme, "GET /\nAuthorization: Bearerx " + reader,
+		{"a longer scheme", acme, "GET /\nAuthorization: Bearerx " + reader,
 			"missing", 401},
 		{"two lines", acme, "GET /\nX-API-Key: " + reader + "\nx-api-key: " + junk, "ambiguous",
 			400},
@@ -232,36 +232,37 @@ func TestOutcomes(t *testing.T) {
 		{"a list", acme, "GET /\nX-API-Key: " + reader + ", " + junk, "malformed", 401},
 		{"too short", acme, "GET /" + keyLine("abc"), "malformed", 401},
 		{"too long", acme, "GET /" + keyLine(strings.Repeat("a", 513)), "malformed", 401},
-		{"not ours", acme, "GET /" + keyLine("' OR '1'='1"), "malformed", 401},
+		{"invalid characters", acme, "GET /" + keyLine("' OR '1'='1"), "malformed", 401},
 		{"a changed last character", acme, "GET /" + keyLine(forged), "malformed", 401},
-		{"in the query when that is off", acme, "GET /?api_key=" + reader, "missing", 401},
+		{"an unconfigured query parameter", acme, "GET /?api_key=" + reader, "missing", 401},
 		{"revoked", acme, "GET /" + keyLine(revoked), "revoked", 401},
 		{"inactive", acme, "GET /" + keyLine(inactive), "inactive", 401},
 		{"revoked before forbidden", "namespace globex", "GET /" + keyLine(revoked), "revoked",
 			401},
-		{"another address", acme, "GET /" + keyLine(local), "address", 403},
-		{"its address", acme, "GET /" + keyLine(near), "ok", 200},
+		{"an address that is not allowed", acme, "GET /" + keyLine(local), "address", 403},
+		{"an allowed address", acme, "GET /" + keyLine(near), "ok", 200},
 		{"address before forbidden", "namespace globex", "GET /" + keyLine(local), "address", 403},
-		{"write with read", acme, "POST /" + keyLine(reader), "forbidden", 403},
+		{"write without permission", acme, "POST /" + keyLine(reader), "forbidden", 403},
 		{"write", acme, "DELETE /" + keyLine(writer), "ok", 200},
 		{"HEAD is a read", acme, "HEAD /" + keyLine(reader), "ok", 200},
-		{"override headers change nothing", acme,
+		{"override headers are ignored", acme,
 			"GET /\nX-HTTP-Method-Override: DELETE" + keyLine(reader), "ok", 200},
 		{"another namespace", "namespace globex", "GET /" + keyLine(reader), "forbidden", 403},
-		{"no such namespace", "namespace nowhere", "GET /" + keyLine(any), "forbidden", 403},
+		{"an unknown namespace", "namespace nowhere", "GET /" + keyLine(any), "forbidden", 403},
 		{"the default namespace", "", "GET /" + keyLine(reader), "forbidden", 403},
-		{"its home", "namespace home", "GET /" + keyLine(reader), "ok", 200},
+		{"the home namespace", "namespace home", "GET /" + keyLine(reader), "ok", 200},
 		{"a placeholder", "namespace {http.request.header.X-Tenant}",
 			"GET /\nX-Tenant: acme" + keyLine(reader), "ok", 200},
 		{"an empty placeholder", "namespace {http.request.header.X-Tenant}", "GET /" + keyLine(any),
 			"forbidden", 403},
-		{"the path", "namespace_path /v1/{namespace}/**", "GET /v1/acme/x" + keyLine(reader), "ok",
+		{"a namespace path", "namespace_path /v1/{namespace}/**",
+			"GET /v1/acme/x" + keyLine(reader), "ok",
 			200},
-		{"the path, encoded", "namespace_path /v1/{namespace}/**",
+		{"a namespace path, encoded", "namespace_path /v1/{namespace}/**",
 			"GET /V1/%61cme" + keyLine(reader), "ok", 200},
-		{"ids are compared with case", "namespace_path /v1/{namespace}/**",
+		{"ids are case-sensitive", "namespace_path /v1/{namespace}/**",
 			"GET /v1/Acme" + keyLine(reader), "forbidden", 403},
-		{"the most literal path",
+		{"the pattern with most literal segments",
 			"namespace_path /{namespace}/**\nnamespace_path /v1/{namespace}/**",
 			"GET /v1/acme" + keyLine(reader), "ok", 200},
 		{"no path matches", "namespace_path /v1/{namespace}/**\nnamespace acme",
@@ -277,33 +278,35 @@ func TestOutcomes(t *testing.T) {
 			"forbidden", 403},
 		{"an operation by its class", acme + "operation shop:search read POST /search",
 			"POST /search" + keyLine(reader), "ok", 200},
-		{"beside the operation", acme + "operation shop:search read POST /search",
+		{"a path without an operation", acme + "operation shop:search read POST /search",
 			"POST /search/x" + keyLine(reader), "forbidden", 403},
 		{"an unknown method", acme, "PURGE /" + keyLine(any), "method", 405},
-		{"case of a method", acme, "get /" + keyLine(any), "method", 405},
+		{"methods are case-sensitive", acme, "get /" + keyLine(any), "method", 405},
 		{"TRACE", acme, "TRACE /" + keyLine(any), "method", 405},
 		{"CONNECT", acme, "CONNECT api.example.com:443" + keyLine(any), "method", 405},
 		{"a mapped method", acme + "methods read REPORT", "REPORT /" + keyLine(reader), "ok", 200},
-		{"a method taken out", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method",
+		{"an unmapped method", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method",
 			405},
 		{"method before missing", acme, "PURGE /", "method", 405},
 		{"target before method", acme, "PURGE /a/../b", "bad_target", 400},
 		{"an encoded slash", acme, "GET /a%2Fb" + keyLine(reader), "bad_target", 400},
-		{"an encoded slash that may be", acme + "encoded_slash allow",
+		{"an allowed encoded slash", acme + "encoded_slash allow",
 			"GET /a%2Fb" + keyLine(reader), "ok", 200},
 		{"absolute form", acme, "GET http://other.example.com/" + keyLine(reader), "bad_target",
 			400},
 		{"public", acme + "public /health /docs/*", "GET /docs", "public", 200},
 		{"public with any key", acme + "public /health /docs/*", "GET /docs/a/b" + keyLine(junk),
 			"public", 200},
-		{"public minds case", acme + "public /health", "GET /Health", "missing", 401},
-		{"public minds segments", acme + "public /health", "GET /healthz", "missing", 401},
-		{"public keeps the method rules", acme + "public /health", "FOO /health", "method", 405},
-		{"public keeps the target rules", acme + "public /health/*", "GET /health/../x",
+		{"public is case-sensitive", acme + "public /health", "GET /Health", "missing", 401},
+		{"public matches whole segments", acme + "public /health", "GET /healthz", "missing", 401},
+		{"public does not allow methods", acme + "public /health", "FOO /health", "method", 405},
+		{"public requires a canonical target", acme + "public /health/*", "GET /health/../x",
 			"bad_target", 400},
 		{"optional", acme + "optional", "GET /", "anonymous", 200},
-		{"optional, a bad one", acme + "optional", "GET /" + keyLine(junk), "malformed", 401},
-		{"optional, two", acme + "optional", "GET /\nX-API-Key: a\nX-API-Key: b", "ambiguous", 400},
+		{"optional with an invalid key", acme + "optional", "GET /" + keyLine(junk), "malformed",
+			401},
+		{"optional with two keys", acme + "optional", "GET /\nX-API-Key: a\nX-API-Key: b",
+			"ambiguous", 400},
 		{"foreign", acme + "foreign pass", "GET /" + keyLine("eyJhbGciOiJub25lIn0.e30."), "foreign",
 			200},
 		{"foreign of any length", acme + "foreign pass",
@@ -316,24 +319,26 @@ func TestOutcomes(t *testing.T) {
 			"GET /" + keyLine("\t"+reader), "malformed", 401},
 		{"our token behind two schemes is not foreign", acme + "foreign pass",
 			"GET /" + keyLine("secret-token:secret-token:"+reader), "malformed", 401},
-		{"a member's is not foreign", acme + "foreign pass", "GET /" + keyLine("akm_"+junk[3:]),
+		{"a member's token is not foreign", acme + "foreign pass",
+			"GET /" + keyLine("akm_"+junk[3:]),
 			"malformed", 401},
 		{"a member's token", acme, "GET /" + keyLine("akm_"+junk[3:]), "malformed", 401},
-		{"foreign is about bearer alone", acme + "foreign pass",
+		{"foreign applies only to bearer", acme + "foreign pass",
 			"GET /\nX-API-Key: eyJhbGciOiJub25lIn0.e30.", "malformed", 401},
 		{"preflight", acme + "preflight",
 			"OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "preflight",
 			204},
-		{"OPTIONS is no preflight", acme + "preflight", "OPTIONS /\nOrigin: https://a.example",
+		{"OPTIONS without CORS headers", acme + "preflight", "OPTIONS /\nOrigin: https://a.example",
 			"missing", 401},
-		{"preflight when that is off", acme,
+		{"preflight that is not configured", acme,
 			"OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "missing",
 			401},
 		{"basic, the password", acme + "from basic",
 			"GET /\nAuthorization: basic " + basic("user:"+reader), "ok", 200},
 		{"basic, the user", acme + "from basic", "GET /\nAuthorization: Basic " + basic(reader+":"),
 			"ok", 200},
-		{"basic, no base64", acme + "from basic", "GET /\nAuthorization: Basic !!!", "malformed",
+		{"basic, invalid base64", acme + "from basic", "GET /\nAuthorization: Basic !!!",
+			"malformed",
 			401},
 		{"basic, empty", acme + "from basic", "GET /\nAuthorization: Basic " + basic(":"),
 			"missing", 401},
@@ -355,7 +360,7 @@ func TestOutcomes(t *testing.T) {
 			"GET /\nCookie: key=" + reader + "\nCookie: key=" + reader, "ambiguous", 400},
 		{"a cookie twice", acme + "from cookie key", "GET /\nCookie: key=" + reader + "; key=x",
 			"ambiguous", 400},
-		{"only where it is looked for", acme + "from cookie key", "GET /" + keyLine(reader),
+		{"an unconfigured header", acme + "from cookie key", "GET /" + keyLine(reader),
 			"missing", 401},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -381,11 +386,11 @@ func basic(userinfo string) string {
 	return strings.TrimPrefix(r.Header.Get("Authorization"), "Basic ")
 }
 
-// checkProblem checks what every refusal has.
+// checkProblem checks the common parts of a refusal.
 func checkProblem(t *testing.T, a answer, wire string) {
 	t.Helper()
 	if a.Header.Get("Cache-Control") != "no-store" {
-		t.Error("may be cached")
+		t.Error("the response may be cached")
 	}
 	challenge := a.Header.Get("WWW-Authenticate")
 	switch want := `Bearer realm="api"`; {
@@ -412,10 +417,10 @@ func checkProblem(t *testing.T, a answer, wire string) {
 	}
 }
 
-// A client that waits for a challenge, as git and curl --anyauth do, sends the key only in a scheme
-// that it is asked for (RFC 9110 §11.6.1).
+// TestChallenges checks the schemes of a 401. Clients that wait for a challenge, such as git and
+// curl --anyauth, send the key only in a scheme of the challenge (RFC 9110 §11.6.1).
 func TestChallenges(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	for options, schemes := range map[string][]string{
 		"":                                      {"Bearer"},
 		"from bearer":                           {"Bearer"},
@@ -424,7 +429,7 @@ func TestChallenges(t *testing.T) {
 		"from bearer\nfrom basic\nfrom query k": {"Bearer", "Basic"},
 		"from header Authorization Token":       {"Token"},
 		"from header authorization bearer":      {"Bearer"},
-		// not in Authorization, and a 401 has to have a challenge
+		// These sources have no scheme, but a 401 needs a challenge.
 		"from header X-Auth Token":    {"Bearer"},
 		"from query key":              {"Bearer"},
 		"from cookie key\nfrom basic": {"Basic"},
@@ -469,7 +474,7 @@ func TestChallenges(t *testing.T) {
 }
 
 func TestRealm(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	handler := h.handler("realm `Acme Inc., EU`\nfrom bearer\nfrom basic")
 	want := []string{`Bearer realm="Acme Inc., EU"`, `Basic realm="Acme Inc., EU"`}
 	if a := h.send(handler, "GET /"); a.StatusCode != 401 ||
@@ -484,7 +489,7 @@ func TestRealm(t *testing.T) {
 }
 
 func TestExpiredKey(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("read",
 		func(s *manage.KeySpec) { s.ExpiresAt = time.Now().Add(50 * time.Millisecond) })
 	handler := h.handler("namespace acme")
@@ -497,7 +502,7 @@ func TestExpiredKey(t *testing.T) {
 }
 
 func TestUnknownAndMalformedLookTheSame(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
 			Home: &keystore.Grant{Namespace: "acme",
@@ -523,10 +528,10 @@ func TestUnknownAndMalformedLookTheSame(t *testing.T) {
 	}
 }
 
-// TestRotatedLooksUnknown: callers are told no more of a token that was replaced than of an unknown
-// one. The operator sees in log and metrics which key it was.
+// TestRotatedLooksUnknown checks that a rotated token gets the same response as an unknown one.
+// Logs and metrics identify the key.
 func TestRotatedLooksUnknown(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, replaced := h.key("read")
 	grace, kept := h.key("read")
 	for id, how := range map[string]time.Duration{key.ID: 0, grace.ID: time.Microsecond} {
@@ -563,7 +568,7 @@ func TestRotatedLooksUnknown(t *testing.T) {
 }
 
 func TestStoreOutageIsUnavailable(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("read")
 	handler := h.handler("namespace acme")
 	h.close()
@@ -574,8 +579,8 @@ func TestStoreOutageIsUnavailable(t *testing.T) {
 	checkProblem(t, a, "GET")
 }
 
-func TestForbiddenSaysWhatWasNeeded(t *testing.T) {
-	h := newHouse(t)
+func TestForbiddenNamesThePermission(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	for options, want := range map[string]string{
 		"namespace acme":                                      `"needed":"write","namespace":"acme"`,
@@ -592,26 +597,26 @@ func TestForbiddenSaysWhatWasNeeded(t *testing.T) {
 	}
 }
 
-func TestAllowListsTheMappedMethods(t *testing.T) {
-	h := newHouse(t)
+func TestAllowHeader(t *testing.T) {
+	h := newFixture(t)
 	a := h.send(h.handler("methods write MKCOL\nmethods none PUT PATCH"), "PUT /")
 	if got := a.Header.Get("Allow"); got != "DELETE, GET, HEAD, MKCOL, OPTIONS, POST" {
 		t.Error(got)
 	}
 	if a := h.send(h.handler(""), "CONNECT a:1"); a.Header.Get("Connection") != "close" {
-		t.Error("what follows a CONNECT may be read as a request")
+		t.Error("the connection stays open after a refused CONNECT")
 	}
 }
 
 func TestHeadRefusalHasNoBody(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	if a := h.send(h.handler(""), "HEAD /"); a.StatusCode != 401 || a.body != "" {
 		t.Errorf("%d %q", a.StatusCode, a.body)
 	}
 }
 
 func TestEarlyData(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, writer := h.key("read write")
 	_, near := h.key("read",
 		func(s *manage.KeySpec) {
@@ -638,7 +643,7 @@ func TestEarlyData(t *testing.T) {
 }
 
 func TestErrorsCaddy(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	a := h.send(h.handler("errors caddy"), "GET /")
 	refused, ok := a.err.(caddyhttp.HandlerError) //nolint:errorlint // as Caddy does
 	if !ok || refused.StatusCode != 401 || a.body != "" || a.Header.Get("WWW-Authenticate") == "" ||
@@ -648,7 +653,7 @@ func TestErrorsCaddy(t *testing.T) {
 }
 
 func TestPlaceholdersAndLogFields(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, token := h.key("read", func(s *manage.KeySpec) { s.Name = "Zoë {env.HOME} 100%" })
 	handler := h.handler("namespace acme")
 	handler.accessLogs = true
@@ -678,7 +683,7 @@ func TestPlaceholdersAndLogFields(t *testing.T) {
 }
 
 func TestCounting(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("read")
 	handler := h.handler("namespace acme\npublic /p")
 	for _, wire := range []string{"GET /" + keyLine(token), "GET /" + keyLine(token), "GET /",
@@ -697,7 +702,7 @@ func TestCounting(t *testing.T) {
 	}
 }
 
-// nest makes one handler of an outer and an inner one.
+// nest is a handler that runs inner after outer.
 type nest struct{ outer, inner *Handler }
 
 func (n nest) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -707,25 +712,26 @@ func (n nest) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		}))
 }
 
-func TestSecondHandlerUsesTheFirstOnesKey(t *testing.T) {
-	h := newHouse(t)
+func TestSecondHandlerUsesTheSameKey(t *testing.T) {
+	h := newFixture(t)
 	key, token := h.key("read orders:*")
 	other, _ := h.key("*")
 	for _, test := range []struct {
 		name, outer, inner, wire, outcome string
 		status                            int
 	}{
-		{"decides again", "namespace acme", "namespace acme\nresource orders",
+		{"the second handler decides again", "namespace acme", "namespace acme\nresource orders",
 			"GET /" + keyLine(token), "ok", 200},
-		{"for its own need", "namespace acme", "namespace globex", "GET /" + keyLine(token),
+		{"in its own namespace", "namespace acme", "namespace globex", "GET /" + keyLine(token),
 			"forbidden", 403},
-		{"and method", "namespace acme\nmethods read FOO", "namespace acme",
+		{"with its own methods", "namespace acme\nmethods read FOO", "namespace acme",
 			"FOO /" + keyLine(token), "method", 405},
-		{"never by headers", "public /p", "namespace acme", "GET /p\nX-Apikey-Id: " + other.ID,
+		{"identity headers are ignored", "public /p", "namespace acme",
+			"GET /p\nX-Apikey-Id: " + other.ID,
 			"missing", 401},
-		{"after a public one it looks itself", "public /p", "namespace acme",
+		{"after a public one", "public /p", "namespace acme",
 			"GET /p" + keyLine(token), "ok", 200},
-		{"public inside is still that key's", "namespace acme", "public /p",
+		{"public in the second one", "namespace acme", "public /p",
 			"GET /p" + keyLine(token), "ok", 200},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -740,8 +746,8 @@ func TestSecondHandlerUsesTheFirstOnesKey(t *testing.T) {
 	}
 }
 
-// What looks like a pattern and is none is worth a word.
-func TestAlmostPatterns(t *testing.T) {
+// TestLiteralWildcards checks which patterns cause a warning.
+func TestLiteralWildcards(t *testing.T) {
 	h := &Handler{
 		NamespacePath: []string{"/v1/{namespace}/**", "/ws-{id}/{namespace}"},
 		Public:        []string{"/health", "/docs/*", "/docs*", "/*/x", "/a/**"},
@@ -749,14 +755,14 @@ func TestAlmostPatterns(t *testing.T) {
 			{Path: "/***"}},
 		List: []route.List{{Path: "/v1/*"}, {Path: "/apps*"}},
 	}
-	if got, want := strings.Join(h.almostPatterns(),
+	if got, want := strings.Join(h.literalWildcards(),
 		" "), "/ws-{id}/{namespace} /docs* /v1/orders* /{} /*** /apps*"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
 
 func TestRewrittenTargets(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	handler := h.handler("public /public/*")
 	rewrite := func(path, raw string) func(*http.Request) {
 		return func(r *http.Request) { r.URL.Path, r.URL.RawPath, r.RequestURI = path, raw, path }
@@ -766,18 +772,19 @@ func TestRewrittenTargets(t *testing.T) {
 		change     func(*http.Request)
 		outcome    string
 	}{
-		{"what the upstream gets counts", "GET /public/x", rewrite("/private", ""), "missing"},
-		{"whatever it was", "GET /private", rewrite("/public/x", ""), "public"},
-		{"how it came counts too", "GET /private/../public/x", rewrite("/public/x", ""),
+		{"the rewritten path decides", "GET /public/x", rewrite("/private", ""), "missing"},
+		{"the original path does not decide", "GET /private", rewrite("/public/x", ""), "public"},
+		{"the original path must be canonical", "GET /private/../public/x",
+			rewrite("/public/x", ""),
 			"bad_target"},
-		{"rewritten to something crooked", "GET /public/x", rewrite("/public/../x", ""),
+		{"rewritten to a path that is not canonical", "GET /public/x", rewrite("/public/../x", ""),
 			"bad_target"},
 		{"encoded by a rewrite", "GET /public/x", rewrite("/public/a;b", "/public/a%3Bb"),
 			"bad_target"},
 		{"an opaque URL", "GET /public/x", func(r *http.Request) { r.URL.Opaque = "/public/y" },
 			"bad_target"},
-		{"a query does not count", "GET /private?/../public/", nil, "missing"},
-		{"nor what a query ends", "GET /public?/../x", nil, "public"},
+		{"dots in a private query", "GET /private?/../public/", nil, "missing"},
+		{"dots in a public query", "GET /public?/../x", nil, "public"},
 	} {
 		change := test.change
 		if change == nil {

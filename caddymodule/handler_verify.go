@@ -23,16 +23,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxVerifyHosts is for how many hosts one question is answered if it names none.
+// maxVerifyHosts is the maximum number of hosts that rule tries if the question names none.
 const maxVerifyHosts = 100
 
-// rule is an [admin.Rule]: what the handlers of this configuration decide about a request before
-// they ask the key store. Of a request without a host, all hosts have to agree.
+// rule is an [admin.Rule]. It returns the decisions of this configuration's handlers on a request,
+// as far as they do not need the key store. If the question names no host, all hosts must agree.
 func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 	if !strings.HasPrefix(q.Target, "/") {
 		return nil, verifyError("path", "must begin with /")
 	}
-	if !httpguts.ValidHeaderFieldName(q.Method) { // a token, like these
+	if !httpguts.ValidHeaderFieldName(q.Method) { // both are tokens (RFC 9110 §5.6.2)
 		return nil, verifyError("method", "must be a method such as GET")
 	}
 	name, port, err := splitHost(q.Host)
@@ -43,13 +43,14 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 	target, err := url.ParseRequestURI(q.Target)
 	if err != nil || strings.ContainsFunc(q.Target,
 		func(c rune) bool { return c <= ' ' || c == 0x7f }) {
-		return []admin.Ruling{{Outcome: keystore.BadTarget}}, nil // net/http refuses it
+		//nolint:nilerr // the answer: net/http refuses such a target
+		return []admin.Ruling{{Outcome: keystore.BadTarget}}, nil
 	}
 	var agreed []admin.Ruling
 	var agreedHost string
 	servers := a.servers
 	if listening := listeningOn(servers, port); len(listening) > 0 {
-		servers = listening // if none is, another program forwards this port
+		servers = listening // else another program forwards this port to any of the servers
 	}
 	for _, server := range servers {
 		hosts := []string{name}
@@ -68,18 +69,18 @@ func (a *App) rule(q admin.Request) ([]admin.Ruling, error) {
 				return nil, t.err
 			case len(t.rulings) == 0:
 			case agreed == nil:
-				agreed, agreedHost = t.rulings, shownHost(host, server)
+				agreed, agreedHost = t.rulings, describeHost(host, server)
 			case !slices.Equal(agreed, t.rulings):
 				return nil,
 					verifyError("host",
 						"is required, because the api_key handlers of %s and %s decide differently",
-						agreedHost, shownHost(host, server))
+						agreedHost, describeHost(host, server))
 			}
 		}
 	}
 	if agreed == nil {
 		return nil, verifyError("path",
-			"is judged by no api_key handler: such a request needs no key, or no site has this host")
+			"reaches no api_key handler: such a request needs no key, or no site has this host")
 	}
 	return agreed, nil
 }
@@ -90,14 +91,14 @@ func verifyError(field, format string, args ...any) error {
 		Fields: []keystore.FieldError{{Field: field, Detail: fmt.Sprintf(format, args...)}}}
 }
 
-// splitHost splits a host into name and port; the port is 0 if there is none.
+// splitHost splits a host into name and port. The port is 0 if there is none.
 func splitHost(host string) (name string, port uint16, err error) {
 	if !httpguts.ValidHostHeader(host) {
-		return "", 0, errors.New("no host")
+		return "", 0, errors.New("invalid host")
 	}
 	name, digits, err := net.SplitHostPort(host)
 	if err != nil {
-		return host, 0, nil
+		return host, 0, nil //nolint:nilerr // the error means that there is no port
 	}
 	n, err := strconv.ParseUint(digits, 10, 16)
 	return name, uint16(n), err
@@ -117,14 +118,14 @@ func listeningOn(servers []*caddyhttp.Server, port uint16) (found []*caddyhttp.S
 	return found
 }
 
-func shownHost(host string, server *caddyhttp.Server) string {
+func describeHost(host string, server *caddyhttp.Server) string {
 	if host == "" {
 		host = "any host"
 	}
 	return redact.Argument(host + " on " + strings.Join(server.Listen, " "))
 }
 
-// hostsOf returns the hosts that the matchers of routes name, a fitting one for each wildcard.
+// hostsOf returns the hosts in the matchers of routes, with an example for each wildcard.
 func hostsOf(routes caddyhttp.RouteList) (hosts []string) {
 	for _, route := range routes {
 		for _, set := range route.MatcherSets {
@@ -146,20 +147,20 @@ func hostsOf(routes caddyhttp.RouteList) (hosts []string) {
 	return slices.Compact(hosts)
 }
 
-// A tracer takes a request through the routes of a server without answering it. It runs matchers
-// and the handlers that only change what later ones see: rewrites, variables and maps.
+// A tracer follows a request through the routes of a server without answering it. It runs the
+// matchers and those handlers that only change the request: rewrites, variables and maps.
 type tracer struct {
 	app      *App
 	server   *caddyhttp.Server
 	question *admin.Request
-	groups   map[string]bool // of routes; in each, one route takes the request
+	groups   map[string]bool // route groups of which a route has matched; others are skipped
 	rulings  []admin.Ruling
 	err      error
 }
 
-// request returns the request that the question is about, as Caddy hands it to the server's routes.
+// request returns the request in question as Caddy passes it to the server's routes.
 func (t *tracer) request(host string, target *url.URL) *http.Request {
-	copied := *target // which rewrites change
+	copied := *target // because rewrites change it
 	r := &http.Request{
 		Method: t.question.Method, RequestURI: t.question.Target, Host: host, URL: &copied,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: make(http.Header),
@@ -167,16 +168,16 @@ func (t *tracer) request(host string, target *url.URL) *http.Request {
 	}
 	client := t.question.Client
 	if !client.IsValid() {
-		client = netip.IPv4Unspecified() // Caddy logs an error for none
+		client = netip.IPv4Unspecified() // Caddy logs an error without an address
 	}
 	r.RemoteAddr = netip.AddrPortFrom(client, 1).String()
-	// Caddy's placeholders take for granted that there is one.
+	// Caddy's placeholders require a local address.
 	r = r.WithContext(context.WithValue(context.Background(), http.LocalAddrContextKey,
 		new(net.TCPAddr)))
 	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, t.server)
 }
 
-// follow reports whether the request goes on after these routes.
+// follow runs routes. It reports whether the request passes all of them.
 func (t *tracer) follow(routes caddyhttp.RouteList, r *http.Request) bool {
 	for _, route := range routes {
 		if t.groups[route.Group] {
@@ -204,11 +205,11 @@ func (t *tracer) follow(routes caddyhttp.RouteList, r *http.Request) bool {
 	return true
 }
 
-// handle reports whether the request goes on after a handler.
+// handle runs a handler. It reports whether the request passes it.
 func (t *tracer) handle(handler caddyhttp.MiddlewareHandler, r *http.Request) bool {
 	switch h := handler.(type) {
 	case *Handler:
-		ruling := t.rule(h, r)
+		ruling := t.ruling(h, r)
 		t.rulings = append(t.rulings, ruling)
 		return t.err == nil && !ruling.Outcome.Refuses() && h.Forwarded == ""
 	case *caddyhttp.Subroute:
@@ -218,18 +219,18 @@ func (t *tracer) handle(handler caddyhttp.MiddlewareHandler, r *http.Request) bo
 			return t.follow(caddyhttp.RouteList{*route}, r)
 		}
 	case *rewrite.Rewrite, *caddyhttp.VarsMiddleware, *maphandler.Handler:
-		return handler.ServeHTTP(nil, r, goesOn) == nil
+		return handler.ServeHTTP(nil, r, nextNoop) == nil
 	case *caddyhttp.StaticResponse, *caddyhttp.StaticError:
 		return false
 	}
 	return true
 }
 
-// goesOn is the next handler of those that only change the request.
-var goesOn = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+// nextNoop is the next handler for handlers that only change the request.
+var nextNoop = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
-// rule is what one handler decides.
-func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
+// ruling returns the decision of one handler.
+func (t *tracer) ruling(h *Handler, r *http.Request) admin.Ruling {
 	c := call{r: r, request: h.request(r), method: r.Method, keys: t.app.Keystore()}
 	canonical := false
 	if h.Forwarded != "" {
@@ -241,10 +242,10 @@ func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
 	if !canonical {
 		return admin.Ruling{Outcome: keystore.BadTarget}
 	}
-	outcome := h.rule(&c)
-	if outcome == keystore.OK && h.rules.placeholder && c.wanted == "" {
+	outcome := h.checkRequest(&c)
+	if outcome == keystore.OK && h.rules.placeholder && c.namespaceID == "" {
 		t.err = verifyError("path",
-			"is not enough: api_key takes the namespace from %s, which is empty here; give "+
+			"is not sufficient: api_key takes the namespace from %s, which is empty here; use "+
 				"namespace and permission instead",
 			redact.Argument(h.Namespace))
 	}
@@ -253,7 +254,7 @@ func (t *tracer) rule(h *Handler, r *http.Request) admin.Ruling {
 		from := max(0, slices.IndexFunc(list, func(s source) bool { return s.bearer }))
 		c.credential = credential{token: keystore.TrimSecretToken(t.question.Token),
 			source: &list[from]}
-		outcome = h.ruleToken(&c)
+		outcome = h.checkToken(&c)
 	}
-	return admin.Ruling{Outcome: outcome, Namespace: c.wanted, Need: c.need}
+	return admin.Ruling{Outcome: outcome, Namespace: c.namespaceID, Need: c.need}
 }

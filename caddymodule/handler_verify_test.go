@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// loadCaddyfile runs a Caddyfile, whose sites are on sockets.
-func (g *gate) loadCaddyfile(text string) {
+// loadCaddyfile runs a Caddyfile whose sites listen on sockets.
+func (g *instance) loadCaddyfile(text string) {
 	g.t.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(strings.ReplaceAll(text,
 		"DIR", g.dir)), nil)
@@ -29,9 +29,10 @@ func (g *gate) loadCaddyfile(text string) {
 	g.load(config)
 }
 
-// TestRule: the handler that a request would pass decides, by host, port, matchers and rewrites.
+// TestRule checks that the handlers which a request would reach decide, as selected by host, port,
+// matchers and rewrites.
 func TestRule(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadCaddyfile(`{
 	api_keys {
 		database sqlite DIR/keys.db
@@ -183,9 +184,9 @@ http://d.test:82 {
 	}
 }
 
-// TestRuleOfSeveralSites: sites that agree need no host.
+// TestRuleOfSeveralSites checks that no host is required if all sites agree.
 func TestRuleOfSeveralSites(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	const site = "http://%s {\n\tbind unix/DIR/site\n\thandle %s {\n\t\tapi_key " +
 		"{\n\t\t\tnamespace_path /v1/{namespace}/**\n\t\t\t%s\n\t\t}\n\t}\n}\n"
 	g.loadCaddyfile("{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n}\n" +
@@ -211,7 +212,7 @@ func TestRuleOfSeveralSites(t *testing.T) {
 	}
 }
 
-// ruled is the rulings, or the field that is wrong.
+// ruled returns the rulings or the invalid field as text.
 func ruled(rulings []admin.Ruling, err error) string {
 	var wrong *keystore.Error
 	if errors.As(err, &wrong) {

@@ -13,17 +13,17 @@ import (
 )
 
 // expectedHeaders are the headers with an underscore or a dot that a server does not drop (see
-// [caddyhttp.Server]). Where it is nil, nothing is known of the server.
+// [caddyhttp.Server]). A nil pointer stands for an unknown server.
 type expectedHeaders struct {
 	ExpectedUnderscoreHeaders, ExpectedDotHeaders []string
 
-	several bool // the lists are merged from several servers
+	merged bool // whether the lists may be those of several servers
 }
 
-// expectedBy returns what the servers of a Caddyfile expect.
+// expectedBy returns the headers that any server of a Caddyfile expects.
 func expectedBy(helper httpcaddyfile.Helper) (*expectedHeaders, error) {
-	expected := &expectedHeaders{several: true}
-	options := helper.Option("servers") // of a type that is not exported
+	expected := &expectedHeaders{merged: true}
+	options := helper.Option("servers") // its type is not exported
 	if options == nil {
 		return expected, nil
 	}
@@ -50,7 +50,7 @@ func expectedByServer(s *caddyhttp.Server) *expectedHeaders {
 	}
 }
 
-// check fails if no request has a header of this name once it has passed the server.
+// check returns an error if the server drops the header with this name.
 func (e *expectedHeaders) check(name string) error {
 	if e == nil {
 		return nil
@@ -74,7 +74,7 @@ func (e *expectedHeaders) check(name string) error {
 				return nil
 			}
 			hyphens := strings.ReplaceAll(expected, list.separator, "-")
-			if !underscore && !dot && !e.several && namesHeader(hyphens, name, false) {
+			if !underscore && !dot && !e.merged && namesHeader(hyphens, name, false) {
 				hidden = expected
 			}
 		}
@@ -82,7 +82,7 @@ func (e *expectedHeaders) check(name string) error {
 	switch {
 	case hidden != "":
 		return fmt.Errorf("from header %s: Caddy drops it, because the server expects %s: "+
-			"read that one, or remove it there", redact.Argument(name), hidden)
+			"use that header, or remove it from the server", redact.Argument(name), hidden)
 	case underscore || dot:
 		return fmt.Errorf("from header %s: Caddy drops headers with %s: "+
 			"add `servers { %s %[1]s }` to the global options", redact.Argument(name), what, option)
@@ -90,7 +90,8 @@ func (e *expectedHeaders) check(name string) error {
 	return nil
 }
 
-// namesHeader reports whether an entry of a server's list, which may end in *, names a header.
+// namesHeader reports whether an entry of a server's list names a header. The entry may end in *,
+// which matches only if literally is false.
 func namesHeader(entry, name string, literally bool) bool {
 	name = http.CanonicalHeaderKey(name)
 	if prefix, open := strings.CutSuffix(entry, "*"); open {

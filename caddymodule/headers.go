@@ -15,14 +15,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-const ourHeaders = "x-apikey-"
+// identityPrefix is the folded prefix of the identity headers.
+const identityPrefix = "x-apikey-"
 
-// foldsToOurs reports whether a name folds to X-Apikey-*, any byte that is not a letter or digit
-// counting as `-`: so do CGI, PHP and the like when they make variables of headers.
-func foldsToOurs(name string) bool {
-	return len(name) >= len(ourHeaders) && foldsTo(name[:len(ourHeaders)], ourHeaders)
+// isIdentityHeader reports whether a name folds to X-Apikey-*: see foldsTo.
+func isIdentityHeader(name string) bool {
+	return len(name) >= len(identityPrefix) && foldsTo(name[:len(identityPrefix)], identityPrefix)
 }
 
+// foldsTo reports whether a header name is folded, ignoring case. Any byte that is not a letter or
+// digit counts as `-`, because CGI and PHP turn all of them into the same variable name.
 func foldsTo(name, folded string) bool {
 	if len(name) != len(folded) {
 		return false
@@ -42,8 +44,8 @@ func foldSeparator(c byte) byte {
 	return ascii.Lower(c)
 }
 
-// spoofable are headers that some frameworks let override what we have decided on: always, or
-// unless a trusted proxy has set them.
+// spoofable are headers with which some frameworks let a client override the method, path or user
+// of a request. Those of spoofableUnlessTrusted may come from a trusted proxy.
 var spoofable, spoofableUnlessTrusted = []string{
 	"x-http-method-override", "x-http-method", "x-method-override", "x-original-url",
 	"x-original-uri", "x-original-method", "x-rewrite-url",
@@ -52,22 +54,22 @@ var spoofable, spoofableUnlessTrusted = []string{
 	"x-forwarded-user",
 }
 
-// drops reports whether a request header must not reach the upstream.
-func drops(name string, trusted bool) bool {
+// isDropped reports whether a request header must not reach the upstream.
+func isDropped(name string, trusted bool) bool {
 	if len(name) < len("x-") || ascii.Lower(name[0]) != 'x' || ascii.IsAlphanumeric(name[1]) {
 		return false
 	}
 	fold := func(folded string) bool { return foldsTo(name, folded) }
-	return foldsToOurs(name) || slices.ContainsFunc(spoofable, fold) || !trusted &&
+	return isIdentityHeader(name) || slices.ContainsFunc(spoofable, fold) || !trusted &&
 		slices.ContainsFunc(spoofableUnlessTrusted, fold)
 }
 
-// cleanHeaders takes out of r what a client may have put there to be taken for what only we set, or
-// to escape our decision. trusted says that the peer is a trusted proxy. The text of hidden is
-// replaced wherever an upstream may read it, such as in a Referer.
+// cleanHeaders removes headers with which a client could spoof an identity or circumvent the
+// decision. trusted says that the peer is a trusted proxy. It also replaces the text of the hidden
+// credentials in all other headers, such as Referer.
 func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 	for name, lines := range r.Header {
-		if drops(name, trusted) {
+		if isDropped(name, trusted) {
 			delete(r.Header, name)
 		} else {
 			redactLines(lines, hidden)
@@ -80,7 +82,7 @@ func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 		cleanConnection(r.Header)
 	}
 	if r.Header["Upgrade"] != nil && !isWebSocket(r) {
-		// The tunnel would carry requests that no one decides on.
+		// The tunnel would carry requests past this handler.
 		delete(r.Header, "Upgrade")
 		delete(r.Header, "Http2-Settings")
 	}
@@ -97,29 +99,29 @@ func redactLines(lines []string, hidden []credential) {
 	}
 }
 
-// isWebSocket reports whether the only upgrade asked for is the one to WebSocket.
+// isWebSocket reports whether r asks only for an upgrade to WebSocket.
 func isWebSocket(r *http.Request) bool {
 	upgrade := r.Header["Upgrade"]
 	return len(upgrade) == 1 && strings.EqualFold(upgrade[0], "websocket") &&
 		r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor == 1
 }
 
-// cleanConnection takes our names out of Connection: whoever forwards the request would remove the
-// headers so named, after we have set them.
+// cleanConnection removes identity headers from Connection. A proxy would remove the headers that
+// it names after we have set them.
 func cleanConnection(header http.Header) {
-	if !slices.ContainsFunc(header["Connection"], namesOurs) {
+	if !slices.ContainsFunc(header["Connection"], namesIdentityHeader) {
 		return
 	}
 	var lines []string
 	for _, line := range header["Connection"] {
-		var kept []string
-		for token := range strings.SplitSeq(line, ",") {
-			if token = strings.Trim(token, " \t"); token != "" && !foldsToOurs(token) {
-				kept = append(kept, token)
+		var names []string
+		for name := range strings.SplitSeq(line, ",") {
+			if name = strings.Trim(name, " \t"); name != "" && !isIdentityHeader(name) {
+				names = append(names, name)
 			}
 		}
-		if kept != nil {
-			lines = append(lines, strings.Join(kept, ", "))
+		if names != nil {
+			lines = append(lines, strings.Join(names, ", "))
 		}
 	}
 	if lines == nil {
@@ -129,34 +131,34 @@ func cleanConnection(header http.Header) {
 	header["Connection"] = lines
 }
 
-func namesOurs(line string) bool {
+func namesIdentityHeader(line string) bool {
 	for token := range strings.SplitSeq(line, ",") {
-		if foldsToOurs(strings.Trim(token, " \t")) {
+		if isIdentityHeader(strings.Trim(token, " \t")) {
 			return true
 		}
 	}
 	return false
 }
 
-// cleanTrailers drops names from the request's trailers (see deleteJudged), and the text of hidden.
-// net/http adds to the same map what comes at the end of the body, undeclared trailers too, so it
-// is looked at again then. Without any declared trailer there is no map, and later ones go to the
-// server's own copy of the request, which no handler sees.
+// cleanTrailers removes trailers (see deleteTrailers) and redacts the hidden credentials in the
+// others. It does so now and at the end of the body, when net/http adds trailers to the same map,
+// even undeclared ones. If the client declares no trailer, there is no map and no handler sees any.
 func cleanTrailers(r *http.Request, hidden []credential) {
-	deleteJudged(r.Trailer)
+	deleteTrailers(r.Trailer)
 	r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer, hidden: slices.Clone(hidden)}
 }
 
-// deleteJudged takes out of trailers what is judged or dropped as a header: an upstream may merge
-// them.
-func deleteJudged(trailer http.Header) {
+// deleteTrailers deletes trailers that are removed or checked as headers, because an upstream may
+// merge trailers into the headers.
+func deleteTrailers(trailer http.Header) {
 	for name := range trailer {
-		if drops(name, false) || foldsTo(name, "destination") {
+		if isDropped(name, false) || foldsTo(name, "destination") {
 			delete(trailer, name)
 		}
 	}
 }
 
+// A trailerBody cleans the trailers at the end of the body.
 type trailerBody struct {
 	io.ReadCloser
 	trailer http.Header
@@ -165,8 +167,8 @@ type trailerBody struct {
 
 func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF { //nolint:errorlint // Read returns it bare
-		deleteJudged(b.trailer)
+	if err == io.EOF {
+		deleteTrailers(b.trailer)
 		for _, lines := range b.trailer {
 			redactLines(lines, b.hidden)
 		}
@@ -174,7 +176,7 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// redactQuery takes the text of hidden out of the query.
+// redactQuery redacts the hidden credentials in the query.
 func redactQuery(r *http.Request, hidden []credential) {
 	original := originalURL(r)
 	for i := range hidden {
@@ -188,7 +190,7 @@ func redactQuery(r *http.Request, hidden []credential) {
 
 // redact replaces the credential in a text.
 func (c *credential) redact(text string) string {
-	if len(text) < len(c.token) { // as most headers: and what is encoded is longer still
+	if len(text) < len(c.token) { // most headers; the encoded form is not shorter
 		return text
 	}
 	text = redactSecret(text, c.token)
@@ -198,12 +200,12 @@ func (c *credential) redact(text string) string {
 	return text
 }
 
-// shortSecret is how long a secret is at least that stands in no text by chance. Imported ones may
-// be shorter, and be words such as `Mozilla/`.
+// shortSecret is the length from which a secret is assumed never to occur in a text by coincidence.
+// Imported secrets may be shorter, even plain words such as `Mozilla/`.
 const shortSecret = 20
 
-// redactSecret replaces a secret in a text: a short one only where it is a whole value, of a
-// parameter or in a list.
+// redactSecret replaces a secret in a text. It replaces a short secret only where it is the whole
+// value of a parameter or list element.
 func redactSecret(text, secret string) string {
 	switch {
 	case secret == "" || !strings.Contains(text, secret):
@@ -228,19 +230,18 @@ func redactSecret(text, secret string) string {
 	return out.String()
 }
 
-// originalURL returns the URL of r as it came, before any rewrite. All copies of r share it.
+// originalURL returns the URL of r before any rewrite, or nil. All copies of r share it.
 func originalURL(r *http.Request) *url.URL {
 	original, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	return original.URL
 }
 
-// setQuery changes the query of r, wherever an upstream may get it from: FastCGI sends that of the
-// original request, Caddy restores it for error routes, and `{http.request.orig_uri}` is there for
-// anyone.
+// setQuery changes the query of r and of the original request. FastCGI sends the original query,
+// Caddy restores it for error routes, and any handler may use `{http.request.orig_uri}`.
 //
-// When an earlier handler has copied the request, as tracing and forward_auth do, the context of r
-// is not the one that Caddy's replacer and error routes read. So the original URL is changed in
-// place, and what the placeholders show is set in the replacer, which looks there first.
+// If an earlier handler has copied the request, as tracing and forward_auth do, Caddy's replacer
+// and error routes read another context than that of r. So setQuery changes the original URL in
+// place and sets the placeholders in the replacer, where they take precedence.
 func setQuery(r *http.Request, change func(string) string) {
 	r.URL.RawQuery = change(r.URL.RawQuery)
 	r.RequestURI = changeURI(r.RequestURI, change)
@@ -259,10 +260,11 @@ func setQuery(r *http.Request, change func(string) string) {
 		}
 		repl.Set("http.request.orig_uri.prefixed_query", query)
 	}
-	// In place, because Caddy's replacer holds on to this very request.
+	// In place, because Caddy's replacer refers to r.
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
 }
 
+// changeURI returns uri with a changed query.
 func changeURI(uri string, change func(string) string) string {
 	path, query, found := strings.Cut(uri, "?")
 	if !found {
@@ -274,8 +276,8 @@ func changeURI(uri string, change func(string) string) string {
 	return path + "?" + query
 }
 
-// headerValue is text as the value of a header: percent-encoded outside visible ASCII and for the
-// percent sign.
+// headerValue encodes a text as the value of a header. It percent-encodes the percent sign and all
+// bytes except visible ASCII.
 func headerValue(text string) string {
 	for i := range len(text) {
 		if c := text[i]; c <= ' ' || c > '~' || c == '%' {

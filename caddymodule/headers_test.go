@@ -16,8 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-func TestHeadersReachTheUpstreamOrNot(t *testing.T) {
-	h := newHouse(t)
+func TestCleanHeaders(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read write")
 	const kept, dropped = true, false
 	for _, test := range []struct {
@@ -83,7 +83,7 @@ func TestHeadersReachTheUpstreamOrNot(t *testing.T) {
 }
 
 func TestConnectionTokens(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	handler := h.handler("public /**")
 	for wire, want := range map[string][]string{
 		"Connection: close, X-Apikey-Id":                            {"close"},
@@ -100,7 +100,7 @@ func TestConnectionTokens(t *testing.T) {
 }
 
 func TestTrailers(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("write")
 	public, handler := h.handler("public /**"), h.handler("namespace acme")
 	const start, end = "POST /\nTransfer-Encoding: chunked", "\n\n5\r\nhello\r\n0\r\n"
@@ -110,12 +110,13 @@ func TestTrailers(t *testing.T) {
 	}{
 		{"declared", "\nTrailer: X-Sum, X-Apikey-Id", "X-Sum: 1\r\nX-Apikey-Id: x\r\n",
 			http.Header{"X-Sum": {"1"}}},
-		{"undeclared beside declared", "\nTrailer: X-Sum",
+		{"declared and undeclared", "\nTrailer: X-Sum",
 			"X-Sum: 1\r\nX-Apikey-Id: x\r\nx_apikey_name: y\r\n", http.Header{"X-Sum": {"1"}}},
-		{"what is judged as a header", "\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
+		{"trailers that are checked as headers",
+			"\nTrailer: X-Sum, Destination, X-HTTP-Method-Override",
 			"X-Sum: 1\r\nDestination: /x\r\nX-HTTP-Method-Override: DELETE\r\nX-Original-URL: " +
 				"/x\r\n", http.Header{"X-Sum": {"1"}}},
-		{"only ours", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
+		{"only identity headers", "\nTrailer: X-Apikey-Id", "X-Apikey-Id: x\r\n", http.Header{}},
 		{"none declared", "", "X-Apikey-Id: x\r\n", nil},
 		{"a copy of the credential", keyLine(token) + "\nTrailer: X-Sum",
 			"X-Sum: 1" + token + "\r\n", http.Header{"X-Sum": {"1REDACTED"}}},
@@ -130,8 +131,8 @@ func TestTrailers(t *testing.T) {
 				t.Errorf("%v", a.trailer)
 			}
 			for name := range a.seen.Trailer {
-				if foldsToOurs(name) {
-					t.Errorf("%s is announced", name)
+				if isIdentityHeader(name) {
+					t.Errorf("%s is declared as a trailer", name)
 				}
 			}
 		})
@@ -139,7 +140,7 @@ func TestTrailers(t *testing.T) {
 }
 
 func TestIdentityHeaders(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, token := h.key("write orders:search read", func(s *manage.KeySpec) {
 		s.Name = "Zoë {http.request.host} 100%"
 		s.Grants = []keystore.Grant{{Namespace: "*",
@@ -162,8 +163,8 @@ func TestIdentityHeaders(t *testing.T) {
 	}
 }
 
-func TestLongPermissionsAreLeftOut(t *testing.T) {
-	h := newHouse(t)
+func TestLongPermissionsAreOmitted(t *testing.T) {
+	h := newFixture(t)
 	var words strings.Builder
 	for i := range 400 {
 		words.WriteString(" resource-" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) +
@@ -173,13 +174,13 @@ func TestLongPermissionsAreLeftOut(t *testing.T) {
 	a := h.send(h.handler("namespace acme"), "GET /"+keyLine(token))
 	if a.seen == nil || a.seen.Header["X-Apikey-Permissions"] != nil ||
 		a.seen.Header["X-Apikey-Id"] == nil {
-		t.Error("not left out")
+		t.Error("the header is not omitted")
 	}
 }
 
-// Caddy's request_header changes values in place.
+// TestRequestsShareNoHeaderValues imitates Caddy's request_header, which changes values in place.
 func TestRequestsShareNoHeaderValues(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("read")
 	handler := h.handler("namespace acme")
 	first := h.send(handler, "GET /"+keyLine(token))
@@ -198,7 +199,7 @@ func TestRequestsShareNoHeaderValues(t *testing.T) {
 	}
 }
 
-// carries lists where r holds the text.
+// carries returns the places in r that contain the text.
 func carries(r *http.Request, text string) (places []string) {
 	add := func(place, value string) {
 		if strings.Contains(value, text) || strings.Contains(value, url.QueryEscape(text)) {
@@ -221,8 +222,8 @@ func carries(r *http.Request, text string) (places []string) {
 	return places
 }
 
-func TestTheCredentialGoes(t *testing.T) {
-	h := newHouse(t)
+func TestCredentialIsRemoved(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	odd := "imported+key/with=odd&signs"
 	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
@@ -274,7 +275,7 @@ func TestTheCredentialGoes(t *testing.T) {
 			var rest []string
 			for _, name := range slices.Sorted(maps.Keys(a.seen.Header)) {
 				for _, line := range a.seen.Header[name] {
-					if !foldsToOurs(name) {
+					if !isIdentityHeader(name) {
 						rest = append(rest, name+": "+line)
 					}
 				}
@@ -286,20 +287,20 @@ func TestTheCredentialGoes(t *testing.T) {
 			if a := h.send(h.handler("namespace acme\npass_credential\n"+test.options),
 				test.wire); carries(a.seen, test.secret) == nil &&
 				test.name != "encoded in the query" {
-				t.Error("pass_credential does not pass it")
+				t.Error("pass_credential does not pass the key")
 			}
 		})
 	}
 }
 
-// originalPlaceholders are those of the request as it came that show its query.
+// originalPlaceholders are the placeholders that contain the query of the original request.
 const originalPlaceholders = "{http.request.orig_uri} {http.request.orig_uri.query} " +
 	"{http.request.orig_uri.prefixed_query}"
 
-// Handlers such as tracing and forward_auth pass on a copy of the request, while Caddy's replacer
-// and error routes keep to the one before.
-func TestTheCredentialGoesFromCopies(t *testing.T) {
-	h := newHouse(t)
+// TestCredentialIsRemovedFromCopies imitates handlers such as tracing and forward_auth, which pass
+// on a copy of the request while Caddy's replacer and error routes use the original.
+func TestCredentialIsRemovedFromCopies(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	type copied struct{}
 	for _, test := range []struct{ name, options, wire, query string }{
@@ -310,7 +311,7 @@ func TestTheCredentialGoesFromCopies(t *testing.T) {
 			"y=REDACTED"},
 		{"refused", "from query key\nnamespace globex\nerrors caddy", "GET /a?x=1&key=" + token,
 			"x=1"},
-		{"two", "from query key\nfrom bearer\nerrors caddy",
+		{"two credentials", "from query key\nfrom bearer\nerrors caddy",
 			"GET /a?x=1&key=" + token + keyLine(token), "x=1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -336,26 +337,28 @@ func TestTheCredentialGoesFromCopies(t *testing.T) {
 				wantURI+" "+test.query+" "+wantPrefixed; got != want {
 				t.Errorf("the placeholders say %q, want %q", got, want)
 			}
-			// What Caddy restores before error routes, and FastCGI sends as REQUEST_URI.
-			if original := before.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); original.URL.RequestURI() != wantURI {
+			// Caddy restores this URL for error routes, and FastCGI sends it as REQUEST_URI.
+			original := before.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+			if original.URL.RequestURI() != wantURI {
 				t.Errorf("the original URL is %s", original.URL)
 			}
 
-			// A later handler with other sources does not bring it back.
+			// A later handler with other sources must not restore it.
 			later := h.handler("from query z\nerrors caddy")
 			if err := later.ServeHTTP(httptest.NewRecorder(), before, nil); err == nil {
-				t.Error("let in")
+				t.Error("the request is accepted")
 			}
 			if got := a.repl.ReplaceAll(originalPlaceholders, ""); strings.Contains(got, token) {
-				t.Errorf("brought back: %s", got)
+				t.Errorf("the credential is restored: %s", got)
 			}
 		})
 	}
 }
 
-// A rewrite before the handler may have dropped the query that holds a copy.
-func TestTheCredentialGoesFromTheOriginalQuery(t *testing.T) {
-	h := newHouse(t)
+// TestCredentialIsRemovedFromTheOriginalQuery checks a request whose query an earlier rewrite has
+// removed.
+func TestCredentialIsRemovedFromTheOriginalQuery(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	a := h.send(h.handler("namespace acme"), "GET /a?y="+token+keyLine(token),
 		func(r *http.Request) {
@@ -366,8 +369,8 @@ func TestTheCredentialGoesFromTheOriginalQuery(t *testing.T) {
 	}
 }
 
-func TestTheCredentialGoesFromTheHost(t *testing.T) {
-	h := newHouse(t)
+func TestCredentialIsRemovedFromTheHost(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	a := h.send(h.handler("namespace acme"), "GET /a"+keyLine(token),
 		func(r *http.Request) { r.Host = token + ".example.com" })
@@ -376,9 +379,10 @@ func TestTheCredentialGoesFromTheHost(t *testing.T) {
 	}
 }
 
-// What error routes send on holds no copy of any credential, however many there are.
+// TestErrorRoutesGetNoCredential checks that error routes receive no credential, however many the
+// request has.
 func TestErrorRoutesGetNoCredential(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, first := h.key("read")
 	_, second := h.key("read")
 	const options = "namespace acme\nfrom bearer\nfrom header X-API-Key\nfrom query key\nfrom " +
@@ -401,8 +405,9 @@ func TestErrorRoutesGetNoCredential(t *testing.T) {
 			first + keyLine(second) + copies,
 		"a header of another scheme": "POST /a\nAuthorization: Basic x\nX-API-Key: " +
 			first + keyLine(second) + copies,
-		"too many to look for":            many + copies,
-		"refused before it is looked for": "PATCH /a/../b?key=" + first + keyLine(second) + copies,
+		"too many credentials": many + copies,
+		"refused before the credential is read": "PATCH /a/../b?key=" +
+			first + keyLine(second) + copies,
 	} {
 		var seen *http.Request
 		a := h.send(middleware(func(w http.ResponseWriter, r *http.Request,
@@ -411,7 +416,7 @@ func TestErrorRoutesGetNoCredential(t *testing.T) {
 			return h.handler(options).ServeHTTP(w, r, next)
 		}), wire)
 		if a.err == nil {
-			t.Fatalf("%s: not handed on", name)
+			t.Fatalf("%s: not passed to the error route", name)
 		}
 		for _, token := range []string{first, second} {
 			if places := carries(seen, token); places != nil {
@@ -429,9 +434,9 @@ func (m middleware) ServeHTTP(
 	return m(w, r, next)
 }
 
-// An imported credential may be short enough to stand in any text.
+// TestShortCredentials checks that a short imported credential is redacted only as a whole value.
 func TestShortCredentials(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
 			Home: &keystore.Grant{Namespace: "acme",
@@ -462,8 +467,8 @@ func TestShortCredentials(t *testing.T) {
 	}
 }
 
-func TestPublicLeavesTheCredential(t *testing.T) {
-	h := newHouse(t)
+func TestPublicKeepsTheCredential(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	for options, credential := range map[string]string{"public /**": token,
 		"foreign pass": "another-issuers-token"} {
@@ -475,8 +480,9 @@ func TestPublicLeavesTheCredential(t *testing.T) {
 	}
 }
 
-// TestIdentityHeadersOfRowsWrittenByHand: whatever SQL has put into a row, no header ends early.
-func TestIdentityHeadersOfRowsWrittenByHand(t *testing.T) {
+// TestIdentityHeadersOfInvalidRows checks that no value from a manually edited row can break a
+// header.
+func TestIdentityHeadersOfInvalidRows(t *testing.T) {
 	const odd = "a\r\nX-Apikey-Owner: root\xff"
 	digest := keystore.DigestOf("token")
 	record := keystore.NewRecord(&keystore.Key{
@@ -484,11 +490,12 @@ func TestIdentityHeadersOfRowsWrittenByHand(t *testing.T) {
 		Secrets: []keystore.Secret{{Digest: digest}},
 	}, digest)
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: odd}}})
-	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd), wanted: odd}
+	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd),
+		namespaceID: odd}
 	header := make(http.Header)
 	req.identify(header, []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}})
 	if len(header) < 5 {
-		t.Errorf("set are %v", header)
+		t.Errorf("headers: %v", header)
 	}
 	for name, lines := range header {
 		for _, line := range lines {

@@ -20,8 +20,8 @@ func init() {
 		PublicAdvice: publicAdvice})
 }
 
-// inspect reports what `caddy apikeys doctor` checks in a configuration of Caddy. It provisions
-// nothing, so the configuration may be that of another machine.
+// inspect returns the parts of a Caddy configuration that `caddy apikeys doctor` checks. It
+// provisions nothing, so the configuration may be that of another machine.
 func inspect(config json.RawMessage) (command.Config, error) {
 	i, err := readConfig(config)
 	if err != nil {
@@ -35,26 +35,26 @@ func inspect(config json.RawMessage) (command.Config, error) {
 	}, nil
 }
 
-// firstOf returns the first 100 entries of a list, for a message.
+// firstOf returns the first 100 entries of a list and the number of the others, for a message.
 func firstOf(list []string) []string {
-	const most = 100
-	if len(list) <= most {
+	const limit = 100
+	if len(list) <= limit {
 		return list
 	}
-	return append(list[:most:most], fmt.Sprintf("and %d more", len(list)-most))
+	return append(list[:limit:limit], fmt.Sprintf("and %d more", len(list)-limit))
 }
 
-// An inspection is what inspect has found in a configuration.
+// An inspection is the part of a configuration that inspect has read.
 type inspection struct {
 	handlers   []inspectedHandler
-	leftOut    []string // operations of their OpenAPI documents
-	unread     error    // of a document that leaves out operations
+	leftOut    []string // operations of OpenAPI documents that skip_unsupported leaves out
+	unread     error    // from compiling a handler with such a document
 	logs       map[string]logConfig
 	adminSites int      // number of api_keys_admin handlers
 	refused    []string // addresses where api_key refuses the requests for api_keys_admin
 }
 
-// An inspectedHandler is the part of an api_key handler's configuration that matters here.
+// An inspectedHandler is the part of an api_key handler's configuration that inspect reads.
 type inspectedHandler struct {
 	From          []CredentialSource `json:"from"`
 	NamespacePath []string           `json:"namespace_path"`
@@ -94,7 +94,7 @@ func readConfig(raw json.RawMessage) (*inspection, error) {
 	return c, err
 }
 
-// readSites looks for api_keys_admin handlers that an api_key hides, as their provisioning does.
+// readSites counts the api_keys_admin handlers and finds those whose requests an api_key refuses.
 func (c *inspection) readSites(raw json.RawMessage) error {
 	var app struct {
 		Servers map[string]struct {
@@ -115,7 +115,7 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 		}
 		c.adminSites += len(sites)
 		for _, site := range sites {
-			if found, refuses := site.behind(server.Routes, false); found && refuses {
+			if found, refuses := site.refusedIn(server.Routes, false); found && refuses {
 				c.refused = append(c.refused, server.Listen...)
 			}
 		}
@@ -125,8 +125,8 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 	return nil
 }
 
-// decodeHandlers decodes the handlers that [AdminSite.behind] looks at, in routes that are not
-// provisioned, and returns the api_keys_admin handlers.
+// decodeHandlers decodes those handlers of unprovisioned routes that [AdminSite.refusedIn]
+// inspects. It returns the api_keys_admin handlers.
 func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
 	for i := range routes {
 		r := &routes[i]
@@ -245,7 +245,7 @@ func (c *inspection) exposedSources() []string {
 func (c *inspection) unredactedLogs() []string {
 	var open []string
 	for name, l := range c.logs {
-		if l.Writer.Output != "discard" && l.takesHTTP() && !encoderRedacts(l.Encoder) {
+		if l.Writer.Output != "discard" && l.receivesHTTP() && !encoderRedacts(l.Encoder) {
 			open = append(open, name)
 		}
 	}
@@ -253,8 +253,8 @@ func (c *inspection) unredactedLogs() []string {
 	return open
 }
 
-// takesHTTP reports whether the log receives entries of any logger of the HTTP app.
-func (l logConfig) takesHTTP() bool {
+// receivesHTTP reports whether the log receives entries of any logger of the HTTP app.
+func (l logConfig) receivesHTTP() bool {
 	excluded := func(logger string) bool {
 		return slices.ContainsFunc(l.Exclude,
 			func(e string) bool { return e == logger || strings.HasPrefix(logger, e+".") })

@@ -12,10 +12,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/linear"
 )
 
-// TestRequestsCostLinearTime: what an unauthenticated client can send costs time in proportion to
-// its length.
+// TestRequestsCostLinearTime checks that requests of unauthenticated clients take time proportional
+// to their length.
 func TestRequestsCostLinearTime(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	handler := h.handler(`
 		from header X-API-Key
 		from query key

@@ -9,13 +9,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
 )
 
-// partial are request headers that ask for less than the whole list: for a part of it, for nothing
-// if it has not changed, or for what has (RFC 9110 §13.1 and §14, RFC 3229); or for a tunnel
-// instead.
-var partial = []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since",
-	"If-Unmodified-Since", "A-Im", "Upgrade"}
+// partialHeaders are request headers that ask for something else than the whole list: a range, a
+// conditional response, a delta (RFC 9110 §13.1 and §14, RFC 3229) or a tunnel.
+var partialHeaders = []string{"Range", "If-Range", "If-Match", "If-None-Match",
+	"If-Modified-Since", "If-Unmodified-Since", "A-Im", "Upgrade"}
 
-// serveNext lets a call go on, and filters the answer if it is a list.
+// serveNext passes a call on to the next handler and filters the response if it is a list.
 func (h *Handler) serveNext(
 	c *call, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
 ) error {
@@ -23,13 +22,13 @@ func (h *Handler) serveNext(
 	if l == nil {
 		return next.ServeHTTP(w, r)
 	}
-	for _, name := range partial {
+	for _, name := range partialHeaders {
 		delete(r.Header, name)
 	}
 	r.Header["Accept-Encoding"] = []string{"identity"} // without it, Go's client asks for gzip
-	// not c, which would be allocated for every call
+	// Capturing c would allocate it for every call.
 	record, policy, need := c.record, c.policy, c.need
-	a := newListAnswer(w, r, jsonlist.Filter{Items: l.ItemsPath, ID: l.IDPath,
+	a := newListResponse(w, r, jsonlist.Filter{Items: l.ItemsPath, ID: l.IDPath,
 		Keep: func(id string) bool {
 			return record != nil && record.Sees(policy, policy.Namespace(id), l.Kind, need)
 		}})
@@ -37,14 +36,13 @@ func (h *Handler) serveNext(
 	if cause == nil {
 		return err
 	}
-	if !a.gone && r.Context().Err() == nil {
-		h.logger.Error("the API's answer to a call of `list` cannot be filtered, so the client "+
-			"does not get it",
+	if !a.writeFailed && r.Context().Err() == nil {
+		h.logger.Error("API response to a list operation cannot be filtered; sending an error",
 			zap.String("list", l.Method+" "+l.Path), zap.String("key", c.request.keyID()),
 			zap.Error(cause))
 	}
 	switch {
-	case a.sent: // in part: it must not look complete
+	case a.sent: // an incomplete response must not look complete
 		panic(http.ErrAbortHandler)
 	case h.Preflight != nil:
 		h.Preflight.allowOrigin(w.Header(), r.Header)

@@ -16,9 +16,9 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// TestListWriter tries what handlers behind may do with a response writer.
+// TestListWriter checks everything that a next handler may do with its response writer.
 func TestListWriter(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("read")
 	handler := h.handler("namespace acme\nlist GET /list account")
 	const both = `["acme","globex"]`
@@ -31,10 +31,10 @@ func TestListWriter(t *testing.T) {
 	long := `["acme",` + strings.Repeat(`"globex","acme",`, 10_000)
 	broken := errors.New("broken")
 	for _, test := range []struct {
-		what string
+		name string
 		next caddyhttp.HandlerFunc
-		want string // status and body, `aborts`, or an error
-		logs string // what the log says; empty: nothing
+		want string // status and body, "aborts", or an error
+		logs string // part of the log entry; empty if there must be none
 	}{
 		{"no status", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
@@ -58,7 +58,7 @@ func TestListWriter(t *testing.T) {
 			write(w, both)
 			return nil
 		}, `201 ["acme"]`, ""},
-		{"headers that come late", func(w http.ResponseWriter, _ *http.Request) error {
+		{"late headers", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			w.WriteHeader(http.StatusOK)
 			w.Header().Set("Names", "globex")
@@ -69,14 +69,14 @@ func TestListWriter(t *testing.T) {
 		}, `200 ["acme"]`, ""},
 		{"names in another case", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
-			w.Header()["content-type"] = []string{"text/html"} //nolint:staticcheck // on purpose
+			w.Header()["content-type"] = []string{"text/html"} // not canonical
 			_, err := io.WriteString(w, both)
 			if err == nil {
-				t.Error("written")
+				t.Error("Write succeeded")
 			}
 			return nil
-		}, `502 unfilterable_answer`, "it has 2 Content-Types"},
-		{"flushed before anything", func(w http.ResponseWriter, _ *http.Request) error {
+		}, `502 unfilterable_answer`, "must have one Content-Type, not 2"},
+		{"flushed before the body", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			if err := http.NewResponseController(w).Flush(); err != nil {
 				t.Error(err)
@@ -91,62 +91,63 @@ func TestListWriter(t *testing.T) {
 			}
 			_, err := io.WriteString(w, "<html>")
 			if err == nil {
-				t.Error("writes on")
+				t.Error("Write succeeded")
 			}
 			return nil
 		}, `502 unfilterable_answer`, "byte 1: the value at the configured path must be an array"},
-		{"nothing", func(http.ResponseWriter, *http.Request) error { return nil },
-			`502 unfilterable_answer`, "there is none"},
-		{"an error and nothing else", func(http.ResponseWriter,
+		{"no response", func(http.ResponseWriter, *http.Request) error { return nil },
+			`502 unfilterable_answer`, "there is no response"},
+		{"an error without a response", func(http.ResponseWriter,
 			*http.Request) error {
 			return broken
 		}, `broken`, ""},
-		{"an error within", func(w http.ResponseWriter, _ *http.Request) error {
+		{"an error after a part", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			write(w, `["acme",`)
 			return broken
 		}, `broken`, ""},
-		{"an error within, when something is sent",
+		{"an error after a sent part",
 			func(w http.ResponseWriter, _ *http.Request) error {
 				isJSON(w)
 				write(w, long)
 				return broken
 			}, `aborts`, "broken"},
-		{"a handler that minds no error", func(w http.ResponseWriter, _ *http.Request) error {
+		{"a handler that ignores write errors", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			write(w, long)
 			_, _ = io.WriteString(w, "<html>")
 			_, _ = io.WriteString(w, `"acme"]`)
 			return nil
 		}, `aborts`, "expected a value"},
-		{"an abort within", func(w http.ResponseWriter, _ *http.Request) error {
+		{"an abort after a part", func(w http.ResponseWriter, _ *http.Request) error {
 			isJSON(w)
 			write(w, both)
 			panic(http.ErrAbortHandler)
-		}, `502 unfilterable_answer`, "it broke off"},
-		{"an abort", func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
+		}, `502 unfilterable_answer`, "the response is incomplete"},
+		{"an abort without a response",
+			func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
 			`aborts`, ""},
-		{"an abort of an error's body", func(w http.ResponseWriter, _ *http.Request) error {
+		{"an abort in an error body", func(w http.ResponseWriter, _ *http.Request) error {
 			w.WriteHeader(http.StatusTeapot)
 			write(w, "globex")
 			panic(http.ErrAbortHandler)
 		}, `418 upstream_error`, ""},
-		{"other ways in", func(w http.ResponseWriter, _ *http.Request) error {
+		{"other interfaces", func(w http.ResponseWriter, _ *http.Request) error {
 			if _, _, err := http.NewResponseController(w).Hijack(); err == nil {
-				t.Error("hijacked")
+				t.Error("Hijack succeeded")
 			}
 			if _, ok := w.(http.Pusher); ok {
-				t.Error("pushes")
+				t.Error("the writer is an http.Pusher")
 			}
 			if _, ok := w.(io.ReaderFrom); ok {
-				t.Error("reads past the filter")
+				t.Error("the writer is an io.ReaderFrom")
 			}
 			isJSON(w)
 			write(w, both)
 			return nil
 		}, `200 ["acme"]`, ""},
 	} {
-		t.Run(test.what, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			core, logs := observer.New(zap.InfoLevel)
 			handler.logger = zap.New(core)
 			w := httptest.NewRecorder()
@@ -179,21 +180,21 @@ func TestListWriter(t *testing.T) {
 				got == "aborts" {
 				t.Errorf("%v %v %.100s", w.Result().Header, w.Result().Trailer, w.Body)
 			}
-			var said []string
+			var entries []string
 			for _, entry := range logs.All() {
-				said = append(said, fmt.Sprint(entry.Level, " ", entry.ContextMap()["error"]))
+				entries = append(entries, fmt.Sprint(entry.Level, " ", entry.ContextMap()["error"]))
 			}
-			if len(said) > 1 || strings.Join(said, "") == "" != (test.logs == "") ||
-				!strings.Contains(strings.Join(said, ""), test.logs) {
-				t.Errorf("the log says %q", said)
+			if len(entries) > 1 || strings.Join(entries, "") == "" != (test.logs == "") ||
+				!strings.Contains(strings.Join(entries, ""), test.logs) {
+				t.Errorf("log entries: %q", entries)
 			}
 		})
 	}
 }
 
-// TestListDeadlines: the server's own writer is still within reach of http.ResponseController.
+// TestListDeadlines checks that http.ResponseController still reaches the server's own writer.
 func TestListDeadlines(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	_, token := h.key("read")
 	handler := h.handler("namespace acme\nlist GET /list account")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

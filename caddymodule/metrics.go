@@ -25,7 +25,7 @@ var (
 		"namespace", "outcome")
 	lookupsDesc = metricDesc("lookups_total",
 		"Credential lookups by cache tier and result.", "tier", "result")
-	keysDesc        = metricDesc("keys", "Keys in the database.", "status")
+	keysDesc        = metricDesc("keys", "Keys in the database by status.", "status")
 	otherPrefixDesc = metricDesc("unaccepted_prefix_keys",
 		"Live keys that are refused because token_prefix does not accept their prefix.")
 	cachedDesc   = metricDesc("local_cache_entries", "Keys in the local cache of this process.")
@@ -60,10 +60,11 @@ func registerMetrics(registry *prometheus.Registry) error {
 	return err
 }
 
-// Describe is part of prometheus.Collector.
+// Describe implements prometheus.Collector.
 func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc,
-		cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit, leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
+		cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit,
+		leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -71,7 +72,7 @@ func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
 	empty.propagationSeconds.Describe(ch)
 }
 
-// Collect is part of prometheus.Collector.
+// Collect implements prometheus.Collector.
 func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 	app := runningApp()
 	if app == nil {
@@ -81,13 +82,13 @@ func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 		s.metrics.collect(ch)
 		return
 	}
-	// These are for alerts. The other metrics need the store.
+	// Alerts use these two. The other metrics need the store.
 	ch <- prometheus.MustNewConstMetric(leaseDesc, prometheus.GaugeValue, 0)
 	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue,
 		float64(app.opening.failed.Load()), node.TierDatabase.String())
 }
 
-// storeMetrics has the metrics of one open store. Its counters survive a reload.
+// storeMetrics are the metrics of one open store. Their counters survive a reload.
 type storeMetrics struct {
 	keys               *manage.Keystore
 	api                *admin.API
@@ -114,12 +115,12 @@ func newStoreMetrics() *storeMetrics {
 	}
 }
 
-// LookedUp is part of node.Observer.
+// LookedUp implements node.Observer.
 func (m *storeMetrics) LookedUp(t node.Tier, took time.Duration) {
 	m.lookupSeconds.WithLabelValues(t.String()).Observe(took.Seconds())
 }
 
-// Propagated is part of node.Observer.
+// Propagated implements node.Observer.
 func (m *storeMetrics) Propagated(took time.Duration) {
 	m.propagationSeconds.Observe(took.Seconds())
 }
@@ -178,44 +179,45 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// close ends what is running in the background.
+// close stops a running census.
 func (m *storeMetrics) close() { m.census.close() }
 
 const (
-	censusInterval = 5 * time.Second        // at most that often is the database asked
-	censusTimeout  = 2 * time.Second        // after which it counts as away
-	censusPatience = 500 * time.Millisecond // which the scrape that began it waits for it
+	censusInterval = 5 * time.Second        // minimum time between two rounds of queries
+	censusTimeout  = 2 * time.Second        // maximum duration of a round
+	censusWait     = 500 * time.Millisecond // how long the scrape that starts a round waits
 )
 
-// A census counts what only the database knows, without making scrapes wait for it or letting them
-// flood it.
+// A census counts rows of the database for scrapes, in the background and at most once per
+// censusInterval. The zero value is ready to use.
 type census struct {
 	mu     sync.Mutex
-	counts *censusCounts // nil: the database could not be asked
-	taken  time.Time     // when the last one began
-	taking chan struct{} // closed at its end; nil: none is on its way
+	counts *censusCounts // nil before the first round and after a failed one
+	taken  time.Time     // when the last round started
+	taking chan struct{} // closed at the end of the running round; nil if there is none
 	cancel context.CancelFunc
 	closed bool
 }
 
+// censusCounts are the results of a round.
 type censusCounts struct {
 	keys    map[keystore.Status]int64
-	refused int64 // by their prefix; negative: unknown
+	refused int64 // live keys whose prefix is not accepted; negative if unknown
 	nodes   map[keystore.NodeState]int
-	uses    []keystore.CapacityUse // of keys
+	uses    []keystore.CapacityUse // of the caps on keys
 }
 
-// A counted is what a census asks.
-type counted interface {
+// A censusStore runs the queries of a census.
+type censusStore interface {
 	CountKeys(ctx context.Context) (map[keystore.Status]int64, error)
 	CountRefused(ctx context.Context) (int64, error)
 	CountNodes(ctx context.Context) (map[keystore.NodeState]int, error)
 	CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, error)
 }
 
-// latest returns the counts, which are up to censusInterval old, or older while the database does
-// not answer; nil when it could not be asked.
-func (c *census) latest(db counted) *censusCounts {
+// latest returns the latest counts, or nil if the last round failed. It starts a round if the last
+// one is older than censusInterval, and waits for it for at most censusWait.
+func (c *census) latest(db censusStore) *censusCounts {
 	c.mu.Lock()
 	var taking chan struct{}
 	if !c.closed && c.taking == nil && time.Since(c.taken) >= censusInterval {
@@ -228,7 +230,7 @@ func (c *census) latest(db counted) *censusCounts {
 	if taking != nil {
 		select {
 		case <-taking:
-		case <-time.After(censusPatience):
+		case <-time.After(censusWait):
 		}
 	}
 	c.mu.Lock()
@@ -236,7 +238,8 @@ func (c *census) latest(db counted) *censusCounts {
 	return c.counts
 }
 
-func (c *census) take(ctx context.Context, db counted) {
+// take runs a round of queries.
+func (c *census) take(ctx context.Context, db censusStore) {
 	counts := new(censusCounts)
 	var err error
 	if counts.keys, err = db.CountKeys(ctx); err == nil {
@@ -258,6 +261,7 @@ func (c *census) take(ctx context.Context, db counted) {
 	c.taking = nil
 }
 
+// close cancels the running round and waits for its end. Later calls of latest start none.
 func (c *census) close() {
 	c.mu.Lock()
 	c.closed = true

@@ -16,8 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// gather asks the pedantic registry of a config, which refuses what does not keep to its
-// descriptions.
+// gather returns the metrics of an app. The pedantic registry refuses metrics that do not match
+// their descriptions.
 func gather(t *testing.T, app *App) map[string][]string {
 	t.Helper()
 	families, err := app.ctx.GetMetricsRegistry().Gather()
@@ -42,7 +42,7 @@ func gather(t *testing.T, app *App) map[string][]string {
 }
 
 func TestMetricsNamesAndLabels(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	token := g.mint(nil)
 	app := runningApp()
@@ -82,14 +82,14 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		delete(found, name)
 	}
 	if len(found) > 0 {
-		t.Errorf("metrics that the specification does not know: %v", found)
+		t.Errorf("undocumented metrics: %v", found)
 	}
 }
 
-// TestMetricsOfNamespacesWrittenByHand: an id that is no label panics nothing, and is no namespace
-// of anybody.
-func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
-	g := newGate(t)
+// TestMetricsOfInvalidNamespaces checks that a manually written namespace id which is not a valid
+// label causes no panic and grants no access.
+func TestMetricsOfInvalidNamespaces(t *testing.T) {
+	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("keys.db"), nil)))
 	token := g.mint(nil)
 	app := runningApp()
@@ -125,7 +125,7 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 	}
 	if found := gather(t, app)["requests_total"]; !slices.Contains(found,
 		"namespace=_other,outcome=forbidden") {
-		t.Errorf("counted are %q", found)
+		t.Errorf("counts: %q", found)
 	}
 	if o := lookup(t, keys, token); o != keystore.OK {
 		t.Errorf("a key of another namespace is %v", o)
@@ -138,9 +138,9 @@ func TestMetricsOfNamespacesWrittenByHand(t *testing.T) {
 	}
 }
 
-func TestMetricsOfNoStore(t *testing.T) {
+func TestMetricsWithoutStore(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	for range 2 { // the app and the admin endpoint both register
+	for range 2 { // the app and the admin endpoint both register them
 		if err := registerMetrics(registry); err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestMetricsOfNoStore(t *testing.T) {
 	}
 }
 
-// fakeDatabase counts how often it was asked, and answers as it is told.
+// fakeDatabase is a censusStore that counts its queries.
 type fakeDatabase struct {
 	asked        atomic.Int64
 	hangs, fails atomic.Bool
@@ -184,7 +184,7 @@ func TestCensus(t *testing.T) {
 		active := func() int64 {
 			began := time.Now()
 			counts := c.latest(db)
-			if time.Since(began) > censusPatience {
+			if time.Since(began) > censusWait {
 				t.Errorf("a scrape waited for %s", time.Since(began))
 			}
 			if counts == nil {
@@ -192,30 +192,30 @@ func TestCensus(t *testing.T) {
 			}
 			return counts.keys[keystore.StatusActive]
 		}
-		expect := func(what string, want, asked int64) {
+		expect := func(name string, want, queries int64) {
 			t.Helper()
-			if got := active(); got != want || db.asked.Load() != asked {
-				t.Errorf("%s: %d keys, the database was asked %d times; want %d and %d", what, got,
-					db.asked.Load(), want, asked)
+			if got := active(); got != want || db.asked.Load() != queries {
+				t.Errorf("%s: %d keys, the database was queried %d times; want %d and %d",
+					name, got, db.asked.Load(), want, queries)
 			}
 		}
 		expect("the first scrape", 1, 1)
-		expect("a second at once", 1, 1)
+		expect("a second scrape immediately", 1, 1)
 		time.Sleep(censusInterval)
-		expect("a later one", 2, 2)
+		expect("a later scrape", 2, 2)
 		time.Sleep(censusInterval)
 		db.hangs.Store(true)
-		expect("while the database hangs", 2, 3)
-		expect("another, which does not wait", 2, 3)
+		expect("while the database does not respond", 2, 3)
+		expect("another scrape, which does not wait", 2, 3)
 		time.Sleep(censusTimeout)
-		expect("when it is clear that it is away", -1, 3)
+		expect("after the timeout", -1, 3)
 		time.Sleep(censusInterval)
 		db.hangs.Store(false)
 		db.fails.Store(true)
-		expect("when it fails", -1, 4)
+		expect("after an error", -1, 4)
 		time.Sleep(censusInterval)
 		db.fails.Store(false)
-		expect("when it is back", 5, 5)
+		expect("after recovery", 5, 5)
 		time.Sleep(censusInterval)
 		db.hangs.Store(true)
 		go c.latest(db)
@@ -223,7 +223,7 @@ func TestCensus(t *testing.T) {
 		began := time.Now()
 		c.close()
 		if time.Since(began) != 0 {
-			t.Error("close waited for a database that hangs")
+			t.Error("close waited for a database that does not respond")
 		}
 		time.Sleep(censusInterval)
 		expect("after close", -1, 6)

@@ -114,7 +114,7 @@ func (s *store) configure(a *App) {
 	s.api.SetMemory(cmp.Or(a.RequestMemory, admin.DefaultMemory))
 	s.api.Declare(a.declared)
 	s.api.RuleBy(a.rule)
-	s.console.Declare(a.named)
+	s.console.Declare(a.resources)
 }
 
 // Destruct closes the store once no config uses it.

@@ -11,9 +11,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-// Preflight says which origins' CORS preflights are answered.
+// Preflight answers CORS preflights.
 type Preflight struct {
-	// The origins, such as `https://app.example.com`. Default is any.
+	// The allowed origins, such as `https://app.example.com`. Default is any origin.
 	Origins []string `json:"origins,omitempty"`
 }
 
@@ -22,32 +22,32 @@ func checkOrigin(origin string) error {
 	if err == nil {
 		switch {
 		case strings.Contains(u.Host, "*"):
-			return fmt.Errorf("preflight: %q has a wildcard: name each origin, or none for any",
-				redact.Argument(origin))
+			return fmt.Errorf("preflight: %q has a wildcard: list each origin, or none to allow "+
+				"any", redact.Argument(origin))
 		case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
-			return fmt.Errorf("preflight: %q has the default port, which browsers leave out",
+			return fmt.Errorf("preflight: %q has the default port: leave it out, as browsers do",
 				redact.Argument(origin))
 		case strings.ContainsFunc(u.Host, func(r rune) bool { return r > unicode.MaxASCII }):
-			return fmt.Errorf("preflight: %q is no origin: browsers send such a host in its xn-- "+
-				"form", redact.Argument(origin))
+			return fmt.Errorf("preflight: %q is not an origin: use the xn-- form of the host, as "+
+				"browsers do", redact.Argument(origin))
 		}
 	}
 	if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
-		return fmt.Errorf("preflight: %q is no origin: it takes SCHEME://HOST or "+
-			"SCHEME://HOST:PORT without a path, such as https://app.example.com, or nothing for "+
+		return fmt.Errorf("preflight: %q is not an origin: must be SCHEME://HOST or "+
+			"SCHEME://HOST:PORT without a path, such as https://app.example.com, or left out for "+
 			"any origin", redact.Argument(origin))
 	}
 	return nil
 }
 
-// isPreflight reports whether r asks what a later request may do (Fetch standard, CORS-preflight
-// request).
+// isPreflight reports whether a request is a CORS-preflight request as the Fetch standard defines
+// it.
 func isPreflight(method string, header http.Header) bool {
 	return method == http.MethodOptions && header["Origin"] != nil &&
 		header["Access-Control-Request-Method"] != nil
 }
 
-// allowOrigin lets the page that sent the request read our answer.
+// allowOrigin allows the page that sent the request to read our response.
 func (p *Preflight) allowOrigin(answer, request http.Header) {
 	origin := request["Origin"]
 	if len(origin) != 1 {
@@ -64,7 +64,7 @@ func (p *Preflight) allowOrigin(answer, request http.Header) {
 	}
 }
 
-// preflightMaxAge is how many seconds a browser may remember the answer.
+// preflightMaxAge is the number of seconds for which a browser may cache the answer.
 const preflightMaxAge = "600"
 
 // answer answers a preflight. methods are the mapped ones.

@@ -6,7 +6,7 @@ import (
 )
 
 func TestPreflight(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	const asks = "OPTIONS /x\nAccess-Control-Request-Method: PUT\nAccess-Control-Request-Headers: " +
 		"authorization, x-y\nOrigin: "
 	listed := "namespace acme\nmethods write MKCOL\nmethods none PATCH\npreflight " +
@@ -53,6 +53,6 @@ func TestPreflight(t *testing.T) {
 	}
 	if a := h.send(h.handler("namespace acme"),
 		"GET /\nOrigin: https://a.example"); a.Header["Access-Control-Allow-Origin"] != nil {
-		t.Error("no one asked for CORS")
+		t.Error("CORS headers without an Origin")
 	}
 }

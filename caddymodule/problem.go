@@ -14,26 +14,27 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A refusal is the answer to a request that ends here.
+// A refusal is the response to a refused request.
 type refusal struct {
 	outcome   keystore.Outcome
-	status    int      // zero: the outcome's
-	detail    string   // for people; empty: the title says it all
-	allow     string   // of 405: the methods there are
-	realm     string   // of 401, with the
-	schemes   []string // to ask for
-	needed    string   // of [keystore.Forbidden]: the permission that was missing …
-	namespace string   // … and where
+	status    int      // zero for the outcome's own
+	detail    string   // a sentence for people; empty if the title suffices
+	allow     string   // the allowed methods, for a 405
+	realm     string   // for a 401
+	schemes   []string // authentication schemes, for a 401
+	needed    string   // the permission that the key lacks, for [keystore.Forbidden]
+	namespace string   // the namespace in which it lacks it
 }
 
-// forbidden is the body of a 403, which has both members even if they are empty.
+// forbidden is the body of [keystore.Forbidden]. It has both members even if they are empty.
 type forbidden struct {
 	api.Problem
 	Needed    string `json:"needed"`
 	Namespace string `json:"namespace"`
 }
 
-// newProblem returns a problem document (RFC 9457). Its type is about:blank: the code says it all.
+// newProblem returns a problem document (RFC 9457). Its type is about:blank, because code
+// identifies the problem.
 func newProblem(status int, code, title, detail string) api.Problem {
 	return api.Problem{Type: "about:blank", Title: title, Status: status, Code: code,
 		Detail: detail}
@@ -51,7 +52,7 @@ func (f refusal) code() int {
 	return f.outcome.Status()
 }
 
-// preparedProblems are the bodies of the refusals that are always the same.
+// preparedProblems are the bodies of refusals without variable parts.
 var preparedProblems = func() (bodies [keystore.NumOutcomes][]byte) {
 	for i := range bodies {
 		if o := keystore.Outcome(i); o.Refuses() {
@@ -73,10 +74,11 @@ func (f refusal) body() []byte {
 	return preparedProblems[f.outcome]
 }
 
-// retryAfter is how many seconds a client should wait when the store is away.
+// retryAfter is the number of seconds after which a client should retry if the store is
+// unavailable.
 const retryAfter = "1"
 
-// setHeaders sets the headers that a refusal has whoever writes its body.
+// setHeaders sets the headers of a refusal, whether we or an error route write the body.
 func (f refusal) setHeaders(header http.Header) {
 	header["Cache-Control"] = []string{"no-store"}
 	switch f.outcome.Status() {
@@ -101,14 +103,14 @@ func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
 	header := w.Header()
 	f.setHeaders(header)
 	if r.Method == http.MethodConnect && r.ProtoMajor == 1 {
-		header["Connection"] = []string{"close"} // what follows was meant for the tunnel
+		header["Connection"] = []string{"close"} // the client may send tunnel data next
 	}
 	writeProblem(w, r, f.code(), f.body())
 	return nil
 }
 
-// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site has made Caddy
-// generate one; then the access log has it too. Otherwise the same refusals have the same body.
+// requestID returns Caddy's id of a request, `{http.request.uuid}`, if the site uses it, so that
+// the access log has it too. Otherwise it returns "".
 func requestID(r *http.Request) string {
 	if caddyhttp.GetVar(r.Context(), "uuid") == nil {
 		return ""
@@ -133,12 +135,12 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byt
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // a client that has gone needs no answer
+		_, _ = w.Write(body) // an error means that the client has disconnected
 	}
 }
 
-// hand gives the refusal to Caddy's error routes.
-func (f refusal) hand(w http.ResponseWriter) error {
+// handleError passes the refusal to Caddy's error routes.
+func (f refusal) handleError(w http.ResponseWriter) error {
 	f.setHeaders(w.Header())
 	return caddyhttp.Error(f.code(), errors.New(f.outcome.Code()))
 }

@@ -21,7 +21,7 @@ const hidden = "hunter2"
 
 var hiddenToken = keystore.NewTokenKey([32]byte{1}).Generate("ak", keystore.NewID()).Reveal()
 
-// secretArguments are what `{$VAR}` may have become when an argument is parsed.
+// secretArguments are arguments with secrets, as `{$VAR}` may expand to.
 var secretArguments = []string{
 	"postgresql://u:" + hidden + "@h/db",
 	"redis://:" + hidden + "@h",
@@ -79,8 +79,8 @@ var optionLines = map[string]map[string][]string{
 	"log":            {"wrap": {"wrap json"}},
 }
 
-// withArgument returns a line with another argument in the place of each word, before it and after
-// it.
+// withArgument returns variants of a line with the argument in place of each word, before it and
+// after it.
 func withArgument(line, argument string) (lines []string) {
 	words := strings.Split(line, " ")
 	for i := range words {
@@ -88,7 +88,7 @@ func withArgument(line, argument string) (lines []string) {
 			return strings.Join(slices.Concat(words[:i], []string{argument}, words[from:]), " ")
 		}
 		lines = append(lines, with(i), with(i+1))
-		// A word at the end of a line, and the first of the next.
+		// Also as the first word of the next line.
 		if head, after, block := strings.Cut(words[i], "\n"); block {
 			lines = append(lines,
 				strings.Join(slices.Concat(words[:i], []string{argument + "\n" + after},
@@ -100,7 +100,7 @@ func withArgument(line, argument string) (lines []string) {
 	return append(lines, line+" "+argument, line+"\n"+argument, line+"\n"+line)
 }
 
-// TestErrorsShowNoPassword puts what may be a secret in the place of every argument.
+// TestErrorsShowNoPassword puts secrets in the place of every argument.
 func TestErrorsShowNoPassword(t *testing.T) {
 	document := filepath.Join(t.TempDir(), "a.yaml")
 	if err := os.WriteFile(document, []byte("openapi: 3.0.0\npaths: {/a: {get: {}}}"),
@@ -108,7 +108,7 @@ func TestErrorsShowNoPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	for directive, words := range map[string][]string{
-		"api_keys": slices.Collect(maps.Keys(appOptions)), "api_key": handlerWords,
+		"api_keys": slices.Collect(maps.Keys(appOptions)), "api_key": handlerOptions,
 	} {
 		for _, word := range words {
 			if optionLines[directive][word] == nil {
@@ -184,8 +184,8 @@ func adaptAndValidate(text string) error {
 	return caddy.Validate(&config)
 }
 
-// TestJSONErrorsShowNoPassword is the same for JSON, of which each text may have been made by a
-// template.
+// TestJSONErrorsShowNoPassword does the same for JSON, in which a template may have expanded any
+// text.
 func TestJSONErrorsShowNoPassword(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()

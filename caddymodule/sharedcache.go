@@ -11,11 +11,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
-// CacheConfig configures a cache that the nodes of a deployment share, so that a key which one node
-// has looked up costs the others no database query. The cache affects only latency, never a
-// decision.
+// CacheConfig configures a cache that the nodes of a deployment share. If one node has looked up a
+// key, the others need no database query for it. The cache affects only latency, never a decision.
 type CacheConfig struct {
-	// The kind of cache: `redis`. Default is `redis`.
+	// The kind of cache. Only `redis` exists. Default is `redis`.
 	Type string `json:"type,omitempty"`
 
 	// The address: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`; with several addresses, separated by
@@ -55,7 +54,7 @@ func parseCache(a *App, d *caddyfile.Dispenser, args []string) error {
 		return d.Err("cache requires redis and one URL: redis://USER:PASSWORD@HOST:PORT/DB, better " +
 			"with {env.NAME} or {file.PATH} for the password")
 	}
-	if !strings.Contains(args[1], "{") { // else Provision checks what it becomes
+	if !strings.Contains(args[1], "{") { // else Provision checks the expanded URL
 		if err := sharedcache.CheckURL(args[1]); err != nil {
 			return d.WrapErr(fmt.Errorf("cache redis: %w", err))
 		}

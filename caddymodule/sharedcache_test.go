@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TestSharedCache: a reload may add, change and remove the cache; what one process looks up is in
-// it for the others.
+// TestSharedCache checks that a reload may add, change and remove the cache, and that keys which
+// one process has looked up are in it for others.
 func TestSharedCache(t *testing.T) {
 	const password = "s3cr3t%25"
 	first, second := redistest.Start(t, "requirepass s3cr3t%"), redistest.Start(t)
@@ -22,7 +22,7 @@ func TestSharedCache(t *testing.T) {
 		redis.NewClient(&redis.Options{Addr: first.Addr(), Password: "s3cr3t%"}),
 		redis.NewClient(&redis.Options{Addr: second.Addr()}),
 	}
-	// until waits for a number of connections to each of the two.
+	// until waits until each of the two caches has connections or not.
 	until := func(want ...bool) {
 		t.Helper()
 		for i, operator := range operators {
@@ -32,7 +32,7 @@ func TestSharedCache(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := countLines(list) > 1; got == want[i] { // one is the operator's
+				if got := countLines(list) > 1; got == want[i] { // one is the test's own
 					break
 				}
 				if time.Now().After(deadline) {
@@ -48,7 +48,7 @@ func TestSharedCache(t *testing.T) {
 		}
 	}()
 
-	g := newGate(t)
+	g := newInstance(t)
 	if err := os.WriteFile(g.path("password"), []byte(password), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +58,7 @@ func TestSharedCache(t *testing.T) {
 	}
 	firstURL := "redis://:{file." + g.path("password") + "}@" + first.Addr()
 	g.load(g.config(sqlite(g.path("keys.db"), object{"local_cache": 1})))
-	// The memory has room for one key in each of its parts, which the digest tells: two keys in one
-	// part drive each other out.
+	// Each shard of the local cache has room for one key: two keys in one shard evict each other.
 	byPart, tokens := make(map[byte][]string), []string(nil)
 	for len(tokens) < 2 {
 		token := g.mint(nil)
@@ -67,7 +66,7 @@ func TestSharedCache(t *testing.T) {
 		byPart[part] = append(byPart[part], token)
 		tokens = byPart[part]
 	}
-	// use looks both up, and so at least one of them not in memory.
+	// use looks up both keys. At least one of them is not in the local cache.
 	use := func() {
 		t.Helper()
 		for _, token := range tokens {
@@ -85,7 +84,7 @@ func TestSharedCache(t *testing.T) {
 	if hits := runningApp().Keystore().Stats().Lookups[node.TierRedis][node.Hit]; hits != 0 {
 		t.Errorf("%d hits of an empty cache", hits)
 	}
-	// a value is put in the background
+	// The node writes to the cache in the background.
 	for runningApp().Keystore().Stats().Lookups[node.TierRedis][node.Hit] == 0 {
 		use()
 	}
@@ -96,7 +95,7 @@ func TestSharedCache(t *testing.T) {
 	use()
 	until(false, true)
 	if err := g.tryLoad(with("redis://secret@")); err == nil {
-		t.Error("a bad URL came up")
+		t.Error("a config with an invalid URL was loaded")
 	}
 	use()
 	until(false, true)
@@ -104,12 +103,12 @@ func TestSharedCache(t *testing.T) {
 	use()
 	until(false, false)
 
-	// What a failed reload has opened is closed, and what was there before is used again.
+	// A failed reload closes the cache it has opened, and the previous one is used again.
 	g.load(with(firstURL))
 	bad := with("redis://" + second.Addr())
 	bad["admin"].(object)["remote"] = object{}
 	if err := g.tryLoad(bad); err == nil {
-		t.Fatal("the config came up")
+		t.Fatal("the config was loaded")
 	}
 	use()
 	until(true, false)
@@ -118,13 +117,13 @@ func TestSharedCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	use()
-	first.Stop() // a cache that hangs
+	first.Stop() // the cache no longer responds
 	use()
 	first.Continue()
 	if sharedCacheErrors.Load() == 0 {
-		t.Error("no error was counted of a cache that hangs")
+		t.Error("no error was counted for a cache that does not respond")
 	}
-	first.Kill() // a cache that is gone
+	first.Kill() // the cache has stopped
 	use()
 }
 

@@ -9,12 +9,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 )
 
-// canonicalTarget reports whether the path of r, as it will be sent on (its URL's EscapedPath) and
-// as it came, is read in the same way by everyone who may read it: see CanonicalPath. An
-// absolute-form target is not, since net/http lets its authority replace the Host line.
+// canonicalTarget reports whether the path of r is canonical, both as received and as it will be
+// passed on: see [route.CanonicalPath]. sent is the latter, the EscapedPath of r's URL. A target in
+// absolute form is not canonical, because net/http replaces the Host header with its authority.
 func canonicalTarget(r *http.Request, sent string, encodedSlash bool) bool {
 	if r.Method == http.MethodConnect && r.URL.Path == "" {
-		// it has an authority and no path (RFC 9112 §3.2.3), and is refused for its method
+		// CONNECT has no path (RFC 9112 §3.2.3) and is refused for its method.
 		return true
 	}
 	if r.URL.Opaque != "" {
@@ -23,14 +23,14 @@ func canonicalTarget(r *http.Request, sent string, encodedSlash bool) bool {
 	if !route.CanonicalPath(sent, encodedSlash) {
 		return false
 	}
-	came := r.RequestURI
+	received := r.RequestURI
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		came = original.RequestURI // earlier handlers may have rewritten r
+		received = original.RequestURI // earlier handlers may have rewritten r
 	}
-	// not from the wire: a handler made the request, such as templates for httpInclude
-	if came == "" {
+	// A handler has created the request, such as templates for httpInclude.
+	if received == "" {
 		return true
 	}
-	came, _, _ = strings.Cut(came, "?")
-	return came == sent || route.CanonicalPath(came, encodedSlash)
+	received, _, _ = strings.Cut(received, "?")
+	return received == sent || route.CanonicalPath(received, encodedSlash)
 }

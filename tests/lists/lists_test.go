@@ -408,7 +408,7 @@ func (w world) answers(t *testing.T) {
 		}
 	}
 	for _, cause := range []string{"a name on the path to the array occurs twice",
-		"its Content-Type is", "its status is 206", "unexpected end of the JSON text"} {
+		"unsupported Content-Type", "unsupported status 206", "unexpected end of the JSON text"} {
 		if !strings.Contains(w.Output(), cause) {
 			t.Errorf("the log has no line that says %q", cause)
 		}

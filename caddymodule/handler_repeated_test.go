@@ -17,8 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// An errorRoute is a handler and another one in handle_errors; failing says that the upstream of
-// the first one does.
+// An errorRoute is a handler and another one in handle_errors. failing says that the upstream of
+// the first one fails.
 type errorRoute struct {
 	first, second caddyhttp.MiddlewareHandler
 	failing       bool
@@ -46,9 +46,10 @@ func (e errorRoute) ServeHTTP(
 	return e.second.ServeHTTP(w, r, next)
 }
 
-// What handle_errors sends on to an upstream is a refused request.
-func TestRefusalsHandedOnCarryNothing(t *testing.T) {
-	h := newHouse(t)
+// TestRefusedRequestsAreCleaned checks that a refused request which handle_errors sends to an
+// upstream has no credentials.
+func TestRefusedRequestsAreCleaned(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	_, other := h.key("read")
 	const spoof = "\nX-Apikey-Id: spoof\nx_apikey_owner: root\nX-Original-Url: /a"
@@ -83,10 +84,10 @@ func TestRefusalsHandedOnCarryNothing(t *testing.T) {
 				if !keeps && places != nil {
 					t.Errorf("the token is still in %v", places)
 				} else if keeps && places == nil && test.name != "none" {
-					t.Error("pass_credential does not pass it")
+					t.Error("pass_credential does not pass the token")
 				}
 				for name := range refused.Header {
-					if drops(name, false) {
+					if isDropped(name, false) {
 						t.Errorf("%s is still there", name)
 					}
 				}
@@ -95,8 +96,8 @@ func TestRefusalsHandedOnCarryNothing(t *testing.T) {
 	}
 }
 
-func TestForwardedRefusalsHandedOnCarryNothing(t *testing.T) {
-	h := newHouse(t)
+func TestRefusedForwardedRequestsAreCleaned(t *testing.T) {
+	h := newFixture(t)
 	_, token := h.key("read")
 	_, other := h.key("read")
 	for _, query := range []string{"key=" + token, "key=" + token + "&key=" + other} {
@@ -114,7 +115,7 @@ func TestForwardedRefusalsHandedOnCarryNothing(t *testing.T) {
 }
 
 func TestHandlerInErrorRoute(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, token := h.key("read")
 	dying, deadSoon := h.key("read")
 	for _, test := range []struct {
@@ -124,7 +125,7 @@ func TestHandlerInErrorRoute(t *testing.T) {
 		wire, outcome string
 		status        int
 		between       func()
-		ok, refused   uint64 // how often it counts
+		ok, refused   uint64 // number of counted requests
 	}{
 		{name: "after a key was let in", failing: true, first: "namespace acme",
 			second: "namespace acme", wire: "GET /" + keyLine(token), outcome: "ok", status: 200,
@@ -159,7 +160,7 @@ func TestHandlerInErrorRoute(t *testing.T) {
 					want = key.ID
 				}
 				if got := a.seen.Header.Get("X-Apikey-Id"); got != want {
-					t.Errorf("the upstream gets the key %q, want %q", got, want)
+					t.Errorf("the upstream receives the key %q, want %q", got, want)
 				}
 			}
 			var ok, refused uint64
@@ -179,16 +180,17 @@ func TestHandlerInErrorRoute(t *testing.T) {
 	}
 }
 
-// counts are the requests of all namespaces.
+// counts returns the requests of all namespaces by outcome.
 func counts(keys *manage.Keystore) map[keystore.Outcome]uint64 {
 	all := make(map[keystore.Outcome]uint64)
 	keys.RequestCounts(func(_ string, o keystore.Outcome, n uint64) { all[o] += n })
 	return maps.Clone(all)
 }
 
-// A stream in an error route runs after the first handler has left.
+// TestRevokeCutsErrorRoutes checks a stream in an error route, which runs after the first handler
+// has returned.
 func TestRevokeCutsErrorRoutes(t *testing.T) {
-	h := newHouse(t)
+	h := newFixture(t)
 	key, token := h.key("read")
 	client, conn := net.Pipe()
 	defer func() { _ = client.Close() }()
@@ -197,7 +199,7 @@ func TestRevokeCutsErrorRoutes(t *testing.T) {
 	w := httptest.NewRecorder()
 	r := wireRequest(t, "GET /"+keyLine(token))
 	r = caddyhttp.PrepareRequest(r.WithContext(context.WithValue(r.Context(), connKey{},
-		net.Conn(conn))), caddy.NewReplacer(), w, nil)
+		conn)), caddy.NewReplacer(), w, nil)
 	reached := false
 	if err := handler.ServeHTTP(w, r,
 		caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {

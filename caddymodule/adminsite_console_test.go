@@ -12,18 +12,18 @@ import (
 	"testing"
 )
 
-// signIn sends the form of the console, and returns what came at last.
-func (g *gate) signIn(token string, headers ...string) (int, string) {
+// signIn submits the sign-in form and returns the last response after redirects.
+func (g *instance) signIn(token string, headers ...string) (int, string) {
 	g.t.Helper()
 	form := url.Values{"token": {token}}.Encode()
 	return g.do("POST", "site", "/apikeys/sign-in", form,
 		append([]string{"Content-Type", "application/x-www-form-urlencoded"}, headers...)...)
 }
 
-// TestConsole is the door to the pages: a session is as good as the token it was opened with, for
-// the pages alone.
+// TestConsole checks authentication for the pages: a session has the access of its token, but only
+// to the pages.
 func TestConsole(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	id, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	g.client.Jar, _ = cookiejar.New(nil)
@@ -35,20 +35,20 @@ func TestConsole(t *testing.T) {
 		status             int
 		answer             string
 	}{
-		{"nobody", "GET", keys, nil, nil, 200, asked},
-		{"a bearer token is no session", "GET", keys, nil, withBearer(token), 200, asked},
-		{"wrong", "POST", "", func() { g.signIn(token + "x") }, nil, 0, ""},
-		{"still nobody", "GET", keys, nil, nil, 200, asked},
-		// an empty form is not looked up
+		{"no session", "GET", keys, nil, nil, 200, asked},
+		{"a bearer token without a session", "GET", keys, nil, withBearer(token), 200, asked},
+		{"invalid token", "POST", "", func() { g.signIn(token + "x") }, nil, 0, ""},
+		{"after an invalid token", "GET", keys, nil, nil, 200, asked},
+		// An empty form causes no lookup, so it gets 422, not 425.
 		{"early data", "POST", "/apikeys/sign-in", nil, []string{"Early-Data", "1"}, 422, asked},
 		{"signed in", "GET", keys, func() { g.signIn(token) }, nil, 200, inside},
-		{"the REST interface takes no session", "GET", "/apikeys/v1/keys", nil, nil, 401,
+		{"the REST API accepts no session", "GET", "/apikeys/v1/keys", nil, nil, 401,
 			"missing_key"},
-		{"nor does the API", "GET", "/orders", nil, nil, 401, "missing_key"},
-		{"a method that there is not", "DELETE", keys, nil, nil, 405, "does not support DELETE"},
-		{"one that nobody has", "PROPFIND", keys, nil, nil, 405, "method_not_allowed"},
+		{"the protected API accepts no session", "GET", "/orders", nil, nil, 401, "missing_key"},
+		{"an unsupported method", "DELETE", keys, nil, nil, 405, "does not support DELETE"},
+		{"an unmapped method", "PROPFIND", keys, nil, nil, 405, "method_not_allowed"},
 		{"dots", "GET", "/apikeys/x/../keys", nil, nil, 400, "non_canonical_target"},
-		{"another page of another site", "POST", "/apikeys/sign-out", nil,
+		{"a form of another site", "POST", "/apikeys/sign-out", nil,
 			[]string{"Sec-Fetch-Site", "cross-site"}, 403, "another site"},
 		{"early data that writes", "POST", "/apikeys/keys/new", nil, []string{"Early-Data", "1"},
 			425, "Try again"},
@@ -61,7 +61,7 @@ func TestConsole(t *testing.T) {
 				`{"active":true}`)
 			g.signIn(token)
 		}, nil, 200, inside},
-		{"another token", "GET", keys,
+		{"rotated token", "GET", keys,
 			func() { g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}") }, nil,
 			200, "Your session has ended"},
 	} {
@@ -76,14 +76,14 @@ func TestConsole(t *testing.T) {
 			t.Errorf("%s: %d %s", test.name, status, answer)
 		}
 		if strings.Contains(answer, token) {
-			t.Fatalf("%s: the answer holds the token", test.name)
+			t.Fatalf("%s: the response contains the token", test.name)
 		}
 	}
 }
 
-// TestConsoleAddresses: a session is bound to the addresses of the token.
+// TestConsoleAddresses checks that a session is valid only from the addresses of its token.
 func TestConsoleAddresses(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	id, _ := g.member(object{"name": "Ada", "grants": grantOf("viewer")})
 	var made struct{ Token string }
@@ -97,21 +97,22 @@ func TestConsoleAddresses(t *testing.T) {
 		"198.51.100.7"}
 	if status, answer := g.signIn(token, cafe...); status != 422 ||
 		!strings.Contains(answer, "may not be used from 198.51.100.7") {
-		t.Errorf("from elsewhere: %d %s", status, answer)
+		t.Errorf("from another address: %d %s", status, answer)
 	}
 	if status, answer := g.signIn(token, office...); status != 200 ||
 		!strings.Contains(answer, "<h1>Keys</h1>") {
-		t.Errorf("from the office: %d %s", status, answer)
+		t.Errorf("from an allowed address: %d %s", status, answer)
 	}
 	if status, answer := g.do("GET", "site", "/apikeys/keys", "", cafe...); status != 403 ||
 		!strings.Contains(answer, "Address not allowed") {
-		t.Errorf("carried elsewhere: %d %s", status, answer)
+		t.Errorf("session used from another address: %d %s", status, answer)
 	}
 }
 
-// TestConsoleExample: the call to try a new key with goes to this site only if the API is here.
+// TestConsoleExample checks that the example request for a new key names this site only if it
+// serves the API.
 func TestConsoleExample(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	_, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	g.client.Jar, _ = cookiejar.New(nil)
@@ -128,14 +129,15 @@ func TestConsoleExample(t *testing.T) {
 		status, answer := g.do("POST", "site", "/apikeys/keys/new", form, "Content-Type",
 			"application/x-www-form-urlencoded", "Sec-Fetch-Site", "same-origin")
 		if status != 201 || !strings.Contains(answer, "&#34;"+test.want+"&#34;") {
-			t.Errorf("status %d, and no call to %s", status, test.want)
+			t.Errorf("status %d, and no request to %s", status, test.want)
 		}
 	}
 }
 
-// TestConsoleCookie: by TLS, or a proxy that ended it, the cookie is for TLS alone.
+// TestConsoleCookie checks that the cookie is Secure if this site or a trusted proxy has terminated
+// TLS.
 func TestConsoleCookie(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	g.loadSite()
 	_, token := g.member(object{"name": "Ada"})
 	for proto, want := range map[string]string{"http": "apikeys-session=",
@@ -155,13 +157,13 @@ func TestConsoleCookie(t *testing.T) {
 		if got := resp.Header.Get("Set-Cookie"); !strings.HasPrefix(got, want) ||
 			strings.Contains(got, "Secure; ") != (proto == "https") ||
 			strings.Contains(got, token) {
-			t.Errorf("%s: the cookie is not as it should be", proto)
+			t.Errorf("%s: wrong cookie attributes", proto)
 		}
 	}
 }
 
 func TestConsoleTrustUser(t *testing.T) {
-	g := newGate(t)
+	g := newInstance(t)
 	signIn := object{"handler": "authentication",
 		"providers": object{"http_basic": object{"accounts": []object{{"username": "ada",
 			"password": bcrypted}, {"username": "eve", "password": bcrypted}}}}}
@@ -177,10 +179,11 @@ func TestConsoleTrustUser(t *testing.T) {
 	}
 }
 
-// TestNoProofNoWrite: no request without a valid credential waits for the lock of all changes. A
-// request that needs it while another program holds it is answered 503.
-func TestNoProofNoWrite(t *testing.T) {
-	g := newGate(t)
+// TestUnauthenticatedRequestsNeedNoWriteLock checks that no request without a valid credential
+// waits for the database's write lock. A request that needs the lock while another program holds it
+// gets 503.
+func TestUnauthenticatedRequestsNeedNoWriteLock(t *testing.T) {
+	g := newInstance(t)
 	g.loadSite(object{"handler": "api_key", "public": []string{"/apikeys/*"}})
 	id, replaced := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
 	var old struct{ Token string }
@@ -194,7 +197,7 @@ func TestNoProofNoWrite(t *testing.T) {
 	g.mustDo("POST", "admin", "/apikeys/v1/keys/import",
 		`{"keys":[{"name":"so that unknown credentials are looked up","namespace":"default","access":"read_only","token":"sk_live_0123456789"}]}`)
 
-	// A session that was signed out, and one whose token was replaced.
+	// One session has been signed out, the token of the other has been rotated.
 	session := func(token string) string {
 		jar, _ := cookiejar.New(nil)
 		g.client.Jar = jar
@@ -223,18 +226,20 @@ func TestNoProofNoWrite(t *testing.T) {
 		{"the API, unknown", "GET", "/orders", "", withBearer("sk_live_nobody"), 401},
 		{"the API, revoked", "GET", "/orders", "", withBearer(revoked), 401},
 		{"sign out without a session", "POST", "/apikeys/sign-out", "", nil, 200},
-		{"sign out with junk", "POST", "/apikeys/sign-out", "", []string{"Cookie", name + "=junk"},
+		{"sign out with an invalid cookie", "POST", "/apikeys/sign-out", "",
+			[]string{"Cookie", name + "=junk"},
 			200},
 		{"sign out with a forged session", "POST", "/apikeys/sign-out", "",
 			[]string{"Cookie", name + "=" + value[:len(value)-1] + "x"}, 200},
 		{"sign out again", "POST", "/apikeys/sign-out", "", []string{"Cookie", left}, 200},
 		{"sign out with a member's token as the session", "POST", "/apikeys/sign-out", "",
 			[]string{"Cookie", name + "=" + token}, 200},
-		{"sign in with nothing", "POST", "/apikeys/sign-in", "", form, 422},
-		{"sign in with junk", "POST", "/apikeys/sign-in", "token=junk", form, 422},
-		{"sign in with junk, and a session that is over", "POST", "/apikeys/sign-in", "token=junk",
+		{"sign in with an empty form", "POST", "/apikeys/sign-in", "", form, 422},
+		{"sign in with an invalid token", "POST", "/apikeys/sign-in", "token=junk", form, 422},
+		{"sign in with an invalid token and an ended session", "POST", "/apikeys/sign-in",
+			"token=junk",
 			with("Cookie", left), 422},
-		{"sign in with a token that was replaced", "POST", "/apikeys/sign-in", "token=" + replaced,
+		{"sign in with a rotated token", "POST", "/apikeys/sign-in", "token=" + replaced,
 			form, 422},
 		{"sign in with a revoked key", "POST", "/apikeys/sign-in", "token=" + revoked, form, 422},
 		{"a form of the console", "POST", "/apikeys/keys/new", "name=x", form, 200},
@@ -247,12 +252,12 @@ func TestNoProofNoWrite(t *testing.T) {
 			append(withBearer("sk_live_nobody"), "Idempotency-Key", "x"), 401},
 		{"mint, revoked", "POST", "/apikeys/v1/keys", "{}",
 			append(withBearer(revoked), "Idempotency-Key", "x"), 401},
-		{"mint, with a token that was replaced", "POST", "/apikeys/v1/keys", "{}",
+		{"mint, with a rotated token", "POST", "/apikeys/v1/keys", "{}",
 			withBearer(replaced), 401},
 		{"import", "POST", "/apikeys/v1/keys/import", "{}", nil, 401},
 		{"edit", "PATCH", "/apikeys/v1/keys/" + idOf(t, revoked), "{}", nil, 401},
 		{"revoke", "POST", "/apikeys/v1/keys/" + idOf(t, revoked) + "/revoke", "{}", nil, 401},
-		{"revoke oneself", "POST", "/apikeys/v1/self/revoke", "{}", withBearer(revoked), 401},
+		{"revoke the own key", "POST", "/apikeys/v1/self/revoke", "{}", withBearer(revoked), 401},
 		{"rotate", "POST", "/apikeys/v1/keys/" + idOf(t, revoked) + "/rotate", "{}", nil, 401},
 		{"delete", "DELETE", "/apikeys/v1/keys/" + idOf(t, revoked), "", nil, 401},
 		{"namespaces", "POST", "/apikeys/v1/namespaces", "{}", nil, 401},
@@ -286,7 +291,7 @@ func lockSQLite(t *testing.T, path string) (release func()) {
 	if _, err := conn.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	// on another connection
+	// The lock must hold for another connection too.
 	if _, err := db.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err == nil {
 		t.Fatal("two connections hold the write lock")
 	}

@@ -12,12 +12,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-const answersUnder = adminSiteDirective + " answers under " + sitePath + "/ only, and "
+const servesOnlyUnder = adminSiteDirective + " serves only paths under " + sitePath + "/, but "
 
-// checkPlace fails if no request under /apikeys/ can reach the handler that ctx provisions, because
-// the routes around it match other paths or strip a prefix. It accepts routes that rewrite the path
-// in any other way.
-func checkPlace(ctx caddy.Context) error {
+// checkRoutes fails if no request under /apikeys/ can reach the handler that ctx provisions,
+// because the routes around it match other paths or strip a prefix. It accepts routes that rewrite
+// the path in any other way.
+func checkRoutes(ctx caddy.Context) error {
 	const instead = ": write `handle " + sitePath + "/* { " + adminSiteDirective + " }`"
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
@@ -29,13 +29,13 @@ func checkPlace(ctx caddy.Context) error {
 			around = append(around, routes.Routes)
 		}
 	}
-	var taken []string
+	var otherPaths []string
 	var stripped string
 	for depth, routes := range around {
 		for _, route := range routes {
 			rewrites := rewritesOf(route)
 			if depth == 0 && len(route.HandlersRaw) == 0 {
-				continue // another route, which is provisioned already
+				continue // a provisioned route, so not the one around the handler
 			}
 			for _, r := range rewrites {
 				if r.StripPathPrefix == "" {
@@ -46,24 +46,25 @@ func checkPlace(ctx caddy.Context) error {
 			if len(route.HandlersRaw) == 0 {
 				continue
 			}
-			if taken == nil {
-				taken = pathsElsewhere(route)
+			if otherPaths == nil {
+				otherPaths = pathsOutsideSite(route)
 			}
-			// the route around the handler: its raw form is kept until all its handlers are loaded
+			// This route contains the handler: Caddy clears HandlersRaw once all are loaded.
 			break
 		}
 	}
 	switch {
-	case taken != nil:
-		return fmt.Errorf(answersUnder+"the route around it matches only %s"+instead,
-			redact.Argument(strings.Join(taken, " ")))
+	case otherPaths != nil:
+		return fmt.Errorf(servesOnlyUnder+"the route around it matches only %s"+instead,
+			redact.Argument(strings.Join(otherPaths, " ")))
 	case stripped != "":
-		return fmt.Errorf(answersUnder+"the route around it removes %s from the path"+instead,
+		return fmt.Errorf(servesOnlyUnder+"the route around it removes %s from the path"+instead,
 			redact.Argument(stripped))
 	}
 	return nil
 }
 
+// rewritesOf returns the rewrite handlers of a route, provisioned or not.
 func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
 	for _, handler := range route.Handlers {
 		if r, ok := handler.(*rewrite.Rewrite); ok {
@@ -82,13 +83,13 @@ func rewritesOf(route caddyhttp.Route) (rewrites []rewrite.Rewrite) {
 	return rewrites
 }
 
-// pathsElsewhere returns the paths that a route matches, or nil if it may match one under
+// pathsOutsideSite returns the paths that a route matches, or nil if it may match one under
 // /apikeys/.
-func pathsElsewhere(route caddyhttp.Route) (paths []string) {
+func pathsOutsideSite(route caddyhttp.Route) (paths []string) {
 	for _, set := range route.MatcherSets {
 		within := true
 		for _, matcher := range set {
-			if m, ok := matcher.(*caddyhttp.MatchPath); ok && !reachesSite(*m) {
+			if m, ok := matcher.(*caddyhttp.MatchPath); ok && !mayMatchSite(*m) {
 				paths = append(paths, *m...)
 				within = false
 			}
@@ -100,8 +101,8 @@ func pathsElsewhere(route caddyhttp.Route) (paths []string) {
 	return paths
 }
 
-// reachesSite reports whether a path matcher may match a path under /apikeys/.
-func reachesSite(paths []string) bool {
+// mayMatchSite reports whether a path matcher may match a path under /apikeys/.
+func mayMatchSite(paths []string) bool {
 	for _, path := range paths {
 		fixed := strings.ToLower(path)
 		if i := strings.IndexAny(fixed, "*{"); i >= 0 {
