@@ -17,7 +17,7 @@ func Check(t testing.TB, size int, prepare func(size int) func()) {
 	best := [2]time.Duration{math.MaxInt64, math.MaxInt64}
 	slow := func() bool { return best[1] > 40*best[0] }
 	// The fastest of several runs depends least on other load. There are more runs if needed.
-	for round := range 20 {
+	for round := range 60 {
 		if round >= 5 && !slow() {
 			return
 		}
