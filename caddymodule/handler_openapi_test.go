@@ -113,7 +113,7 @@ func TestDocumentErrors(t *testing.T) {
 		{`{"openapi":[{"file":"FILE"},{"file":"FILE"}]}`, " /a: {get: {}}",
 			"its permission would be default:get--a, the same as for "},
 		{plain, " /" + strings.Repeat("long/", 50) + ": {get: {}}",
-			"is too long: 200 are the most: give the operation a shorter operationId"},
+			"must have at most 200 characters; this one has 263: give the operation a shorter operationId"},
 		{plain, " /a{: {get: {}}", `the segment "a{" has a { that begins no {name}`},
 		{plain, " a: {get: {}}", `the path "a" must begin with /`},
 		{plain, " /a: {get: []}", "api.yaml:3: must be an object"},

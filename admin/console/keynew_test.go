@@ -295,7 +295,7 @@ func TestInvalidFields(t *testing.T) {
 		{"permissions", "the resource must begin with a-z",
 			[]string{"metadata", "team=erp", "expires", "never"}},
 		{"allowed_ips", "Must be an address", []string{"metadata", "team=erp", "expires", "never"}},
-		{"grants", "There is no namespace",
+		{"grants", "does not exist; create it first",
 			[]string{"metadata", "team=erp", "expires", "never", "permissions_more", "orders:read",
 				"allowed_ips", "", "new_roles[0].name", ""}},
 		{"name", "Is required", []string{"name", "", "metadata", "team=erp", "expires", "never"}},
