@@ -10,8 +10,8 @@ type keyPage struct {
 	Key     api.Key
 	Names   map[string]string
 	May     []keystore.EffectiveGrant // its effective permissions by namespace
-	Root    bool                // whether it acts for root, which has no limits
-	Rotate  bool                // whether the visitor may rotate its token
+	Root    bool                      // whether it acts for root, which has no limits
+	Rotate  bool                      // whether the visitor may rotate its token
 	History []event
 	More    bool // whether the history has more rows
 }

@@ -72,7 +72,8 @@ func TestReadsOfOneCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := nodeWithReads(fleet.New(t))
 		_, token := fleet.Mint(t, k,
-			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "read"}}}})
+			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
+				{Resource: "admin.keys", Action: "read"}}}})
 		a, err := k.Lookup(ctx, token, time.Now())
 		if err != nil {
 			t.Fatal(err)
@@ -220,7 +221,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 	fleet.Mint(t, k, manage.KeySpec{})
 	stop := errors.New("enough")
 	if err := k.ExportAudit(ctx, fleet.Root,
-		func([]keystore.AuditRow) error { return stop }); err != stop {
+		func([]keystore.AuditRow) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("a stopped export: %v", err)
 	}
 	db.auditChain = func(context.Context) error { return fleet.ErrCut }

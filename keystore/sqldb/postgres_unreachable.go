@@ -22,6 +22,8 @@ func Unreachable(err error) bool {
 }
 
 // serverUnreachable reports whether an error itself, not one that it wraps, may be temporary.
+//
+//nolint:errorlint // anywhere visits the wrapped errors
 func serverUnreachable(err error) bool {
 	if err == context.DeadlineExceeded || err == io.EOF || err == io.ErrUnexpectedEOF ||
 		err == errUnreplicated {

@@ -112,7 +112,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 		return d.holdFiles(ctx, path)
 	})
 	if err != nil {
-		d.closePools()
+		_ = d.closePools() // the first error counts
 		// After a deadline, the error also contains the cause of the delay.
 		return nil, fmt.Errorf("opening the database %s: %w", path, explainSQLite(err))
 	}

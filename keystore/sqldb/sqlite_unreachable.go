@@ -16,9 +16,11 @@ type fileError struct{ error }
 
 func (e fileError) Unwrap() error { return e.error }
 
-// unreachableSQLite reports whether an error says that a file, its directory or its disk is
+// unreachableSQLite reports whether an error itself says that a file, its directory or its disk is
 // temporarily unusable: the disk is mounted late or full, or another process holds the lock. A file
 // that is not a database, is damaged or has a newer schema does not recover.
+//
+//nolint:errorlint // anywhere visits the wrapped errors
 func unreachableSQLite(err error) bool {
 	switch e := err.(type) {
 	case *sqlite.Error:
