@@ -41,7 +41,7 @@ func TestBadCaddyfiles(t *testing.T) {
 		{site: "api_key {\n methods none #!\n}", says: []string{"methods"}},
 		{site: "api_key {\n methods read CONNECT #!\n}", says: []string{"CONNECT"}},
 		{site: "api_key {\n operation orders:search read POST #!\n}",
-			says: []string{"operation orders:search read POST /v1/orders/search", "3 words"}},
+			says: []string{"operation orders:search read POST /v1/orders/search", "not 3 arguments"}},
 		{site: "api_key {\n operation orders:read read POST /x #!\n}",
 			says: []string{"orders:read"}},
 		{site: "api_key {\n operation admin.keys:create read POST /x #!\n}",
