@@ -12,6 +12,8 @@ const (
 	// sessionUseInterval is how much time must pass between two uses of a session that are stored,
 	// and how often expired sessions are deleted.
 	sessionUseInterval = 5 * time.Minute
+	// sessionCleanupTimeout bounds the removal of expired sessions.
+	sessionCleanupTimeout = 4 * time.Second
 	// sessionPrefix is the prefix of a session's secret. The secret has the format and the tag of a
 	// token, so that a forged one is refused without a database query.
 	sessionPrefix = "session"
@@ -95,7 +97,7 @@ func (k *Keystore) sessionID(session string) (id keystore.Digest, ok bool) {
 
 // deleteExpiredSessions deletes sessions that were unused for too long or are too old.
 func (k *Keystore) deleteExpiredSessions(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, node.QueryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, sessionCleanupTimeout)
 	defer cancel()
 	now := k.Now()
 	if err := k.Database().DeleteSessions(ctx, now.Add(-keystore.SessionIdle),
