@@ -312,10 +312,12 @@ func TestFleet(t *testing.T) {
 		if got, _ := n.inside(t, "POST", "/health"); got != 404 {
 			t.Errorf("POST /health on the inner port of %s: %d", n.host, got)
 		}
-		if _, metrics := n.inside(t, "GET", "/metrics"); !strings.Contains(metrics,
-			`caddy_apikeys_requests_total{namespace="default",outcome="ok"}`) {
-			t.Errorf("%s has served nothing", n.host)
-		}
+		gate.Until(t, n.host+" serves requests of the one port", func() bool {
+			f.ask(t, live)
+			_, metrics := n.inside(t, "GET", "/metrics")
+			return strings.Contains(metrics,
+				`caddy_apikeys_requests_total{namespace="default",outcome="ok"}`)
+		})
 	}
 
 	p := f.prometheus(t)
