@@ -48,10 +48,9 @@ build: ## Build Caddy with this plugin as .run/caddy
 check: lint ## Check formatting, lint, and test what has changed; before each commit
 	go test ./...
 
-test: deps lint build caddy-race caddy-faults ## Run everything that must pass before a merge
-	@$(MAKE) --no-print-directory --jobs=2 test-unit test-blackbox
+# Without -j, make runs the two kinds of tests one after the other.
+test: deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
 
-# Both test targets run at the same time: tests of one wait while tests of the other compute.
 # The packages that take longest come first.
 test-unit: ## Run the tests of the main module
 	go test $(RACE) -timeout 40m ./keystore/sqldb ./admin ./caddymodule ./...
