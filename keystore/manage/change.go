@@ -52,7 +52,7 @@ func (k *Keystore) add(
 	if err != nil {
 		return err
 	}
-	_, err = k.Propagate(ctx, done, wait)
+	_, err = k.Propagate(done, wait)
 	return err
 }
 

@@ -188,7 +188,7 @@ func (k *Keystore) importInOneTransaction(
 		return recordCreated(once, tx, auth, lastID(keys))
 	})
 	if err == nil {
-		_, err = k.Propagate(ctx, done, importWait)
+		_, err = k.Propagate(done, importWait)
 	}
 	switch {
 	case errors.Is(err, errNotImported):

@@ -61,7 +61,7 @@ func (k *Keystore) RevokeKey(
 	if !created {
 		done = k.FirstRevoke(id, done)
 	}
-	propagation, err := k.Propagate(ctx, done, o.Wait)
+	propagation, err := k.Propagate(done, o.Wait)
 	return key, propagation, err
 }
 

@@ -72,13 +72,11 @@ func open(
 		n.work.Wait() // a renewal continues when ctx is cancelled
 		return nil, errors.Join(err, n.leave(), db.Close())
 	}
-	n.work.Go(func() { n.keepRenewing(n.running) })
-	n.work.Go(func() { n.cutAfterLapse(n.running) })
-	n.work.Go(func() {
-		every(n.running, cutInterval, func() { n.cache.cutExpired(n.Now().UnixNano()) })
-	})
-	n.work.Go(func() { every(n.running, flushInterval, func() { n.flushUses(n.running) }) })
-	n.work.Go(func() { every(n.running, noteInterval, func() { n.noteTime(n.running) }) })
+	n.Go(n.keepRenewing)
+	n.Go(n.cutAfterLapse)
+	n.Every(cutInterval, func(context.Context) { n.cache.cutExpired(n.Now().UnixNano()) })
+	n.Every(flushInterval, n.flushUses)
+	n.Every(noteInterval, n.noteTime)
 	return n, nil
 }
 
@@ -87,19 +85,6 @@ func (n *Node) join(ctx context.Context) error {
 		return err
 	}
 	return n.Renew(ctx)
-}
-
-func every(ctx context.Context, d time.Duration, f func()) {
-	t := time.NewTicker(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			f()
-		}
-	}
 }
 
 // Configure replaces the settings.
@@ -207,7 +192,18 @@ func (n *Node) Go(f func(ctx context.Context)) {
 
 // Every runs f in the background at an interval until Close.
 func (n *Node) Every(d time.Duration, f func(ctx context.Context)) {
-	n.Go(func(ctx context.Context) { every(ctx, d, func() { f(ctx) }) })
+	n.Go(func(ctx context.Context) {
+		t := time.NewTicker(d)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				f(ctx)
+			}
+		}
+	})
 }
 
 // Running returns a context that is done when Close begins.

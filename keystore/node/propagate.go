@@ -208,10 +208,10 @@ func (c *commitTimes) forget() {
 }
 
 // Propagate waits until a committed change is in force on every node, or at most for wait. A wait
-// of 0 stands for [DefaultWait], and a negative one for no wait. Cancelling ctx does not end the
-// wait. An error means that the database may have lost the change meanwhile.
-func (n *Node) Propagate(ctx context.Context, c Commit, wait time.Duration) (Propagation, error) {
-	return n.unlessLost(c, n.propagate(context.WithoutCancel(ctx), c, wait))
+// of 0 stands for [DefaultWait], and a negative one for no wait. It continues when the caller is
+// gone. An error means that the database may have lost the change meanwhile.
+func (n *Node) Propagate(c Commit, wait time.Duration) (Propagation, error) {
+	return n.unlessLost(c, n.propagate(context.Background(), c, wait))
 }
 
 // PropagateObserved is Propagate for a change that takes access away. It also reports the duration
