@@ -52,6 +52,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    public <pattern...>
 //	    optional
 //	    preflight [<origin...>]
+//	    identity id | name | namespace | owner | permissions... | none
 //	    pass_metadata <name...>
 //	    foreign pass
 //	    encoded_slash allow
@@ -87,8 +88,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // handlerOptions lists the options in the order of the documentation.
 var handlerOptions = strings.Fields("from namespace_path namespace resource methods operation " +
-	"openapi also_judge strict list public optional preflight pass_metadata foreign encoded_slash " +
-	"pass_credential errors realm forwarded")
+	"openapi also_judge strict list public optional preflight identity pass_metadata foreign " +
+	"encoded_slash pass_credential errors realm forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
@@ -139,6 +140,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 			return d.Err("preflight is given twice: name all origins in one line")
 		}
 		h.Preflight = &Preflight{Origins: args}
+	case "identity":
+		return appendArgs(d, option, "words ("+identityWords+")", "id namespace", &h.Identity, args)
 	case "pass_metadata":
 		return appendArgs(d, option, "names of metadata", "team", &h.PassMetadata, args)
 	case "foreign":

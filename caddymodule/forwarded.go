@@ -24,7 +24,7 @@ func (h *Handler) serveForwarded(c *call) error {
 	case outcome.Refuses():
 		return h.refuseForwarded(c, outcome)
 	case outcome == keystore.OK:
-		c.request.identify(header, h.rules.metadata)
+		c.request.identify(header, h.rules)
 	}
 	header["Cache-Control"] = []string{"no-store"}
 	c.w.WriteHeader(http.StatusNoContent)

@@ -23,8 +23,9 @@ func init() {
 
 // Handler requires an API key that is valid in the namespace that a request accesses and has the
 // permission for its method. The upstream receives the key's identity in `X-Apikey-Id`, `-Name`,
-// `-Namespace`, `-Owner` and `-Permissions`, but never the key itself. Headers with these names
-// from clients are removed. The app `api_keys` stores the keys.
+// `-Namespace`, `-Owner` and `-Permissions`, unless `identity` selects some of them, but never the
+// key itself. Headers with these names from clients are removed. The app `api_keys` stores the
+// keys.
 //
 // Requests excluded by a matcher bypass this handler unchanged, including any spoofed identity
 // headers: use `public` for paths that need no key.
@@ -87,6 +88,10 @@ type Handler struct {
 	// Answers CORS preflights without a key. It cannot be combined with `forwarded`. Default is not
 	// to answer them.
 	Preflight *Preflight `json:"preflight,omitempty"`
+
+	// The identity headers that the upstream receives: `id`, `name`, `namespace`, `owner` and
+	// `permissions`, or `none` alone. Default is all five.
+	Identity []string `json:"identity,omitempty"`
 
 	// Names of metadata that the upstream receives as `X-Apikey-Meta-NAME`. Default is none.
 	PassMetadata []string `json:"pass_metadata,omitempty"`
@@ -207,7 +212,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	defer c.running.leave(c.keys)
 	h.clean(&c)
-	req.identify(r.Header, h.rules.metadata)
+	req.identify(r.Header, h.rules)
 	w, r = c.running.wrap(w, r)
 	err := h.serveNext(&c, w, r, next)
 	c.running.finish()

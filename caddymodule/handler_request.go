@@ -33,7 +33,7 @@ type request struct {
 
 	// values are those of the identity headers. Requests do not share them, because Caddy's
 	// request_header changes them in place.
-	values [5]string
+	values [numIdentityHeaders]string
 }
 
 // requestVar is the request variable that holds the shared state.
@@ -165,34 +165,4 @@ func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	}
 	enc.AddString("api_key_outcome", req.outcome.String())
 	return nil
-}
-
-// maxPermissionsHeader is the maximum length of X-Apikey-Permissions in bytes. Upstreams often
-// accept only 8 KiB of headers.
-const maxPermissionsHeader = 4 << 10
-
-// identify sets the identity headers. It does not use placeholders, so no value is expanded.
-func (req *request) identify(header http.Header, metadata []metadataHeader) {
-	rec := req.record
-	used := 0
-	set := func(name, value string) {
-		if value != "" {
-			req.values[used] = value
-			header[name] = req.values[used : used+1 : used+1]
-			used++
-		}
-	}
-	set("X-Apikey-Id", headerValue(rec.KeyID))
-	set("X-Apikey-Name", headerValue(rec.Name))
-	set("X-Apikey-Namespace", headerValue(req.namespaceID))
-	set("X-Apikey-Owner", headerValue(rec.Owner))
-	if permissions := rec.Set(req.policy,
-		req.namespace).String(); len(permissions) <= maxPermissionsHeader {
-		set("X-Apikey-Permissions", permissions)
-	}
-	for _, m := range metadata {
-		if value := rec.Metadata[m.name]; value != "" {
-			header[m.header] = []string{headerValue(value)}
-		}
-	}
 }

@@ -31,6 +31,7 @@ type rules struct {
 	lists          route.Lists
 	public         []route.Pattern
 	encodedSlash   bool
+	identity       identitySet
 	metadata       []metadataHeader
 }
 
@@ -102,6 +103,9 @@ func (h *Handler) compile() (*rules, error) {
 		if c.public, err = route.AddPattern(c.public, "public", text, true); err != nil {
 			return nil, err
 		}
+	}
+	if c.identity, err = parseIdentity(h.Identity); err != nil {
+		return nil, err
 	}
 	for _, name := range h.PassMetadata {
 		if err := c.addMetadata(name); err != nil {

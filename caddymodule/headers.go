@@ -275,27 +275,3 @@ func changeURI(uri string, change func(string) string) string {
 	}
 	return path + "?" + query
 }
-
-// headerValue encodes a text as the value of a header. It percent-encodes the percent sign and all
-// bytes except visible ASCII.
-func headerValue(text string) string {
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c > '~' || c == '%' {
-			return escapeHeaderValue(text)
-		}
-	}
-	return text
-}
-
-func escapeHeaderValue(text string) string {
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c > '~' || c == '%' {
-			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}

@@ -493,7 +493,8 @@ func TestIdentityHeadersOfInvalidRows(t *testing.T) {
 	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd),
 		namespaceID: odd}
 	header := make(http.Header)
-	req.identify(header, []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}})
+	req.identify(header, &rules{identity: everyIdentityHeader,
+		metadata: []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}}})
 	if len(header) < 5 {
 		t.Errorf("headers: %v", header)
 	}

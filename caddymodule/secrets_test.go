@@ -67,6 +67,7 @@ var optionLines = map[string]map[string][]string{
 		"public":          {"public /health /docs/*"},
 		"optional":        {"optional"},
 		"preflight":       {"preflight https://a.example"},
+		"identity":        {"identity id"},
 		"pass_metadata":   {"pass_metadata team site"},
 		"foreign":         {"foreign pass"},
 		"encoded_slash":   {"encoded_slash allow"},
@@ -226,7 +227,7 @@ func TestJSONErrorsShowNoPassword(t *testing.T) {
 			`{"list":[{"method":"GET","path":"/a","kind":"k","items":%s}]}`,
 			`{"list":[{"method":"GET","path":%[1]s,"kind":"k","id":%[1]s}]}`,
 			`{"public":[%s]}`, `{"preflight":{"origins":[%s]}}`, `{"pass_metadata":[%s]}`,
-			`{"pass_metadata":[%[1]s,%[1]s]}`,
+			`{"pass_metadata":[%[1]s,%[1]s]}`, `{"identity":[%s]}`,
 			`{"also_judge":[{"header":%s}]}`, `{"also_judge":[{"header":"X-A","class":%s}]}`,
 			`{"foreign":%s}`, `{"encoded_slash":%s}`, `{"errors":%s}`, `{"forwarded":%s}`,
 		} {
