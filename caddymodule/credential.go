@@ -129,23 +129,33 @@ func (s source) overlaps(o source) bool {
 
 const bearerScheme = "Bearer"
 
-// schemes returns the authentication schemes of a 401's challenges (RFC 9110 §11.6.1), one for each
-// source that has one. It returns Bearer if there are none, because a 401 needs a challenge.
-func (s sources) schemes() []string {
-	var schemes []string
+// challenges are the values of WWW-Authenticate in a 401 (RFC 9110 §11.6.1).
+type challenges struct{ missing, invalid []string }
+
+// challenges returns one challenge for each source that has an authentication scheme. It returns
+// that of Bearer if there are none, because a 401 needs a challenge.
+func (s sources) challenges(realm string) (c challenges) {
+	add := func(scheme string) {
+		challenge := scheme + ` realm="` + realm + `"`
+		c.missing = append(c.missing, challenge)
+		if scheme == bearerScheme {
+			challenge += `, error="invalid_token"` // RFC 6750 §3.1
+		}
+		c.invalid = append(c.invalid, challenge)
+	}
 	for _, source := range s.list {
 		switch {
 		case source.name != "Authorization" || source.scheme == "":
 		case strings.EqualFold(source.scheme, bearerScheme):
-			schemes = append(schemes, bearerScheme)
+			add(bearerScheme)
 		default:
-			schemes = append(schemes, source.scheme)
+			add(source.scheme)
 		}
 	}
-	if schemes == nil {
-		schemes = []string{bearerScheme}
+	if c.missing == nil {
+		add(bearerScheme)
 	}
-	return schemes
+	return c
 }
 
 // declared returns the sources for the log encoder.

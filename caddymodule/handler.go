@@ -443,8 +443,11 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 // refuse answers a call whose outcome is a refusal.
 func (h *Handler) refuse(c *call) error {
 	f := refusal{outcome: c.request.outcome, status: c.status, allow: h.rules.allow,
-		realm: h.rules.realm, schemes: h.rules.schemes}
-	if f.outcome == keystore.Forbidden {
+		challenge: h.rules.challenges.invalid, values: c.request.takeValues()}
+	switch f.outcome {
+	case keystore.Missing:
+		f.challenge = h.rules.challenges.missing
+	case keystore.Forbidden:
 		f.needed = c.need.String()
 		// The namespace may be a token in the path.
 		if c.namespaceID != c.credential.token && !keystore.ContainsToken(c.namespaceID) {

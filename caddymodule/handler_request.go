@@ -31,9 +31,10 @@ type request struct {
 	repl         *caddy.Replacer
 	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
 
-	// values are those of the identity headers. Requests do not share them, because Caddy's
-	// request_header changes them in place.
-	values [numIdentityHeaders]string
+	// values is an array for a headerSetter: the identity headers of the request, or the headers of
+	// a refusal.
+	values      [numIdentityHeaders]string
+	valuesTaken bool
 }
 
 // requestVar is the request variable that holds the shared state.
@@ -106,6 +107,15 @@ func (req *request) setOutcome(c *call, outcome keystore.Outcome) {
 	if outcome == keystore.OK && req.repl != nil {
 		req.repl.Delete(userPlaceholder) // a value set by basic_auth would take precedence
 	}
+}
+
+// takeValues returns the array for a headerSetter once, and afterwards nil.
+func (req *request) takeValues() []string {
+	if req.valuesTaken {
+		return nil
+	}
+	req.valuesTaken = true
+	return req.values[:0]
 }
 
 // userPlaceholder is the placeholder in which Caddy's authentication handlers store the user.

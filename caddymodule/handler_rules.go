@@ -19,8 +19,7 @@ import (
 // rules is the compiled configuration of a Handler.
 type rules struct {
 	sources        sources
-	realm          string   // of a 401
-	schemes        []string // authentication schemes of a 401
+	challenges     challenges
 	namespacePaths []route.Pattern
 	namespace      string // of requests that no namespace path matches; empty for the key's own
 	placeholder    bool   // whether namespace contains a placeholder
@@ -75,8 +74,8 @@ func (h *Handler) compile() (*rules, error) {
 		return nil, fmt.Errorf("forwarded: unknown value %q: must be nginx or left out",
 			redact.Argument(h.Forwarded))
 	}
-	var err error
-	if c.realm, err = realmOr(h.Realm, defaultRealm); err != nil {
+	realm, err := realmOr(h.Realm, defaultRealm)
+	if err != nil {
 		return nil, err
 	}
 	if c.sources, err = compileSources(h.From); err != nil {
@@ -93,7 +92,7 @@ func (h *Handler) compile() (*rules, error) {
 			}
 		}
 	}
-	c.schemes = c.sources.schemes()
+	c.challenges = c.sources.challenges(realm)
 	for _, add := range []func(*Handler) error{c.addNamespaces, c.addMethods, c.addTargets} {
 		if err := add(h); err != nil {
 			return nil, err

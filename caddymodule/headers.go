@@ -275,3 +275,17 @@ func changeURI(uri string, change func(string) string) string {
 	}
 	return path + "?" + query
 }
+
+// A headerSetter sets headers to values from one array. Requests do not share the array, because
+// Caddy's header handlers change values in place.
+type headerSetter struct {
+	http.Header
+	values []string // those that are set; nil allocates
+}
+
+// set replaces a header, whose name is in canonical form.
+func (h *headerSetter) set(name string, values ...string) {
+	first := len(h.values)
+	h.values = append(h.values, values...)
+	h.Header[name] = h.values[first:len(h.values):len(h.values)]
+}

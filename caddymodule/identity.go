@@ -65,15 +65,13 @@ func parseIdentity(words []string) (selected identitySet, err error) {
 
 // identify sets the identity headers. It does not use placeholders, so no value is expanded.
 func (req *request) identify(header http.Header, rules *rules) {
-	used := 0
+	h := headerSetter{header, req.takeValues()}
 	for i := range identityHeaders {
 		if !rules.identity[i] {
 			continue
 		}
 		if value := identityHeaders[i].value(req); value != "" {
-			req.values[used] = value
-			header[identityHeaders[i].header] = req.values[used : used+1 : used+1]
-			used++
+			h.set(identityHeaders[i].header, value)
 		}
 	}
 	for _, m := range rules.metadata {

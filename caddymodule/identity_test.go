@@ -58,3 +58,33 @@ func TestIdentityOfASecondHandler(t *testing.T) {
 		t.Errorf("%v, want %v", a.seen.Header, want)
 	}
 }
+
+// TestHeadersOfARefusalAndOfAnIdentity checks that two handlers of one request do not overwrite each
+// other's header values: in the response, those of the refusal stay.
+func TestHeadersOfARefusalAndOfAnIdentity(t *testing.T) {
+	h := newFixture(t)
+	key, token := h.key("read")
+	route := errorRoute{first: h.handler("namespace acme\nfrom header X-First\nerrors caddy"),
+		second: h.handler("namespace acme")}
+	a := h.send(route, "GET /"+keyLine(token))
+	if a.seen == nil || a.seen.Header.Get("X-Apikey-Id") != key.ID {
+		t.Fatal("the second handler does not accept the request")
+	}
+	if got := a.Header["Cache-Control"]; !slices.Equal(got, []string{"no-store"}) {
+		t.Errorf("Cache-Control: %q", got)
+	}
+	if got := a.Header["Www-Authenticate"]; !slices.Equal(got, []string{`Bearer realm="api"`}) {
+		t.Errorf("WWW-Authenticate: %q", got)
+	}
+	route.second = h.handler("namespace globex")
+	a = h.send(route, "GET /"+keyLine(token))
+	if a.StatusCode != http.StatusForbidden {
+		t.Fatal(a.Status)
+	}
+	for name, want := range map[string]string{"Cache-Control": "no-store",
+		"Content-Type": "application/problem+json", "Www-Authenticate": `Bearer realm="api"`} {
+		if got := a.Header[name]; !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}

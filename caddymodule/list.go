@@ -50,6 +50,6 @@ func (h *Handler) serveNext(
 	if h.Errors != "" {
 		return caddyhttp.Error(http.StatusBadGateway, cause)
 	}
-	writeProblem(w, r, http.StatusBadGateway, unfilterable)
+	writeProblem(w, r, headerSetter{Header: w.Header()}, http.StatusBadGateway, unfilterable)
 	return nil
 }

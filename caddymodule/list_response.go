@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -215,15 +214,14 @@ func (a *listResponse) replaceBody() {
 		a.send()
 	} else {
 		a.setHeader()
-		body, _ := json.Marshal(newProblem(a.status, "upstream_error",
-			"The API returned an error", ""))
-		writeProblem(a.ResponseWriter, a.request, a.status, body)
+		writeProblem(a.ResponseWriter, a.request, headerSetter{Header: a.ResponseWriter.Header()},
+			a.status, marshal(newProblem(a.status, "upstream_error", "The API returned an error", "")))
 	}
 	a.done = true
 }
 
 // unfilterable is the body of the response if the API's own cannot be filtered.
-var unfilterable, _ = json.Marshal(newProblem(http.StatusBadGateway, "unfilterable_answer",
+var unfilterable = marshal(newProblem(http.StatusBadGateway, "unfilterable_answer",
 	"The API's response cannot be filtered", ""))
 
 // unfilteredHeaders are response headers that describe the unfiltered body, or with which a client

@@ -20,10 +20,10 @@ type refusal struct {
 	status    int      // zero for the outcome's own
 	detail    string   // a sentence for people; empty if the title suffices
 	allow     string   // the allowed methods, for a 405
-	realm     string   // for a 401
-	schemes   []string // authentication schemes, for a 401
+	challenge []string // the values of WWW-Authenticate, for a 401
 	needed    string   // the permission that the key lacks, for [keystore.Forbidden]
 	namespace string   // the namespace in which it lacks it
+	values    []string // an empty array for the values of headers, or nil
 }
 
 // forbidden is the body of [keystore.Forbidden]. It has both members even if they are empty.
@@ -52,24 +52,35 @@ func (f refusal) code() int {
 	return f.outcome.Status()
 }
 
+// A body is a marshalled problem document.
+type body struct {
+	text   []byte
+	length string // of text, for Content-Length
+}
+
+func newBody(text []byte) body { return body{text, strconv.Itoa(len(text))} }
+
+func marshal(problem any) body {
+	text, _ := json.Marshal(problem)
+	return newBody(text)
+}
+
 // preparedProblems are the bodies of refusals without variable parts.
-var preparedProblems = func() (bodies [keystore.NumOutcomes][]byte) {
+var preparedProblems = func() (bodies [keystore.NumOutcomes]body) {
 	for i := range bodies {
 		if o := keystore.Outcome(i); o.Refuses() {
-			bodies[i], _ = json.Marshal(refusal{outcome: o}.problem())
+			bodies[i] = marshal(refusal{outcome: o}.problem())
 		}
 	}
 	return bodies
 }()
 
-func (f refusal) body() []byte {
+func (f refusal) body() body {
 	switch {
 	case f.outcome == keystore.Forbidden:
-		body, _ := json.Marshal(forbidden{f.problem(), f.needed, f.namespace})
-		return body
+		return marshal(forbidden{f.problem(), f.needed, f.namespace})
 	case f.status != 0 || f.detail != "":
-		body, _ := json.Marshal(f.problem())
-		return body
+		return marshal(f.problem())
 	}
 	return preparedProblems[f.outcome]
 }
@@ -78,34 +89,28 @@ func (f refusal) body() []byte {
 // unavailable.
 const retryAfter = "1"
 
-// setHeaders sets the headers of a refusal, whether we or an error route write the body.
-func (f refusal) setHeaders(header http.Header) {
-	header["Cache-Control"] = []string{"no-store"}
+// header returns a setter for the headers of a response, after setting those that depend on the
+// outcome.
+func (f refusal) header(w http.ResponseWriter) headerSetter {
+	h := headerSetter{w.Header(), f.values}
 	switch f.outcome.Status() {
 	case http.StatusUnauthorized:
-		challenges := make([]string, len(f.schemes))
-		for i, scheme := range f.schemes {
-			challenges[i] = scheme + ` realm="` + f.realm + `"`
-			if scheme == bearerScheme && f.outcome != keystore.Missing { // RFC 6750 §3.1
-				challenges[i] += `, error="invalid_token"`
-			}
-		}
-		header["Www-Authenticate"] = challenges
+		h.set("Www-Authenticate", f.challenge...)
 	case http.StatusMethodNotAllowed:
-		header["Allow"] = []string{f.allow}
+		h.set("Allow", f.allow)
 	case http.StatusServiceUnavailable:
-		header["Retry-After"] = []string{retryAfter}
+		h.set("Retry-After", retryAfter)
 	}
+	return h
 }
 
 // write answers the request with a problem document.
 func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
-	header := w.Header()
-	f.setHeaders(header)
+	h := f.header(w)
 	if r.Method == http.MethodConnect && r.ProtoMajor == 1 {
-		header["Connection"] = []string{"close"} // the client may send tunnel data next
+		h.set("Connection", "close") // the client may send tunnel data next
 	}
-	writeProblem(w, r, f.code(), f.body())
+	writeProblem(w, r, h, f.code(), f.body())
 	return nil
 }
 
@@ -123,24 +128,27 @@ func requestID(r *http.Request) string {
 	return id
 }
 
-// writeProblem answers a request with a marshalled problem document.
-func writeProblem(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+// writeProblem answers a request with a problem document. h sets the headers of w.
+func writeProblem(
+	w http.ResponseWriter, r *http.Request, h headerSetter, status int, b body,
+) {
 	if id := requestID(r); id != "" {
 		member, _ := json.Marshal(id)
-		body = slices.Concat(body[:len(body)-1], []byte(`,"request_id":`), member, []byte("}"))
+		b = newBody(slices.Concat(b.text[:len(b.text)-1], []byte(`,"request_id":`), member,
+			[]byte("}")))
 	}
-	header := w.Header()
-	header["Cache-Control"] = []string{"no-store"}
-	header["Content-Type"] = []string{api.Problems}
-	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	h.set("Cache-Control", "no-store")
+	h.set("Content-Type", api.Problems)
+	h.set("Content-Length", b.length)
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // an error means that the client has disconnected
+		_, _ = w.Write(b.text) // an error means that the client has disconnected
 	}
 }
 
 // handleError passes the refusal to Caddy's error routes.
 func (f refusal) handleError(w http.ResponseWriter) error {
-	f.setHeaders(w.Header())
+	h := f.header(w)
+	h.set("Cache-Control", "no-store")
 	return caddyhttp.Error(f.code(), errors.New(f.outcome.Code()))
 }

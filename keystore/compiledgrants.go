@@ -60,7 +60,9 @@ func (g *CompiledGrants) Size() int64 {
 // resolved caches entitlements under one directory, by the namespaces of earlier requests.
 type resolved struct {
 	directory *Directory
-	sets      map[*Namespace]*entitlement
+	last      *Namespace // of the last one that was added, which is the only one of most keys
+	lastSet   *entitlement
+	sets      map[*Namespace]*entitlement // all of them
 }
 
 // An entitlement is what a key may do in one namespace (docs/authority.md, rule 4). Without a
@@ -85,6 +87,9 @@ const maxResolved = 256
 func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	cached := g.resolved.Load()
 	if cached != nil && cached.directory == d {
+		if cached.last == ns {
+			return cached.lastSet
+		}
 		if e, known := cached.sets[ns]; known {
 			return e
 		}
@@ -93,7 +98,7 @@ func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	if e.both = e.key; !e.root {
 		e.both = Intersection(e.key, e.owner)
 	}
-	next := &resolved{directory: d, sets: map[*Namespace]*entitlement{ns: e}}
+	next := &resolved{d, ns, e, map[*Namespace]*entitlement{ns: e}}
 	if cached != nil && cached.directory == d && len(cached.sets) < maxResolved {
 		maps.Copy(next.sets, cached.sets)
 	}
