@@ -141,12 +141,12 @@ func (s *AdminSite) ServeHTTP(
 	}
 	c := call{
 		now: time.Now(), w: w, r: r, // now is after the request arrived: see Keystore.Lookup
-		request: s.auth.request(r), method: r.Method, path: r.URL.EscapedPath(),
-		query: r.URL.RawQuery,
+		request: s.auth.request(r), received: originalOf(r), method: r.Method,
+		path: r.URL.EscapedPath(), query: r.URL.RawQuery,
 	}
 	outcome := keystore.BadTarget
 	var caller manage.Caller
-	if canonicalTarget(r, c.path, false) {
+	if canonicalTarget(r, c.received, c.path, false) {
 		if isConsolePath(r.URL.Path) {
 			return s.serveConsole(&c)
 		}
@@ -194,7 +194,7 @@ func (s *AdminSite) authorize(c *call) (caller manage.Caller, outcome keystore.O
 	}
 	var err error
 	c.keys, err = s.auth.app.Await(c.r.Context())
-	from := cmp.Or(c.request.clientIP, peerAddress(c.r))
+	from := cmp.Or(c.request.clientIP(), peerAddress(c.r))
 	switch {
 	case open && s.auth.app.hasStarted():
 		return caller, keystore.Public

@@ -22,7 +22,7 @@ func (s *AdminSite) serveConsole(c *call) error {
 	visitor := console.Visitor{Secure: c.r.TLS != nil || c.request.trusted &&
 		c.r.Header.Get("X-Forwarded-Proto") == "https"}
 	visitor.Beside = c.request.decided // an api_key of this site has passed the path on as public
-	visitor.Address = cmp.Or(c.request.clientIP, peerAddress(c.r))
+	visitor.Address = cmp.Or(c.request.clientIP(), peerAddress(c.r))
 	visitor.Session = console.SessionOf(c.r, visitor.Secure)
 	user := s.trustedUser(c)
 	visitor.Trusted = user != ""

@@ -187,7 +187,8 @@ func TestReloadsKeepTheStore(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
-	before.Keystore().Count(before.Keystore().Policy().Namespace("default"), keystore.OK)
+	before.Keystore().Count(before.Keystore().Policy().Namespace("default"), nil,
+		keystore.OK)
 
 	for i, settings := range []object{{"lease": "10s"},
 		{"token_prefix": []string{"ak_new", "ak"}}} {

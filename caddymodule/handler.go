@@ -178,7 +178,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP decides on a request and passes it on or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	c := call{now: time.Now(), w: w, r: r} // now is after the request arrived: see Keystore.Lookup
+	// now is after the request arrived: see Keystore.Lookup
+	c := call{now: time.Now(), w: w, r: r, received: originalOf(r)}
 	req := h.request(r)
 	c.request, c.repeated = req, req.record != nil && req.outcome == keystore.OK
 	if h.Forwarded != "" {
@@ -186,7 +187,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	c.method, c.path, c.query = r.Method, r.URL.EscapedPath(), r.URL.RawQuery
 	outcome := keystore.BadTarget
-	if canonicalTarget(r, c.path, h.rules.encodedSlash) {
+	if canonicalTarget(r, c.received, c.path, h.rules.encodedSlash) {
 		outcome = h.authorize(&c)
 	}
 	h.conclude(&c, outcome)
@@ -225,7 +226,7 @@ func (h *Handler) clean(c *call) {
 	if !h.PassCredential && c.credential.source != nil {
 		hidden = []credential{c.credential}
 		c.credential.source.remove(c.r)
-		redactQuery(c.r, hidden)
+		redactQuery(c.r, c.received, hidden)
 	}
 	cleanHeaders(c.r, c.request.trusted, hidden)
 }
@@ -245,9 +246,10 @@ type call struct {
 	// untracked says that a revoke must not cut the request.
 	untracked bool
 
-	method string
-	path   string // canonical, escaped
-	query  string
+	received original
+	method   string
+	path     string // canonical, escaped
+	query    string
 
 	need          keystore.Need
 	namespaceID   string              // of the accessed namespace, which need not exist
@@ -433,7 +435,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 		return // the store is not open
 	}
 	if first || outcome.Refuses() {
-		keys.Count(c.namespace, outcome)
+		keys.Count(c.namespace, c.record, outcome)
 	}
 	if outcome == keystore.OK && !c.repeated {
 		keys.Used(c.record, c.at)
@@ -517,7 +519,7 @@ func removeAll(c *call, from ...*sources) (hidden []credential) {
 		clear(c.r.Header)
 		setQuery(c.r, func(string) string { return "" })
 	}
-	redactQuery(c.r, hidden)
+	redactQuery(c.r, c.received, hidden)
 	return hidden
 }
 

@@ -162,7 +162,7 @@ func BenchmarkCanonicalTarget(b *testing.B) {
 	r := wireRequest(b, "GET /v1/workspaces/acme/items/4711?expand=all")
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
 	for b.Loop() {
-		if !canonicalTarget(r, r.URL.EscapedPath(), false) {
+		if !canonicalTarget(r, originalOf(r), r.URL.EscapedPath(), false) {
 			b.Fatal("it is")
 		}
 	}

@@ -20,9 +20,10 @@ import (
 // contains no credential that logs or placeholders could show. These read it after the handlers
 // have returned, so it is not pooled.
 type request struct {
-	trusted      bool   // whether the peer is a trusted proxy
-	clientIP     string // as determined by Caddy
-	namespaceID  string // of the accessed namespace, which need not exist
+	trusted      bool           // whether the peer is a trusted proxy
+	vars         map[string]any // Caddy's variables of the request
+	bracketed    string         // the client's address: see readBrackets
+	namespaceID  string         // of the accessed namespace, which need not exist
 	policy       *keystore.Directory
 	namespace    *keystore.Namespace
 	record       *keystore.Record // of the credential, even if it was refused
@@ -49,12 +50,11 @@ func (h *Handler) request(r *http.Request) *request {
 		req.adminHeaders = nil
 		return req
 	}
-	req := new(request)
+	req := &request{vars: vars}
 	if vars == nil {
 		return req
 	}
 	req.trusted, _ = vars[caddyhttp.TrustedProxyVarKey].(bool)
-	req.clientIP, _ = vars[caddyhttp.ClientIPVarKey].(string)
 	if req.trusted {
 		req.readBrackets(r)
 	}
@@ -97,7 +97,7 @@ func (req *request) readBrackets(r *http.Request) {
 	}
 	again := &http.Request{RemoteAddr: r.RemoteAddr, Header: header, URL: new(url.URL)}
 	again = caddyhttp.PrepareRequest(again, caddy.NewEmptyReplacer(), nil, server)
-	req.clientIP, _ = caddyhttp.GetVar(again.Context(), caddyhttp.ClientIPVarKey).(string)
+	req.bracketed, _ = caddyhttp.GetVar(again.Context(), caddyhttp.ClientIPVarKey).(string)
 }
 
 // setOutcome records the decision of a handler.
@@ -131,9 +131,18 @@ func (req *request) keyID() string {
 // String returns the key's id. Caddy calls it for `{http.vars.api_key.request}`.
 func (req *request) String() string { return req.keyID() }
 
+// clientIP returns the client's address as determined by Caddy, or "" if it is unknown.
+func (req *request) clientIP() string {
+	if req.bracketed != "" {
+		return req.bracketed
+	}
+	address, _ := req.vars[caddyhttp.ClientIPVarKey].(string)
+	return address
+}
+
 // client returns the client's address for the key's allow list, or the zero Addr if it is unknown.
 func (req *request) client() netip.Addr {
-	addr, _ := netip.ParseAddr(req.clientIP)
+	addr, _ := netip.ParseAddr(req.clientIP())
 	return addr
 }
 

@@ -237,7 +237,7 @@ func (t *tracer) ruling(h *Handler, r *http.Request) admin.Ruling {
 		canonical = h.readForwarded(&c, t.question.Target)
 	} else {
 		c.path, c.query = r.URL.EscapedPath(), r.URL.RawQuery
-		canonical = canonicalTarget(r, c.path, h.rules.encodedSlash)
+		canonical = canonicalTarget(r, originalOf(r), c.path, h.rules.encodedSlash)
 	}
 	if !canonical {
 		return admin.Ruling{Outcome: keystore.BadTarget}

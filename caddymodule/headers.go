@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -68,20 +67,23 @@ func isDropped(name string, trusted bool) bool {
 // decision. trusted says that the peer is a trusted proxy. It also replaces the text of the hidden
 // credentials in all other headers, such as Referer.
 func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
+	var connection, upgrade bool
 	for name, lines := range r.Header {
 		if isDropped(name, trusted) {
 			delete(r.Header, name)
-		} else {
-			redactLines(lines, hidden)
+			continue
 		}
+		redactLines(lines, hidden)
+		connection = connection || name == "Connection"
+		upgrade = upgrade || name == "Upgrade"
 	}
 	for i := range hidden {
 		r.Host = hidden[i].redact(r.Host)
 	}
-	if r.Header["Connection"] != nil {
+	if connection {
 		cleanConnection(r.Header)
 	}
-	if r.Header["Upgrade"] != nil && !isWebSocket(r) {
+	if upgrade && !isWebSocket(r) {
 		// The tunnel would carry requests past this handler.
 		delete(r.Header, "Upgrade")
 		delete(r.Header, "Http2-Settings")
@@ -177,12 +179,11 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 }
 
 // redactQuery redacts the hidden credentials in the query.
-func redactQuery(r *http.Request, hidden []credential) {
-	original := originalURL(r)
+func redactQuery(r *http.Request, received original, hidden []credential) {
 	for i := range hidden {
 		c := &hidden[i]
 		holds := func(query string) bool { return query != "" && c.redact(query) != query }
-		if holds(r.URL.RawQuery) || original != nil && holds(original.RawQuery) {
+		if holds(r.URL.RawQuery) || received.url != nil && holds(received.url.RawQuery) {
 			setQuery(r, c.redact)
 		}
 	}
@@ -228,12 +229,6 @@ func redactSecret(text, secret string) string {
 	}
 	out.WriteString(text[copied:])
 	return out.String()
-}
-
-// originalURL returns the URL of r before any rewrite, or nil. All copies of r share it.
-func originalURL(r *http.Request) *url.URL {
-	original, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	return original.URL
 }
 
 // setQuery changes the query of r and of the original request. FastCGI sends the original query,

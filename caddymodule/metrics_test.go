@@ -48,8 +48,8 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	app := runningApp()
 	keys := app.Keystore()
 	lookup(t, keys, token)
-	keys.Count(keys.Policy().Namespace("default"), keystore.Forbidden)
-	keys.Count(nil, keystore.Missing)
+	keys.Count(keys.Policy().Namespace("default"), nil, keystore.Forbidden)
+	keys.Count(nil, nil, keystore.Missing)
 
 	found := gather(t, app)
 	for name, want := range map[string][]string{
@@ -121,7 +121,7 @@ func TestMetricsOfInvalidNamespaces(t *testing.T) {
 		if ns == nil || ns.Unreadable == "" {
 			t.Fatalf("%q: %+v", id, ns)
 		}
-		keys.Count(ns, keystore.Forbidden)
+		keys.Count(ns, nil, keystore.Forbidden)
 	}
 	if found := gather(t, app)["requests_total"]; !slices.Contains(found,
 		"namespace=_other,outcome=forbidden") {

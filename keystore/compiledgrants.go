@@ -60,9 +60,9 @@ func (g *CompiledGrants) Size() int64 {
 // resolved caches entitlements under one directory, by the namespaces of earlier requests.
 type resolved struct {
 	directory *Directory
-	last      *Namespace // of the last one that was added, which is the only one of most keys
-	lastSet   *entitlement
-	sets      map[*Namespace]*entitlement // all of them
+	first     *Namespace // the only one of most keys
+	inFirst   *entitlement
+	others    map[*Namespace]*entitlement // nil if there are none
 }
 
 // An entitlement is what a key may do in one namespace (docs/authority.md, rule 4). Without a
@@ -87,10 +87,10 @@ const maxResolved = 256
 func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	cached := g.resolved.Load()
 	if cached != nil && cached.directory == d {
-		if cached.last == ns {
-			return cached.lastSet
+		if cached.first == ns {
+			return cached.inFirst
 		}
-		if e, known := cached.sets[ns]; known {
+		if e, known := cached.others[ns]; known {
 			return e
 		}
 	}
@@ -98,9 +98,12 @@ func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	if e.both = e.key; !e.root {
 		e.both = Intersection(e.key, e.owner)
 	}
-	next := &resolved{d, ns, e, map[*Namespace]*entitlement{ns: e}}
-	if cached != nil && cached.directory == d && len(cached.sets) < maxResolved {
-		maps.Copy(next.sets, cached.sets)
+	next := &resolved{directory: d, first: ns, inFirst: e}
+	if cached != nil && cached.directory == d && 1+len(cached.others) < maxResolved {
+		next.first, next.inFirst = cached.first, cached.inFirst
+		next.others = make(map[*Namespace]*entitlement, len(cached.others)+1)
+		maps.Copy(next.others, cached.others)
+		next.others[ns] = e
 	}
 	g.resolved.Store(next)
 	return e

@@ -168,7 +168,7 @@ func TestRecordSize(t *testing.T) {
 	full := NewRecord(&Key{ID: "0123456789", Name: "0123456789",
 		AllowedIPs: []netip.Prefix{local, six}, Secrets: []Secret{{}},
 		Metadata: map[string]string{"0123456789": "0123456789", "": ""}}, Digest{}).Size()
-	if least < 300 || full != least+20+2*32+2*80+20 {
+	if least < 300 || full != least+20+2*32+24 {
 		t.Errorf("%d bytes at least, and %d", least, full)
 	}
 }

@@ -16,8 +16,8 @@ type Record struct {
 	Namespace  string // home
 	Owner      string
 	AllowedIPs []netip.Prefix
-	Metadata   map[string]string
 
+	metadata      packedTexts
 	grants        *CompiledGrants
 	keyExpires    int64 // Unix nanoseconds, or Never
 	secretExpires int64 // Unix nanoseconds, Never or rotatedOut
@@ -50,7 +50,8 @@ func NewRecord(k *Key, digest Digest) *Record {
 	if r.RotatedOut() {
 		return r // small, because many of them may be cached
 	}
-	r.grants, r.AllowedIPs, r.Metadata = CompileGrants(k.Grants, k.Owner), k.AllowedIPs, k.Metadata
+	r.grants, r.AllowedIPs = CompileGrants(k.Grants, k.Owner), k.AllowedIPs
+	r.metadata = packTexts(k.Metadata)
 	r.keyExpires, r.revoked = UnixNano(k.ExpiresAt), !k.RevokedAt.IsZero()
 	r.active, r.personal = k.Active, k.Personal
 	return r
@@ -58,11 +59,7 @@ func NewRecord(k *Key, digest Digest) *Record {
 
 // Size returns the approximate memory of the record in bytes, without its grants.
 func (r *Record) Size() int64 {
-	n := 320 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs)
-	for name, value := range r.Metadata {
-		n += 80 + len(name) + len(value)
-	}
-	return int64(n)
+	return int64(320 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
 }
 
 // RotatedOut reports whether a rotation has replaced the record's credential for good.
@@ -82,6 +79,9 @@ func UnixNano(t time.Time) int64 {
 
 // Expiry returns when the credential or its key expires, in Unix nanoseconds, or [Never].
 func (r *Record) Expiry() int64 { return min(r.keyExpires, r.secretExpires) }
+
+// Metadata returns the value of a key's metadata, or "" if there is none with this name.
+func (r *Record) Metadata(name string) string { return r.metadata.find(name) }
 
 // Grants returns the compiled grants of the record's key.
 func (r *Record) Grants() *CompiledGrants { return r.grants }

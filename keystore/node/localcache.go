@@ -45,6 +45,8 @@ type shard struct {
 	closed   bool
 
 	hits, negativeHits, misses atomic.Uint64
+
+	_ [64]byte // requests with keys of different shards share no cache line
 }
 
 // newLocalCache returns a cache of at most capacity records and about this many bytes.

@@ -25,7 +25,7 @@ func TestNodesShareRecords(t *testing.T) {
 		t.Errorf("%d queries", n)
 	}
 	answer, err := b.Lookup(ctx, token, time.Now())
-	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata["team"] != "erp" ||
+	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata("team") != "erp" ||
 		answer.Record.Set(b.Policy(), b.Policy().Namespace("default")).String() != "read" {
 		t.Errorf("%+v %v", answer.Record, err)
 	}

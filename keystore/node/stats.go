@@ -110,22 +110,23 @@ func (c *requestCounts) Of(namespace string) *keystore.OutcomeCounts {
 	return c.named[namespace]
 }
 
-// Count counts one request for the metrics. ns is nil if the request has no known namespace.
-func (n *Node) Count(ns *keystore.Namespace, o keystore.Outcome) {
-	if ns == nil {
-		n.requests.other[o].Add(1)
-	} else {
-		ns.Counts()[o].Add(1)
+// Count counts one request for the metrics. ns is nil if the request has no known namespace, and r
+// is nil if it has no known key.
+func (n *Node) Count(ns *keystore.Namespace, r *keystore.Record, o keystore.Outcome) {
+	counts := &n.requests.other
+	if ns != nil {
+		counts = ns.Counts()
 	}
+	counts.Add(o, r)
 }
 
 // RequestCounts calls f with the number of requests, by namespace and outcome, unless it is 0. At
 // most 1000 namespaces are reported by name, and the others together as "_other".
 func (n *Node) RequestCounts(f func(namespace string, o keystore.Outcome, n uint64)) {
 	report := func(namespace string, counts *keystore.OutcomeCounts) {
-		for o := range counts {
-			if n := counts[o].Load(); n > 0 {
-				f(namespace, keystore.Outcome(o), n)
+		for o := range keystore.Outcome(keystore.NumOutcomes) {
+			if n := counts.Load(o); n > 0 {
+				f(namespace, o, n)
 			}
 		}
 	}

@@ -16,7 +16,7 @@ func countsOf(k *Node, ids ...string) (*keystore.Directory, map[string]uint64) {
 	}
 	d := keystore.NewDirectory(new(keystore.Policy)).With(p, &k.requests)
 	for _, id := range ids {
-		k.Count(d.Namespace(id), keystore.OK)
+		k.Count(d.Namespace(id), nil, keystore.OK)
 	}
 	counted := make(map[string]uint64)
 	k.RequestCounts(func(namespace string, _ keystore.Outcome, n uint64) {
@@ -42,7 +42,7 @@ func TestDeletedNamespacesFreeTheirCounters(t *testing.T) {
 				round, len(counted), counted["stays"], counted[ids[600]])
 		}
 		if old != nil { // a request that still runs in a deleted namespace
-			k.Count(old, keystore.OK)
+			k.Count(old, nil, keystore.OK)
 		}
 		old = d.Namespace(ids[1])
 	}
