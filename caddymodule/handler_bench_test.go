@@ -105,13 +105,20 @@ func BenchmarkHandler(b *testing.B) {
 	})
 }
 
+// forgedToken returns a token with correct check digits and a wrong tag.
+func forgedToken() string {
+	return keystore.NewTokenKey([32]byte{}).Generate(keystore.DefaultPrefix,
+		keystore.NewID()).Reveal()
+}
+
 func BenchmarkRefusal(b *testing.B) {
 	h := newFixture(b)
 	handler := h.handler("namespace acme")
 	_, token := h.key("read")
 	for name, wire := range map[string]string{
 		"missing":   "GET /v1/items" + browserHeaders,
-		"forged":    "GET /v1/items" + keyLine(token[:len(token)-1]+"!") + browserHeaders,
+		"malformed": "GET /v1/items" + keyLine(token[:len(token)-1]+"!") + browserHeaders,
+		"forged":    "GET /v1/items" + keyLine(forgedToken()) + browserHeaders,
 		"target":    "GET /v1/../items" + browserHeaders,
 		"forbidden": "POST /v1/items" + keyLine(token) + browserHeaders,
 	} {
@@ -139,6 +146,9 @@ func TestHandlerAllocations(t *testing.T) {
 		{"two grants", two, browserHeaders, true, 2},
 		{"few headers, map as received", one, "", false, 2},
 		{"a browser's headers, map as received", one, browserHeaders, false, 2 + 3},
+		{"malformed", one + "!", browserHeaders, false, 2},
+		{"forged", forgedToken(), browserHeaders, false, 2},
+		{"missing", "", browserHeaders, false, 2},
 	} {
 		const runs = 200
 		requests := make([]*repeater, runs+1)
