@@ -19,12 +19,7 @@ import (
 )
 
 // manyKeys is the number of keys: BENCH_KEYS, or a million.
-var manyKeys = func() int {
-	if n, err := strconv.Atoi(os.Getenv("BENCH_KEYS")); err == nil {
-		return n
-	}
-	return 1_000_000
-}()
+var manyKeys = numberFrom("BENCH_KEYS", 1_000_000)
 
 const (
 	mints      = 1000
