@@ -27,6 +27,8 @@ func Benchmark(b *testing.B) {
 	measure(b, "make bench", "One Caddy", []part{
 		{"go", benchmarkGo},
 		{"caddy", benchmarkCaddys},
+		{"profile", benchmarkProfiles},
+		{"memory", benchmarkMemory},
 		{"flood", benchmarkFlood},
 		{"first", benchmarkFirstRequest},
 		{"revoke", benchmarkRevoke},
