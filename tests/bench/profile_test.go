@@ -29,7 +29,9 @@ func benchmarkProfiles(b *testing.B) {
 		"load, %d of %v each in turn (`/debug/pprof/profile` of the admin endpoint). A sample "+
 		"counts for the innermost of its functions that has a row here. CPU time is in µs per "+
 		"request: the share of the samples, of the process's CPU time. The error is the standard "+
-		"error from the number of samples.\n", turns, profileLength)
+		"error from the number of samples.\n"+
+		"What `reverse_proxy` and its logger take is Caddy's own: [upstream.md](upstream.md) "+
+		"describes how it could be less.\n", turns, profileLength)
 	for _, r := range requests {
 		if !r.goals {
 			continue
