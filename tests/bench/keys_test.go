@@ -137,12 +137,18 @@ func benchmarkKeys(b *testing.B, postgres bool) {
 		many.perSecond(),
 		tens(quantile(many.latencies, 0.5)), tens(quantile(many.latencies, 0.99)))
 
-	started := coldStarts(b, g, described[0])
-	row("first answer after a cold start, from the start of the process", "p50 %v, longest %v "+
-		"of %d", tens(quantile(started, 0.5)), tens(started[len(started)-1]), len(started))
+	plainCaddy := startCaddy(b, stock, startUpstream(b))
+	starts := func(what string, g *gate.Gate, addr string) time.Duration {
+		took := coldStarts(b, g, addr, described[0])
+		row(what, "p50 %v, longest %v of %d", tens(quantile(took, 0.5)), tens(took[len(took)-1]),
+			len(took))
+		return quantile(took, 0.5)
+	}
+	starts("first answer of a stock Caddy, from the start of the process", plainCaddy.Gate,
+		plainCaddy.sites["proxy"])
+	first := starts("the same with `api_key` and all keys in the database", g, addr(g))
 	report.bar(fmt.Sprintf("first answer after a cold start with %s keys, p50", grouped(manyKeys)),
-		"≤ 200 ms", tens(quantile(started, 0.5)).String(),
-		quantile(started, 0.5) <= 200*time.Millisecond)
+		"≤ 200 ms", tens(first).String(), first <= 200*time.Millisecond)
 	heap := func() float64 {
 		g.CollectGarbage(b)
 		return g.Metric(b, "go_memstats_heap_alloc_bytes")
@@ -287,14 +293,15 @@ func writeKeys(b *testing.B, tokens []string) string {
 
 // coldStarts returns how long starts of a Caddy took until it had answered a request with a token,
 // sorted.
-func coldStarts(b *testing.B, g *gate.Gate, token string) []time.Duration {
+func coldStarts(b *testing.B, g *gate.Gate, addr, token string) []time.Duration {
 	b.Helper()
 	var took []time.Duration
 	for range 5 {
 		g.Stop(b)
 		begin := time.Now()
 		g.Start(b)
-		askAll(b, g, []string{token}, 1)
+		mustRun(b, load{addr: addr, header: bearer(token), status: "200", conns: 1, rate: 1,
+			length: time.Millisecond})
 		took = append(took, time.Since(begin))
 	}
 	slices.Sort(took)
