@@ -5,6 +5,8 @@ GREMLINS      ?= v0.6.0
 TRAEFIK       ?= v3.6.12
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
+PART          ?=
+ROUNDS        ?= 13
 DURATION      ?= 30m
 SEED          ?= 0
 FAILOVERS     ?= 50
@@ -92,14 +94,17 @@ bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet
 bench-keys: BENCHMARK = BenchmarkKeys
 
-bench: ## Measure one Caddy and write docs/benchmarks.md (10 minutes)
+# With a PART, such as go, caddy/wrk or caddy/access_log, a benchmark prints its results only.
+bench: ## Measure one Caddy and write docs/benchmarks.md (15 minutes); PART prints a part
 bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
 bench-keys: ## Measure SQLite and PostgreSQL with KEYS keys and write docs/benchmarks.md (30 minutes)
 bench bench-fleet bench-keys: build
 	@scripts/deps postgresql redis-server
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy \
-		BENCHMARKS=$(CURDIR)/docs/benchmarks.md BENCH_KEYS=$(KEYS) \
-		go test -run '^$$' -bench '^$(BENCHMARK)$$' -benchtime 1x -timeout 3h -v ./bench
+		BENCHMARKS=$(if $(PART),,$(CURDIR)/docs/benchmarks.md) \
+		BENCH_KEYS=$(KEYS) BENCH_ROUNDS=$(ROUNDS) \
+		go test -run '^$$' -bench '^$(BENCHMARK)$$$(if $(PART),/^$(subst /,$$/^,$(PART))$$)' \
+		-benchtime 1x -timeout 3h -v ./bench
 
 faults: caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
 	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server

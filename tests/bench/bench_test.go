@@ -2,11 +2,11 @@ package bench
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +26,9 @@ func TestMain(m *testing.M) {
 func Benchmark(b *testing.B) {
 	measure(b, "make bench", "One Caddy", []part{
 		{"go", benchmarkGo},
-		{"sites", benchmarkSites},
+		{"caddy", benchmarkCaddys},
+		{"profile", benchmarkProfiles},
+		{"memory", benchmarkMemory},
 		{"flood", benchmarkFlood},
 		{"first", benchmarkFirstRequest},
 		{"revoke", benchmarkRevoke},
@@ -57,7 +59,8 @@ type part struct {
 	run  func(*testing.B)
 }
 
-// measure runs the parts one after the other and then writes the chapter of the document.
+// measure runs the parts one after the other. Then it prints the chapter and, if BENCHMARKS names
+// the document, writes it there.
 func measure(b *testing.B, command, title string, parts []part) {
 	report = chapter{command: command, title: title}
 	for _, part := range parts {
@@ -104,6 +107,14 @@ func loadAverage() string {
 	return average
 }
 
+// numberFrom returns the number in an environment variable, or a default.
+func numberFrom(variable string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
+		return n
+	}
+	return otherwise
+}
+
 func mustRun(b *testing.B, l load) sample {
 	b.Helper()
 	s, err := l.run()
@@ -120,14 +131,4 @@ func cpu(b *testing.B, pid int) time.Duration {
 		b.Fatal(err)
 	}
 	return used
-}
-
-func freeAddr(b *testing.B) string {
-	b.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

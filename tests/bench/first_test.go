@@ -14,15 +14,15 @@ import (
 // one.
 func benchmarkFirstRequest(b *testing.B) {
 	const keys = 200
-	g, s := startSites(b, "127.0.0.1:9")
+	c := startCaddy(b, withKeys, startUpstream(b))
 	tokens := make([]string, keys)
 	for i := range tokens {
-		tokens[i] = string(g.Mint(b, gate.JSON{"name": fmt.Sprint("bench ", i),
+		tokens[i] = string(c.Mint(b, gate.JSON{"name": fmt.Sprint("bench ", i),
 			"access": "read_only"}).Token)
 	}
-	g.Restart(b)
-	warm := string(g.Mint(b, gate.JSON{"name": "warm", "access": "read_only"}).Token)
-	mustRun(b, load{addr: s.keys, header: bearer(warm), status: "200", conns: 1,
+	c.Restart(b)
+	warm := string(c.Mint(b, gate.JSON{"name": "warm", "access": "read_only"}).Token)
+	mustRun(b, load{addr: c.sites["proxy"], header: bearer(warm), status: "200", conns: 1,
 		length: time.Second})
 
 	var t strings.Builder
@@ -32,16 +32,16 @@ func benchmarkFirstRequest(b *testing.B) {
 		keys)
 	var first float64
 	for i, name := range []string{"first", "second"} {
-		before := g.Metric(b, "caddy_apikeys_lookups_total", "tier=database")
+		before := c.Metric(b, "caddy_apikeys_lookups_total", "tier=database")
 		var latencies []time.Duration
 		for _, token := range tokens {
 			// A rate ensures that a load without a length sends exactly one request.
-			got := mustRun(b, load{addr: s.keys, header: bearer(token), status: "200", conns: 1,
-				rate: 1, length: time.Millisecond})
+			got := mustRun(b, load{addr: c.sites["proxy"], header: bearer(token), status: "200",
+				conns: 1, rate: 1, length: time.Millisecond})
 			latencies = append(latencies, got.latencies...)
 		}
 		slices.Sort(latencies)
-		queries := (g.Metric(b, "caddy_apikeys_lookups_total", "tier=database") - before) / keys
+		queries := (c.Metric(b, "caddy_apikeys_lookups_total", "tier=database") - before) / keys
 		if i == 0 {
 			first = queries
 		}
@@ -59,7 +59,7 @@ func benchmarkFirstRequest(b *testing.B) {
 // benchmarkRevoke measures how long revokes take until they are complete.
 func benchmarkRevoke(b *testing.B) {
 	const keys = 50
-	g, _ := startSites(b, "127.0.0.1:9")
+	c := startCaddy(b, withKeys, startUpstream(b))
 	var t strings.Builder
 	fmt.Fprintf(&t,
 		"%d revokes through the admin endpoint, from the call to the answer `complete`. All "+
@@ -70,13 +70,13 @@ func benchmarkRevoke(b *testing.B) {
 	for nodes := 1; nodes <= 3; nodes++ {
 		if nodes > 1 {
 			gate.Start(b, gate.Config{Caddyfile: "{\n\tadmin {$GATE_ADMIN}\n\tapi_keys\n}\n" +
-				"http://:{$GATE_HTTP} {\n\tbind 127.0.0.1\n\tapi_key\n}\n", DataOf: g})
+				"http://:{$GATE_HTTP} {\n\tbind 127.0.0.1\n\tapi_key\n}\n", DataOf: c.Gate})
 		}
 		var took []time.Duration
 		for range keys {
-			key := g.Mint(b, gate.JSON{"name": "bench", "access": "read_only"})
+			key := c.Mint(b, gate.JSON{"name": "bench", "access": "read_only"})
 			begin := time.Now()
-			g.Revoke(b, key.ID)
+			c.Revoke(b, key.ID)
 			took = append(took, time.Since(begin))
 		}
 		slices.Sort(took)

@@ -71,7 +71,7 @@ func benchmarkFleetRevoke(b *testing.B) {
 // revokeSome returns the durations of the calls and those that the responses report, each sorted.
 func (f fleet) revokeSome(b *testing.B, n int) (took, told []time.Duration) {
 	b.Helper()
-	clients := make([]client, len(f.Nodes))
+	clients := make([]*client1, len(f.Nodes))
 	for i, g := range f.Nodes {
 		var err error
 		if clients[i], err = dial(addr(g), time.Now().Add(10*time.Minute)); err != nil {
@@ -81,7 +81,7 @@ func (f fleet) revokeSome(b *testing.B, n int) (took, told []time.Duration) {
 	}
 	askEach := func(token, want string) {
 		for i, c := range clients {
-			if status, err := c.ask(get(bearer(token))); err != nil || status != want {
+			if status, err := c.ask(bearer(token)); err != nil || status != want {
 				b.Fatalf("node %d: %s %v, not %s", i, status, err, want)
 			}
 		}

@@ -1,9 +1,18 @@
 package bench
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestALoadSeesItsUpstream(t *testing.T) {
@@ -19,6 +28,30 @@ func TestALoadSeesItsUpstream(t *testing.T) {
 	}
 }
 
+func TestALoadOverHTTP2(t *testing.T) {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer a" {
+				w.WriteHeader(http.StatusUnauthorized)
+			}
+			fmt.Fprint(w, r.Proto)
+		}))
+	server.Config.Protocols = &protocols
+	server.Start()
+	defer server.Close()
+	l := load{addr: server.Listener.Addr().String(), http2: true, status: "200", conns: 2,
+		tokens: []string{"a", "a", "a", "a", "a"}, once: true, length: time.Minute}
+	if got, err := l.run(); err != nil || len(got.latencies) != len(l.tokens) {
+		t.Errorf("%d requests: %d responses, error %v", len(l.tokens), len(got.latencies), err)
+	}
+	l.tokens = []string{"b"}
+	if _, err := l.run(); err == nil {
+		t.Error("a 401 is not an error")
+	}
+}
+
 func TestQuantile(t *testing.T) {
 	sorted := make([]time.Duration, 100)
 	for i := range sorted {
@@ -31,17 +64,59 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
+// TestProcessorTime compares the CPU time of this process with that of its threads, after one of
+// them has worked and exited.
 func TestProcessorTime(t *testing.T) {
-	before, err := processorTime(os.Getpid())
+	exited := make(chan time.Duration)
+	go func() {
+		runtime.LockOSThread() // the thread exits with the goroutine
+		var used unix.Timespec
+		for used.Nano() < int64(100*time.Millisecond) {
+			if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &used); err != nil {
+				t.Error(err)
+				break
+			}
+		}
+		exited <- time.Duration(used.Nano())
+	}()
+	worked := <-exited
+	process, err := processorTime(os.Getpid())
+	if err != nil || process < worked {
+		t.Errorf("%v, error %v; one thread has worked for %v", process, err, worked)
+	}
+	files, err := filepath.Glob("/proc/self/task/*/schedstat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
-		if after, err := processorTime(os.Getpid()); err != nil || after > before {
-			return
+	var threads time.Duration
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
 		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var running, waiting, slices int64
+		if _, err := fmt.Sscan(string(text), &running, &waiting, &slices); err != nil {
+			t.Fatalf("%s: %q: %v", file, text, err)
+		}
+		threads += time.Duration(running)
 	}
-	t.Error("10 s of work took no processor time")
+	after, err := processorTime(os.Getpid())
+	if err != nil || after < threads {
+		t.Errorf("the process has used %v, error %v; its threads %v", after, err, threads)
+	}
+}
+
+func TestRatios(t *testing.T) {
+	got := ratios([]float64{2, 6, 12, 2, 10}, []float64{1, 2, 3, 2, 2})
+	if want := (spread{2, 3, 4}); got != want {
+		t.Errorf("quartiles of 2, 3, 4, 1 and 5: %v, want %v", got, want)
+	}
+	if got := hundredths(1.034); got != 1.03 {
+		t.Errorf("1.034 in hundredths: %v", got)
+	}
 }
 
 func TestParse(t *testing.T) {

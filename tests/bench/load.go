@@ -19,6 +19,7 @@ import (
 type load struct {
 	addr   string
 	header []string // `Name: value`
+	http2  bool     // HTTP/2 without TLS, one request at a time on each connection
 	tokens []string // each request has the next token; each connection has its share
 	once   bool     // send each token only once
 	status string   // the expected status
@@ -63,7 +64,7 @@ func (l load) run() (sample, error) {
 
 func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 	end := begin.Add(l.length)
-	c, err := dial(l.addr, end.Add(20*time.Second))
+	c, err := l.dial(end.Add(20 * time.Second))
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 		due = begin.Add(between * time.Duration(number) / time.Duration(l.conns))
 	}
 	var latencies []time.Duration
-	request := get(l.header)
+	header := l.header
 	for next := number; ; next += l.conns {
 		from := time.Now()
 		if l.rate > 0 {
@@ -86,7 +87,7 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 			return latencies, nil
 		}
 		if l.tokens != nil {
-			request = get(bearer(l.tokens[next%len(l.tokens)]))
+			header = bearer(l.tokens[next%len(l.tokens)])
 		}
 		select {
 		case <-l.stop:
@@ -94,7 +95,7 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 		default:
 		}
 		time.Sleep(time.Until(from))
-		status, err := c.ask(request)
+		status, err := c.ask(header)
 		if err != nil {
 			return nil, err
 		}
@@ -105,34 +106,46 @@ func (l load) connection(number int, begin time.Time) ([]time.Duration, error) {
 	}
 }
 
-// A client is one connection.
-type client struct {
-	net.Conn
-	answers *bufio.Reader
+// A client sends GET requests over one connection, one after the other.
+type client interface {
+	// ask sends a request with the header, `Name: value`, and returns the status of the response.
+	ask(header []string) (status string, err error)
+	Close() error
 }
 
-func dial(addr string, deadline time.Time) (client, error) {
+func (l load) dial(deadline time.Time) (client, error) {
+	if l.http2 {
+		return dialHTTP2(l.addr, deadline)
+	}
+	return dial(l.addr, deadline)
+}
+
+const target = "/v1/items/1"
+
+// client1 is a client for HTTP/1.1.
+type client1 struct {
+	net.Conn
+	answers *bufio.Reader
+	request []byte // the last request, for its memory
+}
+
+func dial(addr string, deadline time.Time) (*client1, error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
-		return client{}, err
+		return nil, err
 	}
-	return client{conn, bufio.NewReader(conn)}, conn.SetDeadline(deadline)
+	return &client1{Conn: conn, answers: bufio.NewReader(conn)}, conn.SetDeadline(deadline)
 }
 
 func bearer(token string) []string { return []string{"Authorization: Bearer " + token} }
 
-// get returns the bytes of a GET request.
-func get(header []string) []byte {
-	request := []byte("GET /v1/items/1 HTTP/1.1\r\nHost: localhost\r\n")
+func (c *client1) ask(header []string) (string, error) {
+	c.request = append(c.request[:0], "GET "+target+" HTTP/1.1\r\nHost: localhost\r\n"...)
 	for _, line := range header {
-		request = append(request, line+"\r\n"...)
+		c.request = append(append(c.request, line...), "\r\n"...)
 	}
-	return append(request, "\r\n"...)
-}
-
-// ask sends a request and returns the status of the response.
-func (c client) ask(request []byte) (string, error) {
-	if _, err := c.Write(request); err != nil {
+	c.request = append(c.request, "\r\n"...)
+	if _, err := c.Write(c.request); err != nil {
 		return "", err
 	}
 	return readAnswer(c.answers)

@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processorTime returns the CPU time of a process and all its threads, in user and kernel mode.
+// processorTime returns the CPU time of a process in user and kernel mode: the sum of what the
+// scheduler has counted, in nanoseconds, in /proc/PID/task/*/schedstat, and of the same for threads
+// that have exited and are no longer there.
 func processorTime(pid int) (time.Duration, error) {
 	var t unix.Timespec
 	// The id that clock_getcpuclockid(3) returns: Linux composes it of the inverted process id and

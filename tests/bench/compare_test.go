@@ -1,0 +1,253 @@
+package bench
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// rounds is the number of rounds of each comparison: BENCH_ROUNDS, or 13.
+var rounds = numberFrom("BENCH_ROUNDS", 13)
+
+const (
+	roundLength = time.Second
+	conns       = 32
+)
+
+// A comparison has the processes that are compared.
+type comparison struct {
+	stock, control, encoder, keys *caddy
+	forward                       *caddy
+	checker                       checker // behind forward
+	token                         string
+}
+
+// A round is one load on one process.
+type round struct {
+	perSecond, cpu, checkerCPU float64 // CPU time in microseconds per request
+	p50, p99                   time.Duration
+}
+
+func cpuOf(r round) float64  { return r.cpu }
+func rateOf(r round) float64 { return r.perSecond }
+
+// benchmarkCaddys compares processes: a stock Caddy, the same again to show the error of the
+// comparison, one with our log format, one with our handler too, and one with forward_auth.
+func benchmarkCaddys(b *testing.B) {
+	upstream := startUpstream(b)
+	c := comparison{checker: startChecker(b),
+		stock: startCaddy(b, stock, upstream), control: startCaddy(b, control, upstream),
+		encoder: startCaddy(b, withFormat, upstream), keys: startCaddy(b, withKeys, upstream)}
+	c.forward = startCaddy(b, forwardAuth(c.checker.addr), upstream)
+	c.token = string(c.keys.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
+	c.checker.know(b, c.token)
+	for _, r := range requests {
+		b.Run(r.name, func(b *testing.B) { c.compare(b, r) })
+	}
+}
+
+// compare measures the processes in turn with one kind of request.
+func (c *comparison) compare(b *testing.B, r request) {
+	caddys := []*caddy{c.stock, c.control, c.encoder, c.keys}
+	withForward := r.name == "wrk"
+	if withForward {
+		caddys = append(caddys, c.forward)
+	}
+	for _, process := range caddys { // warm up connections, cache and heap
+		c.measure(b, r, process)
+	}
+	seen := make([][]round, len(caddys))
+	for n := range rounds {
+		seen = inTurn(n, seen, func(i int) round { return c.measure(b, r, caddys[i]) })
+	}
+
+	var t strings.Builder
+	if withForward {
+		fmt.Fprintf(&t, "%s\n\n", aboutComparison())
+	}
+	t.WriteString("| process | requests/s | CPU µs per request | p50 | p99 | CPU, × stock | " +
+		"throughput, × stock |\n|---|--:|--:|--:|--:|--:|--:|\n")
+	for i, process := range caddys {
+		fmt.Fprintf(&t, "| %s | %.0f | %.1f | %v | %v | %v | %v |\n", process.name,
+			median(seen[i], rateOf), median(seen[i], cpuOf),
+			durationMedian(seen[i], func(r round) time.Duration { return r.p50 }),
+			durationMedian(seen[i], func(r round) time.Duration { return r.p99 }),
+			ratio(seen[i], seen[0], cpuOf), ratio(seen[i], seen[0], rateOf))
+	}
+	cpu, rate := ratio(seen[3], seen[0], cpuOf), ratio(seen[3], seen[0], rateOf)
+	format := ratio(seen[2], seen[0], cpuOf)
+	if r.goals {
+		report.bar("CPU per request with `api_key`: "+r.title, "≤ 1.03 × stock", cpu.String(),
+			hundredths(cpu.middle) <= 1.03)
+		report.bar("the same, throughput", "≥ 0.97 × stock", rate.String(),
+			hundredths(rate.middle) >= 0.97)
+		report.bar("the same, CPU with `format api_keys` alone", "≤ 1.00 × stock", format.String(),
+			hundredths(format.middle) <= 1)
+	}
+	if withForward {
+		over := ratio(seen[3], seen[4], rateOf)
+		report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker",
+			"≥ 2 ×", over.String(), hundredths(over.middle) >= 2)
+		fmt.Fprintf(&t, "\nThe checker behind `forward_auth` is another process. It takes %.1f µs "+
+			"of CPU per request more, without its Redis.\n\n",
+			median(seen[4], func(r round) float64 { return r.checkerCPU }))
+		t.WriteString(c.instructions(r, caddys))
+	}
+	report.section("With and without keys: "+r.title, t.String())
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(ratio(seen[1], seen[0], cpuOf).middle, "control-cpu-x-stock")
+	b.ReportMetric(format.middle, "format-cpu-x-stock")
+	b.ReportMetric(cpu.middle, "cpu-x-stock")
+	b.ReportMetric(rate.middle, "rate-x-stock")
+}
+
+func aboutComparison() string {
+	var names []string
+	for _, line := range browserHeaders {
+		name, _, _ := strings.Cut(line, ":")
+		names = append(names, "`"+name+"`")
+	}
+	return fmt.Sprintf("Processes of one binary. The stock one has no `api_keys` in its "+
+		"configuration, and its logs are Caddy's JSON; the second differs from it in `log { format "+
+		"api_keys }` only; the third has the `api_keys` app too, and `api_key` in front of "+
+		"`reverse_proxy` or `respond`.\nIn this table and the next ones, %d rounds of %v on each "+
+		"process in turn, over %d connections with one request at a time each. Every process gets "+
+		"the same requests: a GET with `Host` and `Authorization`, as wrk sends it, or with a "+
+		"browser's headers too (%s).\nCPU time is the scheduler's, in nanoseconds. The access log "+
+		"is a file. HTTP/2 is without TLS, so that encryption does not hide the difference.\n"+
+		"Medians over the rounds; ratios are medians of the ratios within a round, with the middle "+
+		"half of them in parentheses. The control shows the error of the comparison.",
+		rounds, roundLength, conns, strings.Join(names, ", "))
+}
+
+// measure sends one load to a process.
+func (c *comparison) measure(b *testing.B, r request, process *caddy) round {
+	b.Helper()
+	before, checkerBefore := cpu(b, process.Pid()), cpu(b, c.checker.pid)
+	got := mustRun(b, r.load(process, c.token))
+	n := float64(len(got.latencies))
+	took := round{
+		perSecond:  got.perSecond(),
+		cpu:        micros(cpu(b, process.Pid())-before) / n,
+		checkerCPU: micros(cpu(b, c.checker.pid)-checkerBefore) / n,
+		p50:        quantile(got.latencies, 0.5),
+		p99:        quantile(got.latencies, 0.99),
+	}
+	process.emptyAccessLog(b, r.log)
+	return took
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// emptyAccessLog truncates the access log, so that it does not fill the disk. It fails unless
+// entries were written exactly if they had to be.
+func (c *caddy) emptyAccessLog(b *testing.B, wanted bool) {
+	b.Helper()
+	path := filepath.Join(c.Dir, "access.log")
+	info, err := os.Stat(path)
+	if err == nil && (info.Size() > 0) != wanted {
+		b.Fatalf("%s: the access log has %d bytes", c.name, info.Size())
+	}
+	if err == nil {
+		err = os.Truncate(path, 0)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// inTurn adds one round per process, each time beginning with another one.
+func inTurn(n int, seen [][]round, measure func(process int) round) [][]round {
+	for i := range seen {
+		process := (n + i) % len(seen)
+		seen[process] = append(seen[process], measure(process))
+	}
+	return seen
+}
+
+// instructions returns the sentence about user-mode instructions.
+func (c *comparison) instructions(r request, caddys []*caddy) string {
+	perRequest := make([][]float64, len(caddys))
+	for range 5 {
+		for i, process := range caddys {
+			var got sample
+			counted, err := userInstructions(process.Pid(), func() (err error) {
+				got, err = r.load(process, c.token).run()
+				return err
+			})
+			if err != nil {
+				return fmt.Sprintf("User-mode instructions per request (`perf stat -e "+
+					"instructions:u`) cannot be counted on this machine: %v.\n", err)
+			}
+			perRequest[i] = append(perRequest[i], counted/float64(len(got.latencies)))
+		}
+	}
+	var t strings.Builder
+	t.WriteString("User-mode instructions per request (`perf stat -e instructions:u -p`), medians " +
+		"of five:")
+	plain := middleOf(perRequest[0])
+	for i, process := range caddys {
+		fmt.Fprintf(&t, " %s %.0f (%+.0f);", process.name, middleOf(perRequest[i]),
+			middleOf(perRequest[i])-plain)
+	}
+	added := middleOf(perRequest[3]) - plain
+	report.bar("user-mode instructions that `api_key` adds to a request", "≤ 6,000",
+		fmt.Sprintf("%.0f", added), added <= 6000)
+	return strings.TrimSuffix(t.String(), ";") + ".\n"
+}
+
+// A spread is the median and the quartiles.
+type spread struct{ low, middle, high float64 }
+
+func (s spread) String() string {
+	return fmt.Sprintf("%.2f × (%.2f to %.2f)", s.middle, s.low, s.high)
+}
+
+// hundredths rounds a ratio as String does, so that no bar is missed by what nobody can see.
+func hundredths(ratio float64) float64 { return math.Round(ratio*100) / 100 }
+
+func ratio(of, to []round, what func(round) float64) spread {
+	return ratios(each(of, what), each(to, what))
+}
+
+func ratios(of, to []float64) spread {
+	all := make([]float64, len(of))
+	for i := range of {
+		all[i] = of[i] / to[i]
+	}
+	slices.Sort(all)
+	n := len(all)
+	return spread{all[n/4], all[n/2], all[n-1-n/4]}
+}
+
+func each(rounds []round, what func(round) float64) []float64 {
+	values := make([]float64, len(rounds))
+	for i, r := range rounds {
+		values[i] = what(r)
+	}
+	return values
+}
+
+func median(rounds []round, what func(round) float64) float64 {
+	return middleOf(each(rounds, what))
+}
+
+func durationMedian(rounds []round, what func(round) time.Duration) time.Duration {
+	return rounded(median(rounds, func(r round) float64 { return float64(what(r)) }))
+}
+
+func rounded(nanoseconds float64) time.Duration {
+	return time.Duration(nanoseconds).Round(10 * time.Microsecond)
+}
+
+func middleOf(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
