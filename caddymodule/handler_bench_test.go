@@ -34,7 +34,7 @@ type repeater struct {
 
 func newRepeater(t testing.TB, wire string) *repeater {
 	r := wireRequest(t, wire)
-	rep := &repeater{repl: caddy.NewReplacer(), w: discard{make(http.Header)}}
+	rep := &repeater{repl: caddy.NewReplacer(), w: discard{http.Header{"Server": {"Caddy"}}}}
 	rep.r = caddyhttp.PrepareRequest(r, rep.repl, rep.w, nil)
 	rep.vars = rep.r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	rep.vars[caddyhttp.ClientIPVarKey] = "203.0.113.7"
