@@ -96,7 +96,9 @@ func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 func redactLines(lines []string, hidden []credential) {
 	for i := range hidden {
 		for j, line := range lines {
-			lines[j] = hidden[i].redact(line)
+			if clean := hidden[i].redact(line); clean != line {
+				lines[j] = clean
+			}
 		}
 	}
 }
