@@ -2,6 +2,7 @@ package redact
 
 import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/logging"
 	"go.uber.org/zap"
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
@@ -9,19 +10,60 @@ import (
 
 // redactingEncoder is LogEncoder without its configuration. It is small because it is cloned often:
 // zap clones it for every logger with fields, and Caddy for every entry of an access log.
+//
+// It defers the fields of its logger until it meets one that must be encoded at once. From then on
+// it encodes every field. Only in that case it owns the wrapped encoder; otherwise it shares it with
+// its clones and does not change it. An encoder is no longer changed once its logger is in use, so
+// any number of goroutines can use the logger and derive others from it.
 type redactingEncoder struct {
-	redactor // receives the fields of the logger
-	encoder  zapcore.Encoder
+	zapcore.ObjectEncoder // receives the fields of the logger: deferred, or a redactor
+	encoder               zapcore.Encoder
+	isCaddys              bool // encoder treats the fields of a logger like those of an entry
+	deferred              deferredFields
+	memory                [3]zapcore.Field // of deferred; enough for Caddy's reverse proxy
 }
 
 func (e *redactingEncoder) wrap(encoder zapcore.Encoder) {
-	e.encoder, e.ObjectEncoder = encoder, encoder
+	e.encoder = encoder
+	switch encoder.(type) {
+	case *logging.JSONEncoder, *logging.ConsoleEncoder, *logging.FilterEncoder,
+		*logging.AppendEncoder:
+		e.isCaddys = true
+	default:
+		e.isCaddys = false
+	}
+	e.deferFields(nil)
+}
+
+// deferFields makes e defer fields, beginning with a copy of the given ones.
+func (e *redactingEncoder) deferFields(fields []zapcore.Field) {
+	e.deferred = deferredFields{fields: append(e.memory[:0], fields...), owner: e}
+	e.ObjectEncoder = &e.deferred
+}
+
+// encodeContext encodes the deferred fields and returns the encoder for the next ones.
+func (e *redactingEncoder) encodeContext() zapcore.ObjectEncoder {
+	fields := e.deferred
+	e.deferred = deferredFields{}
+	e.own(e.encoder)
+	_ = fields.MarshalLogObject(e.ObjectEncoder)
+	return e.ObjectEncoder
+}
+
+// own makes e encode fields at once, into a clone of encoder.
+func (e *redactingEncoder) own(encoder zapcore.Encoder) {
+	e.encoder = encoder.Clone()
+	e.ObjectEncoder = &redactor{ObjectEncoder: e.encoder}
 }
 
 // Clone is part of zapcore.Encoder.
 func (e *redactingEncoder) Clone() zapcore.Encoder {
-	clone := new(redactingEncoder)
-	clone.wrap(e.encoder.Clone())
+	clone := &redactingEncoder{encoder: e.encoder, isCaddys: e.isCaddys}
+	if e.deferred.owner == nil {
+		clone.own(e.encoder)
+	} else {
+		clone.deferFields(e.deferred.fields)
+	}
 	return clone
 }
 
@@ -29,11 +71,17 @@ func (e *redactingEncoder) Clone() zapcore.Encoder {
 func (e *redactingEncoder) EncodeEntry(
 	entry zapcore.Entry, fields []zapcore.Field,
 ) (*buffer.Buffer, error) {
+	context := e.deferred.fields
+	if len(context) > 0 && !e.isCaddys {
+		clone := e.Clone().(*redactingEncoder)
+		clone.encodeContext()
+		e, context = clone, nil
+	}
 	sources := redactedSources.Load()
 	entry.Message = sources.redactParams(entry.Message)
 	entry.Stack = sources.redactParams(entry.Stack)
-	if len(fields) > 0 {
-		fields = redactFields(sources, fields)
+	if len(context) > 0 || len(fields) > 0 {
+		fields = redactFields(sources, context, fields)
 	}
 	out, err := e.encoder.EncodeEntry(entry, fields)
 	if err != nil {
@@ -151,16 +199,16 @@ func (r *objectRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return r.object.MarshalLogObject(r)
 }
 
-// entryRedactor marshals all fields of an entry through a redactor. inline is the one field that
-// replaces them. All of it is one allocation.
+// entryRedactor marshals all fields of an entry through a redactor, after the deferred fields of the
+// logger. inline is the one field that replaces them. All of it is one allocation.
 type entryRedactor struct {
 	redactor
-	fields []zapcore.Field
-	inline [1]zapcore.Field
+	context, fields []zapcore.Field
+	inline          [1]zapcore.Field
 }
 
-func redactFields(sources *sourceSet, fields []zapcore.Field) []zapcore.Field {
-	r := &entryRedactor{redactor: redactor{sources: sources}, fields: fields}
+func redactFields(sources *sourceSet, context, fields []zapcore.Field) []zapcore.Field {
+	r := &entryRedactor{redactor: redactor{sources: sources}, context: context, fields: fields}
 	r.inline[0] = zap.Inline(r)
 	return r.inline[:]
 }
@@ -168,6 +216,9 @@ func redactFields(sources *sourceSet, fields []zapcore.Field) []zapcore.Field {
 // MarshalLogObject is part of zapcore.ObjectMarshaler.
 func (r *entryRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	r.ObjectEncoder = encoder
+	for i := range r.context {
+		r.context[i].AddTo(r)
+	}
 	for i := range r.fields {
 		r.fields[i].AddTo(r)
 	}

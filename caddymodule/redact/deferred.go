@@ -1,0 +1,165 @@
+package redact
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// deferredFields records fields and encodes them when an entry is written. Most of the loggers that
+// Caddy derives for a request never write an entry.
+//
+// It keeps nothing that can change later: handlers modify the header of a request while it is
+// served, and reading a map at that moment crashes the process. It records scalars and copies of
+// Caddy's requests and headers. Any other value is encoded at once, after the fields before it.
+type deferredFields struct {
+	fields []zapcore.Field
+	owner  *redactingEncoder // encodes what cannot be deferred; nil inside an object
+
+	// incomplete reports that an object contains a value that cannot be deferred.
+	incomplete bool
+}
+
+// encoder returns the encoder for a value that cannot be deferred.
+func (d *deferredFields) encoder() zapcore.ObjectEncoder {
+	if d.owner == nil {
+		d.incomplete = true
+		return zapcore.NewMapObjectEncoder()
+	}
+	return d.owner.encodeContext()
+}
+
+func (d *deferredFields) add(field zapcore.Field) {
+	d.fields = append(d.fields, field)
+}
+
+// MarshalLogObject is part of zapcore.ObjectMarshaler.
+func (d *deferredFields) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	for i := range d.fields {
+		d.fields[i].AddTo(encoder)
+	}
+	return nil
+}
+
+// AddObject is part of zapcore.ObjectEncoder.
+func (d *deferredFields) AddObject(key string, object zapcore.ObjectMarshaler) error {
+	switch value := object.(type) {
+	case caddyhttp.LoggableHTTPRequest:
+		copied := &deferredFields{fields: make([]zapcore.Field, 0, requestFieldCount)}
+		if err := value.MarshalLogObject(copied); err == nil && !copied.incomplete {
+			d.add(zap.Object(key, copied))
+			return nil
+		}
+	case caddyhttp.LoggableHTTPHeader:
+		d.add(zap.Object(key, copyHeader(value)))
+		return nil
+	case caddyhttp.LoggableTLSConnState: // a copy already; certificates are immutable
+		d.add(zap.Object(key, value))
+		return nil
+	}
+	return d.encoder().AddObject(key, object)
+}
+
+// requestFieldCount is the number of fields that Caddy logs of a request with TLS.
+const requestFieldCount = 9
+
+// AddArray is part of zapcore.ObjectEncoder.
+func (d *deferredFields) AddArray(key string, array zapcore.ArrayMarshaler) error {
+	if list, ok := array.(caddyhttp.LoggableStringArray); ok {
+		d.add(zap.Array(key, slices.Clone(list)))
+		return nil
+	}
+	return d.encoder().AddArray(key, array)
+}
+
+// AddReflected is part of zapcore.ObjectEncoder.
+func (d *deferredFields) AddReflected(key string, value any) error {
+	return d.encoder().AddReflected(key, value)
+}
+
+// AddBinary is part of zapcore.ObjectEncoder.
+func (d *deferredFields) AddBinary(key string, value []byte) { d.encoder().AddBinary(key, value) }
+
+// AddByteString is part of zapcore.ObjectEncoder.
+func (d *deferredFields) AddByteString(key string, value []byte) {
+	d.add(zap.ByteString(key, slices.Clone(value)))
+}
+
+// AddInt is part of zapcore.ObjectEncoder. Fields have no type for it: zap.Int adds an int64.
+func (d *deferredFields) AddInt(key string, value int) { d.encoder().AddInt(key, value) }
+
+// AddUint is part of zapcore.ObjectEncoder. Fields have no type for it: zap.Uint adds a uint64.
+func (d *deferredFields) AddUint(key string, value uint) { d.encoder().AddUint(key, value) }
+
+// AddTime is part of zapcore.ObjectEncoder. Unlike zap.Time, it keeps the monotonic clock.
+func (d *deferredFields) AddTime(key string, value time.Time) {
+	d.add(zapcore.Field{Key: key, Type: zapcore.TimeFullType, Interface: value})
+}
+
+// The other methods of zapcore.ObjectEncoder record the value as it is.
+
+func (d *deferredFields) AddBool(key string, value bool) { d.add(zap.Bool(key, value)) }
+func (d *deferredFields) AddComplex128(key string, value complex128) {
+	d.add(zap.Complex128(key, value))
+}
+func (d *deferredFields) AddComplex64(key string, value complex64) { d.add(zap.Complex64(key, value)) }
+func (d *deferredFields) AddDuration(key string, value time.Duration) {
+	d.add(zap.Duration(key, value))
+}
+func (d *deferredFields) AddFloat64(key string, value float64) { d.add(zap.Float64(key, value)) }
+func (d *deferredFields) AddFloat32(key string, value float32) { d.add(zap.Float32(key, value)) }
+func (d *deferredFields) AddInt64(key string, value int64)     { d.add(zap.Int64(key, value)) }
+func (d *deferredFields) AddInt32(key string, value int32)     { d.add(zap.Int32(key, value)) }
+func (d *deferredFields) AddInt16(key string, value int16)     { d.add(zap.Int16(key, value)) }
+func (d *deferredFields) AddInt8(key string, value int8)       { d.add(zap.Int8(key, value)) }
+func (d *deferredFields) AddString(key, value string)          { d.add(zap.String(key, value)) }
+func (d *deferredFields) AddUint64(key string, value uint64)   { d.add(zap.Uint64(key, value)) }
+func (d *deferredFields) AddUint32(key string, value uint32)   { d.add(zap.Uint32(key, value)) }
+func (d *deferredFields) AddUint16(key string, value uint16)   { d.add(zap.Uint16(key, value)) }
+func (d *deferredFields) AddUint8(key string, value uint8)     { d.add(zap.Uint8(key, value)) }
+func (d *deferredFields) AddUintptr(key string, value uintptr) { d.add(zap.Uintptr(key, value)) }
+func (d *deferredFields) OpenNamespace(key string)             { d.add(zap.Namespace(key)) }
+
+// copiedHeader is a copy of a header. It takes one allocation for lines with one value each, and is
+// faster to create than a map.
+type copiedHeader struct {
+	lines                []headerLine
+	shouldLogCredentials bool
+}
+
+type headerLine struct {
+	name   string
+	values []string
+	value  [1]string // the memory of values if there is one
+}
+
+// copyHeader copies the values, because Caddy's headers handler replaces them in their slices.
+func copyHeader(header caddyhttp.LoggableHTTPHeader) *copiedHeader {
+	c := &copiedHeader{make([]headerLine, 0, len(header.Header)), header.ShouldLogCredentials}
+	for name, values := range header.Header {
+		c.lines = append(c.lines, headerLine{name: name})
+		line := &c.lines[len(c.lines)-1]
+		if len(values) == 1 {
+			line.value[0] = values[0]
+			line.values = line.value[:]
+		} else {
+			line.values = slices.Clone(values)
+		}
+	}
+	return c
+}
+
+// MarshalLogObject is part of zapcore.ObjectMarshaler.
+func (c *copiedHeader) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	header := make(http.Header, len(c.lines))
+	for i := range c.lines {
+		header[c.lines[i].name] = c.lines[i].values
+	}
+	return caddyhttp.LoggableHTTPHeader{
+		Header: header, ShouldLogCredentials: c.shouldLogCredentials,
+	}.MarshalLogObject(encoder)
+}
