@@ -1,7 +1,6 @@
 package redact
 
 import (
-	"net/http"
 	"slices"
 	"time"
 
@@ -124,42 +123,48 @@ func (d *deferredFields) AddUint8(key string, value uint8)     { d.add(zap.Uint8
 func (d *deferredFields) AddUintptr(key string, value uintptr) { d.add(zap.Uintptr(key, value)) }
 func (d *deferredFields) OpenNamespace(key string)             { d.add(zap.Namespace(key)) }
 
-// copiedHeader is a copy of a header. It takes one allocation for lines with one value each, and is
-// faster to create than a map.
+// copiedHeader is a copy of a header. If each line has one value, it takes one allocation, and less
+// time and memory than a map.
 type copiedHeader struct {
 	lines                []headerLine
 	shouldLogCredentials bool
 }
 
 type headerLine struct {
-	name   string
-	values []string
-	value  [1]string // the memory of values if there is one
+	name  string
+	value [1]string
+	all   []string // nil if value is the only one
 }
 
-// copyHeader copies the values, because Caddy's headers handler replaces them in their slices.
+// copyHeader copies the values too, because Caddy's headers handler overwrites them in place.
 func copyHeader(header caddyhttp.LoggableHTTPHeader) *copiedHeader {
 	c := &copiedHeader{make([]headerLine, 0, len(header.Header)), header.ShouldLogCredentials}
 	for name, values := range header.Header {
-		c.lines = append(c.lines, headerLine{name: name})
-		line := &c.lines[len(c.lines)-1]
+		line := headerLine{name: name}
 		if len(values) == 1 {
 			line.value[0] = values[0]
-			line.values = line.value[:]
 		} else {
-			line.values = slices.Clone(values)
+			line.all = append(make([]string, 0, len(values)), values...)
 		}
+		c.lines = append(c.lines, line)
 	}
 	return c
 }
 
-// MarshalLogObject is part of zapcore.ObjectMarshaler.
+// MarshalLogObject is part of zapcore.ObjectMarshaler. It adds what LoggableHTTPHeader adds.
 func (c *copiedHeader) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
-	header := make(http.Header, len(c.lines))
 	for i := range c.lines {
-		header[c.lines[i].name] = c.lines[i].values
+		line := &c.lines[i]
+		values := line.all
+		if values == nil {
+			values = line.value[:]
+		}
+		if !c.shouldLogCredentials && hiddenByCaddy(line.name) {
+			values = []string{Replacement}
+		}
+		if err := encoder.AddArray(line.name, caddyhttp.LoggableStringArray(values)); err != nil {
+			return err
+		}
 	}
-	return caddyhttp.LoggableHTTPHeader{
-		Header: header, ShouldLogCredentials: c.shouldLogCredentials,
-	}.MarshalLogObject(encoder)
+	return nil
 }

@@ -38,6 +38,16 @@ func newLogEncoder(t testing.TB, wrap string) *LogEncoder {
 	return encoder
 }
 
+// newJSONEncoder returns Caddy's own JSON encoder.
+func newJSONEncoder(t testing.TB) zapcore.Encoder {
+	t.Helper()
+	encoder := new(logging.JSONEncoder)
+	if err := encoder.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	return encoder
+}
+
 func logger(encoder zapcore.Encoder, out *bytes.Buffer) *zap.Logger {
 	return zap.New(zapcore.NewCore(encoder, zapcore.AddSync(out), zapcore.DebugLevel))
 }
@@ -261,10 +271,7 @@ func TestInsideFilterEncoder(t *testing.T) {
 // wrapped encoder writes alone.
 func TestEntriesWithoutSecretsAreUnchanged(t *testing.T) {
 	declareAll(t)
-	plain := &logging.JSONEncoder{}
-	if err := plain.Provision(caddy.Context{}); err != nil {
-		t.Fatal(err)
-	}
+	plain := newJSONEncoder(t)
 	for name, fields := range map[string][]zapcore.Field{
 		"text": textFields(`https://a.example/x?page=2&q=%E2%82%AC"quoted\n" a_b_c ` +
 			strings.Repeat("%20", 100)),
@@ -465,16 +472,14 @@ func accessFields(keyed bool) []zapcore.Field {
 
 func BenchmarkAccessEntry(b *testing.B) {
 	declareAll(b)
-	plain := &logging.JSONEncoder{}
-	if err := plain.Provision(caddy.Context{}); err != nil {
-		b.Fatal(err)
-	}
+	plain := newJSONEncoder(b)
 	for _, bench := range []struct {
 		name    string
 		encoder zapcore.Encoder
 		keyed   bool
 	}{
-		{"json", plain, false}, {"api_keys", newLogEncoder(b, ""), false},
+		{"json", plain, false}, {"json_with_key", plain, true},
+		{"api_keys", newLogEncoder(b, ""), false},
 		{"api_keys_with_key", newLogEncoder(b, ""), true},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
