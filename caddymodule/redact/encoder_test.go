@@ -267,6 +267,24 @@ func TestInsideFilterEncoder(t *testing.T) {
 	}
 }
 
+// TestFiltersOfHeaders wraps Caddy's filter encoder. Its filters must get every header, including
+// those with a character that may belong to an encoded parameter.
+func TestFiltersOfHeaders(t *testing.T) {
+	declareAll(t)
+	encoder := newLogEncoder(t, `{"format":"filter","wrap":{"format":"json"},
+		"fields":{"headers>X-Session":{"filter":"hash"}}}`)
+	for _, value := range []string{"plain", "100%", `back\slash`, "/?api_key=a%20b"} {
+		field := zap.Object("headers",
+			caddyhttp.LoggableHTTPHeader{Header: http.Header{"X-Session": {value, value}}})
+		var out bytes.Buffer
+		logger(encoder, &out).Info("x", field)
+		logger(encoder, &out).With(field).Info("x")
+		if got := out.String(); len(regexp.MustCompile(`"[0-9a-f]{8}"`).FindAllString(got, -1)) != 4 {
+			t.Errorf("%s is not filtered: %s", value, got)
+		}
+	}
+}
+
 // TestEntriesWithoutSecretsAreUnchanged compares entries without a secret with those that the
 // wrapped encoder writes alone.
 func TestEntriesWithoutSecretsAreUnchanged(t *testing.T) {

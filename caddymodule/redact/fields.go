@@ -1,6 +1,8 @@
 package redact
 
 import (
+	"slices"
+
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/logging"
 	"go.uber.org/zap"
@@ -170,21 +172,28 @@ func (r *redactor) AddArray(key string, array zapcore.ArrayMarshaler) error {
 	if sources.isHeader(key) {
 		return r.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{Replacement})
 	}
-	// This is the path of all header values, and nearly all of them need no redaction.
-	if list, ok := array.(caddyhttp.LoggableStringArray); ok && sources.isClean(list) {
+	// All header values come here. Caddy's filters recognize them by their type.
+	if list, ok := array.(caddyhttp.LoggableStringArray); ok {
+		if clean := sources.redactList(list); clean != nil {
+			array = clean
+		}
 		return r.ObjectEncoder.AddArray(key, array)
 	}
 	return r.ObjectEncoder.AddArray(key, &arrayRedactor{sources: sources, array: array})
 }
 
-// isClean reports whether no text in list can contain a declared parameter.
-func (s *sourceSet) isClean(list []string) bool {
-	for _, text := range list {
-		if s.mayContainParam(text) {
-			return false
+// redactList returns a redacted copy of list, or nil if there is nothing to redact.
+func (s *sourceSet) redactList(list caddyhttp.LoggableStringArray) caddyhttp.LoggableStringArray {
+	var clean caddyhttp.LoggableStringArray
+	for i, text := range list {
+		if redacted := s.redactParams(text); redacted != text {
+			if clean == nil {
+				clean = slices.Clone(list)
+			}
+			clean[i] = redacted
 		}
 	}
-	return true
+	return clean
 }
 
 // objectRedactor marshals an object through a redactor. Both are one allocation.
