@@ -94,11 +94,6 @@ func (d *deferredFields) AddInt(key string, value int) { d.encoder().AddInt(key,
 // AddUint is part of zapcore.ObjectEncoder. Fields have no type for it: zap.Uint adds a uint64.
 func (d *deferredFields) AddUint(key string, value uint) { d.encoder().AddUint(key, value) }
 
-// AddTime is part of zapcore.ObjectEncoder. Unlike zap.Time, it keeps the monotonic clock.
-func (d *deferredFields) AddTime(key string, value time.Time) {
-	d.add(zapcore.Field{Key: key, Type: zapcore.TimeFullType, Interface: value})
-}
-
 // The other methods of zapcore.ObjectEncoder record the value as it is.
 
 func (d *deferredFields) AddBool(key string, value bool) { d.add(zap.Bool(key, value)) }
@@ -116,6 +111,7 @@ func (d *deferredFields) AddInt32(key string, value int32)     { d.add(zap.Int32
 func (d *deferredFields) AddInt16(key string, value int16)     { d.add(zap.Int16(key, value)) }
 func (d *deferredFields) AddInt8(key string, value int8)       { d.add(zap.Int8(key, value)) }
 func (d *deferredFields) AddString(key, value string)          { d.add(zap.String(key, value)) }
+func (d *deferredFields) AddTime(key string, value time.Time)  { d.add(zap.Time(key, value)) }
 func (d *deferredFields) AddUint64(key string, value uint64)   { d.add(zap.Uint64(key, value)) }
 func (d *deferredFields) AddUint32(key string, value uint32)   { d.add(zap.Uint32(key, value)) }
 func (d *deferredFields) AddUint16(key string, value uint16)   { d.add(zap.Uint16(key, value)) }
