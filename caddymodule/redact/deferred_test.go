@@ -313,6 +313,28 @@ func setAll(r *http.Request) {
 	}
 }
 
+// TestAddToEncoderWithClones adds fields to an encoder that has been cloned, before and after it
+// has encoded one.
+func TestAddToEncoderWithClones(t *testing.T) {
+	for _, first := range []zapcore.Field{zap.String("first", "1"), zap.Any("first", []int{1})} {
+		for _, second := range []zapcore.Field{zap.String("second", "2"), zap.Any("second", []int{2})} {
+			parent := newLogEncoder(t, "").Clone()
+			first.AddTo(parent)
+			child := parent.Clone()
+			second.AddTo(parent)
+			zap.String("third", "3").AddTo(child)
+			if got := encode(t, child, zapcore.Entry{}); strings.Contains(got, "second") ||
+				!strings.Contains(got, "first") || !strings.Contains(got, "third") {
+				t.Errorf("the clone writes %s", got)
+			}
+			if got := encode(t, parent, zapcore.Entry{}); strings.Contains(got, "third") ||
+				!strings.Contains(got, "first") || !strings.Contains(got, "second") {
+				t.Errorf("the encoder writes %s", got)
+			}
+		}
+	}
+}
+
 // TestDerivedLoggersShareTheEncoder checks that a logger of a request costs nothing in the wrapped
 // encoder until it writes an entry.
 func TestDerivedLoggersShareTheEncoder(t *testing.T) {
