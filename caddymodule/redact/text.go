@@ -54,15 +54,11 @@ func (s *sourceSet) mayContainParam(text string) bool {
 		return false
 	}
 	for i := 0; i < len(text); i++ {
-		for len(text)-i >= 8 {
-			skip := beforeParamByte(text[i:])
-			i += skip
-			if skip < 8 {
-				break
+		if len(text)-i >= 8 {
+			if skip := beforeParamByte(text[i:]); skip > 0 {
+				i += skip - 1
+				continue
 			}
-		}
-		if i == len(text) {
-			break
 		}
 		switch text[i] {
 		case '%', '\\':
@@ -77,7 +73,7 @@ func (s *sourceSet) mayContainParam(text string) bool {
 }
 
 // beforeParamByte returns the number of bytes before the first %, \ or = among the first eight
-// bytes of text. It compares them all at once.
+// bytes of text, or 8 if there is none. It compares all eight at once.
 func beforeParamByte(text string) int {
 	word := uint64(text[0]) | uint64(text[1])<<8 | uint64(text[2])<<16 | uint64(text[3])<<24 |
 		uint64(text[4])<<32 | uint64(text[5])<<40 | uint64(text[6])<<48 | uint64(text[7])<<56
@@ -87,7 +83,8 @@ func beforeParamByte(text string) int {
 
 const ones = 0x0101010101010101
 
-// zeroBytes sets the highest bit of the first byte of word that is zero, and no bit before it.
+// zeroBytes returns a word whose lowest bit that is set is in the first zero byte of word. The result
+// is zero if there is none.
 func zeroBytes(word uint64) uint64 {
 	return (word - ones) & ^word & (0x80 * ones)
 }
