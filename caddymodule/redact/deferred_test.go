@@ -59,7 +59,9 @@ func (contextEncoder) CaddyModule() caddy.ModuleInfo {
 
 func (e *contextEncoder) Clone() zapcore.Encoder { return &contextEncoder{e.Encoder.Clone()} }
 
-func (e *contextEncoder) EncodeEntry(entry zapcore.Entry, _ []zapcore.Field) (*buffer.Buffer, error) {
+func (e *contextEncoder) EncodeEntry(
+	entry zapcore.Entry, _ []zapcore.Field,
+) (*buffer.Buffer, error) {
 	return e.Encoder.EncodeEntry(entry, nil)
 }
 
@@ -72,7 +74,8 @@ func encoderPairs(t testing.TB) map[string][2]zapcore.Encoder {
 	pairs := make(map[string][2]zapcore.Encoder)
 	for name, config := range map[string]string{
 		"default": `{"format":"api_keys"}`,
-		"json":    `{"format":"api_keys","wrap":{"format":"json","message_key":"","level_key":"","time_key":""}}`,
+		"json": `{"format":"api_keys","wrap":{"format":"json","message_key":"","level_key":"",
+			"time_key":""}}`,
 		"console": `{"format":"api_keys","wrap":{"format":"console"}}`,
 		"filter": `{"format":"api_keys","wrap":{"format":"filter","wrap":{"format":"json"},
 			"fields":{"string":{"filter":"delete"},"request>headers>X-One":{"filter":"hash"}}}}`,
@@ -114,7 +117,8 @@ func newChangingRequest() changingRequest {
 		{Subject: pkix.Name{CommonName: "client"}, SerialNumber: big.NewInt(7)},
 	}}
 	vars := map[string]any{caddyhttp.ClientIPVarKey: "192.0.2.1"}
-	return changingRequest{r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, vars)), vars, []byte("bytes")}
+	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, vars))
+	return changingRequest{r, vars, []byte("bytes")}
 }
 
 func (r changingRequest) change(text string) {
@@ -147,14 +151,19 @@ func (r changingRequest) change(text string) {
 // contextFields returns one field of each kind that a logger can have.
 func contextFields(text string, r changingRequest) []zapcore.Field {
 	number := int64(len(text))
+	request := caddyhttp.LoggableHTTPRequest{Request: r.Request}
+	header := caddyhttp.LoggableHTTPHeader{Header: r.Header}
+	credentials, credentialHeader := request, header
+	credentials.ShouldLogCredentials, credentialHeader.ShouldLogCredentials = true, true
 	return []zapcore.Field{
 		zap.String("string", text), zap.ByteString("bytes", r.bytes), zap.Binary("binary", r.bytes),
-		zap.Bool("bool", number%2 == 0), zap.Int("int", int(number)), zap.Int64("int64", math.MinInt64),
+		zap.Bool("bool", number%2 == 0), zap.Int("int", int(number)), zap.Int64("int64", -1<<63),
 		zap.Int32("int32", -1), zap.Int16("int16", -1), zap.Int8("int8", -1), zap.Uint("uint", 1),
 		zap.Uint64("uint64", math.MaxUint64), zap.Uint32("uint32", math.MaxUint32),
 		zap.Uint16("uint16", 1), zap.Uint8("uint8", 1), zap.Uintptr("uintptr", 1),
-		zap.Float64("float64", math.NaN()), zap.Float32("float32", 0.1), zap.Complex128("complex128", 1i),
-		zap.Complex64("complex64", 1i), zap.Duration("duration", time.Duration(number)),
+		zap.Float64("float64", math.NaN()), zap.Float32("float32", 0.1),
+		zap.Complex128("complex128", 1i), zap.Complex64("complex64", 1i),
+		zap.Duration("duration", time.Duration(number)), zap.Skip(),
 		zap.Time("time", time.Unix(number, 7).UTC()), zap.Time("old", time.Time{}),
 		zap.Error(errors.New(text)), zap.Error(nil), zap.Stringer("stringer", stringer(text)),
 		zap.Strings("strings", []string{text}), zap.Any("map", map[string]any{"a": text}),
@@ -162,13 +171,10 @@ func contextFields(text string, r changingRequest) []zapcore.Field {
 		zap.Array("shared", caddyhttp.LoggableStringArray(r.TransferEncoding)),
 		zap.Object("object", marshaler{"a": text}), zap.Object("failing", failing(text)),
 		zap.Inline(marshaler{"inline": text}), zap.Inline(primitives(text)),
-		zap.Dict("dict", zap.String("a", text)), zap.Skip(),
-		zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r.Request}),
-		zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r.Request, ShouldLogCredentials: true}),
-		zap.Object("headers", caddyhttp.LoggableHTTPHeader{Header: r.Header}),
-		zap.Object("headers", caddyhttp.LoggableHTTPHeader{Header: r.Header, ShouldLogCredentials: true}),
-		zap.Object("headers", caddyhttp.LoggableHTTPHeader{}),
-		zap.Inline(caddyhttp.LoggableHTTPRequest{Request: r.Request}),
+		zap.Dict("dict", zap.String("a", text)),
+		zap.Object("request", request), zap.Object("request", credentials), zap.Inline(request),
+		zap.Object("headers", header), zap.Object("headers", credentialHeader),
+		zap.Object("headers", caddyhttp.LoggableHTTPHeader{}), zap.Inline(header),
 		zap.Object("tls", caddyhttp.LoggableTLSConnState(*r.TLS)),
 	}
 }
@@ -184,9 +190,9 @@ func (p primitives) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return encoder.AddReflected("reflected", []string{string(p)})
 }
 
-// FuzzDeferredFields derives loggers from each other, changes the request in their fields and writes
-// entries. It compares the entries with those of encoders that do not defer fields. Each byte of
-// program is an operation.
+// FuzzDeferredFields derives loggers from each other, changes the request in their fields and
+// writes entries. It compares the entries with those of encoders that do not defer fields. Each
+// byte of program is an operation.
 func FuzzDeferredFields(f *testing.F) {
 	declareAll(f)
 	pairs := encoderPairs(f)
@@ -240,7 +246,9 @@ func FuzzDeferredFields(f *testing.F) {
 	})
 }
 
-func encode(t *testing.T, encoder zapcore.Encoder, entry zapcore.Entry, fields ...zapcore.Field) string {
+func encode(
+	t *testing.T, encoder zapcore.Encoder, entry zapcore.Entry, fields ...zapcore.Field,
+) string {
 	t.Helper()
 	out, err := encoder.EncodeEntry(entry, fields)
 	if err != nil {
@@ -266,7 +274,8 @@ func TestRequestOfLogger(t *testing.T) {
 	r := newChangingRequest()
 	r.Header = http.Header{"Cookie": {"a=b"}, "cOOKIE": {"c"}, "Set-Cookie": {"a=b", "c"},
 		"Authorization": {"x"}, "PROXY-AUTHORIZATION": {"x"}, "Proxy-Authenticate": {"x"},
-		"X-API-Key": {"x"}, "Accept": {"a", "b"}, "Empty": {}, "Nil": nil, "": {"x"}, "Escaped": {"%26\""},
+		"X-API-Key": {"x"}, "Accept": {"a", "b"}, "Empty": {}, "Nil": nil, "": {"x"},
+		"Escaped": {"%26\""},
 		"Cookies": {"x"}, "Www-Authenticate": {"x"}}
 	requests := []caddyhttp.LoggableHTTPRequest{{Request: r.Request},
 		{Request: r.Request, ShouldLogCredentials: true},
@@ -316,8 +325,9 @@ func setAll(r *http.Request) {
 // TestAddToEncoderWithClones adds fields to an encoder that has been cloned, before and after it
 // has encoded one.
 func TestAddToEncoderWithClones(t *testing.T) {
-	for _, first := range []zapcore.Field{zap.String("first", "1"), zap.Any("first", []int{1})} {
-		for _, second := range []zapcore.Field{zap.String("second", "2"), zap.Any("second", []int{2})} {
+	reflected := map[string]int{"x": 1}
+	for _, first := range []zapcore.Field{zap.Int("first", 1), zap.Any("first", reflected)} {
+		for _, second := range []zapcore.Field{zap.Int("second", 2), zap.Any("second", reflected)} {
 			parent := newLogEncoder(t, "").Clone()
 			first.AddTo(parent)
 			child := parent.Clone()
@@ -335,6 +345,17 @@ func TestAddToEncoderWithClones(t *testing.T) {
 	}
 }
 
+// TestObjectThatCannotBeDeferred has a value that Caddy's requests do not have.
+func TestObjectThatCannotBeDeferred(t *testing.T) {
+	for _, field := range []zapcore.Field{zap.Binary("a", nil), zap.Any("a", struct{}{}),
+		zap.Object("a", marshaler{}), zap.Strings("a", []string{""})} {
+		object := new(deferredFields)
+		if field.AddTo(object); !object.incomplete {
+			t.Errorf("%v is deferred", field.Type)
+		}
+	}
+}
+
 // TestDerivedLoggersShareTheEncoder checks that a logger of a request costs nothing in the wrapped
 // encoder until it writes an entry.
 func TestDerivedLoggersShareTheEncoder(t *testing.T) {
@@ -342,10 +363,11 @@ func TestDerivedLoggersShareTheEncoder(t *testing.T) {
 	encoder := new(redactingEncoder)
 	encoder.wrap(wrapped)
 	var out bytes.Buffer
-	derived := logger(encoder, &out).With(contextFields("x", newChangingRequest())[0]).
-		With(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: newChangingRequest().Request}))
+	r := newChangingRequest().Request
+	derived := logger(encoder, &out).With(zap.String("string", "x")).
+		With(zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: r}))
 	if wrapped.clones != 0 {
-		t.Errorf("the wrapped encoder was cloned %d times before an entry was written", wrapped.clones)
+		t.Errorf("the wrapped encoder was cloned %d times without an entry", wrapped.clones)
 	}
 	derived.Info("x")
 	if wrapped.clones != 1 || !strings.Contains(out.String(), `"string":"x","request":{`) {

@@ -13,10 +13,10 @@ import (
 // redactingEncoder is LogEncoder without its configuration. It is small because it is cloned often:
 // zap clones it for every logger with fields, and Caddy for every entry of an access log.
 //
-// It defers the fields of its logger until it meets one that must be encoded at once. From then on
-// it encodes every field. Only in that case it owns the wrapped encoder; otherwise it shares it with
-// its clones and does not change it. An encoder is no longer changed once its logger is in use, so
-// any number of goroutines can use the logger and derive others from it.
+// It defers the fields of its logger until one must be encoded at once. Then it encodes that field
+// and all others into a clone of the wrapped encoder, which it does not share. While it defers
+// fields, it shares the wrapped encoder with its clones and does not change it. So any number of
+// goroutines can write to a logger and derive others from it.
 type redactingEncoder struct {
 	zapcore.ObjectEncoder // receives the fields of the logger: deferred, or a redactor
 	encoder               zapcore.Encoder
@@ -31,8 +31,6 @@ func (e *redactingEncoder) wrap(encoder zapcore.Encoder) {
 	case *logging.JSONEncoder, *logging.ConsoleEncoder, *logging.FilterEncoder,
 		*logging.AppendEncoder:
 		e.isCaddys = true
-	default:
-		e.isCaddys = false
 	}
 	e.deferFields(nil)
 }
@@ -208,8 +206,8 @@ func (r *objectRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return r.object.MarshalLogObject(r)
 }
 
-// entryRedactor marshals all fields of an entry through a redactor, after the deferred fields of the
-// logger. inline is the one field that replaces them. All of it is one allocation.
+// entryRedactor marshals the deferred fields of a logger and all fields of an entry through a
+// redactor. inline is the one field that replaces them. All of it is one allocation.
 type entryRedactor struct {
 	redactor
 	context, fields []zapcore.Field

@@ -83,8 +83,8 @@ func beforeParamByte(text string) int {
 
 const ones = 0x0101010101010101
 
-// zeroBytes returns a word whose lowest bit that is set is in the first zero byte of word. The result
-// is zero if there is none.
+// zeroBytes returns a word whose lowest set bit is in the first zero byte of word, or 0 if there is
+// none.
 func zeroBytes(word uint64) uint64 {
 	return (word - ones) & ^word & (0x80 * ones)
 }

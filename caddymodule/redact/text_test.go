@@ -131,13 +131,13 @@ func TestRedactParams(t *testing.T) {
 	}
 }
 
-// TestMayContainParam puts the bytes of a parameter at every place, among bytes that differ from them
-// by one bit.
+// TestMayContainParam puts the bytes of a parameter at every place. The bytes around them differ
+// from them by one bit.
 func TestMayContainParam(t *testing.T) {
 	sources := new(sourceSet).with([]Source{{Query, "key"}})
 	for length := range 30 {
-		for _, filler := range []string{"a", "<", "$", "]", "\xbd", "\xa5", "\xdc", "\x00", "\xff"} {
-			text := strings.Repeat(filler, length)
+		for _, filler := range "a<$]\u00bd\u00a5\u00dc\x00\u00ff" {
+			text := strings.Repeat(string([]byte{byte(filler)}), length)
 			if sources.mayContainParam(text) {
 				t.Errorf("%q may contain a parameter", text)
 			}
