@@ -38,6 +38,16 @@ func newLogEncoder(t testing.TB, wrap string) *LogEncoder {
 	return encoder
 }
 
+// newJSONEncoder returns Caddy's own JSON encoder.
+func newJSONEncoder(t testing.TB) zapcore.Encoder {
+	t.Helper()
+	encoder := new(logging.JSONEncoder)
+	if err := encoder.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	return encoder
+}
+
 func logger(encoder zapcore.Encoder, out *bytes.Buffer) *zap.Logger {
 	return zap.New(zapcore.NewCore(encoder, zapcore.AddSync(out), zapcore.DebugLevel))
 }
@@ -257,14 +267,30 @@ func TestInsideFilterEncoder(t *testing.T) {
 	}
 }
 
+// TestFiltersOfHeaders wraps Caddy's filter encoder. Its filters must get every header, including
+// those with a character that may belong to an encoded parameter.
+func TestFiltersOfHeaders(t *testing.T) {
+	declareAll(t)
+	encoder := newLogEncoder(t, `{"format":"filter","wrap":{"format":"json"},
+		"fields":{"headers>X-Session":{"filter":"hash"}}}`)
+	hashed := regexp.MustCompile(`"[0-9a-f]{8}"`)
+	for _, value := range []string{"plain", "100%", `back\slash`, "/?api_key=a%20b"} {
+		field := zap.Object("headers",
+			caddyhttp.LoggableHTTPHeader{Header: http.Header{"X-Session": {value, value}}})
+		var out bytes.Buffer
+		logger(encoder, &out).Info("x", field)
+		logger(encoder, &out).With(field).Info("x")
+		if got := out.String(); len(hashed.FindAllString(got, -1)) != 4 {
+			t.Errorf("%s is not filtered: %s", value, got)
+		}
+	}
+}
+
 // TestEntriesWithoutSecretsAreUnchanged compares entries without a secret with those that the
 // wrapped encoder writes alone.
 func TestEntriesWithoutSecretsAreUnchanged(t *testing.T) {
 	declareAll(t)
-	plain := &logging.JSONEncoder{}
-	if err := plain.Provision(caddy.Context{}); err != nil {
-		t.Fatal(err)
-	}
+	plain := newJSONEncoder(t)
 	for name, fields := range map[string][]zapcore.Field{
 		"text": textFields(`https://a.example/x?page=2&q=%E2%82%AC"quoted\n" a_b_c ` +
 			strings.Repeat("%20", 100)),
@@ -465,16 +491,14 @@ func accessFields(keyed bool) []zapcore.Field {
 
 func BenchmarkAccessEntry(b *testing.B) {
 	declareAll(b)
-	plain := &logging.JSONEncoder{}
-	if err := plain.Provision(caddy.Context{}); err != nil {
-		b.Fatal(err)
-	}
+	plain := newJSONEncoder(b)
 	for _, bench := range []struct {
 		name    string
 		encoder zapcore.Encoder
 		keyed   bool
 	}{
-		{"json", plain, false}, {"api_keys", newLogEncoder(b, ""), false},
+		{"json", plain, false}, {"json_with_key", plain, true},
+		{"api_keys", newLogEncoder(b, ""), false},
 		{"api_keys_with_key", newLogEncoder(b, ""), true},
 	} {
 		b.Run(bench.name, func(b *testing.B) {

@@ -1,7 +1,10 @@
 package redact
 
 import (
+	"slices"
+
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/logging"
 	"go.uber.org/zap"
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
@@ -9,19 +12,58 @@ import (
 
 // redactingEncoder is LogEncoder without its configuration. It is small because it is cloned often:
 // zap clones it for every logger with fields, and Caddy for every entry of an access log.
+//
+// It defers the fields of its logger until one must be encoded at once. Then it encodes that field
+// and all others into a clone of the wrapped encoder, which it does not share. While it defers
+// fields, it shares the wrapped encoder with its clones and does not change it. So any number of
+// goroutines can write to a logger and derive others from it.
 type redactingEncoder struct {
-	redactor // receives the fields of the logger
-	encoder  zapcore.Encoder
+	zapcore.ObjectEncoder // receives the fields of the logger: deferred, or a redactor
+	encoder               zapcore.Encoder
+	isCaddys              bool // encoder treats the fields of a logger like those of an entry
+	deferred              deferredFields
+	memory                [3]zapcore.Field // of deferred; enough for Caddy's reverse proxy
 }
 
 func (e *redactingEncoder) wrap(encoder zapcore.Encoder) {
-	e.encoder, e.ObjectEncoder = encoder, encoder
+	e.encoder = encoder
+	switch encoder.(type) {
+	case *logging.JSONEncoder, *logging.ConsoleEncoder, *logging.FilterEncoder,
+		*logging.AppendEncoder:
+		e.isCaddys = true
+	}
+	e.deferFields(nil)
+}
+
+// deferFields makes e defer fields, beginning with a copy of the given ones.
+func (e *redactingEncoder) deferFields(fields []zapcore.Field) {
+	e.deferred = deferredFields{fields: append(e.memory[:0], fields...), owner: e}
+	e.ObjectEncoder = &e.deferred
+}
+
+// encodeContext encodes the deferred fields and returns the encoder for the next ones.
+func (e *redactingEncoder) encodeContext() zapcore.ObjectEncoder {
+	fields := e.deferred
+	e.deferred = deferredFields{}
+	e.own(e.encoder)
+	_ = fields.MarshalLogObject(e.ObjectEncoder)
+	return e.ObjectEncoder
+}
+
+// own makes e encode fields at once, into a clone of encoder.
+func (e *redactingEncoder) own(encoder zapcore.Encoder) {
+	e.encoder = encoder.Clone()
+	e.ObjectEncoder = &redactor{ObjectEncoder: e.encoder}
 }
 
 // Clone is part of zapcore.Encoder.
 func (e *redactingEncoder) Clone() zapcore.Encoder {
-	clone := new(redactingEncoder)
-	clone.wrap(e.encoder.Clone())
+	clone := &redactingEncoder{encoder: e.encoder, isCaddys: e.isCaddys}
+	if e.deferred.owner == nil {
+		clone.own(e.encoder)
+	} else {
+		clone.deferFields(e.deferred.fields)
+	}
 	return clone
 }
 
@@ -29,11 +71,17 @@ func (e *redactingEncoder) Clone() zapcore.Encoder {
 func (e *redactingEncoder) EncodeEntry(
 	entry zapcore.Entry, fields []zapcore.Field,
 ) (*buffer.Buffer, error) {
+	context := e.deferred.fields
+	if len(context) > 0 && !e.isCaddys {
+		clone := e.Clone().(*redactingEncoder)
+		clone.encodeContext()
+		e, context = clone, nil
+	}
 	sources := redactedSources.Load()
 	entry.Message = sources.redactParams(entry.Message)
 	entry.Stack = sources.redactParams(entry.Stack)
-	if len(fields) > 0 {
-		fields = redactFields(sources, fields)
+	if len(context) > 0 || len(fields) > 0 {
+		fields = redactFields(sources, context, fields)
 	}
 	out, err := e.encoder.EncodeEntry(entry, fields)
 	if err != nil {
@@ -122,21 +170,28 @@ func (r *redactor) AddArray(key string, array zapcore.ArrayMarshaler) error {
 	if sources.isHeader(key) {
 		return r.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{Replacement})
 	}
-	// This is the path of all header values, and nearly all of them need no redaction.
-	if list, ok := array.(caddyhttp.LoggableStringArray); ok && sources.isClean(list) {
+	// All header values come here. Caddy's filters recognize them by their type.
+	if list, ok := array.(caddyhttp.LoggableStringArray); ok {
+		if clean := sources.redactList(list); clean != nil {
+			array = clean
+		}
 		return r.ObjectEncoder.AddArray(key, array)
 	}
 	return r.ObjectEncoder.AddArray(key, &arrayRedactor{sources: sources, array: array})
 }
 
-// isClean reports whether no text in list can contain a declared parameter.
-func (s *sourceSet) isClean(list []string) bool {
-	for _, text := range list {
-		if s.mayContainParam(text) {
-			return false
+// redactList returns a redacted copy of list, or nil if there is nothing to redact.
+func (s *sourceSet) redactList(list caddyhttp.LoggableStringArray) caddyhttp.LoggableStringArray {
+	var clean caddyhttp.LoggableStringArray
+	for i, text := range list {
+		if redacted := s.redactParams(text); redacted != text {
+			if clean == nil {
+				clean = slices.Clone(list)
+			}
+			clean[i] = redacted
 		}
 	}
-	return true
+	return clean
 }
 
 // objectRedactor marshals an object through a redactor. Both are one allocation.
@@ -151,16 +206,16 @@ func (r *objectRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	return r.object.MarshalLogObject(r)
 }
 
-// entryRedactor marshals all fields of an entry through a redactor. inline is the one field that
-// replaces them. All of it is one allocation.
+// entryRedactor marshals the deferred fields of a logger and all fields of an entry through a
+// redactor. inline is the one field that replaces them. All of it is one allocation.
 type entryRedactor struct {
 	redactor
-	fields []zapcore.Field
-	inline [1]zapcore.Field
+	context, fields []zapcore.Field
+	inline          [1]zapcore.Field
 }
 
-func redactFields(sources *sourceSet, fields []zapcore.Field) []zapcore.Field {
-	r := &entryRedactor{redactor: redactor{sources: sources}, fields: fields}
+func redactFields(sources *sourceSet, context, fields []zapcore.Field) []zapcore.Field {
+	r := &entryRedactor{redactor: redactor{sources: sources}, context: context, fields: fields}
 	r.inline[0] = zap.Inline(r)
 	return r.inline[:]
 }
@@ -168,6 +223,9 @@ func redactFields(sources *sourceSet, fields []zapcore.Field) []zapcore.Field {
 // MarshalLogObject is part of zapcore.ObjectMarshaler.
 func (r *entryRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	r.ObjectEncoder = encoder
+	for i := range r.context {
+		r.context[i].AddTo(r)
+	}
 	for i := range r.fields {
 		r.fields[i].AddTo(r)
 	}

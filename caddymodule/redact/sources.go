@@ -29,11 +29,14 @@ type Source struct {
 // HiddenByCaddy reports whether Caddy's own encoders redact s. They do not if the server has
 // log_credentials.
 func (s Source) HiddenByCaddy() bool {
-	if s.Kind == Header {
-		return slices.Contains([]string{"authorization", "proxy-authorization", "cookie",
-			"set-cookie"}, strings.ToLower(s.Name))
-	}
-	return s.Kind == Cookie
+	return s.Kind == Cookie || s.Kind == Header && hiddenByCaddy(s.Name)
+}
+
+// hiddenByCaddy reports whether Caddy's own encoders redact a header.
+func hiddenByCaddy(header string) bool {
+	return strings.EqualFold(header, "Cookie") || strings.EqualFold(header, "Set-Cookie") ||
+		strings.EqualFold(header, "Authorization") ||
+		strings.EqualFold(header, "Proxy-Authorization")
 }
 
 // Declare makes the log encoder redact sources in every log of the process, until the process

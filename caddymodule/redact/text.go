@@ -3,6 +3,7 @@ package redact
 import (
 	"bytes"
 	"encoding/json"
+	"math/bits"
 	"net/url"
 	"strings"
 
@@ -52,7 +53,13 @@ func (s *sourceSet) mayContainParam(text string) bool {
 	if len(s.params) == 0 {
 		return false
 	}
-	for i := range len(text) { // for short texts, this is faster than three calls of IndexByte
+	for i := 0; i < len(text); i++ {
+		if len(text)-i >= 8 {
+			if skip := beforeParamByte(text[i:]); skip > 0 {
+				i += skip - 1
+				continue
+			}
+		}
 		switch text[i] {
 		case '%', '\\':
 			return true
@@ -63,6 +70,23 @@ func (s *sourceSet) mayContainParam(text string) bool {
 		}
 	}
 	return false
+}
+
+// beforeParamByte returns the number of bytes before the first %, \ or = among the first eight
+// bytes of text, or 8 if there is none. It compares all eight at once.
+func beforeParamByte(text string) int {
+	word := uint64(text[0]) | uint64(text[1])<<8 | uint64(text[2])<<16 | uint64(text[3])<<24 |
+		uint64(text[4])<<32 | uint64(text[5])<<40 | uint64(text[6])<<48 | uint64(text[7])<<56
+	return bits.TrailingZeros64(zeroBytes(word^'%'*ones)|zeroBytes(word^'\\'*ones)|
+		zeroBytes(word^'='*ones)) / 8
+}
+
+const ones = 0x0101010101010101
+
+// zeroBytes returns a word whose lowest set bit is in the first zero byte of word, or 0 if there is
+// none.
+func zeroBytes(word uint64) uint64 {
+	return (word - ones) & ^word & (0x80 * ones)
 }
 
 // param returns the declared parameter with a name as written in a text, or nil.

@@ -131,6 +131,31 @@ func TestRedactParams(t *testing.T) {
 	}
 }
 
+// TestMayContainParam puts the bytes of a parameter at every place. The bytes around them differ
+// from them by one bit.
+func TestMayContainParam(t *testing.T) {
+	sources := new(sourceSet).with([]Source{{Query, "key"}})
+	for length := range 30 {
+		for _, filler := range "a<$]\u00bd\u00a5\u00dc\x00\u00ff" {
+			text := strings.Repeat(string([]byte{byte(filler)}), length)
+			if sources.mayContainParam(text) {
+				t.Errorf("%q may contain a parameter", text)
+			}
+			for at := range length {
+				for _, c := range []string{"%", "\\", "="} {
+					text := text[:at] + c + text[at+1:]
+					if got := sources.mayContainParam(text); got != (c != "=") {
+						t.Errorf("%q: %v", text, got)
+					}
+					if at > 0 && !sources.mayContainParam(text[:at-1]+"y"+text[at:]) {
+						t.Errorf("%q, with y before %s: false", text, c)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestDeclaredHeaders(t *testing.T) {
 	sources := (&sourceSet{}).with([]Source{{Header, "Authorization"},
 		{Header, "Proxy-Authorization"}, {Header, "X-API-Key"}})
