@@ -72,7 +72,7 @@ func TestTableEvictsUnusedEntries(t *testing.T) {
 
 func TestCacheIsBounded(t *testing.T) {
 	c := newLocalCache(10_000, 1<<40)
-	for i := range 200_000 {
+	for i := range negativeEntries + 30_000 {
 		d := numbered(i)
 		s := c.shard(&d)
 		s.mu.Lock()
