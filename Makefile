@@ -21,7 +21,8 @@ FILES         ?=
 # modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
-# The packages in tests/ mostly wait, so one more than the number of processors runs at a time.
+# Tests wait for disks, leases and processes, so one package more than the number of processors runs
+# at a time.
 JOBS = $(shell expr $$(nproc) + 1)
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
@@ -53,14 +54,16 @@ check: lint ## Check formatting, lint, and test what has changed; before each co
 # Without -j, make runs the two kinds of tests one after the other.
 test: deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
 
-# The packages that take longest come first.
+# The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
-	go test $(RACE) -timeout 40m ./keystore/sqldb ./admin ./caddymodule ./...
+	go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+		./keystore/sqldb ./admin ./keystore/node ./caddymodule ./keystore/manage ./...
 
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		go test -p $(JOBS) -count 1 -timeout 40m ./...
+		go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
+		./faults ./adversarial ./browser ./...
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy

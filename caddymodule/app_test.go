@@ -138,9 +138,16 @@ func (g *instance) do(method, server, path, body string, headers ...string) (int
 	return response.StatusCode, text.String()
 }
 
-// mint creates a key through the admin endpoint and returns its token.
+// mint creates a key through the admin endpoint and returns its token. On a busy machine it waits
+// for the database, without which Caddy has started after startWait.
 func (g *instance) mint(fields object) string {
 	g.t.Helper()
+	for end := time.Now().Add(time.Minute); runningApp().store.Load() == nil; {
+		if time.Now().After(end) {
+			g.t.Fatal("the database is not open")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	spec := object{"name": "test", "namespace": "default", "access": "read_only"}
 	for name, value := range fields {
 		spec[name] = value
@@ -297,8 +304,8 @@ func TestFailedReloadRestoresTheSettings(t *testing.T) {
 func TestReloadWithAnotherDatabase(t *testing.T) {
 	g := newInstance(t)
 	g.load(g.config(sqlite(g.path("first.db"), nil)))
-	first := runningApp().Keystore()
 	token := g.mint(nil)
+	first := runningApp().Keystore()
 
 	g.load(g.config(sqlite(g.path("second.db"), nil)))
 	second := runningApp().Keystore()

@@ -411,12 +411,14 @@ func testChanged(t *testing.T, s Store) {
 	insert(t, db, plain("k"))
 	drain(other)
 	drain(db)
-	// A busy machine may delay some; most must come within 100 ms.
+	// Most must come within 100 ms, and later only on a machine on which the edit takes long, too.
 	const rounds = 9
 	late := 0
 	for range rounds {
+		asked := time.Now()
 		edit(t, db, "k", func(*keystore.Key) {})
 		began := time.Now()
+		limit := 100*time.Millisecond + 4*began.Sub(asked)
 		for _, db := range []keystore.Database{db, other} {
 			select {
 			case <-db.Changed():
@@ -424,12 +426,12 @@ func testChanged(t *testing.T, s Store) {
 				t.Fatal("a change is not reported")
 			}
 		}
-		if time.Since(began) > 100*time.Millisecond {
+		if time.Since(began) > limit {
 			late++
 		}
 	}
 	if late > rounds/2 {
-		t.Fatalf("%d of %d changes were reported after more than 100 ms", late, rounds)
+		t.Fatalf("%d of %d changes were reported late", late, rounds)
 	}
 	drain(other)
 	must(t, s.Exec("UPDATE keys SET name = 'by hand'"))

@@ -72,7 +72,7 @@ func TestTableEvictsUnusedEntries(t *testing.T) {
 
 func TestCacheIsBounded(t *testing.T) {
 	c := newLocalCache(10_000, 1<<40)
-	for i := range 200_000 {
+	for i := range negativeEntries + 30_000 {
 		d := numbered(i)
 		s := c.shard(&d)
 		s.mu.Lock()
@@ -99,7 +99,7 @@ func TestUnknownCredentialsDoNotEvictRecords(t *testing.T) {
 	s := c.shard(&known)
 	s.mu.Lock()
 	s.insert(&known, &keystore.Record{Digest: known}, 0)
-	for i := range 100_000 {
+	for i := range 10_000 { // a shard has room for 256
 		d := numbered(1000 + i)
 		s.insert(&d, nil, 0)
 	}

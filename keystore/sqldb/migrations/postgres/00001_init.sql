@@ -5,6 +5,7 @@
 -- Texts are compared byte by byte, whatever the collation of the database.
 
 -- +goose Up
+-- +goose StatementBegin
 
 -- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
@@ -198,7 +199,6 @@ CREATE INDEX sessions_used    ON sessions (used_at);
 CREATE INDEX sessions_created ON sessions (created_at);
 CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
 
--- +goose StatementBegin
 -- The data of a standby may be outdated, so no read may be answered from it, not even behind a pooler that sends reads there.
 CREATE FUNCTION on_primary() RETURNS boolean LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
@@ -207,9 +207,7 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 -- Takes the lock of all changes for this transaction and returns the time. A program that is stopped or cut off loses the lock after the
 -- idle timeout. A running one has no other timeout: those of the user are meant for queries.
 -- PostgreSQL estimates a hundred elements for each JSON array, so it would JIT-compile the queries on grants for each batch of an
@@ -224,9 +222,7 @@ BEGIN
     PERFORM 1 FROM head FOR UPDATE;
     RETURN floor(extract(epoch FROM clock_timestamp()) * 1000000);
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 -- The first change of a transaction takes the revision and records it in a setting that ends with the transaction. Later changes use the
 -- same revision, because a row that is updated thousands of times in one transaction has as many versions to scan.
 --
@@ -246,25 +242,19 @@ BEGIN
     END IF;
     RETURN taken;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 -- Runs before a statement locks any row, so that two of them cannot deadlock.
 CREATE FUNCTION lock_head() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM 1 FROM head FOR UPDATE;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION '%', TG_ARGV[0];
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE FUNCTION log_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     taken bigint;
@@ -285,9 +275,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 -- A new key is not usable before it has secrets, which are logged when they are added. Secrets that existed before the key were not valid.
 -- EXECUTE plans the query each time: a plan for a few secrets would read all of them for each batch of an import.
 CREATE FUNCTION log_new_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -300,9 +288,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE FUNCTION keep_grants() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP <> 'INSERT' THEN
@@ -319,9 +305,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE FUNCTION log_secrets() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     taken bigint;
@@ -343,9 +327,7 @@ BEGIN
         FROM changed s LEFT JOIN keys k ON k.id = s.key_id;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE FUNCTION log_policy() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     taken bigint;
@@ -357,9 +339,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE FUNCTION keep_touched() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO touched (namespace, seq)
@@ -367,7 +347,6 @@ BEGIN
         WHERE n.value IS NOT NULL;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
 CREATE TRIGGER keys_lock   BEFORE INSERT OR UPDATE OR DELETE ON keys FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
 CREATE TRIGGER keys_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_new_keys();
@@ -418,3 +397,4 @@ CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit FO
 -- A reader who may not read the whole log sees only the rows in this table.
 CREATE TRIGGER touched_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON touched FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('the audit log is append-only');
+-- +goose StatementEnd

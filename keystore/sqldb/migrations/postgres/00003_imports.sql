@@ -3,6 +3,7 @@
 -- them at once.
 
 -- +goose Up
+-- +goose StatementBegin
 
 -- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
@@ -18,7 +19,6 @@ CREATE TABLE imports (
 
 ALTER TABLE secrets ADD COLUMN import_id BIGINT; -- the import that added it in parts, also after it was published
 
--- +goose StatementBegin
 CREATE FUNCTION log_published() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF EXISTS (SELECT 1 FROM changed WHERE abandoned = 0) THEN
@@ -26,7 +26,6 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
 CREATE TRIGGER imports_lock BEFORE INSERT OR UPDATE OR DELETE ON imports FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
 CREATE TRIGGER imports_published AFTER DELETE ON imports REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_published();
@@ -36,7 +35,6 @@ CREATE TRIGGER imports_one_way BEFORE UPDATE ON imports FOR EACH ROW
 CREATE TRIGGER imports_truncate BEFORE TRUNCATE ON imports FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('no node would be told: use DELETE');
 
--- +goose StatementBegin
 -- Unpublished secrets are not logged, because they change nothing for nodes.
 CREATE OR REPLACE FUNCTION log_secrets() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -61,9 +59,7 @@ BEGIN
         FROM changed s LEFT JOIN keys k ON k.id = s.key_id;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
--- +goose StatementBegin
 -- Secrets of an abandoned import were never valid, so another import may add them.
 CREATE FUNCTION keep_secret() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -72,9 +68,9 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'secrets are kept for good: set dropped = 1, or delete the key';
 END $$;
--- +goose StatementEnd
 
 DROP TRIGGER secrets_delete ON secrets;
 CREATE TRIGGER secrets_delete BEFORE DELETE ON secrets FOR EACH ROW EXECUTE FUNCTION keep_secret();
 CREATE TRIGGER secrets_truncate BEFORE TRUNCATE ON secrets FOR EACH STATEMENT
     EXECUTE FUNCTION refuse('secrets are kept for good: set dropped = 1, or delete the key');
+-- +goose StatementEnd

@@ -1,4 +1,5 @@
 -- +goose Up
+-- +goose StatementBegin
 
 -- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
@@ -15,14 +16,13 @@ CREATE TABLE former_namespaces (
 );
 INSERT INTO former_namespaces SELECT DISTINCT object FROM audit WHERE action = 'namespace.delete';
 
--- +goose StatementBegin
 CREATE FUNCTION keep_namespace_id() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     INSERT INTO former_namespaces (id) VALUES (OLD.id) ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
 CREATE TRIGGER namespaces_former AFTER DELETE ON namespaces FOR EACH ROW EXECUTE FUNCTION keep_namespace_id();
 CREATE TRIGGER namespaces_renamed AFTER UPDATE OF id ON namespaces FOR EACH ROW
     WHEN (NEW.id <> OLD.id) EXECUTE FUNCTION keep_namespace_id();
+-- +goose StatementEnd

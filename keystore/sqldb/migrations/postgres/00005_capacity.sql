@@ -2,6 +2,7 @@
 -- Triggers maintain the numbers of keys to which caps apply, so that no change counts keys.
 
 -- +goose Up
+-- +goose StatementBegin
 
 -- The functions use the schema in which they were created, whatever the search_path of the caller.
 SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
@@ -13,7 +14,6 @@ ALTER TABLE change_log ADD COLUMN object TEXT; -- of 'policy': namespace, role o
 ALTER TABLE change_log ADD COLUMN namespace TEXT COLLATE "C"; -- of a role
 ALTER TABLE change_log ADD COLUMN name TEXT COLLATE "C"; -- of a role, else the id
 
--- +goose StatementBegin
 -- The argument is the kind of object. For an update the log names the old rows too, because an id may
 -- have changed.
 CREATE FUNCTION log_objects() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -44,7 +44,6 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
 DROP TRIGGER namespaces_insert ON namespaces;
 DROP TRIGGER namespaces_update ON namespaces;
@@ -80,7 +79,6 @@ CREATE INDEX key_counts_most ON key_counts (kind, n);
 INSERT INTO key_counts SELECT 'owner', owner, count(*) FROM keys WHERE personal = 0 GROUP BY owner;
 INSERT INTO key_counts SELECT 'namespace', namespace, count(*) FROM keys WHERE personal = 0 GROUP BY namespace;
 
--- +goose StatementBegin
 CREATE FUNCTION count_keys() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
@@ -110,8 +108,8 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
--- +goose StatementEnd
 
 CREATE TRIGGER keys_count_insert AFTER INSERT ON keys REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION count_keys();
 CREATE TRIGGER keys_count_update AFTER UPDATE ON keys REFERENCING NEW TABLE AS changed OLD TABLE AS former FOR EACH STATEMENT EXECUTE FUNCTION count_keys();
 CREATE TRIGGER keys_count_delete AFTER DELETE ON keys REFERENCING OLD TABLE AS former FOR EACH STATEMENT EXECUTE FUNCTION count_keys();
+-- +goose StatementEnd

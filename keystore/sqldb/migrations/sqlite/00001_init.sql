@@ -4,6 +4,7 @@
 -- Tables are STRICT: otherwise an invalid time ('tomorrow') could get into change_log, and no node could read the log beyond it.
 
 -- +goose Up
+-- +goose StatementBegin
 CREATE TABLE head (
     one      INTEGER PRIMARY KEY CHECK (one = 1),
     epoch    TEXT    NOT NULL,
@@ -33,11 +34,9 @@ CREATE TABLE marks (
     mark     TEXT    NOT NULL DEFAULT (hex(randomblob(16)))
 ) STRICT;
 
--- +goose StatementBegin
 CREATE TRIGGER head_revision AFTER UPDATE OF revision ON head BEGIN
     INSERT INTO marks (revision) VALUES (NEW.revision);
 END;
--- +goose StatementEnd
 
 CREATE TABLE namespaces (
     id           TEXT    PRIMARY KEY NOT NULL,
@@ -206,14 +205,11 @@ CREATE TABLE adding (
     one INTEGER PRIMARY KEY CHECK (one = 1)
 ) STRICT;
 
--- +goose StatementBegin
 CREATE TRIGGER adding_ends AFTER DELETE ON adding BEGIN
     UPDATE head SET revision = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'new' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER keys_insert AFTER INSERT ON keys BEGIN
     INSERT INTO granted (key_id, namespace)
         SELECT DISTINCT NEW.id, json_extract(g.value, '$.namespace') FROM json_each(NEW.grants) g
@@ -222,9 +218,7 @@ CREATE TRIGGER keys_insert AFTER INSERT ON keys BEGIN
         SELECT DISTINCT r.value, NEW.namespace, json_extract(g.value, '$.namespace'), coalesce(json_extract(g.value, '$.connected'), 0), NEW.id
         FROM json_each(NEW.grants) g, json_each(g.value, '$.roles') r;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 -- A new key is not usable before it has secrets, which are logged when they are added. If it has secrets already, the row may not be new:
 -- REPLACE may have replaced an existing one.
 CREATE TRIGGER keys_insert_after_secrets AFTER INSERT ON keys
@@ -237,24 +231,18 @@ WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.id AND dropped = 0) BEGIN
                     ELSE NEW.expires_at END
         FROM head h JOIN secrets s ON s.key_id = NEW.id AND s.dropped = 0;
 END;
--- +goose StatementEnd
 
 -- REPLACE deletes a row without running the delete triggers, so this trigger must refuse what they refuse.
--- +goose StatementBegin
 CREATE TRIGGER keys_replace BEFORE INSERT ON keys
 WHEN NEW.revoked_at IS NULL AND EXISTS (SELECT 1 FROM keys WHERE id = NEW.id AND revoked_at IS NOT NULL) BEGIN
     SELECT RAISE(ABORT, 'the id of a key never changes, and a revoked key stays revoked');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER secrets_replace BEFORE INSERT ON secrets
 WHEN EXISTS (SELECT 1 FROM secrets WHERE digest = NEW.digest) BEGIN
     SELECT RAISE(ABORT, 'secrets are kept for good: a digest is inserted once');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER keys_update AFTER UPDATE ON keys BEGIN
     UPDATE head SET revision = revision + 1;
     INSERT INTO change_log (revision, kind, key_id, digest, ends)
@@ -264,9 +252,7 @@ CREATE TRIGGER keys_update AFTER UPDATE ON keys BEGIN
                     ELSE NEW.expires_at END
         FROM head h LEFT JOIN secrets s ON s.key_id = NEW.id AND s.dropped = 0;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER keys_update_grants AFTER UPDATE OF grants, namespace ON keys
 WHEN NEW.grants <> OLD.grants OR NEW.namespace <> OLD.namespace BEGIN
     DELETE FROM granted WHERE key_id = NEW.id;
@@ -278,9 +264,7 @@ WHEN NEW.grants <> OLD.grants OR NEW.namespace <> OLD.namespace BEGIN
         SELECT DISTINCT r.value, NEW.namespace, json_extract(g.value, '$.namespace'), coalesce(json_extract(g.value, '$.connected'), 0), NEW.id
         FROM json_each(NEW.grants) g, json_each(g.value, '$.roles') r;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER keys_delete AFTER DELETE ON keys BEGIN
     UPDATE head SET revision = revision + 1;
     INSERT INTO change_log (revision, kind, key_id, digest, ends)
@@ -291,16 +275,12 @@ CREATE TRIGGER keys_delete AFTER DELETE ON keys BEGIN
     DELETE FROM held WHERE key_id = OLD.id;
     DELETE FROM last_uses WHERE key_id = OLD.id;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER keys_one_way BEFORE UPDATE ON keys
 WHEN NEW.id <> OLD.id OR (OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS NULL) BEGIN
     SELECT RAISE(ABORT, 'the id of a key never changes, and a revoked key stays revoked');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER secrets_insert AFTER INSERT ON secrets
 WHEN NOT EXISTS (SELECT 1 FROM adding) BEGIN
     UPDATE head SET revision = revision + 1;
@@ -311,9 +291,7 @@ WHEN NOT EXISTS (SELECT 1 FROM adding) BEGIN
                     ELSE k.expires_at END
         FROM head h LEFT JOIN keys k ON k.id = NEW.key_id;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER secrets_update AFTER UPDATE ON secrets BEGIN
     UPDATE head SET revision = revision + 1;
     INSERT INTO change_log (revision, kind, key_id, digest, ends)
@@ -323,118 +301,84 @@ CREATE TRIGGER secrets_update AFTER UPDATE ON secrets BEGIN
                     ELSE k.expires_at END
         FROM head h LEFT JOIN keys k ON k.id = NEW.key_id;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER secrets_one_way BEFORE UPDATE ON secrets
 WHEN NEW.digest <> OLD.digest OR NEW.key_id <> OLD.key_id OR NEW.dropped < OLD.dropped BEGIN
     SELECT RAISE(ABORT, 'a secret stays with its key, and a dropped one stays dropped');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER secrets_delete BEFORE DELETE ON secrets BEGIN
     SELECT RAISE(ABORT, 'secrets are kept for good: set dropped = 1, or delete the key');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER namespaces_insert AFTER INSERT ON namespaces BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER namespaces_update AFTER UPDATE ON namespaces BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER namespaces_delete AFTER DELETE ON namespaces BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER roles_insert AFTER INSERT ON roles BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER roles_update AFTER UPDATE ON roles BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER roles_delete AFTER DELETE ON roles BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER members_insert AFTER INSERT ON members BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER members_update AFTER UPDATE ON members BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER members_delete AFTER DELETE ON members BEGIN
     UPDATE head SET revision = revision + 1, policy = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'policy' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER audit_touched AFTER INSERT ON audit BEGIN
     INSERT INTO touched (namespace, seq) SELECT DISTINCT n.value, NEW.seq FROM json_each(NEW.namespaces) n WHERE n.value IS NOT NULL;
 END;
--- +goose StatementEnd
 
 -- REPLACE deletes a row without running the delete trigger.
--- +goose StatementBegin
 CREATE TRIGGER audit_replace BEFORE INSERT ON audit
 WHEN EXISTS (SELECT 1 FROM audit WHERE seq = NEW.seq) BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER audit_update BEFORE UPDATE ON audit BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER audit_delete BEFORE DELETE ON audit BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
--- +goose StatementEnd
 
 -- A reader who may not read the whole log sees only the rows in touched.
--- +goose StatementBegin
 CREATE TRIGGER touched_update BEFORE UPDATE ON touched BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER touched_delete BEFORE DELETE ON touched BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;

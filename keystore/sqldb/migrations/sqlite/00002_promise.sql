@@ -1,4 +1,5 @@
 -- +goose Up
+-- +goose StatementBegin
 
 -- The epoch of the deployment when a node joined. A node whose row has another epoch must join again.
 ALTER TABLE nodes ADD COLUMN epoch TEXT NOT NULL DEFAULT ''; -- empty: joined by the release before
@@ -11,3 +12,4 @@ CREATE TABLE clock (
     noted INTEGER
 ) STRICT;
 INSERT INTO clock VALUES (1, NULL);
+-- +goose StatementEnd

@@ -3,6 +3,7 @@
 -- them at once.
 
 -- +goose Up
+-- +goose StatementBegin
 
 CREATE TABLE imports (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -15,24 +16,19 @@ CREATE TABLE imports (
 
 ALTER TABLE secrets ADD COLUMN import_id INTEGER; -- the import that added it in parts, also after it was published
 
--- +goose StatementBegin
 CREATE TRIGGER imports_published AFTER DELETE ON imports
 WHEN OLD.abandoned = 0 BEGIN
     UPDATE head SET revision = revision + 1;
     INSERT INTO change_log (revision, kind) SELECT revision, 'new' FROM head;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER imports_one_way BEFORE UPDATE ON imports
 WHEN NEW.id <> OLD.id OR NEW.abandoned < OLD.abandoned BEGIN
     SELECT RAISE(ABORT, 'an abandoned import stays abandoned');
 END;
--- +goose StatementEnd
 
 -- Unpublished secrets are not logged, because they change nothing for nodes.
 DROP TRIGGER secrets_insert;
--- +goose StatementBegin
 CREATE TRIGGER secrets_insert AFTER INSERT ON secrets
 WHEN NEW.import_id IS NULL AND NOT EXISTS (SELECT 1 FROM adding) BEGIN
     UPDATE head SET revision = revision + 1;
@@ -43,11 +39,9 @@ WHEN NEW.import_id IS NULL AND NOT EXISTS (SELECT 1 FROM adding) BEGIN
                     ELSE k.expires_at END
         FROM head h LEFT JOIN keys k ON k.id = NEW.key_id;
 END;
--- +goose StatementEnd
 
 -- Secrets of an abandoned import were never valid, so another import may add them.
 DROP TRIGGER secrets_delete;
--- +goose StatementBegin
 CREATE TRIGGER secrets_delete BEFORE DELETE ON secrets
 WHEN NOT EXISTS (SELECT 1 FROM imports WHERE id = OLD.import_id AND abandoned = 1) BEGIN
     SELECT RAISE(ABORT, 'secrets are kept for good: set dropped = 1, or delete the key');

@@ -1,4 +1,5 @@
 -- +goose Up
+-- +goose StatementBegin
 
 -- Finds active keys whose token has a prefix that the configuration does not accept.
 CREATE INDEX keys_prefix ON keys (prefix, expires_at) WHERE revoked_at IS NULL AND personal = 0;
@@ -12,13 +13,10 @@ CREATE TABLE former_namespaces (
 ) WITHOUT ROWID, STRICT;
 INSERT INTO former_namespaces SELECT DISTINCT object FROM audit WHERE action = 'namespace.delete';
 
--- +goose StatementBegin
 CREATE TRIGGER namespaces_former AFTER DELETE ON namespaces BEGIN
     INSERT INTO former_namespaces (id) VALUES (OLD.id) ON CONFLICT DO NOTHING;
 END;
--- +goose StatementEnd
 
--- +goose StatementBegin
 CREATE TRIGGER namespaces_renamed AFTER UPDATE OF id ON namespaces WHEN NEW.id <> OLD.id BEGIN
     INSERT INTO former_namespaces (id) VALUES (OLD.id) ON CONFLICT DO NOTHING;
 END;
