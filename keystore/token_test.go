@@ -104,6 +104,21 @@ func TestPrefixes(t *testing.T) {
 		if ValidPrefix(p) != want {
 			t.Errorf("ValidPrefix(%q) = %v", p, !want)
 		}
+		token := testKey(t, strings.Repeat("00", 32)).Generate(p, NewID()).Reveal()
+		if _, err := ParseToken(token); (err == nil) != want {
+			t.Errorf("a token with the prefix %q: %v", p, err)
+		}
+	}
+}
+
+// TestTokenWithAnotherSeparator corrects the check digits.
+func TestTokenWithAnotherSeparator(t *testing.T) {
+	text := []byte(testKey(t, strings.Repeat("00", 32)).Generate("ak", NewID()).Reveal())
+	text[len("ak")] = '-'
+	end := len(text) - base62CRCLen
+	putCheck(text[end:], string(text[:end]))
+	if _, err := ParseToken(string(text)); err == nil {
+		t.Error("it is accepted")
 	}
 }
 
