@@ -96,6 +96,18 @@ func TestRefusedRequestsAreCleaned(t *testing.T) {
 	}
 }
 
+// TestRefusedRequestsKeepOtherSchemes checks that an error route receives credentials that are not
+// ours.
+func TestRefusedRequestsKeepOtherSchemes(t *testing.T) {
+	h := newFixture(t)
+	var refused *http.Request
+	a := h.send(h.handler("errors caddy"), "GET /\nAuthorization: Basic YTpi",
+		func(r *http.Request) { refused = r })
+	if a.err == nil || refused.Header.Get("Authorization") != "Basic YTpi" {
+		t.Errorf("%s %v", a.outcome(), refused.Header)
+	}
+}
+
 func TestRefusedForwardedRequestsAreCleaned(t *testing.T) {
 	h := newFixture(t)
 	_, token := h.key("read")

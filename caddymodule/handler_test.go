@@ -431,6 +431,7 @@ func TestChallenges(t *testing.T) {
 		"from header authorization bearer":      {"Bearer"},
 		// These sources have no scheme, but a 401 needs a challenge.
 		"from header X-Auth Token":    {"Bearer"},
+		"from header Authorization":   {"Bearer"},
 		"from query key":              {"Bearer"},
 		"from cookie key\nfrom basic": {"Basic"},
 	} {

@@ -32,6 +32,7 @@ func TestCleanHeaders(t *testing.T) {
 		{"GET /p\nX~APIKEY!ID: x", "X~apikey!id", dropped},
 		{"GET /p\nX-Apikey-: x", "X-Apikey-", dropped},
 		{"GET /p\nX-Apikeys: x", "X-Apikeys", kept},
+		{"GET /p\nX: x", "X", kept},
 		{"GET /p\nX-HTTP-Method-Override: DELETE", "X-Http-Method-Override", dropped},
 		{"GET /p\nX-HTTP-Method: DELETE", "X-Http-Method", dropped},
 		{"GET /p\nX-Method-Override: DELETE", "X-Method-Override", dropped},
@@ -246,6 +247,8 @@ func TestCredentialIsRemoved(t *testing.T) {
 			"/a?y=1", "Connection: Upgrade\nUpgrade: websocket"},
 		{"first in the query", "from query key", "GET /a?key=" + token + ";y=1", token, "/a?y=1",
 			""},
+		{"before an empty parameter", "from query key", "GET /a?x=1&key=" + token + "&", token,
+			"/a?x=1&", ""},
 		{"alone in the query", "from query key", "GET /a?key=" + token, token, "/a", ""},
 		{"encoded in the query", "from query key", "GET /a?k%65y=" + url.QueryEscape(odd) + "&y",
 			odd, "/a?y", ""},
@@ -447,7 +450,9 @@ func TestShortCredentials(t *testing.T) {
 	}
 	a := h.send(h.handler("namespace acme\nfrom query key"),
 		"GET /?about=Mozilla/5.0&key=Mozilla/&copy=Mozilla/;x=Mozilla%2F"+
-			"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\nReferer: "+
+			"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\n"+
+			"X-Edges: Mozilla/,Mozilla/;Mozilla/&Mozilla/=Mozilla/?Mozilla/#Mozilla/ \"Mozilla/\"\t"+
+			"Mozilla/\nX-Within: Mozilla/Mozilla/\nReferer: "+
 			"https://a.example/?key=Mozilla/&b=Mozilla/5")
 	if a.seen == nil {
 		t.Fatal(a.outcome())
@@ -459,10 +464,50 @@ func TestShortCredentials(t *testing.T) {
 		"User-Agent": "Mozilla/5.0",
 		"X-Copy":     "REDACTED",
 		"X-List":     "REDACTED, Mozilla/5",
-		"Referer":    "https://a.example/?key=REDACTED&b=Mozilla/5",
+		"X-Edges": "REDACTED,REDACTED;REDACTED&REDACTED=REDACTED?REDACTED#REDACTED " +
+			"\"REDACTED\"\tREDACTED",
+		"X-Within": "Mozilla/Mozilla/",
+		"Referer":  "https://a.example/?key=REDACTED&b=Mozilla/5",
 	} {
 		if got := a.seen.Header.Get(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// TestShortestRedactedCredential checks from which length a credential is redacted within other
+// texts.
+func TestShortestRedactedCredential(t *testing.T) {
+	h := newFixture(t)
+	for secret, want := range map[string]string{
+		strings.Repeat("k", shortSecret-1): "a" + strings.Repeat("k", shortSecret-1) + "b",
+		strings.Repeat("k", shortSecret):   "aREDACTEDb",
+	} {
+		if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
+				Home: &keystore.Grant{Namespace: "acme",
+					Permissions: []keystore.Permission{{Action: "read"}}}},
+			Token: secret,
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		a := h.send(h.handler("namespace acme"), "GET /\nX-Copy: a"+secret+"b"+keyLine(secret))
+		if a.seen == nil {
+			t.Fatal(a.outcome())
+		}
+		if got := a.seen.Header.Get("X-Copy"); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+func TestHeaderValue(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "!az09~": "!az09~", " ": "%20", "%": "%25", "a%20b c": "a%2520b%20c", "\x1f": "%1F",
+		"\x7f": "%7F", "é": "%C3%A9", "\xff": "%FF", "\r\n": "%0D%0A",
+	} {
+		if got := headerValue(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
 		}
 	}
 }
