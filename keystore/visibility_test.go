@@ -57,6 +57,8 @@ func TestSees(t *testing.T) {
 		{"another kind, everything granted", record(grant(AnyNamespace, "*")), other, "app", false},
 		{"owner is disabled", recordOf("bob", grant("other", "*")), other, "workspace", false},
 		{"a namespace without an id", record(grant("home-1", "read")), d.Namespace(""), "app", false},
+		{"its home does not exist", NewRecord(&Key{Namespace: "gone", Owner: "ada",
+			Secrets: []Secret{{}}}, Digest{}), other, "workspace", false},
 		{"unknown namespace, everything granted",
 			record(grant(AnyNamespace, "*")), nil, "workspace", false},
 	} {
