@@ -104,6 +104,7 @@ func TestAdminSite(t *testing.T) {
 		{"a longer name", "GET", "/apikeysx", nil, 418, "next"},
 		{"unknown path", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
 		{"unknown path, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
+		{"the API itself", "GET", "/apikeys/v1", withBearer(plain), 404, "not_found"},
 		{"unknown page", "GET", "/apikeys/v1x", nil, 404, "Page not found"},
 		// API keys do not work for pages
 		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"},
@@ -239,6 +240,96 @@ func TestAdminSiteCutsRunningRequests(t *testing.T) {
 	if rest, err := io.ReadAll(answers); strings.TrimSpace(string(rest)) != "" ||
 		errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the import continues, or got a response: %q, %v", rest, err)
+	}
+}
+
+// TestAdminSiteKeepsConnections checks that a revoke does not close a connection on which an earlier
+// request had the key.
+func TestAdminSiteKeepsConnections(t *testing.T) {
+	g := newInstance(t)
+	g.loadSite()
+	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
+	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", g.path(g.siteSocket()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(atOnce)); err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(conn)
+	ask := func(want int) {
+		t.Helper()
+		_, _ = fmt.Fprintf(conn, "GET /apikeys/v1/keys HTTP/1.1\r\nHost: site\r\n"+
+			"Authorization: Bearer %s\r\n\r\n", manager)
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if _, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != want {
+			t.Errorf("%d %v, want %d", answer.StatusCode, err, want)
+		}
+	}
+	ask(200)
+	g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, manager)+"/revoke", `{"reason":"test"}`)
+	ask(401)
+}
+
+// TestChangesOwnCredential checks which requests a revoke must not cut, because they may be the
+// revoke.
+func TestChangesOwnCredential(t *testing.T) {
+	member := keystore.MemberPrefix + "_x"
+	for _, test := range []struct {
+		class                keystore.Class
+		path, token, session string
+		want                 bool
+	}{
+		{keystore.Write, "/apikeys/v1/keys/k/revoke", "ak_x", "", true},
+		{keystore.Write, "/apikeys/v1/keys/k", "ak_x", "", true},
+		{keystore.Write, "/apikeys/v1/keys/k2", "ak_x", "", false},
+		{keystore.Write, "/apikeys/v1/keys", "ak_x", "", false},
+		{keystore.Write, "/apikeys/v1/members/m", "ak_x", "", false},
+		{keystore.Write, "/apikeys/v1/self/rotate", "ak_x", "", true},
+		{keystore.Write, "/apikeys/v1/members/m/token", member, "", true},
+		{keystore.Write, "/apikeys/v1/members/m", member, "", true},
+		{keystore.Write, "/apikeys/v1/members/m2", member, "", false},
+		{keystore.Write, "/apikeys/v1/keys/k", member, "", false},
+		{keystore.Write, "/apikeys/keys/new", "", "s", true},
+		{keystore.Read, "/apikeys/v1/keys/k", "ak_x", "", false},
+		{keystore.Read, "/apikeys/v1/self/x", member, "", false},
+		{keystore.Read, "/apikeys/keys", "", "s", false},
+	} {
+		c := call{need: keystore.Need{Class: test.class}, path: test.path, session: test.session,
+			credential: credential{token: test.token},
+			record:     &keystore.Record{KeyID: "k", Owner: "m"}}
+		if got := changesOwnCredential(&c); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
+func TestAdminSiteOptions(t *testing.T) {
+	for _, test := range []struct {
+		site AdminSite
+		want bool
+	}{
+		{AdminSite{}, true},
+		{AdminSite{Realm: "Acme Inc."}, true},
+		{AdminSite{TrustUser: "{http.auth.user.id}"}, true},
+		{AdminSite{TrustUser: "{http.request.header.X-User}", Realm: "acme"}, true},
+		{AdminSite{Realm: `"`}, false},
+		{AdminSite{TrustUser: "{http.auth.user.id}", Realm: `"`}, false},
+		{AdminSite{TrustUser: "http.auth.user.id"}, false},
+		{AdminSite{TrustUser: "{http.auth.user.id"}, false},
+		{AdminSite{TrustUser: "http.auth.user.id}"}, false},
+		{AdminSite{TrustUser: "{http.a}{http.b}"}, false},
+		{AdminSite{TrustUser: "{env.USER}"}, false},
+		{AdminSite{TrustUser: "{http.api_key.name}"}, false},
+	} {
+		if err := test.site.compile(); (err == nil) != test.want {
+			t.Errorf("%+v: %v", test.site, err)
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ func TestProvisionedHandler(t *testing.T) {
 		[]byte("openapi: 3.1.0\npaths:\n /a-b: {get: {}}\n /a/b: {get: {}}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	load := func(accessLog, defaultLog, options string) (configLog string) {
+	load := func(accessLog, defaultLog, public, options string) (configLog string) {
 		t.Helper()
 		g.loadCaddyfile(`{
 	api_keys {
@@ -35,13 +35,20 @@ http://site {
 	}
 	respond ok
 }
+http://admin.test {
+	bind unix/DIR/` + g.siteSocket() + `
+	api_key {
+		` + public + `
+	}
+	api_keys_admin
+}
 `)
 		return readFile(t, g.path("caddy.log"))
 	}
-	const leftOut, literal, readable = "operations of OpenAPI documents left out",
-		"path pattern has a literal", "API keys may be written into the logs"
-	quiet := load("", "format api_keys", "public /docs/*")
-	for _, warning := range []string{leftOut, literal, readable} {
+	warnings := []string{"operations of OpenAPI documents left out", "path pattern has a literal",
+		"API keys may be written into the logs", "refuses requests for api_keys_admin"}
+	quiet := load("", "format api_keys", "public /apikeys/*", "public /docs/*")
+	for _, warning := range warnings {
 		if strings.Contains(quiet, warning) {
 			t.Errorf("warning %q of a good configuration", warning)
 		}
@@ -49,9 +56,9 @@ http://site {
 	token := g.mint(nil)
 	g.mustDo("GET", "site", "/", "", "X-Secret", token)
 
-	loud := load("log {\n\t\toutput file DIR/access.log\n\t\tformat api_keys\n\t}", "",
+	loud := load("log {\n\t\toutput file DIR/access.log\n\t\tformat api_keys\n\t}", "", "optional",
 		"public /docs*\n\t\topenapi DIR/api.yaml {\n\t\t\tskip_unsupported\n\t\t}")
-	for _, warning := range []string{leftOut, literal, readable} {
+	for _, warning := range warnings {
 		if !strings.Contains(loud, warning) {
 			t.Errorf("no warning %q: %s", warning, loud)
 		}

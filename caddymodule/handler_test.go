@@ -289,6 +289,7 @@ func TestOutcomes(t *testing.T) {
 		{"methods are case-sensitive", acme, "get /" + keyLine(any), "method", 405},
 		{"TRACE", acme, "TRACE /" + keyLine(any), "method", 405},
 		{"CONNECT", acme, "CONNECT api.example.com:443" + keyLine(any), "method", 405},
+		{"CONNECT with a path", acme, "CONNECT /a/../b" + keyLine(any), "bad_target", 400},
 		{"a mapped method", acme + "methods read REPORT", "REPORT /" + keyLine(reader), "ok", 200},
 		{"an unmapped method", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method",
 			405},
@@ -697,12 +698,56 @@ func TestAllowHeader(t *testing.T) {
 	if a := h.send(h.handler(""), "CONNECT a:1"); a.Header.Get("Connection") != "close" {
 		t.Error("the connection stays open after a refused CONNECT")
 	}
+	if a.Header["Connection"] != nil {
+		t.Error("the connection is closed after a refused PUT")
+	}
+	overHTTP2 := func(r *http.Request) { r.ProtoMajor, r.ProtoMinor = 2, 0 }
+	if a := h.send(h.handler(""), "CONNECT a:1", overHTTP2); a.Header["Connection"] != nil {
+		t.Error("a header of HTTP/1 in a response over HTTP/2")
+	}
+}
+
+// TestRefusalHasRequestID checks that a refusal names the request's id if the site uses it.
+func TestRefusalHasRequestID(t *testing.T) {
+	h := newFixture(t)
+	var id string
+	a := h.send(h.handler(""), "GET /", func(r *http.Request) {
+		id, _ = r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).GetString("http.request.uuid")
+	})
+	var body struct {
+		Code      string
+		RequestID string `json:"request_id"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil || id == "" ||
+		body.RequestID != id || body.Code != "missing_key" {
+		t.Errorf("%v %s, want the id %s", err, a.body, id)
+	}
+	if a := h.send(h.handler(""), "GET /"); strings.Contains(a.body, "request_id") {
+		t.Errorf("an id that nothing else shows: %s", a.body)
+	}
+}
+
+// TestRequestsOfOtherHandlers checks requests that a handler such as templates has created.
+func TestRequestsOfOtherHandlers(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme")
+	r := wireRequest(t, "GET /a"+keyLine(token))
+	r.RequestURI = ""
+	if a := h.serve(handler, r); a.outcome() != "ok" {
+		t.Errorf("without the target as received: %s", a.outcome())
+	}
+	if a := h.send(handler, "GET /a"+keyLine(token),
+		func(r *http.Request) { r.URL.Path = "" }); a.outcome() != "bad_target" {
+		t.Errorf("without a path: %s", a.outcome())
+	}
 }
 
 func TestHeadRefusalHasNoBody(t *testing.T) {
 	h := newFixture(t)
-	if a := h.send(h.handler(""), "HEAD /"); a.StatusCode != 401 || a.body != "" {
-		t.Errorf("%d %q", a.StatusCode, a.body)
+	if a := h.send(h.handler(""), "HEAD /"); a.StatusCode != 401 || a.body != "" ||
+		a.Header.Get("Content-Length") == "" {
+		t.Errorf("%d %q %v", a.StatusCode, a.body, a.Header)
 	}
 }
 
@@ -775,9 +820,9 @@ func TestPlaceholdersAndLogFields(t *testing.T) {
 	a = h.send(h.handler("public /p"), "GET /p", func(r *http.Request) {
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.auth.user.id", "ada")
 	})
-	if got := a.repl.ReplaceAll("{http.auth.user.id} {http.api_key.id}|{http.api_key.name}|"+
+	if got := a.repl.ReplaceKnown("{http.auth.user.id} {http.api_key.id}|{http.api_key.name}|"+
 		"{http.api_key.owner}|{http.api_key.outcome} {http.api_key.nothing} {http.apikey.id}",
-		"?"); got != "ada ?|?|?|public ? ?" {
+		"?"); got != "ada ?|?|?|public {http.api_key.nothing} {http.apikey.id}" {
 		t.Errorf("public: %q", got)
 	}
 }
