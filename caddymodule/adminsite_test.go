@@ -309,6 +309,21 @@ func TestChangesOwnCredential(t *testing.T) {
 	}
 }
 
+// TestAdminSiteWithoutStart checks requests that arrive although the configuration has failed.
+func TestAdminSiteWithoutStart(t *testing.T) {
+	h := newFixture(t)
+	site := new(AdminSite)
+	site.auth.rules = h.handler("").rules
+	site.auth.app = &App{started: make(chan struct{}), cleanedUp: make(chan struct{})}
+	close(site.auth.app.cleanedUp)
+	for _, wire := range []string{"GET /apikeys/v1/health", "GET /apikeys/v1/openapi.json",
+		"GET /apikeys/", "POST /apikeys/sign-in", "GET /apikeys/v1/keys" + keyLine(junk)} {
+		if a := h.send(site, wire); a.StatusCode != 503 || a.outcome() != "unavailable" {
+			t.Errorf("%s: %d %s", wire, a.StatusCode, a.outcome())
+		}
+	}
+}
+
 func TestAdminSiteOptions(t *testing.T) {
 	for _, test := range []struct {
 		site AdminSite

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -471,6 +472,11 @@ func TestProvisionErrors(t *testing.T) {
 		`{"abandon_prefix":["ak"]}`:                                                          "abandon_prefix ak: token_prefix accepts it",
 		`{"token_prefix":["ak"],"abandon_prefix":["akm"]}`:                                   "abandon_prefix akm is reserved for member tokens",
 		`{"token_prefix":["ak","ak"]}`:                                                       "token_prefix ak is given twice",
+		`{"abandon_prefix":["old","old"]}`:                                                   "abandon_prefix old: token_prefix accepts it, or it is given twice",
+		`{"lease":"999ms"}`:                                                                  "lease is 999ms",
+		`{"lease":"24h1ns"}`:                                                                 "lease is 24h0m0.000000001s",
+		`{"local_cache_bytes":16777215}`:                                                     "local_cache_bytes is 16777215",
+		`{"request_memory_bytes":16777215}`:                                                  "request_memory is 16777215",
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key must be 64 hex digits; this one has 7 characters",
@@ -490,6 +496,44 @@ func TestProvisionErrors(t *testing.T) {
 		if text := errorText(err); !strings.Contains(text, want) ||
 			strings.Contains(text, "hunter2") {
 			t.Errorf("%s: %s", config, text)
+		}
+	}
+}
+
+// TestProvisionSettings checks that the smallest and largest values are accepted and applied.
+func TestProvisionSettings(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	for config, want := range map[string]node.Settings{
+		`{"lease":"1s"}`:  {Lease: time.Second},
+		`{"lease":"24h"}`: {Lease: 24 * time.Hour},
+		`{"local_cache":1,"local_cache_bytes":16777216}`: {LocalCache: 1, LocalCacheBytes: 16 << 20},
+		`{"request_memory_bytes":16777216}`:              {},
+		`{"token_prefix":["a","b"],"abandon_prefix":["c","d"]}`: {TokenPrefixes: []string{"a", "b"},
+			AbandonedPrefixes: []string{"c", "d"}},
+		`{"capacity":{"namespaces":12,"namespaces_per_namespace":11,"roles":22,
+			"roles_per_namespace":21,"members":32,"members_per_namespace":31,"directory_bytes":42,
+			"directory_bytes_per_namespace":41,"keys_per_namespace":51,"keys_per_owner":52}}`: {
+			Capacity: keystore.Capacity{
+				Namespaces: keystore.Caps{Deployment: 12, PerNamespace: 11},
+				Roles:      keystore.Caps{Deployment: 22, PerNamespace: 21},
+				Members:    keystore.Caps{Deployment: 32, PerNamespace: 31},
+				Directory:  keystore.Caps{Deployment: 42, PerNamespace: 41}, KeysPerNamespace: 51,
+				KeysPerOwner: 52}},
+	} {
+		a := new(App)
+		if err := json.Unmarshal([]byte(config), a); err != nil {
+			t.Fatal(err)
+		}
+		a.Database = &DatabaseConfig{Path: "relative/keys.db"}
+		if err := a.Provision(ctx); err != nil {
+			t.Errorf("%s: %v", config, err)
+		}
+		if !reflect.DeepEqual(a.settings, want) {
+			t.Errorf("%s: %+v, want %+v", config, a.settings, want)
+		}
+		if !filepath.IsAbs(a.identity) || !strings.HasSuffix(a.identity, "/relative/keys.db") {
+			t.Errorf("the database is %s", a.identity)
 		}
 	}
 }

@@ -251,9 +251,10 @@ http://ends.test {
 			namespace two
 		}
 	}
-	route /empty {
+	route /empty* {
 		api_key {
 			namespace {http.request.header.X-Tenant}
+			public /empty-public
 		}
 		api_key
 	}
@@ -281,6 +282,7 @@ http:// {
 		{"ends.test", "/forwarded//x", "bad_target"},
 		{"ends.test", "/invoked", "ok one read, ok two read"},
 		{"ends.test", "/empty", "path"},
+		{"ends.test", "/empty-public", "public, ok default read"},
 		{"other.test", "/x", "ok rest read"},
 	} {
 		got := ruled(runningApp().rule(admin.Request{Method: "GET", Host: test.host,
@@ -297,7 +299,7 @@ func TestListeningOn(t *testing.T) {
 		{Listen: []string{"tcp/[::1]:8002", ":80"}}, {Listen: []string{"a:b"}},
 	}
 	for port, want := range map[uint16][]int{
-		80: {0, 2}, 7999: nil, 8000: {1}, 8001: {1}, 8002: {1, 2}, 8003: nil,
+		0: nil, 80: {0, 2}, 7999: nil, 8000: {1}, 8001: {1}, 8002: {1, 2}, 8003: nil,
 	} {
 		var got []int
 		for _, server := range listeningOn(servers, port) {
@@ -306,6 +308,20 @@ func TestListeningOn(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("port %d: servers %v, want %v", port, got, want)
 		}
+	}
+}
+
+func TestHostsOf(t *testing.T) {
+	hosts := func(names ...string) caddyhttp.MatcherSets {
+		return caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/x"}, (*caddyhttp.MatchHost)(&names)}}
+	}
+	got := hostsOf(caddyhttp.RouteList{
+		{MatcherSets: hosts("b.test", "*.a.test")},
+		{Handlers: []caddyhttp.MiddlewareHandler{new(caddyhttp.VarsMiddleware), &caddyhttp.Subroute{
+			Routes: caddyhttp.RouteList{{MatcherSets: hosts("b.test", "a.test")}}}}},
+	})
+	if want := []string{"a.test", "any.a.test", "b.test"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
