@@ -324,6 +324,26 @@ func TestAdminSiteWithoutStart(t *testing.T) {
 	}
 }
 
+// TestMayMatchSite checks which matchers of api_keys_admin are refused, because they match no path
+// under /apikeys/.
+func TestMayMatchSite(t *testing.T) {
+	for path, want := range map[string]bool{
+		"*": true, "/*": true, "/apikeys": true, "/apikeys/*": true, "/APIKEYS/*": true, "/api*": true,
+		"/{http.request.host}": true, "{env.PATH}": true, "/apikeys/v1/*": true,
+		"/api": false, "/": false, "/other*": false, "/admin/apikeys/*": false, "/b*": false,
+	} {
+		if got := mayMatchSite([]string{path}); got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+		if !mayMatchSite([]string{path, "*"}) {
+			t.Errorf("%s or any path matches none", path)
+		}
+	}
+	if mayMatchSite(nil) {
+		t.Error("no path matches")
+	}
+}
+
 func TestAdminSiteOptions(t *testing.T) {
 	for _, test := range []struct {
 		site AdminSite

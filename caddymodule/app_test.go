@@ -462,6 +462,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"database":{"path":"{no.such}"}}`:                                                  "database: unrecognized placeholder {no.such}",
 		`{"local_cache":-1}`:                                                                 "local_cache is -1",
 		`{"capacity":{"roles":-1}}`:                                                          "capacity: roles is -1: it must be above 0",
+		`{"capacity":{"roles":5,"roles_per_namespace":6}}`:                                   "capacity: roles per namespace is 6",
 		`{"local_cache_bytes":1000}`:                                                         "local_cache_bytes is 1000: it must be at least 16777216",
 		`{"request_memory_bytes":-1}`:                                                        "request_memory is -1",
 		`{"lease":"10ms"}`:                                                                   "lease is 10ms",
@@ -509,6 +510,10 @@ func TestProvisionSettings(t *testing.T) {
 		`{"lease":"24h"}`: {Lease: 24 * time.Hour},
 		`{"local_cache":1,"local_cache_bytes":16777216}`: {LocalCache: 1, LocalCacheBytes: 16 << 20},
 		`{"request_memory_bytes":16777216}`:              {},
+		`{"capacity":{"roles_per_namespace":6}}`: {
+			Capacity: keystore.Capacity{Roles: keystore.Caps{PerNamespace: 6}}},
+		`{"capacity":{"roles":6,"roles_per_namespace":6}}`: {
+			Capacity: keystore.Capacity{Roles: keystore.Caps{Deployment: 6, PerNamespace: 6}}},
 		`{"token_prefix":["a","b"],"abandon_prefix":["c","d"]}`: {TokenPrefixes: []string{"a", "b"},
 			AbandonedPrefixes: []string{"c", "d"}},
 		`{"capacity":{"namespaces":12,"namespaces_per_namespace":11,"roles":22,
@@ -535,6 +540,34 @@ func TestProvisionSettings(t *testing.T) {
 		if !filepath.IsAbs(a.identity) || !strings.HasSuffix(a.identity, "/relative/keys.db") {
 			t.Errorf("the database is %s", a.identity)
 		}
+	}
+}
+
+func TestParseCounts(t *testing.T) {
+	for text, want := range map[string][2]int64{ // 0: refused
+		"1": {1, 1}, "0": {0, 0}, "-1": {0, 0}, "": {0, 0}, "x": {0, 0}, "16MiB": {0, 16 << 20},
+		"9223372036854775807": {9223372036854775807, 0}, "9223372036854775808": {0, 0},
+		"4EiB": {0, 0}, "3EiB": {0, 3 << 60}, "0MiB": {0, 0},
+	} {
+		count, ok := parseCount(text)
+		if ok != (want[0] > 0) || ok && count != want[0] {
+			t.Errorf("count %q: %d, %v", text, count, ok)
+		}
+		size, ok := parseSize(text)
+		if ok != (want[1] > 0) || ok && size != want[1] {
+			t.Errorf("size %q: %d, %v", text, size, ok)
+		}
+	}
+}
+
+func TestNoAppRunsAfterStop(t *testing.T) {
+	g := newInstance(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if runningApp() != nil {
+		t.Error("the stopped app is still the running one")
 	}
 }
 

@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -50,8 +52,11 @@ func TestRefusedAdminSites(t *testing.T) {
 			":8080 {\nroute {\nroute /api/* {\napi_key\n}\napi_keys_admin\n}\n}\n", nil},
 		{"one of two sites", ":8080 {\napi_key\napi_keys_admin\n}\n:8081 {\napi_keys_admin\n}\n",
 			[]string{":8080"}},
-		{"two sites", ":8081 {\napi_key\napi_keys_admin\n}\n:8080 {\napi_key\napi_keys_admin\n}\n",
-			[]string{":8080", ":8081"}},
+		{"many sites", ":8083, :8082 {\napi_key\napi_keys_admin\n}\n:8081 {\napi_key\n" +
+			"api_keys_admin\n}\n:8080 {\napi_key\napi_keys_admin\nhandle /x {\napi_keys_admin\n}\n}\n",
+			[]string{":8080", ":8081", ":8082", ":8083"}},
+		{"behind one of several routes", ":8080 {\nroute {\nhandle /x {\nrespond ok\n}\nhandle {\n" +
+			"api_key\n}\napi_keys_admin\n}\n}\n", nil},
 		{"another site", ":8080 {\napi_key\n}\n:8081 {\napi_keys_admin\n}\n", nil},
 	} {
 		if got := inspected(t, test.caddyfile).Refused; !slices.Equal(got, test.want) {
@@ -100,6 +105,62 @@ func TestInspect(t *testing.T) {
 			!slices.Equal(got.UnredactedLogs, test.logs) ||
 			!slices.Equal(got.Namespaces, test.namespaces) {
 			t.Errorf("%s\n%+v", test.caddyfile, got)
+		}
+	}
+}
+
+// TestInspectDocuments checks which operations of a document doctor reports as left out.
+func TestInspectDocuments(t *testing.T) {
+	file := document(t, " /a-b: {get: {}}\n /a/b: {get: {}}\n /c: {get: {}}")
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(
+		[]byte(":8080 {\napi_key {\nopenapi "+file+" {\nskip_unsupported\n}\n}\n}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := inspect(config); err != nil || found.Unread != nil || len(found.LeftOut) != 2 {
+		t.Errorf("%v %+v", err, found)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := inspect(config); err != nil || found.Unread == nil || found.LeftOut != nil {
+		t.Errorf("without the document: %v %+v", err, found)
+	}
+	if found := inspected(t, ":8080 {\napi_key {\nopenapi "+
+		document(t, " /c: {get: {}}")+"\n}\n}\n"); found.Unread != nil || found.LeftOut != nil {
+		t.Errorf("without skip_unsupported: %+v", found)
+	}
+}
+
+func TestFirstOf(t *testing.T) {
+	for length, want := range map[int]int{0: 0, 99: 99, 100: 100, 101: 101, 150: 101} {
+		list := make([]string, length)
+		got := firstOf(list)
+		if len(got) != want {
+			t.Errorf("%d of %d", len(got), length)
+		}
+		if length > 100 && got[100] != fmt.Sprintf("and %d more", length-100) {
+			t.Errorf("the last of %d is %q", length, got[100])
+		}
+	}
+}
+
+func TestLogsThatReceiveHTTP(t *testing.T) {
+	for _, test := range []struct {
+		include, exclude []string
+		want             bool
+	}{
+		{nil, nil, true}, {nil, []string{"http"}, false}, {nil, []string{"http.log"}, true},
+		{nil, []string{"admin"}, true}, {[]string{"http"}, nil, true},
+		{[]string{"http.log.access"}, nil, true}, {[]string{"httpx"}, nil, false},
+		{[]string{"admin"}, nil, false},
+		{[]string{"http.log.access"}, []string{"http.log"}, false},
+		{[]string{"http.log.access"}, []string{"http.lo"}, true},
+		{[]string{"http"}, []string{"http.log"}, true},
+	} {
+		if got := (logConfig{Include: test.include, Exclude: test.exclude}).receivesHTTP(); got !=
+			test.want {
+			t.Errorf("include %q, exclude %q: %v", test.include, test.exclude, got)
 		}
 	}
 }
