@@ -32,7 +32,7 @@ func (g *instance) loadSiteOf(admin object, before ...object) {
 	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
 		apps["http"] = object{"servers": object{"site": object{
 			"listen":               []string{"unix/" + g.path(g.siteSocket())},
-			"trusted_proxies_unix": true,
+			"trusted_proxies_unix": !g.trustsNoProxy,
 			"routes":               []object{{"handle": handlers}},
 		}}}
 	}))
@@ -243,37 +243,46 @@ func TestAdminSiteCutsRunningRequests(t *testing.T) {
 	}
 }
 
+// askTwice sends a request before and after a change on one connection. It checks a part of the
+// responses.
+func (g *instance) askTwice(request, before, after string, change func()) {
+	g.t.Helper()
+	conn, err := new(net.Dialer).DialContext(g.t.Context(), "unix", g.path(g.siteSocket()))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(atOnce)); err != nil {
+		g.t.Fatal(err)
+	}
+	answers := bufio.NewReader(conn)
+	ask := func(want string) {
+		g.t.Helper()
+		_, _ = io.WriteString(conn, request)
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if body, err := io.ReadAll(answer.Body); err != nil || !strings.Contains(string(body), want) {
+			g.t.Errorf("%s %v: %s, want %s", answer.Status, err, body, want)
+		}
+	}
+	ask(before)
+	change()
+	ask(after)
+}
+
 // TestAdminSiteKeepsConnections checks that a revoke does not close a connection on which an earlier
 // request had the key.
 func TestAdminSiteKeepsConnections(t *testing.T) {
 	g := newInstance(t)
 	g.loadSite()
 	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
-	conn, err := new(net.Dialer).DialContext(t.Context(), "unix", g.path(g.siteSocket()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(atOnce)); err != nil {
-		t.Fatal(err)
-	}
-	answers := bufio.NewReader(conn)
-	ask := func(want int) {
-		t.Helper()
-		_, _ = fmt.Fprintf(conn, "GET /apikeys/v1/keys HTTP/1.1\r\nHost: site\r\n"+
-			"Authorization: Bearer %s\r\n\r\n", manager)
-		answer, err := http.ReadResponse(answers, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer answer.Body.Close()
-		if _, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != want {
-			t.Errorf("%d %v, want %d", answer.StatusCode, err, want)
-		}
-	}
-	ask(200)
-	g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, manager)+"/revoke", `{"reason":"test"}`)
-	ask(401)
+	g.askTwice("GET /apikeys/v1/keys HTTP/1.1\r\nHost: site\r\nAuthorization: Bearer "+manager+
+		"\r\n\r\n", `"items"`, "key_revoked", func() {
+		g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, manager)+"/revoke", `{"reason":"test"}`)
+	})
 }
 
 // TestChangesOwnCredential checks which requests a revoke must not cut, because they may be the

@@ -33,6 +33,8 @@ type instance struct {
 	client *http.Client
 	loads  int
 	sites  int // number of configs with a site
+
+	trustsNoProxy bool // whether sites trust no peer
 }
 
 func newInstance(t *testing.T) *instance {
