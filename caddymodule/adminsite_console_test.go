@@ -134,32 +134,58 @@ func TestConsoleExample(t *testing.T) {
 	}
 }
 
+// cookie signs in and returns the Set-Cookie header.
+func (g *instance) cookie(token, proto string) string {
+	g.t.Helper()
+	r, err := http.NewRequestWithContext(g.t.Context(), "POST", "http://site/apikeys/sign-in",
+		strings.NewReader(url.Values{"token": {token}}.Encode()))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("X-Forwarded-Proto", proto)
+	resp, err := g.client.Transport.RoundTrip(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.Header.Get("Set-Cookie")
+}
+
 // TestConsoleCookie checks that the cookie is Secure if this site or a trusted proxy has terminated
 // TLS.
 func TestConsoleCookie(t *testing.T) {
 	g := newInstance(t)
 	g.loadSite()
 	_, token := g.member(object{"name": "Ada"})
-	for proto, want := range map[string]string{"http": "apikeys-session=",
-		"https": "__Secure-apikeys-session="} {
-		r, err := http.NewRequestWithContext(t.Context(), "POST", "http://site/apikeys/sign-in",
-			strings.NewReader(url.Values{"token": {token}}.Encode()))
-		if err != nil {
-			t.Fatal(err)
+	check := func(name, proto string, secure bool) {
+		t.Helper()
+		want := "apikeys-session="
+		if secure {
+			want = "__Secure-apikeys-session="
 		}
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("X-Forwarded-Proto", proto)
-		resp, err := g.client.Transport.RoundTrip(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if got := resp.Header.Get("Set-Cookie"); !strings.HasPrefix(got, want) ||
-			strings.Contains(got, "Secure; ") != (proto == "https") ||
-			strings.Contains(got, token) {
-			t.Errorf("%s: wrong cookie attributes", proto)
+		if got := g.cookie(token, proto); !strings.HasPrefix(got, want) ||
+			strings.Contains(got, "Secure; ") != secure || strings.Contains(got, token) {
+			t.Errorf("%s, %s: wrong cookie attributes", name, proto)
 		}
 	}
+	check("trusted proxy", "http", false)
+	check("trusted proxy", "https", true)
+	g.trustsNoProxy = true
+	g.loadSite()
+	check("client", "https", false)
+}
+
+// TestConsoleKeepsConnections checks that a revoke does not close a connection on which an earlier
+// request had the session.
+func TestConsoleKeepsConnections(t *testing.T) {
+	g := newInstance(t)
+	g.loadSite()
+	id, token := g.member(object{"name": "Ada", "grants": grantOf("client-admin")})
+	cookie, _, _ := strings.Cut(g.cookie(token, "http"), ";")
+	g.askTwice("GET /apikeys/keys HTTP/1.1\r\nHost: site\r\nCookie: "+cookie+"\r\n\r\n",
+		"<h1>Keys</h1>", "ended=revoked",
+		func() { g.mustDo("POST", "admin", "/apikeys/v1/members/"+id+"/token", "{}") })
 }
 
 func TestConsoleTrustUser(t *testing.T) {

@@ -32,7 +32,7 @@ func (g *instance) loadSiteOf(admin object, before ...object) {
 	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
 		apps["http"] = object{"servers": object{"site": object{
 			"listen":               []string{"unix/" + g.path(g.siteSocket())},
-			"trusted_proxies_unix": true,
+			"trusted_proxies_unix": !g.trustsNoProxy,
 			"routes":               []object{{"handle": handlers}},
 		}}}
 	}))
@@ -104,6 +104,7 @@ func TestAdminSite(t *testing.T) {
 		{"a longer name", "GET", "/apikeysx", nil, 418, "next"},
 		{"unknown path", "GET", "/apikeys/v1/x", withBearer(plain), 404, "not_found"},
 		{"unknown path, without a key", "GET", "/apikeys/v1/x", nil, 401, "missing_key"},
+		{"the API itself", "GET", "/apikeys/v1", withBearer(plain), 404, "not_found"},
 		{"unknown page", "GET", "/apikeys/v1x", nil, 404, "Page not found"},
 		// API keys do not work for pages
 		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"},
@@ -156,6 +157,9 @@ func TestAdminSite(t *testing.T) {
 			"address_not_allowed"},
 		{"half a bracket", "GET", keys,
 			append(withBearer(office6), "X-Forwarded-For", "[2001:db8::7"), 403,
+			"address_not_allowed"},
+		{"only a closing bracket", "GET", keys,
+			append(withBearer(office6), "X-Forwarded-For", "12001:db8::7], [2001:db7::1]"), 403,
 			"address_not_allowed"},
 		{"early data that reads", "GET", keys, append(withBearer(manager), "Early-Data", "1"), 200,
 			`"items"`},
@@ -236,6 +240,140 @@ func TestAdminSiteCutsRunningRequests(t *testing.T) {
 	if rest, err := io.ReadAll(answers); strings.TrimSpace(string(rest)) != "" ||
 		errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the import continues, or got a response: %q, %v", rest, err)
+	}
+}
+
+// askTwice sends a request before and after a change on one connection. It checks a part of the
+// responses.
+func (g *instance) askTwice(request, before, after string, change func()) {
+	g.t.Helper()
+	conn, err := new(net.Dialer).DialContext(g.t.Context(), "unix", g.path(g.siteSocket()))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(atOnce)); err != nil {
+		g.t.Fatal(err)
+	}
+	answers := bufio.NewReader(conn)
+	ask := func(want string) {
+		g.t.Helper()
+		_, _ = io.WriteString(conn, request)
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if body, err := io.ReadAll(answer.Body); err != nil || !strings.Contains(string(body), want) {
+			g.t.Errorf("%s %v: %s, want %s", answer.Status, err, body, want)
+		}
+	}
+	ask(before)
+	change()
+	ask(after)
+}
+
+// TestAdminSiteKeepsConnections checks that a revoke does not close a connection on which an earlier
+// request had the key.
+func TestAdminSiteKeepsConnections(t *testing.T) {
+	g := newInstance(t)
+	g.loadSite()
+	manager := g.mint(object{"access": "custom", "permissions": []string{"admin.keys:read"}})
+	g.askTwice("GET /apikeys/v1/keys HTTP/1.1\r\nHost: site\r\nAuthorization: Bearer "+manager+
+		"\r\n\r\n", `"items"`, "key_revoked", func() {
+		g.mustDo("POST", "admin", "/apikeys/v1/keys/"+idOf(t, manager)+"/revoke", `{"reason":"test"}`)
+	})
+}
+
+// TestChangesOwnCredential checks which requests a revoke must not cut, because they may be the
+// revoke.
+func TestChangesOwnCredential(t *testing.T) {
+	member := keystore.MemberPrefix + "_x"
+	for _, test := range []struct {
+		class                keystore.Class
+		path, token, session string
+		want                 bool
+	}{
+		{keystore.Write, "/apikeys/v1/keys/k/revoke", "ak_x", "", true},
+		{keystore.Write, "/apikeys/v1/keys/k", "ak_x", "", true},
+		{keystore.Write, "/apikeys/v1/keys/k2", "ak_x", "", false},
+		{keystore.Write, "/apikeys/v1/keys", "ak_x", "", false},
+		{keystore.Write, "/apikeys/v1/members/m", "ak_x", "", false},
+		{keystore.Write, "/apikeys/v1/self/rotate", "ak_x", "", true},
+		{keystore.Write, "/apikeys/v1/members/m/token", member, "", true},
+		{keystore.Write, "/apikeys/v1/members/m", member, "", true},
+		{keystore.Write, "/apikeys/v1/members/m2", member, "", false},
+		{keystore.Write, "/apikeys/v1/keys/k", member, "", false},
+		{keystore.Write, "/apikeys/keys/new", "", "s", true},
+		{keystore.Read, "/apikeys/v1/keys/k", "ak_x", "", false},
+		{keystore.Read, "/apikeys/v1/self/x", member, "", false},
+		{keystore.Read, "/apikeys/keys", "", "s", false},
+	} {
+		c := call{need: keystore.Need{Class: test.class}, path: test.path, session: test.session,
+			credential: credential{token: test.token},
+			record:     &keystore.Record{KeyID: "k", Owner: "m"}}
+		if got := changesOwnCredential(&c); got != test.want {
+			t.Errorf("%+v: %v", test, got)
+		}
+	}
+}
+
+// TestAdminSiteWithoutStart checks requests that arrive although the configuration has failed.
+func TestAdminSiteWithoutStart(t *testing.T) {
+	h := newFixture(t)
+	site := new(AdminSite)
+	site.auth.rules = h.handler("").rules
+	site.auth.app = &App{started: make(chan struct{}), cleanedUp: make(chan struct{})}
+	close(site.auth.app.cleanedUp)
+	for _, wire := range []string{"GET /apikeys/v1/health", "GET /apikeys/v1/openapi.json",
+		"GET /apikeys/", "POST /apikeys/sign-in", "GET /apikeys/v1/keys" + keyLine(junk)} {
+		if a := h.send(site, wire); a.StatusCode != 503 || a.outcome() != "unavailable" {
+			t.Errorf("%s: %d %s", wire, a.StatusCode, a.outcome())
+		}
+	}
+}
+
+// TestMayMatchSite checks which matchers of api_keys_admin are refused, because they match no path
+// under /apikeys/.
+func TestMayMatchSite(t *testing.T) {
+	for path, want := range map[string]bool{
+		"*": true, "/*": true, "/apikeys": true, "/apikeys/*": true, "/APIKEYS/*": true, "/api*": true,
+		"/{http.request.host}": true, "{env.PATH}": true, "/apikeys/v1/*": true,
+		"/api": false, "/": false, "/other*": false, "/admin/apikeys/*": false, "/b*": false,
+	} {
+		if got := mayMatchSite([]string{path}); got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+		if !mayMatchSite([]string{path, "*"}) {
+			t.Errorf("%s or any path matches none", path)
+		}
+	}
+	if mayMatchSite(nil) {
+		t.Error("no path matches")
+	}
+}
+
+func TestAdminSiteOptions(t *testing.T) {
+	for _, test := range []struct {
+		site AdminSite
+		want bool
+	}{
+		{AdminSite{}, true},
+		{AdminSite{Realm: "Acme Inc."}, true},
+		{AdminSite{TrustUser: "{http.auth.user.id}"}, true},
+		{AdminSite{TrustUser: "{http.request.header.X-User}", Realm: "acme"}, true},
+		{AdminSite{Realm: `"`}, false},
+		{AdminSite{TrustUser: "{http.auth.user.id}", Realm: `"`}, false},
+		{AdminSite{TrustUser: "http.auth.user.id"}, false},
+		{AdminSite{TrustUser: "{http.auth.user.id"}, false},
+		{AdminSite{TrustUser: "http.auth.user.id}"}, false},
+		{AdminSite{TrustUser: "{http.a}{http.b}"}, false},
+		{AdminSite{TrustUser: "{env.USER}"}, false},
+		{AdminSite{TrustUser: "{http.api_key.name}"}, false},
+	} {
+		if err := test.site.compile(); (err == nil) != test.want {
+			t.Errorf("%+v: %v", test.site, err)
+		}
 	}
 }
 

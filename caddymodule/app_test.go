@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -32,6 +33,8 @@ type instance struct {
 	client *http.Client
 	loads  int
 	sites  int // number of configs with a site
+
+	trustsNoProxy bool // whether sites trust no peer
 }
 
 func newInstance(t *testing.T) *instance {
@@ -469,6 +472,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"database":{"path":"{no.such}"}}`:                                                  "database: unrecognized placeholder {no.such}",
 		`{"local_cache":-1}`:                                                                 "local_cache is -1",
 		`{"capacity":{"roles":-1}}`:                                                          "capacity: roles is -1: it must be above 0",
+		`{"capacity":{"roles":5,"roles_per_namespace":6}}`:                                   "capacity: roles per namespace is 6",
 		`{"local_cache_bytes":1000}`:                                                         "local_cache_bytes is 1000: it must be at least 16777216",
 		`{"request_memory_bytes":-1}`:                                                        "request_memory is -1",
 		`{"lease":"10ms"}`:                                                                   "lease is 10ms",
@@ -479,6 +483,11 @@ func TestProvisionErrors(t *testing.T) {
 		`{"abandon_prefix":["ak"]}`:                                                          "abandon_prefix ak: token_prefix accepts it",
 		`{"token_prefix":["ak"],"abandon_prefix":["akm"]}`:                                   "abandon_prefix akm is reserved for member tokens",
 		`{"token_prefix":["ak","ak"]}`:                                                       "token_prefix ak is given twice",
+		`{"abandon_prefix":["old","old"]}`:                                                   "abandon_prefix old: token_prefix accepts it, or it is given twice",
+		`{"lease":"999ms"}`:                                                                  "lease is 999ms",
+		`{"lease":"24h1ns"}`:                                                                 "lease is 24h0m0.000000001s",
+		`{"local_cache_bytes":16777215}`:                                                     "local_cache_bytes is 16777215",
+		`{"request_memory_bytes":16777215}`:                                                  "request_memory is 16777215",
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key must be 64 hex digits; this one has 7 characters",
@@ -499,6 +508,76 @@ func TestProvisionErrors(t *testing.T) {
 			strings.Contains(text, "hunter2") {
 			t.Errorf("%s: %s", config, text)
 		}
+	}
+}
+
+// TestProvisionSettings checks that the smallest and largest values are accepted and applied.
+func TestProvisionSettings(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	for config, want := range map[string]node.Settings{
+		`{"lease":"1s"}`:  {Lease: time.Second},
+		`{"lease":"24h"}`: {Lease: 24 * time.Hour},
+		`{"local_cache":1,"local_cache_bytes":16777216}`: {LocalCache: 1, LocalCacheBytes: 16 << 20},
+		`{"request_memory_bytes":16777216}`:              {},
+		`{"capacity":{"roles_per_namespace":6}}`: {
+			Capacity: keystore.Capacity{Roles: keystore.Caps{PerNamespace: 6}}},
+		`{"capacity":{"roles":6,"roles_per_namespace":6}}`: {
+			Capacity: keystore.Capacity{Roles: keystore.Caps{Deployment: 6, PerNamespace: 6}}},
+		`{"token_prefix":["a","b"],"abandon_prefix":["c","d"]}`: {TokenPrefixes: []string{"a", "b"},
+			AbandonedPrefixes: []string{"c", "d"}},
+		`{"capacity":{"namespaces":12,"namespaces_per_namespace":11,"roles":22,
+			"roles_per_namespace":21,"members":32,"members_per_namespace":31,"directory_bytes":42,
+			"directory_bytes_per_namespace":41,"keys_per_namespace":51,"keys_per_owner":52}}`: {
+			Capacity: keystore.Capacity{
+				Namespaces: keystore.Caps{Deployment: 12, PerNamespace: 11},
+				Roles:      keystore.Caps{Deployment: 22, PerNamespace: 21},
+				Members:    keystore.Caps{Deployment: 32, PerNamespace: 31},
+				Directory:  keystore.Caps{Deployment: 42, PerNamespace: 41}, KeysPerNamespace: 51,
+				KeysPerOwner: 52}},
+	} {
+		a := new(App)
+		if err := json.Unmarshal([]byte(config), a); err != nil {
+			t.Fatal(err)
+		}
+		a.Database = &DatabaseConfig{Path: "relative/keys.db"}
+		if err := a.Provision(ctx); err != nil {
+			t.Errorf("%s: %v", config, err)
+		}
+		if !reflect.DeepEqual(a.settings, want) {
+			t.Errorf("%s: %+v, want %+v", config, a.settings, want)
+		}
+		if !filepath.IsAbs(a.identity) || !strings.HasSuffix(a.identity, "/relative/keys.db") {
+			t.Errorf("the database is %s", a.identity)
+		}
+	}
+}
+
+func TestParseCounts(t *testing.T) {
+	for text, want := range map[string][2]int64{ // 0: refused
+		"1": {1, 1}, "0": {0, 0}, "-1": {0, 0}, "": {0, 0}, "x": {0, 0}, "16MiB": {0, 16 << 20},
+		"9223372036854775807": {9223372036854775807, 0}, "9223372036854775808": {0, 0},
+		"4EiB": {0, 0}, "3EiB": {0, 3 << 60}, "0MiB": {0, 0},
+	} {
+		count, ok := parseCount(text)
+		if ok != (want[0] > 0) || ok && count != want[0] {
+			t.Errorf("count %q: %d, %v", text, count, ok)
+		}
+		size, ok := parseSize(text)
+		if ok != (want[1] > 0) || ok && size != want[1] {
+			t.Errorf("size %q: %d, %v", text, size, ok)
+		}
+	}
+}
+
+func TestNoAppRunsAfterStop(t *testing.T) {
+	g := newInstance(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if runningApp() != nil {
+		t.Error("the stopped app is still the running one")
 	}
 }
 

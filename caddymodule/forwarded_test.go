@@ -1,9 +1,13 @@
 package caddymodule
 
 import (
+	"context"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestForwarded(t *testing.T) {
@@ -77,6 +81,9 @@ func TestForwarded(t *testing.T) {
 				if identified := a.Header.Get("X-Apikey-Id") == key.ID; identified != (test.outcome == "ok") {
 					t.Errorf("%s: %v", style, a.Header)
 				}
+				if a.Header.Get("Cache-Control") != "no-store" {
+					t.Errorf("%s: the decision may be cached", style)
+				}
 				if status >= 400 {
 					checkProblem(t, a, test.wire)
 					if code := a.Header.Get("X-Apikey-Code"); (style == "forwarded nginx") != (code != "") || !strings.Contains(a.body, `"code":"`+code) {
@@ -90,5 +97,28 @@ func TestForwarded(t *testing.T) {
 	if a.StatusCode != http.StatusForbidden || a.outcome() != "untrusted_proxy" ||
 		!strings.Contains(a.body, "untrusted_proxy") {
 		t.Errorf("untrusted peer: %d %s", a.StatusCode, a.body)
+	}
+}
+
+// TestRevokeKeepsTheProxysConnection checks that a revoke does not close a connection on which a
+// proxy has asked about the key, because it asks about others too.
+func TestRevokeKeepsTheProxysConnection(t *testing.T) {
+	h := newFixture(t)
+	key, token := h.key("read")
+	client, conn := net.Pipe()
+	defer client.Close()
+	r := wireRequest(t, "GET /auth\nX-Forwarded-Method: GET\nX-Forwarded-Uri: /"+keyLine(token))
+	a := h.serve(h.handler("namespace acme\nforwarded"),
+		r.WithContext(context.WithValue(r.Context(), connKey{}, conn)), trustedPeer)
+	if a.outcome() != "ok" {
+		t.Fatal(a.outcome())
+	}
+	revoke(t, h.keys, key.ID)
+	go func() { _, _ = conn.Write([]byte("more")) }()
+	if err := client.SetDeadline(time.Now().Add(atOnce)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(client, make([]byte, len("more"))); err != nil {
+		t.Error(err)
 	}
 }

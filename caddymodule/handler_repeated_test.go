@@ -96,15 +96,41 @@ func TestRefusedRequestsAreCleaned(t *testing.T) {
 	}
 }
 
+// TestUndecodableCredentialsHideNothingElse checks a credential that has no decoded form.
+func TestUndecodableCredentialsHideNothingElse(t *testing.T) {
+	h := newFixture(t)
+	var refused *http.Request
+	h.send(h.handler("errors caddy\nfrom query key"), "GET /?a=b&key=%zz\nX-Other: a, b",
+		func(r *http.Request) { refused = r })
+	if refused.Header.Get("X-Other") != "a, b" || refused.URL.RawQuery != "a=b" {
+		t.Errorf("%s %v", refused.URL.RawQuery, refused.Header)
+	}
+}
+
+// TestRefusedRequestsKeepOtherSchemes checks that an error route receives credentials that are not
+// ours.
+func TestRefusedRequestsKeepOtherSchemes(t *testing.T) {
+	h := newFixture(t)
+	var refused *http.Request
+	a := h.send(h.handler("errors caddy"), "GET /\nAuthorization: Basic YTpi",
+		func(r *http.Request) { refused = r })
+	if a.err == nil || refused.Header.Get("Authorization") != "Basic YTpi" {
+		t.Errorf("%s %v", a.outcome(), refused.Header)
+	}
+}
+
 func TestRefusedForwardedRequestsAreCleaned(t *testing.T) {
 	h := newFixture(t)
 	_, token := h.key("read")
 	_, other := h.key("read")
-	for _, query := range []string{"key=" + token, "key=" + token + "&key=" + other} {
+	for _, headers := range []string{
+		"X-Forwarded-Method: POST\nX-Forwarded-Uri: /?key=" + token,
+		"X-Forwarded-Method: POST\nX-Forwarded-Uri: /?key=" + token + "&key=" + other,
+		"X-Forwarded-Uri: /?key=" + token, // refused before the target is read
+	} {
 		var refused *http.Request
 		a := h.send(h.handler("namespace acme\nforwarded\nerrors caddy\nfrom query key"),
-			"GET /auth\nX-Forwarded-Method: POST\nX-Forwarded-Uri: /?"+query,
-			trustedPeer, func(r *http.Request) { refused = r })
+			"GET /auth\n"+headers, trustedPeer, func(r *http.Request) { refused = r })
 		if a.err == nil {
 			t.Fatal(a.outcome())
 		}

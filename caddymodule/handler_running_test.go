@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"strings"
 	"testing"
@@ -212,12 +213,18 @@ func TestRevokeCutsRunningRequests(t *testing.T) {
 			}
 			awaitPath(t, upstream.ended, path)
 
-			_, other := h.key("read") // the connection stays usable
+			_, other := h.key("read") // the connection stays open
+			kept := true
+			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+				GotConn: func(info httptrace.GotConnInfo) { kept = info.Reused }})
 			response, err := send(http.MethodGet, "/", other, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			_ = response.Body.Close()
+			if _, ours := transport.(*http.Transport); ours && !kept { // http3's gives it up itself
+				t.Error("the connection was closed")
+			}
 			awaitPath(t, upstream.ended, "/")
 		}
 		t.Run("HTTP/2"+path, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -144,10 +145,14 @@ func TestDestinationRequiresPutPermission(t *testing.T) {
 		}
 	}
 	anonymous := h.handler(table + "operation files:put write PUT /files/*\noptional\nforeign pass")
-	for destination, want := range map[string]string{"/files/b": "anonymous",
-		"/other/b": "forbidden", "https://x.example/files/b": "forbidden"} {
-		if a := h.send(anonymous, "MOVE /files/a\nDestination: "+destination); a.outcome() != want {
-			t.Errorf("without a key to %s: %s, want %s", destination, a.outcome(), want)
+	for destination, want := range map[string]struct{ outcome, detail string }{
+		"/files/b":                  {"anonymous", ""},
+		"/other/b":                  {"forbidden", "declares no such operation for the resource"},
+		"https://x.example/files/b": {"forbidden", "Destination names a resource that is not on"},
+	} {
+		a := h.send(anonymous, "MOVE /files/a\nDestination: "+destination)
+		if a.outcome() != want.outcome || !strings.Contains(a.body, want.detail) {
+			t.Errorf("without a key to %s: %s %s, want %s", destination, a.outcome(), a.body, want)
 		}
 	}
 	if a := h.send(anonymous, "MOVE /files/a\nDestination: /other/b"+
@@ -212,6 +217,71 @@ func TestAlsoJudge(t *testing.T) {
 	if a := h.send(home, "PUT /a\nX-Copy-From: /b"+keyLine(token)); a.outcome() != "forbidden" ||
 		!strings.Contains(a.body, `"needed":"read","namespace":"acme"`) {
 		t.Errorf("namespace home: %s %s", a.outcome(), a.body)
+	}
+}
+
+// TestTargetNamespaces checks in which namespace a second target is.
+func TestTargetNamespaces(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read write")
+	for _, test := range []struct{ options, wire, outcome string }{
+		{"namespace home\nnamespace_path /v1/{namespace}/**", "PUT /a\nX-Copy-From: /b", "ok"},
+		{"namespace home\nnamespace_path /v1/{namespace}/**", "PUT /a\nX-Copy-From: /v1/acme/b",
+			"ok"},
+		{"namespace home\nnamespace_path /v1/{namespace}/**", "PUT /a\nX-Copy-From: /v1/globex/b",
+			"forbidden"},
+		// An empty placeholder is no namespace, not the key's own.
+		{"namespace {http.request.header.X-Tenant}\nnamespace_path /v1/{namespace}/**",
+			"PUT /v1/acme/a\nX-Copy-From: /b", "forbidden"},
+		{"namespace {http.request.header.X-Tenant}\nnamespace_path /v1/{namespace}/**",
+			"PUT /v1/acme/a\nX-Copy-From: /b\nX-Tenant: acme", "ok"},
+	} {
+		a := h.send(h.handler(test.options+"\nalso_judge X-Copy-From"), test.wire+keyLine(token))
+		if a.outcome() != test.outcome {
+			t.Errorf("%s, %s: %s, want %s", test.options, test.wire, a.outcome(), test.outcome)
+		}
+	}
+
+	counted := make(map[string]uint64)
+	h.keys.RequestCounts(func(namespace string, o keystore.Outcome, n uint64) {
+		if o == keystore.Forbidden {
+			counted[namespace] += n
+		}
+	})
+	if counted["globex"] != 1 || counted["acme"] != 0 {
+		t.Errorf("refusals are counted in %v", counted)
+	}
+}
+
+// TestHeaderWithoutLines imitates a handler that has emptied a header.
+func TestHeaderWithoutLines(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("write")
+	a := h.send(h.handler("namespace acme\nalso_judge X-Copy-From"), "PUT /a"+keyLine(token),
+		func(r *http.Request) { r.Header["X-Copy-From"] = nil })
+	if a.outcome() != "ok" {
+		t.Error(a.outcome())
+	}
+}
+
+// TestNamespaceFromThePath checks that a placeholder for a part of the path is refused only with
+// second targets.
+func TestNamespaceFromThePath(t *testing.T) {
+	const namespace = "{http.regexp.tenant.1}"
+	for name, test := range map[string]struct {
+		handler Handler
+		want    bool
+	}{
+		"no targets":   {Handler{}, true},
+		"also_judge":   {Handler{AlsoJudge: []JudgedHeader{{Header: "X-Copy-From"}}}, false},
+		"a MOVE":       {Handler{Methods: map[string]string{"MOVE": "write"}}, false},
+		"no MOVE":      {Handler{Methods: map[string]string{"MOVE": "none"}}, true},
+		"other method": {Handler{Methods: map[string]string{"LOCK": "write"}}, true},
+	} {
+		test.handler.Namespace = namespace
+		if _, err := test.handler.compile(); (err == nil) != test.want {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

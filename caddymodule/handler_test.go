@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"database/sql"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -33,6 +34,7 @@ import (
 // A fixture is a key store with a few namespaces and keys.
 type fixture struct {
 	t     testing.TB
+	file  string // of the database
 	keys  *manage.Keystore
 	app   *App
 	close func()
@@ -40,7 +42,8 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	db, err := sqldb.OpenSQLite(t.Context(), t.TempDir()+"/keys.db")
+	file := t.TempDir() + "/keys.db"
+	db, err := sqldb.OpenSQLite(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +52,7 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &fixture{t: t, keys: keys, app: new(App)}
+	h := &fixture{t: t, file: file, keys: keys, app: new(App)}
 	h.close = sync.OnceFunc(func() {
 		if err := keys.Close(); err != nil {
 			t.Error(err)
@@ -251,6 +254,8 @@ func TestOutcomes(t *testing.T) {
 		{"an unknown namespace", "namespace nowhere", "GET /" + keyLine(any), "forbidden", 403},
 		{"the default namespace", "", "GET /" + keyLine(reader), "forbidden", 403},
 		{"the home namespace", "namespace home", "GET /" + keyLine(reader), "ok", 200},
+		{"the home namespace, but another path", "namespace home\nnamespace_path /v1/{namespace}/**",
+			"GET /v1/globex/x" + keyLine(reader), "forbidden", 403},
 		{"a placeholder", "namespace {http.request.header.X-Tenant}",
 			"GET /\nX-Tenant: acme" + keyLine(reader), "ok", 200},
 		{"an empty placeholder", "namespace {http.request.header.X-Tenant}", "GET /" + keyLine(any),
@@ -284,6 +289,7 @@ func TestOutcomes(t *testing.T) {
 		{"methods are case-sensitive", acme, "get /" + keyLine(any), "method", 405},
 		{"TRACE", acme, "TRACE /" + keyLine(any), "method", 405},
 		{"CONNECT", acme, "CONNECT api.example.com:443" + keyLine(any), "method", 405},
+		{"CONNECT with a path", acme, "CONNECT /a/../b" + keyLine(any), "bad_target", 400},
 		{"a mapped method", acme + "methods read REPORT", "REPORT /" + keyLine(reader), "ok", 200},
 		{"an unmapped method", acme + "methods none PUT PATCH", "PUT /" + keyLine(any), "method",
 			405},
@@ -330,6 +336,10 @@ func TestOutcomes(t *testing.T) {
 			204},
 		{"OPTIONS without CORS headers", acme + "preflight", "OPTIONS /\nOrigin: https://a.example",
 			"missing", 401},
+		{"another method with CORS headers", acme + "preflight",
+			"GET /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "missing", 401},
+		{"OPTIONS without an origin", acme + "preflight",
+			"OPTIONS /\nAccess-Control-Request-Method: PUT", "missing", 401},
 		{"preflight that is not configured", acme,
 			"OPTIONS /\nOrigin: https://a.example\nAccess-Control-Request-Method: PUT", "missing",
 			401},
@@ -431,6 +441,7 @@ func TestChallenges(t *testing.T) {
 		"from header authorization bearer":      {"Bearer"},
 		// These sources have no scheme, but a 401 needs a challenge.
 		"from header X-Auth Token":    {"Bearer"},
+		"from header Authorization":   {"Bearer"},
 		"from query key":              {"Bearer"},
 		"from cookie key\nfrom basic": {"Basic"},
 	} {
@@ -485,6 +496,18 @@ func TestRealm(t *testing.T) {
 	if a := h.send(handler, "GET /"+keyLine(junk)); a.StatusCode != 401 ||
 		!slices.Equal(a.Header.Values("WWW-Authenticate"), want) {
 		t.Errorf("%d %q, want %q", a.StatusCode, a.Header.Values("WWW-Authenticate"), want)
+	}
+}
+
+func TestRealmLimits(t *testing.T) {
+	for realm, want := range map[string]bool{
+		"": true, " ~!": true, strings.Repeat("a", maxRealm): true,
+		strings.Repeat("a", maxRealm+1): false, `a"b`: false, `a\b`: false, "a\tb": false,
+		"a\x7f": false, "é": false, hiddenToken: false,
+	} {
+		if _, err := (&Handler{Realm: realm}).compile(); (err == nil) != want {
+			t.Errorf("%q: %v", realm, err)
+		}
 	}
 }
 
@@ -597,6 +620,75 @@ func TestForbiddenNamesThePermission(t *testing.T) {
 	}
 }
 
+// TestForbiddenRepeatsNoCredential checks requests with a credential in the place of the namespace.
+func TestForbiddenRepeatsNoCredential(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	_, other := h.key("read")
+	const imported = "imported-0123456789"
+	if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
+			Home: &keystore.Grant{Namespace: "acme",
+				Permissions: []keystore.Permission{{Action: "read"}}}}, Token: imported,
+	}}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	handler := h.handler("namespace_path /v1/{namespace}/**")
+	for _, test := range []struct{ namespace, credential string }{
+		{token, token}, {other, token}, {imported, imported},
+	} {
+		a := h.send(handler, "GET /v1/"+test.namespace+"/x"+keyLine(test.credential))
+		if a.outcome() != "forbidden" || strings.Contains(a.body, test.namespace) ||
+			!strings.Contains(a.body, `"namespace":""`) {
+			t.Errorf("%s %s", a.outcome(), a.body)
+		}
+	}
+}
+
+// TestLastUse checks that an accepted key, but no refused one, is noted as used.
+func TestLastUse(t *testing.T) {
+	h := newFixture(t)
+	used, token := h.key("read")
+	refused, reader := h.key("read")
+	handler := h.handler("namespace acme")
+	h.send(handler, "GET /"+keyLine(token))
+	h.send(handler, "POST /"+keyLine(reader))
+	h.close()
+	db, err := sql.Open("sqlite", h.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for id, want := range map[string]bool{used.ID: true, refused.ID: false} {
+		var got bool
+		if err := db.QueryRow("SELECT EXISTS (SELECT 1 FROM last_uses WHERE key_id = ?)", id).
+			Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%s is noted as used: %v, want %v", id, got, want)
+		}
+	}
+}
+
+// TestStoreIsNotOpen checks that a handler whose database has not been reached yet refuses only
+// requests that need it.
+func TestStoreIsNotOpen(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme\npublic /public")
+	handler.app = &App{started: make(chan struct{})}
+	close(handler.app.started)
+	for wire, want := range map[string]string{
+		"GET /" + keyLine(token): "unavailable", "GET /": "missing", "GET /public": "public",
+		"GET /../": "bad_target",
+	} {
+		if a := h.send(handler, wire); a.outcome() != want || (a.seen != nil) != (want == "public") {
+			t.Errorf("%s: %s, want %s", wire, a.outcome(), want)
+		}
+	}
+}
+
 func TestAllowHeader(t *testing.T) {
 	h := newFixture(t)
 	a := h.send(h.handler("methods write MKCOL\nmethods none PUT PATCH"), "PUT /")
@@ -606,12 +698,56 @@ func TestAllowHeader(t *testing.T) {
 	if a := h.send(h.handler(""), "CONNECT a:1"); a.Header.Get("Connection") != "close" {
 		t.Error("the connection stays open after a refused CONNECT")
 	}
+	if a.Header["Connection"] != nil {
+		t.Error("the connection is closed after a refused PUT")
+	}
+	overHTTP2 := func(r *http.Request) { r.ProtoMajor, r.ProtoMinor = 2, 0 }
+	if a := h.send(h.handler(""), "CONNECT a:1", overHTTP2); a.Header["Connection"] != nil {
+		t.Error("a header of HTTP/1 in a response over HTTP/2")
+	}
+}
+
+// TestRefusalHasRequestID checks that a refusal names the request's id if the site uses it.
+func TestRefusalHasRequestID(t *testing.T) {
+	h := newFixture(t)
+	var id string
+	a := h.send(h.handler(""), "GET /", func(r *http.Request) {
+		id, _ = r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).GetString("http.request.uuid")
+	})
+	var body struct {
+		Code      string
+		RequestID string `json:"request_id"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &body); err != nil || id == "" ||
+		body.RequestID != id || body.Code != "missing_key" {
+		t.Errorf("%v %s, want the id %s", err, a.body, id)
+	}
+	if a := h.send(h.handler(""), "GET /"); strings.Contains(a.body, "request_id") {
+		t.Errorf("an id that nothing else shows: %s", a.body)
+	}
+}
+
+// TestRequestsOfOtherHandlers checks requests that a handler such as templates has created.
+func TestRequestsOfOtherHandlers(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme")
+	r := wireRequest(t, "GET /a"+keyLine(token))
+	r.RequestURI = ""
+	if a := h.serve(handler, r); a.outcome() != "ok" {
+		t.Errorf("without the target as received: %s", a.outcome())
+	}
+	if a := h.send(handler, "GET /a"+keyLine(token),
+		func(r *http.Request) { r.URL.Path = "" }); a.outcome() != "bad_target" {
+		t.Errorf("without a path: %s", a.outcome())
+	}
 }
 
 func TestHeadRefusalHasNoBody(t *testing.T) {
 	h := newFixture(t)
-	if a := h.send(h.handler(""), "HEAD /"); a.StatusCode != 401 || a.body != "" {
-		t.Errorf("%d %q", a.StatusCode, a.body)
+	if a := h.send(h.handler(""), "HEAD /"); a.StatusCode != 401 || a.body != "" ||
+		a.Header.Get("Content-Length") == "" {
+		t.Errorf("%d %q %v", a.StatusCode, a.body, a.Header)
 	}
 }
 
@@ -680,6 +816,15 @@ func TestPlaceholdersAndLogFields(t *testing.T) {
 		""); got != "|"+key.ID+"|forbidden" {
 		t.Errorf("refused: %q", got)
 	}
+
+	a = h.send(h.handler("public /p"), "GET /p", func(r *http.Request) {
+		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.auth.user.id", "ada")
+	})
+	if got := a.repl.ReplaceKnown("{http.auth.user.id} {http.api_key.id}|{http.api_key.name}|"+
+		"{http.api_key.owner}|{http.api_key.outcome} {http.api_key.nothing} {http.apikey.id}",
+		"?"); got != "ada ?|?|?|public {http.api_key.nothing} {http.apikey.id}" {
+		t.Errorf("public: %q", got)
+	}
 }
 
 func TestCounting(t *testing.T) {
@@ -703,7 +848,7 @@ func TestCounting(t *testing.T) {
 }
 
 // nest is a handler that runs inner after outer.
-type nest struct{ outer, inner *Handler }
+type nest struct{ outer, inner caddyhttp.MiddlewareHandler }
 
 func (n nest) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	return n.outer.ServeHTTP(w, r,
@@ -743,6 +888,22 @@ func TestSecondHandlerUsesTheSameKey(t *testing.T) {
 				t.Error(a.seen.Header)
 			}
 		})
+	}
+}
+
+// TestRestoredCredentialsAreRemoved checks that credentials which a public handler has kept for
+// api_keys_admin are restored only once.
+func TestRestoredCredentialsAreRemoved(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	required := h.handler("namespace acme")
+	a := h.send(nest{h.handler("public /apikeys/*"), nest{required, required}},
+		"GET /apikeys/x"+keyLine(token))
+	if a.outcome() != "ok" || a.seen == nil {
+		t.Fatal(a.outcome())
+	}
+	if places := carries(a.seen, token); places != nil {
+		t.Errorf("still in %v", places)
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -181,6 +183,145 @@ http://d.test:82 {
 		if got != want {
 			t.Errorf("%s: %s, want %s", token, got, want)
 		}
+	}
+}
+
+// TestRuleFollowsRoutes checks which of several handlers a request reaches.
+func TestRuleFollowsRoutes(t *testing.T) {
+	g := newInstance(t)
+	g.loadCaddyfile(`{
+	api_keys {
+		database sqlite DIR/keys.db
+	}
+	auto_https off
+}
+(common) {
+	bind unix/DIR/site
+}
+http://groups.test {
+	import common
+	handle /one/* {
+		api_key {
+			namespace one
+		}
+	}
+	handle {
+		api_key {
+			namespace two
+		}
+	}
+}
+http://ends.test {
+	import common
+	route /refused {
+		api_key {
+			methods none GET
+		}
+		api_key
+	}
+	route /answered {
+		route {
+			respond ok
+		}
+		api_key
+	}
+	route /failed {
+		error 404
+		api_key
+	}
+	route /passed {
+		header X-Y z
+		api_key {
+			namespace one
+		}
+		api_key {
+			namespace two
+		}
+	}
+	route /forwarded/* {
+		api_key {
+			namespace one
+			forwarded
+		}
+		api_key
+	}
+	route /invoked {
+		invoke passes
+		api_key {
+			namespace two
+		}
+	}
+	route /empty* {
+		api_key {
+			namespace {http.request.header.X-Tenant}
+			public /empty-public
+		}
+		api_key
+	}
+}
+http:// {
+	import common
+	api_key {
+		namespace rest
+	}
+}
+&(passes) {
+	api_key {
+		namespace one
+	}
+}
+`)
+	for _, test := range []struct{ host, target, want string }{
+		{"groups.test", "/one/x", "ok one read"},
+		{"groups.test", "/x", "ok two read"},
+		{"ends.test", "/refused", "method"},
+		{"ends.test", "/answered", "path"},
+		{"ends.test", "/failed", "path"},
+		{"ends.test", "/passed", "ok one read, ok two read"},
+		{"ends.test", "/forwarded/x", "ok one read"},
+		{"ends.test", "/forwarded//x", "bad_target"},
+		{"ends.test", "/invoked", "ok one read, ok two read"},
+		{"ends.test", "/empty", "path"},
+		{"ends.test", "/empty-public", "public, ok default read"},
+		{"other.test", "/x", "ok rest read"},
+	} {
+		got := ruled(runningApp().rule(admin.Request{Method: "GET", Host: test.host,
+			Target: test.target}))
+		if got != test.want {
+			t.Errorf("%s%s: %s, want %s", test.host, test.target, got, test.want)
+		}
+	}
+}
+
+func TestListeningOn(t *testing.T) {
+	servers := []*caddyhttp.Server{
+		{Listen: []string{":80"}}, {Listen: []string{"unix//run/site", "127.0.0.1:8000-8002"}},
+		{Listen: []string{"tcp/[::1]:8002", ":80"}}, {Listen: []string{"a:b"}},
+	}
+	for port, want := range map[uint16][]int{
+		0: nil, 80: {0, 2}, 7999: nil, 8000: {1}, 8001: {1}, 8002: {1, 2}, 8003: nil,
+	} {
+		var got []int
+		for _, server := range listeningOn(servers, port) {
+			got = append(got, slices.Index(servers, server))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("port %d: servers %v, want %v", port, got, want)
+		}
+	}
+}
+
+func TestHostsOf(t *testing.T) {
+	hosts := func(names ...string) caddyhttp.MatcherSets {
+		return caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/x"}, (*caddyhttp.MatchHost)(&names)}}
+	}
+	got := hostsOf(caddyhttp.RouteList{
+		{MatcherSets: hosts("b.test", "*.a.test")},
+		{Handlers: []caddyhttp.MiddlewareHandler{new(caddyhttp.VarsMiddleware), &caddyhttp.Subroute{
+			Routes: caddyhttp.RouteList{{MatcherSets: hosts("b.test", "a.test")}}}}},
+	})
+	if want := []string{"a.test", "any.a.test", "b.test"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

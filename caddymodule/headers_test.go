@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -32,6 +33,7 @@ func TestCleanHeaders(t *testing.T) {
 		{"GET /p\nX~APIKEY!ID: x", "X~apikey!id", dropped},
 		{"GET /p\nX-Apikey-: x", "X-Apikey-", dropped},
 		{"GET /p\nX-Apikeys: x", "X-Apikeys", kept},
+		{"GET /p\nX: x", "X", kept},
 		{"GET /p\nX-HTTP-Method-Override: DELETE", "X-Http-Method-Override", dropped},
 		{"GET /p\nX-HTTP-Method: DELETE", "X-Http-Method", dropped},
 		{"GET /p\nX-Method-Override: DELETE", "X-Method-Override", dropped},
@@ -79,6 +81,20 @@ func TestCleanHeaders(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(trusted.seen.Header)); !slices.Equal(got,
 		[]string{"X-Forwarded-Uri", "X-Forwarded-User"}) {
 		t.Errorf("of a trusted proxy: %v", got)
+	}
+}
+
+// TestUpgradeRequiresHTTP11 checks that another version of HTTP cannot ask for a tunnel.
+func TestUpgradeRequiresHTTP11(t *testing.T) {
+	h := newFixture(t)
+	handler := h.handler("public /**")
+	for version, want := range map[[2]int]bool{{1, 1}: true, {1, 0}: false, {2, 0}: false,
+		{2, 1}: false} {
+		a := h.send(handler, "GET /\nUpgrade: websocket",
+			func(r *http.Request) { r.ProtoMajor, r.ProtoMinor = version[0], version[1] })
+		if got := a.seen.Header["Upgrade"] != nil; got != want {
+			t.Errorf("HTTP/%v: Upgrade is passed on: %v", version, got)
+		}
 	}
 }
 
@@ -178,6 +194,32 @@ func TestLongPermissionsAreOmitted(t *testing.T) {
 	}
 }
 
+// TestLongestPermissionsHeader checks the limit of 4 KiB.
+func TestLongestPermissionsHeader(t *testing.T) {
+	h := newFixture(t)
+	for length, want := range map[int]bool{maxPermissionsHeader: true,
+		maxPermissionsHeader + 1: false} {
+		var words []string
+		for i := 0; length > 0; i++ {
+			n := min(length, 200)
+			words = append(words, fmt.Sprintf("r%02d:", i)+strings.Repeat("x", n-len("r00:")))
+			length -= n + len(",")
+		}
+		key, token := h.key(strings.Join(words, " "))
+		a := h.send(h.handler("namespace acme\nresource r00\nmethods read FETCH\n"+
+			"operation "+words[0]+" read GET /"), "GET /"+keyLine(token))
+		if a.seen == nil {
+			t.Fatal(a.outcome(), a.body)
+		}
+		if got := a.seen.Header["X-Apikey-Permissions"] != nil; got != want {
+			t.Errorf("%d bytes: %v", len(strings.Join(words, ",")), got)
+		}
+		if a.seen.Header.Get("X-Apikey-Id") != key.ID {
+			t.Error("the key's id is missing")
+		}
+	}
+}
+
 // TestRequestsShareNoHeaderValues imitates Caddy's request_header, which changes values in place.
 func TestRequestsShareNoHeaderValues(t *testing.T) {
 	h := newFixture(t)
@@ -246,6 +288,8 @@ func TestCredentialIsRemoved(t *testing.T) {
 			"/a?y=1", "Connection: Upgrade\nUpgrade: websocket"},
 		{"first in the query", "from query key", "GET /a?key=" + token + ";y=1", token, "/a?y=1",
 			""},
+		{"before an empty parameter", "from query key", "GET /a?x=1&key=" + token + "&", token,
+			"/a?x=1&", ""},
 		{"alone in the query", "from query key", "GET /a?key=" + token, token, "/a", ""},
 		{"encoded in the query", "from query key", "GET /a?k%65y=" + url.QueryEscape(odd) + "&y",
 			odd, "/a?y", ""},
@@ -369,6 +413,19 @@ func TestCredentialIsRemovedFromTheOriginalQuery(t *testing.T) {
 	}
 }
 
+// TestCredentialIsRemovedFromARewrittenQuery checks a request into whose query an earlier rewrite
+// has copied the header.
+func TestCredentialIsRemovedFromARewrittenQuery(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	a := h.send(h.handler("namespace acme"), "GET /a"+keyLine(token), func(r *http.Request) {
+		r.URL.RawQuery, r.RequestURI = "y="+token, "/a?y="+token
+	})
+	if places := carries(a.seen, token); places != nil {
+		t.Errorf("still in %v", places)
+	}
+}
+
 func TestCredentialIsRemovedFromTheHost(t *testing.T) {
 	h := newFixture(t)
 	_, token := h.key("read")
@@ -447,7 +504,10 @@ func TestShortCredentials(t *testing.T) {
 	}
 	a := h.send(h.handler("namespace acme\nfrom query key"),
 		"GET /?about=Mozilla/5.0&key=Mozilla/&copy=Mozilla/;x=Mozilla%2F"+
-			"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\nReferer: "+
+			"\nUser-Agent: Mozilla/5.0\nX-Copy: Mozilla/\nX-List: Mozilla/, Mozilla/5\n"+
+			"X-Edges: Mozilla/,Mozilla/;Mozilla/&Mozilla/=Mozilla/?Mozilla/#Mozilla/ \"Mozilla/\"\t"+
+			"Mozilla/\nX-Within: Mozilla/Mozilla/\nX-Behind: xMozilla/\nX-Same-Length: "+
+			"abcdefgh Mozilla/\nReferer: "+
 			"https://a.example/?key=Mozilla/&b=Mozilla/5")
 	if a.seen == nil {
 		t.Fatal(a.outcome())
@@ -459,10 +519,50 @@ func TestShortCredentials(t *testing.T) {
 		"User-Agent": "Mozilla/5.0",
 		"X-Copy":     "REDACTED",
 		"X-List":     "REDACTED, Mozilla/5",
-		"Referer":    "https://a.example/?key=REDACTED&b=Mozilla/5",
+		"X-Edges": "REDACTED,REDACTED;REDACTED&REDACTED=REDACTED?REDACTED#REDACTED " +
+			"\"REDACTED\"\tREDACTED",
+		"X-Within": "Mozilla/Mozilla/", "X-Behind": "xMozilla/", "X-Same-Length": "abcdefgh REDACTED",
+		"Referer": "https://a.example/?key=REDACTED&b=Mozilla/5",
 	} {
 		if got := a.seen.Header.Get(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// TestShortestRedactedCredential checks from which length a credential is redacted within other
+// texts.
+func TestShortestRedactedCredential(t *testing.T) {
+	h := newFixture(t)
+	for secret, want := range map[string]string{
+		strings.Repeat("k", shortSecret-1): "a" + strings.Repeat("k", shortSecret-1) + "b",
+		strings.Repeat("k", shortSecret):   "aREDACTEDb",
+	} {
+		if _, _, err := h.keys.ImportKeys(t.Context(), manage.Root("test"), []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Name: "old", Namespace: "acme",
+				Home: &keystore.Grant{Namespace: "acme",
+					Permissions: []keystore.Permission{{Action: "read"}}}},
+			Token: secret,
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		a := h.send(h.handler("namespace acme"), "GET /\nX-Copy: a"+secret+"b"+keyLine(secret))
+		if a.seen == nil {
+			t.Fatal(a.outcome())
+		}
+		if got := a.seen.Header.Get("X-Copy"); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+func TestHeaderValue(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "!az09~": "!az09~", " ": "%20", "%": "%25", "a%20b c": "a%2520b%20c", "~ !": "~%20!", "\x1f": "%1F",
+		"\x7f": "%7F", "é": "%C3%A9", "\xff": "%FF", "\r\n": "%0D%0A",
+	} {
+		if got := headerValue(text); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
 		}
 	}
 }
@@ -476,6 +576,34 @@ func TestPublicKeepsTheCredential(t *testing.T) {
 		if a.seen.Header.Get("Authorization") != "Bearer "+credential ||
 			a.seen.Header["X-Apikey-Id"] != nil {
 			t.Errorf("%s: %v", options, len(a.seen.Header))
+		}
+	}
+}
+
+// TestAdminPaths checks that public requests under /apikeys/, which api_keys_admin should answer,
+// lose the credential if it does not. Only requests that need no key of ours keep theirs.
+func TestAdminPaths(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	for _, test := range []struct {
+		options, wire string
+		kept          bool
+	}{
+		{"public /apikeys/*", "GET /apikeys/x" + keyLine(token), false},
+		{"public /apikeys/*", "GET /apikeys/x\nX-API-Key: " + token, false},
+		{"public /apikeys/*\nfrom header X-Key", "GET /apikeys/x\nX-Key: " + token, false},
+		{"public /apikeys/*\nfrom query key", "GET /apikeys/x?key=" + token, false},
+		{"public /apikeys/*\npass_credential", "GET /apikeys/x" + keyLine(token), true},
+		{"public /apikeysx", "GET /apikeysx" + keyLine(token), true},
+		{"foreign pass", "GET /apikeys/x" + keyLine("another-issuers-token"), true},
+	} {
+		a := h.send(h.handler(test.options), test.wire)
+		if a.seen == nil {
+			t.Fatalf("%s: %s", test.options, a.outcome())
+		}
+		kept := a.seen.Header["Authorization"] != nil || carries(a.seen, token) != nil
+		if kept != test.kept {
+			t.Errorf("%s, %s: the credential is kept: %v", test.options, test.wire, kept)
 		}
 	}
 }

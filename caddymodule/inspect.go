@@ -81,7 +81,6 @@ func readConfig(raw json.RawMessage) (*inspection, error) {
 	}
 	c := &inspection{logs: top.Logging.Logs}
 	if _, ok := c.logs["default"]; !ok { // Caddy creates one
-		c.logs = maps.Clone(c.logs)
 		if c.logs == nil {
 			c.logs = make(map[string]logConfig)
 		}
@@ -273,8 +272,8 @@ func encoderRedacts(raw json.RawMessage) bool {
 		Format string          `json:"format"`
 		Wrap   json.RawMessage `json:"wrap"`
 	}
-	if len(raw) == 0 || json.Unmarshal(raw, &e) != nil {
-		return false
+	if json.Unmarshal(raw, &e) != nil {
+		return false // also of an encoder that wraps none
 	}
 	return e.Format == "api_keys" || encoderRedacts(e.Wrap)
 }

@@ -1,11 +1,14 @@
 package caddymodule
 
 import (
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +98,23 @@ func TestListWriter(t *testing.T) {
 			}
 			return nil
 		}, `502 unfilterable_answer`, "byte 1: the value at the configured path must be an array"},
+		{"early hints", func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusEarlyHints)
+			isJSON(w)
+			w.WriteHeader(http.StatusOK)
+			write(w, both)
+			return nil
+		}, `200 ["acme"]`, ""},
+		{"an error after an error response", func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusNotFound)
+			return broken
+		}, `broken`, ""},
+		{"a removed header", func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Del("Server")
+			isJSON(w)
+			write(w, both)
+			return nil
+		}, `200 ["acme"]`, ""},
 		{"no response", func(http.ResponseWriter, *http.Request) error { return nil },
 			`502 unfilterable_answer`, "there is no response"},
 		{"an error without a response", func(http.ResponseWriter,
@@ -175,6 +195,9 @@ func TestListWriter(t *testing.T) {
 			if got != test.want {
 				t.Errorf("%s, want %s", got, test.want)
 			}
+			if test.name == "a removed header" && w.Header()["Server"] != nil {
+				t.Error("the client receives the header")
+			}
 			if strings.Contains(fmt.Sprint(w.Result().Header, w.Result().Trailer, w.Body),
 				"globex") || strings.HasSuffix(w.Body.String(), "]") && w.Code == 200 &&
 				got == "aborts" {
@@ -189,6 +212,214 @@ func TestListWriter(t *testing.T) {
 				t.Errorf("log entries: %q", entries)
 			}
 		})
+	}
+}
+
+// TestListResponses checks which responses are filtered, and what the client receives of the others.
+func TestListResponses(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	const options = "namespace acme\nlist GET /list account\nlist HEAD /list account\n"
+	const both, filtered = `["acme","globex"]`, `["acme"]`
+	type header = http.Header
+	plain := header{"Content-Type": {"application/json"}}
+	zipped := func(text string) string {
+		var b strings.Builder
+		w := gzip.NewWriter(&b)
+		_, _ = io.WriteString(w, text)
+		_ = w.Close()
+		return b.String()
+	}
+	with := func(name string, values ...string) header {
+		all := plain.Clone()
+		all[name] = values
+		return all
+	}
+	for _, test := range []struct {
+		name, options, wire string
+		status              int
+		header              header // of the API's response
+		body                string
+		want                string // status and body, or the code of a problem
+		left                header // of header, what the client receives
+	}{
+		{"a key", "", "GET /list" + keyLine(token), 200, plain, both, "200 " + filtered, nil},
+		{"another path", "", "GET /lists" + keyLine(token), 200, plain, both, "200 " + both, nil},
+		{"no key", "optional", "GET /list", 200, plain, both, "200 []", nil},
+		{"a public list", "public /list", "GET /list", 200, plain, both, "200 " + both, nil},
+		{"a foreign token", "foreign pass", "GET /list" + keyLine("another.issuers.token"), 200,
+			plain, both, "200 " + both, nil},
+		{"HEAD", "", "HEAD /list" + keyLine(token), 200, with("Content-Length", "17"), "", "200 ",
+			nil},
+		{"created", "", "GET /list" + keyLine(token), 201, plain, both, "201 " + filtered, nil},
+		{"compressed", "", "GET /list" + keyLine(token), 200, with("Content-Encoding", "gzip"),
+			zipped(both), "200 " + filtered, nil},
+		{"compressed by another name", "", "GET /list" + keyLine(token), 200,
+			with("Content-Encoding", "X-GZIP"), zipped(both), "200 " + filtered, nil},
+		{"compressed twice", "", "GET /list" + keyLine(token), 200,
+			with("Content-Encoding", "gzip", "gzip"), zipped(zipped(both)), "unfilterable_answer", nil},
+		{"not compressed", "", "GET /list" + keyLine(token), 200, with("Content-Encoding", "Identity"),
+			both, "200 " + filtered, nil},
+		{"not compressed, twice", "", "GET /list" + keyLine(token), 200,
+			with("Content-Encoding", "identity", "br"), both, "unfilterable_answer", nil},
+		{"brotli", "", "GET /list" + keyLine(token), 200, with("Content-Encoding", "br"), both,
+			"unfilterable_answer", nil},
+		{"not compressed as announced", "", "GET /list" + keyLine(token), 200,
+			with("Content-Encoding", "gzip"), both, "unfilterable_answer", nil},
+		{"cut off", "", "GET /list" + keyLine(token), 200, with("Content-Encoding", "gzip"),
+			zipped(both)[:20], "unfilterable_answer", nil},
+		{"another JSON type", "", "GET /list" + keyLine(token), 200,
+			with("Content-Type", "application/hal+json; charset=UTF-8"), both, "200 " + filtered, nil},
+		{"utf8", "", "GET /list" + keyLine(token), 200,
+			with("Content-Type", "application/json; charset=UTF8"), both, "200 " + filtered, nil},
+		{"another charset", "", "GET /list" + keyLine(token), 200,
+			with("Content-Type", "application/json; charset=utf-16"), both, "unfilterable_answer", nil},
+		{"text", "", "GET /list" + keyLine(token), 200, with("Content-Type", "text/json"), both,
+			"unfilterable_answer", nil},
+		{"another application type", "", "GET /list" + keyLine(token), 200,
+			with("Content-Type", "application/jsonl"), both, "unfilterable_answer", nil},
+		{"a JSON image", "", "GET /list" + keyLine(token), 200, with("Content-Type", "image/x+json"),
+			both, "unfilterable_answer", nil},
+		{"an invalid type", "", "GET /list" + keyLine(token), 200,
+			with("Content-Type", "application/json; charset"), both, "unfilterable_answer", nil},
+		{"no type", "", "GET /list" + keyLine(token), 200, nil, both, "unfilterable_answer", nil},
+		{"no content", "", "GET /list" + keyLine(token), 204, nil, "", "204 ", nil},
+		{"a redirect", "", "GET /list" + keyLine(token), 302,
+			header{"Location": {"/x"}, "Content-Type": {"text/html"}, "Content-Language": {"de"}}, "",
+			"302 ", header{"Location": {"/x"}}},
+		{"an error", "", "GET /list" + keyLine(token), 404, with("Retry-After", "7"), both,
+			"upstream_error", header{"Retry-After": {"7"}}},
+		{"the first error", "", "GET /list" + keyLine(token), 400, plain, both, "upstream_error", nil},
+		{"several choices", "", "GET /list" + keyLine(token), 300, plain, both, "300 ", nil},
+		{"the last error", "", "GET /list" + keyLine(token), 599, plain, both, "upstream_error", nil},
+		{"no status", "", "GET /list" + keyLine(token), 600, plain, both, "unfilterable_answer", nil},
+		{"a reset form", "", "GET /list" + keyLine(token), 205, plain, "", "unfilterable_answer", nil},
+		{"a part", "", "GET /list" + keyLine(token), 206, plain, both, "unfilterable_answer", nil},
+		{"a delta", "", "GET /list" + keyLine(token), 226, plain, both, "unfilterable_answer", nil},
+		{"not modified", "", "GET /list" + keyLine(token), 304, plain, "", "unfilterable_answer", nil},
+		{"a tunnel", "", "GET /list" + keyLine(token), 101, plain, "", "unfilterable_answer", nil},
+		{"headers of the unfiltered list", "", "GET /list" + keyLine(token), 200, header{
+			"Content-Type": {"application/json"}, "Etag": {`"x"`}, "Last-Modified": {"x"},
+			"Content-Length": {"17"}, "Cache-Control": {"public"}, "Cdn-Cache-Control": {"public"},
+			"Expires": {"x"}, "Trailer:X": {"globex"}, "X-Total": {"2"},
+		}, both, "200 " + filtered, header{"X-Total": {"2"}}},
+		{"a preflight's origin", "preflight https://a.example", "GET /list\nOrigin: " +
+			"https://a.example" + keyLine(token), 200, nil, both, "unfilterable_answer",
+			header{"Access-Control-Allow-Origin": {"https://a.example"}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			r := caddyhttp.PrepareRequest(wireRequest(t, test.wire), caddy.NewReplacer(), w, nil)
+			err := h.handler(options+test.options).ServeHTTP(w, r,
+				caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+					maps.Copy(w.Header(), test.header)
+					w.WriteHeader(test.status)
+					_, _ = io.WriteString(w, test.body)
+					return nil
+				}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := fmt.Sprint(w.Code, " ", w.Body)
+			if _, after, found := strings.Cut(w.Body.String(), `"code":"`); found {
+				got, _, _ = strings.Cut(after, `"`)
+				if w.Header().Get("Content-Type") != "application/problem+json" {
+					t.Errorf("a problem document of the type %s", w.Header().Get("Content-Type"))
+				}
+			}
+			if got != test.want {
+				t.Errorf("%s, want %s", got, test.want)
+			}
+			if strings.HasSuffix(test.want, both) {
+				return // not filtered
+			}
+			if w.Header().Get("Cache-Control") != "no-store" {
+				t.Errorf("it may be cached: %v", w.Header())
+			}
+			left := w.Header().Clone()
+			for _, name := range []string{"Cache-Control", "Content-Type", "Vary"} {
+				delete(left, name)
+			}
+			if code := w.Code; code >= 400 {
+				delete(left, "Content-Length")
+			}
+			if !maps.EqualFunc(left, test.left, slices.Equal) {
+				t.Errorf("headers %v, want %v", left, test.left)
+			}
+		})
+	}
+}
+
+// TestListFlush checks that a flush sends what the filter has passed.
+func TestListFlush(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	w := httptest.NewRecorder()
+	r := caddyhttp.PrepareRequest(wireRequest(t, "GET /list"+keyLine(token)), caddy.NewReplacer(), w,
+		nil)
+	err := h.handler("namespace acme\nlist GET /list account").ServeHTTP(w, r,
+		caddyhttp.HandlerFunc(func(api http.ResponseWriter, _ *http.Request) error {
+			api.Header().Set("Content-Type", "application/json")
+			for _, part := range []string{`["acme"`, `,"globex"`, `,"acme"`} {
+				_, _ = io.WriteString(api, part)
+			}
+			if err := http.NewResponseController(api).Flush(); err != nil {
+				t.Error(err)
+			}
+			if !w.Flushed || !strings.HasPrefix(w.Body.String(), `["acme"`) {
+				t.Errorf("after a flush: %q", w.Body)
+			}
+			_, err := io.WriteString(api, "]")
+			return err
+		}))
+	if err != nil || w.Body.String() != `["acme","acme"]` {
+		t.Errorf("%v, %s", err, w.Body)
+	}
+}
+
+// TestListPanics checks that a panic of a later handler is not taken for an aborted response.
+func TestListPanics(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	w := httptest.NewRecorder()
+	r := caddyhttp.PrepareRequest(wireRequest(t, "GET /list"+keyLine(token)), caddy.NewReplacer(), w,
+		nil)
+	defer func() {
+		if problem := recover(); problem != "a bug" {
+			t.Errorf("panic %v", problem)
+		}
+	}()
+	_ = h.handler("namespace acme\nlist GET /list account").ServeHTTP(w, r,
+		caddyhttp.HandlerFunc(func(api http.ResponseWriter, _ *http.Request) error {
+			api.WriteHeader(http.StatusOK)
+			panic("a bug")
+		}))
+}
+
+// TestListRequests checks that the API receives a request for the whole list, uncompressed.
+func TestListRequests(t *testing.T) {
+	h := newFixture(t)
+	_, token := h.key("read")
+	handler := h.handler("namespace acme\nlist GET /list account")
+	const headers = "\nRange: bytes=0-1\nIf-Range: x\nIf-Match: x\nIf-None-Match: x\n" +
+		"If-Modified-Since: x\nIf-Unmodified-Since: x\nA-IM: feed\nUpgrade: websocket\n" +
+		"Accept-Encoding: br"
+	for path, want := range map[string]int{"/list": 0, "/other": len(partialHeaders)} {
+		var seen http.Header
+		r := caddyhttp.PrepareRequest(wireRequest(t, "GET "+path+headers+keyLine(token)),
+			caddy.NewReplacer(), nil, nil)
+		_ = handler.ServeHTTP(httptest.NewRecorder(), r,
+			caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				seen = r.Header.Clone()
+				return nil
+			}))
+		got := 0
+		for _, name := range partialHeaders {
+			got += len(seen[name])
+		}
+		if got != want || (seen.Get("Accept-Encoding") == "identity") != (want == 0) {
+			t.Errorf("%s: %v", path, seen)
+		}
 	}
 }
 

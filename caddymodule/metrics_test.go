@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // gather returns the metrics of an app. The pedantic registry refuses metrics that do not match
@@ -83,6 +84,22 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 	}
 	if len(found) > 0 {
 		t.Errorf("undocumented metrics: %v", found)
+	}
+}
+
+// TestDurations checks that observed durations reach the histograms.
+func TestDurations(t *testing.T) {
+	g := newInstance(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	observer := runningApp().store.Load().metrics
+	observer.LookedUp(node.TierRedis, 2*time.Second)
+	observer.Propagated(3 * time.Second)
+	_, metrics := g.do("GET", "admin", "/metrics", "")
+	for _, want := range []string{`caddy_apikeys_lookup_duration_seconds_sum{tier="redis"} 2`,
+		`caddy_apikeys_propagation_seconds_sum 3`} {
+		if !strings.Contains(metrics, want+"\n") {
+			t.Errorf("the metrics have no %s", want)
+		}
 	}
 }
 

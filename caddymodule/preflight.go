@@ -32,7 +32,7 @@ func checkOrigin(origin string) error {
 				"browsers do", redact.Argument(origin))
 		}
 	}
-	if err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host {
+	if err != nil || u.Host == "" || origin != u.Scheme+"://"+u.Host {
 		return fmt.Errorf("preflight: %q is not an origin: must be SCHEME://HOST or "+
 			"SCHEME://HOST:PORT without a path, such as https://app.example.com, or left out for "+
 			"any origin", redact.Argument(origin))

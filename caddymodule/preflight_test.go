@@ -43,6 +43,10 @@ func TestPreflight(t *testing.T) {
 			if got := a.Header.Get("Access-Control-Max-Age"); got != age {
 				t.Errorf("age %q", got)
 			}
+			if vary := a.Header["Vary"]; !slices.Contains(vary, "Access-Control-Request-Headers") ||
+				slices.Contains(vary, "Origin") != (test.options == listed && test.name != "two origins") {
+				t.Errorf("Vary: %q", vary)
+			}
 		})
 	}
 	refused := h.send(h.handler(listed), "GET /\nOrigin: https://a.example")
@@ -54,5 +58,22 @@ func TestPreflight(t *testing.T) {
 	if a := h.send(h.handler("namespace acme"),
 		"GET /\nOrigin: https://a.example"); a.Header["Access-Control-Allow-Origin"] != nil {
 		t.Error("CORS headers without an Origin")
+	}
+}
+
+func TestOrigins(t *testing.T) {
+	for origin, want := range map[string]bool{
+		"https://a.example": true, "http://a.example": true, "https://a.example:8443": true,
+		"http://a.example:443": true, "https://a.example:80": true, "app://a": true,
+		"http://127.0.0.1:3000": true, "http://[::1]:3000": true, "https://xn--bcher-kva.example": true,
+		"https://a.example:443": false, "http://a.example:80": false, "https://": false,
+		"//a.example": false, "a.example": false, "https:a.example": false, "null": false, "": false,
+		"https://a.example/": false, "https://a.example?": false, "https://u@a.example": false,
+		"https://*.example": false, "https://bücher.example": false, "https://a b": false,
+		"HTTPS://a.example": false,
+	} {
+		if err := checkOrigin(origin); (err == nil) != want {
+			t.Errorf("%q: %v", origin, err)
+		}
 	}
 }

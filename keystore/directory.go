@@ -157,8 +157,8 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	}
 	if counts != nil {
 		counts.Keep(d)
-		for _, ns := range d.namespaces {
-			if moved {
+		if moved { // else the namespaces are those of the directory before, with their counters
+			for _, ns := range d.namespaces {
 				ns.counts = counts.Of(ns.ID)
 			}
 		}
@@ -387,7 +387,7 @@ func (d *Directory) ReachedFrom(above string) []*Namespace { return d.reached[ab
 // MemberByLogin returns the enabled member with this verified login, or nil.
 func (d *Directory) MemberByLogin(login string) *Member {
 	m := d.logins[login]
-	if login == "" || m == nil || !m.Active {
+	if m == nil || !m.Active {
 		return nil
 	}
 	return m.Member

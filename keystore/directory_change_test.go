@@ -64,6 +64,36 @@ func TestDirectoryFinds(t *testing.T) {
 	}
 }
 
+func TestDescendants(t *testing.T) {
+	d := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "org", Kind: "org",
+		Reach: []string{"org", "app"}}, {ID: "team", Parent: "org"},
+		{ID: "app", Kind: "app", Parent: "team"}, {ID: "other", Kind: "app"}}})
+	ids := func(list []*Namespace) (ids []string) {
+		for _, ns := range list {
+			ids = append(ids, ns.ID)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	for id, want := range map[string]struct {
+		height         int
+		below, reached []string
+	}{
+		"org":   {3, []string{"app", "team"}, []string{"app"}},
+		"team":  {2, []string{"app"}, nil},
+		"app":   {1, nil, nil},
+		"other": {1, nil, nil},
+	} {
+		height, below := d.Descendants(id)
+		if height != want.height || !slices.Equal(ids(below), want.below) {
+			t.Errorf("%s: %d levels, %q", id, height, ids(below))
+		}
+		if got := ids(d.ReachedFrom(id)); !slices.Equal(got, want.reached) {
+			t.Errorf("%s reaches %q, want %q", id, got, want.reached)
+		}
+	}
+}
+
 func TestUnreadableRows(t *testing.T) {
 	d := NewDirectory(&Policy{
 		Namespaces: []Namespace{{ID: "good"}, {ID: "loop", Parent: "loop"}},
@@ -77,6 +107,121 @@ func TestUnreadableRows(t *testing.T) {
 	}
 	if got := d.UnreadableRows(); !slices.Equal(got, want) || d.Namespace("loop").Unreadable == "" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestUnreadableNamespaceStaysUnreadable checks that grants in a namespace whose row cannot be read
+// have no effect, whatever else changes.
+func TestUnreadableNamespaceStaysUnreadable(t *testing.T) {
+	record := NewRecord(&Key{Namespace: "bad", Owner: RootMember, Active: true,
+		Grants:  []Grant{{Namespace: "bad", Permissions: MustParsePermissions("read")}},
+		Secrets: []Secret{{Digest: Digest{1}}}}, Digest{1})
+	d := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "bad", Unreadable: "bad JSON"}}})
+	for _, change := range []*Policy{
+		{}, {Members: []Member{{ID: "ada"}}, Changed: []Object{{Kind: MemberObject, Name: "ada"}}},
+		{Namespaces: []Namespace{{ID: "good"}},
+			Changed: []Object{{Kind: NamespaceObject, Name: "good"}}},
+	} {
+		d = d.With(change, nil)
+		ns := d.Namespace("bad")
+		if got := Decide(record, &Request{Policy: d, Namespace: ns}); got != Forbidden {
+			t.Errorf("after %+v: %v", change.Changed, got)
+		}
+		if ns.Unreadable != "bad JSON" {
+			t.Errorf("after %+v: unreadable: %q", change.Changed, ns.Unreadable)
+		}
+	}
+}
+
+// TestBuiltinRolesStay checks that a row with the name of a built-in role, whose deletion is a
+// change, leaves the role.
+func TestBuiltinRolesStay(t *testing.T) {
+	before := NewDirectory(new(Policy))
+	after := before.With(&Policy{Changed: []Object{{Kind: RoleObject, Namespace: AnyNamespace,
+		Name: "developer"}}}, nil)
+	if after.RoleSet("acme", "developer") == nil || after.Total() != before.Total() {
+		t.Error("the role is gone")
+	}
+}
+
+// TestListsAreSorted checks that lists begin with the newest object, and with the greatest id of
+// those created at the same time.
+func TestListsAreSorted(t *testing.T) {
+	later := noon.Add(1)
+	d := NewDirectory(&Policy{
+		Namespaces: []Namespace{{ID: "a", CreatedAt: noon}, {ID: "b", CreatedAt: noon},
+			{ID: "0", CreatedAt: later}},
+		Roles: []Role{{Namespace: "a", Name: "r", CreatedAt: noon},
+			{Namespace: "b", Name: "q", CreatedAt: noon}, {Namespace: "b", Name: "r", CreatedAt: noon},
+			{Namespace: "0", Name: "0", CreatedAt: later}},
+		Members: []Member{{ID: "m_a", CreatedAt: noon}, {ID: "m_b", CreatedAt: noon},
+			{ID: "m_0", CreatedAt: later}},
+	})
+	var namespaces, roles, members []string
+	for _, ns := range d.AllNamespaces() {
+		namespaces = append(namespaces, ns.ID)
+	}
+	for _, r := range d.AllRoles() {
+		roles = append(roles, r.Namespace+"/"+r.Name)
+	}
+	for _, m := range d.AllMembers() {
+		members = append(members, m.ID)
+	}
+	for _, list := range []struct{ got, want []string }{
+		{namespaces, []string{"0", "b", "a"}},
+		{roles, []string{"0/0", "b/r", "b/q", "a/r", "*/client-admin", "*/developer", "*/viewer"}},
+		{members, []string{"m_0", "m_b", "m_a"}},
+	} {
+		if !slices.Equal(list.got, list.want) {
+			t.Errorf("%q, want %q", list.got, list.want)
+		}
+	}
+}
+
+// counters are RequestCounters that remember what they were asked for.
+type counters struct {
+	kept  []*Directory
+	given map[string]*OutcomeCounts
+	asked int
+}
+
+func (c *counters) Keep(d *Directory) { c.kept = append(c.kept, d) }
+
+func (c *counters) Of(namespace string) *OutcomeCounts {
+	c.asked++
+	if c.given[namespace] == nil {
+		c.given[namespace] = new(OutcomeCounts)
+	}
+	return c.given[namespace]
+}
+
+// TestRequestCounters checks that every namespace has its counters, which it keeps when another
+// object changes.
+func TestRequestCounters(t *testing.T) {
+	c := &counters{given: make(map[string]*OutcomeCounts)}
+	d := NewDirectory(new(Policy))
+	for i, change := range []*Policy{
+		{Namespaces: []Namespace{{ID: "a"}}, Changed: []Object{{NamespaceObject, "", "a"}}},
+		{Namespaces: []Namespace{{ID: "b"}}, Changed: []Object{{NamespaceObject, "", "b"}}},
+		{Members: []Member{{ID: "m"}}, Changed: []Object{{MemberObject, "", "m"}}},
+	} {
+		d = d.With(change, c)
+		if len(c.kept) != i+1 || c.kept[i] != d {
+			t.Fatalf("change %d: the counters are not told of the new directory", i)
+		}
+		for ns := range d.Namespaces() {
+			if ns.Counts() == nil || ns.Counts() != c.given[ns.ID] {
+				t.Errorf("change %d: wrong counters of %s", i, ns.ID)
+			}
+		}
+	}
+	if c.asked != 3 { // one namespace, then two
+		t.Errorf("asked %d times for counters", c.asked)
+	}
+	for ns := range d.With(&Policy{Namespaces: []Namespace{{ID: "x"}}}, nil).Namespaces() {
+		if ns.ID == "x" && ns.Counts() != nil {
+			t.Error("counters without RequestCounters")
+		}
 	}
 }
 

@@ -13,7 +13,8 @@ func grantsDirectory() *Directory {
 	return NewDirectory(&Policy{
 		Namespaces: []Namespace{{ID: "acme", Reach: []string{"app"}},
 			{ID: "app", Kind: "app", Parent: "acme"}, {ID: "team", Parent: "acme"},
-			{ID: "loop", Parent: "loop"}},
+			{ID: "loop", Parent: "loop"}, {ID: "bad", Reach: []string{"app"}, Unreadable: "bad JSON"},
+			{ID: "below", Kind: "app", Parent: "bad"}},
 		Roles: []Role{{Namespace: AnyNamespace, Name: "r",
 			Permissions: MustParsePermissions("orders:read")}},
 		Members: []Member{{ID: "ada", Active: true, Grants: []Grant{{Namespace: "acme"}}},
@@ -59,6 +60,10 @@ func TestSetFor(t *testing.T) {
 		{"everywhere, unreadable", Grant{Namespace: "*", Permissions: read}, "loop", false, true,
 			"read"},
 		{"unreadable", Grant{Namespace: "loop", Permissions: read}, "loop", false, true, ""},
+		{"the child of an unreadable one", Grant{Namespace: "bad", Permissions: read,
+			Connected: true}, "below", false, true, ""},
+		{"reached from an unreadable one", Grant{Namespace: "bad", Permissions: read}, "below", false,
+			true, ""},
 		{"its role", Grant{Namespace: "acme", Roles: []string{"r", "gone"}}, "acme", false, true,
 			"orders:read"},
 		{"all children", Grant{Namespace: "acme", Permissions: read, Connected: true}, "acme", true,
@@ -68,6 +73,8 @@ func TestSetFor(t *testing.T) {
 			"acme", true, true, ""},
 		{"all children, unreadable", Grant{Namespace: "loop", Permissions: read, Connected: true},
 			"loop", true, true, ""},
+		{"all children of one that does not exist", Grant{Namespace: "gone", Permissions: read,
+			Connected: true}, "gone", false, true, "read"},
 		{"everywhere, all children", Grant{Namespace: "*", Permissions: read}, "acme", true, true,
 			"read"},
 		{"all namespaces", Grant{Namespace: "*", Permissions: read}, AnyNamespace, false, true,
@@ -155,6 +162,17 @@ func TestAdded(t *testing.T) {
 		if got := d.Added([]Grant{test.before}, &test.after); len(got) != test.want {
 			t.Errorf("%s: %v", test.name, got)
 		}
+	}
+}
+
+func TestEqualGrantsShareMemory(t *testing.T) {
+	grants := []Grant{{Namespace: "acme", Permissions: MustParsePermissions("read")}}
+	ada := CompileGrants(grants, "ada")
+	if CompileGrants(slices.Clone(grants), "ada") != ada {
+		t.Error("equal grants are compiled twice")
+	}
+	if CompileGrants(grants, "bob") == ada {
+		t.Error("another owner shares the grants")
 	}
 }
 

@@ -116,6 +116,7 @@ func TestRecordEnds(t *testing.T) {
 		{"with the key", noon, time.Time{}, noon.UnixNano()},
 		{"with the secret", noon, noon.Add(-1), noon.UnixNano() - 1},
 		{"too late to tell", late, late, math.MaxInt64},
+		{"in the last second", time.Unix(lastSecond, 999_999_999), late, math.MaxInt64},
 		{"just not too late", time.Unix(lastSecond-1, 999), late, (lastSecond-1)*1e9 + 999},
 	} {
 		r := NewRecord(&Key{ExpiresAt: test.key,
@@ -126,6 +127,53 @@ func TestRecordEnds(t *testing.T) {
 	}
 	if r := NewRecord(new(Key), Digest{1}); !r.RotatedOut() || r.Usable() {
 		t.Error("a digest that the key does not have is usable")
+	}
+}
+
+// TestRecordSet checks that the permissions of a record are those that its key and its owner have.
+func TestRecordSet(t *testing.T) {
+	d := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "acme"}, {ID: "other"}},
+		Members: []Member{{ID: "ada", Active: true, Grants: []Grant{{Namespace: "acme",
+			Permissions: MustParsePermissions("read", "orders:*")}}}}})
+	for _, test := range []struct{ owner, namespace, want string }{
+		{RootMember, "acme", "orders:search,read,shop:write"},
+		{"ada", "acme", "orders:search,read"},
+		{RootMember, "other", ""}, {"ada", "other", ""}, {"eve", "acme", ""},
+	} {
+		r := NewRecord(&Key{Owner: test.owner, Grants: []Grant{{Namespace: "acme",
+			Permissions: MustParsePermissions("read", "shop:write", "orders:search")}},
+			Secrets: []Secret{{Digest: Digest{1}}}}, Digest{1})
+		if got := r.Set(d, d.Namespace(test.namespace)).String(); got != test.want {
+			t.Errorf("a key of %s in %s: %q, want %q", test.owner, test.namespace, got, test.want)
+		}
+	}
+}
+
+func TestRecordPersonal(t *testing.T) {
+	for _, personal := range []bool{false, true} {
+		r := NewRecord(&Key{Personal: personal, Secrets: []Secret{{Digest: Digest{1}}}}, Digest{1})
+		if r.Personal() != personal {
+			t.Errorf("a member's token: %v", r.Personal())
+		}
+	}
+}
+
+func TestSessionExpired(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		created, used time.Duration // before noon
+		want          bool
+	}{
+		{"new", 0, 0, false},
+		{"almost idle", 2 * time.Hour, SessionIdle - 1, false},
+		{"idle", 2 * time.Hour, SessionIdle, true},
+		{"almost too long", SessionLife - 1, 0, false},
+		{"too long", SessionLife, 0, true},
+	} {
+		s := Session{CreatedAt: noon.Add(-test.created), UsedAt: noon.Add(-test.used)}
+		if got := s.Expired(noon); got != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
 	}
 }
 

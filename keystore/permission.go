@@ -80,7 +80,7 @@ func IsAdminResource(r string) bool {
 
 // ValidResource reports whether s is `[a-z0-9][a-z0-9._-]*`.
 func ValidResource(s string) bool {
-	return s != "" && strings.ToLower(s) == s && validOperation(s)
+	return strings.ToLower(s) == s && validOperation(s)
 }
 
 // ValidOperation reports whether s is `[A-Za-z0-9][A-Za-z0-9._-]*` and neither `read` nor `write`.

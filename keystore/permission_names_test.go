@@ -26,6 +26,22 @@ func TestValidOperation(t *testing.T) {
 	}
 }
 
+func TestValidNames(t *testing.T) {
+	longest := strings.Repeat("x", MaxNameLen)
+	for name, want := range map[string]bool{
+		"a": true, "0": true, "Acme": true, "a.b_c~d-e": true, longest: true,
+		"": false, longest + "x": false, ".a": false, "_a": false, "~a": false, "-a": false,
+		"a b": false, "a/b": false, "a:b": false, "*": false, "é": false, "a\x00": false,
+	} {
+		if ValidName(name) != want || ValidNamespaceID(name) != want || ValidRoleName(name) != want {
+			t.Errorf("%q: not %v", name, want)
+		}
+	}
+	if ValidNamespaceID(HomeNamespace) || !ValidRoleName(HomeNamespace) {
+		t.Errorf("%s is reserved only as the id of a namespace", HomeNamespace)
+	}
+}
+
 // TestNeedString checks that the text of a need is the permission that allows it.
 func TestNeedString(t *testing.T) {
 	for _, test := range []struct {

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 func perms(t testing.TB, list string) *Set {
@@ -75,6 +76,31 @@ func TestAllows(t *testing.T) {
 	}
 }
 
+// TestPermissionWithoutAction checks that a permission that no text stands for allows nothing.
+func TestPermissionWithoutAction(t *testing.T) {
+	if NewSet(Permission{Resource: "orders"}).Allows(Need{Class: Read, Resource: "orders"}) {
+		t.Error("it allows to read")
+	}
+}
+
+func TestIntersection(t *testing.T) {
+	for _, c := range []struct{ a, b, want string }{
+		{"read", "read", "read"}, {"read", "write", ""}, {"", "*", ""},
+		{"read", "orders:read", "orders:read"}, {"*", "read orders:search", "orders:search,read"},
+		{"orders:* read", "orders:search write", "orders:search"},
+		{"read write", "*", "*,read,write"},
+		{"* read", "admin:*", ""}, {"admin:* read", "* admin.keys:create", "admin.keys:create,read"},
+	} {
+		a, b := perms(t, c.a), perms(t, c.b)
+		if got := Intersection(a, b).String(); got != c.want {
+			t.Errorf("[%s] and [%s]: %s, want %s", c.a, c.b, got, c.want)
+		}
+		if Intersection(a, b) != Intersection(b, a) {
+			t.Errorf("[%s] and [%s]: the order matters", c.a, c.b)
+		}
+	}
+}
+
 func TestCovers(t *testing.T) {
 	for _, c := range []struct {
 		set, p string
@@ -87,6 +113,8 @@ func TestCovers(t *testing.T) {
 		{"orders:*", "orders:search", true}, {"orders:read orders:write", "orders:*", true},
 		{"orders:read orders:write", "orders:search", true},
 		{"orders:read", "orders:search", false},
+		{"orders:read", "orders:read", true}, {"orders:read", "orders:write", false},
+		{"orders:write", "orders:write", true}, {"orders:write", "orders:read", false},
 		{"orders:search", "orders:search", true}, {"orders:*", "read", false},
 		{"orders:*", "items:read", false},
 		{"* read write", "admin:read", false}, {"* read write", "admin.keys:create", false},
@@ -157,6 +185,26 @@ func TestEqualSetsShareMemory(t *testing.T) {
 		t.Errorf("%p %p %s", a, b, a)
 	}
 	runtime.KeepAlive(a)
+}
+
+// TestUnusedSetsAreForgotten checks that sets that no key has any more do not fill the memory.
+func TestUnusedSetsAreForgotten(t *testing.T) {
+	var sets interner[Set]
+	used := sets.intern("read", new(Set))
+	sets.intern("write", new(Set))
+	for deadline := time.Now().Add(30 * time.Second); ; runtime.GC() {
+		left := 0
+		sets.values.Range(func(any, any) bool { left++; return true })
+		if left == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d sets are left, want 1", left)
+		}
+	}
+	if sets.find("read") != used || sets.find("write") != nil {
+		t.Error("the wrong set is left")
+	}
 }
 
 // adminNeed returns the need of an operation that manages keys.

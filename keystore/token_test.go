@@ -98,11 +98,50 @@ func TestMistypedTokenIsMalformed(t *testing.T) {
 func TestPrefixes(t *testing.T) {
 	for p, want := range map[string]bool{
 		"ak": true, "a": true, "ak_live": true, "a1_2_b": true, "abcdefghijklmnopqrstuvwx": true,
+		"z": true, "za09z": true,
 		"": false, "1a": false, "_a": false, "a_": false, "a__b": false, "aK": false, "a-b": false,
+		"{": false, "`": false, "a{": false, "a`": false, "a/": false, "a:": false,
 		"é": false, "abcdefghijklmnopqrstuvwxy": false,
 	} {
 		if ValidPrefix(p) != want {
 			t.Errorf("ValidPrefix(%q) = %v", p, !want)
+		}
+		token := testKey(t, strings.Repeat("00", 32)).Generate(p, NewID()).Reveal()
+		if _, err := ParseToken(token); (err == nil) != want {
+			t.Errorf("a token with the prefix %q: %v", p, err)
+		}
+	}
+}
+
+// TestCorrectedCheckDigits checks that correct check digits do not suffice.
+func TestCorrectedCheckDigits(t *testing.T) {
+	key := testKey(t, strings.Repeat("00", 32))
+	text := key.Generate("ak", NewID()).Reveal()
+	for _, change := range []struct {
+		at int
+		by byte
+	}{{len("ak"), '-'}, {len("ak_"), '-'}, {len("ak_"), '_'}, {len("ak_") + 20, 0xe9},
+		{len(text) - base62CRCLen - 1, ' '}} {
+		changed := []byte(text)
+		changed[change.at] = change.by
+		end := len(text) - base62CRCLen
+		putCheck(changed[end:], string(changed[:end]))
+		if _, err := ParseToken(string(changed)); err == nil {
+			t.Errorf("%q at byte %d is accepted", change.by, change.at)
+		}
+	}
+	if key.Verify(Token{}) {
+		t.Error("no token verifies")
+	}
+}
+
+func TestHasTokenPrefix(t *testing.T) {
+	for s, want := range map[string]bool{
+		"ak_": true, "ak_x": true, "ak": false, "ak-x": false, "akm_x": false, "a": false, "": false,
+		"AK_x": false, " ak_x": false,
+	} {
+		if got := HasTokenPrefix(s, "ak"); got != want {
+			t.Errorf("%q: %v", s, got)
 		}
 	}
 }

@@ -3,11 +3,12 @@ package keystore
 import "testing"
 
 func TestSees(t *testing.T) {
-	record := func(grants ...Grant) *Record {
-		k := &Key{ID: "k", Namespace: "home-1", Owner: "ada", Active: true, Grants: grants,
+	recordOf := func(owner string, grants ...Grant) *Record {
+		k := &Key{ID: "k", Namespace: "home-1", Owner: owner, Active: true, Grants: grants,
 			Secrets: []Secret{{Digest: Digest{1}}}}
 		return NewRecord(k, Digest{1})
 	}
+	record := func(grants ...Grant) *Record { return recordOf("ada", grants...) }
 	grant := func(namespace, permission string) Grant {
 		p, err := ParsePermission(permission)
 		if err != nil {
@@ -15,14 +16,15 @@ func TestSees(t *testing.T) {
 		}
 		return Grant{Namespace: namespace, Permissions: []Permission{p}}
 	}
+	all := []Grant{{Namespace: "other", Permissions: []Permission{{Action: "*"}}}}
 	d := NewDirectory(&Policy{
 		Namespaces: []Namespace{
+			{Kind: "app"}, // edited with SQL
 			{ID: "org", Kind: "organization"}, {ID: "app", Kind: "app", Parent: "org"},
 			{ID: "home-1", Kind: "workspace", Parent: "app"},
 			{ID: "other", Kind: "workspace", Parent: "app"}, {ID: "unowned", Kind: "workspace"},
 		},
-		Members: []Member{{ID: "ada", Active: true,
-			Grants: []Grant{{Namespace: "other", Permissions: []Permission{{Action: "*"}}}}}},
+		Members: []Member{{ID: "ada", Active: true, Grants: all}, {ID: "bob", Grants: all}},
 	})
 	home, other := d.Namespace("home-1"), d.Namespace("other")
 	list := Need{Class: Read, Resource: "workspaces", Operation: "list"}
@@ -53,6 +55,10 @@ func TestSees(t *testing.T) {
 		{"may read in all namespaces",
 			record(grant(AnyNamespace, "read")), other, "workspace", true},
 		{"another kind, everything granted", record(grant(AnyNamespace, "*")), other, "app", false},
+		{"owner is disabled", recordOf("bob", grant("other", "*")), other, "workspace", false},
+		{"a namespace without an id", record(grant("home-1", "read")), d.Namespace(""), "app", false},
+		{"its home does not exist", NewRecord(&Key{Namespace: "gone", Owner: "ada",
+			Secrets: []Secret{{}}}, Digest{}), other, "workspace", false},
 		{"unknown namespace, everything granted",
 			record(grant(AnyNamespace, "*")), nil, "workspace", false},
 	} {
