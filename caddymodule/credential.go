@@ -189,7 +189,7 @@ func (s *sources) find(header http.Header, rawQuery string) (credential, keystor
 			found, found.source = c, source
 		}
 	}
-	if found.source == nil || found.token == "" && !found.broken {
+	if found.token == "" && !found.broken {
 		return credential{}, keystore.Missing
 	}
 	return found, keystore.OK
@@ -245,7 +245,6 @@ func (s *sources) all(header http.Header, rawQuery string) (found []credential) 
 		source := &s.list[i]
 		add := func(header http.Header, query string) {
 			if c, n := source.find(header, query); n == 1 {
-				c.source = source
 				found = append(found, c)
 			}
 		}

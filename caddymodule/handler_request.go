@@ -74,8 +74,8 @@ func (h *Handler) request(r *http.Request) *request {
 // readBrackets determines the client's address again if a trusted proxy writes IPv6 addresses in
 // brackets, such as `[2001:db8::1]`. Caddy skips these unless a port follows.
 func (req *request) readBrackets(r *http.Request) {
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server == nil {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil {
 		return
 	}
 	bracketed := func(name string) bool {

@@ -238,7 +238,7 @@ func redactSecret(text, secret string) string {
 //
 // If an earlier handler has copied the request, as tracing and forward_auth do, Caddy's replacer
 // and error routes read another context than that of r. So setQuery changes the original URL in
-// place and sets the placeholders in the replacer, where they take precedence.
+// place, and sets the placeholder in the replacer, where it takes precedence.
 func setQuery(r *http.Request, change func(string) string) {
 	r.URL.RawQuery = change(r.URL.RawQuery)
 	r.RequestURI = changeURI(r.RequestURI, change)
@@ -251,11 +251,6 @@ func setQuery(r *http.Request, change func(string) string) {
 	original.RequestURI = changeURI(original.RequestURI, func(string) string { return query })
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.request.orig_uri", original.RequestURI)
-		repl.Set("http.request.orig_uri.query", query)
-		if query != "" {
-			query = "?" + query
-		}
-		repl.Set("http.request.orig_uri.prefixed_query", query)
 	}
 	// In place, because Caddy's replacer refers to r.
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
