@@ -3,6 +3,7 @@ package node_test
 import (
 	"bytes"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -121,4 +122,43 @@ func mustID(t testing.TB, k *manage.Keystore, token string) string {
 		t.Fatal(err)
 	}
 	return a.Record.KeyID
+}
+
+// TestSharedEntryOfLostHistoryIsIgnored loses a change that one node has read and another node has
+// never seen. The latter must not use the entry of the former, although it has applied a change
+// with the same revision.
+func TestSharedEntryOfLostHistoryIsIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, cache := fleet.New(t), new(fleet.Hostile)
+		a, _ := d.Node(node.Settings{Cache: cache})
+		b, fb := d.Node(node.Settings{Cache: cache})
+		key, token := fleet.Mint(t, a, manage.KeySpec{Inactive: true})
+		kept := a.Health(ctx).Revision
+		if h := b.Health(ctx); h.Revision != kept {
+			t.Fatalf("%+v", h)
+		}
+		fb.Mute.Store(true)
+		on := true
+		if _, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &on},
+			manage.ChangeOptions{Wait: -1}); err != nil {
+			t.Fatal(err)
+		}
+		a.Health(ctx)
+		fleet.Want(t, "while it was active", fleet.Ask(a, token), keystore.OK)
+		if len(cache.Snapshot()) == 0 {
+			t.Fatal("no entry was shared, so this test shows nothing")
+		}
+		d.Lose(kept, "UPDATE keys SET active = 0")
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		for range 3 { // the revision of the lost change is taken again
+			fleet.Mint(t, a, manage.KeySpec{})
+		}
+		fb.Mute.Store(false)
+		if h := b.Health(ctx); h.Problem != "" || h.Revision <= kept {
+			t.Fatalf("%+v", h)
+		}
+		fleet.Want(t, "after the change was lost", fleet.Ask(b, token), keystore.Inactive)
+	})
 }
