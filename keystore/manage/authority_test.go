@@ -51,14 +51,18 @@ func permissions(t testing.TB, words string) (list []keystore.Permission) {
 type world struct {
 	testing.TB
 	*manage.Keystore
-	ids map[string]string // ids of members and keys, by name
+	ids    map[string]string // ids of members and keys, by name
+	fleet  fleet.Fleet
+	faulty *fleet.Faulty
 }
 
 // newWorld returns a world with namespaces, each "id", "id<parent" or "id:kind<parent".
 func newWorld(t testing.TB, namespaces ...string) *world {
 	t.Helper()
-	k, _ := fleet.New(t).Node(node.Settings{})
-	w := &world{t, k, map[string]string{"root": keystore.RootMember}}
+	d := fleet.New(t)
+	k, f := d.Node(node.Settings{})
+	w := &world{TB: t, Keystore: k, ids: map[string]string{"root": keystore.RootMember},
+		fleet: d, faulty: f}
 	for _, text := range namespaces {
 		id, parent, _ := strings.Cut(text, "<")
 		id, kind, _ := strings.Cut(id, ":")
@@ -269,7 +273,7 @@ func TestPolicyChangeOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
-	here, there := &world{t, a, map[string]string{}}, &world{t, b, map[string]string{}}
+	here, there := &world{TB: t, Keystore: a, ids: map[string]string{}}, &world{TB: t, Keystore: b, ids: map[string]string{}}
 	ada := here.member("ada", "default=read,admin.keys:create")
 	off, on := false, true
 	for range 20 {
@@ -765,7 +769,7 @@ func TestNarrowedReadersOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
-	here, there := &world{t, a, map[string]string{}}, &world{t, b, map[string]string{}}
+	here, there := &world{TB: t, Keystore: a, ids: map[string]string{}}, &world{TB: t, Keystore: b, ids: map[string]string{}}
 	ada := here.member("ada", "default=read,admin:read")
 	key, token := here.key(fleet.Root, "default", "default=read,admin:read")
 	byKey := there.keyCaller(token)
@@ -864,7 +868,7 @@ func TestUnreadableRow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t, k, map[string]string{}}
+	w := &world{TB: t, Keystore: k, ids: map[string]string{}}
 	w.role("default", "r", "read")
 	w.member("ada", "default=read,admin.keys:create")
 	little := w.member("little", "default=admin:*")
