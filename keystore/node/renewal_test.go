@@ -109,3 +109,73 @@ func TestRequestsWaitForRenewalAfterOutage(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// leases is a database in which writing the lease to a node's row fails while fails is true, after
+// it was written if written is true.
+type leases struct {
+	keystore.Database
+	fails, written atomic.Bool
+}
+
+func (db *leases) SetLease(ctx context.Context, incarnation string, lease time.Duration) error {
+	if !db.fails.Load() {
+		return db.Database.SetLease(ctx, incarnation, lease)
+	}
+	if db.written.Load() {
+		_ = db.Database.SetLease(ctx, incarnation, lease)
+	}
+	return fleet.ErrCut
+}
+
+// TestUncertainLease checks that a node uses the shortest lease that its row may show. A shorter
+// one was written and not acknowledged, so revokes on other nodes may wait for no more than that.
+func TestUncertainLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		db := new(leases)
+		b, fb := d.OpenWith(fleet.Observer{}, node.Settings{Lease: 30 * time.Second}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(10 * time.Second)
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		db.fails.Store(true)
+		db.written.Store(true)
+		b.Configure(node.Settings{Lease: 10 * time.Second})
+		time.Sleep(time.Minute)
+		db.written.Store(false)
+		b.Configure(node.Settings{Lease: 30 * time.Second})
+		time.Sleep(time.Minute)
+		fleet.Want(t, "with an uncertain lease", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		begun := time.Now()
+		if p := fleet.Revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		if took := time.Since(begun); took > 11*time.Second {
+			t.Errorf("took %v, although the row shows a lease of 10 s", took)
+		}
+		fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Unavailable)
+		fb.Cut.Store(false)
+	})
+}
+
+// TestShorterLeaseShortensRevokes checks that revokes wait for a silent node no longer than for the
+// lease that it had last.
+func TestShorterLeaseShortensRevokes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{Lease: time.Minute})
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		b.Configure(node.Settings{Lease: 10 * time.Second})
+		time.Sleep(2 * time.Minute)
+		fb.Mute.Store(true)
+		begun := time.Now()
+		if p := fleet.Revoke(t, a, key.ID, 2*time.Minute); !p.Complete ||
+			time.Since(begun) > 11*time.Second {
+			t.Errorf("took %v: %+v", time.Since(begun), p)
+		}
+		fb.Mute.Store(false)
+	})
+}
