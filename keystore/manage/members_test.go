@@ -298,3 +298,98 @@ func TestMemberTokens(t *testing.T) {
 		t.Errorf("the replaced token is accepted: %v", err)
 	}
 }
+
+// TestMemberEditPermissions checks which edits of a member require permissions in which of its
+// namespaces, and what the caller learns from the answer (docs/authority.md, rules 7 and 10).
+func TestMemberEditPermissions(t *testing.T) {
+	w := newWorld(t, "acme", "other")
+	w.role("acme", "clerk", "read")
+	both := w.member("both", "acme=read other=read").Member()
+	idle := w.member("idle", "acme=write").Member()
+	off, on, text, kind := false, true, "x", keystore.Service
+	if _, _, err := w.EditMember(ctx, fleet.Root, idle, manage.MemberPatch{Active: &off},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	grants := func(text string) manage.MemberPatch {
+		g := roleGrants(t, text)
+		return manage.MemberPatch{Grants: &g}
+	}
+	const onlyAcme = "acme=*,admin:*"
+	const readsAcme = "acme=*,admin.members:read other=*,admin:*"
+	for _, c := range []struct {
+		grants string // of the caller
+		id     string
+		patch  manage.MemberPatch
+		want   string
+	}{
+		{onlyAcme, both, manage.MemberPatch{Name: &text}, "insufficient_permission"},
+		{onlyAcme, both, manage.MemberPatch{Kind: &kind}, "insufficient_permission"},
+		{onlyAcme, both, manage.MemberPatch{Login: &text}, "insufficient_permission"},
+		{onlyAcme, both, manage.MemberPatch{Active: &off}, "insufficient_permission"},
+		{onlyAcme, both, manage.MemberPatch{Labels: map[string]*string{"a": &text}},
+			"insufficient_permission"},
+		{onlyAcme, both, manage.MemberPatch{ClearLabels: true}, "insufficient_permission"},
+		{onlyAcme, both, grants("acme=write"), "ok"},
+		{readsAcme, both, grants("acme=write other=read"), "insufficient_permission"},
+		{readsAcme, both, grants("acme=read,@clerk other=read"), "insufficient_permission"},
+		{readsAcme, both, grants("acme+=read other=read"), "insufficient_permission"},
+		{readsAcme, both, grants("other=read"), "insufficient_permission"},
+		{readsAcme, both, grants("acme=read other=write"), "ok"},
+		{readsAcme, both, grants("acme=read"), "ok"},
+		{"acme=read,admin:*", idle, manage.MemberPatch{Name: &text}, "ok"},
+		{"acme=read,admin:*", idle, manage.MemberPatch{Active: &on}, "exceeds_caller"},
+		{"acme=read,admin:*", idle, manage.MemberPatch{Login: &text}, "exceeds_caller"},
+		{"acme=*,admin:*", idle, manage.MemberPatch{Active: &on}, "ok"},
+	} {
+		who := w.member("who", c.grants)
+		_, _, err := w.EditMember(ctx, who, c.id, c.patch, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("with %s, %+v: %s, want %s", c.grants, c.patch, got, c.want)
+		}
+		reset := roleGrants(t, "acme=read other=read")
+		if _, _, err := w.EditMember(ctx, fleet.Root, both, manage.MemberPatch{Grants: &reset},
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.DeleteMember(ctx, fleet.Root, who.Member(),
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	who := w.member("who", onlyAcme)
+	none := []keystore.Grant{}
+	m, _, err := w.EditMember(ctx, who, both, manage.MemberPatch{Grants: &none},
+		manage.ChangeOptions{})
+	if err != nil || m.ID != both || m.Name != "both" || len(m.Grants) != 0 || m.Version == 0 {
+		t.Errorf("without the last grant that the caller may read: %+v, %v", m, err)
+	}
+	if m, err := w.FindMember(ctx, fleet.Root, both); err != nil ||
+		grantsText(m.Grants) != "other=read" {
+		t.Errorf("it has %+v, %v", m, err)
+	}
+	wide := w.member("wide", "acme=read other=read").Member()
+	deleter := w.member("deleter", "acme=admin:* other=admin.members:delete")
+	if m, _, err := w.DeleteMember(ctx, deleter, wide, manage.ChangeOptions{}); err != nil ||
+		grantsText(m.Grants) != "acme=read" {
+		t.Errorf("deleted by a caller that may read one grant: %+v, %v", m, err)
+	}
+}
+
+// TestKeysForMembersWithoutGrants checks that acting for a member without grants requires to update
+// members somewhere.
+func TestKeysForMembersWithoutGrants(t *testing.T) {
+	w := newWorld(t, "acme")
+	nothing := w.member("nothing", "").Member()
+	for grants, want := range map[string]string{
+		"acme=*,admin.keys:create":                                         "exceeds_caller",
+		"acme=*,admin.keys:create,admin.members:read":                      "insufficient_permission",
+		"acme=*,admin.keys:create,admin.members:read,admin.members:update": "ok",
+	} {
+		who := w.member("who "+grants, grants)
+		if _, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme", Owner: nothing,
+			Grants: roleGrants(t, "acme=read")}, nil); fleet.Code(err) != want {
+			t.Errorf("with %s: %v, want %s", grants, err, want)
+		}
+	}
+}
