@@ -701,6 +701,11 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 			_, _, err := w.RevokeKey(ctx, fleet.Root, id, "", false, manage.ChangeOptions{})
 			return err
 		}},
+		{"deleted", "key_revoked", func(w *world, id string) error {
+			fleet.Revoke(w, w.Keystore, id, 0)
+			_, _, err := w.DeleteKey(ctx, fleet.Root, id, manage.ChangeOptions{})
+			return err
+		}},
 		{"made inactive", "key_inactive", func(w *world, id string) error {
 			_, _, err := w.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Active: &no},
 				manage.ChangeOptions{})
@@ -760,6 +765,53 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 			nil); fleet.Code(err) != c.want {
 			t.Errorf("%s: %s, want %s", c.what, fleet.Code(err), c.want)
 		}
+	}
+}
+
+// TestZeroCaller checks that a caller without a member or a key may do and read nothing.
+func TestZeroCaller(t *testing.T) {
+	w := newWorld(t)
+	w.role("default", "clerk", "read")
+	key, token := w.key(fleet.Root, "default", "default=read")
+	ada := w.member("ada", "").Member()
+	var zero manage.Caller
+	if zero.Actor() != "" || zero.Member() != "" || zero.Credential() != "" {
+		t.Errorf("it acts as %q, %q, %q", zero.Actor(), zero.Member(), zero.Credential())
+	}
+	for what, try := range map[string]func() error{
+		"a key": func() error { _, err := w.FindKey(ctx, zero, key.ID); return err },
+		"keys": func() error {
+			_, _, err := w.ListKeys(ctx, zero, keystore.KeyFilter{}, "", 1)
+			return err
+		},
+		"a member": func() error { _, err := w.FindMember(ctx, zero, ada); return err },
+		"the audit log": func() error {
+			_, _, err := w.ListAudit(ctx, zero, keystore.AuditFilter{}, "", 1)
+			return err
+		},
+		"a role": func() error {
+			_, err := w.FindRole(ctx, zero, keystore.RoleID{Namespace: "default", Name: "clerk"})
+			return err
+		},
+		"a namespace": func() error { _, err := w.FindNamespace(ctx, zero, "default"); return err },
+		"a revoke": func() error {
+			_, _, err := w.RevokeKey(ctx, zero, key.ID, "", false, manage.ChangeOptions{})
+			return err
+		},
+		"may": func() error { return w.May(zero, "admin.keys", "read") },
+	} {
+		if err := try(); err == nil {
+			t.Errorf("%s: allowed", what)
+		}
+	}
+	if v, err := w.Verify(ctx, zero, token, manage.VerifyRequest{}); err == nil &&
+		v.Outcome != keystore.Unknown {
+		t.Errorf("it verifies a key: %+v", v)
+	}
+	if w.MayIn(zero, "admin.keys", "read", "default") || w.MayConnect(zero, "default") ||
+		w.MayGive(zero, "default")(fleet.Read[0]) || w.MayRotate(zero, key) ||
+		w.MayActFor(zero, ada) || w.MayMember(zero, "update", ada) {
+		t.Error("an operation is offered")
 	}
 }
 
