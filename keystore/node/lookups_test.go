@@ -90,6 +90,16 @@ func TestMemberLookups(t *testing.T) {
 			forged = token[:len(token)-1] + "1"
 		}
 		digest := keystore.DigestOf
+		stranger, _ := fleet.New(t).Node(node.Settings{})
+		their, err := stranger.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Eve"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, foreign, _, err := stranger.NewMemberToken(ctx, fleet.Root, their.ID,
+			manage.TokenSpec{}, manage.ChangeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		for what, c := range map[string]struct {
 			lookup func() (node.Answer, error)
 			want   keystore.Outcome
@@ -103,6 +113,9 @@ func TestMemberLookups(t *testing.T) {
 			}, keystore.OK, m.ID},
 			"a forged one": {func() (node.Answer, error) {
 				return k.LookupMember(ctx, forged, time.Now())
+			}, keystore.Malformed, ""},
+			"one of another deployment": {func() (node.Answer, error) {
+				return k.LookupMember(ctx, foreign.Reveal(), time.Now())
 			}, keystore.Malformed, ""},
 			"a key's token": {func() (node.Answer, error) {
 				return k.LookupMember(ctx, key, time.Now())

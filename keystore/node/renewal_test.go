@@ -179,3 +179,64 @@ func TestShorterLeaseShortensRevokes(t *testing.T) {
 		fb.Mute.Store(false)
 	})
 }
+
+// standbys is a database whose commits wait for a standby. Its second and later updates fail while
+// fails is true.
+type standbys struct {
+	keystore.Database
+	fails   atomic.Bool
+	updates atomic.Int64
+}
+
+func (db *standbys) Renew(
+	ctx context.Context, incarnation string, at keystore.Position,
+) (keystore.Head, error) {
+	h, err := db.Database.Renew(ctx, incarnation, at)
+	h.Standbys = true
+	return h, err
+}
+
+func (db *standbys) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
+	if db.updates.Add(1) > 1 && db.fails.Load() {
+		return 0, fleet.ErrCut
+	}
+	return db.Database.Update(ctx, change)
+}
+
+// TestRefusalWaitsForStandby checks that a refusal which another change may have caused is answered
+// only after the standby has that change.
+func TestRefusalWaitsForStandby(t *testing.T) { synctest.Test(t, testRefusalWaitsForStandby) }
+
+func testRefusalWaitsForStandby(t *testing.T) {
+	db := new(standbys)
+	a, _ := fleet.New(t).OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+		func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+	time.Sleep(time.Second) // lets the background work of the start finish
+	if a.Health(ctx); !a.Standbys() {
+		t.Fatal("the node does not know that there is a standby")
+	}
+	refused := func(kind keystore.Kind) error {
+		db.updates.Store(0)
+		_, err := a.Write(ctx, func(keystore.Tx) error {
+			return &keystore.Error{Kind: kind, Code: "refused"}
+		})
+		return err
+	}
+	for kind, confirmed := range map[keystore.Kind]bool{
+		keystore.KindNotFound: true, keystore.KindConflict: true, keystore.KindInvalid: false,
+	} {
+		db.fails.Store(false)
+		if err := refused(kind); fleet.Code(err) != "refused" {
+			t.Errorf("%v: %v", kind, err)
+		}
+		if n := db.updates.Load(); (n == 2) != confirmed {
+			t.Errorf("%v: %d transactions", kind, n)
+		}
+		db.fails.Store(true)
+		if err := refused(kind); (fleet.Code(err) == "refused") == confirmed {
+			t.Errorf("%v, without the standby: %v", kind, err)
+		}
+	}
+}

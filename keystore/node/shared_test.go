@@ -148,6 +148,11 @@ func TestSharedEntryOfLostHistoryIsIgnored(t *testing.T) {
 		if len(cache.Snapshot()) == 0 {
 			t.Fatal("no entry was shared, so this test shows nothing")
 		}
+		hits := b.Stats().Lookups[node.TierRedis][node.Hit]
+		fleet.Want(t, "on the other node", fleet.Ask(b, token), keystore.OK)
+		if n := b.Stats().Lookups[node.TierRedis][node.Hit]; n != hits {
+			t.Error("an entry is used that is newer than what the node has applied")
+		}
 		d.Lose(kept, "UPDATE keys SET active = 0")
 		if h := a.Health(ctx); h.Problem != "" {
 			t.Fatal(h.Problem)
@@ -160,5 +165,43 @@ func TestSharedEntryOfLostHistoryIsIgnored(t *testing.T) {
 			t.Fatalf("%+v", h)
 		}
 		fleet.Want(t, "after the change was lost", fleet.Ask(b, token), keystore.Inactive)
+	})
+}
+
+// TestSharedEntryOfFormerPrimaryIsIgnored checks that entries from before a takeover are not used:
+// the standby may lack the commits that they were read from.
+func TestSharedEntryOfFormerPrimaryIsIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, cache := fleet.New(t), new(fleet.Hostile)
+		a, fa := d.Node(node.Settings{Cache: cache})
+		b, fb := d.Node(node.Settings{Cache: cache})
+		_, first := fleet.Mint(t, a, manage.KeySpec{})
+		_, second := fleet.Mint(t, a, manage.KeySpec{})
+		timeline := func(name string) {
+			for _, f := range []*fleet.Faulty{fa, fb} {
+				f.Timeline.Store(name)
+			}
+			for _, k := range []*manage.Keystore{a, b} {
+				if h := k.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+			}
+		}
+		loadsOf := func(token string) int64 {
+			before := fb.Loads.Load()
+			fleet.Want(t, "there", fleet.Ask(b, token), keystore.OK)
+			return fb.Loads.Load() - before
+		}
+		timeline("1")
+		for _, token := range []string{first, second} {
+			fleet.Want(t, "here", fleet.Ask(a, token), keystore.OK)
+		}
+		if n := loadsOf(first); n != 0 {
+			t.Errorf("%d loads before the takeover", n)
+		}
+		timeline("2")
+		if n := loadsOf(second); n != 1 {
+			t.Errorf("%d loads after the takeover", n)
+		}
 	})
 }
