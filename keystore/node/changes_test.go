@@ -183,3 +183,27 @@ func TestPolicyChangesOfSlowDatabase(t *testing.T) {
 		}
 	})
 }
+
+// TestLoadOvertakenByDroppedCache holds a load while the node drops its cache, because it has
+// missed changes. The record must not be cached afterwards.
+func TestLoadOvertakenByDroppedCache(t *testing.T) {
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	b, fb := d.Node(node.Settings{})
+	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	b.Health(ctx) // applies the mint: it could not cache a newer record
+	fb.Mute.Store(true)
+	read, release := fb.HoldOne()
+	answered := make(chan keystore.Outcome)
+	go func() { answered <- fleet.Ask(b, token) }()
+	<-read
+	fleet.Revoke(t, a, key.ID, -1)
+	d.Tamper("DELETE FROM change_log")
+	fb.Mute.Store(false)
+	if h := b.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	close(release)
+	<-answered
+	fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Revoked)
+}
