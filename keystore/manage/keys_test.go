@@ -338,3 +338,53 @@ func TestKeyEditIsAuditedEverywhere(t *testing.T) {
 		t.Errorf("the row is in %v, want %v", got, want)
 	}
 }
+
+// TestOwnerChange checks that a key gets another owner only from a caller who acts for that owner
+// and covers everything that the key has.
+func TestOwnerChange(t *testing.T) {
+	w := newWorld(t, "acme")
+	ada := w.member("ada", "acme=read").Member()
+	for _, c := range []struct{ grants, key, owner, want string }{
+		{"acme=read,admin:*", "acme=read", ada, "ok"},
+		{"acme=read,admin:*", "acme=write", ada, "exceeds_caller"},
+		{"acme=*,admin:*", "acme=write", ada, "ok"},
+		{"acme=*,admin:*", "acme=read", keystore.RootMember, "ok"}, // the owner that it has
+		{"acme=read,admin.keys:*", "acme=read", ada, "exceeds_caller"},
+	} {
+		key, _ := w.key(fleet.Root, "acme", c.key)
+		who := w.member("who", c.grants)
+		if _, _, err := w.EditKey(ctx, who, key.ID, manage.KeyPatch{Owner: &c.owner},
+			manage.ChangeOptions{}); fleet.Code(err) != c.want {
+			t.Errorf("with %s, a key with %s for %s: %v, want %s", c.grants, c.key, c.owner, err,
+				c.want)
+		}
+		if _, _, err := w.DeleteMember(ctx, fleet.Root, who.Member(),
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestOlderMetadata checks that metadata which is older than a rule does not keep a key from being
+// edited, as long as it does not change.
+func TestOlderMetadata(t *testing.T) {
+	w := newWorld(t)
+	key, _ := w.key(fleet.Root, "default", "default=read")
+	w.fleet.Tamper(`UPDATE keys SET metadata = '{"a":"x\u0007"}'`)
+	name, value, control := "renamed", "y", "z\x07"
+	for _, c := range []struct {
+		patch manage.KeyPatch
+		want  string
+	}{
+		{manage.KeyPatch{Name: &name}, ""},
+		{manage.KeyPatch{Metadata: map[string]*string{"b": &value}}, ""},
+		{manage.KeyPatch{Metadata: map[string]*string{"a": &control}}, "metadata.a"},
+		{manage.KeyPatch{Metadata: map[string]*string{"b": &control}}, "metadata.b"},
+		{manage.KeyPatch{Metadata: map[string]*string{"a": &value}}, ""},
+	} {
+		_, _, err := w.EditKey(ctx, fleet.Root, key.ID, c.patch, manage.ChangeOptions{})
+		if got := invalidFields(err); got != c.want || c.want == "" && err != nil {
+			t.Errorf("%+v: %v, want %q", c.patch, err, c.want)
+		}
+	}
+}
