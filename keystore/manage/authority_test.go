@@ -273,7 +273,8 @@ func TestPolicyChangeOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
-	here, there := &world{TB: t, Keystore: a, ids: map[string]string{}}, &world{TB: t, Keystore: b, ids: map[string]string{}}
+	here := &world{TB: t, Keystore: a, ids: map[string]string{}}
+	there := &world{TB: t, Keystore: b, ids: map[string]string{}}
 	ada := here.member("ada", "default=read,admin.keys:create")
 	off, on := false, true
 	for range 20 {
@@ -821,7 +822,8 @@ func TestNarrowedReadersOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
-	here, there := &world{TB: t, Keystore: a, ids: map[string]string{}}, &world{TB: t, Keystore: b, ids: map[string]string{}}
+	here := &world{TB: t, Keystore: a, ids: map[string]string{}}
+	there := &world{TB: t, Keystore: b, ids: map[string]string{}}
 	ada := here.member("ada", "default=read,admin:read")
 	key, token := here.key(fleet.Root, "default", "default=read,admin:read")
 	byKey := there.keyCaller(token)

@@ -1,6 +1,7 @@
 package manage_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -33,7 +34,8 @@ func TestVisibleMembers(t *testing.T) {
 		{"key acme=read", "insufficient_permission"},
 	} {
 		grants, isKey := strings.CutPrefix(c.grants, "key ")
-		who, id := fleet.Root, ""
+		var who manage.Caller
+		id := ""
 		if isKey {
 			who = w.keyCaller(second(w.key(fleet.Root, "acme", grants)))
 		} else {
@@ -167,8 +169,8 @@ func TestMemberFields(t *testing.T) {
 
 // invalidFields returns the names of the fields that a refusal names.
 func invalidFields(err error) string {
-	e, _ := err.(*keystore.Error)
-	if e == nil || e.Kind != keystore.KindInvalid {
+	e, is := errors.AsType[*keystore.Error](err)
+	if !is || e.Kind != keystore.KindInvalid {
 		return ""
 	}
 	var names []string
