@@ -216,3 +216,27 @@ func TestFinishedRequestsAreNotCut(t *testing.T) {
 	}
 	a.Leave(r)
 }
+
+// TestRunningRequestsAreCutWhenGraceEnds checks that a request with a rotated token is cut at the
+// end of the grace period, although its key does not expire.
+func TestRunningRequestsAreCutWhenGraceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := fleet.New(t).Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		if _, _, _, err := a.RotateKey(t.Context(), fleet.Root, key.ID, time.Minute,
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute - time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut during the grace period")
+		}
+		time.Sleep(4 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("not cut when the grace period ended")
+		}
+		a.Leave(r)
+	})
+}
