@@ -30,7 +30,8 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		return row
 	}
 	var token keystore.Token
-	key := new(keystore.Key)
+	key, member := new(keystore.Key), new(keystore.Member)
+	role := keystore.RoleID{Namespace: "default", Name: "clerk"}
 	name := "renamed"
 	for _, step := range []struct {
 		action string
@@ -48,6 +49,34 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		}},
 		{"namespace.delete", func() error {
 			_, _, err := k.DeleteNamespace(ctx, fleet.Root, "acme", manage.ChangeOptions{})
+			return err
+		}},
+		{"role.create", func() error {
+			_, err := k.CreateRole(ctx, fleet.Root, keystore.Role{Namespace: role.Namespace,
+				Name: role.Name, Permissions: fleet.Read})
+			return err
+		}},
+		{"role.edit", func() error {
+			_, _, err := k.EditRole(ctx, fleet.Root, role, manage.RolePatch{
+				Permissions: []keystore.Permission{{Action: "write"}}}, manage.ChangeOptions{})
+			return err
+		}},
+		{"role.delete", func() error {
+			_, _, err := k.DeleteRole(ctx, fleet.Root, role, manage.ChangeOptions{})
+			return err
+		}},
+		{"member.create", func() (err error) {
+			member, err = k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
+			return err
+		}},
+		{"member.edit", func() error {
+			_, _, err := k.EditMember(ctx, fleet.Root, member.ID, manage.MemberPatch{Name: &name},
+				manage.ChangeOptions{})
+			return err
+		}},
+		{"member.token", func() (err error) {
+			_, token, _, err = k.NewMemberToken(ctx, fleet.Root, member.ID, manage.TokenSpec{},
+				manage.ChangeOptions{})
 			return err
 		}},
 		{"key.mint", func() (err error) {
@@ -71,6 +100,11 @@ func TestEveryChangeIsAudited(t *testing.T) {
 		}},
 		{"key.delete", func() error {
 			_, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{})
+			return err
+		}},
+		{"key.import", func() error {
+			_, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{Token: "legacy/token",
+				KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}}}, false, nil)
 			return err
 		}},
 	} {

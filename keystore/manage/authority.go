@@ -35,8 +35,10 @@ type authority struct {
 	// memberGrants are those of the member that acts or of the owner of the key that acts. They are
 	// nil for root, which has no limits.
 	memberGrants *keystore.CompiledGrants
-	expiresAt    time.Time // of the credential, set by authorityIn; zero means never
-	allowedIPs   []netip.Prefix
+	// expiresAt and allowedIPs are the limits of the credential, set by authorityIn. Zero means
+	// none.
+	expiresAt  time.Time
+	allowedIPs []netip.Prefix
 }
 
 // internalAuthority returns the authority for changes that the product makes on its own. The audit
@@ -61,9 +63,6 @@ func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authorit
 		auth.memberGrants = policy.GrantsOf(c.record.Owner)
 	default:
 		auth.memberGrants = keystore.NoGrants
-	}
-	if c.record != nil {
-		auth.allowedIPs = c.record.AllowedIPs
 	}
 	return auth
 }

@@ -51,14 +51,18 @@ func permissions(t testing.TB, words string) (list []keystore.Permission) {
 type world struct {
 	testing.TB
 	*manage.Keystore
-	ids map[string]string // ids of members and keys, by name
+	ids    map[string]string // ids of members and keys, by name
+	fleet  fleet.Fleet
+	faulty *fleet.Faulty
 }
 
 // newWorld returns a world with namespaces, each "id", "id<parent" or "id:kind<parent".
 func newWorld(t testing.TB, namespaces ...string) *world {
 	t.Helper()
-	k, _ := fleet.New(t).Node(node.Settings{})
-	w := &world{t, k, map[string]string{"root": keystore.RootMember}}
+	d := fleet.New(t)
+	k, f := d.Node(node.Settings{})
+	w := &world{TB: t, Keystore: k, ids: map[string]string{"root": keystore.RootMember},
+		fleet: d, faulty: f}
 	for _, text := range namespaces {
 		id, parent, _ := strings.Cut(text, "<")
 		id, kind, _ := strings.Cut(id, ":")
@@ -269,7 +273,8 @@ func TestPolicyChangeOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
-	here, there := &world{t, a, map[string]string{}}, &world{t, b, map[string]string{}}
+	here := &world{TB: t, Keystore: a, ids: map[string]string{}}
+	there := &world{TB: t, Keystore: b, ids: map[string]string{}}
 	ada := here.member("ada", "default=read,admin.keys:create")
 	off, on := false, true
 	for range 20 {
@@ -697,6 +702,11 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 			_, _, err := w.RevokeKey(ctx, fleet.Root, id, "", false, manage.ChangeOptions{})
 			return err
 		}},
+		{"deleted", "key_revoked", func(w *world, id string) error {
+			fleet.Revoke(w, w.Keystore, id, 0)
+			_, _, err := w.DeleteKey(ctx, fleet.Root, id, manage.ChangeOptions{})
+			return err
+		}},
 		{"made inactive", "key_inactive", func(w *world, id string) error {
 			_, _, err := w.EditKey(ctx, fleet.Root, id, manage.KeyPatch{Active: &no},
 				manage.ChangeOptions{})
@@ -759,13 +769,61 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 	}
 }
 
+// TestZeroCaller checks that a caller without a member or a key may do and read nothing.
+func TestZeroCaller(t *testing.T) {
+	w := newWorld(t)
+	w.role("default", "clerk", "read")
+	key, token := w.key(fleet.Root, "default", "default=read")
+	ada := w.member("ada", "").Member()
+	var zero manage.Caller
+	if zero.Actor() != "" || zero.Member() != "" || zero.Credential() != "" {
+		t.Errorf("it acts as %q, %q, %q", zero.Actor(), zero.Member(), zero.Credential())
+	}
+	for what, try := range map[string]func() error{
+		"a key": func() error { _, err := w.FindKey(ctx, zero, key.ID); return err },
+		"keys": func() error {
+			_, _, err := w.ListKeys(ctx, zero, keystore.KeyFilter{}, "", 1)
+			return err
+		},
+		"a member": func() error { _, err := w.FindMember(ctx, zero, ada); return err },
+		"the audit log": func() error {
+			_, _, err := w.ListAudit(ctx, zero, keystore.AuditFilter{}, "", 1)
+			return err
+		},
+		"a role": func() error {
+			_, err := w.FindRole(ctx, zero, keystore.RoleID{Namespace: "default", Name: "clerk"})
+			return err
+		},
+		"a namespace": func() error { _, err := w.FindNamespace(ctx, zero, "default"); return err },
+		"a revoke": func() error {
+			_, _, err := w.RevokeKey(ctx, zero, key.ID, "", false, manage.ChangeOptions{})
+			return err
+		},
+		"may": func() error { return w.May(zero, "admin.keys", "read") },
+	} {
+		if err := try(); err == nil {
+			t.Errorf("%s: allowed", what)
+		}
+	}
+	if v, err := w.Verify(ctx, zero, token, manage.VerifyRequest{}); err == nil &&
+		v.Outcome != keystore.Unknown {
+		t.Errorf("it verifies a key: %+v", v)
+	}
+	if w.MayIn(zero, "admin.keys", "read", "default") || w.MayConnect(zero, "default") ||
+		w.MayGive(zero, "default")(fleet.Read[0]) || w.MayRotate(zero, key) ||
+		w.MayActFor(zero, ada) || w.MayMember(zero, "update", ada) {
+		t.Error("an operation is offered")
+	}
+}
+
 // TestNarrowedReadersOnEveryNode checks that a caller whose permissions were narrowed can no longer
 // read on any node when the change returns.
 func TestNarrowedReadersOnEveryNode(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, _ := d.Node(node.Settings{})
-	here, there := &world{t, a, map[string]string{}}, &world{t, b, map[string]string{}}
+	here := &world{TB: t, Keystore: a, ids: map[string]string{}}
+	there := &world{TB: t, Keystore: b, ids: map[string]string{}}
 	ada := here.member("ada", "default=read,admin:read")
 	key, token := here.key(fleet.Root, "default", "default=read,admin:read")
 	byKey := there.keyCaller(token)
@@ -864,7 +922,7 @@ func TestUnreadableRow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t, k, map[string]string{}}
+	w := &world{TB: t, Keystore: k, ids: map[string]string{}}
 	w.role("default", "r", "read")
 	w.member("ada", "default=read,admin.keys:create")
 	little := w.member("little", "default=admin:*")

@@ -17,7 +17,7 @@ import (
 func newWorldWith(t *testing.T, s node.Settings) *world {
 	t.Helper()
 	k, _ := fleet.New(t).Node(s)
-	return &world{t, k, map[string]string{}}
+	return &world{TB: t, Keystore: k, ids: map[string]string{}}
 }
 
 // TestChangesReadOnlyChangedRows checks that a change reads only those rows of the policy that have

@@ -74,12 +74,22 @@ func TestCreatedKeyLimits(t *testing.T) {
 			"exceeds_caller"},
 		{"all addresses", expiry, nil, "exceeds_caller"},
 		{"more addresses", expiry, []netip.Prefix{inside, outside}, "exceeds_caller"},
+		{"other addresses", expiry, []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")},
+			"exceeds_caller"},
+		{"twice as many addresses", expiry, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/7")},
+			"exceeds_caller"},
 	} {
 		_, _, err := k.MintKey(ctx, who,
 			manage.KeySpec{Grants: fleet.Grants(t, "default=read"), ExpiresAt: c.expiry,
 				AllowedIPs: c.allowedIPs}, nil)
 		if got := fleet.Code(err); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+		target, _ := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: c.expiry,
+			AllowedIPs: c.allowedIPs})
+		_, _, _, err = k.RotateKey(ctx, who, target.ID, 0, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("rotate, %s: %s, want %s", c.name, got, c.want)
 		}
 	}
 }
@@ -282,6 +292,11 @@ func TestKeyRoles(t *testing.T) {
 		}
 	}
 	elsewhere := fleet.Grants(t, "any=read")
+	key, _, err := k.MintKey(ctx, fleet.Root,
+		manage.KeySpec{Namespace: "exactly", Grants: elsewhere}, nil)
+	if err != nil || key.HomeGrant() == nil || len(key.HomeGrant().Roles) != 1 {
+		t.Errorf("a key without a home grant does not get the required role: %+v, %v", key, err)
+	}
 	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "some", Grants: elsewhere},
 		nil); fleet.Code(err) != "invalid_fields" {
 		t.Errorf("a key without a home grant, where a role is required: %s", fleet.Code(err))
@@ -457,9 +472,24 @@ func TestFieldErrors(t *testing.T) {
 		many[i] = keystore.Permission{Resource: fmt.Sprintf("r%d", i), Action: "read"}
 	}
 	home := &keystore.Grant{Permissions: fleet.Read}
+	_, token := fleet.Mint(t, fleet.WithNamespaces(t), manage.KeySpec{})
+	manyRoles := make([]string, 51)
+	for i := range manyRoles {
+		manyRoles[i] = fmt.Sprint("r", i)
+	}
 	for field, spec := range map[string]manage.KeySpec{
-		"name":          {Home: home, Name: strings.Repeat("é", 201)},
-		"metadata.team": {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
+		"name":                    {Home: home, Name: strings.Repeat("é", 201)},
+		"name, not UTF-8":         {Home: home, Name: "a\xff"},
+		"name, a token":           {Home: home, Name: "for " + token},
+		"metadata, a token":       {Home: home, Metadata: map[string]string{token: "x"}},
+		"metadata, not UTF-8":     {Home: home, Metadata: map[string]string{"a\xff": "x"}},
+		"metadata, a control":     {Home: home, Metadata: map[string]string{"a\x07": "x"}},
+		"metadata, an empty name": {Home: home, Metadata: map[string]string{"": "x"}},
+		"metadata.x, a token":     {Home: home, Metadata: map[string]string{"x": token}},
+		"expires_at, too late":    {Home: home, ExpiresAt: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		"grants, too many":        {Grants: make([]keystore.Grant, 101)},
+		"roles, too many":         {Home: &keystore.Grant{Roles: manyRoles}},
+		"metadata.team":           {Home: home, Metadata: map[string]string{"team": "a\x00b"}},
 		"metadata": {Home: home,
 			Metadata: map[string]string{"x": strings.Repeat("y", 4096)}},
 		"allowed_ips[0]": {Home: home, AllowedIPs: []netip.Prefix{{}}},
@@ -481,8 +511,15 @@ func TestFieldErrors(t *testing.T) {
 			t.Errorf("%s: %v", field, err)
 		}
 	}
+	// The largest values are valid.
+	if _, _, err := k.MintKey(ctx, fleet.Root, manage.KeySpec{Name: strings.Repeat("é", 200),
+		Home:      &keystore.Grant{Permissions: many[:500]},
+		Metadata:  map[string]string{"x": strings.Repeat("y", 4095)},
+		ExpiresAt: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)}, nil); err != nil {
+		t.Error(err)
+	}
 	if keys, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 10); err != nil ||
-		len(keys) != 0 {
+		len(keys) != 1 {
 		t.Errorf("a refused key was created: %v %v", keys, err)
 	}
 }

@@ -155,7 +155,8 @@ func TestProgressIgnoresDatabaseClockSteps(t *testing.T) {
 			t.Errorf("with a wrong time of the response: %+v, %v", p, err)
 		}
 		time.Sleep(13 * time.Second)
-		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || !p.Complete {
+		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || !p.Complete ||
+			p.Took < 33*time.Second || p.Took > 35*time.Second {
 			t.Errorf("after the lease has expired: %+v, %v", p, err)
 		}
 		fleet.Want(t, "afterwards", fleet.Ask(b, token), keystore.Unavailable)

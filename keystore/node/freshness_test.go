@@ -21,6 +21,7 @@ func TestOvertakenLoadIsNeitherCachedNorJoined(t *testing.T) {
 	a, _ := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
 	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	b.Health(ctx) // applies the mint: it could not cache a newer record
 
 	read, release := fb.HoldOne()
 	var early keystore.Outcome
@@ -50,6 +51,8 @@ func TestOvertakenLoadIsNotCached(t *testing.T) {
 	a, _ := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
 	key, token := fleet.Mint(t, a, manage.KeySpec{})
+	b.Health(ctx) // applies the mint: it could not cache a newer record
+
 	read, release := fb.HoldOne()
 	var wg sync.WaitGroup
 	wg.Go(func() { fleet.Ask(b, token) })
@@ -60,6 +63,83 @@ func TestOvertakenLoadIsNotCached(t *testing.T) {
 	close(release)
 	wg.Wait()
 	fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Revoked)
+}
+
+// TestOvertakenQueuedLoadIsNotJoined checks that a request which arrives while the second load runs
+// does not get a record from before a change.
+func TestOvertakenQueuedLoadIsNotJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		b.Health(ctx)
+		turn := make(chan struct{})
+		hold := func() { <-turn }
+		fb.Holding.Store(&hold)
+		var wg sync.WaitGroup
+		var outcomes [3]keystore.Outcome
+		ask := func(i int) {
+			wg.Go(func() { outcomes[i] = fleet.Ask(b, token) })
+			synctest.Wait() // it has read its record, or waits for another load
+		}
+		name := "renamed"
+		ask(0)
+		if _, p, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Name: &name},
+			manage.ChangeOptions{}); err != nil || !p.Complete {
+			t.Fatal(p, err)
+		}
+		ask(1)
+		turn <- struct{}{}
+		synctest.Wait() // the second load has read
+		if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		ask(2)
+		close(turn)
+		wg.Wait()
+		fleet.Want(t, "a request sent after the revoke returned", outcomes[2], keystore.Revoked)
+		fleet.Want(t, "the next one", fleet.Ask(b, token), keystore.Revoked)
+	})
+}
+
+// TestSlotsAreReturned checks that credentials without a tag can still be loaded after many
+// requests have waited for a few loads.
+func TestSlotsAreReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := fleet.New(t).Node(node.Settings{})
+		imported := []manage.ImportSpec{readImport("legacy/first"), readImport("legacy/second")}
+		if _, _, err := a.ImportKeys(ctx, fleet.Root, imported, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.Health(ctx)
+		release := make(chan struct{})
+		hold := func() { <-release }
+		f.Holding.Store(&hold)
+		var wg sync.WaitGroup
+		ask := func(n int, credential func(i int) string, want keystore.Outcome) {
+			for i := range n {
+				wg.Go(func() { fleet.Want(t, "held", fleet.Ask(a, credential(i)), want) })
+			}
+			synctest.Wait()
+		}
+		// They join one load.
+		ask(200, func(int) string { return imported[0].Token }, keystore.OK)
+		// These occupy all slots, so that the last ones wait for a slot.
+		ask(100, func(i int) string { return fmt.Sprint("legacy/junk-", i) }, keystore.Unknown)
+		ask(200, func(int) string { return imported[1].Token }, keystore.OK)
+		close(release)
+		wg.Wait()
+		// As many loads as before run at a time.
+		release = make(chan struct{})
+		loads := f.Loads.Load()
+		ask(100, func(i int) string { return fmt.Sprint("legacy/more-", i) }, keystore.Unknown)
+		if n := f.Loads.Load() - loads; n != 64 {
+			t.Errorf("%d loads at a time", n)
+		}
+		close(release)
+		wg.Wait()
+	})
 }
 
 func TestRequestsForOneKeyShareOneQuery(t *testing.T) {

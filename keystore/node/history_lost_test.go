@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -77,6 +78,11 @@ func TestOutdatedAnswerIsRefused(t *testing.T) {
 	}
 	f.Stale.Store(&fleet.StaleAnswer{Key: former, At: revision})
 	fleet.Want(t, "from a server without the revoke", fleet.Ask(a, token),
+		keystore.Unavailable)
+	// Another change has taken the revision of the revoke there.
+	f.Stale.Store(&fleet.StaleAnswer{Key: former,
+		At: keystore.Position{Revision: a.Applied(), Mark: "another"}})
+	fleet.Want(t, "from a server with another history", fleet.Ask(a, token),
 		keystore.Unavailable)
 	f.Stale.Store(nil)
 	fleet.Want(t, "from a server with the revoke", fleet.Ask(a, token), keystore.Revoked)
@@ -389,4 +395,81 @@ func TestUnreadableKeyDoesNotStopRepeatedRevokes(t *testing.T) {
 			t.Errorf("%d nodes, %v", len(nodes), err)
 		}
 	})
+}
+
+// TestTakeoverDuringRevoke lets a standby take over while a revoke waits for another node. The
+// revoke must not be reported as complete, because the standby may lack it.
+func TestTakeoverDuringRevoke(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{Lease: 10 * time.Second})
+		_, fb := d.Node(node.Settings{Lease: time.Minute})
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		fa.Timeline.Store("1")
+		time.Sleep(10 * time.Second)
+		fb.Mute.Store(true)
+		answered := make(chan error, 1)
+		go func() {
+			_, _, err := a.RevokeKey(ctx, fleet.Root, key.ID, "", false,
+				manage.ChangeOptions{Wait: 30 * time.Second})
+			answered <- err
+		}()
+		time.Sleep(time.Second)
+		fa.Timeline.Store("2")
+		time.Sleep(10 * time.Second)
+		select {
+		case err := <-answered:
+			if err == nil {
+				t.Error("the revoke is reported as committed")
+			}
+		default:
+			t.Error("the revoke still waits")
+		}
+
+		// Revokes wait for a node that the former primary may have known, with the longest lease.
+		other, _ := fleet.Mint(t, a, manage.KeySpec{})
+		begun := a.Now()
+		p := fleet.Revoke(t, a, other.ID, -1)
+		longest := time.Duration(0)
+		for _, pending := range p.Pending {
+			if strings.Contains(pending.Node, "failover") {
+				longest = pending.Until.Sub(begun)
+			}
+		}
+		if p.Complete || longest < 45*time.Second || longest > 65*time.Second {
+			t.Errorf("it waits %v for unknown nodes: %+v", longest, p)
+		}
+		fb.Mute.Store(false)
+	})
+}
+
+// TestFormerEpochIsReplaced takes the database back to an epoch that the node has used before. The
+// shared cache may have entries of that epoch, so it must not be used again.
+func TestFormerEpochIsReplaced(t *testing.T) {
+	d := fleet.New(t)
+	a, f := d.Node(node.Settings{})
+	epoch := func() string {
+		t.Helper()
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		deployment, err := f.Deployment(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return deployment.Epoch
+	}
+	first := epoch()
+	kept := a.Applied()
+	fleet.Mint(t, a, manage.KeySpec{})
+	a.Health(ctx)
+	d.Lose(kept, "DELETE FROM keys")
+	second := epoch()
+	fleet.Mint(t, a, manage.KeySpec{})
+	a.Health(ctx)
+	d.Lose(kept, "DELETE FROM keys", "UPDATE head SET epoch = '"+first+"'")
+	third := epoch()
+	if second == first || third == first || third == second {
+		t.Errorf("epochs %q, %q, %q", first, second, third)
+	}
 }

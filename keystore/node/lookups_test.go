@@ -3,6 +3,7 @@ package node_test
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -66,4 +67,88 @@ func TestForgedTokensCountInNoTier(t *testing.T) {
 	if now := k.Stats().Lookups; now != before {
 		t.Errorf("lookups of a credential that may have been imported: %v, want %v", now, before)
 	}
+}
+
+// TestMemberLookups checks that a member's token and login are found by the lookups for members
+// only, and that a lookup under no lease fails.
+func TestMemberLookups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, f := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
+		m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada", Login: "ada"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, issued, _, err := k.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+			manage.ChangeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := issued.Reveal()
+		_, key := fleet.Mint(t, k, manage.KeySpec{})
+		forged := token[:len(token)-1] + "0"
+		if forged == token {
+			forged = token[:len(token)-1] + "1"
+		}
+		digest := keystore.DigestOf
+		stranger, _ := fleet.New(t).Node(node.Settings{})
+		their, err := stranger.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Eve"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, foreign, _, err := stranger.NewMemberToken(ctx, fleet.Root, their.ID,
+			manage.TokenSpec{}, manage.ChangeOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, c := range map[string]struct {
+			lookup func() (node.Answer, error)
+			want   keystore.Outcome
+			owner  string
+		}{
+			"a member's token": {func() (node.Answer, error) {
+				return k.LookupMember(ctx, token, time.Now())
+			}, keystore.OK, m.ID},
+			"its digest": {func() (node.Answer, error) {
+				return k.LookupMemberDigest(ctx, digest(token), time.Now())
+			}, keystore.OK, m.ID},
+			"a forged one": {func() (node.Answer, error) {
+				return k.LookupMember(ctx, forged, time.Now())
+			}, keystore.Malformed, ""},
+			"one of another deployment": {func() (node.Answer, error) {
+				return k.LookupMember(ctx, foreign.Reveal(), time.Now())
+			}, keystore.Malformed, ""},
+			"a key's token": {func() (node.Answer, error) {
+				return k.LookupMember(ctx, key, time.Now())
+			}, keystore.Malformed, ""},
+			"a key's digest": {func() (node.Answer, error) {
+				return k.LookupMemberDigest(ctx, digest(key), time.Now())
+			}, keystore.Malformed, ""},
+			"a member's token in place of a key's": {func() (node.Answer, error) {
+				return k.Lookup(ctx, token, time.Now())
+			}, keystore.Malformed, ""},
+		} {
+			for range 2 { // loaded and cached
+				a, err := c.lookup()
+				if err != nil || a.Outcome != c.want || (a.Record != nil) != (c.owner != "") ||
+					a.Record != nil && a.Record.Owner != c.owner {
+					t.Errorf("%s: %+v, %v", what, a, err)
+				}
+			}
+		}
+		for login, want := range map[string]string{"ada": m.ID, "Ada": "", "": ""} {
+			found, err := k.LookupLogin(ctx, login, time.Now())
+			if err != nil || (found != nil) != (want != "") || found != nil && found.ID != want {
+				t.Errorf("login %q: %+v, %v", login, found, err)
+			}
+		}
+		f.Cut.Store(true)
+		time.Sleep(11 * time.Second)
+		if found, err := k.LookupLogin(ctx, "ada", time.Now()); err == nil {
+			t.Errorf("without a lease: %+v", found)
+		}
+		if a, err := k.LookupMember(ctx, token, time.Now()); err == nil {
+			t.Errorf("without a lease: %+v", a)
+		}
+		f.Cut.Store(false)
+	})
 }

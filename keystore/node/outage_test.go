@@ -62,8 +62,9 @@ func TestCommonOutageFencesNoNode(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
 		loads := fb.Loads.Load()
-		fa.Cut.Store(true)
 		fb.Cut.Store(true)
+		time.Sleep(3 * time.Second) // the other node sees its last sign of life
+		fa.Cut.Store(true)
 		time.Sleep(25 * time.Second)
 		fa.Cut.Store(false)
 		if h := a.Health(context.Background()); h.Problem != "" {

@@ -129,5 +129,8 @@ func TestOtherPrefixes(t *testing.T) {
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	if n, err := k.CountRefused(ctx); n != 1 || err != nil {
+		t.Errorf("%d keys are refused, %v", n, err)
+	}
 	wantCounts("rotated", counted(settings("b")), map[string]int64{"d": 1})
 }

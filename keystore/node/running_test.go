@@ -168,6 +168,15 @@ func TestRequestDecidedBeforeItsOwnerWasDisabledDoesNotEnter(t *testing.T) {
 	if err != nil || answer.Outcome != keystore.OK {
 		t.Fatal(answer.Outcome, err)
 	}
+	_, other := fleet.Mint(t, a, manage.KeySpec{})
+	var cuts [2]atomic.Int32
+	for i, token := range []string{token, other} {
+		defer a.Leave(run(t, a, token, &cuts[i]))
+	}
+	answer, err = a.Lookup(t.Context(), token, time.Now())
+	if err != nil || answer.Outcome != keystore.OK {
+		t.Fatal(answer.Outcome, err)
+	}
 	disabled := false
 	if _, _, err := a.EditMember(t.Context(), fleet.Root, owner.ID,
 		manage.MemberPatch{Active: &disabled}, manage.ChangeOptions{}); err != nil {
@@ -178,4 +187,56 @@ func TestRequestDecidedBeforeItsOwnerWasDisabledDoesNotEnter(t *testing.T) {
 		a.Leave(r)
 		t.Error("the request enters")
 	}
+	if cuts[0].Load() != 1 || cuts[1].Load() != 0 {
+		t.Errorf("a request for the owner was cut %d times, another %d times", cuts[0].Load(),
+			cuts[1].Load())
+	}
+}
+
+// TestFinishedRequestsAreNotCut checks that Cut is not called after Leave, and that a Running can
+// be used for another request then.
+func TestFinishedRequestsAreNotCut(t *testing.T) {
+	a, _ := fleet.New(t).Node(node.Settings{})
+	first, token := fleet.Mint(t, a, manage.KeySpec{})
+	second, another := fleet.Mint(t, a, manage.KeySpec{ExpiresAt: a.Now().Add(time.Hour)})
+	var cuts atomic.Int32
+	r := run(t, a, token, &cuts)
+	a.Leave(r)
+	answer, err := a.Lookup(t.Context(), another, time.Now())
+	if err != nil || !a.Enter(answer, r) {
+		t.Fatal("the next request does not enter", err)
+	}
+	fleet.Revoke(t, a, first.ID, 0)
+	if n := cuts.Load(); n != 0 {
+		t.Errorf("cut %d times by a change of the former key", n)
+	}
+	fleet.Revoke(t, a, second.ID, 0)
+	if n := cuts.Load(); n != 1 {
+		t.Errorf("cut %d times by the revoke", n)
+	}
+	a.Leave(r)
+}
+
+// TestRunningRequestsAreCutWhenGraceEnds checks that a request with a rotated token is cut at the
+// end of the grace period, although its key does not expire.
+func TestRunningRequestsAreCutWhenGraceEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := fleet.New(t).Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, a, token, &cuts)
+		if _, _, _, err := a.RotateKey(t.Context(), fleet.Root, key.ID, time.Minute,
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute - time.Second)
+		if cuts.Load() != 0 {
+			t.Error("cut during the grace period")
+		}
+		time.Sleep(4 * time.Second)
+		if cuts.Load() != 1 {
+			t.Error("not cut when the grace period ended")
+		}
+		a.Leave(r)
+	})
 }

@@ -3,6 +3,7 @@ package node_test
 import (
 	"bytes"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -121,4 +122,86 @@ func mustID(t testing.TB, k *manage.Keystore, token string) string {
 		t.Fatal(err)
 	}
 	return a.Record.KeyID
+}
+
+// TestSharedEntryOfLostHistoryIsIgnored loses a change that one node has read and another node has
+// never seen. The latter must not use the entry of the former, although it has applied a change
+// with the same revision.
+func TestSharedEntryOfLostHistoryIsIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, cache := fleet.New(t), new(fleet.Hostile)
+		a, _ := d.Node(node.Settings{Cache: cache})
+		b, fb := d.Node(node.Settings{Cache: cache})
+		key, token := fleet.Mint(t, a, manage.KeySpec{Inactive: true})
+		kept := a.Health(ctx).Revision
+		if h := b.Health(ctx); h.Revision != kept {
+			t.Fatalf("%+v", h)
+		}
+		fb.Mute.Store(true)
+		on := true
+		if _, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &on},
+			manage.ChangeOptions{Wait: -1}); err != nil {
+			t.Fatal(err)
+		}
+		a.Health(ctx)
+		fleet.Want(t, "while it was active", fleet.Ask(a, token), keystore.OK)
+		if len(cache.Snapshot()) == 0 {
+			t.Fatal("no entry was shared, so this test shows nothing")
+		}
+		hits := b.Stats().Lookups[node.TierRedis][node.Hit]
+		fleet.Want(t, "on the other node", fleet.Ask(b, token), keystore.OK)
+		if n := b.Stats().Lookups[node.TierRedis][node.Hit]; n != hits {
+			t.Error("an entry is used that is newer than what the node has applied")
+		}
+		d.Lose(kept, "UPDATE keys SET active = 0")
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		for range 3 { // the revision of the lost change is taken again
+			fleet.Mint(t, a, manage.KeySpec{})
+		}
+		fb.Mute.Store(false)
+		if h := b.Health(ctx); h.Problem != "" || h.Revision <= kept {
+			t.Fatalf("%+v", h)
+		}
+		fleet.Want(t, "after the change was lost", fleet.Ask(b, token), keystore.Inactive)
+	})
+}
+
+// TestSharedEntryOfFormerPrimaryIsIgnored checks that entries from before a takeover are not used:
+// the standby may lack the commits that they were read from.
+func TestSharedEntryOfFormerPrimaryIsIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, cache := fleet.New(t), new(fleet.Hostile)
+		a, fa := d.Node(node.Settings{Cache: cache})
+		b, fb := d.Node(node.Settings{Cache: cache})
+		_, first := fleet.Mint(t, a, manage.KeySpec{})
+		_, second := fleet.Mint(t, a, manage.KeySpec{})
+		timeline := func(name string) {
+			for _, f := range []*fleet.Faulty{fa, fb} {
+				f.Timeline.Store(name)
+			}
+			for _, k := range []*manage.Keystore{a, b} {
+				if h := k.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+			}
+		}
+		loadsOf := func(token string) int64 {
+			before := fb.Loads.Load()
+			fleet.Want(t, "there", fleet.Ask(b, token), keystore.OK)
+			return fb.Loads.Load() - before
+		}
+		timeline("1")
+		for _, token := range []string{first, second} {
+			fleet.Want(t, "here", fleet.Ask(a, token), keystore.OK)
+		}
+		if n := loadsOf(first); n != 0 {
+			t.Errorf("%d loads before the takeover", n)
+		}
+		timeline("2")
+		if n := loadsOf(second); n != 1 {
+			t.Errorf("%d loads after the takeover", n)
+		}
+	})
 }
