@@ -1,6 +1,9 @@
 package redact
 
 import (
+	"crypto/tls"
+	"net"
+	"net/http"
 	"slices"
 	"time"
 
@@ -16,18 +19,8 @@ import (
 // served, and reading a map at that moment crashes the process. It records scalars and copies of
 // Caddy's requests and headers. Any other value is encoded at once, after the fields before it.
 type deferredFields struct {
-	fields     []zapcore.Field
-	owner      *redactingEncoder // encodes what cannot be deferred; nil inside an object
-	incomplete bool              // the object contains something that cannot be deferred
-}
-
-// encoder returns the encoder for a value that cannot be deferred.
-func (d *deferredFields) encoder() zapcore.ObjectEncoder {
-	if d.owner == nil {
-		d.incomplete = true
-		return zapcore.NewMapObjectEncoder()
-	}
-	return d.owner.encodeContext()
+	fields []zapcore.Field
+	owner  *redactingEncoder // encodes what cannot be deferred
 }
 
 func (d *deferredFields) add(field zapcore.Field) {
@@ -46,23 +39,17 @@ func (d *deferredFields) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 func (d *deferredFields) AddObject(key string, object zapcore.ObjectMarshaler) error {
 	switch value := object.(type) {
 	case caddyhttp.LoggableHTTPRequest:
-		copied := &deferredFields{fields: make([]zapcore.Field, 0, requestFieldCount)}
-		if err := value.MarshalLogObject(copied); err == nil && !copied.incomplete {
-			d.add(zap.Object(key, copied))
-			return nil
-		}
+		d.add(zap.Object(key, copyRequest(value)))
 	case caddyhttp.LoggableHTTPHeader:
-		d.add(zap.Object(key, copyHeader(value)))
-		return nil
+		copied := copyHeader(value.Header, value.ShouldLogCredentials)
+		d.add(zap.Object(key, &copied))
 	case caddyhttp.LoggableTLSConnState: // a copy already; certificates are immutable
 		d.add(zap.Object(key, value))
-		return nil
+	default:
+		return d.owner.encodeContext().AddObject(key, object)
 	}
-	return d.encoder().AddObject(key, object)
+	return nil
 }
-
-// requestFieldCount is the number of fields that Caddy logs of a request with TLS.
-const requestFieldCount = 9
 
 // AddArray is part of zapcore.ObjectEncoder.
 func (d *deferredFields) AddArray(key string, array zapcore.ArrayMarshaler) error {
@@ -70,16 +57,18 @@ func (d *deferredFields) AddArray(key string, array zapcore.ArrayMarshaler) erro
 		d.add(zap.Array(key, slices.Clone(list)))
 		return nil
 	}
-	return d.encoder().AddArray(key, array)
+	return d.owner.encodeContext().AddArray(key, array)
 }
 
 // AddReflected is part of zapcore.ObjectEncoder.
 func (d *deferredFields) AddReflected(key string, value any) error {
-	return d.encoder().AddReflected(key, value)
+	return d.owner.encodeContext().AddReflected(key, value)
 }
 
 // AddBinary is part of zapcore.ObjectEncoder.
-func (d *deferredFields) AddBinary(key string, value []byte) { d.encoder().AddBinary(key, value) }
+func (d *deferredFields) AddBinary(key string, value []byte) {
+	d.owner.encodeContext().AddBinary(key, value)
+}
 
 // AddByteString is part of zapcore.ObjectEncoder.
 func (d *deferredFields) AddByteString(key string, value []byte) {
@@ -115,31 +104,90 @@ func (d *deferredFields) AddUint8(key string, value uint8)     { d.add(zap.Uint8
 func (d *deferredFields) AddUintptr(key string, value uintptr) { d.add(zap.Uintptr(key, value)) }
 func (d *deferredFields) OpenNamespace(key string)             { d.add(zap.Namespace(key)) }
 
-// copiedHeader is a copy of a header. It takes 40 bytes a line, whatever the length of the value,
-// and one allocation if each name has one value.
+// A copiedRequest is what Caddy logs of a request. It is smaller than the fields themselves: the
+// garbage that it leaves is most of what a logger costs.
+type copiedRequest struct {
+	remoteAddress, proto, method, host, uri string
+
+	clientIP         string
+	clientIPKnown    bool
+	header           copiedHeader
+	transferEncoding []string
+	tls              *tls.ConnectionState
+}
+
+func copyRequest(r caddyhttp.LoggableHTTPRequest) *copiedRequest {
+	c := &copiedRequest{
+		remoteAddress: r.RemoteAddr, proto: r.Proto, method: r.Method, host: r.Host,
+		uri: r.RequestURI, header: copyHeader(r.Header, r.ShouldLogCredentials),
+		transferEncoding: slices.Clone(r.TransferEncoding),
+	}
+	c.clientIP, c.clientIPKnown =
+		caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	if r.TLS != nil {
+		state := *r.TLS
+		c.tls = &state
+	}
+	return c
+}
+
+// MarshalLogObject is part of zapcore.ObjectMarshaler. It adds what LoggableHTTPRequest adds.
+func (c *copiedRequest) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
+	ip, port, err := net.SplitHostPort(c.remoteAddress)
+	if err != nil {
+		ip, port = c.remoteAddress, ""
+	}
+	encoder.AddString("remote_ip", ip)
+	encoder.AddString("remote_port", port)
+	if c.clientIPKnown {
+		encoder.AddString("client_ip", c.clientIP)
+	}
+	encoder.AddString("proto", c.proto)
+	encoder.AddString("method", c.method)
+	encoder.AddString("host", c.host)
+	encoder.AddString("uri", c.uri)
+	if err := encoder.AddObject("headers", &c.header); err != nil {
+		return err
+	}
+	if c.transferEncoding != nil {
+		if err := encoder.AddArray("transfer_encoding",
+			caddyhttp.LoggableStringArray(c.transferEncoding)); err != nil {
+			return err
+		}
+	}
+	if c.tls != nil {
+		return encoder.AddObject("tls", caddyhttp.LoggableTLSConnState(*c.tls))
+	}
+	return nil
+}
+
+// A copiedHeader is a copy of a header. It takes 32 bytes for a name with one value, whatever the
+// length of the value.
 type copiedHeader struct {
-	lines                []headerLine
+	lines                []headerLine // with one value
+	others               []headerLines
 	shouldLogCredentials bool
 }
 
 type headerLine struct {
 	name  string
 	value [1]string
-	all   *[]string // nil if value is the only one
+}
+
+type headerLines struct {
+	name   string
+	values []string
 }
 
 // copyHeader copies the values too, because Caddy's headers handler overwrites them in place.
-func copyHeader(header caddyhttp.LoggableHTTPHeader) *copiedHeader {
-	c := &copiedHeader{make([]headerLine, 0, len(header.Header)), header.ShouldLogCredentials}
-	for name, values := range header.Header {
-		line := headerLine{name: name}
+func copyHeader(header http.Header, shouldLogCredentials bool) copiedHeader {
+	c := copiedHeader{make([]headerLine, 0, len(header)), nil, shouldLogCredentials}
+	for name, values := range header {
 		if len(values) == 1 {
-			line.value[0] = values[0]
+			c.lines = append(c.lines, headerLine{name, [1]string{values[0]}})
 		} else {
-			all := slices.Clone(values)
-			line.all = &all
+			c.others = append(c.others, headerLines{name, slices.Clone(values)})
 		}
-		c.lines = append(c.lines, line)
 	}
 	return c
 }
@@ -147,15 +195,17 @@ func copyHeader(header caddyhttp.LoggableHTTPHeader) *copiedHeader {
 // MarshalLogObject is part of zapcore.ObjectMarshaler. It adds what LoggableHTTPHeader adds.
 func (c *copiedHeader) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	for i := range c.lines {
-		line := &c.lines[i]
-		values := line.value[:]
-		if line.all != nil {
-			values = *line.all
-		}
-		if !c.shouldLogCredentials && hiddenByCaddy(line.name) {
-			values = []string{Replacement}
-		}
-		_ = encoder.AddArray(line.name, caddyhttp.LoggableStringArray(values))
+		c.add(encoder, c.lines[i].name, c.lines[i].value[:])
+	}
+	for _, lines := range c.others {
+		c.add(encoder, lines.name, lines.values)
 	}
 	return nil
+}
+
+func (c *copiedHeader) add(encoder zapcore.ObjectEncoder, name string, values []string) {
+	if !c.shouldLogCredentials && hiddenByCaddy(name) {
+		values = []string{Replacement}
+	}
+	_ = encoder.AddArray(name, caddyhttp.LoggableStringArray(values)) // as Caddy does
 }

@@ -345,17 +345,6 @@ func TestAddToEncoderWithClones(t *testing.T) {
 	}
 }
 
-// TestObjectThatCannotBeDeferred has a value that Caddy's requests do not have.
-func TestObjectThatCannotBeDeferred(t *testing.T) {
-	for _, field := range []zapcore.Field{zap.Binary("a", nil), zap.Any("a", struct{}{}),
-		zap.Object("a", marshaler{}), zap.Strings("a", []string{""})} {
-		object := new(deferredFields)
-		if field.AddTo(object); !object.incomplete {
-			t.Errorf("%v is deferred", field.Type)
-		}
-	}
-}
-
 // TestDerivedLoggersShareTheEncoder checks that a logger of a request costs nothing in the wrapped
 // encoder until it writes an entry.
 func TestDerivedLoggersShareTheEncoder(t *testing.T) {
