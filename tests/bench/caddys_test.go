@@ -24,6 +24,8 @@ var (
 	control    = kind{name: "stock again (control)", format: "json"}
 	withFormat = kind{name: "`format api_keys`", format: "api_keys"}
 	withKeys   = kind{"`format api_keys`, `api_key`", "api_keys", "api_keys", "api_key"}
+	fewHeaders = kind{"`format api_keys`, `api_key` with `identity id namespace`", "api_keys",
+		"api_keys", "api_key {\n\t\tidentity id namespace\n\t}"}
 )
 
 // forwardAuth asks a checker about each request.

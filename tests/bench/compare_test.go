@@ -24,9 +24,11 @@ const (
 // A comparison has the processes that are compared.
 type comparison struct {
 	stock, control, encoder, keys *caddy
+	few                           *caddy // keys with fewer identity headers
 	forward                       *caddy
 	checker                       checker // behind forward
-	token                         string
+	token                         string  // of all but few
+	fewToken                      string
 }
 
 // A round is one load on one process.
@@ -39,14 +41,16 @@ func cpuOf(r round) float64  { return r.cpu }
 func rateOf(r round) float64 { return r.perSecond }
 
 // benchmarkCaddys compares processes: a stock Caddy, the same again to show the error of the
-// comparison, one with our log format, one with our handler too, and one with forward_auth.
+// comparison, one with our log format, two with our handler too, and one with forward_auth.
 func benchmarkCaddys(b *testing.B) {
 	upstream := startUpstream(b)
 	c := comparison{checker: startChecker(b),
 		stock: startCaddy(b, stock, upstream), control: startCaddy(b, control, upstream),
-		encoder: startCaddy(b, withFormat, upstream), keys: startCaddy(b, withKeys, upstream)}
+		encoder: startCaddy(b, withFormat, upstream), keys: startCaddy(b, withKeys, upstream),
+		few: startCaddy(b, fewHeaders, upstream)}
 	c.forward = startCaddy(b, forwardAuth(c.checker.addr), upstream)
-	c.token = string(c.keys.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
+	spec := gate.JSON{"name": "bench", "access": "read_only"}
+	c.token, c.fewToken = string(c.keys.Mint(b, spec).Token), string(c.few.Mint(b, spec).Token)
 	c.checker.know(b, c.token)
 	for _, r := range requests {
 		b.Run(r.name, func(b *testing.B) { c.compare(b, r) })
@@ -55,7 +59,7 @@ func benchmarkCaddys(b *testing.B) {
 
 // compare measures the processes in turn with one kind of request.
 func (c *comparison) compare(b *testing.B, r request) {
-	caddys := []*caddy{c.stock, c.control, c.encoder, c.keys}
+	caddys := []*caddy{c.stock, c.control, c.encoder, c.keys, c.few}
 	withForward := r.name == "wrk"
 	if withForward {
 		caddys = append(caddys, c.forward)
@@ -92,12 +96,12 @@ func (c *comparison) compare(b *testing.B, r request) {
 			hundredths(format.middle) <= 1)
 	}
 	if withForward {
-		over := ratio(seen[3], seen[4], rateOf)
+		over := ratio(seen[3], seen[5], rateOf)
 		report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker",
 			"≥ 2 ×", over.String(), hundredths(over.middle) >= 2)
 		fmt.Fprintf(&t, "\nThe checker behind `forward_auth` is another process. It takes %.1f µs "+
 			"of CPU per request more, without its Redis.\n\n",
-			median(seen[4], func(r round) float64 { return r.checkerCPU }))
+			median(seen[5], func(r round) float64 { return r.checkerCPU }))
 		t.WriteString(c.instructions(r, caddys))
 	}
 	report.section("With and without keys: "+r.title, t.String())
@@ -116,7 +120,7 @@ func aboutComparison() string {
 	}
 	return fmt.Sprintf("Processes of one binary. The stock one has no `api_keys` in its "+
 		"configuration, and its logs are Caddy's JSON; the second differs from it in `log { format "+
-		"api_keys }` only; the third has the `api_keys` app too, and `api_key` in front of "+
+		"api_keys }` only; the next ones have the `api_keys` app too, and `api_key` in front of "+
 		"`reverse_proxy` or `respond`.\nIn this table and the next ones, %d rounds of %v on each "+
 		"process in turn, over %d connections with one request at a time each. Every process gets "+
 		"the same requests: a GET with `Host` and `Authorization`, as wrk sends it, or with a "+
@@ -131,7 +135,7 @@ func aboutComparison() string {
 func (c *comparison) measure(b *testing.B, r request, process *caddy) round {
 	b.Helper()
 	before, checkerBefore := cpu(b, process.Pid()), cpu(b, c.checker.pid)
-	got := mustRun(b, r.load(process, c.token))
+	got := mustRun(b, r.load(process, c.tokenFor(process)))
 	n := float64(len(got.latencies))
 	took := round{
 		perSecond:  got.perSecond(),
@@ -142,6 +146,13 @@ func (c *comparison) measure(b *testing.B, r request, process *caddy) round {
 	}
 	process.emptyAccessLog(b, r.log)
 	return took
+}
+
+func (c *comparison) tokenFor(process *caddy) string {
+	if process == c.few {
+		return c.fewToken
+	}
+	return c.token
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
@@ -179,7 +190,7 @@ func (c *comparison) instructions(r request, caddys []*caddy) string {
 		for i, process := range caddys {
 			var got sample
 			counted, err := userInstructions(process.Pid(), func() (err error) {
-				got, err = r.load(process, c.token).run()
+				got, err = r.load(process, c.tokenFor(process)).run()
 				return err
 			})
 			if err != nil {
