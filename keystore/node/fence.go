@@ -128,8 +128,8 @@ func (f *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
 	return since
 }
 
-// forget drops everything after a change of history or of the server, which may have lost what this
-// node has written.
+// forget drops everything. It is called after a change of history or of the server, which may have
+// lost writes of this node.
 func (f *fencer) forget() {
 	f.seen = nil
 	f.fenced.Clear()

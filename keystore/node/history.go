@@ -14,7 +14,7 @@ import (
 )
 
 // readDeployment reads the permanent properties of the deployment, at the start and after a change
-// of history. Afterwards nothing is applied.
+// of history. Afterwards the node has applied no changes.
 func (n *Node) readDeployment(ctx context.Context) error {
 	d, err := n.db.Deployment(ctx, n.configured)
 	if err != nil {
@@ -124,7 +124,8 @@ func (m *membership) inHistory(was history, f func()) bool {
 	return true
 }
 
-var errLost = errors.New("the database has lost changes, perhaps this one: check, and repeat it")
+var errLost = errors.New("the database has lost changes, perhaps including this one; check " +
+	"whether it must be repeated")
 
 const (
 	// rememberedRevokes is how many of its own revokes a node remembers.
@@ -152,7 +153,7 @@ type ownRevoke struct {
 	at     int // in the ring
 }
 
-// note remembers a revoke of some keys.
+// note remembers that a commit revoked some keys.
 func (r *revokes) note(ids []string, c Commit, reason string) {
 	reason = strings.Clone(strings.ToValidUTF8(reason[:min(len(reason), rememberedReason)], ""))
 	r.mu.Lock()
@@ -175,8 +176,9 @@ func (r *revokes) note(ids []string, c Commit, reason string) {
 	}
 }
 
-// commitOf returns the commit that revoked a key, if it is known in its history.
-func (r *revokes) commitOf(id string) (Commit, bool) {
+// commitOf returns the commit with which this node revoked a key. ok is false if it revoked no such
+// key, or has had to repeat the revoke in another history.
+func (r *revokes) commitOf(id string) (c Commit, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	own := r.known[id]

@@ -61,7 +61,7 @@ type OtherPrefix struct {
 }
 
 // OtherPrefixes returns the prefixes of live keys that s does not accept. Under s, requests with
-// their tokens are refused. Of a rotated key, only the newest token counts, not one in its grace
+// their tokens are refused. For a rotated key, only the newest token counts, not one in its grace
 // period.
 func (n *Node) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, error) {
 	counts, err := n.db.CountPrefixes(ctx, s.withDefaults().TokenPrefixes)
