@@ -15,9 +15,9 @@ type ChangeLog interface {
 	// Changes returns the changes after one revision, up to and including another, in order. After
 	// ErrTruncated the caller treats everything as changed.
 	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
-	// Changed returns a channel, with a capacity of one, that receives a value when another caller
-	// may have committed a change; within 100 ms if that was another process. It may also receive
-	// without a change. Close closes it.
+	// Changed returns a channel with a capacity of one. It receives a value when another caller may
+	// have committed a change, within 100 ms if that caller is another process. It may also receive
+	// one without a change. Close closes it.
 	Changed() <-chan struct{}
 }
 

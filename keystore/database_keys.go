@@ -17,8 +17,9 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. A filter with a Text examines a few thousand keys
-	// at most: a page may then be short or empty without being the last. Orders other than by
-	// creation time are for a few thousand keys: with more, Keys returns an [Error] of KindInvalid.
+	// at most: a page may then be short or empty without being the last. Only the order by creation
+	// time works for any number of keys. With another order and more than a few thousand keys, Keys
+	// returns an [Error] of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
 	// CountKeys returns the number of keys by status.
@@ -36,8 +37,8 @@ type KeyReader interface {
 
 // UsageRecorder is the part of a [Database] that stores when keys were last used.
 type UsageRecorder interface {
-	// RecordUse stores last uses: key id to time. It ignores unknown ids and times that are not
-	// later than the stored one.
+	// RecordUse stores the times of last uses, by key id. It ignores unknown ids and times that are
+	// not later than the stored one.
 	RecordUse(ctx context.Context, uses map[string]time.Time) error
 }
 

@@ -76,9 +76,9 @@ type KeyImporter interface {
 
 // KeyRelations is the part of a [Tx] that finds keys by the objects that they refer to.
 type KeyRelations interface {
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of creators, oldest first for
-	// each creator.
-	KeysMadeBy(creators ...string) ([]string, error)
+	// KeysCreatedBy returns the ids of the keys whose CreatedBy is one of creators, oldest first
+	// for each creator.
+	KeysCreatedBy(creators ...string) ([]string, error)
 	// KeysOwnedBy returns the number of keys that act for a member, without revoked keys and the
 	// member's own token.
 	KeysOwnedBy(member string) (int64, error)

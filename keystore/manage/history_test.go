@@ -196,8 +196,8 @@ func (h *history) permissionsText() string {
 	return h.pick(dataWords)
 }
 
-// grantsText returns random grants as a text for roleGrants. With admin, they contain permissions to
-// manage keys.
+// grantsText returns random grants as a text for [roleGrants]. With admin, they contain permissions
+// to manage keys.
 func (h *history) grantsText(admin bool) string {
 	var parts []string
 	sure, in := h.anyNamespace(), 3
@@ -268,8 +268,8 @@ func (h *history) someNamespace(a actor) string {
 	return h.anyNamespace()
 }
 
-// ownOrRandomGrants returns random grants, usually a part of the actor's.
-func (h *history) ownOrRandomGrants(a actor, admin bool) []keystore.Grant {
+// someGrantsOf returns random grants, usually a part of the actor's.
+func (h *history) someGrantsOf(a actor, admin bool) []keystore.Grant {
 	own := h.own(a)
 	if len(own) == 0 || h.oneIn(3) {
 		return h.someGrants(admin)
@@ -297,7 +297,7 @@ func (h *history) ownOrRandomGrants(a actor, admin bool) []keystore.Grant {
 
 // somePermissions returns random permissions, half of the time a part of the actor's.
 func (h *history) somePermissions(a actor) []keystore.Permission {
-	if own := h.ownOrRandomGrants(a, false); len(own) > 0 && len(own[0].Permissions) > 0 && h.oneIn(2) {
+	if own := h.someGrantsOf(a, false); len(own) > 0 && len(own[0].Permissions) > 0 && h.oneIn(2) {
 		return own[0].Permissions
 	}
 	words := dataWords
@@ -474,7 +474,7 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	if h.oneIn(2) {
 		spec.Home = &keystore.Grant{Permissions: h.somePermissions(a), Connected: h.oneIn(3)}
 	} else {
-		spec.Grants = h.ownOrRandomGrants(a, h.oneIn(3))
+		spec.Grants = h.someGrantsOf(a, h.oneIn(3))
 	}
 	if h.oneIn(6) {
 		spec.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
@@ -483,8 +483,8 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	return spec
 }
 
-// addKey adds a key whose token an actor has received to the group. If the actor is a key, addKey
-// checks the limits for the new key.
+// addKey adds a key to the group after an actor has received its token. If the actor is a key,
+// addKey checks the limits for the new key.
 func (h *history) addKey(a actor, key *keystore.Key, token string) {
 	if old := h.secrets[key.ID]; old != "" {
 		h.dead = append(h.dead, old)
@@ -533,7 +533,8 @@ func (h *history) growOnlyKeys(now *model) map[string]ceiling {
 	return out
 }
 
-// checkGrowOnly does an operation and checks that it takes nothing from keys in grow_only namespaces.
+// checkGrowOnly performs an operation and checks that it takes nothing from keys in grow_only
+// namespaces.
 func (h *history) checkGrowOnly(do func() error) error {
 	was := h.growOnlyKeys(h.state())
 	err := do()
@@ -574,7 +575,7 @@ var operations = []struct {
 		var patch manage.KeyPatch
 		switch h.rng.IntN(10) {
 		case 0, 1:
-			g := h.ownOrRandomGrants(a, h.oneIn(3))
+			g := h.someGrantsOf(a, h.oneIn(3))
 			patch.Grants = &g
 		case 2:
 			p := h.somePermissions(a)
@@ -597,7 +598,7 @@ var operations = []struct {
 			patch.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
 				Permissions: h.somePermissions(a)}}
 		case 8:
-			patch.Edits.Add = h.ownOrRandomGrants(a, h.oneIn(3))
+			patch.Edits.Add = h.someGrantsOf(a, h.oneIn(3))
 		case 9:
 			if grants := h.state().keys[id].Grants; len(grants) > 0 {
 				g := grants[h.rng.IntN(len(grants))]
@@ -633,7 +634,8 @@ var operations = []struct {
 		return fmt.Sprint(id, list), err
 	}},
 	{"move", func(h *history, a actor) (string, error) {
-		id, parent := h.someNamespace(a), h.pick([]string{h.someNamespace(a), h.someNamespace(a), ""})
+		id := h.someNamespace(a)
+		parent := h.pick([]string{h.someNamespace(a), h.someNamespace(a), ""})
 		_, _, err := h.EditNamespace(ctx, a.Caller, id, manage.NamespacePatch{Parent: &parent},
 			manage.ChangeOptions{Wait: -1})
 		return id + " to " + parent, err
@@ -681,8 +683,9 @@ var operations = []struct {
 		return id, err
 	}},
 	{"new role", func(h *history, a actor) (string, error) {
-		role := keystore.Role{Namespace: h.pick([]string{h.someNamespace(a), h.someNamespace(a), "*"}),
-			Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}
+		role := keystore.Role{
+			Namespace: h.pick([]string{h.someNamespace(a), h.someNamespace(a), "*"}),
+			Name:      h.pick(historyRoles), Permissions: h.somePermissions(a)}
 		_, err := h.CreateRole(ctx, a.Caller, role)
 		return fmt.Sprintf("%+v", role), err
 	}},
@@ -694,7 +697,7 @@ var operations = []struct {
 	{"new member", func(h *history, a actor) (string, error) {
 		h.created++
 		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.created),
-			Grants: h.ownOrRandomGrants(a, h.oneIn(2))}
+			Grants: h.someGrantsOf(a, h.oneIn(2))}
 		if len(h.logins) > 8 {
 			return "", nil
 		}
@@ -710,7 +713,7 @@ var operations = []struct {
 		var patch manage.MemberPatch
 		switch h.rng.IntN(3) {
 		case 0, 1:
-			g := h.ownOrRandomGrants(a, h.oneIn(2))
+			g := h.someGrantsOf(a, h.oneIn(2))
 			patch.Grants = &g
 		case 2:
 			patch.Active = []*bool{&yes, &no}[h.rng.IntN(2)]
@@ -841,7 +844,7 @@ var operations = []struct {
 			default:
 				continue
 			}
-			got := h.decideDemand(token, ns, d, client)
+			got := h.outcomeOf(token, ns, d, client)
 			// Nodes may cache the outcome of a deleted key for a short time.
 			if got != want && !(gone && got == keystore.Rotated) {
 				h.Errorf("a request of %s for %v in %s is %v, want %v", id, d, ns, got, want)
@@ -867,8 +870,8 @@ func (h *history) someRole(a actor) keystore.RoleID {
 	return roles[h.rng.IntN(len(roles))].ID()
 }
 
-// decideDemand returns the outcome of a request.
-func (h *history) decideDemand(token, namespace string, d demand, client netip.Addr) keystore.Outcome {
+// outcomeOf returns the outcome of a request.
+func (h *history) outcomeOf(token, namespace string, d demand, client netip.Addr) keystore.Outcome {
 	a, err := h.Lookup(ctx, token, time.Now())
 	h.must(err)
 	if a.Outcome != keystore.OK {

@@ -520,11 +520,12 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 // Token. The zero Token stands for any other credential.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if !keystore.PossibleCredential(credential) {
-		return keystore.Token{}, badCredential("a token must have 8 to 512 visible ASCII characters")
+		return keystore.Token{}, badCredential(
+			"a token must have 8 to 512 visible ASCII characters")
 	}
 	if k.Abandoned(credential) {
 		t, _ := keystore.ParseToken(credential)
-		return keystore.Token{}, badCredential("this deployment created the token with the prefix " +
+		return keystore.Token{}, badCredential("this deployment created the token with prefix " +
 			t.Prefix() + ", which it no longer accepts")
 	}
 	if !k.HasPrefix(credential) {
@@ -532,8 +533,8 @@ func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	}
 	tagged, ok := k.Inspect(credential)
 	if !tagged || !ok {
-		return keystore.Token{}, badCredential("the token has a prefix of this deployment but was " +
-			"not created with its token key")
+		return keystore.Token{}, badCredential("the token has a prefix of this deployment but " +
+			"was not created with its token key")
 	}
 	return keystore.ParseToken(credential)
 }

@@ -114,7 +114,7 @@ func (k *Keystore) revokeCreated(
 				return err
 			}
 			// Read after the revoke, so that the list is complete.
-			next, err = tx.KeysMadeBy(batch...)
+			next, err = tx.KeysCreatedBy(batch...)
 			return err
 		})
 		cancel()

@@ -108,8 +108,8 @@ func (n *Node) checkRate(r reading, lease time.Duration) error {
 	return nil
 }
 
-// leaseWait returns how long to wait on this node's monotonic clock until a lease of length l, which
-// begins now on another node's clock, must have expired (docs/protocol.md, rule 7).
+// leaseWait returns how long to wait on this node's monotonic clock until a lease of length l,
+// which begins now on another node's clock, must have expired (docs/protocol.md, rule 7).
 func leaseWait(l time.Duration) time.Duration {
 	//fault: if ablated("no-drift-margin") { return l }
 	wait := time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond

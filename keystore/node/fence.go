@@ -38,8 +38,8 @@ func (f *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now t
 	}
 	seen := make(map[string]heartbeat, len(nodes))
 	var fence, remove []keystore.Node
-	// This process may have been stopped, or the database unavailable to all nodes. Then a node that
-	// seems silent may be healthy.
+	// This process may have been stopped, or the database unavailable to all nodes. Then a node
+	// that seems silent may be healthy.
 	blind := now.Sub(f.lastRun) > n.settings.Load().Lease/2
 	f.lastRun = now
 	for _, other := range nodes {

@@ -32,9 +32,9 @@ func (n *Node) readDeployment(ctx context.Context) error {
 
 // acceptNewHistory continues with a database that has another history: it was restored from a
 // backup, or lost committed changes when another server took over (docs/protocol.md, rule 9).
-// Before the node trusts it, it drops its cache, voids entries in the shared cache with a new
-// epoch, and repeats its own revokes. Nodes of the lost history may still hold a lease. Their rows
-// are written into the new history as fencing, so that every revoke waits for them.
+// Before the node trusts the database, it drops its cache, voids the entries in the shared cache
+// with a new epoch, and repeats its own revokes. Nodes of the lost history may still hold a lease.
+// Their rows are written into the new history as fencing, so that every revoke waits for them.
 func (n *Node) acceptNewHistory(head keystore.Head) error {
 	m := n.membership
 	m.lease.drop()
@@ -52,7 +52,7 @@ func (n *Node) acceptNewHistory(head keystore.Head) error {
 	if slices.Contains(m.formerEpochs, head.Epoch) { // the database has lost the new epoch too
 		was = head.Epoch
 	}
-	if err := n.db.NewEpoch(ctx, was, m.readers(head)); err != nil {
+	if err := n.db.NewEpoch(ctx, was, m.leaseHolders(head)); err != nil {
 		return n.StoreFailed("giving the deployment a new epoch", err)
 	}
 	if err := n.revokes.reassert(n.running, n.db, m.history()); err != nil {
@@ -80,7 +80,7 @@ func (n *Node) followTimeline(head keystore.Head) error {
 	if m.timeline != "" && m.timeline != timeline {
 		ctx, cancel := context.WithTimeout(n.running, QueryTimeout)
 		defer cancel()
-		if err := n.db.NewEpoch(ctx, "", m.readers(head)); err != nil {
+		if err := n.db.NewEpoch(ctx, "", m.leaseHolders(head)); err != nil {
 			return n.StoreFailed("registering the other nodes with the new primary", err)
 		}
 		m.takeovers.Add(1)
@@ -93,10 +93,10 @@ func (n *Node) followTimeline(head keystore.Head) error {
 	return nil
 }
 
-// readers returns the other nodes that may hold a lease. If the server does not wait for standbys,
-// it may have lost rows that this node never saw. One more node with the longest known lease then
-// stands for them.
-func (m *membership) readers(head keystore.Head) []keystore.Node {
+// leaseHolders returns the other nodes that may hold a lease. If the server does not wait for
+// standbys, it may have lost rows that this node never saw. One more node with the longest known
+// lease then stands for them.
+func (m *membership) leaseHolders(head keystore.Head) []keystore.Node {
 	//fault: if ablated("forget-readers") { return nil }
 	all := make(map[string]keystore.Node, len(m.peers))
 	maps.Copy(all, m.peersBefore)

@@ -16,7 +16,7 @@ func (n *Node) IsMemberToken(token string) bool {
 }
 
 // Inspect reports, without a query, whether a credential can be valid, and whether its tag proves
-// that this deployment created it. A credential with one of our prefixes must have the right tag.
+// that this deployment created it. A credential with an accepted prefix must have the right tag.
 // Any other can only have been imported.
 func (n *Node) Inspect(credential string) (tagged, ok bool) {
 	if !keystore.PossibleCredential(credential) {

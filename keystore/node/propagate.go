@@ -91,7 +91,7 @@ func (n *Node) propagate(ctx context.Context, c Commit, wait time.Duration) Prop
 	}
 }
 
-// propagateObserved is propagate for a change that takes access away. It reports the duration to
+// propagateObserved is propagate for a change that removes access. It reports the duration to
 // the observer, even if the change completes after wait. At most maxWatched such changes are
 // watched at a time.
 func (n *Node) propagateObserved(c Commit, wait time.Duration) Propagation {
@@ -214,7 +214,7 @@ func (n *Node) Propagate(c Commit, wait time.Duration) (Propagation, error) {
 	return n.unlessLost(c, n.propagate(context.Background(), c, wait))
 }
 
-// PropagateObserved is Propagate for a change that takes access away. It also reports the duration
+// PropagateObserved is Propagate for a change that removes access. It also reports the duration
 // to the [Observer].
 func (n *Node) PropagateObserved(c Commit, wait time.Duration) (Propagation, error) {
 	return n.unlessLost(c, n.propagateObserved(c, wait))

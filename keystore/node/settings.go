@@ -11,7 +11,8 @@ type Settings struct {
 	// TokenPrefixes are the accepted prefixes of keys' tokens. New keys get the first one.
 	// [keystore.MemberPrefix] must not be among them.
 	TokenPrefixes []string
-	// AbandonedPrefixes are prefixes that are no longer accepted on purpose: see [OtherPrefix].
+	// AbandonedPrefixes are former prefixes that are deliberately no longer accepted: see
+	// [OtherPrefix].
 	AbandonedPrefixes []string
 	// LocalCache is the maximum number of cached records.
 	LocalCache int
