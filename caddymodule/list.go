@@ -30,7 +30,7 @@ func (h *Handler) serveNext(
 	record, policy, need := c.record, c.policy, c.need
 	a := newListResponse(w, r, jsonlist.Filter{Items: l.ItemsPath, ID: l.IDPath,
 		Keep: func(id string) bool {
-			return record != nil && record.Sees(policy, policy.Namespace(id), l.Kind, need)
+			return record != nil && record.MaySee(policy, policy.Namespace(id), l.Kind, need)
 		}})
 	cause, err := a.serve(r, next)
 	if cause == nil {

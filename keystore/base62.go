@@ -6,7 +6,7 @@ const (
 	base62TagSpace = 218340105584896 // 62^8
 )
 
-// isBase62 tells for each byte whether it is a base62 digit.
+// isBase62 reports for each byte whether it is a base62 digit.
 var isBase62 = func() (t [256]bool) {
 	for i := range len(base62Alphabet) {
 		t[base62Alphabet[i]] = true

@@ -222,7 +222,7 @@ const (
 // A CapacityUse is the use of one cap.
 type CapacityUse struct {
 	Resource string // "namespaces", "roles", "members", "directory_bytes" or "keys"
-	Scope    string // of "namespace" and "owner", the use counts the largest one
+	Scope    string // for "namespace" and "owner", Used is the highest of all
 	Used     int64
 	Cap      int64
 }

@@ -60,7 +60,7 @@ func (g *CompiledGrants) Size() int64 {
 // resolved caches entitlements under one directory, by the namespaces of earlier requests.
 type resolved struct {
 	directory *Directory
-	first     *Namespace // the only one of most keys
+	first     *Namespace // most keys are used in only one
 	inFirst   *entitlement
 	others    map[*Namespace]*entitlement // nil if there are none
 }
@@ -80,7 +80,7 @@ func (e *entitlement) allows(n *Need) bool {
 	return e.key.Allows(*n) && (e.root || e.owner.Allows(*n))
 }
 
-// maxResolved is how many namespaces a resolved caches.
+// maxResolved is the maximum number of namespaces in a resolved.
 const maxResolved = 256
 
 // under returns what a key with these grants may do in a namespace, which may be nil.

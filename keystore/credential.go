@@ -2,8 +2,8 @@ package keystore
 
 import "strings"
 
-// PossibleCredential reports whether s can be a credential, a token of ours or an imported one: 8
-// to 512 visible ASCII characters (docs/api_key.md, rule 6).
+// PossibleCredential reports whether s has the form of a credential, imported or not: 8 to 512
+// visible ASCII characters (docs/api_key.md, rule 6).
 func PossibleCredential(s string) bool {
 	if len(s) < MinCredentialLen || len(s) > MaxCredentialLen {
 		return false

@@ -3,37 +3,36 @@ package keystore
 import "errors"
 
 // Errors of a [Database] that callers tell apart. Any other error, including that of a cancelled
-// context, means that the answer is not known: the data plane then reports [Unavailable], never
-// [Unknown].
+// context, means that the answer is not known. A request then gets [Unavailable], never [Unknown].
 var (
-	// ErrNotFound says that the named object does not exist.
+	// ErrNotFound means that the named object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrExists says that an id, or a member's login, is already taken.
+	// ErrExists means that an id, or a member's login, is already taken.
 	ErrExists = errors.New("already exists")
-	// ErrSpent says that a credential belongs to a key, or belonged to one before.
+	// ErrSpent means that a credential belongs to a key, or belonged to one before.
 	ErrSpent = errors.New("credential has been used before")
-	// ErrTruncated says that the change log no longer holds every change since a position, or that
+	// ErrTruncated means that the change log no longer holds every change since a position, or that
 	// the position is not in this history.
 	ErrTruncated = errors.New("the change log no longer reaches back that far")
-	// ErrTokenKey says that the configured token key is not the one with which the tokens of this
+	// ErrTokenKey means that the configured token key is not the one with which the tokens of this
 	// deployment were created.
 	ErrTokenKey = errors.New("token key mismatch")
-	// ErrReplaced says that files of the database were replaced or removed while it was open, so
+	// ErrReplaced means that files of the database were replaced or removed while it was open, so
 	// that other processes may open different files under the same name. A node that gets it drops
 	// its lease and its cache.
 	ErrReplaced = errors.New("files of the database were replaced while it was open")
-	// ErrNewerSchema says that a later version of this program has migrated the database.
+	// ErrNewerSchema means that a later version of this program has migrated the database.
 	ErrNewerSchema = errors.New("the database was migrated by a newer version")
 )
 
-// A Database is the system of record. It is composed of roles, each with its own contract; a
-// function that needs one role accepts that role alone. This is the contract of all of them.
-// Package keystoretest tests it.
+// A Database is the system of record. Each of its parts is an interface with its own contract, and
+// a function that needs one part accepts only that interface. What follows is the contract of all
+// parts. Package keystoretest tests it.
 //
 // Consistency: a Database is linearizable and durable. A write that returned nil is visible to
 // every later call of any process, and survives a kill or a power failure. Every change of a key, a
 // secret, a namespace, a role or a member, by any program, takes the next [Revision] in its own
-// transaction, from a single row, and leaves at least one [Change] under it. Revisions have no gaps
+// transaction, from a single row, and logs at least one [Change] with it. Revisions have no gaps
 // and follow the order of the commits: a reader that sees revision r sees all changes up to r. Last
 // uses, nodes, sessions and expiring values take no revision. Neither does a new key by itself: the
 // change is the addition of its secrets.

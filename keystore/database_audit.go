@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// AuditReader is the role of a [Database] that reads the audit log.
+// AuditReader is the part of a [Database] that reads the audit log.
 type AuditReader interface {
 	// Audits returns at most limit rows that match a filter, newest first, and the cursor of the
 	// next page, empty after the last. A page also ends at about [PageBytes].
@@ -19,12 +19,12 @@ type AuditReader interface {
 // An AuditFilter selects rows of the audit log. A row must match every field that is set; the zero
 // value selects all.
 type AuditFilter struct {
-	Namespaces []string // the row names at least one namespace, and only these; nil: any row
-	Namespace  string   // the row names this one; empty: any row
+	Namespaces []string // the row names at least one namespace and no others; nil matches any row
+	Namespace  string   // the row names this one; empty matches any row
 	Actor      string
 	Action     string
 	Object     string
-	From, To   time.Time // From is inclusive, To exclusive; zero: unbounded
+	From, To   time.Time // From is inclusive, To exclusive; zero means no bound
 }
 
 // An AuditRow is one change in the audit log.
@@ -36,7 +36,7 @@ type AuditRow struct {
 	Action     string // "key.mint", "namespace.delete", …
 	Object     string // id
 	Namespaces []string
-	Before     string // JSON; empty: none
-	After      string // JSON; empty: none
+	Before     string // JSON; empty if the object was created
+	After      string // JSON; empty if the object was deleted
 	Hash       Digest // of this row and the Hash of the row before it
 }

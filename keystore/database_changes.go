@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// ChangeLog is the role of a [Database] from which a node learns what has changed.
+// ChangeLog is the part of a [Database] that tells nodes what has changed.
 type ChangeLog interface {
 	// Renew returns the head of the change log and the node's own state, from one snapshot taken
 	// after the call began. It also reports whether the position of the node is in this history.
@@ -15,41 +15,43 @@ type ChangeLog interface {
 	// Changes returns the changes after one revision, up to and including another, in order. After
 	// ErrTruncated the caller treats everything as changed.
 	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
-	// Changed returns a channel, with a capacity of one, that receives a value when another caller
-	// may have committed a change; within 100 ms if that was another process. It may also receive
-	// without a change. Close closes it.
+	// Changed returns a channel with a capacity of one. It receives a value when another caller may
+	// have committed a change, within 100 ms if that caller is another process. It may also receive
+	// one without a change. Close closes it.
 	Changed() <-chan struct{}
 }
 
 // Revision numbers the changes of a deployment. Zero is before the first change.
 type Revision int64
 
-// A Position is a revision and the random mark that it got. Two databases that share their history
-// up to some revision, as after a restore, have different marks from there on. The zero value is
-// before the first change.
+// A Position is a revision and the random mark that was assigned to it. Two databases that share
+// their history up to some revision, as after a restore, have different marks from there on. The
+// zero value is before the first change.
 type Position struct {
 	Revision Revision
 	Mark     string
 }
 
-// Nowhere is the position since which everything counts as changed.
+// Nowhere is the position of a node that has read nothing: everything has changed since.
 var Nowhere = Position{Revision: -1}
 
 // Head is the state of the change log as one node sees it.
 type Head struct {
 	Position // of the newest change
 	Epoch    string
-	// Diverged says that the node's position is not in this history: committed changes were lost.
+	// Diverged reports whether the node's position is missing from this history, because committed
+	// changes were lost.
 	Diverged bool
 	Node     NodeState // of the node that asks
 	Nodes    int       // number of registered nodes, in any state
 	Imported bool      // whether an imported secret was ever stored
 	Now      time.Time // the database's clock, read during the call
-	// Silent says that the database has not answered for a while since the last Join or Confirm:
-	// another server may have taken over.
+	// Silent reports whether the database has failed to answer for a while since the last Join or
+	// Confirm. Another server may then have taken over.
 	Silent bool
-	Noted  time.Time // the time stored by NoteTime; zero: none
-	// Standbys says that commits wait for a standby, so that a failover loses no committed change.
+	Noted  time.Time // the time stored by NoteTime; zero if none
+	// Standbys reports whether commits wait for a standby, so that a failover loses no committed
+	// change.
 	Standbys bool
 	// Timeline identifies the server: it changes when a standby takes over. Empty if the database
 	// has no standbys.
@@ -61,19 +63,19 @@ type Change struct {
 	Revision Revision
 	Kind     ChangeKind
 	Digest   Digest // of the changed secret, for ChangeKey; zero for a key without secrets
-	// Ends is when the changed secret stops being valid, for ChangeKey. The Unix epoch: it is not
-	// valid now. Zero: never.
+	// Ends is when the changed secret stops being valid, for ChangeKey. The zero time means never,
+	// and the Unix epoch that it is not valid now.
 	Ends time.Time
 }
 
-// ChangeKind says what a change can affect.
+// ChangeKind is what a change can affect.
 type ChangeKind string
 
 // Kinds of changes.
 const (
 	ChangeKey ChangeKind = "key" // one key, through one of its secrets
-	// ChangeNew says that credentials were added, too many to list: a credential that was unknown
-	// may be valid now.
+	// ChangeNew means that too many credentials were added to list them. A credential that was
+	// unknown may be valid now.
 	ChangeNew    ChangeKind = "new"
 	ChangePolicy ChangeKind = "policy" // namespaces, roles, members
 	ChangeAll    ChangeKind = "all"    // anything

@@ -5,20 +5,21 @@ import (
 	"time"
 )
 
-// KeyReader is the role of a [Database] that reads keys.
+// KeyReader is the part of a [Database] that reads keys.
 type KeyReader interface {
 	// KeyByDigest returns the key that a secret with this digest authenticates as, and the head of
 	// the change log, both from one snapshot taken after the call began. The digest of a token that
 	// was rotated out still finds its key, but is not among the key's Secrets. The key is nil, with
 	// no error, if no key has or had the secret.
 	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
-	// Key returns one key. ErrNotFound.
+	// Key returns one key, or ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. A filter with a Text examines a few thousand keys
-	// at most: a page may then be short or empty without being the last. Orders other than by
-	// creation time are for a few thousand keys: with more, Keys returns an [Error] of KindInvalid.
+	// at most: a page may then be short or empty without being the last. Only the order by creation
+	// time works for any number of keys. With another order and more than a few thousand keys, Keys
+	// returns an [Error] of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
 	// CountKeys returns the number of keys by status.
@@ -34,29 +35,29 @@ type KeyReader interface {
 	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
 }
 
-// UsageRecorder is the role of a [Database] that stores when keys were last used.
+// UsageRecorder is the part of a [Database] that stores when keys were last used.
 type UsageRecorder interface {
-	// RecordUse stores last uses: key id to time. It ignores unknown ids and times that are not
-	// later than the stored one.
+	// RecordUse stores the times of last uses, by key id. It ignores unknown ids and times that are
+	// not later than the stored one.
 	RecordUse(ctx context.Context, uses map[string]time.Time) error
 }
 
 // A KeyFilter selects keys. A key must match every field that is set; the zero value selects all.
 type KeyFilter struct {
-	Namespaces []string // the home is one of these; nil: any; empty but not nil: matches no key
-	In         string   // the home is this one, or a grant names it; empty: any
-	// Visible and OrOwner belong together: the home is in Visible, or the key acts for the member
-	// OrOwner, wherever its home is. A nil Visible matches any key.
+	Namespaces []string // the home is one of these; nil matches any key, an empty list none
+	In         string   // the home, or the namespace of a grant; empty matches any key
+	// Visible and OrOwner are one condition: the home is in Visible, or the member OrOwner owns the
+	// key. A nil Visible matches any key.
 	Visible   []string
-	OrOwner   string // empty: nobody
+	OrOwner   string // empty for no member
 	Status    Status
 	Now       time.Time // the time at which Status is determined
 	Owner     string
 	CreatedBy string
 	Role      string
 	Metadata  map[string]string // the key has all of these entries, compared exactly
-	// Text is contained in the name, the id or a listed prefix. ASCII case is ignored, and there
-	// are no wildcards.
+	// Text occurs in the name, the id or a listed prefix. ASCII case is ignored, and there are no
+	// wildcards.
 	Text string
 	Sort KeySort
 }

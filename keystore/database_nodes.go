@@ -5,36 +5,36 @@ import (
 	"time"
 )
 
-// Deployments is the role of a [Database] that holds what all nodes of one deployment share.
+// Deployments is the part of a [Database] that holds the state that all nodes share.
 type Deployments interface {
 	// Deployment returns the deployment. The first call prepares it: the epoch, a token key unless
 	// one is configured, and the namespace `default`. Concurrent first calls of several processes
-	// get the same deployment. configured is the token key of the configuration, nil for none. It
-	// returns ErrTokenKey if tokens may have been created with another.
+	// get the same deployment. configured is the token key from the configuration, or nil.
+	// Deployment returns ErrTokenKey if tokens may have been created with another key.
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
-	// NewEpoch gives the deployment another epoch if the current one is `was`. It also registers
-	// nodes of another history as fencing, by their Incarnation, Address and Lease. An existing
-	// row stays unchanged, because its node has joined again. After a nil error all of this is
-	// durable, and so is an epoch that another process has set.
+	// NewEpoch gives the deployment a new epoch if was is the current one. It also registers nodes
+	// of another history as fencing, with their Incarnation, Address and Lease. An existing row
+	// stays unchanged, because its node has joined again. After a nil error all of this is durable,
+	// and so is an epoch that another process has set.
 	NewEpoch(ctx context.Context, was string, nodes []Node) error
 	// NoteTime stores t unless a later time is stored. [Head] returns the stored time, which need
 	// not survive a crash.
 	NoteTime(ctx context.Context, t time.Time) error
 }
 
-// A Deployment is what all nodes of one database share permanently.
+// A Deployment is the permanent state that all nodes of one database share.
 type Deployment struct {
-	Epoch    string // random; another one after a restore that declares itself
+	Epoch    string // random; a new one after the database has lost changes
 	TokenKey [32]byte
 }
 
-// Membership is the role of a [Database] that registers nodes, so that a revoke knows for which
-// nodes it has to wait. A node that does not exist is not an error in any of these methods.
+// Membership is the part of a [Database] that registers nodes, so that a revoke knows which nodes
+// to wait for. None of its methods fails because a node does not exist.
 type Membership interface {
-	// Join registers a node by its Incarnation, Address, Lease and Former. It must return nil
-	// before the node first trusts its cache. Each start has a new incarnation, and so has a node
-	// that was fenced: an incarnation that was removed never returns. An existing row keeps its
-	// state and the longer lease, but is written again: after a nil error it is durable.
+	// Join registers a node with its Incarnation, Address, Lease and Former. It must return nil
+	// before the node first trusts its cache. Each start, and each node that joins again after it
+	// was fenced, uses a new incarnation: one that was removed is never used again. An existing row
+	// keeps its state and the longer lease, but is written again: after a nil error it is durable.
 	Join(ctx context.Context, n Node) error
 	// SetLease changes the lease of a node.
 	SetLease(ctx context.Context, incarnation string, lease time.Duration) error
@@ -66,7 +66,7 @@ type Node struct {
 	// Former is the previous incarnation of this node, which holds no lease any more. Only Join
 	// uses it.
 	Former string
-	Epoch  string    // of the deployment when the node joined; empty: unknown
+	Epoch  string    // of the deployment when the node joined; empty if unknown
 	Joined time.Time // by the database's clock, as is Heard
 	Heard  time.Time // when the node last joined or acknowledged
 }

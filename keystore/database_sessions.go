@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// SessionStore is the role of a [Database] that stores browser sessions.
+// SessionStore is the part of a [Database] that stores browser sessions.
 type SessionStore interface {
 	// InsertSession adds a session with a new ID. Each token keeps its MaxSessions most recently
 	// used sessions; the others are deleted.
 	InsertSession(ctx context.Context, s Session) error
-	// Session returns one session. ErrNotFound.
+	// Session returns one session, or ErrNotFound.
 	Session(ctx context.Context, id Digest) (*Session, error)
 	// UseSession records a use of a session. It ignores an unknown id and a time that is not later
 	// than the stored one.

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Transactor is the role of a [Database] that changes objects.
+// Transactor is the part of a [Database] that changes objects.
 type Transactor interface {
 	// Update runs change in one transaction and returns the head of the change log right after it.
-	// No other transaction of the whole deployment writes meanwhile. If change returns an error,
-	// Update rolls everything back and returns that error as it is.
+	// Meanwhile, no other transaction of the deployment writes. If change returns an error, Update
+	// rolls everything back and returns that error unchanged.
 	Update(ctx context.Context, change func(Tx) error) (Revision, error)
 }
 
-// A Tx is one transaction of [Transactor.Update]. It is composed of roles, like [Database]. Only
-// one goroutine may use it, and only until the function that got it returns. Its methods end with
-// the context of Update. Reads see what the transaction has written.
+// A Tx is one transaction of [Transactor.Update]. It consists of parts, like [Database]. Only one
+// goroutine may use it, and only until the function passed to Update returns. Its methods fail when
+// the context of Update is done. Reads include the writes of the transaction.
 type Tx interface {
 	// Now returns the database's clock: the same time throughout the transaction, and never before
 	// the time stored by NoteTime.
@@ -29,9 +29,9 @@ type Tx interface {
 	ExpiringValues
 }
 
-// KeyWriter is the role of a [Tx] that creates and changes keys.
+// KeyWriter is the part of a [Tx] that creates and changes keys.
 type KeyWriter interface {
-	// Key returns one key. ErrNotFound.
+	// Key returns one key, or ErrNotFound.
 	Key(id string) (*Key, error)
 	// Keys returns the existing keys among ids, ordered by id.
 	Keys(ids []string) ([]Key, error)
@@ -39,27 +39,28 @@ type KeyWriter interface {
 	// refuses, by index: ErrExists if the id is taken, ErrSpent if any key ever had one of the
 	// digests. A refused key does not affect those after it.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
-	// UpdateKey replaces the key with that id, except LastUsedAt. It adds the secrets that are new
-	// in k (ErrSpent) and sets the ExpiresAt of the others. A secret that is no longer in k is not
-	// valid any more, but its digest is kept. ErrNotFound.
+	// UpdateKey replaces the key with the id of k, except its LastUsedAt. It adds the secrets that
+	// are new in k and sets the ExpiresAt of the others. A secret that is no longer in k becomes
+	// invalid, but its digest is kept. UpdateKey returns ErrNotFound if the key does not exist, and
+	// ErrSpent if any key ever had the digest of a new secret.
 	UpdateKey(k *Key) error
 	// RevokeKeys revokes keys and increments their Version. reasons maps ids to reasons; ids of
 	// keys that do not exist or are already revoked are ignored.
 	RevokeKeys(reasons map[string]string, by string) error
-	// DeleteKey deletes the key. The digests of its secrets are kept. ErrNotFound.
+	// DeleteKey deletes a key, or returns ErrNotFound. The digests of its secrets are kept.
 	DeleteKey(id string) error
 }
 
-// KeyImporter is the role of a [Tx] for imports that take several transactions. The secrets of an
+// KeyImporter is the part of a [Tx] for imports that take several transactions. The secrets of an
 // import become valid all at once, when it is published.
 type KeyImporter interface {
 	// BeginImport registers an import by a node and returns its id.
 	BeginImport(node, caller string) (id int64, err error)
 	// StageKeys is InsertKeys for keys of an import. CreatedBy must be the import's caller, and
-	// CreatedAt the Now of BeginImport. ErrNotFound: the import was abandoned.
+	// CreatedAt the Now of BeginImport. It returns ErrNotFound if the import was abandoned.
 	StageKeys(id int64, keys []*Key) (refused map[int]error, err error)
-	// PublishImport completes an import and makes all its secrets valid. ErrNotFound: the import
-	// was abandoned.
+	// PublishImport completes an import and makes all its secrets valid. It returns ErrNotFound if
+	// the import was abandoned.
 	PublishImport(id int64) error
 	// AbandonImports abandons the import with this id, imports that have added no key since idle,
 	// and imports of nodes that no longer exist.
@@ -67,17 +68,17 @@ type KeyImporter interface {
 	// RemoveAbandoned removes at most limit keys of abandoned imports and returns them. Their ids
 	// and digests can be used again. It returns none when none are left.
 	RemoveAbandoned(limit int) ([]Key, error)
-	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned leaves, because they
-	// were changed after the import had added them, and that are not revoked. If there are none,
-	// and nothing to remove, it removes the imports. A revoked key and its digests stay.
+	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned does not remove,
+	// because they were changed after the import had added them. It leaves out revoked keys, which
+	// stay with their digests. If there are none, and nothing to remove, it removes the imports.
 	ChangedAbandoned(limit int) (ids []string, err error)
 }
 
-// KeyRelations is the role of a [Tx] that finds keys by the objects that they refer to.
+// KeyRelations is the part of a [Tx] that finds keys by the objects that they refer to.
 type KeyRelations interface {
-	// KeysMadeBy returns the ids of the keys whose CreatedBy is one of creators, oldest first for
-	// each creator.
-	KeysMadeBy(creators ...string) ([]string, error)
+	// KeysCreatedBy returns the ids of the keys whose CreatedBy is one of creators, oldest first
+	// for each creator.
+	KeysCreatedBy(creators ...string) ([]string, error)
 	// KeysOwnedBy returns the number of keys that act for a member, without revoked keys and the
 	// member's own token.
 	KeysOwnedBy(member string) (int64, error)
@@ -86,7 +87,7 @@ type KeyRelations interface {
 	CountOwned(owner string) (int64, error)
 	// CountHomed returns the number of keys whose home is a namespace, counted like CountOwned.
 	CountHomed(namespace string) (int64, error)
-	// PersonalKey returns the key of a member's token, nil if there is none that is not revoked.
+	// PersonalKey returns the key of a member's token, or nil if there is none or it is revoked.
 	PersonalKey(member string) (*Key, error)
 	// KeysHolding calls f with each key that is not revoked, has its home in one of the namespaces,
 	// and has the role in a grant, until f returns false. Only ID, Namespace, Owner and Grants of
@@ -96,8 +97,8 @@ type KeyRelations interface {
 	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected
 	// grants and once for others.
 	RoleHeld(role RoleID) ([]Reach, error)
-	// NamespaceInUse returns the id of a key whose home is the namespace or that has a grant in it,
-	// empty if there is none.
+	// NamespaceInUse returns the id of a key that has its home or a grant in the namespace, or ""
+	// if there is none.
 	NamespaceInUse(id string) (key string, err error)
 }
 
@@ -107,47 +108,49 @@ type Reach struct {
 	Connected bool
 }
 
-// PolicyWriter is the role of a [Tx] that reads and changes namespaces, roles and members.
+// PolicyWriter is the part of a [Tx] that reads and changes namespaces, roles and members.
 type PolicyWriter interface {
 	// Policy is [PolicyReader.Policy] inside the transaction.
 	Policy(since Position) (*Policy, error)
 
-	// InsertNamespace adds a namespace. ErrExists.
+	// InsertNamespace adds a namespace, or returns ErrExists.
 	InsertNamespace(ns *Namespace) error
-	// UpdateNamespace replaces the namespace with that id. ErrNotFound.
+	// UpdateNamespace replaces the namespace with the id of ns, or returns ErrNotFound.
 	UpdateNamespace(ns *Namespace) error
-	// DeleteNamespace deletes a namespace. ErrNotFound.
+	// DeleteNamespace deletes a namespace, or returns ErrNotFound.
 	DeleteNamespace(id string) error
 	// FormerNamespace reports whether a namespace with this id has been deleted, by any program.
 	FormerNamespace(id string) (bool, error)
 
-	// InsertRole adds a role. ErrExists.
+	// InsertRole adds a role, or returns ErrExists.
 	InsertRole(r *Role) error
-	// UpdateRole replaces the description, the permissions and the version of a role. ErrNotFound.
+	// UpdateRole replaces the description, the permissions and the version of a role, or returns
+	// ErrNotFound.
 	UpdateRole(r *Role) error
-	// DeleteRole deletes a role. ErrNotFound.
+	// DeleteRole deletes a role, or returns ErrNotFound.
 	DeleteRole(id RoleID) error
 
-	// InsertMember adds a member. ErrExists: the id or the login is taken.
+	// InsertMember adds a member, or returns ErrExists if the id or the login is taken.
 	InsertMember(m *Member) error
-	// UpdateMember replaces the member with that id. ErrNotFound. ErrExists: the login is taken.
+	// UpdateMember replaces the member with the id of m. It returns ErrNotFound if the member does
+	// not exist, and ErrExists if the login is taken.
 	UpdateMember(m *Member) error
-	// DeleteMember deletes a member. ErrNotFound.
+	// DeleteMember deletes a member, or returns ErrNotFound.
 	DeleteMember(id string) error
 }
 
-// AuditWriter is the role of a [Tx] that extends the audit log.
+// AuditWriter is the part of a [Tx] that extends the audit log.
 type AuditWriter interface {
-	// LastAudit returns the newest row of the audit log, nil if there is none.
+	// LastAudit returns the newest row of the audit log, or nil if there is none.
 	LastAudit() (*AuditRow, error)
 	// AppendAudit adds rows. The Seq of each must be that of the row before it plus one.
 	AppendAudit(rows []*AuditRow) error
 }
 
-// ExpiringValues is the role of a [Tx] that stores short texts for a limited time. The caller
-// chooses their meaning, the scopes and, by since, how long they are kept.
+// ExpiringValues is the part of a [Tx] that stores short texts for a limited time. The caller
+// chooses the scopes, the meaning of the values and, with since, how long they are kept.
 type ExpiringValues interface {
-	// Remembered returns the value stored under a scope and a key, empty if there is none or it was
+	// Remembered returns the value stored under a scope and a key, or "" if there is none or it was
 	// stored before since.
 	Remembered(scope, key string, since time.Time) (value string, err error)
 	// Remember stores a value under a scope and a key, and deletes all values stored before since.

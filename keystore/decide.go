@@ -2,7 +2,7 @@ package keystore
 
 import "net/netip"
 
-// A Request is a request as far as [Decide] depends on it.
+// A Request contains the properties of a request that [Decide] depends on.
 type Request struct {
 	// Now is the time on the database's clock, in Unix nanoseconds, read after the request arrived.
 	Now       int64

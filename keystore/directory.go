@@ -9,8 +9,8 @@ import (
 	"unique"
 )
 
-// A Policy is the rows of namespaces, roles and members, or those that have changed. Together with
-// a key, they determine every decision. Every node holds all of them in memory.
+// A Policy holds the rows of all namespaces, roles and members, or of those that have changed.
+// Together with a key, they determine every decision. Every node holds all of them in memory.
 type Policy struct {
 	Revision   Revision // of the newest change to one of the rows
 	At         Position // of the snapshot from which the rows were read
@@ -45,7 +45,7 @@ const (
 type Directory struct {
 	revision   Revision
 	namespaces map[string]*Namespace
-	reached    map[string][]*Namespace // by namespace: the descendants that its `reach` includes
+	reached    map[string][]*Namespace // by namespace, the descendants in its `reach`
 	roles      map[RoleID]*role
 	members    map[string]*member
 	logins     map[string]*member
@@ -103,9 +103,10 @@ var builtin = func() *Directory {
 	return d
 }()
 
-// With returns the directory with the changes of p, which must not be modified afterwards. Apart
-// from copying the maps, its cost depends only on the number of changes. counts provides the
-// counters of the new directory's namespaces; nil leaves them out.
+// With returns the directory with the changes of p, which must not be modified afterwards. It
+// copies the maps and checks all namespaces again if one of them has changed. Apart from that, its
+// cost depends only on the number of changes. counts provides the counters of the new directory's
+// namespaces; nil leaves them out.
 func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	d = &Directory{
 		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
@@ -279,8 +280,8 @@ func (d *Directory) Ancestry(ns *Namespace) iter.Seq[*Namespace] {
 	}
 }
 
-// Depth returns the level of a namespace: 1 without a parent, more than [MaxDepth] if it is nested
-// too deep. It also reports whether the namespace is its own ancestor.
+// Depth returns the level of a namespace: 1 for one without a parent, more than [MaxDepth] for one
+// that is nested too deep. It also reports whether the namespace is its own ancestor.
 func (d *Directory) Depth(ns *Namespace) (level int, cycle bool) {
 	for at := range d.Ancestry(ns) {
 		if level++; at.Parent == ns.ID {
@@ -290,8 +291,8 @@ func (d *Directory) Depth(ns *Namespace) (level int, cycle bool) {
 	return level, false
 }
 
-// Descendants returns the descendants of a namespace, and how many levels it spans together with
-// them.
+// Descendants returns the descendants of a namespace. height is the number of levels of the tree
+// that they form with the namespace.
 func (d *Directory) Descendants(id string) (height int, descendants []*Namespace) {
 	height = 1
 	for _, ns := range d.namespaces {
@@ -375,8 +376,8 @@ func (d *Directory) findReached() {
 	}
 }
 
-// Reaches reports whether the `reach` of a namespace includes one of its descendants, which must be
-// of this directory.
+// Reaches reports whether the `reach` of the namespace above includes its descendant below. The
+// latter must come from this directory.
 func (d *Directory) Reaches(above string, below *Namespace) bool {
 	return slices.Contains(below.reachedBy, above)
 }

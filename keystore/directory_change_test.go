@@ -225,8 +225,9 @@ func TestRequestCounters(t *testing.T) {
 	}
 }
 
-// TestDecideUnderNewDirectory checks that nothing is remembered of a directory in which the owner of
-// a key was still enabled. A change of a member keeps the namespaces, which is what is remembered by.
+// TestDecideUnderNewDirectory checks that a decision uses nothing cached under a directory in which
+// the owner of the key was still enabled. Entitlements are cached by namespace, and a change of a
+// member keeps the namespaces.
 func TestDecideUnderNewDirectory(t *testing.T) {
 	all := []Grant{{Namespace: "*", Permissions: MustParsePermissions("*")}}
 	enabled := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "acme"}, {ID: "other"}},

@@ -18,7 +18,7 @@ func (d *Directory) GrantsOf(member string) *CompiledGrants {
 	return NoGrants
 }
 
-// SetFor returns the permissions that grants give in a namespace, or in all of them:
+// SetFor returns the permissions that grants give in a namespace, or in all namespaces for
 // [AnyNamespace]. If wide is true, or the namespace does not exist, only connected grants and
 // grants in all namespaces count. key is as for [Directory.SetIn].
 func (d *Directory) SetFor(g *CompiledGrants, namespace string, wide, key bool) *Set {
@@ -37,7 +37,7 @@ func (d *Directory) SetFor(g *CompiledGrants, namespace string, wide, key bool) 
 }
 
 // SetIn returns the permissions that grants give in a namespace (docs/authority.md, rule 3). key
-// tells that they are a key's grants: only those apply in descendants through `reach`. In an
+// says whether the grants are a key's. Only those also apply in descendants through `reach`. In an
 // unreadable namespace, only grants in all namespaces count.
 func (d *Directory) SetIn(g *CompiledGrants, ns *Namespace, key bool) *Set {
 	var parts []*Set
@@ -73,8 +73,8 @@ func (d *Directory) expand(g *compiledGrant) *Set {
 	return Union(parts...)
 }
 
-// HasGrant reports whether grants contain one in the same namespace as g, which is connected if g
-// is.
+// HasGrant reports whether grants contain a grant in g's namespace. If g is connected, that grant
+// must be connected too.
 func HasGrant(grants []Grant, g *Grant) bool { return indexGrant(grants, g) >= 0 }
 
 func indexGrant(grants []Grant, g *Grant) int {
@@ -82,15 +82,15 @@ func indexGrant(grants []Grant, g *Grant) int {
 		func(b Grant) bool { return b.Namespace == g.Namespace && (b.Connected || !g.Connected) })
 }
 
-// Adds reports whether grants give anything that the grants before did not.
+// Adds reports whether the grants in after give anything that those in before do not.
 func (d *Directory) Adds(before, after []Grant) bool {
 	return slices.ContainsFunc(after,
 		func(g Grant) bool { return !HasGrant(before, &g) || len(d.Added(before, &g)) > 0 })
 }
 
-// Added returns the permissions of a grant that the grants before did not cover. It includes all
-// permissions of each role that is new, because the holder of a role also gets permissions that are
-// added to it later.
+// Added returns the permissions of g that the grants in before do not cover. It includes all
+// permissions of each added role, because the holder of a role also gets the permissions that the
+// role is given later.
 func (d *Directory) Added(before []Grant, g *Grant) []Permission {
 	var was *Set
 	var had []string
@@ -113,8 +113,8 @@ func (d *Directory) Expand(g *Grant) *Set {
 		connected: g.Connected})
 }
 
-// Touched lists the namespaces in which grants apply. It may list one more than once. key is as for
-// [Directory.SetIn].
+// Touched lists the namespaces in which grants apply. It may list a namespace more than once. key
+// is as for [Directory.SetIn].
 func (d *Directory) Touched(g *CompiledGrants, key bool) []string {
 	var list []string
 	for i := range g.grants {

@@ -25,7 +25,7 @@ func grantsDirectory() *Directory {
 func TestGrantsOf(t *testing.T) {
 	d := grantsDirectory()
 	if d.GrantsOf(RootMember) != nil {
-		t.Error("root is bounded")
+		t.Error("root has limits")
 	}
 	if got := d.GrantsOf("ada"); got == NoGrants || got == nil {
 		t.Error("an active member has no grants")
@@ -94,7 +94,7 @@ func TestSetFor(t *testing.T) {
 	}
 }
 
-// TestAdds checks which grants are more than those before.
+// TestAdds checks which grants give more than those before.
 func TestAdds(t *testing.T) {
 	d := grantsDirectory()
 	before := []Grant{{Namespace: "acme", Permissions: MustParsePermissions("read", "orders:*"),
@@ -234,8 +234,8 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestResolvedSetsAreBounded checks that a key that is used in many namespaces is remembered in a
-// limited number of them.
+// TestResolvedSetsAreBounded checks that entitlements are cached for a limited number of
+// namespaces.
 func TestResolvedSetsAreBounded(t *testing.T) {
 	var p Policy
 	for i := range 3 * maxResolved {

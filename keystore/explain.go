@@ -2,15 +2,15 @@ package keystore
 
 import "slices"
 
-// An EffectiveGrant tells what one grant of a key allows.
+// An EffectiveGrant is the effect of one grant of a key.
 type EffectiveGrant struct {
 	Namespace string
 	Connected bool
-	Effective []Permission // those that both the key and its owner have
-	Sources   []Source     // those of the key, before its owner limits them
+	Effective []Permission // the permissions that both the key and its owner have
+	Sources   []Source     // of the key's permissions, before its owner limits them
 }
 
-// A Source tells where a permission of a key comes from.
+// A Source says where a permission of a key comes from.
 type Source struct {
 	Permission Permission
 	Own        bool     // the grant lists it

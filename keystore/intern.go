@@ -20,7 +20,7 @@ func (in *interner[T]) find(text string) *T {
 	return nil
 }
 
-// intern returns the value in use for a text. If there is none, that is v from now on.
+// intern returns the value in use for a text. If there is none, it stores v and returns it.
 func (in *interner[T]) intern(text string, v *T) *T {
 	pointer := weak.Make(v)
 	for {

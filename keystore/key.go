@@ -29,7 +29,7 @@ type Secret struct {
 	Digest    Digest
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero if it expires with the key
-	Imported  bool      // another system created the credential, so it has no tag of ours
+	Imported  bool      // another system created the credential, so it has no tag
 }
 
 // A Key gives a program access. Its id never changes. Times are UTC in microseconds.

@@ -105,7 +105,7 @@ func TestKeyTouches(t *testing.T) {
 	}
 }
 
-func TestRecordEnds(t *testing.T) {
+func TestRecordExpiry(t *testing.T) {
 	late := time.Date(2262, 4, 12, 0, 0, 0, 0, time.UTC) // too late for Unix nanoseconds
 	for _, test := range []struct {
 		name        string

@@ -2,7 +2,7 @@ package keystore
 
 import "time"
 
-// MemberKind tells people what a member is. It decides nothing.
+// MemberKind tells people what a member is. It has no effect on decisions.
 type MemberKind string
 
 // Kinds of members.
@@ -21,7 +21,7 @@ type Member struct {
 	// compared byte by byte. Empty means no user.
 	Login     string
 	Grants    []Grant
-	Labels    map[string]string // for people and their programs; they decide nothing
+	Labels    map[string]string // for people and their programs; they have no effect on decisions
 	Active    bool
 	CreatedAt time.Time
 	CreatedBy string

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// packedTexts are the names and values of a map, each after its length as a uvarint, sorted by name.
-// A million keys are cached, and a map of one pair alone takes 300 bytes.
+// packedTexts holds the names and values of a map, sorted by name, each preceded by its length as a
+// uvarint. A million keys may be cached, and a map takes 300 bytes even for one pair.
 type packedTexts string
 
 func packTexts(m map[string]string) packedTexts {
@@ -29,7 +29,7 @@ func (p packedTexts) find(name string) string {
 	rest := string(p)
 	next := func() (text string) {
 		length, size := binary.Uvarint(readOnly(rest[:min(len(rest), binary.MaxVarintLen64)]))
-		end := size + int(length) //nolint:gosec // packTexts wrote it
+		end := size + int(length)
 		text, rest = rest[size:end], rest[end:]
 		return text
 	}

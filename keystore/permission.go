@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Class tells whether a request reads or writes.
+// Class says whether a request reads or writes.
 type Class uint8
 
 // Classes of requests.
@@ -104,7 +104,7 @@ type Need struct {
 	Resource  string // may be empty
 	Operation string // may be empty; set only together with Resource
 
-	// Undeclared tells that a complete permission table has no row for the request. No permission
+	// Undeclared means that a complete permission table has no row for the request. No permission
 	// allows it.
 	Undeclared bool
 }

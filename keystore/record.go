@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A Record is a key as seen by one of its credentials, in the form that nodes cache. Except for its
-// last use, it is immutable.
+// A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
+// immutable except for the time of its last use.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -29,14 +29,14 @@ type Record struct {
 }
 
 const (
-	// Never is the expiry, in Unix nanoseconds, of what never expires.
+	// Never is the expiry, in Unix nanoseconds, of a key or credential that never expires.
 	Never = math.MaxInt64
 
 	rotatedOut = math.MinInt64
 )
 
 // NewRecord returns the record of a key for one of its digests. A digest that is not among the
-// key's secrets was rotated out. [Decide] refuses its record at any time.
+// key's secrets was rotated out. [Decide] always refuses its record.
 func NewRecord(k *Key, digest Digest) *Record {
 	r := &Record{
 		Digest: digest, KeyID: k.ID, Name: k.Name, Namespace: canonical(k.Namespace),

@@ -2,9 +2,9 @@ package keystore
 
 import "time"
 
-// A Role is a named set of permissions. It belongs to one namespace, and only grants in it can name
-// the role, or it is shared: its namespace is [AnyNamespace]. A name is shared or local, never
-// both.
+// A Role is a named set of permissions. It belongs to one namespace, and only grants in that
+// namespace can name it. A shared role has the namespace [AnyNamespace], and any grant can name it.
+// No other role has the name of a shared one.
 type Role struct {
 	Namespace   string
 	Name        string
@@ -28,14 +28,14 @@ func (r *Role) ID() RoleID { return RoleID{r.Namespace, r.Name} }
 // database.
 var builtinRoles = []Role{
 	{Namespace: AnyNamespace, Name: "client-admin",
-		Description: "Everything, members and namespaces included.",
+		Description: "Full access, including members and namespaces.",
 		Permissions: MustParsePermissions("*", "admin:*"), Builtin: true, Version: 1},
 	{Namespace: AnyNamespace, Name: "developer",
-		Description: "All data, keys and roles; reads the rest.",
+		Description: "Full access to data, keys and roles; read access to the rest.",
 		Permissions: MustParsePermissions("*", "admin.keys:*", "admin.roles:*", "admin:read"),
 		Builtin:     true, Version: 1},
 	{Namespace: AnyNamespace, Name: "viewer",
-		Description: "Sees keys and the rest, and changes nothing.",
+		Description: "Read access to everything except data.",
 		Permissions: MustParsePermissions("admin:read"), Builtin: true, Version: 1},
 }
 

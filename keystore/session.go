@@ -20,7 +20,7 @@ const (
 	MaxSessions = 50
 )
 
-// Expired reports whether the session has expired at now. It does not look at the token.
+// Expired reports whether the session has expired at now. It does not check the token.
 func (s *Session) Expired(now time.Time) bool {
 	return now.Sub(s.UsedAt) >= SessionIdle || now.Sub(s.CreatedAt) >= SessionLife
 }

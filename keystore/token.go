@@ -46,7 +46,7 @@ type Digest [sha256.Size]byte
 func DigestOf(credential string) Digest { return sha256.Sum256(readOnly(credential)) }
 
 // readOnly returns the bytes of s for functions that only read them. A conversion would copy,
-// because the compiler does not know that.
+// because the compiler cannot know that they do not write.
 func readOnly(s string) []byte {
 	return unsafe.Slice(unsafe.StringData(s), len(s)) //nolint:gosec // only read
 }
@@ -118,8 +118,8 @@ func ParseToken(s string) (Token, error) {
 	return Token{text: s, prefix: prefix}, nil
 }
 
-// ContainsToken reports whether s contains a token, of this deployment or another: one with correct
-// check digits. It takes linear time.
+// ContainsToken reports whether s contains a well-formed token of this or any other deployment. It
+// takes linear time.
 func ContainsToken(s string) bool {
 	for body := 0; ; {
 		i := strings.IndexByte(s[body:], '_')
@@ -198,7 +198,7 @@ func ParseTokenSecret(s string) (secret [32]byte, err error) {
 	return secret, nil
 }
 
-// tagState is the reusable buffers of one tag computation.
+// tagState holds the reusable buffers of one tag computation.
 type tagState struct {
 	mac hash.Hash
 	sum [sha256.Size]byte
@@ -227,7 +227,7 @@ func (k *TokenKey) Verify(t Token) bool {
 	return hmac.Equal(tag[:], []byte(t.text[signed:][:tokenTagLen]))
 }
 
-// Generate returns a new token with a random secret. id is that of its key: see [NewID].
+// Generate returns a new token with a random secret. id is the id of its key: see [NewID].
 func (k *TokenKey) Generate(prefix, id string) Token {
 	return k.seal(prefix, id, RandomBase62(tokenSecretLen))
 }

@@ -1,9 +1,9 @@
 package keystore
 
-// Sees reports whether a list of namespaces of one kind may show ns to the key (docs/api_key.md,
-// rule 15): it is the key's home, an ancestor of that, or a namespace in which the key and its
-// owner allow the request for the list. A nil ns does not exist, and no key sees it.
-func (r *Record) Sees(d *Directory, ns *Namespace, kind string, list Need) bool {
+// MaySee reports whether a list of namespaces of one kind may show ns to the key (docs/api_key.md,
+// rule 15): ns is the key's home, an ancestor of its home, or a namespace in which the key and its
+// owner allow the request for the list. A nil ns stands for a namespace that does not exist.
+func (r *Record) MaySee(d *Directory, ns *Namespace, kind string, list Need) bool {
 	if ns == nil || ns.Kind != kind {
 		return false
 	}

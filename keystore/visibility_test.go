@@ -2,7 +2,7 @@ package keystore
 
 import "testing"
 
-func TestSees(t *testing.T) {
+func TestMaySee(t *testing.T) {
 	recordOf := func(owner string, grants ...Grant) *Record {
 		k := &Key{ID: "k", Namespace: "home-1", Owner: owner, Active: true, Grants: grants,
 			Secrets: []Secret{{Digest: Digest{1}}}}
@@ -62,7 +62,7 @@ func TestSees(t *testing.T) {
 		{"unknown namespace, everything granted",
 			record(grant(AnyNamespace, "*")), nil, "workspace", false},
 	} {
-		if got := c.r.Sees(d, c.ns, c.kind, list); got != c.want {
+		if got := c.r.MaySee(d, c.ns, c.kind, list); got != c.want {
 			t.Errorf("%s: %t", c.name, got)
 		}
 	}

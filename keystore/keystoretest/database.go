@@ -78,7 +78,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"PageBytes", testPageBytes},
 		{"Count", testCount},
 		{"CountPrefixes", testCountPrefixes},
-		{"KeysMadeBy", testKeysMadeBy},
+		{"KeysCreatedBy", testKeysCreatedBy},
 		{"Reopen", testReopen},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newStore(t)) })

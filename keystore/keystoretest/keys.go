@@ -235,25 +235,25 @@ func testLastUse(t *testing.T, s Store) {
 	}
 }
 
-func testKeysMadeBy(t *testing.T, s Store) {
+func testKeysCreatedBy(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b, c := plain("a"), plain("b"), plain("c")
 	a.CreatedBy, c.CreatedBy = "creator", "creator"
 	c.CreatedAt = start.Add(time.Second)
 	insert(t, db, a, b, c)
 	update(t, db, func(tx keystore.Tx) error {
-		got, err := tx.KeysMadeBy("creator")
+		got, err := tx.KeysCreatedBy("creator")
 		must(t, err)
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"a", "c"}) {
 			t.Fatalf("created: %v", got)
 		}
-		got, err = tx.KeysMadeBy("a")
+		got, err = tx.KeysCreatedBy("a")
 		must(t, err)
 		if len(got) != 0 {
 			t.Fatalf("created by a: %v", got)
 		}
-		got, err = tx.KeysMadeBy("a", "creator", keystore.RootMember)
+		got, err = tx.KeysCreatedBy("a", "creator", keystore.RootMember)
 		must(t, err)
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"a", "b", "c"}) {

@@ -125,7 +125,8 @@ func auditedGrants(grants []keystore.Grant) []auditedGrant {
 }
 
 // auditedPermissions returns permissions as a list, as the API does. Rows that earlier versions
-// wrote have one text with commas instead. They stay that way, because their hashes cover it.
+// wrote have one text with commas instead. They stay that way, because their hashes cover that
+// text.
 func auditedPermissions(s *keystore.Set) []string {
 	out := make([]string, 0, len(s.Permissions()))
 	for _, p := range s.Permissions() {

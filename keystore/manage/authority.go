@@ -21,8 +21,9 @@ const (
 	adminNodes      = "admin.nodes"
 )
 
-// authority is what a caller may do under one policy. Reads use a policy of the node; changes
-// determine it again inside their transaction. Its methods implement docs/authority.md.
+// authority is what a caller may do under one policy. A read determines it under the database's
+// current policy (beginRead), a change inside its transaction (authorityIn), and the methods in
+// may.go under the node's policy. Its methods implement docs/authority.md.
 type authority struct {
 	root       bool
 	actor      string // see Caller.Actor
@@ -41,8 +42,8 @@ type authority struct {
 	allowedIPs []netip.Prefix
 }
 
-// internalAuthority returns the authority for changes that the product makes on its own. The audit
-// log names their cause in place of an address.
+// internalAuthority returns the authority for changes that a node makes on its own. The audit log
+// shows their cause in place of an address.
 func internalAuthority(cause string) authority {
 	return authority{root: true, actor: keystore.RootMember, from: cause,
 		policy: keystore.NewDirectory(new(keystore.Policy))}
@@ -290,7 +291,7 @@ func (a authority) checkGive(before, after []keystore.Grant) error {
 				return exceedsCaller(
 					"giving a grant in all namespaces requires a grant in all namespaces")
 			case !a.hasAnyIn(g.Namespace):
-				return exceedsCaller("the caller has no permissions in a namespace %q", g.Namespace)
+				return exceedsCaller("the caller has no permissions in namespace %q", g.Namespace)
 			}
 		}
 		for _, p := range a.policy.Added(before, g) {
@@ -350,16 +351,16 @@ func (a authority) checkGiveBelow(before, after []keystore.Grant, actsForOwner b
 	for i := range after {
 		g := &after[i]
 		data := slices.DeleteFunc(a.policy.Added(before, g), keystore.Permission.IsAdmin)
-		if err := a.coverDescendants(g.Namespace, data); err != nil {
+		if err := a.requireCoverBelow(g.Namespace, data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// coverDescendants refuses permissions that the caller's do not cover in each namespace that the
-// `reach` of a namespace includes.
-func (a authority) coverDescendants(ancestor string, list []keystore.Permission) error {
+// requireCoverBelow refuses permissions unless those of the caller cover them in every descendant
+// that the `reach` of a namespace includes.
+func (a authority) requireCoverBelow(ancestor string, list []keystore.Permission) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -373,7 +374,7 @@ func (a authority) coverDescendants(ancestor string, list []keystore.Permission)
 	return nil
 }
 
-// requireCover refuses permissions that the caller's do not cover in a namespace.
+// requireCover refuses permissions unless those of the caller cover them in a namespace.
 func (a authority) requireCover(
 	namespace string, connected bool, list []keystore.Permission,
 ) error {

@@ -322,7 +322,7 @@ func enter(
 	return nil, nil
 }
 
-// TestRulesOfAuthority tries rules 6 to 11 of docs/authority.md the way a caller would.
+// TestRulesOfAuthority tries rules 6 to 11 of docs/authority.md as different callers.
 func TestRulesOfAuthority(t *testing.T) {
 	type attempt func(w *world, who manage.Caller) error
 	mint := func(home, holds, owner string) attempt {

@@ -7,8 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A Caller is the root, the member or the key that a management operation is authenticated as. The
-// zero value has no permissions.
+// A Caller is the identity with which a management operation is authenticated: root, a member or a
+// key. The zero value has no permissions.
 type Caller struct {
 	root   bool
 	record *keystore.Record // the credential: a key or a member's token

@@ -41,9 +41,9 @@ func (k *Keystore) CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, 
 // checkCapacity refuses a change that increases a count beyond its cap. It returns the authority
 // under the policy as the transaction has changed it.
 //
-// narrows says that the change gives nobody more permissions. Such a change may need more bytes. It
-// is not refused because of the bytes of the deployment, which others may have used up, nor because
-// of those of a namespace if the caller has a grant in all namespaces.
+// narrows says that the change gives nobody more permissions. Such a change may still need more
+// bytes. It is not subject to the deployment's cap on bytes, because others may have used it up. If
+// the caller has a grant in all namespaces, it is not subject to the caps of namespaces either.
 func (k *Keystore) checkCapacity(tx keystore.Tx, auth authority, narrows bool) (authority, error) {
 	after, err := k.policyIn(tx)
 	if err != nil {
@@ -90,8 +90,8 @@ func (k *Keystore) checkUngrantedMembers(auth authority) error {
 		Resource: "members without a grant", Cap: c.Members.PerNamespace})
 }
 
-// capacityExceeded returns the refusal of a change that would exceed a cap. scope names what the
-// cap is for.
+// capacityExceeded returns the refusal of a change that would exceed a cap. scope describes the
+// deployment, namespace or owner that has the cap.
 func capacityExceeded(scope string, use keystore.CapacityUse) *keystore.Error {
 	resource := use.Resource
 	if resource == keystore.DirectoryBytes {

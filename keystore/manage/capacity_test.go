@@ -481,9 +481,9 @@ func TestCapacityOfKeys(t *testing.T) {
 	}
 }
 
-// A tenant that fills all there is does not keep others from taking access away, nor operators from
-// creating members.
-func TestTenantsFillTheDeployment(t *testing.T) {
+// A tenant that uses up the capacity prevents neither others from removing access nor operators
+// from creating members.
+func TestTenantUsesUpCapacity(t *testing.T) {
 	w := newWorldWith(t, node.Settings{Capacity: keystore.Capacity{
 		Members:   keystore.Caps{Deployment: 12, PerNamespace: 4},
 		Directory: keystore.Caps{Deployment: 20_000, PerNamespace: 19_000}}})

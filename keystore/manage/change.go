@@ -82,7 +82,7 @@ func (k *Keystore) commitBulk(
 	return k.Write(ctx, k.withAuthority(c, f))
 }
 
-// withAuthority adds the caller's authority to the parameters of a transaction.
+// withAuthority returns the transaction that calls f with the caller's authority.
 func (k *Keystore) withAuthority(
 	c Caller, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx) error {
@@ -102,7 +102,7 @@ func isNotFound(err error) bool { return errors.Is(err, keystore.ErrNotFound) }
 // nil Once checks nothing.
 type Once interface {
 	// Before runs in each transaction of the change, before the first write and after a check that
-	// the caller may do such a change at all. Its error refuses the change. actor is
+	// the caller may make such changes at all. Its error refuses the change. actor is
 	// [Caller.Actor].
 	Before(tx keystore.Tx, actor string) error
 	// After runs at the end of the last transaction. created is the id of the last key that the

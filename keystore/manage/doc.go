@@ -13,6 +13,6 @@
 //
 // A refusal is a [*keystore.Error]. All other errors mean that the database failed.
 //
-// The package builds on one running node and on the domain. It knows nothing of HTTP, of Caddy or
-// of a particular database.
+// The package builds on one running node and on the domain. It knows nothing about HTTP, Caddy or
+// any particular database.
 package manage

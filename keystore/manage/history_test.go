@@ -23,9 +23,9 @@ var (
 // historyLength is the number of operations in one deployment.
 const historyLength = 500
 
-// TestRandomHistories lets a group of members and keys do random operations, of every kind that
-// exists. It checks that nobody can do anything that none of the group could do at the start, and
-// that requests are decided and lists are shown as the model in history_model_test.go says: see
+// TestRandomHistories lets a group of members and keys perform random operations of every kind. It
+// checks that nobody can do anything that none of the group could do at the start, and that
+// requests are decided and lists are shown as the model in history_model_test.go says: see
 // docs/authority.md, "Random histories".
 func TestRandomHistories(t *testing.T) {
 	seed := *historySeed
@@ -82,7 +82,7 @@ type history struct {
 	others  map[string]ceiling          // of outsiders, in addition to the group's
 	parked  map[string][]keystore.Grant // grants that root has taken from members
 	now     *model                      // the current state, nil if it must be read
-	few     bool                        // everyone has few permissions
+	sparse  bool                        // everyone has few permissions
 	created int                         // for unique names
 	log     []string
 	done    map[string]int // number of operations by name and result
@@ -111,23 +111,23 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 		h.root(second3(h.EditNamespace(ctx, fleet.Root, h.pick([]string{"a", "b", "b", "d"}),
 			manage.NamespacePatch{Reach: &[]string{"workspace"}}, manage.ChangeOptions{})))
 	}
-	h.few = h.oneIn(2)
-	h.role("*", "t", h.word())
+	h.sparse = h.oneIn(2)
+	h.role("*", "t", h.permissionsText())
 	for _, ns := range []string{"a", "b", "d"} {
-		h.role(ns, "r", h.word())
+		h.role(ns, "r", h.permissionsText())
 	}
 	for i := range 3 {
 		name := fmt.Sprint("m", i)
-		h.member(name, h.words(true))
+		h.member(name, h.grantsText(true))
 		h.logins[h.ids[name]] = name
 		h.order = append(h.order, h.ids[name])
 	}
 	boss := h.member("boss", "*=*,admin:*").Member()
-	h.member("little", h.words(false))
+	h.member("little", h.grantsText(false))
 	for i, owner := range []string{"root", "root", boss, "root", "root", boss} {
 		held, inactive := i < 4, i == 3 || i == 4 // the group has its token
 		spec := manage.KeySpec{Namespace: h.anyNamespace(), Owner: owner,
-			Grants: roleGrants(h, h.words(held)), Inactive: inactive}
+			Grants: roleGrants(h, h.grantsText(held)), Inactive: inactive}
 		key, token, err := h.MintKey(ctx, fleet.Root, spec, nil)
 		h.must(err)
 		if held {
@@ -138,18 +138,19 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	h.now = nil
 	now := h.state()
 	for id := range now.members {
-		h.enters(now, id)
+		h.raiseCeiling(now, id)
 	}
 	for id := range now.keys {
-		h.enters(now, id)
+		h.raiseCeiling(now, id)
 	}
 	return h
 }
 
 func second3[A, B any](_ A, _ B, err error) error { return err }
 
-// enters adds what a member or key can do now to its ceiling: that of the group, or its own.
-func (h *history) enters(now *model, id string) {
+// raiseCeiling adds the present authority of a member or key to its ceiling, which is that of the
+// group or its own.
+func (h *history) raiseCeiling(now *model, id string) {
 	c := h.group
 	if !h.inGroup(id) {
 		c = ceiling{}
@@ -188,26 +189,26 @@ func (h *history) namespaces() (list []string) {
 
 func (h *history) anyNamespace() string { return h.pick(h.namespaces()) }
 
-func (h *history) word() string {
-	if h.few {
+func (h *history) permissionsText() string {
+	if h.sparse {
 		return h.pick(fewWords)
 	}
 	return h.pick(dataWords)
 }
 
-// words returns random grants as a text for roleGrants. With admin, they contain permissions to
-// manage keys.
-func (h *history) words(admin bool) string {
+// grantsText returns random grants as a text for [roleGrants]. With admin, they contain permissions
+// to manage keys.
+func (h *history) grantsText(admin bool) string {
 	var parts []string
 	sure, in := h.anyNamespace(), 3
-	if h.few {
+	if h.sparse {
 		in = 8
 	}
 	for _, ns := range append(h.namespaces(), "*") {
 		if ns != sure && (!h.oneIn(in) || ns == "*" && !h.oneIn(3)) {
 			continue
 		}
-		word := "=" + h.word()
+		word := "=" + h.permissionsText()
 		if h.oneIn(3) {
 			word += ",@t"
 		}
@@ -225,16 +226,16 @@ func (h *history) words(admin bool) string {
 			}
 		}
 		if h.oneIn(3) {
-			word += "," + h.word()
+			word += "," + h.permissionsText()
 		}
 		parts = append(parts, word)
 	}
 	return strings.Join(parts, " ")
 }
 
-// someGrants returns random grants that nobody needs to have.
+// someGrants returns random grants that may exceed those of every actor.
 func (h *history) someGrants(admin bool) []keystore.Grant {
-	list := roleGrants(h, h.words(admin && h.oneIn(2)))
+	list := roleGrants(h, h.grantsText(admin && h.oneIn(2)))
 	for i := range list {
 		if h.oneIn(4) {
 			list[i].Permissions = nil
@@ -257,8 +258,8 @@ func (h *history) own(a actor) []keystore.Grant {
 	return h.state().keys[a.id].Grants
 }
 
-// somewhere returns a random namespace, usually one in which the actor has a grant.
-func (h *history) somewhere(a actor) string {
+// someNamespace returns a random namespace, usually one in which the actor has a grant.
+func (h *history) someNamespace(a actor) string {
 	if own := h.own(a); len(own) > 0 && !h.oneIn(4) {
 		if ns := own[h.rng.IntN(len(own))].Namespace; ns != "*" {
 			return ns
@@ -267,8 +268,8 @@ func (h *history) somewhere(a actor) string {
 	return h.anyNamespace()
 }
 
-// modest returns random grants, usually a part of the actor's.
-func (h *history) modest(a actor, admin bool) []keystore.Grant {
+// someGrantsOf returns random grants, usually a part of the actor's.
+func (h *history) someGrantsOf(a actor, admin bool) []keystore.Grant {
 	own := h.own(a)
 	if len(own) == 0 || h.oneIn(3) {
 		return h.someGrants(admin)
@@ -296,7 +297,7 @@ func (h *history) modest(a actor, admin bool) []keystore.Grant {
 
 // somePermissions returns random permissions, half of the time a part of the actor's.
 func (h *history) somePermissions(a actor) []keystore.Permission {
-	if own := h.modest(a, false); len(own) > 0 && len(own[0].Permissions) > 0 && h.oneIn(2) {
+	if own := h.someGrantsOf(a, false); len(own) > 0 && len(own[0].Permissions) > 0 && h.oneIn(2) {
 		return own[0].Permissions
 	}
 	words := dataWords
@@ -425,7 +426,7 @@ func (h *history) step() {
 // has a grant.
 func (h *history) someKey(a actor) string {
 	keys := h.state().lists.keys
-	if home := h.somewhere(a); !h.oneIn(3) {
+	if home := h.someNamespace(a); !h.oneIn(3) {
 		near := slices.DeleteFunc(slices.Clone(keys),
 			func(k keystore.Key) bool { return k.Namespace != home || k.ID == a.id && !h.oneIn(8) })
 		if len(near) > 0 {
@@ -465,7 +466,7 @@ func (h *history) someAddresses() []netip.Prefix {
 }
 
 func (h *history) someSpec(a actor) manage.KeySpec {
-	spec := manage.KeySpec{Namespace: h.somewhere(a), Owner: h.someOwner(),
+	spec := manage.KeySpec{Namespace: h.someNamespace(a), Owner: h.someOwner(),
 		AllowedIPs: h.someAddresses(), Inactive: h.oneIn(8)}
 	if d := lifetimes[h.rng.IntN(len(lifetimes))]; d != 0 {
 		spec.ExpiresAt = time.Now().Add(d)
@@ -473,7 +474,7 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	if h.oneIn(2) {
 		spec.Home = &keystore.Grant{Permissions: h.somePermissions(a), Connected: h.oneIn(3)}
 	} else {
-		spec.Grants = h.modest(a, h.oneIn(3))
+		spec.Grants = h.someGrantsOf(a, h.oneIn(3))
 	}
 	if h.oneIn(6) {
 		spec.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
@@ -482,14 +483,14 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	return spec
 }
 
-// has adds a key whose token the group has got from an operation of an actor. If the actor is a
-// key, it checks the limits for the new key.
-func (h *history) has(a actor, key *keystore.Key, token string) {
+// addKey adds a key to the group after an actor has received its token. If the actor is a key,
+// addKey checks the limits for the new key.
+func (h *history) addKey(a actor, key *keystore.Key, token string) {
 	if old := h.secrets[key.ID]; old != "" {
 		h.dead = append(h.dead, old)
 	}
 	h.secrets[key.ID] = token
-	h.joins(key.ID)
+	h.addToGroup(key.ID)
 	if a.Member() != "" {
 		return
 	}
@@ -510,8 +511,8 @@ func (h *history) has(a actor, key *keystore.Key, token string) {
 	}
 }
 
-// joins adds a member or key to the group, whose ceiling then applies to it in place of its own.
-func (h *history) joins(id string) {
+// addToGroup adds a member or key to the group. The group's ceiling then replaces its own.
+func (h *history) addToGroup(id string) {
 	delete(h.others, id)
 	if !slices.Contains(h.order, id) {
 		h.order = append(h.order, id)
@@ -532,8 +533,9 @@ func (h *history) growOnlyKeys(now *model) map[string]ceiling {
 	return out
 }
 
-// growing does an operation and checks that it takes nothing from keys in grow_only namespaces.
-func (h *history) growing(do func() error) error {
+// checkGrowOnly performs an operation and checks that it takes nothing from keys in grow_only
+// namespaces.
+func (h *history) checkGrowOnly(do func() error) error {
 	was := h.growOnlyKeys(h.state())
 	err := do()
 	if err != nil || len(was) == 0 {
@@ -551,10 +553,11 @@ func (h *history) growing(do func() error) error {
 	return err
 }
 
-// often is the number of operations, the first ones, that are more likely than the others.
+// often is how many of the first operations are more likely than the others.
 const often = 6
 
-// operations are what the group does, and what root does to disable, narrow and restore members.
+// operations are those of the group, and those with which root disables, narrows and restores
+// members.
 var operations = []struct {
 	name string
 	do   func(h *history, a actor) (what string, err error)
@@ -563,7 +566,7 @@ var operations = []struct {
 		spec := h.someSpec(a)
 		key, token, err := h.MintKey(ctx, a.Caller, spec, nil)
 		if err == nil {
-			h.has(a, key, token.Reveal())
+			h.addKey(a, key, token.Reveal())
 		}
 		return fmt.Sprintf("%+v", spec), err
 	}},
@@ -572,7 +575,7 @@ var operations = []struct {
 		var patch manage.KeyPatch
 		switch h.rng.IntN(10) {
 		case 0, 1:
-			g := h.modest(a, h.oneIn(3))
+			g := h.someGrantsOf(a, h.oneIn(3))
 			patch.Grants = &g
 		case 2:
 			p := h.somePermissions(a)
@@ -595,7 +598,7 @@ var operations = []struct {
 			patch.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
 				Permissions: h.somePermissions(a)}}
 		case 8:
-			patch.Edits.Add = h.modest(a, h.oneIn(3))
+			patch.Edits.Add = h.someGrantsOf(a, h.oneIn(3))
 		case 9:
 			if grants := h.state().keys[id].Grants; len(grants) > 0 {
 				g := grants[h.rng.IntN(len(grants))]
@@ -604,7 +607,7 @@ var operations = []struct {
 				}
 			}
 		}
-		err := h.growing(func() error {
+		err := h.checkGrowOnly(func() error {
 			return second3(h.EditKey(ctx, a.Caller, id, patch,
 				manage.ChangeOptions{Wait: -1}))
 		})
@@ -617,27 +620,28 @@ var operations = []struct {
 		id := h.someKey(a)
 		key, token, _, err := h.RotateKey(ctx, a.Caller, id, 0, manage.ChangeOptions{Wait: -1})
 		if err == nil {
-			h.has(a, key, token.Reveal())
+			h.addKey(a, key, token.Reveal())
 		}
 		return id, err
 	}},
 	{"edit role", func(h *history, a actor) (string, error) {
 		id := h.someRole(a)
 		list := h.somePermissions(a)
-		err := h.growing(func() error {
+		err := h.checkGrowOnly(func() error {
 			return second3(h.EditRole(ctx, a.Caller, id, manage.RolePatch{Permissions: list},
 				manage.ChangeOptions{Wait: -1}))
 		})
 		return fmt.Sprint(id, list), err
 	}},
 	{"move", func(h *history, a actor) (string, error) {
-		id, parent := h.somewhere(a), h.pick([]string{h.somewhere(a), h.somewhere(a), ""})
+		id := h.someNamespace(a)
+		parent := h.pick([]string{h.someNamespace(a), h.someNamespace(a), ""})
 		_, _, err := h.EditNamespace(ctx, a.Caller, id, manage.NamespacePatch{Parent: &parent},
 			manage.ChangeOptions{Wait: -1})
 		return id + " to " + parent, err
 	}},
 	{"reach", func(h *history, a actor) (string, error) {
-		id, kinds := h.somewhere(a), []string{h.pick(historyKinds)}
+		id, kinds := h.someNamespace(a), []string{h.pick(historyKinds)}
 		if h.oneIn(3) {
 			kinds = nil
 		}
@@ -660,7 +664,7 @@ var operations = []struct {
 			h.must(err)
 			key, err := h.FindKey(ctx, fleet.Root, answer.Record.KeyID)
 			h.must(err)
-			h.has(a, key, spec.Token)
+			h.addKey(a, key, spec.Token)
 		}
 		return fmt.Sprintf("%+v", spec.KeySpec), err
 	}},
@@ -679,8 +683,9 @@ var operations = []struct {
 		return id, err
 	}},
 	{"new role", func(h *history, a actor) (string, error) {
-		role := keystore.Role{Namespace: h.pick([]string{h.somewhere(a), h.somewhere(a), "*"}),
-			Name: h.pick(historyRoles), Permissions: h.somePermissions(a)}
+		role := keystore.Role{
+			Namespace: h.pick([]string{h.someNamespace(a), h.someNamespace(a), "*"}),
+			Name:      h.pick(historyRoles), Permissions: h.somePermissions(a)}
 		_, err := h.CreateRole(ctx, a.Caller, role)
 		return fmt.Sprintf("%+v", role), err
 	}},
@@ -692,14 +697,14 @@ var operations = []struct {
 	{"new member", func(h *history, a actor) (string, error) {
 		h.created++
 		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.created),
-			Grants: h.modest(a, h.oneIn(2))}
+			Grants: h.someGrantsOf(a, h.oneIn(2))}
 		if len(h.logins) > 8 {
 			return "", nil
 		}
 		member, err := h.CreateMember(ctx, a.Caller, m)
 		if err == nil {
 			h.logins[member.ID] = m.Login
-			h.joins(member.ID)
+			h.addToGroup(member.ID)
 		}
 		return fmt.Sprintf("%+v", m.Grants), err
 	}},
@@ -708,7 +713,7 @@ var operations = []struct {
 		var patch manage.MemberPatch
 		switch h.rng.IntN(3) {
 		case 0, 1:
-			g := h.modest(a, h.oneIn(2))
+			g := h.someGrantsOf(a, h.oneIn(2))
 			patch.Grants = &g
 		case 2:
 			patch.Active = []*bool{&yes, &no}[h.rng.IntN(2)]
@@ -724,7 +729,7 @@ var operations = []struct {
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
 			h.logins[id] = login
-			h.joins(id)
+			h.addToGroup(id)
 		}
 		return id, err
 	}},
@@ -734,7 +739,7 @@ var operations = []struct {
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
 			h.tokens[id] = token.Reveal()
-			h.joins(id)
+			h.addToGroup(id)
 		}
 		return id, err
 	}},
@@ -753,7 +758,7 @@ var operations = []struct {
 	}},
 	{"new namespace", func(h *history, a actor) (string, error) {
 		ns := keystore.Namespace{ID: h.pick([]string{"f", "g", "h"}), Kind: h.pick(historyKinds),
-			Parent: h.pick([]string{h.somewhere(a), h.somewhere(a), ""})}
+			Parent: h.pick([]string{h.someNamespace(a), h.someNamespace(a), ""})}
 		_, err := h.CreateNamespace(ctx, a.Caller, ns)
 		if err == nil {
 			h.now = nil
@@ -766,7 +771,7 @@ var operations = []struct {
 		return fmt.Sprintf("%+v", ns), err
 	}},
 	{"edit namespace", func(h *history, a actor) (string, error) {
-		id, policy := h.somewhere(a), []keystore.EditPolicy{keystore.EditFree,
+		id, policy := h.someNamespace(a), []keystore.EditPolicy{keystore.EditFree,
 			keystore.EditGrowOnly}[h.rng.IntN(2)]
 		patch := manage.NamespacePatch{EditPolicy: &policy}
 		if h.oneIn(4) {
@@ -813,7 +818,7 @@ var operations = []struct {
 			now := h.state()
 			m.Grants, m.Active = now.members[id].Grants, true
 			now.members[id] = m
-			h.enters(now, id)
+			h.raiseCeiling(now, id)
 			h.now = nil
 		}
 		return fmt.Sprint(id, parked), err
@@ -839,7 +844,7 @@ var operations = []struct {
 			default:
 				continue
 			}
-			got := h.decides(token, ns, d, client)
+			got := h.outcomeOf(token, ns, d, client)
 			// Nodes may cache the outcome of a deleted key for a short time.
 			if got != want && !(gone && got == keystore.Rotated) {
 				h.Errorf("a request of %s for %v in %s is %v, want %v", id, d, ns, got, want)
@@ -848,13 +853,13 @@ var operations = []struct {
 		}
 		return "", nil
 	}},
-	{"lists", func(h *history, a actor) (string, error) { return "", h.lists(a) }},
+	{"lists", func(h *history, a actor) (string, error) { return "", h.checkLists(a) }},
 }
 
 // someRole returns the id of a random role, rarely a built-in one.
 func (h *history) someRole(a actor) keystore.RoleID {
 	roles := h.state().lists.roles
-	home := h.somewhere(a)
+	home := h.someNamespace(a)
 	near := slices.DeleteFunc(slices.Clone(roles),
 		func(r keystore.Role) bool {
 			return r.Namespace != home && r.Namespace != "*" || r.Builtin
@@ -865,8 +870,8 @@ func (h *history) someRole(a actor) keystore.RoleID {
 	return roles[h.rng.IntN(len(roles))].ID()
 }
 
-// decides returns the outcome of a request.
-func (h *history) decides(token, namespace string, d demand, client netip.Addr) keystore.Outcome {
+// outcomeOf returns the outcome of a request.
+func (h *history) outcomeOf(token, namespace string, d demand, client netip.Addr) keystore.Outcome {
 	a, err := h.Lookup(ctx, token, time.Now())
 	h.must(err)
 	if a.Outcome != keystore.OK {
@@ -879,8 +884,8 @@ func (h *history) decides(token, namespace string, d demand, client netip.Addr) 
 			Need: keystore.Need{Class: class, Resource: d.resource, Operation: d.operation}})
 }
 
-// lists compares what an actor is shown with what it may read.
-func (h *history) lists(a actor) error {
+// checkLists compares what an actor is shown with what it may read.
+func (h *history) checkLists(a actor) error {
 	now := h.state()
 	may := h.may(now, a.id)
 	reads := func(resource, namespace string) bool {

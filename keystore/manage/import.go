@@ -34,15 +34,15 @@ const (
 	// changes wait for at most one such transaction.
 	importBatch = 500
 	// importWait bounds how long an import waits for unreachable nodes. It is longer than the usual
-	// lease. Until its lease expires, an unreachable node refuses imported credentials as malformed
-	// if these are the first.
+	// lease. Until its lease expires, an unreachable node refuses the credentials of the first
+	// import as malformed.
 	importWait = 5 * time.Minute
 	// importIdle is the time after which an import that adds no keys counts as abandoned.
 	importIdle = time.Minute
 	// maxImports is how many imports may run on a node at the same time.
 	maxImports = 16
-	// MaxImport is how many keys a caller other than root may import all or nothing. All of them
-	// are checked again before they become valid.
+	// MaxImport is how many keys an all-or-nothing import of a caller other than root may have. All
+	// of them are checked again before they become valid.
 	MaxImport = 10_000
 )
 
@@ -80,7 +80,7 @@ func (k *Keystore) ImportFrom(
 	whole := !partial || once != nil
 	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "too_many",
-			Detail: fmt.Sprintf("an import that is all or nothing can have at most %d keys: send "+
+			Detail: fmt.Sprintf("an all-or-nothing import can have at most %d keys; send "+
 				"fewer at a time, or use partial=1", MaxImport)}
 	}
 	select {
@@ -124,8 +124,8 @@ func upTo(n int) iter.Seq[int] {
 	}
 }
 
-// batches splits the keys at some indexes of a source into the batches that one transaction each
-// adds. It yields the indexes and the keys of each batch.
+// batches splits the keys at the given indexes of a source into batches, one for each transaction.
+// It yields the indexes and the keys of each batch.
 func batches(source ImportSource, at iter.Seq[int]) iter.Seq2[[]int, []ImportSpec] {
 	return func(yield func([]int, []ImportSpec) bool) {
 		var indexes []int
@@ -520,11 +520,12 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 // Token. The zero Token stands for any other credential.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if !keystore.PossibleCredential(credential) {
-		return keystore.Token{}, badCredential("a token must have 8 to 512 visible ASCII characters")
+		return keystore.Token{}, badCredential(
+			"a token must have 8 to 512 visible ASCII characters")
 	}
 	if k.Abandoned(credential) {
 		t, _ := keystore.ParseToken(credential)
-		return keystore.Token{}, badCredential("this deployment created the token with the prefix " +
+		return keystore.Token{}, badCredential("this deployment created the token with prefix " +
 			t.Prefix() + ", which it no longer accepts")
 	}
 	if !k.HasPrefix(credential) {
@@ -532,8 +533,8 @@ func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	}
 	tagged, ok := k.Inspect(credential)
 	if !tagged || !ok {
-		return keystore.Token{}, badCredential("the token has a prefix of this deployment but was " +
-			"not created with its token key")
+		return keystore.Token{}, badCredential("the token has a prefix of this deployment but " +
+			"was not created with its token key")
 	}
 	return keystore.ParseToken(credential)
 }

@@ -139,7 +139,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 }
 
 // checkToken checks that the caller may have a token of a key: it must act for the key's owner and
-// may give everything that the key has.
+// be allowed to give everything that the key has.
 func (a authority) checkToken(k *keystore.Key) error {
 	if k.Owner != a.owner {
 		if err := a.checkActsFor(k.Owner); err != nil {
@@ -204,8 +204,8 @@ func (k *Keystore) createRoles(
 	return k.checkCapacity(tx, auth, false)
 }
 
-// ownsKey reports whether the caller is the member that owns a key. It may always list, read and
-// revoke the key (docs/authority.md, rule 10).
+// ownsKey reports whether the caller is the member that owns a key. That member may always list,
+// read and revoke the key (docs/authority.md, rule 10).
 func (a authority) ownsKey(owner string) bool { return a.member != "" && a.member == owner }
 
 // mayReadKey reports whether the caller may read the key with this id, home namespace and owner. A

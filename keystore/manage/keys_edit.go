@@ -53,7 +53,7 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 		at := in(namespace)
 		if at < 0 {
 			p.add(fmt.Sprintf("remove_namespaces[%d]", i),
-				"must be a namespace of the key's grants, unlike %q", namespace)
+				"must be a namespace of the key's grants; %q is not", namespace)
 			continue
 		}
 		grants = slices.Delete(grants, at, at+1)
@@ -63,7 +63,7 @@ func (e *GrantEdits) apply(p *fieldErrors, grants []keystore.Grant, home string)
 		at := in(namespace)
 		if at < 0 {
 			p.add(field+"namespace",
-				"must be a namespace of the key's grants, unlike %q", namespace)
+				"must be a namespace of the key's grants; %q is not", namespace)
 			continue
 		}
 		g := &grants[at]
@@ -99,7 +99,7 @@ func without[T comparable](p *fieldErrors, field, namespace string, list, remove
 	for i, v := range remove {
 		if !slices.Contains(list, v) {
 			p.add(fmt.Sprintf("%s[%d]", field, i),
-				"must be in the key's grant in %q, unlike %v", namespace, v)
+				"must be in the key's grant in %q; %v is not", namespace, v)
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(list),
@@ -141,7 +141,7 @@ func (k *Keystore) EditKey(
 	return key, p, err
 }
 
-// rolesOr returns the home grant's roles: the patch's, or those that the key has.
+// rolesOr returns the roles of the home grant after the patch.
 func (patch KeyPatch) rolesOr(before *keystore.Key) []string {
 	if patch.Roles != nil {
 		return slices.Clone(*patch.Roles)
@@ -251,23 +251,23 @@ func growOnlyError(fields []keystore.FieldError, id string) error {
 			"create another key", Fields: fields, ID: id}
 }
 
-// lostPermission names a permission, with its namespace, that the grants before give under the
-// policy was and the grants after do not give under the policy is. It returns an empty string if
-// there is none.
+// lostPermission returns the text of a permission, with its namespace, that the grants before give
+// under the old policy and the grants after do not give under the changed one. It returns an empty
+// string if there is none.
 func lostPermission(
-	was *keystore.Directory, before []keystore.Grant, is *keystore.Directory,
+	old *keystore.Directory, before []keystore.Grant, changed *keystore.Directory,
 	after []keystore.Grant,
 ) string {
 	has := keystore.CompileGrants(after, "")
 	for i := range before {
 		g := &before[i]
-		gave := was.Expand(g)
-		if p, lost := missingIn(is.SetFor(has, g.Namespace, g.Connected, true), gave); lost {
+		gave := old.Expand(g)
+		if p, lost := missingIn(changed.SetFor(has, g.Namespace, g.Connected, true), gave); lost {
 			return p.String() + " in " + g.Namespace
 		}
 		data := gave.Data()
-		for _, ns := range was.ReachedFrom(g.Namespace) {
-			if p, lost := missingIn(is.SetIn(has, ns, true), data); lost {
+		for _, ns := range old.ReachedFrom(g.Namespace) {
+			if p, lost := missingIn(changed.SetIn(has, ns, true), data); lost {
 				return p.String() + " in " + ns.ID
 			}
 		}

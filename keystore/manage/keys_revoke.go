@@ -7,7 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// revokeBatch is how many keys one transaction revokes. Other changes wait for one of them at most.
+// revokeBatch is how many keys one transaction revokes. Another change waits for at most one such
+// transaction.
 const revokeBatch = 500
 
 // RevokeKey revokes a key permanently. Revoking it again changes nothing and waits again until
@@ -96,8 +97,8 @@ func revoke(
 }
 
 // revokeCreated revokes all keys that a revoked key created, directly or through others. They can
-// be in any namespace, because the key gave them its own permissions. It goes on if the client
-// disconnects, and it uses an authority from before the revoke, because the caller may be the key
+// be in any namespace, because the key gave them its own permissions. It continues if the client
+// disconnects. It uses an authority from before the revoke, because the caller may be the key
 // itself. It returns the last change, or the zero value if there was none.
 func (k *Keystore) revokeCreated(
 	ctx context.Context, auth authority, creator, reason string, first node.Commit,
@@ -113,7 +114,7 @@ func (k *Keystore) revokeCreated(
 				return err
 			}
 			// Read after the revoke, so that the list is complete.
-			next, err = tx.KeysMadeBy(batch...)
+			next, err = tx.KeysCreatedBy(batch...)
 			return err
 		})
 		cancel()
@@ -135,7 +136,8 @@ func (k *Keystore) revokeCreated(
 	return last, nil
 }
 
-// revokeAll revokes keys in one transaction and returns those that were valid before.
+// revokeAll revokes keys in one transaction and returns the ids of those that were not revoked
+// before.
 func revokeAll(
 	tx keystore.Tx, auth authority, ids []string, reason func(id string) string,
 ) (revoked []string, err error) {

@@ -2,7 +2,7 @@ package manage
 
 import "github.com/caddy-apikeys/caddy-apikeys/keystore"
 
-// Permissions returns a caller's permissions, by namespace: those in which its grants apply. The
+// Permissions returns a caller's permissions in each namespace in which its grants apply. The
 // permissions of [keystore.AnyNamespace] apply in all namespaces.
 func (k *Keystore) Permissions(c Caller) map[string][]keystore.Permission {
 	auth := k.authorityOf(c)

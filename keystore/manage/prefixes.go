@@ -8,7 +8,7 @@ import (
 )
 
 // ListPrefixes returns the accepted token prefixes, that of new keys first, and the other prefixes
-// of valid keys. It requires `admin.keys:read` in all namespaces.
+// of live keys. It requires `admin.keys:read` in all namespaces.
 func (k *Keystore) ListPrefixes(
 	ctx context.Context, c Caller,
 ) (accepted []string, others []node.OtherPrefix, err error) {

@@ -137,9 +137,9 @@ func TestHealthOfLookups(t *testing.T) {
 		}
 		return nil
 	}
-	fleet.Want(t, "while look-ups fail", fleet.Ask(k, token), keystore.Unavailable)
+	fleet.Want(t, "while lookups fail", fleet.Ask(k, token), keystore.Unavailable)
 	if h := k.Health(ctx); !strings.Contains(h.Problem, "key lookups") || h.LeaseRemaining == 0 {
-		t.Errorf("while look-ups fail: %+v", h)
+		t.Errorf("while lookups fail: %+v", h)
 	}
 	fails.Store(false)
 	if h := k.Health(ctx); h.Problem != "" {

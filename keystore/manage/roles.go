@@ -77,9 +77,9 @@ func createRole(tx keystore.Tx, auth authority, spec keystore.Role) (*keystore.R
 			(id.Namespace == role.Namespace || id.Namespace == keystore.AnyNamespace ||
 				role.Namespace == keystore.AnyNamespace) {
 			return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: fmt.Sprintf("role %q already exists in namespace %q; role names differ "+
-					"in more than case, and the name of a shared role cannot be used in a "+
-					"namespace", id.Name, id.Namespace), ID: role.Name}
+				Detail: fmt.Sprintf("role %q already exists in namespace %q; role names must "+
+					"differ in more than case, and a namespace cannot have a role with the name "+
+					"of a shared one", id.Name, id.Namespace), ID: role.Name}
 		}
 	}
 	if err := auth.requireCover(role.Namespace, false, role.Permissions); err != nil {
@@ -229,7 +229,7 @@ func (a authority) checkRoleUses(home string, uses []keystore.Reach, s *keystore
 		if err := a.requireCover(use.Namespace, use.Connected, s.Permissions()); err != nil {
 			return err
 		}
-		if err := a.coverDescendants(use.Namespace, s.Data().Permissions()); err != nil {
+		if err := a.requireCoverBelow(use.Namespace, s.Data().Permissions()); err != nil {
 			return err
 		}
 	}
@@ -291,8 +291,8 @@ func (k *Keystore) DeleteRole(
 		}
 		if len(uses) > 0 {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
-				Detail: fmt.Sprintf("the role is in use in namespace %q; remove it from the keys "+
-					"and members that have it first", uses[0].Namespace), ID: id.Name}
+				Detail: fmt.Sprintf("the role is in use in namespace %q; first remove it from "+
+					"the keys and members that have it", uses[0].Namespace), ID: id.Name}
 		}
 		for _, ns := range auth.policy.AllNamespaces() {
 			if slices.Contains(ns.KeyRoles, id.Name) &&

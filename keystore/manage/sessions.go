@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// sessionUseInterval is how much time must pass between two uses of a session that are stored,
-	// and how often expired sessions are deleted.
+	// sessionUseInterval is the minimum time between two stored uses of a session, and the interval
+	// at which expired sessions are deleted.
 	sessionUseInterval = 5 * time.Minute
 	// sessionCleanupTimeout bounds the removal of expired sessions.
 	sessionCleanupTimeout = 4 * time.Second

@@ -22,8 +22,8 @@ type VerifyRequest struct {
 	// `orders:read` or `orders:search`. The default is `read` if Namespace is set. If neither is
 	// set, only the validity of the key is verified.
 	Permission string
-	// Need replaces Permission unless it is nil. It is what a handler has found that the request
-	// requires.
+	// Need replaces Permission unless it is nil. It is what the request requires according to its
+	// handler.
 	Need   *keystore.Need
 	Client netip.Addr // the client's address; default: one from which the key is accepted
 }

@@ -28,8 +28,7 @@ func (c *clock) scaled(t time.Time) time.Time {
 	return c.since.Add(time.Duration(float64(t.Sub(c.since)) * c.rate))
 }
 
-// A reading compares two clocks. The database's was read at some moment between two readings of our
-// own.
+// A reading compares two clocks: the database's clock was read between two readings of our own.
 type reading struct {
 	asked, replied time.Time
 	database       time.Time
@@ -91,7 +90,7 @@ func (c *rateCheck) check(r reading, lease time.Duration) (wrong bool) {
 	return c.wrong
 }
 
-var errClockRate = errors.New("no lease is taken")
+var errClockRate = errors.New("this node takes no lease")
 
 // checkRate returns an error while this node's clock and the database's run at different rates.
 func (n *Node) checkRate(r reading, lease time.Duration) error {
@@ -109,8 +108,8 @@ func (n *Node) checkRate(r reading, lease time.Duration) error {
 	return nil
 }
 
-// leaseWait returns how long to wait on this node's monotonic clock until a lease of length l, which
-// begins now on another node's clock, must have expired (docs/protocol.md, rule 7).
+// leaseWait returns how long to wait on this node's monotonic clock until a lease of length l,
+// which begins now on another node's clock, must have expired (docs/protocol.md, rule 7).
 func leaseWait(l time.Duration) time.Duration {
 	//fault: if ablated("no-drift-margin") { return l }
 	wait := time.Duration(float64(l)*(1+clockRate)/(1-clockRate)) + time.Millisecond
@@ -130,7 +129,7 @@ const stepConfirm = time.Minute
 type databaseClock struct {
 	asked time.Time // on our own clock
 	reads int64     // this clock at asked, in Unix nanoseconds
-	// aheadSince is the time on our own clock since when the database's clock has been too far
+	// aheadSince is the time on our own clock from which the database's clock has been too far
 	// ahead by the same amount, or zero if it is not.
 	aheadSince time.Time
 	aheadReads int64 // the database's clock at aheadSince

@@ -4,12 +4,12 @@
 //
 // Start with [Node.Lookup] (lookup.go), which answers from the cache (localcache.go) or loads a
 // record from the shared cache (shared.go) or the database (load.go). [Node.Renew] (lease.go)
-// renews the lease, and applies the change log (changes.go) before. [Node.Write] (write.go) commits
-// a change, and [Node.Propagate] (propagate.go) waits for the other nodes. fence.go removes nodes
+// applies the change log (changes.go) and renews the lease. [Node.Write] (write.go) commits a
+// change, and [Node.Propagate] (propagate.go) waits for the other nodes. fence.go removes nodes
 // that have stopped, history.go handles a database that has lost changes, and running.go cuts
 // requests whose key is no longer valid.
 //
-// The package knows [keystore.Database] and [keystore.SharedCache] as interfaces, and nothing of
-// authority, HTTP or Caddy. Lines that begin with `//fault:` are fault points for tests: see
-// faults.go.
+// The package uses [keystore.Database] and [keystore.SharedCache] through their interfaces. It
+// knows nothing about authority, HTTP or Caddy. Lines that begin with `//fault:` are fault points
+// for tests: see faults.go.
 package node

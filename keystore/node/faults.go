@@ -117,7 +117,7 @@ func (c *localCache) resetGenerations() {
 	}
 }
 
-// measuredRate is the bits of the last result of [rateCheck.check], for rate-shortens-wait.
+// measuredRate holds the bits of the last result of [rateCheck.check], for rate-shortens-wait.
 var measuredRate atomic.Uint64
 
 func noteRate(rate float64) { measuredRate.Store(math.Float64bits(rate)) }

@@ -38,8 +38,8 @@ func (f *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now t
 	}
 	seen := make(map[string]heartbeat, len(nodes))
 	var fence, remove []keystore.Node
-	// This process may have been stopped, or the database unavailable to all nodes. Then a node that
-	// seems silent may be healthy.
+	// This process may have been stopped, or the database unavailable to all nodes. Then a node
+	// that seems silent may be healthy.
 	blind := now.Sub(f.lastRun) > n.settings.Load().Lease/2
 	f.lastRun = now
 	for _, other := range nodes {
@@ -128,8 +128,8 @@ func (f *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
 	return since
 }
 
-// forget drops everything after a change of history or of the server, which may have lost what this
-// node has written.
+// forget drops everything. It is called after a change of history or of the server, which may have
+// lost writes of this node.
 func (f *fencer) forget() {
 	f.seen = nil
 	f.fenced.Clear()

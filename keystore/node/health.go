@@ -19,14 +19,14 @@ type Health struct {
 
 // Health returns the state of the node after a query to the database.
 func (n *Node) Health(ctx context.Context) Health {
-	err := n.renewAnew(ctx) // an earlier renewal would tell an earlier state of the database
+	err := n.renewAnew(ctx) // a running renewal may have read an earlier state
 	if err == nil {
 		n.tryLookup(ctx)
 	}
 	h := n.Gauges()
 	switch {
 	case err == nil && n.lookupsFail.Load():
-		h.Problem = "key lookups in the database fail; cached keys still work, " +
+		h.Problem = "key lookups in the database fail; cached keys still work, but " +
 			"requests with other keys get 503"
 	case err != nil && h.LeaseRemaining > 0:
 		h.Problem = "the database is unreachable; cached keys work until the lease expires"

@@ -14,7 +14,7 @@ import (
 )
 
 // readDeployment reads the permanent properties of the deployment, at the start and after a change
-// of history. Afterwards nothing is applied.
+// of history. Afterwards the node has applied no changes.
 func (n *Node) readDeployment(ctx context.Context) error {
 	d, err := n.db.Deployment(ctx, n.configured)
 	if err != nil {
@@ -32,9 +32,9 @@ func (n *Node) readDeployment(ctx context.Context) error {
 
 // acceptNewHistory continues with a database that has another history: it was restored from a
 // backup, or lost committed changes when another server took over (docs/protocol.md, rule 9).
-// Before the node trusts it, it drops its cache, voids entries in the shared cache with a new
-// epoch, and repeats its own revokes. Nodes of the lost history may still hold a lease. Their rows
-// are written into the new history as fencing, so that every revoke waits for them.
+// Before the node trusts the database, it drops its cache, voids the entries in the shared cache
+// with a new epoch, and repeats its own revokes. Nodes of the lost history may still hold a lease.
+// Their rows are written into the new history as fencing, so that every revoke waits for them.
 func (n *Node) acceptNewHistory(head keystore.Head) error {
 	m := n.membership
 	m.lease.drop()
@@ -52,7 +52,7 @@ func (n *Node) acceptNewHistory(head keystore.Head) error {
 	if slices.Contains(m.formerEpochs, head.Epoch) { // the database has lost the new epoch too
 		was = head.Epoch
 	}
-	if err := n.db.NewEpoch(ctx, was, m.readers(head)); err != nil {
+	if err := n.db.NewEpoch(ctx, was, m.leaseHolders(head)); err != nil {
 		return n.StoreFailed("giving the deployment a new epoch", err)
 	}
 	if err := n.revokes.reassert(n.running, n.db, m.history()); err != nil {
@@ -80,7 +80,7 @@ func (n *Node) followTimeline(head keystore.Head) error {
 	if m.timeline != "" && m.timeline != timeline {
 		ctx, cancel := context.WithTimeout(n.running, QueryTimeout)
 		defer cancel()
-		if err := n.db.NewEpoch(ctx, "", m.readers(head)); err != nil {
+		if err := n.db.NewEpoch(ctx, "", m.leaseHolders(head)); err != nil {
 			return n.StoreFailed("registering the other nodes with the new primary", err)
 		}
 		m.takeovers.Add(1)
@@ -93,10 +93,10 @@ func (n *Node) followTimeline(head keystore.Head) error {
 	return nil
 }
 
-// readers returns the other nodes that may hold a lease. If the server does not wait for standbys,
-// it may have lost rows that this node never saw. One more node with the longest known lease then
-// stands for them.
-func (m *membership) readers(head keystore.Head) []keystore.Node {
+// leaseHolders returns the other nodes that may hold a lease. If the server does not wait for
+// standbys, it may have lost rows that this node never saw. One more node with the longest known
+// lease then stands for them.
+func (m *membership) leaseHolders(head keystore.Head) []keystore.Node {
 	//fault: if ablated("forget-readers") { return nil }
 	all := make(map[string]keystore.Node, len(m.peers))
 	maps.Copy(all, m.peersBefore)
@@ -124,7 +124,8 @@ func (m *membership) inHistory(was history, f func()) bool {
 	return true
 }
 
-var errLost = errors.New("the database has lost changes, perhaps this one: check, and repeat it")
+var errLost = errors.New("the database has lost changes, perhaps including this one; check " +
+	"whether it must be repeated")
 
 const (
 	// rememberedRevokes is how many of its own revokes a node remembers.
@@ -152,7 +153,7 @@ type ownRevoke struct {
 	at     int // in the ring
 }
 
-// note remembers a revoke of some keys.
+// note remembers that a commit revoked some keys.
 func (r *revokes) note(ids []string, c Commit, reason string) {
 	reason = strings.Clone(strings.ToValidUTF8(reason[:min(len(reason), rememberedReason)], ""))
 	r.mu.Lock()
@@ -175,8 +176,9 @@ func (r *revokes) note(ids []string, c Commit, reason string) {
 	}
 }
 
-// commitOf returns the commit that revoked a key, if it is known in its history.
-func (r *revokes) commitOf(id string) (Commit, bool) {
+// commitOf returns the commit with which this node revoked a key. ok is false if it revoked no such
+// key, or has had to repeat the revoke in another history.
+func (r *revokes) commitOf(id string) (c Commit, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	own := r.known[id]

@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	// clockRate is the fraction by which the rate of any clock may deviate from true time
-	// (docs/protocol.md, rule 7).
+	// clockRate is the largest relative error in the rate of any clock (docs/protocol.md, rule 7).
 	clockRate = 0.01
 	// retryInterval is the time until a failed renewal is repeated.
 	retryInterval = 500 * time.Millisecond
@@ -100,8 +99,8 @@ type membership struct {
 	applied  atomic.Int64                      // the revision of position; negative if none
 	commits  commitTimes
 
-	histories atomic.Int64 // how often the history was found to be another one
-	lostAt    atomic.Int64 // when that was last, on the database's clock in Unix nanoseconds
+	histories atomic.Int64 // how often the node has found another history
+	lostAt    atomic.Int64 // when it last did, on the database's clock in Unix nanoseconds
 	timeline  string       // of the database server
 	takeovers atomic.Int64 // how often timeline has changed
 
@@ -146,9 +145,10 @@ func (m *membership) history() history { return history{m.histories.Load(), m.ta
 // stallTimeout is how long callers wait for a renewal after others have failed.
 const stallTimeout = 100 * time.Millisecond
 
-// unavailable reports whether the database seems not to respond, so that callers need not wait for
-// their timeout: two successive renewals have failed, and the present one gets no response either.
-// One failure is not enough, because a process that was stopped has one when it continues.
+// unavailable reports whether the database seems unresponsive, so that callers need not wait for
+// their timeout: the last two renewals have failed, and the present one has had no response yet
+// either. One failure is not enough, because a renewal often fails when its process was stopped and
+// continues.
 func (m *membership) unavailable(now time.Time) bool {
 	if m.failures.Load() < 2 {
 		return false
@@ -331,7 +331,7 @@ func (n *Node) readHead(ctx context.Context) (keystore.Head, reading, error) {
 // distrust drops the lease and the cache, and cuts all running requests.
 func (n *Node) distrust() {
 	if t := n.membership.lease.term.Load(); t == nil || t.length == 0 {
-		return // done before
+		return // already done
 	}
 	n.membership.lease.drop()
 	n.cache.purge(keystore.Revision(max(0, n.membership.applied.Load())))
@@ -522,8 +522,8 @@ func (n *Node) keepRenewing(ctx context.Context) {
 
 // cutAfterLapse cuts running requests when the lease has expired without a renewal, because their
 // keys may have been revoked. A revoke on another node waits for this lease plus a margin for
-// clocks. Half of the margin is left for a renewal, which a process that was stopped begins when it
-// continues.
+// clocks. cutAfterLapse waits for half of that margin first, so that a process that was stopped and
+// continues can renew the lease instead.
 func (n *Node) cutAfterLapse(ctx context.Context) {
 	for {
 		wait := n.membership.lease.remaining(n.clock.now())

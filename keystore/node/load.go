@@ -73,8 +73,8 @@ func (n *Node) acquireSlot(ctx context.Context, tagged bool) (free func(), err e
 	}
 }
 
-// joinOrStart returns the load to wait for and whether it had begun before, or a record that was
-// cached meanwhile. If a load that had begun before returns a newer record than this node has
+// joinOrStart returns the load to wait for and whether it had begun before, or a record that has
+// been cached since. If a load that had begun before returns a newer record than this node has
 // applied, only requests that arrived before it began may use it: a failover may have lost the
 // record since. A load that starts calls free when it is done. Otherwise joinOrStart calls free.
 func (n *Node) joinOrStart(

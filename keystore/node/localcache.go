@@ -21,7 +21,7 @@ const (
 	recordTTL = 10 * time.Minute
 )
 
-// localCache has the records of recently used credentials. Unknown credentials are remembered
+// localCache holds the records of recently used credentials. Unknown credentials are remembered
 // separately, so that a flood of them cannot evict records. Lookups take no lock. Everything else
 // about one credential happens in its shard, under the shard's lock: insertion, invalidation, loads
 // (load.go) and running requests (running.go).
@@ -63,7 +63,7 @@ func newLocalCache(capacity int, bytes int64) *localCache {
 	return c
 }
 
-// perShard returns the share of a capacity that one shard has, at least one entry.
+// perShard returns how many entries of a capacity one shard may hold, at least one.
 func perShard(capacity int) int64 {
 	return int64(max(1, (capacity+cacheShards-1)/cacheShards))
 }
@@ -133,8 +133,8 @@ func (c *localCache) bytes() (n int64) {
 	return n
 }
 
-// find looks up a credential without a lock. r is nil or rotated out if the credential is known not
-// to be valid.
+// find looks up a credential without a lock. r is nil or rotated out if the credential is known to
+// be invalid.
 func (s *shard) find(d *keystore.Digest, now int64) (r *keystore.Record, known bool) {
 	if e := s.records.find(d); e != nil && now < e.until {
 		return e.record, true
@@ -240,7 +240,7 @@ func (t *table) insert(e *entry) {
 	}
 }
 
-// cost returns how many bytes an entry adds. Grants that another entry has cost nothing.
+// cost returns how many bytes an entry adds. Grants that another entry shares add nothing.
 func (t *table) cost(e *entry) int64 {
 	if g := e.grants(); t.grantUsers[g] == 0 {
 		return e.size + g.Size()

@@ -33,7 +33,7 @@ type Answer struct {
 // is [keystore.Malformed], without a query, for a member's token and for a credential that
 // cannot be valid in this deployment. An error means that the answer is [keystore.Unavailable].
 func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	// Avoids a hash. Everything else is inspected only if the credential is not cached.
+	// This avoids a hash. Everything else is inspected only if the credential is not cached.
 	if len(credential) < keystore.MinCredentialLen || len(credential) > keystore.MaxCredentialLen {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
@@ -54,7 +54,7 @@ func (n *Node) LookupMember(ctx context.Context, token string, now time.Time) (A
 	return a.restrict(true), err
 }
 
-// restrict returns the answer if the record is personal, or is not, as wanted. Otherwise the
+// restrict returns a if it has no record, or one whose Personal is as required. Otherwise the
 // credential is malformed.
 func (a Answer) restrict(personal bool) Answer {
 	if a.Record != nil && a.Record.Personal() != personal {
@@ -165,5 +165,5 @@ func (a Answer) withRecord(s *shard, r *keystore.Record) Answer {
 }
 
 // Policy returns the namespaces, roles and members for [keystore.Decide], without a query. Callers
-// read the time of a request before.
+// must read the time of a request first.
 func (n *Node) Policy() *keystore.Directory { return n.membership.directory.Load() }

@@ -95,7 +95,7 @@ func (n *Node) Configure(s Settings) {
 	//fault: if ablated("reload-resets") { n.cache.resetGenerations() }
 }
 
-// Now returns the time on the database's clock, as far as this node knows it, in UTC.
+// Now returns this node's estimate of the time on the database's clock, in UTC.
 func (n *Node) Now() time.Time { return n.databaseTime(n.clock.now()) }
 
 // noteInterval is how often a node stores the time by which keys expire. If all nodes stop and the
@@ -121,8 +121,8 @@ func (n *Node) databaseTime(own time.Time) time.Time {
 	return time.Unix(0, now).UTC()
 }
 
-// beginWork registers work that Close waits for, and reports whether it may begin: it may not after
-// Close has begun. The caller calls n.work.Done at the end.
+// beginWork registers work that Close waits for. It returns false if Close has begun; then the work
+// must not begin. Otherwise the caller calls n.work.Done at the end.
 func (n *Node) beginWork() bool {
 	n.membership.mu.Lock()
 	defer n.membership.mu.Unlock()
@@ -132,8 +132,8 @@ func (n *Node) beginWork() bool {
 	return !n.membership.closed
 }
 
-// Close leaves the deployment. It drops the lease, cuts running requests, ends the wait of callers
-// of [Node.Propagate], writes last uses, removes the node's row, and closes the database.
+// Close leaves the deployment. It drops the lease, cuts running requests, stops waiting calls of
+// [Node.Propagate], writes last uses, removes the node's row, and closes the database.
 func (n *Node) Close() error {
 	n.stop()
 	n.cache.close()

@@ -99,8 +99,8 @@ func (p *propagations) seen() []time.Duration {
 	return append([]time.Duration{}, p.all...)
 }
 
-// A change that takes access away is observed once, when it is in force, however long its caller
-// has waited.
+// A change that removes access is observed once, when it is in force, however long its caller has
+// waited.
 func TestPropagationIsObservedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

@@ -16,7 +16,7 @@ func (n *Node) IsMemberToken(token string) bool {
 }
 
 // Inspect reports, without a query, whether a credential can be valid, and whether its tag proves
-// that this deployment created it. A credential with one of our prefixes must have the right tag.
+// that this deployment created it. A credential with an accepted prefix must have the right tag.
 // Any other can only have been imported.
 func (n *Node) Inspect(credential string) (tagged, ok bool) {
 	if !keystore.PossibleCredential(credential) {
@@ -61,7 +61,7 @@ type OtherPrefix struct {
 }
 
 // OtherPrefixes returns the prefixes of live keys that s does not accept. Under s, requests with
-// their tokens are refused. Of a rotated key, only the newest token counts, not one in its grace
+// their tokens are refused. For a rotated key, only the newest token counts, not one in its grace
 // period.
 func (n *Node) OtherPrefixes(ctx context.Context, s Settings) ([]OtherPrefix, error) {
 	counts, err := n.db.CountPrefixes(ctx, s.withDefaults().TokenPrefixes)

@@ -22,8 +22,8 @@ const (
 	maxWatched = 16
 )
 
-// Propagation tells on which nodes a change is in force (docs/protocol.md, rule 7). The zero value
-// is that of an operation without effect.
+// A Propagation says on how many nodes a change is in force (docs/protocol.md, rule 7). The zero
+// value is that of an operation that changed nothing.
 type Propagation struct {
 	Revision     keystore.Revision
 	Complete     bool // in force on every node
@@ -36,19 +36,19 @@ type Propagation struct {
 // A PendingNode has not acknowledged a change yet.
 type PendingNode struct {
 	Node  string    // its address
-	Until time.Time // its lease must have expired then, on the database's clock
+	Until time.Time // when its lease must have expired, on the database's clock
 }
 
 // A Commit is a change that the database has committed.
 type Commit struct {
 	Revision keystore.Revision
 	// since is the time on our own clock after the reply to the commit. A node that has not seen
-	// the change began its lease before.
+	// the change began its lease before then.
 	since   time.Time
 	history history // before the change
 }
 
-// InHistoryOf returns the commit with the history of another one, which the caller made before.
+// InHistoryOf returns c with the history of first, an earlier commit of the same operation.
 func (c Commit) InHistoryOf(first Commit) Commit {
 	c.history = first.history
 	return c
@@ -91,7 +91,7 @@ func (n *Node) propagate(ctx context.Context, c Commit, wait time.Duration) Prop
 	}
 }
 
-// propagateObserved is propagate for a change that takes access away. It reports the duration to
+// propagateObserved is propagate for a change that removes access. It reports the duration to
 // the observer, even if the change completes after wait. At most maxWatched such changes are
 // watched at a time.
 func (n *Node) propagateObserved(c Commit, wait time.Duration) Propagation {
@@ -157,8 +157,8 @@ func (n *Node) progress(ctx context.Context, c Commit) (Propagation, error) {
 const (
 	// commitGrain is the interval between the commit times that a node remembers.
 	commitGrain = time.Second
-	// rememberedCommits is how many commit times a node remembers. If the lease is longer than they
-	// cover, [Node.Progress] may name nodes as pending that no longer are.
+	// rememberedCommits is how many commit times a node remembers. If they cover less time than the
+	// lease, [Node.Progress] may name nodes as pending that no longer are.
 	rememberedCommits = 1024
 )
 
@@ -166,7 +166,7 @@ const (
 // committed. The zero value is empty and ready for use.
 type commitTimes struct {
 	mu    sync.Mutex
-	times []commitTime // in order of both
+	times []commitTime // sorted by revision and by time
 }
 
 type commitTime struct {
@@ -208,13 +208,13 @@ func (c *commitTimes) forget() {
 }
 
 // Propagate waits until a committed change is in force on every node, or at most for wait. A wait
-// of 0 stands for [DefaultWait], and a negative one for no wait. It continues when the caller is
-// gone. An error means that the database may have lost the change meanwhile.
+// of 0 stands for [DefaultWait], and a negative one for no wait. It does not stop when the request
+// that made the change is cancelled. An error means that the database may have lost the change.
 func (n *Node) Propagate(c Commit, wait time.Duration) (Propagation, error) {
 	return n.unlessLost(c, n.propagate(context.Background(), c, wait))
 }
 
-// PropagateObserved is Propagate for a change that takes access away. It also reports the duration
+// PropagateObserved is Propagate for a change that removes access. It also reports the duration
 // to the [Observer].
 func (n *Node) PropagateObserved(c Commit, wait time.Duration) (Propagation, error) {
 	return n.unlessLost(c, n.propagateObserved(c, wait))

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestRotatedOut checks that a replaced token is refused, and that every node knows whose it was.
+// TestRotatedOut checks that a replaced token is refused, and that every node knows its key.
 func TestRotatedOut(t *testing.T) {
 	for _, grace := range []time.Duration{0, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {

@@ -6,12 +6,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Settings can change while a node is running. Zero fields stand for the defaults below.
+// Settings can change while a node is running. A zero field stands for its default below.
 type Settings struct {
 	// TokenPrefixes are the accepted prefixes of keys' tokens. New keys get the first one.
 	// [keystore.MemberPrefix] must not be among them.
 	TokenPrefixes []string
-	// AbandonedPrefixes are prefixes that are no longer accepted on purpose: see [OtherPrefix].
+	// AbandonedPrefixes are former prefixes that are deliberately no longer accepted: see
+	// [OtherPrefix].
 	AbandonedPrefixes []string
 	// LocalCache is the maximum number of cached records.
 	LocalCache int

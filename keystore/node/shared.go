@@ -156,7 +156,7 @@ func (n *Node) share(
 // changesPerShard is how many changes a shard remembers, 65,536 in all shards.
 const changesPerShard = 256
 
-// recentChanges are the last changes that were applied in one shard. They tell whether a record
+// recentChanges are the last changes that were applied in one shard. They show whether a record
 // that was read at some revision is still valid.
 type recentChanges struct {
 	last  map[keystore.Digest]keystore.Revision

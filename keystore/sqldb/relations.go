@@ -17,10 +17,10 @@ func (t *tx) NamespaceInUse(id string) (key string, err error) {
 	return key, err
 }
 
-// KeysMadeBy first finds the creators that have created any key, because few have. It looks up the
-// first key of each creator in the order of an index. If one creator had created most keys, another
-// query could make PostgreSQL read all of them to find the keys of many others.
-func (t *tx) KeysMadeBy(creators ...string) (ids []string, err error) {
+// KeysCreatedBy first finds the creators that have created any key, because few have. It looks up
+// the first key of each creator in the order of an index. If one creator had created most keys,
+// another query could make PostgreSQL read all of them to find the keys of many others.
+func (t *tx) KeysCreatedBy(creators ...string) (ids []string, err error) {
 	names := make(map[string]string, len(creators))
 	for _, id := range creators {
 		names[t.db.text(id)] = ""
