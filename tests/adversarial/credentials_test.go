@@ -25,31 +25,31 @@ func tamper(token string) map[string]string {
 	secret := []byte(token[:len(token)-6])
 	secret[20] = base62[(strings.IndexByte(base62, secret[20])+1)%62]
 	return map[string]string{
-		"suffix":               token + "123",
-		"less its last":        shorter,
-		"case of one flipped":  "ak_" + string(flipped),
-		"upper case":           strings.ToUpper(token),
-		"lower case":           strings.ToLower(token),
-		"prefix in upper case": "AK_" + body,
-		"other prefix":         withCheck("sk_" + body[:52]),
-		"longer prefix":        withCheck("ak_ak_" + body[:52]),
-		"no prefix":            body,
-		"no underscore":        "ak" + body,
-		"dash":                 "ak-" + body,
-		"prefix of members":    withCheck("akm_" + body[:52]),
-		"tag":                  withCheck(string(tag)),
-		"secret":               withCheck(string(secret)),
-		"check":                token[:len(token)-6] + "000000",
-		"twice":                token + token,
-		"a comma between two":  token + "," + token,
-		"a blank between two":  token + " " + token,
-		"quoted":               `"` + token + `"`,
-		"comment of SQL":       token + "'--",
-		"secret-token: twice":  "secret-token:secret-token:" + token,
-		"percent-encoded":      "%61" + token[1:],
-		"not ASCII":            "é" + token[1:],
-		"wide form":            "ａ" + token[1:],
-		"KELVIN SIGN":          strings.Replace(token, "ak", "a\u212a", 1), // lower-cases to k
+		"suffix":              token + "123",
+		"last byte missing":   shorter,
+		"one letter's case":   "ak_" + string(flipped),
+		"upper case":          strings.ToUpper(token),
+		"lower case":          strings.ToLower(token),
+		"upper-case prefix":   "AK_" + body,
+		"other prefix":        withCheck("sk_" + body[:52]),
+		"longer prefix":       withCheck("ak_ak_" + body[:52]),
+		"no prefix":           body,
+		"no underscore":       "ak" + body,
+		"dash":                "ak-" + body,
+		"member prefix":       withCheck("akm_" + body[:52]),
+		"tag":                 withCheck(string(tag)),
+		"secret":              withCheck(string(secret)),
+		"checksum":            token[:len(token)-6] + "000000",
+		"twice":               token + token,
+		"two with a comma":    token + "," + token,
+		"two with a space":    token + " " + token,
+		"quoted":              `"` + token + `"`,
+		"SQL comment":         token + "'--",
+		"secret-token: twice": "secret-token:secret-token:" + token,
+		"percent-encoded":     "%61" + token[1:],
+		"not ASCII":           "é" + token[1:],
+		"full-width letter":   "ａ" + token[1:],
+		"KELVIN SIGN":         strings.Replace(token, "ak", "a\u212a", 1), // lower-cases to k
 	}
 }
 
@@ -339,8 +339,8 @@ func TestUnknownIsMalformed(t *testing.T) {
 		answers := map[string]string{}
 		for what, token := range map[string]string{
 			"forged": w.tokens["J"], "deleted": string(deleted.Token),
-			"not of our form": "sk-imported-0123456789abcdeg", "too short": "x",
-			"too long": strings.Repeat("a", 600), "bad check": w.tokens["R"][:40] + "x",
+			"another format": "sk-imported-0123456789abcdeg", "too short": "x",
+			"too long": strings.Repeat("a", 600), "wrong checksum": w.tokens["R"][:40] + "x",
 		} {
 			got := w.Do(t, gate.Request{Protocol: protocol, Target: "/v1/items/1",
 				Header: []string{"Authorization: Bearer " + token}})

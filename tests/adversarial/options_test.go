@@ -223,7 +223,7 @@ func TestOptions(t *testing.T) {
 					want:   "405 method_not_allowed",
 					also:   []string{"Access-Control-Allow-Origin: https://app.example.com"}},
 			}},
-		{"preflight of any origin", gate.Config{APIKey: "preflight"}, []row{
+		{"preflight from any origin", gate.Config{APIKey: "preflight"}, []row{
 			{what: "answered here", send: "OPTIONS /x", header: preflight("https://a.example"),
 				want: "204"},
 			{what: "not without a key otherwise", send: "OPTIONS /x", want: "401 missing_key"},
@@ -374,7 +374,7 @@ func TestOptions(t *testing.T) {
 				header: append(asked("Read", "GET", "/x"), "X-API-Key: {R}"), want: "403",
 				also: []string{"X-Apikey-Code: ambiguous_credentials"}},
 		}},
-		{"forwarded from anybody", gate.Config{APIKey: "forwarded"}, []row{
+		{"forwarded by an untrusted peer", gate.Config{APIKey: "forwarded"}, []row{
 			{what: "with a key", send: "GET /auth", header: asked("Read", "GET", "/x"),
 				want: "403 untrusted_proxy"},
 			{what: "without", send: "GET /auth",
@@ -423,21 +423,21 @@ func startWithKeysForOptions(t *testing.T, config gate.Config) world {
 	return w
 }
 
-// TestNoGrantAndNoNamespace checks that the response does not disclose which namespaces exist.
-func TestNoGrantAndNoNamespace(t *testing.T) {
+// TestNamespacesAreNotDisclosed checks that the response does not disclose which namespaces exist.
+func TestNamespacesAreNotDisclosed(t *testing.T) {
 	w := start(t, gate.Config{APIKey: "namespace_path /t/{namespace}/**"})
 	w.Namespace(t, "acme", nil)
 	there, nowhere := w.Get(t, "/t/acme/x", gate.Token(w.tokens["R"])), w.Get(t, "/t/acmf/x",
 		gate.Token(w.tokens["R"]))
 	if there.Status != 403 || nowhere.Status != 403 ||
 		!bytes.Equal(bytes.ReplaceAll(there.Body, []byte("acme"), []byte("acmf")), nowhere.Body) {
-		t.Errorf("a namespace without a grant %v\nand none %v", there, nowhere)
+		t.Errorf("an existing namespace %v\nan unknown one %v", there, nowhere)
 	}
 }
 
-// TestForwardedTellsTheIdentity checks the headers that a proxy that asks the gate copies to its
-// own upstream.
-func TestForwardedTellsTheIdentity(t *testing.T) {
+// TestForwardedIdentity checks the identity headers of the response to another proxy, which copies
+// them into its own request.
+func TestForwardedIdentity(t *testing.T) {
 	w := start(t, gate.Config{APIKey: "forwarded", Servers: "trusted_proxies static 127.0.0.1/32"})
 	for _, protocol := range gate.Protocols {
 		got := w.Do(t, gate.Request{Protocol: protocol, Target: "/auth",

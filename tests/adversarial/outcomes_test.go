@@ -29,7 +29,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 	expires := time.Now().Add(3 * time.Second) // minting may take long on a busy machine
 	w.mint(t, "Expired", gate.JSON{"permissions": items,
 		"expires_at": expires.UTC().Format(time.RFC3339Nano)})
-	time.Sleep(time.Until(expires)) // the event is the time itself
+	time.Sleep(time.Until(expires)) // expiry is not an event
 
 	for host, rows := range map[string]map[string]row{ // by host and outcome
 		"": {

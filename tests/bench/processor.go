@@ -12,8 +12,8 @@ import (
 )
 
 // processorTime returns the CPU time of a process in user and kernel mode: the sum of what the
-// scheduler has counted, in nanoseconds, in /proc/PID/task/*/schedstat, and of the same for threads
-// that have exited and are no longer there.
+// scheduler has counted, in nanoseconds, in /proc/PID/task/*/schedstat, and the same for threads
+// that have exited.
 func processorTime(pid int) (time.Duration, error) {
 	var t unix.Timespec
 	// The id that clock_getcpuclockid(3) returns: Linux composes it of the inverted process id and

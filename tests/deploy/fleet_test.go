@@ -300,7 +300,7 @@ func TestFleet(t *testing.T) {
 
 	if got, _ := inside(t, "GET", net.JoinHostPort(f.balancer.host, f.balancer.port),
 		"/apikeys/v1/health"); got != 401 {
-		t.Errorf("the one port manages keys: %d", got)
+		t.Errorf("the public port serves the management API: %d", got)
 	}
 	for _, n := range f.gates {
 		for path, want := range map[string]int{"/health": 200, "/metrics": 200,

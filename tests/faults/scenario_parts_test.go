@@ -134,7 +134,7 @@ func isolated(a *arena) {
 	a.warm(k)
 	a.warm(live)
 	e := a.listen(1, k)
-	repaired := a.fault(1, "cut off", storeAway)
+	repaired := a.fault(1, "cut off", storeDown)
 	a.until("a node that is cut off serves a cached key", func() bool {
 		a.Edge(1, gate.Database).Hang()
 		a.Edge(1, gate.Cache).Hang()
