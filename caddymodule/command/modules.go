@@ -2,7 +2,7 @@ package command
 
 import "encoding/json"
 
-// Modules is what the command line needs to know about the Caddy modules.
+// Modules gives the command line access to the Caddy modules.
 type Modules struct {
 	// Inspect reads a configuration of Caddy, as its admin endpoint returns it.
 	Inspect func(config json.RawMessage) (Config, error)

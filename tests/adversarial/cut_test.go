@@ -156,7 +156,8 @@ func TestCut(t *testing.T) {
 			mustEnd(t, cut, after, 2*time.Second)
 			gate.Until(t, "the upstream has no request of the key",
 				func() bool { return w.Upstream.Running(k.ID) == 0 })
-			t.Logf("the change returned after %v, and all clients saw the cut after %v", after.Sub(before), time.Since(before))
+			t.Logf("the change returned after %v, and all clients saw the cut after %v",
+				after.Sub(before), time.Since(before))
 			for _, s := range kept {
 				select {
 				case <-s.ended:

@@ -45,23 +45,24 @@ func TestErrorRoutes(t *testing.T) {
 					header: []string{"Cookie: key={Read}; a=b; key={A}"}, want: "200", as: "-",
 					kept: []string{"Cookie: a=b"}},
 				{what: "method", send: "PATCH /x?key={Read}", want: "200", as: "-", at: "/x"},
-				{what: "a path changed before", send: "GET /old/x?key={X}", want: "200", as: "-",
-					at: "/old/x"},
+				{what: "a path rewritten before api_key", send: "GET /old/x?key={X}", want: "200",
+					as: "-", at: "/old/x"},
 			}},
 		{"api_key in handle_errors, after an accepted request",
 			"api_key {\nresource orders\n}\nerror 502\nhandle_errors {\napi_key {\nresource " +
 				"items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
 				{what: "allowed by both", send: "GET /x", header: append(bearer("Read"), spoof...),
 					want: "200", as: "Read"},
-				{what: "not by the second", send: "GET /x", header: bearer("Orders"), want: "403"},
+				{what: "refused by the second", send: "GET /x", header: bearer("Orders"),
+					want: "403"},
 			}},
 		{"api_key in handle_errors, after a refused request",
 			"api_key {\nresource orders\nerrors caddy\n}\nreverse_proxy " +
 				"{$GATE_UPSTREAM}\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy " +
 				"{$GATE_UPSTREAM}\n}", []row{
-				{what: "a refusal is no key", send: "GET /x", header: bearer("R"),
+				{what: "a forbidden key", send: "GET /x", header: bearer("R"),
 					want: "401 missing_key"},
-				{what: "nor is a revoked one", send: "GET /x", header: bearer("X"),
+				{what: "a revoked key", send: "GET /x", header: bearer("X"),
 					want: "401 missing_key"},
 			}},
 	})

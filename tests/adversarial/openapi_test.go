@@ -85,9 +85,9 @@ func TestOpenAPI(t *testing.T) {
 	}
 	rows = append(rows, row{what: "no key, no operation", send: "GET /nothing",
 		want: "401 missing_key"})
-	rows = append(rows, row{what: "a method that is none, no operation", send: "PURGE /nothing",
+	rows = append(rows, row{what: "an unknown method, no operation", send: "PURGE /nothing",
 		header: bearer["All"], want: "405 method_not_allowed"})
-	rows = append(rows, row{what: "override of the method", send: "GET /v1/orders/7",
+	rows = append(rows, row{what: "a method override", send: "GET /v1/orders/7",
 		header: append([]string{"X-HTTP-Method-Override: PUT"}, bearer["Show"]...), want: ok,
 		as: "Show", gone: []string{"X-HTTP-Method-Override"}})
 

@@ -27,7 +27,7 @@ func TestPrecedence(t *testing.T) {
 	w.mint(t, "Address", gate.JSON{"permissions": nothing, "allowed_ips": elsewhere})
 	w.mint(t, "Forbidden", gate.JSON{"permissions": nothing})
 	w.Revoke(t, revoked.ID)
-	time.Sleep(time.Until(soon)) // expiry is not an event
+	time.Sleep(time.Until(soon)) // nothing signals the expiry
 
 	key := func(name string) []string { return []string{"X-API-Key: {" + name + "}"} }
 	item := " /v1/items/1"
@@ -65,7 +65,7 @@ func TestPrecedence(t *testing.T) {
 			want: "401 key_inactive"},
 		{what: "address before forbidden", send: "GET" + item, header: key("Address"),
 			want: "403 address_not_allowed"},
-		{what: "forbidden at last", send: "GET" + item, header: key("Forbidden"),
+		{what: "forbidden last", send: "GET" + item, header: key("Forbidden"),
 			want: "403 insufficient_permission"},
 	})
 }

@@ -96,7 +96,7 @@ func (p prometheus) checkQueries(t *testing.T, f *fleet, traffic func()) {
 			Rules []struct{ Name, Query, Health, LastError string }
 		}
 	}
-	gate.Until(t, "each alert has been looked at", func() bool {
+	gate.Until(t, "each alert has been evaluated", func() bool {
 		p.get(t, "/api/v1/rules", &rules)
 		for _, g := range rules.Groups {
 			for _, r := range g.Rules {
@@ -177,7 +177,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 		}
 		parts := values.FindStringSubmatch(variable.Definition)
 		if parts == nil {
-			t.Errorf("the variable %s is not a label_values query: %s", variable.Name, variable.Definition)
+			t.Errorf("the variable %s is not a label_values query: %s", variable.Name,
+				variable.Definition)
 			continue
 		}
 		found["the variable "+variable.Name] = "count by (" + parts[2] + ") (" + fill(parts[1]) +

@@ -16,8 +16,8 @@ const otherSite = "handle /other {\n\trespond 200\n}\nhandle /apikeys/* " +
 	"{\n\tapi_keys_admin\n}\nhandle {\n\tapi_key {\n\t\tpublic /open\n\t}\n\treverse_proxy " +
 	"{$GATE_UPSTREAM}\n}"
 
-// TestDatabaseUnavailableAtStart starts Caddy before PostgreSQL. Caddy serves requests that need no key,
-// reports the problem, and becomes healthy as soon as the database is reachable.
+// TestDatabaseUnavailableAtStart starts Caddy before PostgreSQL. Caddy serves requests that need no
+// key, reports the problem, and becomes healthy as soon as the database is reachable.
 func TestDatabaseUnavailableAtStart(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Config: gate.Config{Site: otherSite}})
@@ -37,8 +37,8 @@ func TestDatabaseUnavailableAtStart(t *testing.T) {
 				t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
 			}
 		}
-		for endpoint, r := range map[string]gate.Response{"admin endpoint": g.Call(t, "GET", "/health", nil),
-			"site": g.Get(t, "/apikeys/v1/health", "")} {
+		for endpoint, r := range map[string]gate.Response{"admin endpoint": g.Call(t, "GET",
+			"/health", nil), "site": g.Get(t, "/apikeys/v1/health", "")} {
 			if problem, _ := r.JSON()["problem"].(string); r.Status != 503 ||
 				r.JSON()["healthy"] != false || !strings.Contains(problem, "has not been reached") {
 				t.Errorf("%s: health at the %s: %v", when, endpoint, r)
@@ -89,8 +89,8 @@ func TestDatabaseUnavailableAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToUnavailableDatabase checks that Caddy keeps a working configuration if the database of the
-// new one is unreachable.
+// TestReloadToUnavailableDatabase checks that Caddy keeps a working configuration if the database
+// of the new one is unreachable.
 func TestReloadToUnavailableDatabase(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})

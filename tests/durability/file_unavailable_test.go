@@ -10,8 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFileUnavailableAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves requests
-// that need no key, reports the reason, and becomes healthy as soon as it can open the file.
+// TestFileUnavailableAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves
+// requests that need no key, reports the reason, and becomes healthy as soon as it can open the
+// file.
 func TestFileUnavailableAtStart(t *testing.T) {
 	t.Parallel()
 	// A separate file system. Only root can mount it; the other faults do not need it.
@@ -144,8 +145,8 @@ func TestFileUnavailableAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToUnavailableFile checks that Caddy keeps a working configuration if it cannot open the file
-// of the new one.
+// TestReloadToUnavailableFile checks that Caddy keeps a working configuration if it cannot open the
+// file of the new one.
 func TestReloadToUnavailableFile(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})

@@ -189,7 +189,7 @@ func databaseUnavailable(a *arena) {
 	a.want(a.settled(1, dying) == 401, "the key is accepted after the repeated revoke")
 }
 
-// restored restores a backup. No cache may keep what was written after the backup.
+// restored restores a backup. No cache may keep a record that was written after the backup.
 func restored(a *arena) {
 	old := a.mint(0)
 	a.warm(old)

@@ -120,8 +120,8 @@ func (g *Gate) StartFails(t testing.TB) Result {
 	return result
 }
 
-// AdaptRunning is Adapt through the /adapt endpoint of the running Caddy, which is much faster than a
-// new process.
+// AdaptRunning is Adapt through the /adapt endpoint of the running Caddy, which is much faster than
+// a new process.
 func (g *Gate) AdaptRunning(t testing.TB, caddyfile string) Response {
 	t.Helper()
 	return g.admin(t, "POST", "/adapt", caddyfile, "Content-Type: text/caddyfile")

@@ -11,7 +11,7 @@
  *   FENCE   A declares B dead at any time, and B joins again
  *   SHARED  Redis returns any entry that was ever written to it
  *   LOSSY   writers get the reply at once.  A failover or a restore can lose acknowledged commits,
- *           and later ones must hold all the same.  A notices each failover, even one that keeps
+ *           and later ones must still hold.  A notices each failover, even one that keeps
  *           its position, and adds one fencing row for all nodes that it has not seen.
  * Ablations: see model_test.go
  */

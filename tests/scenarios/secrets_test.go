@@ -123,8 +123,8 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 			"--name", "x", string(live)}} {
 		if r := g.APIKeys(t, "", args...); r.Exit == 0 ||
 			strings.Contains(r.Stdout+r.Stderr, string(live)) {
-			t.Errorf("apikeys %s with a token as an argument: exit %d, or the output contains it", args[0],
-				r.Exit)
+			t.Errorf("apikeys %s with a token as an argument: exit %d, or the output contains it",
+				args[0], r.Exit)
 		}
 	}
 	for _, token := range tokens {
