@@ -121,7 +121,7 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedProcess checks that a stopped process delays a revoke until its lease has surely
+// TestStoppedProcess checks that a stopped process delays a revoke until its lease has certainly
 // expired, and does not accept the revoked key when it continues.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
