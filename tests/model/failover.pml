@@ -57,7 +57,7 @@ bit seal=0;                      /* its epoch                                   
 bit lease=0, cached=0;
 bit fresh=0;                     /* nothing was invalidated since the load began          */
 bit asked=0;                     /* a renewal has read the head                           */
-/* leases from before the wait of the takeaway, the fence, the failover began             */
+/* leases and renewals from before the wait of the takeaway, the fence, the failover     */
 bit old0=0, old1=0, old2=0, ask0=0, ask1=0, ask2=0;
 
 /* node A */
