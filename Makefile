@@ -21,7 +21,7 @@ FILES         ?=
 # modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
-# Tests wait for disks, leases and processes, so one package more than the number of processors runs
+# Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
 JOBS = $(shell expr $$(nproc) + 1)
 

@@ -99,8 +99,9 @@ const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective
 	" requires a token itself"
 
 // refusedIn looks for s in routes. It reports whether an api_key refuses requests before they reach
-// s or, if s is not found, before they leave the routes; refuses says the same of the handlers
-// before the routes. An api_key in a route with matchers counts only if s is in that route too.
+// s or, if s is not found, before they leave the routes; refuses reports whether an api_key before
+// the routes refuses them. An api_key in a route with matchers counts only if s is in that route
+// too.
 func (s *AdminSite) refusedIn(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
 	for _, route := range routes {
 		within := refuses
@@ -140,7 +141,7 @@ func (s *AdminSite) ServeHTTP(
 		return next.ServeHTTP(w, r)
 	}
 	c := call{
-		now: time.Now(), w: w, r: r, // now is after the request arrived: see Keystore.Lookup
+		now: time.Now(), w: w, r: r, // read after the request arrived: see Keystore.Lookup
 		request: s.auth.request(r), received: originalOf(r), method: r.Method,
 		path: r.URL.EscapedPath(), query: r.URL.RawQuery,
 	}

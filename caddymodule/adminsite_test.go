@@ -109,7 +109,7 @@ func TestAdminSite(t *testing.T) {
 		// API keys do not work for pages
 		{"a page", "GET", "/apikeys", withBearer(manager), 200, "Sign in"},
 		{"a manager", "GET", keys, withBearer(manager), 200, `"items"`},
-		{"a manager by the other header", "GET", keys, []string{"X-API-Key", manager}, 200,
+		{"a manager with X-API-Key", "GET", keys, []string{"X-API-Key", manager}, 200,
 			`"items"`},
 		{"a manager without this permission", "GET", "/apikeys/v1/namespaces", withBearer(manager),
 			403, "insufficient_permission"},

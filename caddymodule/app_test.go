@@ -272,7 +272,7 @@ func TestFailedReloadRestoresTheSettings(t *testing.T) {
 				late.Store(0)
 				for range 64 { // because apps start in any order
 					if err := g.tryLoad(bad); err == nil {
-						t.Fatal("the config came up")
+						t.Fatal("the config was loaded")
 					}
 					if _,
 						needsLuck := bad["apps"].(object)["failing"]; !needsLuck ||

@@ -36,8 +36,8 @@ func init() {
 //
 // Path patterns are split at `/`. `{anything}` or `*` matches exactly one segment, a final `**` or
 // `*` matches any rest, even an empty one, and everything else is literal. Patterns ignore case,
-// except in `public` and in an `operation` with class read whose method writes. If several patterns
-// match, the one with most literal segments is used, then the first.
+// except in `public` and in an `operation` that gives a write method the class read. If several
+// patterns match, the one with the most literal segments is used, then the first.
 type Handler struct {
 	// The sources of a request's key. A request with more than one key is refused. Default is
 	// `bearer` and the header `X-API-Key`.
@@ -156,7 +156,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.app.declare(h.rules.table.Declared, h.Resource)
 	declared := h.rules.sources.declared()
 	redact.Declare(declared...)
-	redact.WarnOfReadableKeys(ctx, h.app, declared)
+	redact.WarnIfUnredacted(ctx, h.app, declared)
 	if left := h.rules.table.LeftOut; len(left) > 0 {
 		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)),
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))
@@ -178,7 +178,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP decides on a request and passes it on or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// now is after the request arrived: see Keystore.Lookup
+	// read after the request arrived: see Keystore.Lookup
 	c := call{now: time.Now(), w: w, r: r, received: originalOf(r)}
 	req := h.request(r)
 	c.request, c.repeated = req, req.record != nil && req.outcome == keystore.OK
@@ -479,7 +479,7 @@ func (h *Handler) cleanRefused(c *call) {
 	if !h.PassCredential {
 		hidden = removeAll(c, &h.rules.sources)
 		if h.Forwarded != "" {
-			delete(c.r.Header, "X-Forwarded-Uri") // of a trusted proxy, so it would stay
+			delete(c.r.Header, "X-Forwarded-Uri") // cleanHeaders keeps it if the peer is trusted
 		}
 	}
 	cleanHeaders(c.r, c.request.trusted, hidden)

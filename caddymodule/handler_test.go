@@ -267,7 +267,7 @@ func TestOutcomes(t *testing.T) {
 			"GET /V1/%61cme" + keyLine(reader), "ok", 200},
 		{"ids are case-sensitive", "namespace_path /v1/{namespace}/**",
 			"GET /v1/Acme" + keyLine(reader), "forbidden", 403},
-		{"the pattern with most literal segments",
+		{"the pattern with the most literal segments",
 			"namespace_path /{namespace}/**\nnamespace_path /v1/{namespace}/**",
 			"GET /v1/acme" + keyLine(reader), "ok", 200},
 		{"no path matches", "namespace_path /v1/{namespace}/**\nnamespace acme",

@@ -222,7 +222,7 @@ func (c *inspection) readDocuments(raw json.RawMessage) error {
 	return err
 }
 
-// exposedSources returns the credential sources that Caddy's own log encoders write in clear.
+// exposedSources returns the credential sources that Caddy's own log encoders do not redact.
 func (c *inspection) exposedSources() []string {
 	seen := make(map[string]bool)
 	for _, h := range c.handlers {

@@ -21,8 +21,8 @@ import (
 )
 
 // A listResponse filters the API's response to a `list` operation on its way to the client. The
-// client receives only what the filter has passed. An error response of the API therefore gets
-// another body, with the same status and headers.
+// client receives only the filter's output. An error response of the API therefore gets another
+// body, with the same status and headers.
 //
 // The filter reads from its input while the API's response is written to the listResponse. It runs
 // as a coroutine of the writing goroutine, so it cannot outlive the request or use the client's

@@ -28,8 +28,8 @@ Runs these checks, one line each, with advice if a check fails:
   - some route has the api_key handler; which operations of OpenAPI documents
     it leaves out
   - no api_key refuses the requests for api_keys_admin on its site
-  - no log contains keys: if keys are accepted from sources that Caddy logs in
-    clear, the logs of HTTP requests use 'format api_keys'
+  - no log contains keys: if keys are accepted from sources that Caddy does not
+    redact, the logs of HTTP requests use 'format api_keys'
   - the namespaces that the configuration names exist
   - the token prefixes of all live keys are accepted
   - manual database edits have left no unreadable namespace, role or member

@@ -41,7 +41,7 @@ func (in *importReader) contentType() string {
 	return api.NDJSON
 }
 
-// An importBatch has keys as NDJSON, and the line of the input of each.
+// An importBatch has keys as NDJSON, with the input line of each.
 type importBatch struct {
 	body  bytes.Buffer
 	lines []int

@@ -2,7 +2,7 @@ package command
 
 import "encoding/json"
 
-// Modules is what the command line needs to know about the Caddy modules.
+// Modules gives the command line access to the Caddy modules.
 type Modules struct {
 	// Inspect reads a configuration of Caddy, as its admin endpoint returns it.
 	Inspect func(config json.RawMessage) (Config, error)
@@ -23,7 +23,7 @@ type Config struct {
 	AdminSites int      // number of api_keys_admin handlers
 	Refused    []string // addresses where an api_key refuses the requests for api_keys_admin
 
-	ExposedSources []string // credential sources that Caddy's own log encoders write in clear
+	ExposedSources []string // credential sources that Caddy's own log encoders do not redact
 	UnredactedLogs []string // logs of HTTP requests that do not use `format api_keys`
 
 	Namespaces []string // the namespaces that handlers name

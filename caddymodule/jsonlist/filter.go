@@ -59,7 +59,7 @@ type copier struct {
 	out io.Writer
 
 	dest     destination
-	found    bool // the array
+	found    bool // whether the array has been found
 	hasItems bool // out has an element, so the next one needs a comma
 	buffer   []byte
 	limit    int   // of the buffer, in bytes
@@ -68,7 +68,7 @@ type copier struct {
 	last     []byte // the end of the text, which is written when everything else is valid
 }
 
-// A destination is where bytes that have been read are copied to.
+// A destination is the place to which the copier copies bytes.
 type destination uint8
 
 const (
@@ -77,7 +77,7 @@ const (
 	toNowhere
 )
 
-// A verdict is what the id of the current element has decided.
+// A verdict is the decision about the current element.
 type verdict uint8
 
 const (
@@ -103,9 +103,9 @@ func (c *copier) text() {
 	}
 }
 
-// follow reads a value. It calls at for the value at the path in it, and twice for an ambiguous
-// name on the path: one that occurs again, or in another case.
-func (c *copier) follow(path []string, at, twice func()) {
+// follow reads a value. It calls at for the value at path, and ambiguous if a name on the path
+// occurs again or in another case.
+func (c *copier) follow(path []string, at, ambiguous func()) {
 	if len(path) == 0 {
 		at()
 		return
@@ -122,10 +122,10 @@ func (c *copier) follow(path []string, at, twice func()) {
 			c.value() // another name, even for programs that ignore case, such as encoding/json
 		case exact && !seen:
 			seen = true
-			c.follow(path[1:], at, twice)
+			c.follow(path[1:], at, ambiguous)
 		default:
 			seen = true
-			twice()
+			ambiguous()
 			c.value()
 		}
 	}, c.close)

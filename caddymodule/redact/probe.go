@@ -10,11 +10,12 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// WarnOfReadableKeys logs a warning if keys from one of the sources could be written to a log in
-// clear. That is the case if Caddy's own encoders do not redact the source and a log that receives
-// entries of the HTTP app does not use LogEncoder. Handlers call it in Provision, when Caddy has
-// opened the logs. It warns once per config, which may be any value that identifies the config.
-func WarnOfReadableKeys(ctx caddy.Context, config any, sources []Source) {
+// WarnIfUnredacted logs a warning if keys from one of the sources could be written to a log
+// unredacted. That is the case if Caddy's own encoders do not redact the source and a log that
+// receives entries of the HTTP app does not use LogEncoder. Handlers call it in Provision, when
+// Caddy has opened the logs. It warns once per config, which may be any value that identifies the
+// config.
+func WarnIfUnredacted(ctx caddy.Context, config any, sources []Source) {
 	var exposed []string
 	for _, source := range sources {
 		if !source.HiddenByCaddy() {
@@ -29,7 +30,7 @@ func WarnOfReadableKeys(ctx caddy.Context, config any, sources []Source) {
 			return
 		}
 		context.AfterFunc(ctx, func() { warnedConfigs.Delete(config) })
-		ctx.Logger().Warn(readableKeysWarning, zap.Strings("sources", exposed),
+		ctx.Logger().Warn(unredactedWarning, zap.Strings("sources", exposed),
 			zap.String("logs_without_the_encoder",
 				fmt.Sprintf("%d of %d that receive HTTP entries", unprotected, all)))
 	}
@@ -38,8 +39,8 @@ func WarnOfReadableKeys(ctx caddy.Context, config any, sources []Source) {
 // warnedConfigs are the configs in use for which the warning has been logged.
 var warnedConfigs sync.Map
 
-// readableKeysWarning names the two lines to add.
-const readableKeysWarning = "API keys may be written into the logs, because Caddy's own log " +
+// unredactedWarning names the two lines to add.
+const unredactedWarning = "API keys may be written into the logs, because Caddy's own log " +
 	"encoders redact only Authorization and cookies: " +
 	"add `log { format api_keys }` to the global options of the Caddyfile, for the default log, " +
 	"and `log { format api_keys }` to every site that writes an access log"

@@ -125,7 +125,7 @@ func TestProbeLogs(t *testing.T) {
 	}
 }
 
-func TestWarnOfReadableKeys(t *testing.T) {
+func TestWarnIfUnredacted(t *testing.T) {
 	all := []Source{{Header, "authorization"}, {Cookie, "session"},
 		{Header, "X-API-Key"}, {Query, "key"}}
 	for name, row := range map[string]struct {
@@ -142,8 +142,8 @@ func TestWarnOfReadableKeys(t *testing.T) {
 			text := fmt.Sprintf("{\n admin off\n log {\n  output file %s\n  format %s\n }\n}\n",
 				file, row.format)
 			ctx, app := provision(t, adapt(t, text)), new(int)
-			WarnOfReadableKeys(ctx, app, row.sources)
-			WarnOfReadableKeys(ctx, app, row.sources) // another handler of the same config
+			WarnIfUnredacted(ctx, app, row.sources)
+			WarnIfUnredacted(ctx, app, row.sources) // another handler of the same config
 			out, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)

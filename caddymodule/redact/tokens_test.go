@@ -2,7 +2,8 @@ package redact
 
 import "testing"
 
-// TestRedactShortestTokens has texts that hardly hold a token, so that one look must find it.
+// TestRedactShortestTokens has texts that consist of little more than a token, so redactTokens
+// examines only one byte of it.
 func TestRedactShortestTokens(t *testing.T) {
 	body := randomBody()
 	for _, text := range []string{"_", "a_", " a_", "ab_"} {
@@ -15,7 +16,7 @@ func TestRedactShortestTokens(t *testing.T) {
 	}
 }
 
-// TestNoTokenWithoutUnderscore checks that only an underscore makes what follows a token.
+// TestNoTokenWithoutUnderscore checks that a token body is redacted only after an underscore.
 func TestNoTokenWithoutUnderscore(t *testing.T) {
 	body := randomBody()
 	for _, before := range []string{"%20", "%2D", "ak%2D", `a\n`, "a_b%20"} {

@@ -44,7 +44,7 @@ func TestAdminSite(t *testing.T) {
 		} {
 			if r := ask("/apikeys/v1/keys", header...); r.Status < 400 || r.Status >= 500 ||
 				r.JSON()["items"] != nil {
-				t.Errorf("%v 113 %s: want a refusal, got %v", protocol, what, r)
+				t.Errorf("%v, %s: want a refusal, got %v", protocol, what, r)
 			}
 		}
 		for target, status := range map[string]int{
@@ -53,8 +53,8 @@ func TestAdminSite(t *testing.T) {
 		} {
 			if r := ask(target, "Authorization: Bearer {Manager}"); r.Status != status ||
 				len(r.Reached) != 0 {
-				t.Errorf("%v the token is still in the request for %s, which is for nobody else: "+
-					"want %d, got %v", protocol, target, status, r)
+				t.Errorf("%v, %s: want %d and no request at the upstream, got %v", protocol, target,
+					status, r)
 			}
 		}
 		for _, target := range []string{
@@ -106,9 +106,9 @@ func TestPublicAdminPathsKeepTokens(t *testing.T) {
 	}
 }
 
-// TestStartNamesTheMissingLine checks that Caddy warns at start if an `api_key` without a `public`
-// for the console makes api_keys_admin unusable.
-func TestStartNamesTheMissingLine(t *testing.T) {
+// TestWarningForMissingPublicLine checks that Caddy warns at the start if an `api_key` without
+// `public /apikeys/*` refuses the requests for api_keys_admin.
+func TestWarningForMissingPublicLine(t *testing.T) {
 	const line = "public /apikeys/*"
 	for what, c := range map[string]struct {
 		site string
@@ -132,15 +132,15 @@ func TestStartNamesTheMissingLine(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			g := gate.Start(t, gate.Config{Site: c.site})
 			if warned := strings.Contains(g.Output(), line); warned != c.warn {
-				t.Errorf("the line is named: %t, want %t", warned, c.warn)
+				t.Errorf("the log names the missing line: %t, want %t", warned, c.warn)
 			}
 		})
 	}
 }
 
-// TestOthersKeysDoNotExist checks that a manager of one namespace cannot distinguish a key of
+// TestOtherNamespacesAreHidden checks that a manager of one namespace cannot distinguish a key of
 // another namespace from one that does not exist.
-func TestOthersKeysDoNotExist(t *testing.T) {
+func TestOtherNamespacesAreHidden(t *testing.T) {
 	w := start(t, gate.Config{Site: adminSite})
 	w.Namespace(t, "acme", nil)
 	w.Namespace(t, "umbrella", nil)
@@ -158,18 +158,19 @@ func TestOthersKeysDoNotExist(t *testing.T) {
 			Body: body})
 	}
 	if r := ask("GET", "/keys/"+own.ID, ""); r.Status != 200 {
-		t.Errorf("a key of its own: %v", r)
+		t.Errorf("a key of the manager's namespace: %v", r)
 	}
 	for _, c := range []struct{ method, below, body string }{
 		{"GET", "", ""}, {"PATCH", "", `{"name":"x"}`}, {"POST", "/revoke", `{"reason":"x"}`},
 		{"POST", "/rotate", `{}`}, {"POST", "/grants", `{"remove_namespaces":["default"]}`},
 		{"DELETE", "", ""}, {"GET", "/usage", ""},
 	} {
-		theirs, nobodys := ask(c.method, "/keys/"+other.ID+c.below, c.body), ask(c.method,
+		foreign, missing := ask(c.method, "/keys/"+other.ID+c.below, c.body), ask(c.method,
 			"/keys/"+none+c.below, c.body)
-		if theirs.Status != 404 || theirs.Status != nobodys.Status ||
-			strings.ReplaceAll(string(theirs.Body), other.ID, none) != string(nobodys.Body) {
-			t.Errorf("%s %s: another's key %v, no key %v", c.method, c.below, theirs, nobodys)
+		if foreign.Status != 404 || foreign.Status != missing.Status ||
+			strings.ReplaceAll(string(foreign.Body), other.ID, none) != string(missing.Body) {
+			t.Errorf("%s %s: a key of another namespace %v, an unknown key %v", c.method, c.below,
+				foreign, missing)
 		}
 	}
 	list := ask("GET", "/keys?limit=1000", "")

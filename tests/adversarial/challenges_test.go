@@ -9,9 +9,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestClientsThatWaitForAChallenge checks that git and Python's urllib get through, which send the
-// key only after a 401 with a challenge for Basic.
-func TestClientsThatWaitForAChallenge(t *testing.T) {
+// TestBasicChallenge checks that git and Python's urllib can authenticate. They send the key only
+// after a 401 with a Basic challenge.
+func TestBasicChallenge(t *testing.T) {
 	w := start(t,
 		gate.Config{APIKey: "from bearer\nfrom basic\noperation items:list read GET /repo/**"})
 	const script = `
@@ -33,7 +33,7 @@ print(opener.open(os.environ["URL"] + "/repo/x").status)
 		output, _ := cmd.CombinedOutput() // git fails, as the upstream is not a repository
 		reached := w.Upstream.Take()
 		if len(reached) != 1 || reached[0].Header.Get("X-Apikey-Id") != w.ids["R"] {
-			t.Errorf("%s does not get through: %d requests at the upstream\n%s", what, len(reached),
+			t.Errorf("%s: %d requests at the upstream\n%s", what, len(reached),
 				strings.ReplaceAll(string(output), w.tokens["R"], "TOKEN"))
 		}
 	}

@@ -79,12 +79,12 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 			t.Fatal(err)
 		}
 		add(fmt.Sprint("download over ", protocol), func(*stream) {
-			// Until then the proxy blocks in a write. What it has sent is still readable.
+			// Until then the proxy blocks in a write. Data that it has sent is still readable.
 			<-killed
 			io.Copy(io.Discard, download.Body)
 		})
 
-		add(fmt.Sprint("a request without an answer over ", protocol), func(*stream) {
+		add(fmt.Sprint("a request without a response over ", protocol), func(*stream) {
 			r, _ := http.NewRequestWithContext(t.Context(), "GET", url+"/v1/items/hold", nil)
 			r.Header.Set("Authorization", "Bearer "+string(k.Token))
 			if response, err := client.Do(r); err == nil {
@@ -154,9 +154,10 @@ func TestCut(t *testing.T) {
 			after := time.Now()
 			close(killed)
 			mustEnd(t, cut, after, 2*time.Second)
-			gate.Until(t, "nothing of the key is left at the upstream",
+			gate.Until(t, "the upstream has no request of the key",
 				func() bool { return w.Upstream.Running(k.ID) == 0 })
-			t.Logf("answered in %v, all seen cut in %v", after.Sub(before), time.Since(before))
+			t.Logf("the change returned after %v, and all clients saw the cut after %v",
+				after.Sub(before), time.Since(before))
 			for _, s := range kept {
 				select {
 				case <-s.ended:
@@ -181,21 +182,21 @@ func TestCutAtExpiry(t *testing.T) {
 	}
 	time.AfterFunc(time.Until(expires)+time.Second, func() { close(expired) })
 	mustEnd(t, streams, expires.Add(time.Second), time.Until(expires)+3*time.Second)
-	gate.Until(t, "nothing of the key is left at the upstream",
+	gate.Until(t, "the upstream has no request of the key",
 		func() bool { return w.Upstream.Running(k.ID) == 0 })
 }
 
-// mustEnd checks that all streams end within a time and that no event was sent after `no`. Clients
+// mustEnd checks that all streams end within a time and deliver no event sent after `last`. Clients
 // see the end a little later than the server.
-func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration) {
+func mustEnd(t *testing.T, streams []*stream, last time.Time, within time.Duration) {
 	t.Helper()
 	over, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	for _, s := range streams {
 		select {
 		case <-s.ended:
-			if s.last.After(no) {
-				t.Errorf("%s: an event sent %v too late arrived", s.what, s.last.Sub(no))
+			if s.last.After(last) {
+				t.Errorf("%s: received an event sent %v too late", s.what, s.last.Sub(last))
 			}
 			continue
 		case <-over.Done():
@@ -203,7 +204,7 @@ func mustEnd(t *testing.T, streams []*stream, no time.Time, within time.Duration
 		select {
 		case <-s.ended:
 		default:
-			t.Errorf("%s continues", s.what)
+			t.Errorf("%s is still open", s.what)
 		}
 	}
 }

@@ -17,7 +17,7 @@ func TestErrorRoutes(t *testing.T) {
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	spoof := []string{"X-Apikey-Id: spoof", "x_apikey_owner: root", "X-Original-Url: /admin"}
 	runSites(t, []site{
-		{"refusals handed to an upstream",
+		{"refusals sent to an upstream",
 			"uri strip_prefix /old\napi_key {\nfrom bearer\nfrom header X-API-Key\nfrom query " +
 				"key\nfrom cookie key\nmethods none PATCH\nerrors caddy\n}\nreverse_proxy " +
 				"{$GATE_UPSTREAM}\nhandle_errors {\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
@@ -45,23 +45,24 @@ func TestErrorRoutes(t *testing.T) {
 					header: []string{"Cookie: key={Read}; a=b; key={A}"}, want: "200", as: "-",
 					kept: []string{"Cookie: a=b"}},
 				{what: "method", send: "PATCH /x?key={Read}", want: "200", as: "-", at: "/x"},
-				{what: "a path changed before", send: "GET /old/x?key={X}", want: "200", as: "-",
-					at: "/old/x"},
+				{what: "a path rewritten before api_key", send: "GET /old/x?key={X}", want: "200",
+					as: "-", at: "/old/x"},
 			}},
-		{"api_key in handle_errors, of one who was let in",
+		{"api_key in handle_errors, after an accepted request",
 			"api_key {\nresource orders\n}\nerror 502\nhandle_errors {\napi_key {\nresource " +
 				"items\n}\nreverse_proxy {$GATE_UPSTREAM}\n}", []row{
 				{what: "allowed by both", send: "GET /x", header: append(bearer("Read"), spoof...),
 					want: "200", as: "Read"},
-				{what: "not by the second", send: "GET /x", header: bearer("Orders"), want: "403"},
+				{what: "refused by the second", send: "GET /x", header: bearer("Orders"),
+					want: "403"},
 			}},
-		{"api_key in handle_errors, of one who was refused",
+		{"api_key in handle_errors, after a refused request",
 			"api_key {\nresource orders\nerrors caddy\n}\nreverse_proxy " +
 				"{$GATE_UPSTREAM}\nhandle_errors {\napi_key {\nresource items\n}\nreverse_proxy " +
 				"{$GATE_UPSTREAM}\n}", []row{
-				{what: "a refusal is no key", send: "GET /x", header: bearer("R"),
+				{what: "a forbidden key", send: "GET /x", header: bearer("R"),
 					want: "401 missing_key"},
-				{what: "nor is a revoked one", send: "GET /x", header: bearer("X"),
+				{what: "a revoked key", send: "GET /x", header: bearer("X"),
 					want: "401 missing_key"},
 			}},
 	})
@@ -127,7 +128,7 @@ func TestCopiedRequests(t *testing.T) {
 	runSites(t, []site{
 		{"none", fill("route {\n"+api+proxy+"}", ""), rows("Read")},
 		{"tracing", fill("route {\n"+tracing+api+proxy+"}", ""), rows("Read")},
-		{"tracing in its own place", fill(tracing+api+proxy, ""), rows("Read")},
+		{"tracing in its default order", fill(tracing+api+proxy, ""), rows("Read")},
 		{"forward_auth", fill("route {\n"+auth+api+proxy+"}", ""), rows("Read")},
 		{"error routes", fill("route {\n"+api+proxy+"}\nhandle_errors {\n"+proxy+"}",
 			"errors caddy\nnamespace acme"), rows("-")},

@@ -48,7 +48,7 @@ func flood(t *testing.T, g *gate.Gate, n int, token func(i int) string) map[int]
 	return statuses
 }
 
-func TestFloodCostsNoStore(t *testing.T) {
+func TestFloodReachesNoStore(t *testing.T) {
 	w := start(t, gate.Config{APIKey: operations})
 	database := func() float64 {
 		return w.Metric(t, "caddy_apikeys_lookups_total",
@@ -56,7 +56,7 @@ func TestFloodCostsNoStore(t *testing.T) {
 	}
 	good := func() int { return w.Get(t, "/v1/items/1", gate.Token(w.tokens["R"])).Status }
 	if good() != 200 {
-		t.Fatal("the good key is refused")
+		t.Fatal("the valid key is refused")
 	}
 	before := database()
 	if before == 0 {
@@ -64,15 +64,15 @@ func TestFloodCostsNoStore(t *testing.T) {
 	}
 	const n = 4000
 	for what, token := range map[string]func(int) string{
-		"random, check right": func(int) string { return forge("ak") },
-		"random, check wrong": func(int) string { return forge("ak")[:60] + "0" },
+		"random, valid checksum":   func(int) string { return forge("ak") },
+		"random, invalid checksum": func(int) string { return forge("ak")[:60] + "0" },
 		"random strings": func(int) string {
 			return fmt.Sprintf("%x%x", rand.Uint64(),
 				rand.Uint64())
 		},
-		"of other prefixes": func(int) string { return forge("sk_live") },
-		"of members":        func(int) string { return forge("akm") },
-		"tails of a good one": func(i int) string {
+		"other prefixes": func(int) string { return forge("sk_live") },
+		"member tokens":  func(int) string { return forge("akm") },
+		"variants of a valid token": func(i int) string {
 			return w.tokens["R"][:50] + fmt.Sprintf("%011d", i)
 		},
 	} {

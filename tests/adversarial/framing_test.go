@@ -86,7 +86,7 @@ func TestFraming(t *testing.T) {
 		{"two Content-Length",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0\r\nContent-Length: " +
 				"48\r\n\r\n" + smuggled, 400},
-		{"list of Content-Length",
+		{"Content-Length list",
 			"PUT /v1/items/1 HTTP/1.1\r\nHost: a\r\n{key}Content-Length: 0, 48\r\n\r\n" + smuggled,
 			400},
 		{"signed Content-Length",
@@ -112,7 +112,7 @@ func TestFraming(t *testing.T) {
 		{"HTTP/0.9", "GET /v1/items/1\r\n\r\n", 400},
 		{"HTTP/9.9", "GET /v1/items/1 HTTP/9.9\r\nHost: a\r\n\r\n", 505},
 		{"a response", "HTTP/1.1 200 OK\r\n\r\n", 400},
-		{"preface of HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0},
+		{"HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0},
 		{"asterisk", "OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 0},
 		{"asterisk with GET", "GET * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 400},
 	} {
@@ -124,7 +124,7 @@ func TestFraming(t *testing.T) {
 			}
 			for i, answer := range answers {
 				if i > 0 && answer.Status >= 200 && answer.Status < 300 {
-					t.Errorf("a second answer: %v", answer)
+					t.Errorf("a second response: %v", answer)
 				}
 			}
 			reached := answers[0].Reached
@@ -189,7 +189,7 @@ func TestMalformedHTTP2(t *testing.T) {
 		"CR LF in a name": pseudo(gate.Field{Name: "x-a\r\nx-apikey-id",
 			Value: "admin"}),
 		"colon in a name":         pseudo(gate.Field{Name: "x-apikey-id:", Value: "admin"}),
-		"blank in a name":         pseudo(gate.Field{Name: "x-apikey-id ", Value: "admin"}),
+		"space in a name":         pseudo(gate.Field{Name: "x-apikey-id ", Value: "admin"}),
 		"empty name":              pseudo(gate.Field{Name: "", Value: "admin"}),
 		"pseudo after regular":    append(fields{{Name: "x-a", Value: "1"}}, pseudo()...),
 		"unknown pseudo":          pseudo(gate.Field{Name: ":x", Value: "1"})[:5],
@@ -200,7 +200,7 @@ func TestMalformedHTTP2(t *testing.T) {
 		"no :scheme":              append(pseudo()[:1:1], pseudo()[2:]...),
 		"CR LF in :path":          path("/public/1 HTTP/1.1\r\nX-Apikey-Id: admin\r\n\r\n"),
 		":path without slash":     path("v1/admin"),
-		":path of public, no /":   path("public/1"),
+		":path public, no slash":  path("public/1"),
 		":path empty":             path(""),
 		":path asterisk":          path("*"),
 		":path absolute":          path("https://evil/public/../v1/admin"),

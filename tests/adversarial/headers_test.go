@@ -91,7 +91,7 @@ func TestHopByHopCannotRemoveTheIdentity(t *testing.T) {
 			as: "-"},
 		row{what: "the credential as hop-by-hop", on: "1", send: item,
 			header: []string{"X-API-Key: {R}", "Connection: X-API-Key"}, want: "200"},
-		row{what: "junk as hop-by-hop", on: "1", send: item,
+		row{what: "an invalid credential as hop-by-hop", on: "1", send: item,
 			header: []string{"X-API-Key: {R}", "Authorization: Bearer {J}",
 				"Connection: Authorization"}, want: "400 ambiguous_credentials"},
 	)
@@ -127,7 +127,7 @@ func TestOverridesAndForwardedHeaders(t *testing.T) {
 		)
 	}
 	rows = append(rows,
-		row{what: "a write as a read", send: "POST /v1/admin/1",
+		row{what: "a write overridden to a read", send: "POST /v1/admin/1",
 			header: []string{bearer, "X-HTTP-Method-Override: GET"},
 			want:   "403 insufficient_permission"},
 		row{what: "X-Forwarded-For", send: "GET /v1/items/1",
@@ -155,24 +155,24 @@ func TestTrustedProxy(t *testing.T) {
 	bearer := "Authorization: Bearer {R}"
 	var rows []row
 	for _, line := range overrides {
-		rows = append(rows, row{what: "dropped all the same, " + line, send: "GET /v1/items/1",
+		rows = append(rows, row{what: "dropped, " + line, send: "GET /v1/items/1",
 			header: []string{bearer, line}, want: "200", gone: []string{name(line)}})
 	}
 	for _, line := range forwarded {
 		rows = append(rows,
 			row{what: "kept, " + line, send: "GET /v1/items/1", header: []string{bearer, line},
 				want: "200", kept: []string{line}},
-			row{what: "decides nothing, " + line, send: "GET /v1/admin/1",
+			row{what: "no effect on the decision, " + line, send: "GET /v1/admin/1",
 				header: []string{bearer, line}, want: "403 insufficient_permission"})
 	}
 	rows = append(rows,
-		row{what: "its client's address", send: "GET /v1/items/1",
+		row{what: "an allowed client address", send: "GET /v1/items/1",
 			header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 10.0.0.1"}, want: "200",
 			as: "Ten"},
-		row{what: "its client's other address", send: "GET /v1/items/1",
+		row{what: "another client address", send: "GET /v1/items/1",
 			header: []string{"X-API-Key: {Ten}", "X-Forwarded-For: 11.0.0.1"},
 			want:   "403 address_not_allowed"},
-		row{what: "identity is not its to say", send: "GET /public/1",
+		row{what: "no identity from a trusted proxy", send: "GET /public/1",
 			header: []string{"X-Apikey-Id: admin"}, want: "200", as: "-"},
 	)
 	w.mint(t, "Ten", gate.JSON{"permissions": []string{"items:read"},

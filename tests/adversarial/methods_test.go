@@ -57,17 +57,17 @@ func TestMethods(t *testing.T) {
 		"QUERY", "CONNECTX", "!", "*", "GET,POST", "GET;"} {
 		for _, target := range []string{" /v1/items/1", " /public/1"} {
 			rows = append(rows,
-				row{what: "43 " + method + target, send: method + target, header: bearer("All"),
-					want: "refused"},
+				row{what: "with a key, " + method + target, send: method + target,
+					header: bearer("All"), want: "refused"},
 				row{what: "no key, " + method + target, send: method + target, want: "refused"})
 		}
 	}
 	for _, method := range []string{"get", "Get", "FOO", "PROPFIND", "PURGE", "M-SEARCH", "TRACE",
 		"QUERY"} {
 		rows = append(rows,
-			row{what: "says 405, " + method, send: method + " /v1/items/1",
+			row{what: "405, " + method, send: method + " /v1/items/1",
 				header: bearer("All"), want: "405 method_not_allowed"},
-			row{what: "says 405 on public, " + method, send: method + " /public/1",
+			row{what: "405 on public, " + method, send: method + " /public/1",
 				want: "405 method_not_allowed"})
 	}
 	w.run(t, rows)
@@ -86,9 +86,9 @@ func TestAllow(t *testing.T) {
 		{what: "MKCOL added", send: "MKCOL /x", header: bearer("Write"), want: "200", as: "Write"},
 		{what: "MKCOL is a write", send: "MKCOL /x", header: bearer("Read"),
 			want: "403 insufficient_permission"},
-		{what: "added as sent", send: "mkcol /x", header: bearer("Write"),
+		{what: "methods are case-sensitive", send: "mkcol /x", header: bearer("Write"),
 			want: "405 method_not_allowed"},
-		{what: "PUT taken out", send: "PUT /x", header: bearer("Write"),
+		{what: "PUT removed", send: "PUT /x", header: bearer("Write"),
 			want: "405 method_not_allowed"},
 		{what: "TRACE", send: "TRACE /x", header: bearer("Read"), want: "405 method_not_allowed"},
 	})

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// shop is the API of the rows, served below /v1.
+// shop is the OpenAPI document of the tests below. The API is served under /v1.
 const shop = `
 openapi: 3.1.0
 info: {title: Shop, version: "1"}
@@ -85,9 +85,9 @@ func TestOpenAPI(t *testing.T) {
 	}
 	rows = append(rows, row{what: "no key, no operation", send: "GET /nothing",
 		want: "401 missing_key"})
-	rows = append(rows, row{what: "a method that is none, no operation", send: "PURGE /nothing",
+	rows = append(rows, row{what: "an unknown method, no operation", send: "PURGE /nothing",
 		header: bearer["All"], want: "405 method_not_allowed"})
-	rows = append(rows, row{what: "override of the method", send: "GET /v1/orders/7",
+	rows = append(rows, row{what: "a method override", send: "GET /v1/orders/7",
 		header: append([]string{"X-HTTP-Method-Override: PUT"}, bearer["Show"]...), want: ok,
 		as: "Show", gone: []string{"X-HTTP-Method-Override"}})
 
@@ -120,8 +120,8 @@ func TestOpenAPI(t *testing.T) {
 	add(forbidden, "POST /v1/orders/:cancel", "Cancel Read")
 	add(ok, "POST /v1/orders/:cancel", "Repeat")
 
-	// A POST that reads, by an `operation`. An upstream that is case-sensitive, or matches before
-	// it decodes, takes any other spelling of the last segment for an id.
+	// An `operation` makes this POST a read. A case-sensitive upstream, or one that matches before
+	// it decodes, reads any other spelling of the last segment as an id.
 	for _, path := range []string{"/v1/orders/search", "/v1/orders/search/"} {
 		add(ok, "POST "+path, "Read OrdersRead Search")
 		add(forbidden, "POST "+path, "Write Repeat")
@@ -132,8 +132,8 @@ func TestOpenAPI(t *testing.T) {
 		add(forbidden, "POST "+path, "Read OrdersRead Search")
 		add(ok, "POST "+path, "Write Repeat")
 	}
-	// A GET that writes, by an `operation`. An upstream that ignores case closes the order for each
-	// of these.
+	// An `operation` makes this GET a write. A case-insensitive upstream closes the order for each
+	// of these spellings.
 	for _, path := range []string{"/v1/orders/7/close", "/v1/orders/7/close/", "/v1/orders/7/CLOSE",
 		"/v1/orders/7/%63lose", "/V1/Orders/7/Close"} {
 		add(ok, "GET "+path, "Write Close")
@@ -203,7 +203,7 @@ func TestPermissionTable(t *testing.T) {
 		t.Helper()
 		r := g.Reload(t, config)
 		if (r.Exit == 0) != (says == "") || !strings.Contains(r.Stderr, says) {
-			t.Errorf("want it to say %q: %v", says, r)
+			t.Errorf("want an error that says %q, got %v", says, r)
 		}
 	}
 	holds := func(status int, want ...string) {

@@ -29,7 +29,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 	expires := time.Now().Add(3 * time.Second) // minting may take long on a busy machine
 	w.mint(t, "Expired", gate.JSON{"permissions": items,
 		"expires_at": expires.UTC().Format(time.RFC3339Nano)})
-	time.Sleep(time.Until(expires)) // the event is the time itself
+	time.Sleep(time.Until(expires)) // nothing signals the expiry
 
 	for host, rows := range map[string]map[string]row{ // by host and outcome
 		"": {
@@ -183,13 +183,13 @@ func TestRevokedUnderLoad(t *testing.T) {
 				return len(answers) >= n
 			}
 		}
-		gate.Until(t, "a hundred answers before the revoke", enough(100))
+		gate.Until(t, "a hundred responses before the revoke", enough(100))
 		w.Revoke(t, k.ID)
 		revoked := time.Now()
 		mu.Lock()
 		n := len(answers)
 		mu.Unlock()
-		gate.Until(t, "a hundred answers after the revoke", enough(n+100))
+		gate.Until(t, "a hundred responses after the revoke", enough(n+100))
 		close(stop)
 		senders.Wait()
 		seen := map[string]int{}

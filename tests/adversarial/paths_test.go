@@ -55,13 +55,13 @@ func TestTargets(t *testing.T) {
 		)
 	}
 	rows = append(rows, []row{
-		{what: "slashes first", send: "GET //v1/admin/1", header: bearer,
+		{what: "two slashes first", send: "GET //v1/admin/1", header: bearer,
 			want: "400 non_canonical_target"},
-		{what: "slashes before a host", send: "GET //public/v1/admin/1",
+		{what: "two slashes, like a host", send: "GET //public/v1/admin/1",
 			want: "400 non_canonical_target"},
-		{what: "slashes inside", send: "GET /v1//admin/1", header: bearer,
+		{what: "two slashes inside", send: "GET /v1//admin/1", header: bearer,
 			want: "400 non_canonical_target"},
-		{what: "slashes before public", send: "GET /v1/..//public/1",
+		{what: "two slashes before public", send: "GET /v1/..//public/1",
 			want: "400 non_canonical_target"},
 		{what: "admin in another case", send: "GET /V1/Admin/1", header: bearer,
 			want: "403 insufficient_permission"},
@@ -100,7 +100,7 @@ func TestTargets(t *testing.T) {
 		{what: "no slash", send: "GET v1/items/1", header: bearer, want: "refused"},
 		{what: "no slash, public", send: "GET public/1", want: "refused"},
 		{what: "opaque", send: "GET a:public/1", want: "refused"},
-		{what: "a query alone", send: "GET ?/public/1", header: bearer, want: "refused"},
+		{what: "only a query", send: "GET ?/public/1", header: bearer, want: "refused"},
 		{what: "host and port", send: "GET api.example.com:80", want: "refused"},
 		{what: "bad escape", send: "GET /public/%", want: "refused"},
 		{what: "bad escape with a letter", send: "GET /public/%zz", want: "refused"},
@@ -151,9 +151,9 @@ func TestEncodedSlash(t *testing.T) {
 	rows := []row{
 		{what: "in a segment", send: "GET /v1/items/a%2Fb", header: bearer, want: "200"},
 		{what: "in lower case", send: "GET /v1/items/a%2fb", header: bearer, want: "200"},
-		{what: "no way into another segment", send: "GET /v1%2fadmin/1",
+		{what: "not a separator", send: "GET /v1%2fadmin/1",
 			header: []string{"X-API-Key: {A}"}, want: "403 insufficient_permission"},
-		{what: "no way into public", send: "GET /public%2f1", want: "401 missing_key"},
+		{what: "not a separator before public", send: "GET /public%2f1", want: "401 missing_key"},
 	}
 	for _, end := range []string{"..%2fv1/admin/1", "..%2f..%2fv1%2fadmin%2f1", "a%2f..%2fb",
 		"%2e%2e%2fx", ".%2fx", "a%2f..", "a%2f.", "%2fx", "a%2f%2fb", "a/%2fb", "a%2f/b",
@@ -205,9 +205,9 @@ func TestRewrittenTargets(t *testing.T) {
 		{what: "rewritten to items", send: "GET /new", want: "401 missing_key"},
 		{what: "rewritten to dots", send: "GET /up", want: "400 non_canonical_target"},
 		{what: "rewritten from dots", send: "GET /x/../old", want: "400 non_canonical_target"},
-		{what: "rewritten though it came bad", send: "GET /up/%2e%2e",
+		{what: "rewritten from encoded dots", send: "GET /up/%2e%2e",
 			want: "400 non_canonical_target"},
 		{what: "replaced", send: "GET /replace/1", want: "200", as: "-", at: "/public/1"},
-		{what: "replaced into bad", send: "GET /replace//v1", want: "400 non_canonical_target"},
+		{what: "replaced, two slashes", send: "GET /replace//v1", want: "400 non_canonical_target"},
 	})
 }

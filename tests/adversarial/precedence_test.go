@@ -7,8 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestTheFirstFailureAnswers checks which of several faults of a request determines the response.
-func TestTheFirstFailureAnswers(t *testing.T) {
+// TestPrecedence checks which refusal a request with several faults gets.
+func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	elsewhere := []string{"10.0.0.0/8"}
@@ -27,7 +27,7 @@ func TestTheFirstFailureAnswers(t *testing.T) {
 	w.mint(t, "Address", gate.JSON{"permissions": nothing, "allowed_ips": elsewhere})
 	w.mint(t, "Forbidden", gate.JSON{"permissions": nothing})
 	w.Revoke(t, revoked.ID)
-	time.Sleep(time.Until(soon)) // the event is the time itself
+	time.Sleep(time.Until(soon)) // nothing signals the expiry
 
 	key := func(name string) []string { return []string{"X-API-Key: {" + name + "}"} }
 	item := " /v1/items/1"
@@ -65,7 +65,7 @@ func TestTheFirstFailureAnswers(t *testing.T) {
 			want: "401 key_inactive"},
 		{what: "address before forbidden", send: "GET" + item, header: key("Address"),
 			want: "403 address_not_allowed"},
-		{what: "forbidden at last", send: "GET" + item, header: key("Forbidden"),
+		{what: "forbidden last", send: "GET" + item, header: key("Forbidden"),
 			want: "403 insufficient_permission"},
 	})
 }

@@ -210,7 +210,7 @@ func judgeProblem(t *testing.T, code string, got gate.Response) {
 		t.Error("405 without Allow")
 	}
 	if code == "insufficient_permission" && (body["needed"] == nil || body["namespace"] == nil) {
-		t.Errorf("without what was needed: %v", got)
+		t.Errorf("without the needed permission: %v", got)
 	}
 }
 

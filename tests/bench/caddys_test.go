@@ -109,7 +109,7 @@ func startCaddy(b *testing.B, k kind, upstream string) *caddy {
 	return c
 }
 
-// A request is what the processes are compared with.
+// A request is one kind of request with which the processes are compared.
 type request struct {
 	name, title string
 	site        string
@@ -142,7 +142,7 @@ func (r request) load(c *caddy, token string) load {
 	return l
 }
 
-// browserHeaders are the ten headers that a browser sends with a request of a script.
+// browserHeaders are the ten headers that a browser sends with a fetch request.
 var browserHeaders = []string{
 	"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
 	"Accept: application/json",

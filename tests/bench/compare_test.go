@@ -157,8 +157,8 @@ func (c *comparison) tokenFor(process *caddy) string {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// emptyAccessLog truncates the access log, so that it does not fill the disk. It fails unless
-// entries were written exactly if they had to be.
+// emptyAccessLog truncates the access log, so that it does not fill the disk. It fails if the log
+// has entries but should be empty, or the reverse.
 func (c *caddy) emptyAccessLog(b *testing.B, wanted bool) {
 	b.Helper()
 	path := filepath.Join(c.Dir, "access.log")
@@ -174,7 +174,7 @@ func (c *caddy) emptyAccessLog(b *testing.B, wanted bool) {
 	}
 }
 
-// inTurn adds one round per process, each time beginning with another one.
+// inTurn adds one round per process, beginning with a different process each time.
 func inTurn(n int, seen [][]round, measure func(process int) round) [][]round {
 	for i := range seen {
 		process := (n + i) % len(seen)
@@ -221,7 +221,7 @@ func (s spread) String() string {
 	return fmt.Sprintf("%.2f × (%.2f to %.2f)", s.middle, s.low, s.high)
 }
 
-// hundredths rounds a ratio as String does, so that no bar is missed by what nobody can see.
+// hundredths rounds a ratio as String does, so that the verdict agrees with the printed ratio.
 func hundredths(ratio float64) float64 { return math.Round(ratio*100) / 100 }
 
 func ratio(of, to []round, what func(round) float64) spread {

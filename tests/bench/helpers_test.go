@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestALoadSeesItsUpstream(t *testing.T) {
+func TestLoadOverHTTP1(t *testing.T) {
 	addr := startUpstream(t)
 	got, err := load{addr: addr, status: "200", conns: 2, rate: 100,
 		length: 100 * time.Millisecond}.run()
@@ -24,11 +24,11 @@ func TestALoadSeesItsUpstream(t *testing.T) {
 	}
 	if _, err := (load{addr: addr, status: "401", conns: 1,
 		length: time.Minute}).run(); err == nil {
-		t.Error("another status than the one that must come is no error")
+		t.Error("an unexpected status is no error")
 	}
 }
 
-func TestALoadOverHTTP2(t *testing.T) {
+func TestLoadOverHTTP2(t *testing.T) {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(
@@ -48,7 +48,7 @@ func TestALoadOverHTTP2(t *testing.T) {
 	}
 	l.tokens = []string{"b"}
 	if _, err := l.run(); err == nil {
-		t.Error("a 401 is not an error")
+		t.Error("a 401 is no error")
 	}
 }
 

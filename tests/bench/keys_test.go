@@ -291,8 +291,8 @@ func writeKeys(b *testing.B, tokens []string) string {
 	return f.Name()
 }
 
-// coldStarts returns how long starts of a Caddy took until it had answered a request with a token,
-// sorted.
+// coldStarts restarts Caddy several times. It returns the sorted times from a start to the first
+// response to a request with a token.
 func coldStarts(b *testing.B, g *gate.Gate, addr, token string) []time.Duration {
 	b.Helper()
 	var took []time.Duration

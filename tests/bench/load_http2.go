@@ -16,7 +16,7 @@ type client2 struct {
 	net.Conn
 	framer  *http2.Framer
 	encoder *hpack.Encoder
-	block   bytes.Buffer // what the encoder writes
+	block   bytes.Buffer // output of the encoder
 	stream  uint32       // the stream of the last request; odd
 }
 

@@ -26,7 +26,7 @@ func benchmarkMemory(b *testing.B) {
 			process.Restart(b)
 			mustRun(b, load{addr: process.sites["proxy"], header: bearer(token), status: "200",
 				conns: 1, rate: 1, length: time.Millisecond})
-			time.Sleep(time.Second) // for what a start leaves to the background
+			time.Sleep(time.Second) // for background work after a start
 			seen[i] = append(seen[i], megabytes(b, process.Gate, "RssAnon"))
 		}
 	}

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processorTime returns the CPU time of a process in user and kernel mode: the sum of what the
-// scheduler has counted, in nanoseconds, in /proc/PID/task/*/schedstat, and of the same for threads
-// that have exited and are no longer there.
+// processorTime returns the CPU time of a process in user and kernel mode, as counted by the
+// scheduler in nanoseconds. Unlike the sum of /proc/PID/task/*/schedstat, it includes threads that
+// have exited.
 func processorTime(pid int) (time.Duration, error) {
 	var t unix.Timespec
 	// The id that clock_getcpuclockid(3) returns: Linux composes it of the inverted process id and

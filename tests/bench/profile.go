@@ -15,8 +15,8 @@ type place struct {
 const elsewhere = "everything else: connections, HTTP, system calls, the scheduler"
 
 // places are the groups of a profile. A sample belongs to the innermost function that has a place,
-// so a function answers for what it calls unless that has a place of its own. The log encoder has
-// none: it works for the logger of reverse_proxy or for the access log.
+// so the time of a function includes its callees, except those with a place of their own. The log
+// encoder has none: it works for the logger of reverse_proxy or for the access log.
 var places = []place{
 	{"`api_key` and its store", regexp.MustCompile(`caddy-apikeys/(caddymodule\.|keystore)`)},
 	{"the logger of `reverse_proxy`, for a debug line", regexp.MustCompile(`zap\.\(\*Logger\)\.With$`)},

@@ -17,8 +17,7 @@ import (
 
 const profileLength = 5 * time.Second
 
-// benchmarkProfiles shows where the CPU time goes that a process with api_key uses more than a
-// stock one.
+// benchmarkProfiles shows where a process with api_key spends more CPU time than a stock one.
 func benchmarkProfiles(b *testing.B) {
 	upstream := startUpstream(b)
 	plain, keys := startCaddy(b, stock, upstream), startCaddy(b, withKeys, upstream)

@@ -9,8 +9,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestNamesOfOthers shows hostile names of members and namespaces on every page that has them.
-func TestNamesOfOthers(t *testing.T) {
+// TestHostileMemberAndNamespaceNames shows hostile names of members and namespaces on every page
+// that has them.
+func TestHostileMemberAndNamespaceNames(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)

@@ -312,7 +312,7 @@ func TestOrganizations(t *testing.T) {
 		// "A key never has more access than the user who made it: a user without EDIT on a
 		// workspace cannot reach it through an application's key either."
 		ben := signedIn(t, g, tokens["Ben"], look)
-		ben.SeesNot("Accounting")
+		ben.DoesNotSee("Accounting")
 		ben.Click("Create key")
 		ben.Choose("Namespace", "shop", "Choose")
 		ben.Fill("Name", "Ben's")
@@ -445,18 +445,18 @@ func TestFinanceCloud(t *testing.T) {
 		// "The full key is displayed only once."
 		page.Reload() // sends the form again
 		page.Sees("This key already exists")
-		page.SeesNot(string(token))
+		page.DoesNotSee(string(token))
 		page.Back()
-		page.SeesNot(string(token))
+		page.DoesNotSee(string(token))
 		page.Open("/apikeys/keys/new")
 		page.Fill("Name", "Looked at twice")
 		page.Click("Create key")
 		other := newToken(t, page)
 		page.Click("Keys")
 		page.Back()
-		page.SeesNot(string(other))
+		page.DoesNotSee(string(other))
 		page.Open("/apikeys/keys")
-		page.SeesNot(string(token), string(other))
+		page.DoesNotSee(string(token), string(other))
 
 		// "key prefix (`blnk_fdb796a5...`) in the list"
 		page.Sees(assistant, string(token[:len("blnk_12345678")])+"…", "Never")

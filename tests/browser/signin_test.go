@@ -47,7 +47,7 @@ func TestSignIn(t *testing.T) {
 			page.Back()
 			page.Sees("Member token")
 			page.Open("/apikeys/keys")
-			page.SeesNot("Sign out")
+			page.DoesNotSee("Sign out")
 		})
 	}
 
@@ -104,7 +104,7 @@ func TestSignIn(t *testing.T) {
 		}
 		page.Click("Keys")
 		page.Sees("This member has been disabled.")
-		page.SeesNot("Sign out")
+		page.DoesNotSee("Sign out")
 		signIn(page, token)
 		page.Sees("The member of this token has been disabled.")
 	})
@@ -142,7 +142,7 @@ func TestOtherOrigins(t *testing.T) {
 		"another site": strings.Replace(stranger.URL, "127.0.0.1", "localhost", 1)} {
 		t.Run(name, func(t *testing.T) {
 			page := signedIn(t, g, token, chromium.Look{})
-			page.MayAsk(url)
+			page.AllowOrigin(url)
 
 			page.Open(url)
 			page.Click("Look at the keys")
@@ -192,7 +192,7 @@ func TestTrustedUser(t *testing.T) {
 	member(t, g, "ada", everywhere)
 	page := loggedIn(t, g, "ada", "secret", chromium.Look{})
 	page.Sees("Keys", "ada")
-	page.SeesNot("Sign in", "Sign out")
+	page.DoesNotSee("Sign in", "Sign out")
 	page.Click("Keys")
 	page.Sees("ada")
 

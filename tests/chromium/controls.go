@@ -250,7 +250,7 @@ func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
 		return {X: 0, Y: 0, Hit: false, Over: over}
 	}`)
 	if !point.Hit {
-		p.t.Fatalf("%s: “%s” cannot be clicked, above it is %s", p.Address(), name,
+		p.t.Fatalf("%s: “%s” cannot be clicked: %s covers it", p.Address(), name,
 			gate.Redact(point.Over))
 	}
 	return point.X, point.Y

@@ -106,8 +106,8 @@ func (p *Page) faultless() {
 	}
 }
 
-// MayAsk allows requests to another origin.
-func (p *Page) MayAsk(origin string) {
+// AllowOrigin allows requests to another origin.
+func (p *Page) AllowOrigin(origin string) {
 	p.faults.mu.Lock()
 	defer p.faults.mu.Unlock()
 	p.faults.sites = append(p.faults.sites, origin)

@@ -219,8 +219,8 @@ func (p *Page) Sees(texts ...string) {
 	}
 }
 
-// SeesNot fails the test if the page has one of the texts.
-func (p *Page) SeesNot(texts ...string) {
+// DoesNotSee fails the test if the page has one of the texts.
+func (p *Page) DoesNotSee(texts ...string) {
 	p.t.Helper()
 	text := p.Text()
 	for _, unwanted := range texts {

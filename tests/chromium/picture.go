@@ -15,7 +15,7 @@ func (p *Page) Picture(name string) {
 	p.keep(name, chromedp.FullScreenshot(100))
 }
 
-// Window is Picture for what the window shows of the page.
+// Window is Picture for the part of the page that the window shows.
 func (p *Page) Window(name string) {
 	p.t.Helper()
 	p.keep(name, chromedp.CaptureScreenshot())

@@ -278,7 +278,7 @@ func TestFleet(t *testing.T) {
 			}
 		}
 	}
-	all("minted through one gate, used through the port", 200, "", token)
+	all("minted through one gate, used through the public port", 200, "", token)
 	_, live := f.mint(t, f.gates[1], "--allow-ip", clientAddress)
 	all("a key for the client's address", 200, "", live)
 	_, balancers := f.mint(t, f.gates[2], "--allow-ip", "127.0.0.1")
@@ -300,7 +300,7 @@ func TestFleet(t *testing.T) {
 
 	if got, _ := inside(t, "GET", net.JoinHostPort(f.balancer.host, f.balancer.port),
 		"/apikeys/v1/health"); got != 401 {
-		t.Errorf("the one port manages keys: %d", got)
+		t.Errorf("the public port serves the management API: %d", got)
 	}
 	for _, n := range f.gates {
 		for path, want := range map[string]int{"/health": 200, "/metrics": 200,
@@ -312,7 +312,7 @@ func TestFleet(t *testing.T) {
 		if got, _ := n.inside(t, "POST", "/health"); got != 404 {
 			t.Errorf("POST /health on the inner port of %s: %d", n.host, got)
 		}
-		gate.Until(t, n.host+" serves requests of the one port", func() bool {
+		gate.Until(t, n.host+" serves requests of the public port", func() bool {
 			f.ask(t, live)
 			_, metrics := n.inside(t, "GET", "/metrics")
 			return strings.Contains(metrics,
@@ -336,22 +336,22 @@ func TestFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	gate.Until(t, "the balancer finds no healthy gate", func() bool {
-		all("a known key while the database is away", 200, "", live)
+		all("a known key while the database is unavailable", 200, "", live)
 		log := text(t, f.balancer.log)
 		return strings.Contains(log, `"status_code":503,"host":"`+f.gates[0].host) &&
 			strings.Contains(log, `"status_code":503,"host":"`+f.gates[1].host)
 	})
-	all("a known key after the balancer has noticed", 200, "", live)
+	all("a cached key after the balancer has noticed", 200, "", live)
 	all("a revoked key then", 401, "key_revoked", token)
 	all("no key then", 401, "invalid_key", "ak_nothing")
-	gate.Until(t, "the alert that tells of the database is on its way", func() bool {
+	gate.Until(t, "the alert about the database is pending", func() bool {
 		return len(p.query(t, `ALERTS{alertname="ApiKeysDatabaseErrors"}`)) > 0
 	})
 	if err := f.postgres.Run(); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range f.gates[:2] {
-		gate.Until(t, fmt.Sprintf("%s is well again", n.host), func() bool {
+		gate.Until(t, fmt.Sprintf("%s is healthy again", n.host), func() bool {
 			status, _ := n.inside(t, "GET", "/health")
 			return status == 200
 		})

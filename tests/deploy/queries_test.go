@@ -96,7 +96,7 @@ func (p prometheus) checkQueries(t *testing.T, f *fleet, traffic func()) {
 			Rules []struct{ Name, Query, Health, LastError string }
 		}
 	}
-	gate.Until(t, "each alert has been looked at", func() bool {
+	gate.Until(t, "each alert has been evaluated", func() bool {
 		p.get(t, "/api/v1/rules", &rules)
 		for _, g := range rules.Groups {
 			for _, r := range g.Rules {
@@ -159,13 +159,13 @@ func dashboardQueries(t *testing.T) map[string]string {
 			name := panel.Title + ", " + q.LegendFormat
 			found[name] = fill(q.Expr)
 			if strings.Contains(found[name], "$") {
-				t.Errorf("%s has a variable that the dashboard has not: %s", name, q.Expr)
+				t.Errorf("%s uses a variable that the dashboard lacks: %s", name, q.Expr)
 			}
 			legend := regexp.MustCompile(`{{(.*?)}}`)
 			for _, label := range legend.FindAllStringSubmatch(q.LegendFormat, -1) {
 				if grouped := regexp.MustCompile(`by \(`).MatchString(q.Expr); grouped &&
 					!regexp.MustCompile(`by \([^)]*\b`+label[1]+`\b`).MatchString(q.Expr) {
-					t.Errorf("%s: no label %s comes out of %s", name, label[1], q.Expr)
+					t.Errorf("%s: the result lacks the label %s: %s", name, label[1], q.Expr)
 				}
 			}
 		}
@@ -177,7 +177,8 @@ func dashboardQueries(t *testing.T) map[string]string {
 		}
 		parts := values.FindStringSubmatch(variable.Definition)
 		if parts == nil {
-			t.Errorf("the variable %s is no label_values: %s", variable.Name, variable.Definition)
+			t.Errorf("the variable %s is not a label_values query: %s", variable.Name,
+				variable.Definition)
 			continue
 		}
 		found["the variable "+variable.Name] = "count by (" + parts[2] + ") (" + fill(parts[1]) +
@@ -261,8 +262,8 @@ func (v vocabulary) unknown(expression string) (unknown []string) {
 	return unknown
 }
 
-// TestVocabularyBites checks that misspelled names are found.
-func TestVocabularyBites(t *testing.T) {
+// TestVocabularyFindsMisspellings checks that misspelled names are found.
+func TestVocabularyFindsMisspellings(t *testing.T) {
 	t.Parallel()
 	words := vocabulary{"caddy_apikeys_nodes": {"job": nil, "state": {"active", "fencing"}},
 		"up": {"job": nil}}

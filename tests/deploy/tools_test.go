@@ -59,7 +59,7 @@ func TestPromtool(t *testing.T) {
 }
 
 // TestSystemdUnit verifies the unit. systemd requires that the program exists, so the test replaces
-// it by the Caddy under test.
+// it with the Caddy under test.
 func TestSystemdUnit(t *testing.T) {
 	t.Parallel()
 	const unit, program = "caddy-apikeys.service", "/usr/bin/caddy-apikeys"

@@ -34,7 +34,7 @@ func TestCaddyfiles(t *testing.T) {
 				write(t, g.Dir, "openapi.yaml", document[1])
 			}
 			wantNoWarning(t, name, dir, "Caddyfile", block[1])
-			adapted := g.AdaptThere(t, block[1])
+			adapted := g.AdaptRunning(t, block[1])
 			config, err := json.Marshal(adapted.JSON()["result"])
 			if adapted.Status != 200 || err != nil {
 				t.Errorf("%s: %v", name, adapted)

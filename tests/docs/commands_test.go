@@ -35,8 +35,7 @@ var commands = []struct {
 
 // elsewhere are the pages whose commands another test runs, or no test can run, with the reason.
 var elsewhere = map[string]string{
-	"docs/migrating.md": "tests/scenarios runs the commands of the reader's " +
-		"own machine",
+	"docs/migrating.md":                     "tests/scenarios, with exports of the other systems",
 	"docs/operations.md":                    "TestRestoreCommands; the table of nodes is an example",
 	"docs/recipes/administration-portal.md": "tests/scenarios",
 	"docs/recipes/back-office.md":           "tests/scenarios",

@@ -50,7 +50,7 @@ func pages(t *testing.T) map[string]string {
 
 var link = regexp.MustCompile(`\]\(([^)\s#]*)(#[^)\s]*)?\)`)
 
-func TestLinksLeadSomewhere(t *testing.T) {
+func TestLinks(t *testing.T) {
 	texts := pages(t)
 	root, _ := gate.Root()
 	for name, text := range texts {
@@ -90,8 +90,8 @@ func anchors(text string) (all []string) {
 var runbook = regexp.MustCompile(`runbook_url: https://github\.com/` +
 	`caddy-apikeys/caddy-apikeys/blob/main/(\S+)#(\S+)`)
 
-// TestRunbooksAreThere checks that each alert links to an existing section.
-func TestRunbooksAreThere(t *testing.T) {
+// TestRunbooks checks that each alert links to an existing section.
+func TestRunbooks(t *testing.T) {
 	root, err := gate.Root()
 	if err != nil {
 		t.Fatal(err)
@@ -104,11 +104,11 @@ func TestRunbooksAreThere(t *testing.T) {
 	runbooks := runbook.FindAllStringSubmatch(string(alerts), -1)
 	for _, match := range runbooks {
 		if page, anchor := match[1], match[2]; !slices.Contains(anchors(texts[page]), anchor) {
-			t.Errorf("an alert leads to %s, which has no heading #%s", page, anchor)
+			t.Errorf("an alert links to %s, which has no heading #%s", page, anchor)
 		}
 	}
 	if n := strings.Count(string(alerts), "- alert: "); n == 0 || len(runbooks) != n {
-		t.Errorf("%d alerts lead to %d sections", n, len(runbooks))
+		t.Errorf("%d alerts link to %d sections", n, len(runbooks))
 	}
 }
 
@@ -140,7 +140,7 @@ func TestMetricsPage(t *testing.T) {
 		name, kind, labels := row[1], row[2], strings.Trim(strings.ReplaceAll(row[3], "`", ""), " ")
 		family := families[name]
 		if family == nil {
-			t.Errorf("the page has %s, the registry has not", name)
+			t.Errorf("the page lists %s, which the registry lacks", name)
 			continue
 		}
 		delete(registered, name)
@@ -159,6 +159,6 @@ func TestMetricsPage(t *testing.T) {
 		}
 	}
 	for name := range registered {
-		t.Errorf("the registry has %s, the page has not", name)
+		t.Errorf("the registry has %s, which the page lacks", name)
 	}
 }

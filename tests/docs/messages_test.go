@@ -74,7 +74,7 @@ func firstCells(t *testing.T, heading, end string) (cells [][]string) {
 }
 
 // sourceTexts returns the messages that the plugin logs, and all string expressions in its source.
-// What is not constant in them is left out.
+// Their variable parts are omitted.
 func sourceTexts(t *testing.T) (logged, literals []string) {
 	t.Helper()
 	root, err := gate.Root()

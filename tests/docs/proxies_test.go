@@ -228,7 +228,7 @@ func tryProxy(t *testing.T, g *gate.Gate, address string, folded, resolved bool)
 		"X_HTTP_Method_Override: DELETE", "X_Forwarded_Uri: /v1/spoof",
 		"X-Forwarded_Prefix: /spoof",
 	}
-	lies := []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET",
+	forged := []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET",
 		"X-Forwarded-Host: x.example", "X-Forwarded-For: 192.0.2.1"}
 	bad := 400
 	if folded {
@@ -256,11 +256,11 @@ func tryProxy(t *testing.T, g *gate.Gate, address string, folded, resolved bool)
 		{"a token on a public path", "GET /public/x",
 			[]string{bearer(writer), "X-API-Key: " + string(reader.Token)}, "", 200, nobody},
 		{"no key", "GET /v1/acme/x", nil, "", 401, nil},
-		{"no key, with lies", "GET /v1/acme/x", lies, "", 401, nil},
-		{"another key than lies would take", "POST /v1/acme/x",
-			append(slices.Clone(lies), bearer(reader)), "", 403, nil},
-		{"another address than it says", "GET /v1/acme/x",
-			append(slices.Clone(lies), bearer(office)), "", 403, nil},
+		{"no key, forged headers", "GET /v1/acme/x", forged, "", 401, nil},
+		{"a forged method", "POST /v1/acme/x",
+			append(slices.Clone(forged), bearer(reader)), "", 403, nil},
+		{"a forged address", "GET /v1/acme/x",
+			append(slices.Clone(forged), bearer(office)), "", 403, nil},
 		{"a forged key", "GET /v1/acme/x", []string{"X-API-Key: ak_" + strings.Repeat("0", 58)}, "",
 			401, nil},
 		{"two keys", "GET /v1/acme/x",

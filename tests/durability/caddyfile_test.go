@@ -89,7 +89,7 @@ func TestBadCaddyfiles(t *testing.T) {
 				line = i + 1
 			}
 		}
-		got := g.AdaptThere(t, strings.ReplaceAll(text, "#!", ""))
+		got := g.AdaptRunning(t, strings.ReplaceAll(text, "#!", ""))
 		wrong := strings.TrimSpace(strings.Split(text, "\n")[line-1])
 		if got.Status == 200 {
 			t.Errorf("%s\nwas accepted", wrong)

@@ -59,7 +59,7 @@ func TestLockedDatabase(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{APIKeys: "lease 2s"})
 	known := g.Mint(t, gate.JSON{"name": "known", "access": "read_only"})
-	fresh := g.Mint(t, gate.JSON{"name": "fresh", "access": "read_only"}) // not asked for yet
+	fresh := g.Mint(t, gate.JSON{"name": "fresh", "access": "read_only"}) // not cached
 	if r := g.Get(t, "/", known.Token); r.Status != 200 {
 		t.Fatal(r)
 	}
@@ -91,10 +91,10 @@ func TestLockedDatabase(t *testing.T) {
 		}
 	}
 	if took := time.Since(begun); took < 4*time.Second {
-		t.Logf("the changes were given up after %s, which is within two leases", took)
+		t.Logf("the changes failed after %s, within two leases", took)
 	}
-	refusedWhole(t, "a mint", got.mint)
-	refusedWhole(t, "a revoke", got.revoke)
+	wantUnavailable(t, "a mint", got.mint)
+	wantUnavailable(t, "a revoke", got.revoke)
 	other.unlock(t)
 	if n := len(g.Call(t, "GET", "/keys", nil).JSON()["items"].([]any)); n != 2 {
 		t.Errorf("%d keys, want the 2 earlier ones", n)
@@ -105,8 +105,8 @@ func TestLockedDatabase(t *testing.T) {
 	}
 }
 
-// refusedWhole checks the response to a change whose store fails.
-func refusedWhole(t *testing.T, what string, r gate.Response) {
+// wantUnavailable checks the response to a change whose store fails.
+func wantUnavailable(t *testing.T, what string, r gate.Response) {
 	t.Helper()
 	if r.Status != 503 || r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" {
 		t.Errorf("%s: want 503 unavailable with Retry-After, got %v", what, r)

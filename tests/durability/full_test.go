@@ -131,9 +131,9 @@ func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 	works("before")
 
 	disk(g, true)
-	refusedWhole(t, fmt.Sprint("a mint after ", len(keys)), until(2000))
+	wantUnavailable(t, fmt.Sprint("a mint after ", len(keys)), until(2000))
 	works("on a full disk")
-	refusedWhole(t, "a revoke on a full disk",
+	wantUnavailable(t, "a revoke on a full disk",
 		g.Try(t.Context(), "POST", "/keys/"+keys[0].ID+"/revoke", gate.JSON{}))
 	works("after a revoke that was refused")
 	if !strings.Contains(g.Output(), "disk") || !strings.Contains(g.Output(), "full") {
@@ -154,7 +154,7 @@ func fill(t *testing.T, dir string, disk func(g *gate.Gate, full bool)) {
 
 	// Once more, with kill -9 on the full disk.
 	disk(g, true)
-	refusedWhole(t, fmt.Sprint("a mint after ", len(keys)), until(2000))
+	wantUnavailable(t, fmt.Sprint("a mint after ", len(keys)), until(2000))
 	g.Kill()
 	disk(nil, false)
 	g.Start(t)

@@ -1,5 +1,5 @@
-// Package durability kills, stops and reloads the gate under load, fills its disk and takes its
-// database away, and checks that acknowledged changes persist.
+// Package durability kills, stops and reloads the gate under load, fills its disk and makes its
+// database unavailable, and checks that acknowledged changes persist.
 package durability
 
 import (
@@ -120,7 +120,7 @@ func TestKill(t *testing.T) {
 		select {
 		case <-now.full:
 		case <-time.After(20 * time.Second):
-			t.Errorf("no %d changes in 20 s", now.room)
+			t.Errorf("fewer than %d changes in 20 s", now.room)
 		}
 		// Requests in progress are then in any state.
 		time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond)
@@ -149,7 +149,7 @@ func TestKill(t *testing.T) {
 	if nodes := g.Metric(t, "caddy_apikeys_nodes"); nodes != 1 {
 		t.Errorf("one node that was killed repeatedly is listed as %v nodes", nodes)
 	}
-	t.Logf("%d kills, %d tokens told of", rounds, len(all.answers))
+	t.Logf("%d kills, %d tokens checked", rounds, len(all.answers))
 }
 
 // statusOf sends one request and returns the status.

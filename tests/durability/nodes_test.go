@@ -27,8 +27,8 @@ func TestNodesList(t *testing.T) {
 		}
 		return nodes.Items
 	}
-	// well reports whether both nodes are healthy according to node i.
-	well := func(i int) bool {
+	// healthy reports whether both nodes are healthy according to node i.
+	healthy := func(i int) bool {
 		nodes := list(f.Nodes[i])
 		if len(nodes) != 2 {
 			return false
@@ -41,7 +41,7 @@ func TestNodesList(t *testing.T) {
 		return true
 	}
 	for i := range f.Nodes {
-		gate.Until(t, "both nodes are healthy", func() bool { return well(i) })
+		gate.Until(t, "both nodes are healthy", func() bool { return healthy(i) })
 	}
 	stopped := list(f.Nodes[1])[1].Address
 	f.Nodes[1].Pause(t)
@@ -56,5 +56,5 @@ func TestNodesList(t *testing.T) {
 			return true
 		})
 	f.Nodes[1].Resume()
-	gate.Until(t, "the node has joined again", func() bool { return well(1) })
+	gate.Until(t, "the node has joined again", func() bool { return healthy(1) })
 }

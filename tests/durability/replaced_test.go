@@ -84,9 +84,9 @@ func TestFilesReplaced(t *testing.T) {
 						t.Errorf("%s: %v", when, r)
 					}
 				}
-				refusedWhole(t, when+": a mint",
+				wantUnavailable(t, when+": a mint",
 					g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
-				refusedWhole(t, when+": a revoke",
+				wantUnavailable(t, when+": a revoke",
 					g.Try(t.Context(), "POST", "/keys/"+early.ID+"/revoke", gate.JSON{}))
 				if r := g.Call(t, "GET", "/health", nil); r.Status != 503 ||
 					r.JSON()["healthy"] != false {
@@ -106,10 +106,10 @@ func TestFilesReplaced(t *testing.T) {
 			gates[0].Restart(t)
 			// Replacing lock files removes no file that a process has open.
 			if name != "lock files replaced" {
-				refuses("restarted beside the other", gates[0])
+				refuses("restarted while the other runs", gates[0])
 			}
 			gates[1].Stop(t)
-			gate.Until(t, "the early key is accepted",
+			gate.Until(t, "the key in the backup is accepted",
 				func() bool { return gates[0].Get(t, "/", early.Token).Status == 200 })
 			gates[1].Start(t)
 			want := 200
@@ -118,7 +118,7 @@ func TestFilesReplaced(t *testing.T) {
 			}
 			for _, g := range gates {
 				if r := g.Get(t, "/", late.Token); r.Status != want {
-					t.Errorf("the late key: want %d, got %v", want, r)
+					t.Errorf("the key minted after the backup: want %d, got %v", want, r)
 				}
 			}
 			// Copied lock files do not prove that the former nodes, which may hold a lease, have

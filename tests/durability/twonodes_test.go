@@ -24,8 +24,8 @@ func two(t *testing.T, c gate.Config) [2]*gate.Gate {
 // A credential is a token that a change makes invalid.
 type credential struct {
 	token gate.Token
-	ends  atomic.Bool // whether a change that takes access away has begun
-	ended atomic.Bool // whether that change is complete
+	// removing and removed say whether a change that removes access has begun and is complete.
+	removing, removed atomic.Bool
 }
 
 // watch sends requests with the credentials in turn. A request that was sent after the change was
@@ -36,21 +36,21 @@ func watch(
 ) (asked int) {
 	for ; ctx.Err() == nil; asked++ {
 		c := credentials[asked%len(credentials)].Load()
-		mustFail := c.ended.Load()
+		mustFail := c.removed.Load()
 		got := gate.Ask(ctx, client, g.URL+"/", c.token)
 		switch {
 		case ctx.Err() != nil:
 		case mustFail && got.Status/100 == 2:
 			t.Errorf("%d for a request sent after the change was complete", got.Status)
-		case !mustFail && !c.ends.Load() && got.Status/100 != 2:
+		case !mustFail && !c.removing.Load() && got.Status/100 != 2:
 			t.Errorf("a valid key: %v", got)
 		}
 	}
 	return asked
 }
 
-// takings are the changes that take access away.
-var takings = []struct {
+// removals are the changes that remove access.
+var removals = []struct {
 	name, method, path string
 	body               gate.JSON
 }{
@@ -62,7 +62,7 @@ var takings = []struct {
 }
 
 // TestTwoProcesses checks that a key is valid on both processes as soon as it is minted, and on
-// neither once a change that takes access away is complete.
+// neither once a change that removes access is complete.
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()
 	gates := two(t, gate.Config{})
@@ -86,9 +86,9 @@ func TestTwoProcesses(t *testing.T) {
 	changes := 0
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end) && changes < 100 &&
 		!t.Failed(); changes++ {
-		taking := takings[changes%len(takings)]
+		removal := removals[changes%len(removals)]
 		on, other := gates[changes/2%2], gates[(changes/2+1)%2]
-		k := on.Mint(t, gate.JSON{"name": taking.name, "access": "read_only"})
+		k := on.Mint(t, gate.JSON{"name": removal.name, "access": "read_only"})
 		for _, g := range []*gate.Gate{other, on} {
 			if got := statusOf(t, client, g, k.Token); got != 200 {
 				t.Fatalf("change %d: a new key: %d", changes, got)
@@ -96,20 +96,20 @@ func TestTwoProcesses(t *testing.T) {
 		}
 		c := &credential{token: k.Token}
 		current.Store(c)
-		for range 3 { // put the key into use
+		for range 3 { // make the node cache the key
 			statusOf(t, client, other, k.Token)
 		}
-		c.ends.Store(true)
+		c.removing.Store(true)
 		begun := time.Now()
-		answer := on.Try(ctx, taking.method, "/keys/"+k.ID+taking.path, taking.body)
+		answer := on.Try(ctx, removal.method, "/keys/"+k.ID+removal.path, removal.body)
 		slowest = max(slowest, time.Since(begun))
 		if !answer.Complete() {
-			t.Fatalf("%s: %v", taking.name, answer)
+			t.Fatalf("%s: %v", removal.name, answer)
 		}
-		c.ended.Store(true)
+		c.removed.Store(true)
 		for _, g := range []*gate.Gate{other, on} {
 			if got := statusOf(t, client, g, k.Token); got/100 == 2 {
-				t.Fatalf("the key was accepted after %s was complete", taking.name)
+				t.Fatalf("the key was accepted after %s was complete", removal.name)
 			}
 		}
 	}
@@ -121,7 +121,7 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
-// TestStoppedProcess checks that a stopped process delays a revoke until its lease has surely
+// TestStoppedProcess checks that a stopped process delays a revoke until its lease has certainly
 // expired, and does not accept the revoked key when it continues.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()

@@ -26,7 +26,7 @@
 // # Running it
 //
 // `make test` runs one failover of each kind. `make faults` runs FAILOVERS of them, with Patroni's
-// smallest supported ttl, and prints how long keys were answered 503 and how long a revoke took:
+// smallest supported ttl, and prints how long requests got 503 and how long a revoke took:
 //
 //	make faults FAILOVERS=50 SEED=42
 //

@@ -82,7 +82,7 @@ func TestFailover(t *testing.T) {
 	t.Logf("%d requests, %d accepted and %d refused; %d changes, %d of them complete; %d violations",
 		len(h.Requests), accepted, refused, len(h.Changes), done, len(found))
 	if accepted == 0 || refused == 0 || done == 0 {
-		t.Error("the run shows nothing: there must be accepted and refused requests, and complete " +
+		t.Error("the run proves nothing: it needs accepted and refused requests, and complete " +
 			"changes")
 	}
 	t.Logf("ttl %d s, loop_wait %d s, retry_timeout %d s, lease %v:\n%s", timing.ttl,

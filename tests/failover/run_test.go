@@ -48,7 +48,7 @@ func (k key) all() []faults.Access { return []faults.Access{k.read, k.write} }
 const (
 	changers = 2  // goroutines that change keys
 	users    = 2  // goroutines that use keys, per gate
-	lately   = 40 // number of recent keys from which they choose
+	recent   = 40 // number of recent keys from which they choose
 	allGates = -1
 )
 
@@ -77,7 +77,7 @@ func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	}
 	for g := range gates {
 		for range users {
-			r.work.Go(func() { r.useLately(g) })
+			r.work.Go(func() { r.useRecent(g) })
 		}
 	}
 	return r
@@ -344,12 +344,12 @@ func (r *run) use(g int, k key, method string) int {
 	return used.Status
 }
 
-// useLately uses recent keys, valid or not.
-func (r *run) useLately(g int) {
+// useRecent uses recent keys, valid or not.
+func (r *run) useRecent(g int) {
 	for !over(r.done) {
 		r.pause(60 * time.Millisecond)
 		r.mu.Lock()
-		keys := r.keys[max(0, len(r.keys)-lately):]
+		keys := r.keys[max(0, len(r.keys)-recent):]
 		r.mu.Unlock()
 		if len(keys) == 0 {
 			continue

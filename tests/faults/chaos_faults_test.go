@@ -71,15 +71,15 @@ func (f *faults) begin(s Step) (end func()) {
 	nop := func() {}
 	switch s.What {
 	case "database connections are cut":
-		return connection(gate.Database, storeAway, (*gate.Edge).Cut)
+		return connection(gate.Database, storeDown, (*gate.Edge).Cut)
 	case "database connections hang":
-		return connection(gate.Database, storeAway, (*gate.Edge).Hang)
+		return connection(gate.Database, storeDown, (*gate.Edge).Hang)
 	case "database replies are lost":
-		return connection(gate.Database, storeAway, (*gate.Edge).HangReplies)
+		return connection(gate.Database, storeDown, (*gate.Edge).HangReplies)
 	case "database connections are reset":
-		return connection(gate.Database, storeAway, (*gate.Edge).Reset)
+		return connection(gate.Database, storeDown, (*gate.Edge).Reset)
 	case "database is slow":
-		return connection(gate.Database, storeAway, slow)
+		return connection(gate.Database, storeDown, slow)
 	case "Redis connections are cut":
 		return connection(gate.Cache, nothing, (*gate.Edge).Cut)
 	case "Redis connections hang":
@@ -92,13 +92,13 @@ func (f *faults) begin(s Step) (end func()) {
 		return broken(s.Node, stopped, func() { f.Nodes[s.Node].Pause(f.t) },
 			f.Nodes[s.Node].Resume)
 	case "a node is killed":
-		return broken(s.Node, nodeAway, f.Nodes[s.Node].Kill, func() { f.Nodes[s.Node].Start(f.t) })
+		return broken(s.Node, nodeDown, f.Nodes[s.Node].Kill, func() { f.Nodes[s.Node].Start(f.t) })
 	case "a node is restarted":
-		return broken(s.Node, nodeAway, func() { f.Nodes[s.Node].Restart(f.t) }, nop)
+		return broken(s.Node, nodeDown, func() { f.Nodes[s.Node].Restart(f.t) }, nop)
 	case "a node is reloaded":
 		return broken(s.Node, reloading, func() { f.reload(s.Node) }, nop)
 	case "a node joins":
-		return broken(len(f.Nodes), nodeAway, f.join, nop)
+		return broken(len(f.Nodes), nodeDown, f.join, nop)
 	case "Redis is flushed":
 		return broken(allNodes, nothing, func() { f.redis("FLUSHALL") }, nop)
 	case "Redis is unavailable":
@@ -106,15 +106,15 @@ func (f *faults) begin(s Step) (end func()) {
 	case "Redis is stopped":
 		return broken(allNodes, nothing, f.Redis.Stop, f.Redis.Continue)
 	case "Redis entries are rolled back":
-		return broken(allNodes, nothing, f.goBack, nop)
+		return broken(allNodes, nothing, f.rollBack, nop)
 	case "Redis entries are forged":
 		return broken(allNodes, nothing, f.forge, nop)
 	case "PostgreSQL crashes":
-		return broken(allNodes, storeAway, func() { f.halt(); f.run() }, nop)
+		return broken(allNodes, storeDown, func() { f.halt(); f.run() }, nop)
 	case "PostgreSQL is unavailable":
-		return broken(allNodes, storeAway, f.halt, f.run)
+		return broken(allNodes, storeDown, f.halt, f.run)
 	case "the database fails over":
-		return broken(allNodes, storeAway, f.switchOver, nop)
+		return broken(allNodes, storeDown, f.switchOver, nop)
 	case "the standby is unavailable":
 		return broken(allNodes, noStandby, func() { f.must(f.standby.Detach()) },
 			func() { f.must(f.standby.Attach()) })
@@ -149,8 +149,8 @@ func (f *faults) switchOver() {
 	f.standby = f.Postgres.SynchronousStandby(f.t)
 }
 
-// setClockAgain repeatedly sets the database clock ahead and behind, by little as NTP does or by
-// much as people do.
+// setClockAgain repeatedly sets the database clock ahead and behind, by a little, as NTP does, or
+// by a lot, as operators do.
 func (f *faults) setClockAgain(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	random := rand.New(rand.NewPCG(f.random.Uint64(), 0))
@@ -205,7 +205,7 @@ func (f *faults) changeSettings(what string) (end func()) {
 	}
 }
 
-// workInBulk imports, exports and revokes hundreds of keys until it is ended.
+// workInBulk imports, exports and revokes hundreds of keys until end is called.
 func (f *faults) workInBulk(what string) (end func()) {
 	finished := f.fault(allNodes, what, nothing)
 	done := make(chan struct{})
@@ -218,8 +218,8 @@ func (f *faults) workInBulk(what string) (end func()) {
 	return func() { close(done) }
 }
 
-// goBack puts the entries that Redis held at the last goBack back into it.
-func (f *faults) goBack() {
+// rollBack restores the Redis entries that the previous call saved, and saves the current ones.
+func (f *faults) rollBack() {
 	held := f.entries()
 	f.put(f.old)
 	f.old = held

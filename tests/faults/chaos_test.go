@@ -77,7 +77,8 @@ func TestChaos(t *testing.T) {
 		"answer, %d faults, %d violations",
 		len(h.Requests), byStatus, len(h.Streams), changes, undone, len(h.Faults), len(found))
 	if byStatus[200] == 0 || byStatus[401] == 0 || changes == undone || len(h.Streams) == 0 {
-		t.Error("the run shows nothing: it needs accepted and refused requests, changes and streams")
+		t.Error("the run proves nothing: it needs accepted and refused requests, changes and " +
+			"streams")
 	}
 }
 

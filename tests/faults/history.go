@@ -65,8 +65,8 @@ type Excuses struct {
 
 // The excuses of each kind of fault.
 var (
-	storeAway = Excuses{Unavailable: true, LateCut: true}
-	nodeAway  = Excuses{Unavailable: true, NoAnswer: true}
+	storeDown = Excuses{Unavailable: true, LateCut: true}
+	nodeDown  = Excuses{Unavailable: true, NoAnswer: true}
 	stopped   = Excuses{Unavailable: true, NoAnswer: true, Stopped: true}
 	// Caddy closes connections that outlive the grace period of the former configuration.
 	reloading = Excuses{NoAnswer: true}

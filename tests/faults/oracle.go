@@ -85,7 +85,8 @@ func newOracle(h *History, s Settling) *oracle {
 	return o
 }
 
-// judgeChanges determines when each access was surely taken away, and when surely given.
+// judgeChanges determines when each access was certainly taken away, and when it was certainly
+// given.
 func (o *oracle) judgeChanges(changes []Change) {
 	// The latest first.
 	changes = slices.SortedFunc(slices.Values(changes),

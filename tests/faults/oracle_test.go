@@ -34,17 +34,17 @@ func TestOracle(t *testing.T) {
 		want []Kind
 	}{
 		{"nothing", History{}, nil},
-		{"before it is minted, anything",
+		{"any response before the mint",
 			History{Changes: []Change{minted},
 				Requests: []Request{request(5, 20, 401), request(9, 30, 200)}}, nil},
-		{"live and used", History{Changes: []Change{minted},
+		{"a valid key, accepted", History{Changes: []Change{minted},
 			Requests: []Request{request(10, 20, 200), request(50, 60, 204)}}, nil},
-		{"live and refused", History{Changes: []Change{minted},
+		{"a valid key, refused", History{Changes: []Change{minted},
 			Requests: []Request{request(10, 20, 401)}}, []Kind{Refused}},
-		{"live and refused, in a fault",
+		{"a valid key, refused during a fault",
 			History{Changes: []Change{minted}, Requests: []Request{request(10, 20, 403)},
-				Faults: []Fault{broken(-1, 0, 0, nodeAway)}}, []Kind{Refused}},
-		{"a refusal that a revoke overtakes",
+				Faults: []Fault{broken(-1, 0, 0, nodeDown)}}, []Kind{Refused}},
+		{"a refusal during a revoke",
 			History{Changes: []Change{minted, revoked}, Requests: []Request{request(50, 101, 401)}},
 			nil},
 		{"a refusal just before a revoke",
@@ -63,7 +63,7 @@ func TestOracle(t *testing.T) {
 		{"refused after a revoke", History{Changes: []Change{minted, revoked},
 			Requests: []Request{request(200, 210, 401), request(200, 210, 503),
 				request(200, 210, 0)}}, nil},
-		{"after a revoke that is not complete, anything",
+		{"any response after an incomplete revoke",
 			History{Changes: []Change{minted, undone(revoked)},
 				Requests: []Request{request(300, 310, 200), request(300, 310, 401)}}, nil},
 		{"the second revoke is complete",
@@ -74,80 +74,80 @@ func TestOracle(t *testing.T) {
 			Requests: []Request{request(250, 300, 200), request(250, 301, 200),
 				request(300, 310, 200), request(410, 420, 200), request(410, 420, 401),
 				request(350, 420, 401)}}, []Kind{Accepted, Refused}},
-		{"given again, not surely", History{Changes: []Change{minted, revoked,
+		{"given again, incomplete", History{Changes: []Change{minted, revoked,
 			undone(give(300, 400))},
 			Requests: []Request{request(500, 510, 200), request(500, 510, 401)}}, nil},
 		{"taken twice", History{Changes: []Change{minted, revoked, take(300, 400)},
 			Requests: []Request{request(250, 260, 200), request(350, 360, 200),
 				request(500, 510, 200)}}, []Kind{Accepted, Accepted, Accepted}},
 
-		{"503 when all is well", History{Changes: []Change{minted},
+		{"503 without a fault", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503)}}, []Kind{Unavailable}},
-		{"no answer when all is well",
+		{"no response without a fault",
 			History{Changes: []Change{minted}, Requests: []Request{request(20, 30, 0)}},
 			[]Kind{Unavailable}},
-		{"in a fault", History{Changes: []Change{minted},
+		{"during a fault", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503), request(20, 30, 0)},
-			Faults:   []Fault{broken(1, 15, 18, nodeAway)}}, nil},
-		{"a fault on the way", History{Changes: []Change{minted},
+			Faults:   []Fault{broken(1, 15, 18, nodeDown)}}, nil},
+		{"a fault during the request", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503)},
-			Faults:   []Fault{broken(1, 25, 26, storeAway)}}, nil},
+			Faults:   []Fault{broken(1, 25, 26, storeDown)}}, nil},
 		{"settled", History{Changes: []Change{minted}, Requests: []Request{request(29, 30, 503)},
-			Faults: []Fault{broken(1, 15, 18, nodeAway)}}, []Kind{Unavailable}},
+			Faults: []Fault{broken(1, 15, 18, nodeDown)}}, []Kind{Unavailable}},
 		{"before the fault", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503)},
-			Faults:   []Fault{broken(1, 31, 40, storeAway)}}, []Kind{Unavailable}},
+			Faults:   []Fault{broken(1, 31, 40, storeDown)}}, []Kind{Unavailable}},
 		{"another node's fault", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503)},
-			Faults:   []Fault{broken(2, 15, 40, nodeAway)}}, []Kind{Unavailable}},
-		{"a fault of all", History{Changes: []Change{minted},
+			Faults:   []Fault{broken(2, 15, 40, nodeDown)}}, []Kind{Unavailable}},
+		{"a fault of all nodes", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503)},
-			Faults:   []Fault{broken(-1, 15, 40, nodeAway), broken(1, 1, 2, nodeAway)}}, nil},
-		{"the store's fault is no reason not to answer",
+			Faults:   []Fault{broken(-1, 15, 40, nodeDown), broken(1, 1, 2, nodeDown)}}, nil},
+		{"a store fault does not excuse a missing response",
 			History{Changes: []Change{minted}, Requests: []Request{request(20, 30, 0)},
-				Faults: []Fault{broken(1, 15, 40, storeAway)}}, []Kind{Unavailable}},
-		{"a reload is no reason for a 503",
+				Faults: []Fault{broken(1, 15, 40, storeDown)}}, []Kind{Unavailable}},
+		{"a reload does not excuse a 503",
 			History{Changes: []Change{minted},
 				Requests: []Request{request(20, 30, 0), request(20, 30, 503)},
 				Faults:   []Fault{broken(1, 15, 40, reloading)}}, []Kind{Unavailable}},
-		{"a fault without excuse", History{Changes: []Change{minted},
+		{"a fault that excuses nothing", History{Changes: []Change{minted},
 			Requests: []Request{request(20, 30, 503)}, Faults: []Fault{broken(1, 15, 40, nothing)}},
 			[]Kind{Unavailable}},
-		{"a long fault with a short one in it",
+		{"a short fault within a long one",
 			History{Changes: []Change{minted}, Requests: []Request{request(70, 71, 503)},
-				Faults: []Fault{broken(1, 15, 90, storeAway), broken(1, 20, 30, storeAway)}}, nil},
+				Faults: []Fault{broken(1, 15, 90, storeDown), broken(1, 20, 30, storeDown)}}, nil},
 
 		{"a stream that is cut", History{Changes: []Change{minted, revoked},
 			Streams: []Stream{{Open: 20, Last: 200, Access: a, Node: 1}}}, nil},
-		{"a stream that goes on", History{Changes: []Change{minted, revoked},
+		{"a stream that continues", History{Changes: []Change{minted, revoked},
 			Streams: []Stream{{Open: 20, Last: 201, Access: a, Node: 1}}}, []Kind{Outlived}},
 		{"a stream opened during the revoke",
 			History{Changes: []Change{minted, revoked},
 				Streams: []Stream{{Open: 150, Last: 201, Access: a, Node: 1}}}, []Kind{Outlived}},
-		{"the revoke is not complete",
+		{"a stream after an incomplete revoke",
 			History{Changes: []Change{minted, undone(revoked)},
 				Streams: []Stream{{Open: 20, Last: 300, Access: a, Node: 1}}}, nil},
-		{"a stream of the key's second life",
+		{"a stream opened after the access is given again",
 			History{Changes: []Change{minted, revoked, give(300, 310)},
 				Streams: []Stream{{Open: 320, Last: 400, Access: a, Node: 1}}}, nil},
-		{"cut by a stopped process when it goes on",
+		{"cut by a stopped process when it continues",
 			History{Changes: []Change{minted, revoked},
 				Streams: []Stream{{Open: 20, Last: 305, Access: a, Node: 1}},
 				Faults:  []Fault{broken(1, 50, 300, stopped)}}, nil},
-		{"not even then", History{Changes: []Change{minted, revoked},
+		{"cut too long after the process continues", History{Changes: []Change{minted, revoked},
 			Streams: []Stream{{Open: 20, Last: 306, Access: a, Node: 1}},
 			Faults:  []Fault{broken(1, 50, 300, stopped)}}, []Kind{Outlived}},
-		{"stopped before", History{Changes: []Change{minted, revoked},
+		{"stopped before the revoke", History{Changes: []Change{minted, revoked},
 			Streams: []Stream{{Open: 20, Last: 201, Access: a, Node: 1}},
 			Faults:  []Fault{broken(1, 50, 99, stopped)}}, []Kind{Outlived}},
-		{"cut by a process that is cut off, when its lease is over",
+		{"cut by an isolated process when its lease expires",
 			History{Changes: []Change{minted, revoked},
 				Streams: []Stream{{Open: 20, Last: 205, Access: a, Node: 1}},
-				Faults:  []Fault{broken(1, 50, 300, storeAway)}}, nil},
-		{"not then", History{Changes: []Change{minted, revoked},
+				Faults:  []Fault{broken(1, 50, 300, storeDown)}}, nil},
+		{"cut too long after the lease expires", History{Changes: []Change{minted, revoked},
 			Streams: []Stream{{Open: 20, Last: 206, Access: a, Node: 1}},
-			Faults:  []Fault{broken(1, 50, 300, storeAway)}}, []Kind{Outlived}},
-		{"without Redis", History{Changes: []Change{minted, revoked},
+			Faults:  []Fault{broken(1, 50, 300, storeDown)}}, []Kind{Outlived}},
+		{"a Redis fault does not excuse a stream", History{Changes: []Change{minted, revoked},
 			Streams: []Stream{{Open: 20, Last: 201, Access: a, Node: 1}},
 			Faults:  []Fault{broken(1, 50, 300, nothing)}}, []Kind{Outlived}},
 	}
@@ -162,9 +162,8 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// TestOracleTakesNoLongerThanItSays checks that judging the history of a quarter of an hour takes
-// no longer than O(n log n).
-func TestOracleTakesNoLongerThanItSays(t *testing.T) {
+// TestCheckIsNotQuadratic checks a history as long as that of a quarter of an hour.
+func TestCheckIsNotQuadratic(t *testing.T) {
 	const n = 100_000
 	h := &History{}
 	for i := range int64(n) {
@@ -179,13 +178,13 @@ func TestOracleTakesNoLongerThanItSays(t *testing.T) {
 		h.Requests = append(h.Requests,
 			Request{Send: send, Recv: send + 5, Access: access, Node: int(i % 3), Status: 503})
 		h.Faults = append(h.Faults, Fault{Begin: send, End: send + 5, Node: int(i % 3),
-			Excuses: storeAway})
+			Excuses: storeDown})
 	}
 	begun := time.Now()
 	if found := h.Check(Settling{}); len(found) > 0 {
 		t.Errorf("%d violations, such as %v", len(found), found[0])
 	}
-	// This takes about a second. With a quadratic algorithm, it would take half an hour.
+	// This takes about a second. A quadratic algorithm would take half an hour.
 	if took := time.Since(begun); took > time.Minute {
 		t.Errorf("took %v", took)
 	}

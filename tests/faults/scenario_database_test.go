@@ -10,7 +10,8 @@ import (
 )
 
 // clockSet sets the database clock to each time ahead, while node 1 is cut off from the database
-// and has a longer lease than node 0. No revoke may complete before that lease has surely expired.
+// and has a longer lease than node 0. No revoke may complete before that lease has certainly
+// expired.
 func clockSet(ahead ...time.Duration) func(*arena) {
 	return func(a *arena) {
 		live := a.mint(0)

@@ -134,7 +134,7 @@ func isolated(a *arena) {
 	a.warm(k)
 	a.warm(live)
 	e := a.listen(1, k)
-	repaired := a.fault(1, "cut off", storeAway)
+	repaired := a.fault(1, "cut off", storeDown)
 	a.until("a node that is cut off serves a cached key", func() bool {
 		a.Edge(1, gate.Database).Hang()
 		a.Edge(1, gate.Cache).Hang()
@@ -189,7 +189,7 @@ func databaseUnavailable(a *arena) {
 	a.want(a.settled(1, dying) == 401, "the key is accepted after the repeated revoke")
 }
 
-// restored restores a backup. No cache may keep what was written after the backup.
+// restored restores a backup. No cache may keep a record that was written after the backup.
 func restored(a *arena) {
 	old := a.mint(0)
 	a.warm(old)

@@ -97,9 +97,9 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 	return a.finish(Settling{Cut: 10 * time.Second})
 }
 
-// surelyOver returns the longest time that a revoke waits for a silent node (docs/protocol.md,
+// longestWait returns the longest time that a revoke waits for a silent node (docs/protocol.md,
 // rule 7).
-func surelyOver(lease time.Duration) time.Duration { return lease * 101 / 99 }
+func longestWait(lease time.Duration) time.Duration { return lease * 101 / 99 }
 
 // longerLease gives node 1 a longer lease than node 0.
 var longerLease = []time.Duration{4 * time.Second, 18 * time.Second}
@@ -307,7 +307,7 @@ var scenarios = []scenario{
 		a.Nodes[1].Kill()
 		begun := time.Now()
 		a.complete(a.revoke(0, k))
-		a.want(time.Since(begun) < surelyOver(a.lease)+patience/4,
+		a.want(time.Since(begun) < longestWait(a.lease)+patience/4,
 			"the revoke waited %v for a dead node", time.Since(begun))
 		a.psqlUntil("the dead node is removed", "SELECT count(*) = 2 FROM nodes")
 		r := a.revokeIn(a.lease/2, 0, later)

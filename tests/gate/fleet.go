@@ -35,7 +35,7 @@ type FleetConfig struct {
 //	k := f.Nodes[0].Mint(t, gate.JSON{"name": "CI", "access": "read_only"})
 //	f.Nodes[2].Get(t, "/v1/items/1", k.Token)    // 200, and cached
 //	f.Edge(2, gate.Database).Hang()              // node 2 gets no more data from the database
-//	f.Nodes[0].Revoke(t, k.ID)                   // waits until node 2's lease has surely expired
+//	f.Nodes[0].Revoke(t, k.ID)                   // waits until node 2's lease has certainly expired
 //	f.Nodes[2].Get(t, "/v1/items/1", k.Token)    // not 200
 //	f.Heal()
 //

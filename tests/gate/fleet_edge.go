@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
 
-// Store is what a node reaches over an Edge.
+// Store is a server that a node reaches over an Edge.
 type Store int
 
 // The stores of a fleet.

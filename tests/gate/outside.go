@@ -120,9 +120,9 @@ func (g *Gate) StartFails(t testing.TB) Result {
 	return result
 }
 
-// AdaptThere is Adapt through the /adapt endpoint of the running Caddy, which is much faster than a
-// new process.
-func (g *Gate) AdaptThere(t testing.TB, caddyfile string) Response {
+// AdaptRunning is Adapt through the /adapt endpoint of the running Caddy, which is much faster than
+// a new process.
+func (g *Gate) AdaptRunning(t testing.TB, caddyfile string) Response {
 	t.Helper()
 	return g.admin(t, "POST", "/adapt", caddyfile, "Content-Type: text/caddyfile")
 }

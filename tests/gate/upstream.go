@@ -16,8 +16,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Reached is what the upstream received on one connection, which has one request. Wire is set as
-// soon as the first byte arrives, and the other fields when net/http has read the request.
+// Reached is the one request that the upstream received on a connection. Wire is set as soon as the
+// first byte arrives, and the other fields when net/http has read the request.
 type Reached struct {
 	Wire    string // the first 256 KiB
 	Method  string

@@ -34,7 +34,7 @@ func TestLists(t *testing.T) {
 	t.Run("large lists", w.largeLists)
 	t.Run("answers", w.answers)
 	t.Run("requests", w.requests)
-	t.Run("who", w.who)
+	t.Run("keys", w.keys)
 	t.Run("slow", w.slow)
 	t.Run("cut", w.cut)
 }
@@ -235,27 +235,28 @@ func (w world) answers(t *testing.T) {
 			"3\r\n[\"a\r\ne\r\ncme\",\"globex\"]\r\n0\r\n\r\n", "200 " + own},
 		{"chunk extensions", "", head(200, isJSON, chunked) + "11;x=\"]\"\r\n" + both +
 			"\r\n0;y\r\n\r\n", "200 " + own},
-		{"until the end of the connection", "", head(200, isJSON) + both, "200 " + own},
+		{"delimited by the end of the connection", "", head(200, isJSON) + both, "200 " + own},
 		{"nested", "GET /plain/data", whole(nested, isJSON), `200 {"data":["acme"],"n":2}`},
 		{"nested further", "GET /plain/deep",
 			whole(`{"data":{"items":[{"meta":{"id":"globex"}},{"meta":{"id":"acme"}}]}}`, isJSON),
 			`200 {"data":{"items":[{"meta":{"id":"acme"}}]}}`},
 		{"a POST that searches", "POST /plain/search", whole(both, isJSON), "200 " + own},
-		{"of another kind", "GET /plain/apps", whole(`["acme","globex","shop"]`, isJSON), "200 []"},
-		{"what does not exist", "", whole(`["nowhere","*","default","home","",null]`, isJSON),
+		{"namespaces of another kind", "GET /plain/apps", whole(`["acme","globex","shop"]`, isJSON),
 			"200 []"},
+		{"namespaces that do not exist", "", whole(`["nowhere","*","default","home","",null]`,
+			isJSON), "200 []"},
 		{"another spelling of the path", "GET /Plain/%6cist/", whole(both, isJSON), "200 " + own},
 		{"with a query", "GET /plain/list?limit=1000", whole(both, isJSON), "200 " + own},
-		{"in front of it, encode", "GET /encoded/list", whole(both, isJSON), "200 " + own},
-		{"behind it, encode", "GET /inside/list", whole(both, isJSON), "200 " + own},
-		{"of a second handler", "GET /twice/list", whole(both, isJSON), "200 " + own},
-		{"of Caddy's own", "GET /static/list", "", "200 " + own},
-		{"of Caddy's own, text", "GET /static/text", "", "502"},
+		{"encode before api_key", "GET /encoded/list", whole(both, isJSON), "200 " + own},
+		{"encode after api_key", "GET /inside/list", whole(both, isJSON), "200 " + own},
+		{"filtered by two handlers", "GET /twice/list", whole(both, isJSON), "200 " + own},
+		{"from Caddy itself", "GET /static/list", "", "200 " + own},
+		{"from Caddy itself, text", "GET /static/text", "", "502"},
 		{"another call", "GET /plain/other", whole(both, isJSON), "200 " + both},
 		{"with parameters", "", whole(both, `Content-Type: Application/JSON ; charset="UTF-8"`),
 			"200 " + own},
 		{"with UTF-8 misspelt", "", whole(both, isJSON+"; charset=utf8"), "200 " + own},
-		{"of a type that is JSON", "",
+		{"a +json type", "",
 			whole(both, "Content-Type: application/vnd.api+json;profile=x"), "200 " + own},
 		{"created", "POST /plain/search",
 			strings.Replace(whole(both, isJSON), "200 OK", "201 Created", 1), "201 " + own},
@@ -276,11 +277,11 @@ func (w world) answers(t *testing.T) {
 			"200 " + own},
 		{"gzip behind encode", "GET /encoded/list", whole(zip(both), isJSON, isGzip), "200 " + own},
 		{"gzip, cut", "", whole(zip(both)[:30], isJSON, isGzip), "502"},
-		{"gzip, its sum wrong", "", whole(zip(both)[:len(zip(both))-8]+"12345678", isJSON, isGzip),
-			"502"},
-		{"gzip with something after it", "", whole(zip(both)+"globex", isJSON, isGzip), "502"},
-		{"gzip that is none", "", whole(both, isJSON, isGzip), "502"},
-		{"gzip that is not told", "", whole(zip(both), isJSON), "502"},
+		{"gzip with a wrong checksum", "", whole(zip(both)[:len(zip(both))-8]+"12345678", isJSON,
+			isGzip), "502"},
+		{"gzip with trailing data", "", whole(zip(both)+"globex", isJSON, isGzip), "502"},
+		{"gzip announced, not gzip", "", whole(both, isJSON, isGzip), "502"},
+		{"gzip not announced", "", whole(zip(both), isJSON), "502"},
 		{"gzip twice", "", whole(zip(zip(both)), isJSON, "Content-Encoding: gzip, gzip"), "502"},
 		{"identity and gzip", "", whole(zip(both), isJSON, "Content-Encoding: identity, gzip"),
 			"502"},
@@ -289,7 +290,7 @@ func (w world) answers(t *testing.T) {
 		{"identity", "", whole(both, isJSON, "Content-Encoding: identity"), "200 " + own},
 		{"brotli", "", whole(both, isJSON, "Content-Encoding: br"), "502"},
 		{"gzip, empty", "", whole("", isJSON, isGzip), "502"},
-		{"a bomb of gzip", "", whole(zip(`["acme",`+strings.Repeat(" ", 16<<20)+`"globex"]`),
+		{"a gzip bomb", "", whole(zip(`["acme",`+strings.Repeat(" ", 16<<20)+`"globex"]`),
 			isJSON, isGzip), "200 " + own},
 
 		{"another shape", "", whole(nested, isJSON), "502"},
@@ -322,10 +323,10 @@ func (w world) answers(t *testing.T) {
 		{"a byte order mark", "", whole("\ufeff"+both, isJSON), "502"},
 		{"UTF-16", "", whole("[\x00\"\x00", isJSON), "502"},
 		{"not UTF-8", "", whole("[\"acme\xff\"]", isJSON), "502"},
-		{"a page", "", whole("<html>globex", isJSON), "502"},
-		{"a page that says so", "", whole("<html>globex", "Content-Type: text/html"), "502"},
-		{"JSON as a page", "", whole(both, "Content-Type: text/html"), "502"},
-		{"JSON as JavaScript", "", whole(both, "Content-Type: text/javascript"), "502"},
+		{"HTML announced as JSON", "", whole("<html>globex", isJSON), "502"},
+		{"HTML", "", whole("<html>globex", "Content-Type: text/html"), "502"},
+		{"JSON announced as HTML", "", whole(both, "Content-Type: text/html"), "502"},
+		{"JSON announced as JavaScript", "", whole(both, "Content-Type: text/javascript"), "502"},
 		{"two types", "", whole(both, isJSON, "Content-Type: text/html"), "502"},
 		{"two types in a line", "", whole(both, isJSON+", text/html"), "502"},
 		{"no type", "", whole(both), "502"},
@@ -335,24 +336,26 @@ func (w world) answers(t *testing.T) {
 		{"a sequence", "", whole("\x1e"+both, "Content-Type: application/json-seq"), "502"},
 		{"events", "", whole("data: "+both+"\n\n", "Content-Type: text/event-stream"), "502"},
 		{"nothing", "", whole("", isJSON), "502"},
-		{"shorter than it says", "", head(200, isJSON, "Content-Length: 100") + both[:12], "cut"},
-		{"shorter than it says, after the end", "", head(200, isJSON, "Content-Length: 100") + both,
+		{"shorter than its length", "", head(200, isJSON, "Content-Length: 100") + both[:12],
 			"cut"},
-		{"shorter than it says, before the array", "",
+		{"shorter than its length, after the end", "", head(200, isJSON,
+			"Content-Length: 100") + both, "cut"},
+		{"shorter than its length, before the array", "",
 			head(200, isJSON, "Content-Length: 100") + "\n", "502"},
-		{"longer than it says", "", head(200, isJSON, "Content-Length: 8") + both, "502"},
+		{"longer than its length", "", head(200, isJSON, "Content-Length: 8") + both, "502"},
 		{"chunks that end early", "", head(200, isJSON, chunked) + "11\r\n" + both + "\r\n", "cut"},
 		{"long, and ends early", "", head(200, isJSON, chunked) + fmt.Sprintf("%x\r\n%s\r\n",
 			len(long), long), "cut"},
 		{"long, and has no end", "", whole(long, isJSON), "cut"},
 		{"long, and turns into something else", "", whole(long+"<html>", isJSON), "cut"},
-		{"long, as far as the connection goes", "", head(200, isJSON) + long, "cut"},
+		{"long, delimited by the end of the connection", "", head(200, isJSON) + long, "cut"},
 		{"gzip, long and cut", "", head(200, isJSON,
 			isGzip) + zip(strings.Repeat(long[1:], 20))[:2000], "502"},
-		{"to the error routes", "GET /errors/list", whole(nested, isJSON), "502 handled 502"},
-		{"an answer of Caddy's that is none", "GET /static/nothing", "", "502"},
-		{"none", "", "", "502 handled 502"},
-		{"on purpose none", "GET /static/abort", "", "none"},
+		{"an error that goes to the error routes", "GET /errors/list", whole(nested, isJSON),
+			"502 handled 502"},
+		{"an empty response from Caddy", "GET /static/nothing", "", "502"},
+		{"no response", "", "", "502 handled 502"},
+		{"an aborted response", "GET /static/abort", "", "none"},
 
 		{"a range", "", head(206, isJSON, "Content-Range: bytes 0-16/99",
 			"Content-Length: 17") + both, "502"},
@@ -363,7 +366,7 @@ func (w world) answers(t *testing.T) {
 		{"reset", "", head(205, "Content-Length: 0"), "502"},
 		{"a tunnel", "", head(101, "Connection: Upgrade", "Upgrade: websocket") + both, "502"},
 		{"no content", "", head(204, isJSON), "204"},
-		{"elsewhere", "", head(302, "Location: /plain/other", "Content-Length: 6") + "globex",
+		{"a redirect", "", head(302, "Location: /plain/other", "Content-Length: 6") + "globex",
 			"302"},
 		{"choices", "", strings.Replace(whole(both, isJSON), "200 OK", "300 Multiple Choices", 1),
 			"300"},
@@ -371,7 +374,7 @@ func (w world) answers(t *testing.T) {
 			"400 Bad Request", 1), "400 upstream_error"},
 		{"an error of the API", "", strings.Replace(whole(both, isJSON), "200 OK", "500 Oh", 1),
 			"500 upstream_error"},
-		{"an error, packed", "", strings.Replace(whole(zip(both), isGzip), "200 OK",
+		{"an error, compressed", "", strings.Replace(whole(zip(both), isGzip), "200 OK",
 			"404 Not Found", 1), "404 upstream_error"},
 		{"an error, cut", "", head(503, isJSON, "Retry-After: 7", "Content-Length: 100") + both,
 			"503 upstream_error"},
@@ -428,13 +431,13 @@ func judge(t *testing.T, want string, got gate.Response, filtered bool) {
 	}
 	if filtered && strings.Contains(strings.ToLower(fmt.Sprint(got.Header, got.Trailer, body)),
 		"globex") {
-		t.Errorf("another's: %v", got)
+		t.Errorf("the response shows globex: %v", got)
 	}
 	status, text, _ := strings.Cut(want, " ")
 	switch status {
 	case "none":
 		if got.Status != 0 || got.Err == nil {
-			t.Errorf("answered: %v", got)
+			t.Errorf("want no response, got %v", got)
 		}
 		return
 	case "cut":

@@ -61,13 +61,13 @@ func (w world) requests(t *testing.T) {
 	}
 }
 
-// who checks which elements each key sees.
-func (w world) who(t *testing.T) {
+// keys checks which elements each key receives.
+func (w world) keys(t *testing.T) {
 	const all = `["acme","globex","42",42,"shop","default","none"]`
 	w.answer(func(conn net.Conn, _ *http.Request) { io.WriteString(conn, whole(all, isJSON)) })
 	acme := w.token
 	mint := func(namespace string, fields gate.JSON) gate.Token {
-		fields["name"], fields["namespace"] = "who", namespace
+		fields["name"], fields["namespace"] = "list", namespace
 		return w.Mint(t, fields).Token
 	}
 	also := mint("acme", gate.JSON{"access": "read_only",
@@ -85,15 +85,15 @@ func (w world) who(t *testing.T) {
 	}{
 		{"its own", "/plain/list", acme, `["acme"]`},
 		{"its own, as another kind", "/plain/apps", acme, `[]`},
-		{"where it may read", "/plain/list", also, `["acme","globex"]`},
-		{"not where it may only write", "/plain/list", writes, `["acme"]`},
+		{"where it has read", "/plain/list", also, `["acme","globex"]`},
+		{"not where it has only write", "/plain/list", writes, `["acme"]`},
 		{"a namespace that looks like a number", "/plain/list", number, `["42",42]`},
 		{"none of the kind", "/plain/list", shop, `[]`},
 		{"the kind", "/plain/apps", shop, `["shop"]`},
 		{"everywhere", "/plain/list", everywhere, `["acme","globex","42",42]`},
-		{"nobody", "/open/list", "", `[]`},
-		{"someone with a key", "/open/list", acme, `["acme"]`},
-		{"someone with another's token, which the API judges", "/open/list", "eyJhbGciOi.e30.x",
+		{"optional, without a key", "/open/list", "", `[]`},
+		{"optional, with a key", "/open/list", acme, `["acme"]`},
+		{"a foreign token, which the API checks", "/open/list", "eyJhbGciOi.e30.x",
 			all},
 		{"public", "/open/public", "", all},
 	} {

@@ -1,17 +1,18 @@
 /* History and failover: one key, two nodes, one failover (SPIN 6.5).
- * SAFETY: a request that STARTS after a takeaway was answered complete is never accepted, unless
- * somebody has asked to give the key back since.
- * Node A takes away, fences and adopts; node B caches, serves and acknowledges.  Every process may
- * stall between any two steps for any time; a node that stalls is a node that is cut off.
- * A commit is visible on the primary at once.  Its writer is told when the standby has it, and the
- * failover continues from what the standby has: it loses nothing that was answered.
- * There is no clock here: when W has passed since T, what was asked for before T has run out.
+ * A takeaway is a change that removes access, such as a revoke.
+ * SAFETY: a request that STARTS after a takeaway returned complete is never accepted, unless a
+ * change that gives the access back has begun since.
+ * Node A takes access away, fences B and adopts histories; node B caches, serves and acknowledges.
+ * Every process may stall between any two steps for any time, which also models a partition.
+ * A commit is visible on the primary at once.  Its writer gets the reply when the standby has it.
+ * The failover continues from the state of the standby, so it loses no acknowledged commit.
+ * There is no clock here: once W has passed since T, leases requested before T have expired.
  * lease.pml shows that W is long enough for that.
- *   FENCE   A gives up B at any time, and B joins anew
- *   SHARED  Redis says anything that it was ever told
- *   LOSSY   writers are told at once: the failover, or a restore, loses what was answered, and
- *           what is answered afterwards must hold all the same.  A notices each failover, also
- *           one that holds its position, and adds one fencing row for whoever it has not seen.
+ *   FENCE   A declares B dead at any time, and B joins again
+ *   SHARED  Redis returns any entry that was ever written to it
+ *   LOSSY   writers get the reply at once.  A failover or a restore can lose acknowledged commits,
+ *           and later ones must still hold.  A notices each failover, even one that keeps
+ *           its position, and adds one fencing row for all nodes that it has not seen.
  * Ablations: see model_test.go
  */
 #define NONE    0
@@ -31,7 +32,7 @@
 byte rev=0; bit key=0;           /* the head; whether the key is active                   */
 byte touched=0;                  /* bit r: revision r changed the key                     */
 byte row[2]; byte acked[2];      /* B's rows, by incarnation                              */
-bit mark=0;                      /* of the revisions that are made now: 1 after the failover */
+bit mark=0;                      /* history of new revisions: 1 after the failover        */
 byte was[2];                     /* bit r: the key was active at revision r with this mark */
 bit epoch=0;
 /* the standby, and after the failover the last revision that both histories have         */
@@ -39,30 +40,30 @@ byte base=0; byte copy[2];
 #define IN_HISTORY(r,m) ((m)==mark || (r)<=base)
 #define MASK(r) ((2<<(r))-1)     /* revisions up to r                                     */
 
-bit denied=0;                    /* a takeaway was answered complete                      */
+bit denied=0;                    /* a takeaway has returned complete                      */
 bit given=0;                     /* the key was given back since the takeaway began       */
-bit take_waits=0, fence_waits=0, join_waits=0;  /* committed, and the writer was not told  */
+bit take_waits=0, fence_waits=0, join_waits=0;  /* committed, and the writer has no reply  */
 #ifdef LOSSY
 #define WAITS 0
 #else
-#define WAITS (!mark)              /* the new primary has a standby that is there           */
+#define WAITS (!mark)              /* the new primary replies at once                        */
 #endif
 
 /* node B */
 bit inc=0;
 byte applied=0; bit amark=0;     /* its position                                          */
 byte changed=0;                  /* the last applied change of the key                    */
-bit seal=0;                      /* the epoch that it knows                               */
+bit seal=0;                      /* its epoch                                             */
 bit lease=0, cached=0;
 bit fresh=0;                     /* nothing was invalidated since the load began          */
 bit asked=0;                     /* a renewal has read the head                           */
-/* asked for before the wait began: of the takeaway, the fence, the failover              */
+/* leases and renewals from before the wait of the takeaway, the fence, the failover     */
 bit old0=0, old1=0, old2=0, ask0=0, ask1=0, ask2=0;
 
 /* node A */
 byte at=0; bit atmark=0;         /* its position                                          */
 bit another=0;                   /* it has adopted another history                        */
-bit known[2];                    /* the rows that it saw last                             */
+bit known[2];                    /* the rows that it last saw                             */
 bit anybody=0;                   /* a fencing row for the nodes of the lost history       */
 bit took=0;                      /* it has committed a takeaway                           */
 
@@ -113,7 +114,7 @@ join: skip;
  d_step { if :: row[inc]==NONE -> row[inc]=ACTIVE :: else fi; join_waits=WAITS };
  if
  :: d_step { JOINED -> join_waits=0 }
- :: !JOINED -> goto join                     /* it timed out: made again, as a write        */
+ :: !JOINED -> goto join                     /* it timed out: repeat it as a write          */
  fi;
  do
  :: d_step { IN_HISTORY(applied,amark) && row[inc]==ACTIVE -> head=rev; hmark=mark; asked=1 };
@@ -175,7 +176,7 @@ proctype Requests() {
  od
 }
 
-/* A renews, looks at the rows, adopts another history, gives B up */
+/* A renews, reads the rows, adopts another history, declares B dead */
 #ifdef BUG_NOTICE_BY_POSITION
 #define SAME_HISTORY IN_HISTORY(at,atmark)
 #else

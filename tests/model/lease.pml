@@ -1,7 +1,7 @@
 /* Freshness-lease revocation: one key, one revocation, N gateway nodes (SPIN 6.5).
  * SAFETY: a request that STARTS after the revoke call RETURNED is never accepted.
- * Real time "now" ticks; a node clock may LAG real time by <= D in all, the revoker's
- * clock may LEAD by <= D in all (bounded rate drift over the wait).  Every process may
+ * Real time "now" ticks; a node clock may LAG real time by <= D in total, the revoker's
+ * clock may LEAD by <= D in total (bounded rate drift over the wait).  Every process may
  * stall between any two steps for any time (GC pause, SIGSTOP, slow network, partition).
  * L2 is adversarial: a read returns nothing, or ANY record ever written (rollback, late
  * refill, FLUSHALL).  Push delivery and acks are lossy and unordered.

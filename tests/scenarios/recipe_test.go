@@ -21,9 +21,9 @@ var (
 	asMember   = regexp.MustCompile(`(?m)^as (\S+) (.*)$`)
 )
 
-// untried returns the commands of the recipe that the script does not run, neither literally
+// uncovered returns the commands of the recipe that the script does not run, neither literally
 // (except for redirections) nor with their whole chapter.
-func untried(r gate.Recipe, script string) (missing []string) {
+func uncovered(r gate.Recipe, script string) (missing []string) {
 	script = strings.ReplaceAll(script, "! ", "")
 	script = asMember.ReplaceAllString(script,
 		"exec caddy apikeys $2 --server $$KEYS --token-file $1.token")
@@ -50,7 +50,7 @@ func untried(r gate.Recipe, script string) (missing []string) {
 	return missing
 }
 
-func TestRecipesAreTried(t *testing.T) {
+func TestScriptsCoverRecipes(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestRecipesAreTried(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			for _, command := range untried(r, string(script.Comment)) {
+			for _, command := range uncovered(r, string(script.Comment)) {
 				t.Errorf("%s has a command that %s does not run: %s", page, name, command)
 			}
 		}

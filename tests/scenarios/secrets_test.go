@@ -45,7 +45,7 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 	unknown := gate.Token("no-such-imported-token-0123456789")
 	gate.Watch(string(mistyped), string(unknown))
 	tokens := map[string]gate.Token{"live": live, "revoked": dead.Token,
-		"rotated away": rotated.Token, "renewed": renewed, "imported": imported,
+		"rotated": rotated.Token, "renewed": renewed, "imported": imported,
 		"mistyped": mistyped, "unknown": unknown}
 
 	basic := func(user, password string) string {
@@ -76,8 +76,8 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 					got := g.Do(t, r)
 					if answer := fmt.Sprint(got.Header, string(got.Body)); got.Status != 200 &&
 						strings.Contains(answer, as) {
-						t.Errorf("the answer to a token that is %s, in a %s of %s with %d "+
-							"headers, holds it", name, r.Method, target, len(r.Header))
+						t.Errorf("the response to a %s token, in a %s of %s with %d headers, "+
+							"contains it", name, r.Method, target, len(r.Header))
 					}
 				}
 			}
@@ -113,7 +113,7 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 	} {
 		for name, token := range tokens {
 			if strings.Contains(fmt.Sprint(r.Header, string(r.Body)), string(token)) {
-				t.Errorf("an answer of the admin endpoint with status %d holds the token that is %s",
+				t.Errorf("a response of the admin endpoint with status %d contains the %s token",
 					r.Status, name)
 			}
 		}
@@ -123,8 +123,8 @@ func TestSecretsOfAWholeRun(t *testing.T) {
 			"--name", "x", string(live)}} {
 		if r := g.APIKeys(t, "", args...); r.Exit == 0 ||
 			strings.Contains(r.Stdout+r.Stderr, string(live)) {
-			t.Errorf("apikeys %s with a token for an argument: exit %d, or it repeats it", args[0],
-				r.Exit)
+			t.Errorf("apikeys %s with a token as an argument: exit %d, or the output contains it",
+				args[0], r.Exit)
 		}
 	}
 	for _, token := range tokens {

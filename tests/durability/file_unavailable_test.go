@@ -10,9 +10,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestFileAwayAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves requests
-// that need no key, reports the reason, and becomes healthy as soon as it can open the file.
-func TestFileAwayAtStart(t *testing.T) {
+// TestFileUnavailableAtStart starts Caddy with an SQLite file that it cannot open. Caddy serves
+// requests that need no key, reports the reason, and becomes healthy as soon as it can open the
+// file.
+func TestFileUnavailableAtStart(t *testing.T) {
 	t.Parallel()
 	// A separate file system. Only root can mount it; the other faults do not need it.
 	mount := func(t *testing.T, dir string) bool {
@@ -116,7 +117,7 @@ func TestFileAwayAtStart(t *testing.T) {
 					}
 					return strings.Contains(problem, row.why)
 				})
-				refusedWhole(t, when+": a mint",
+				wantUnavailable(t, when+": a mint",
 					g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 			}
 			g.Start(t)
@@ -144,9 +145,9 @@ func TestFileAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToFileAway checks that Caddy keeps a working configuration if it cannot open the file
-// of the new one.
-func TestReloadToFileAway(t *testing.T) {
+// TestReloadToUnavailableFile checks that Caddy keeps a working configuration if it cannot open the
+// file of the new one.
+func TestReloadToUnavailableFile(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
 	k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})

@@ -16,15 +16,15 @@ const otherSite = "handle /other {\n\trespond 200\n}\nhandle /apikeys/* " +
 	"{\n\tapi_keys_admin\n}\nhandle {\n\tapi_key {\n\t\tpublic /open\n\t}\n\treverse_proxy " +
 	"{$GATE_UPSTREAM}\n}"
 
-// TestDatabaseAwayAtStart starts Caddy before PostgreSQL. Caddy serves requests that need no key,
-// reports the problem, and becomes healthy as soon as the database is reachable.
-func TestDatabaseAwayAtStart(t *testing.T) {
+// TestDatabaseUnavailableAtStart starts Caddy before PostgreSQL. Caddy serves requests that need no
+// key, reports the problem, and becomes healthy as soon as the database is reachable.
+func TestDatabaseUnavailableAtStart(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Config: gate.Config{Site: otherSite}})
-	g, way := f.Nodes[0], f.Edge(0, gate.Database)
+	g, edge := f.Nodes[0], f.Edge(0, gate.Database)
 	k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
 	g.Stop(t)
-	way.Cut()
+	edge.Cut()
 
 	waits := func(when string) {
 		t.Helper()
@@ -37,17 +37,17 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 				t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
 			}
 		}
-		for door, r := range map[string]gate.Response{"endpoint": g.Call(t, "GET", "/health", nil),
-			"site": g.Get(t, "/apikeys/v1/health", "")} {
+		for endpoint, r := range map[string]gate.Response{"admin endpoint": g.Call(t, "GET",
+			"/health", nil), "site": g.Get(t, "/apikeys/v1/health", "")} {
 			if problem, _ := r.JSON()["problem"].(string); r.Status != 503 ||
 				r.JSON()["healthy"] != false || !strings.Contains(problem, "has not been reached") {
-				t.Errorf("%s: health at the %s: %v", when, door, r)
+				t.Errorf("%s: health at the %s: %v", when, endpoint, r)
 			}
 		}
 		if r := g.Call(t, "GET", "/openapi.json", nil); r.Status != 200 {
 			t.Errorf("%s: %v", when, r)
 		}
-		refusedWhole(t, when+": a mint",
+		wantUnavailable(t, when+": a mint",
 			g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 		if n := g.Metric(t, "caddy_apikeys_store_errors_total", "store=database"); n == 0 {
 			t.Errorf("%s: the metrics show no failure of the database", when)
@@ -66,18 +66,18 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 		}
 	}
 
-	// Caddy stops cleanly while it waits, also for a database that hangs, and a reload does not end
-	// the waiting.
-	way.Hang()
+	// Caddy stops cleanly while it waits, even for a database that hangs. A reload does not end the
+	// wait.
+	edge.Hang()
 	g.Restart(t)
 	waits("after a restart")
-	way.Cut()
+	edge.Cut()
 	if r := g.Reload(t, g.Config()); r.Exit != 0 {
 		t.Fatalf("a reload with the same database: %v", r)
 	}
 	waits("after a reload")
 
-	way.Heal()
+	edge.Heal()
 	gate.Until(t, "the key is accepted",
 		func() bool { return g.Get(t, "/", k.Token).Status == 200 })
 	if r := g.Call(t, "GET", "/health", nil); r.Status != 200 {
@@ -89,9 +89,9 @@ func TestDatabaseAwayAtStart(t *testing.T) {
 	}
 }
 
-// TestReloadToDatabaseAway checks that Caddy keeps a working configuration if the database of the
-// new one is unreachable.
-func TestReloadToDatabaseAway(t *testing.T) {
+// TestReloadToUnavailableDatabase checks that Caddy keeps a working configuration if the database
+// of the new one is unreachable.
+func TestReloadToUnavailableDatabase(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
 	k := g.Mint(t, gate.JSON{"name": "k", "access": "read_only"})
