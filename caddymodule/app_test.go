@@ -200,9 +200,15 @@ func TestReloadsKeepTheStore(t *testing.T) {
 	before.Keystore().Count(before.Keystore().Policy().Namespace("default"), nil,
 		keystore.OK)
 
-	for i, settings := range []object{{"lease": "10s"},
-		{"token_prefix": []string{"ak_new", "ak"}}} {
-		g.load(g.config(sqlite(g.path("keys.db"), settings)))
+	for i, reload := range []struct {
+		settings      object
+		requestMemory string // in the metrics
+	}{
+		{object{"lease": "10s"}, "2.68435456e+08"},
+		{object{"token_prefix": []string{"ak_new", "ak"}, "request_memory_bytes": 32 << 20},
+			"3.3554432e+07"},
+	} {
+		g.load(g.config(sqlite(g.path("keys.db"), reload.settings)))
 		now := runningApp()
 		if now == before || now.Keystore() != before.Keystore() {
 			t.Fatalf("reload %d: another app with the same store is expected to run", i)
@@ -213,8 +219,13 @@ func TestReloadsKeepTheStore(t *testing.T) {
 				hits()-had)
 		}
 		_, metrics := g.do("GET", "admin", "/metrics", "")
-		if want := `caddy_apikeys_requests_total{namespace="default",outcome="ok"} 1`; !strings.Contains(metrics, want) {
-			t.Errorf("reload %d: the metrics have no %s", i, want)
+		for _, want := range []string{
+			`caddy_apikeys_requests_total{namespace="default",outcome="ok"} 1`,
+			`caddy_apikeys_request_memory_limit_bytes ` + reload.requestMemory,
+		} {
+			if !strings.Contains(metrics, want) {
+				t.Errorf("reload %d: the metrics have no %s", i, want)
+			}
 		}
 	}
 	if token := g.mint(nil); !keystore.HasTokenPrefix(token, "ak_new") {
