@@ -120,9 +120,10 @@ func aboutComparison() string {
 		names = append(names, "`"+name+"`")
 	}
 	return fmt.Sprintf("Processes of one binary. The stock one has no `api_keys` in its "+
-		"configuration, and its logs are Caddy's JSON; the second differs from it in `log { format "+
-		"api_keys }` only; the next ones have the `api_keys` app too, and `api_key` in front of "+
-		"`reverse_proxy` or `respond`.\nIn this table and the next ones, %d rounds of %v on each "+
+		"configuration, and its logs are Caddy's JSON; the third differs from it in `log { format "+
+		"api_keys }` only; the next two have the `api_keys` app too, and `api_key` in front of "+
+		"`reverse_proxy` or `respond`. In this table only, the last one has `forward_auth`.\n"+
+		"In this table and the next ones, %d rounds of %v on each "+
 		"process in turn, over %d connections with one request at a time each. Every process gets "+
 		"the same requests: a GET with `Host` and `Authorization`, as wrk sends it, or with a "+
 		"browser's headers too (%s).\nCPU time is the scheduler's, in nanoseconds. The access log "+
