@@ -141,7 +141,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		}
 		h.Preflight = &Preflight{Origins: args}
 	case "identity":
-		return appendArgs(d, option, "words ("+identityWords+")", "id namespace", &h.Identity, args)
+		return appendArgs(d, option, identityWords, "id namespace", &h.Identity, args)
 	case "pass_metadata":
 		return appendArgs(d, option, "names of metadata", "team", &h.PassMetadata, args)
 	case "foreign":

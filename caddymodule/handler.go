@@ -23,8 +23,8 @@ func init() {
 
 // Handler requires an API key that is valid in the namespace that a request accesses and has the
 // permission for its method. The upstream receives the key's identity in `X-Apikey-Id`, `-Name`,
-// `-Namespace`, `-Owner` and `-Permissions`, unless `identity` selects some of them, but never the
-// key itself. Headers with these names from clients are removed. The app `api_keys` stores the
+// `-Namespace`, `-Owner` and `-Permissions`, or in those of them that `identity` selects, but not
+// the key itself. Headers with these names from clients are removed. The app `api_keys` stores the
 // keys.
 //
 // Requests excluded by a matcher bypass this handler unchanged, including any spoofed identity
@@ -178,7 +178,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP decides on a request and passes it on or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// read after the request arrived: see Keystore.Lookup
+	// now is read after the request arrived: see Keystore.Lookup
 	c := call{now: time.Now(), w: w, r: r, received: originalOf(r)}
 	req := h.request(r)
 	c.request, c.repeated = req, req.record != nil && req.outcome == keystore.OK

@@ -268,11 +268,11 @@ func changeURI(uri string, change func(string) string) string {
 	return path + "?" + query
 }
 
-// A headerSetter sets headers to values from one array. Requests do not share the array, because
-// Caddy's header handlers change values in place.
+// A headerSetter sets headers. Their values are in one array, which takes fewer allocations.
+// Requests do not share the array, because Caddy's header handlers change values in place.
 type headerSetter struct {
 	http.Header
-	values []string // those that are set; nil allocates
+	values []string // set so far; set appends to it
 }
 
 // set replaces a header, whose name is in canonical form.

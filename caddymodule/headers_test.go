@@ -620,8 +620,12 @@ func TestIdentityHeadersOfInvalidRows(t *testing.T) {
 	policy := keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: odd}}})
 	req := &request{record: record, policy: policy, namespace: policy.Namespace(odd),
 		namespaceID: odd}
+	every, err := parseIdentity(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	header := make(http.Header)
-	req.identify(header, &rules{identity: everyIdentityHeader,
+	req.identify(header, &rules{identity: every,
 		metadata: []metadataHeader{{name: "m", header: "X-Apikey-Metadata-M"}}})
 	if len(header) < 5 {
 		t.Errorf("headers: %v", header)

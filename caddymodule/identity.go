@@ -4,17 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-// identityHeaders are the headers that tell the upstream whose request it is. The option `identity`
-// selects them by word.
-var identityHeaders = [numIdentityHeaders]struct {
-	word, header string
-	value        func(*request) string // empty if the header is left out
-}{
+// An identityHeader is a header that tells the upstream whose request it is.
+type identityHeader struct {
+	word   string // selects the header in the option `identity`
+	header string
+	value  func(*request) string // returns "" to leave the header out
+}
+
+var identityHeaders = [numIdentityHeaders]identityHeader{
 	{"id", "X-Apikey-Id", func(req *request) string { return headerValue(req.record.KeyID) }},
 	{"name", "X-Apikey-Name", func(req *request) string { return headerValue(req.record.Name) }},
 	{"namespace", "X-Apikey-Namespace",
@@ -28,37 +31,32 @@ const numIdentityHeaders = 5
 // identitySet says which of identityHeaders the upstream receives.
 type identitySet [numIdentityHeaders]bool
 
-var everyIdentityHeader = identitySet{true, true, true, true, true}
-
 // identityWords lists the words of the option for error messages.
-const identityWords = "id, name, namespace, owner and permissions, or none"
+const identityWords = "id, name, namespace, owner, permissions or none"
 
 // parseIdentity returns the headers that words select: all if there are no words.
 func parseIdentity(words []string) (selected identitySet, err error) {
 	if len(words) == 0 {
-		return everyIdentityHeader, nil
+		for i := range selected {
+			selected[i] = true
+		}
+		return selected, nil
 	}
 	for _, word := range words {
-		if word == "none" {
-			if len(words) > 1 {
-				return selected, errors.New("identity: none cannot be combined with other words")
-			}
+		i := slices.IndexFunc(identityHeaders[:],
+			func(h identityHeader) bool { return h.word == word })
+		switch {
+		case word == "none" && len(words) > 1:
+			return selected, errors.New("identity: none cannot be combined with other words")
+		case word == "none":
 			return selected, nil
-		}
-		known := false
-		for i := range identityHeaders {
-			if identityHeaders[i].word != word {
-				continue
-			}
-			if selected[i] {
-				return selected, fmt.Errorf("identity: %s is given twice", word)
-			}
-			selected[i], known = true, true
-		}
-		if !known {
-			return selected, fmt.Errorf("identity: unknown word %q: must be some of %s",
+		case i < 0:
+			return selected, fmt.Errorf("identity: unknown word %q: must be %s",
 				redact.Argument(word), identityWords)
+		case selected[i]:
+			return selected, fmt.Errorf("identity: %s is given twice", word)
 		}
+		selected[i] = true
 	}
 	return selected, nil
 }

@@ -273,7 +273,7 @@ func encoderRedacts(raw json.RawMessage) bool {
 		Wrap   json.RawMessage `json:"wrap"`
 	}
 	if json.Unmarshal(raw, &e) != nil {
-		return false // also of an encoder that wraps none
+		return false // raw is empty inside an encoder that wraps none
 	}
 	return e.Format == "api_keys" || encoderRedacts(e.Wrap)
 }

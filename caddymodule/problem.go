@@ -89,9 +89,9 @@ func (f refusal) body() body {
 // unavailable.
 const retryAfter = "1"
 
-// header returns a setter for the headers of a response, after setting those that depend on the
-// outcome.
-func (f refusal) header(w http.ResponseWriter) headerSetter {
+// setHeaders sets the response headers that depend on the outcome. It returns the setter for the
+// others.
+func (f refusal) setHeaders(w http.ResponseWriter) headerSetter {
 	h := headerSetter{w.Header(), f.values}
 	switch f.outcome.Status() {
 	case http.StatusUnauthorized:
@@ -106,7 +106,7 @@ func (f refusal) header(w http.ResponseWriter) headerSetter {
 
 // write answers the request with a problem document.
 func (f refusal) write(w http.ResponseWriter, r *http.Request) error {
-	h := f.header(w)
+	h := f.setHeaders(w)
 	if r.Method == http.MethodConnect && r.ProtoMajor == 1 {
 		h.set("Connection", "close") // the client may send tunnel data next
 	}
@@ -148,7 +148,7 @@ func writeProblem(
 
 // handleError passes the refusal to Caddy's error routes.
 func (f refusal) handleError(w http.ResponseWriter) error {
-	h := f.header(w)
+	h := f.setHeaders(w)
 	h.set("Cache-Control", "no-store")
 	return caddyhttp.Error(f.code(), errors.New(f.outcome.Code()))
 }

@@ -36,10 +36,10 @@ func canonicalTarget(r *http.Request, received original, sent string, encodedSla
 	return path == sent || route.CanonicalPath(path, encodedSlash)
 }
 
-// An original is the target of a request before any rewrite. It is zero if a handler has created the
-// request.
+// An original is the target of a request before any rewrite. It is zero if the request did not pass
+// through Caddy's server.
 type original struct {
-	uri string
+	uri string   // empty if a handler has created the request
 	url *url.URL // shared by all copies of the request
 }
 

@@ -80,7 +80,7 @@ func (e *entitlement) allows(n *Need) bool {
 	return e.key.Allows(*n) && (e.root || e.owner.Allows(*n))
 }
 
-// maxResolved is the maximum number of namespaces in a resolved.
+// maxResolved is the maximum number of namespaces for which a resolved caches entitlements.
 const maxResolved = 256
 
 // under returns what a key with these grants may do in a namespace, which may be nil.

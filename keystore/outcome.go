@@ -107,6 +107,7 @@ const (
 	cacheLine    = 64 // bytes
 )
 
+// A stripe is a counter on a cache line of its own.
 type stripe struct {
 	n atomic.Uint64
 	_ [cacheLine - 8]byte

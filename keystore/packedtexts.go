@@ -28,7 +28,7 @@ func packTexts(m map[string]string) packedTexts {
 func (p packedTexts) find(name string) string {
 	rest := string(p)
 	next := func() (text string) {
-		length, size := binary.Uvarint(readOnly(rest[:min(len(rest), binary.MaxVarintLen64)]))
+		length, size := binary.Uvarint([]byte(rest[:min(len(rest), binary.MaxVarintLen64)]))
 		end := size + int(length)
 		text, rest = rest[size:end], rest[end:]
 		return text

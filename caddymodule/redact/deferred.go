@@ -20,19 +20,11 @@ import (
 // Caddy's requests and headers. Any other value is encoded at once, after the fields before it.
 type deferredFields struct {
 	fields []zapcore.Field
-	owner  *redactingEncoder // encodes what cannot be deferred
+	owner  *redactingEncoder // encodes all fields when one cannot be deferred
 }
 
 func (d *deferredFields) add(field zapcore.Field) {
 	d.fields = append(d.fields, field)
-}
-
-// MarshalLogObject is part of zapcore.ObjectMarshaler.
-func (d *deferredFields) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
-	for i := range d.fields {
-		d.fields[i].AddTo(encoder)
-	}
-	return nil
 }
 
 // AddObject is part of zapcore.ObjectEncoder.
@@ -104,8 +96,8 @@ func (d *deferredFields) AddUint8(key string, value uint8)     { d.add(zap.Uint8
 func (d *deferredFields) AddUintptr(key string, value uintptr) { d.add(zap.Uintptr(key, value)) }
 func (d *deferredFields) OpenNamespace(key string)             { d.add(zap.Namespace(key)) }
 
-// A copiedRequest is what Caddy logs of a request. It is smaller than the fields themselves: the
-// garbage that it leaves is most of what a logger costs.
+// A copiedRequest has the parts of a request that Caddy logs. It is small, because most of the cost
+// of a logger is the garbage that it leaves.
 type copiedRequest struct {
 	remoteAddress, proto, method, host, uri string
 

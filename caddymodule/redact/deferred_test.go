@@ -452,9 +452,9 @@ var (
 		"Cache-Control": "no-cache", "Content-Type": "application/json",
 	}
 	identityHeaders = map[string]string{
-		"X-Apikey-Id": "3f9aB2c8D1eF", "X-Apikey-Namespace": "acme/orders",
-		"X-Apikey-Name": "order import", "X-Apikey-Grants": "acme/orders: read, write",
-		"X-Apikey-Expires": "2027-01-01T00:00:00Z",
+		"X-Apikey-Id": "3f9aB2c8D1eF", "X-Apikey-Namespace": "acme",
+		"X-Apikey-Name": "order%20import", "X-Apikey-Owner": "7Kq2mZp0XwRt",
+		"X-Apikey-Permissions": "orders:read,orders:search",
 	}
 )
 

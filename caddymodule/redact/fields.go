@@ -17,11 +17,13 @@ import (
 // and all others into a clone of the wrapped encoder, which it does not share. While it defers
 // fields, it shares the wrapped encoder with its clones and does not change it. So any number of
 // goroutines can write to a logger and derive others from it.
+//
+// It contains pointers to itself, so it must not be copied after wrap.
 type redactingEncoder struct {
-	zapcore.ObjectEncoder // receives the fields of the logger: deferred, or a redactor
+	zapcore.ObjectEncoder // receives the fields of the logger: &deferred or a redactor
 	encoder               zapcore.Encoder
-	isCaddys              bool // encoder treats the fields of a logger like those of an entry
-	deferred              deferredFields
+	isCaddys              bool             // encoder treats fields of loggers and entries alike
+	deferred              deferredFields   // zero once fields are encoded at once
 	memory                [3]zapcore.Field // of deferred; enough for Caddy's reverse proxy
 }
 
@@ -43,10 +45,10 @@ func (e *redactingEncoder) deferFields(fields []zapcore.Field) {
 
 // encodeContext encodes the deferred fields and returns the encoder for the next ones.
 func (e *redactingEncoder) encodeContext() zapcore.ObjectEncoder {
-	fields := e.deferred
+	fields := e.deferred.fields
 	e.deferred = deferredFields{}
 	e.own(e.encoder)
-	_ = fields.MarshalLogObject(e.ObjectEncoder)
+	addFields(e.ObjectEncoder, fields)
 	return e.ObjectEncoder
 }
 
@@ -223,13 +225,15 @@ func redactFields(sources *sourceSet, context, fields []zapcore.Field) []zapcore
 // MarshalLogObject is part of zapcore.ObjectMarshaler.
 func (r *entryRedactor) MarshalLogObject(encoder zapcore.ObjectEncoder) error {
 	r.ObjectEncoder = encoder
-	for i := range r.context {
-		r.context[i].AddTo(r)
-	}
-	for i := range r.fields {
-		r.fields[i].AddTo(r)
-	}
+	addFields(r, r.context)
+	addFields(r, r.fields)
 	return nil
+}
+
+func addFields(encoder zapcore.ObjectEncoder, fields []zapcore.Field) {
+	for i := range fields {
+		fields[i].AddTo(encoder)
+	}
 }
 
 // arrayRedactor redacts the items of an array as redactor does fields.

@@ -2,6 +2,7 @@ package redact
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"math/bits"
 	"net/url"
@@ -53,10 +54,10 @@ func (s *sourceSet) mayContainParam(text string) bool {
 	if len(s.params) == 0 {
 		return false
 	}
-	for i := 0; i < len(text); i++ {
+	for i := 0; i < len(text); {
 		if len(text)-i >= 8 {
 			if skip := beforeParamByte(text[i:]); skip > 0 {
-				i += skip - 1
+				i += skip
 				continue
 			}
 		}
@@ -68,6 +69,7 @@ func (s *sourceSet) mayContainParam(text string) bool {
 				return true
 			}
 		}
+		i++
 	}
 	return false
 }
@@ -75,8 +77,7 @@ func (s *sourceSet) mayContainParam(text string) bool {
 // beforeParamByte returns the number of bytes before the first %, \ or = among the first eight
 // bytes of text, or 8 if there is none. It compares all eight at once.
 func beforeParamByte(text string) int {
-	word := uint64(text[0]) | uint64(text[1])<<8 | uint64(text[2])<<16 | uint64(text[3])<<24 |
-		uint64(text[4])<<32 | uint64(text[5])<<40 | uint64(text[6])<<48 | uint64(text[7])<<56
+	word := binary.LittleEndian.Uint64([]byte(text[:8])) // the compiler does not copy
 	return bits.TrailingZeros64(zeroBytes(word^'%'*ones)|zeroBytes(word^'\\'*ones)|
 		zeroBytes(word^'='*ones)) / 8
 }

@@ -71,6 +71,7 @@ func (c *comparison) compare(b *testing.B, r request) {
 	for n := range rounds {
 		seen = inTurn(n, seen, func(i int) round { return c.measure(b, r, caddys[i]) })
 	}
+	of := func(process *caddy) []round { return seen[slices.Index(caddys, process)] }
 
 	var t strings.Builder
 	if withForward {
@@ -83,10 +84,10 @@ func (c *comparison) compare(b *testing.B, r request) {
 			median(seen[i], rateOf), median(seen[i], cpuOf),
 			durationMedian(seen[i], func(r round) time.Duration { return r.p50 }),
 			durationMedian(seen[i], func(r round) time.Duration { return r.p99 }),
-			ratio(seen[i], seen[0], cpuOf), ratio(seen[i], seen[0], rateOf))
+			ratio(seen[i], of(c.stock), cpuOf), ratio(seen[i], of(c.stock), rateOf))
 	}
-	cpu, rate := ratio(seen[3], seen[0], cpuOf), ratio(seen[3], seen[0], rateOf)
-	format := ratio(seen[2], seen[0], cpuOf)
+	cpu, rate := ratio(of(c.keys), of(c.stock), cpuOf), ratio(of(c.keys), of(c.stock), rateOf)
+	format := ratio(of(c.encoder), of(c.stock), cpuOf)
 	if r.goals {
 		report.bar("CPU per request with `api_key`: "+r.title, "≤ 1.03 × stock", cpu.String(),
 			hundredths(cpu.middle) <= 1.03)
@@ -96,17 +97,17 @@ func (c *comparison) compare(b *testing.B, r request) {
 			hundredths(format.middle) <= 1)
 	}
 	if withForward {
-		over := ratio(seen[3], seen[5], rateOf)
+		over := ratio(of(c.keys), of(c.forward), rateOf)
 		report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker",
 			"≥ 2 ×", over.String(), hundredths(over.middle) >= 2)
 		fmt.Fprintf(&t, "\nThe checker behind `forward_auth` is another process. It takes %.1f µs "+
 			"of CPU per request more, without its Redis.\n\n",
-			median(seen[5], func(r round) float64 { return r.checkerCPU }))
+			median(of(c.forward), func(r round) float64 { return r.checkerCPU }))
 		t.WriteString(c.instructions(r, caddys))
 	}
 	report.section("With and without keys: "+r.title, t.String())
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(ratio(seen[1], seen[0], cpuOf).middle, "control-cpu-x-stock")
+	b.ReportMetric(ratio(of(c.control), of(c.stock), cpuOf).middle, "control-cpu-x-stock")
 	b.ReportMetric(format.middle, "format-cpu-x-stock")
 	b.ReportMetric(cpu.middle, "cpu-x-stock")
 	b.ReportMetric(rate.middle, "rate-x-stock")
@@ -119,9 +120,10 @@ func aboutComparison() string {
 		names = append(names, "`"+name+"`")
 	}
 	return fmt.Sprintf("Processes of one binary. The stock one has no `api_keys` in its "+
-		"configuration, and its logs are Caddy's JSON; the second differs from it in `log { format "+
-		"api_keys }` only; the next ones have the `api_keys` app too, and `api_key` in front of "+
-		"`reverse_proxy` or `respond`.\nIn this table and the next ones, %d rounds of %v on each "+
+		"configuration, and its logs are Caddy's JSON; the third differs from it in `log { format "+
+		"api_keys }` only; the next two have the `api_keys` app too, and `api_key` in front of "+
+		"`reverse_proxy` or `respond`. In this table only, the last one has `forward_auth`.\n"+
+		"In this table and the next ones, %d rounds of %v on each "+
 		"process in turn, over %d connections with one request at a time each. Every process gets "+
 		"the same requests: a GET with `Host` and `Authorization`, as wrk sends it, or with a "+
 		"browser's headers too (%s).\nCPU time is the scheduler's, in nanoseconds. The access log "+
@@ -185,9 +187,9 @@ func inTurn(n int, seen [][]round, measure func(process int) round) [][]round {
 
 // instructions returns the sentence about user-mode instructions.
 func (c *comparison) instructions(r request, caddys []*caddy) string {
-	perRequest := make([][]float64, len(caddys))
+	perRequest := make(map[*caddy][]float64)
 	for range 5 {
-		for i, process := range caddys {
+		for _, process := range caddys {
 			var got sample
 			counted, err := userInstructions(process.Pid(), func() (err error) {
 				got, err = r.load(process, c.tokenFor(process)).run()
@@ -197,18 +199,19 @@ func (c *comparison) instructions(r request, caddys []*caddy) string {
 				return fmt.Sprintf("User-mode instructions per request (`perf stat -e "+
 					"instructions:u`) cannot be counted on this machine: %v.\n", err)
 			}
-			perRequest[i] = append(perRequest[i], counted/float64(len(got.latencies)))
+			perRequest[process] = append(perRequest[process],
+				counted/float64(len(got.latencies)))
 		}
 	}
 	var t strings.Builder
 	t.WriteString("User-mode instructions per request (`perf stat -e instructions:u -p`), medians " +
 		"of five:")
-	plain := middleOf(perRequest[0])
-	for i, process := range caddys {
-		fmt.Fprintf(&t, " %s %.0f (%+.0f);", process.name, middleOf(perRequest[i]),
-			middleOf(perRequest[i])-plain)
+	plain := middleOf(perRequest[c.stock])
+	for _, process := range caddys {
+		fmt.Fprintf(&t, " %s %.0f (%+.0f);", process.name, middleOf(perRequest[process]),
+			middleOf(perRequest[process])-plain)
 	}
-	added := middleOf(perRequest[3]) - plain
+	added := middleOf(perRequest[c.keys]) - plain
 	report.bar("user-mode instructions that `api_key` adds to a request", "≤ 6,000",
 		fmt.Sprintf("%.0f", added), added <= 6000)
 	return strings.TrimSuffix(t.String(), ";") + ".\n"
