@@ -52,7 +52,7 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    public <pattern...>
 //	    optional
 //	    preflight [<origin...>]
-//	    identity id | name | namespace | owner | permissions... | none
+//	    identity none | <word...>
 //	    pass_metadata <name...>
 //	    foreign pass
 //	    encoded_slash allow
