@@ -3,7 +3,9 @@ package manage_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,9 +49,16 @@ func BenchmarkDecision(b *testing.B) {
 			_ = keystore.DigestOf(token)
 		}
 	})
-	b.Run("parallel", func(b *testing.B) {
+	b.Run("parallel", func(b *testing.B) { // each goroutine has its own key
 		b.ReportAllocs()
+		var keys atomic.Uint64
+		tokens := make([]string, runtime.GOMAXPROCS(0))
+		for i := range tokens {
+			_, tokens[i] = fleet.Mint(b, k, manage.KeySpec{})
+			decide(b, k, tokens[i])
+		}
 		b.RunParallel(func(pb *testing.PB) {
+			token := tokens[keys.Add(1)-1]
 			for pb.Next() {
 				decide(b, k, token)
 			}
