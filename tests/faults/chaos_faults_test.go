@@ -23,6 +23,8 @@ type faults struct {
 	standby *postgrestest.Server
 	load    *load
 	work    sync.WaitGroup // goroutines that may outlast their step
+
+	resetSettings func() error // of the server; nil if they have never been changed
 }
 
 type event struct {
@@ -92,13 +94,15 @@ func (f *faults) begin(s Step) (end func()) {
 		return broken(s.Node, stopped, func() { f.Nodes[s.Node].Pause(f.t) },
 			f.Nodes[s.Node].Resume)
 	case "a node is killed":
-		return broken(s.Node, nodeDown, f.Nodes[s.Node].Kill, func() { f.Nodes[s.Node].Start(f.t) })
+		return broken(s.Node, nodeDown, f.Nodes[s.Node].Kill,
+			func() { f.allowStart(); f.Nodes[s.Node].Start(f.t) })
 	case "a node is restarted":
-		return broken(s.Node, nodeDown, func() { f.Nodes[s.Node].Restart(f.t) }, nop)
+		return broken(s.Node, nodeDown, func() { f.allowStart(); f.Nodes[s.Node].Restart(f.t) },
+			nop)
 	case "a node is reloaded":
 		return broken(s.Node, reloading, func() { f.reload(s.Node) }, nop)
 	case "a node joins":
-		return broken(len(f.Nodes), nodeDown, f.join, nop)
+		return broken(len(f.Nodes), nodeDown, func() { f.allowStart(); f.join() }, nop)
 	case "Redis is flushed":
 		return broken(allNodes, nothing, func() { f.redis("FLUSHALL") }, nop)
 	case "Redis is unavailable":
@@ -188,11 +192,13 @@ func (f *faults) changeSettings(what string) (end func()) {
 	if err := alter(" SET synchronous_commit = " + value); err != nil {
 		f.t.Logf("the database is down, so synchronous_commit stays as it is: %v", err)
 	}
+	reset := func() error { return alter(" RESET synchronous_commit") }
+	f.resetSettings = reset
 	return func() {
 		f.work.Go(func() {
 			defer repaired()
 			for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-				err := alter(" RESET synchronous_commit")
+				err := reset()
 				if err == nil {
 					return
 				}
@@ -202,6 +208,17 @@ func (f *faults) changeSettings(what string) (end func()) {
 				}
 			}
 		})
+	}
+}
+
+// allowStart ends a change of synchronous_commit early, because Caddy does not start with it. While
+// the database is down, Caddy starts without it.
+func (f *faults) allowStart() {
+	if f.resetSettings == nil {
+		return
+	}
+	if err := f.resetSettings(); err != nil {
+		f.t.Logf("the database is down, so synchronous_commit is not reset: %v", err)
 	}
 }
 
