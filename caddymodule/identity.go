@@ -74,7 +74,7 @@ func (req *request) identify(header http.Header, rules *rules) {
 	}
 	for _, m := range rules.metadata {
 		if value := req.record.Metadata(m.name); value != "" {
-			header[m.header] = []string{headerValue(value)}
+			h.set(m.header, headerValue(value))
 		}
 	}
 }
