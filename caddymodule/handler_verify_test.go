@@ -31,11 +31,8 @@ func (g *instance) loadCaddyfile(text string) {
 	g.load(config)
 }
 
-// TestRule checks that the handlers which a request would reach decide, as selected by host, port,
-// matchers and rewrites.
-func TestRule(t *testing.T) {
-	g := newInstance(t)
-	g.loadCaddyfile(`{
+// ruleOptions is the beginning of a Caddyfile whose sites import common.
+const ruleOptions = `{
 	api_keys {
 		database sqlite DIR/keys.db
 	}
@@ -44,7 +41,13 @@ func TestRule(t *testing.T) {
 (common) {
 	bind unix/DIR/site
 }
-http://a.test {
+`
+
+// TestRule checks that the handlers which a request would reach decide, as selected by host, port,
+// matchers and rewrites.
+func TestRule(t *testing.T) {
+	g := newInstance(t)
+	g.loadCaddyfile(ruleOptions + `http://a.test {
 	import common
 	api_key {
 		namespace_path /v1/{namespace}/**
@@ -189,16 +192,7 @@ http://d.test:82 {
 // TestRuleFollowsRoutes checks which of several handlers a request reaches.
 func TestRuleFollowsRoutes(t *testing.T) {
 	g := newInstance(t)
-	g.loadCaddyfile(`{
-	api_keys {
-		database sqlite DIR/keys.db
-	}
-	auto_https off
-}
-(common) {
-	bind unix/DIR/site
-}
-http://groups.test {
+	g.loadCaddyfile(ruleOptions + `http://groups.test {
 	import common
 	handle /one/* {
 		api_key {
