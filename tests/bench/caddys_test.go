@@ -92,6 +92,7 @@ type caddy struct {
 	*gate.Gate
 	name  string
 	sites map[string]string // addresses by name
+	token string            // that requests carry; set by the caller of startCaddy
 }
 
 func startCaddy(b *testing.B, k kind, upstream string) *caddy {
@@ -129,12 +130,12 @@ var requests = []request{
 		false},
 }
 
-func (r request) load(c *caddy, token string) load {
+func (r request) load(c *caddy) load {
 	site := r.site
 	if r.log {
 		site += "_log"
 	}
-	l := load{addr: c.sites[site], header: bearer(token), status: "200", conns: conns,
+	l := load{addr: c.sites[site], header: bearer(c.token), status: "200", conns: conns,
 		length: roundLength, http2: r.site == "http2"}
 	if r.browser {
 		l.header = slices.Concat(browserHeaders, l.header)

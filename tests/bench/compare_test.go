@@ -27,8 +27,6 @@ type comparison struct {
 	few                           *caddy // keys with fewer identity headers
 	forward                       *caddy
 	checker                       checker // behind forward
-	token                         string  // of all but few
-	fewToken                      string
 }
 
 // A round is one load on one process.
@@ -50,8 +48,12 @@ func benchmarkCaddys(b *testing.B) {
 		few: startCaddy(b, fewHeaders, upstream)}
 	c.forward = startCaddy(b, forwardAuth(c.checker.addr), upstream)
 	spec := gate.JSON{"name": "bench", "access": "read_only"}
-	c.token, c.fewToken = string(c.keys.Mint(b, spec).Token), string(c.few.Mint(b, spec).Token)
-	c.checker.know(b, c.token)
+	token := string(c.keys.Mint(b, spec).Token)
+	c.checker.know(b, token)
+	for _, process := range []*caddy{c.stock, c.control, c.encoder, c.keys, c.forward} {
+		process.token = token
+	}
+	c.few.token = string(c.few.Mint(b, spec).Token)
 	for _, r := range requests {
 		b.Run(r.name, func(b *testing.B) { c.compare(b, r) })
 	}
@@ -137,7 +139,7 @@ func aboutComparison() string {
 func (c *comparison) measure(b *testing.B, r request, process *caddy) round {
 	b.Helper()
 	before, checkerBefore := cpu(b, process.Pid()), cpu(b, c.checker.pid)
-	got := mustRun(b, r.load(process, c.tokenFor(process)))
+	got := mustRun(b, r.load(process))
 	n := float64(len(got.latencies))
 	took := round{
 		perSecond:  got.perSecond(),
@@ -148,13 +150,6 @@ func (c *comparison) measure(b *testing.B, r request, process *caddy) round {
 	}
 	process.emptyAccessLog(b, r.log)
 	return took
-}
-
-func (c *comparison) tokenFor(process *caddy) string {
-	if process == c.few {
-		return c.fewToken
-	}
-	return c.token
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
@@ -192,7 +187,7 @@ func (c *comparison) instructions(r request, caddys []*caddy) string {
 		for _, process := range caddys {
 			var got sample
 			counted, err := userInstructions(process.Pid(), func() (err error) {
-				got, err = r.load(process, c.tokenFor(process)).run()
+				got, err = r.load(process).run()
 				return err
 			})
 			if err != nil {

@@ -21,7 +21,8 @@ const profileLength = 5 * time.Second
 func benchmarkProfiles(b *testing.B) {
 	upstream := startUpstream(b)
 	plain, keys := startCaddy(b, stock, upstream), startCaddy(b, withKeys, upstream)
-	token := string(keys.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
+	keys.token = string(keys.Mint(b, gate.JSON{"name": "bench", "access": "read_only"}).Token)
+	plain.token = keys.token
 	turns := max(1, rounds/3)
 	var t strings.Builder
 	fmt.Fprintf(&t, "CPU profiles of the stock process and the one with `api_key` under the same "+
@@ -37,8 +38,8 @@ func benchmarkProfiles(b *testing.B) {
 		}
 		var spent [2]profiled
 		for range turns {
-			spent[0].add(b, r, plain, token)
-			spent[1].add(b, r, keys, token)
+			spent[0].add(b, r, plain)
+			spent[1].add(b, r, keys)
 		}
 		fmt.Fprintf(&t, "\n| %s | stock | with `api_key` | difference |\n|---|--:|--:|--:|\n",
 			r.title)
@@ -63,14 +64,14 @@ type profiled struct {
 }
 
 // add sends a load to a process and profiles it meanwhile.
-func (p *profiled) add(b *testing.B, r request, process *caddy, token string) {
+func (p *profiled) add(b *testing.B, r request, process *caddy) {
 	b.Helper()
 	type result struct {
 		*profile.Profile
 		err error
 	}
 	profiles := make(chan result, 1)
-	l := r.load(process, token)
+	l := r.load(process)
 	l.length = profileLength
 	before := cpu(b, process.Pid())
 	go func() {
