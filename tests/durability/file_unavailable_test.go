@@ -98,16 +98,7 @@ func TestFileUnavailableAtStart(t *testing.T) {
 
 			waits := func(when string) {
 				t.Helper()
-				for target, want := range map[string]int{
-					"/other": 200, "/open": 200, "/": 503, "/apikeys/v1/self": 503,
-				} {
-					r := g.Get(t, target, k.Token)
-					if r.Status != want || want == 503 &&
-						(r.Code() != "unavailable" || r.Header.Get("Retry-After") == "" ||
-							len(r.Reached) > 0) {
-						t.Errorf("%s: %s: want %d, got %v", when, target, want, r)
-					}
-				}
+				wantWaiting(t, when, g, k)
 				gate.Until(t, "health says why", func() bool {
 					r := g.Call(t, "GET", "/health", nil)
 					problem, _ := r.JSON()["problem"].(string)
@@ -117,8 +108,6 @@ func TestFileUnavailableAtStart(t *testing.T) {
 					}
 					return strings.Contains(problem, row.why)
 				})
-				wantUnavailable(t, when+": a mint",
-					g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 			}
 			g.Start(t)
 			for _, said := range []string{"cannot open the key database", row.why} {
@@ -132,15 +121,7 @@ func TestFileUnavailableAtStart(t *testing.T) {
 			waits("after a reload")
 
 			restore()
-			gate.Until(t, "the key is accepted",
-				func() bool { return g.Get(t, "/", k.Token).Status == 200 })
-			if r := g.Call(t, "GET", "/health", nil); r.Status != 200 {
-				t.Errorf("health: %v", r)
-			}
-			g.Revoke(t, k.ID)
-			if r := g.Get(t, "/", k.Token); r.Code() != "key_revoked" {
-				t.Error(r)
-			}
+			wantRecovered(t, g, k)
 		})
 	}
 }
