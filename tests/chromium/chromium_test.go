@@ -68,11 +68,13 @@ func site(t *testing.T) string {
 var scripts = map[string]string{
 	"error.js": `console.error("broken")`,
 	"throw.js": `throw new Error("thrown")`,
-	"late.js": `const p = document.querySelector("p")
-		requestAnimationFrame(() => requestAnimationFrame(() => {
+	// However slow the machine is, the whole page is read and painted before anything moves.
+	"late.js": `addEventListener("load", () => requestAnimationFrame(() =>
+		requestAnimationFrame(() => {
+			const p = document.querySelector("p")
 			p.style.marginTop = "300px"
 			p.textContent = "moved"
-		}))`,
+		})))`,
 	"copy.js": `document.querySelector("button").addEventListener("click", async (e) => {
 		await navigator.clipboard.writeText("copied text")
 		e.target.textContent = "Done"
