@@ -9,12 +9,13 @@ import (
 // [KindInvalid] and the code `capacity`. Removing access always works. Zero fields stand for those
 // of [DefaultCapacity].
 //
-// Caps on namespaces, roles and members exist because every node holds all of them in memory. A cap
+// Caps on namespaces, roles, plans and members exist because every node holds all of them in memory. A cap
 // per namespace includes the namespace's descendants, except for keys, so that creating namespaces
 // does not circumvent it.
 type Capacity struct {
 	Namespaces Caps // per namespace: itself and its descendants
 	Roles      Caps
+	Plans      Caps
 	Members    Caps // per namespace: the grants that members have in it
 	Directory  Caps // bytes of all of the above
 	// KeysPerNamespace and KeysPerOwner count keys of every status, without members' tokens. Keys
@@ -30,7 +31,8 @@ type Caps struct {
 
 // DefaultCapacity is the capacity of a deployment that configures none.
 var DefaultCapacity = Capacity{
-	Namespaces: Caps{20_000, 5_000}, Roles: Caps{20_000, 5_000}, Members: Caps{20_000, 5_000},
+	Namespaces: Caps{20_000, 5_000}, Roles: Caps{20_000, 5_000},
+	Plans: Caps{20_000, 5_000}, Members: Caps{20_000, 5_000},
 	Directory:        Caps{64 << 20, 16 << 20},
 	KeysPerNamespace: 10_000_000, KeysPerOwner: 1_000_000,
 }
@@ -44,6 +46,7 @@ func (c Capacity) WithDefaults() Capacity {
 	}
 	caps(&c.Namespaces, DefaultCapacity.Namespaces)
 	caps(&c.Roles, DefaultCapacity.Roles)
+	caps(&c.Plans, DefaultCapacity.Plans)
 	caps(&c.Members, DefaultCapacity.Members)
 	caps(&c.Directory, DefaultCapacity.Directory)
 	c.KeysPerNamespace = cmp.Or(c.KeysPerNamespace, DefaultCapacity.KeysPerNamespace)
@@ -58,12 +61,12 @@ type usage struct {
 }
 
 // A Tally counts the resources of a directory that have caps.
-type Tally struct{ Namespaces, Roles, Members, Bytes int64 }
+type Tally struct{ Namespaces, Roles, Plans, Members, Bytes int64 }
 
 func (t Tally) plus(o Tally, times int64) Tally {
 	return Tally{
 		t.Namespaces + times*o.Namespaces, t.Roles + times*o.Roles,
-		t.Members + times*o.Members, t.Bytes + times*o.Bytes,
+		t.Plans + times*o.Plans, t.Members + times*o.Members, t.Bytes + times*o.Bytes,
 	}
 }
 
@@ -80,7 +83,7 @@ const rowBytes = 200
 // Size returns the approximate memory of the namespace in bytes.
 func (ns *Namespace) Size() int64 {
 	texts := len(ns.ID) + len(ns.Kind) + len(ns.Parent) + len(ns.Name) + len(ns.TokenPrefix) +
-		len(ns.ChildPrefix)
+		len(ns.ChildPrefix) + len(ns.DefaultPlan)
 	return int64(rowBytes+texts) + bytesOf(ns.Reach) + bytesOf(ns.KeyRoles)
 }
 
@@ -88,6 +91,11 @@ func (ns *Namespace) Size() int64 {
 func (r *Role) Size() int64 {
 	return int64(rowBytes+len(r.Namespace)+len(r.Name)+len(r.Description)) +
 		bytesOfPermissions(r.Permissions)
+}
+
+// Size returns the approximate memory of the plan in bytes.
+func (p *Plan) Size() int64 {
+	return int64(rowBytes + len(p.Namespace) + len(p.Name) + len(p.Description))
 }
 
 // Size returns the approximate memory of the member in bytes.
@@ -132,13 +140,17 @@ func (r *AuditRow) Size() int64 {
 }
 
 // namespace adds a namespace to the counts if times is 1, and subtracts it if times is -1. The
-// methods role and member do the same.
+// methods role, plan and member do the same.
 func (u *usage) namespace(ns *Namespace, times int64) {
 	u.add(ns.ID, Tally{Namespaces: 1, Bytes: ns.Size()}, times)
 }
 
 func (u *usage) role(r *Role, times int64) {
 	u.add(r.Namespace, Tally{Roles: 1, Bytes: r.Size()}, times)
+}
+
+func (u *usage) plan(p *Plan, times int64) {
+	u.add(p.Namespace, Tally{Plans: 1, Bytes: p.Size()}, times)
 }
 
 func (u *usage) member(m *Member, times int64) {
@@ -221,7 +233,7 @@ const (
 
 // A CapacityUse is the use of one cap.
 type CapacityUse struct {
-	Resource string // "namespaces", "roles", "members", "directory_bytes" or "keys"
+	Resource string // "namespaces", "roles", "plans", "members", "directory_bytes" or "keys"
 	Scope    string // for "namespace" and "owner", Used is the highest of all
 	Used     int64
 	Cap      int64
@@ -238,6 +250,7 @@ func (c *Capacity) Uses(t Tally, scope string) []CapacityUse {
 	return []CapacityUse{
 		{"namespaces", scope, t.Namespaces, of(c.Namespaces)},
 		{"roles", scope, t.Roles, of(c.Roles)},
+		{"plans", scope, t.Plans, of(c.Plans)},
 		{"members", scope, t.Members, of(c.Members)},
 		{DirectoryBytes, scope, t.Bytes, of(c.Directory)},
 	}
@@ -246,7 +259,7 @@ func (c *Capacity) Uses(t Tally, scope string) []CapacityUse {
 // Fits reports whether a tally is within the caps per namespace.
 func (c *Capacity) Fits(t Tally) bool {
 	return t.Namespaces <= c.Namespaces.PerNamespace && t.Roles <= c.Roles.PerNamespace &&
-		t.Members <= c.Members.PerNamespace && t.Bytes <= c.Directory.PerNamespace
+		t.Plans <= c.Plans.PerNamespace && t.Members <= c.Members.PerNamespace && t.Bytes <= c.Directory.PerNamespace
 }
 
 // Grows reports whether u exceeds its cap and has grown since before.

@@ -103,18 +103,19 @@ func TestCapacityDefaults(t *testing.T) {
 
 // TestFits checks that a namespace may hold exactly its caps, and no more of any resource.
 func TestFits(t *testing.T) {
-	c := Capacity{Namespaces: Caps{20, 2}, Roles: Caps{30, 3}, Members: Caps{40, 4},
-		Directory: Caps{50, 5}}
+	c := Capacity{Namespaces: Caps{20, 2}, Roles: Caps{30, 3}, Plans: Caps{35, 7},
+		Members: Caps{40, 4}, Directory: Caps{50, 5}}
 	for _, test := range []struct {
 		tally Tally
 		want  bool
 	}{
 		{Tally{}, true},
-		{Tally{2, 3, 4, 5}, true},
-		{Tally{3, 3, 4, 5}, false},
-		{Tally{2, 4, 4, 5}, false},
-		{Tally{2, 3, 5, 5}, false},
-		{Tally{2, 3, 4, 6}, false},
+		{Tally{2, 3, 7, 4, 5}, true},
+		{Tally{3, 3, 7, 4, 5}, false},
+		{Tally{2, 4, 7, 4, 5}, false},
+		{Tally{2, 3, 8, 4, 5}, false},
+		{Tally{2, 3, 7, 5, 5}, false},
+		{Tally{2, 3, 7, 4, 6}, false},
 	} {
 		if got := c.Fits(test.tally); got != test.want {
 			t.Errorf("%+v: %v, want %v", test.tally, got, test.want)
@@ -123,15 +124,15 @@ func TestFits(t *testing.T) {
 }
 
 func TestUses(t *testing.T) {
-	c := Capacity{Namespaces: Caps{20, 2}, Roles: Caps{30, 3}, Members: Caps{40, 4},
-		Directory: Caps{50, 5}}
+	c := Capacity{Namespaces: Caps{20, 2}, Roles: Caps{30, 3}, Plans: Caps{35, 7},
+		Members: Caps{40, 4}, Directory: Caps{50, 5}}
 	for scope, want := range map[string][]CapacityUse{
 		ScopeDeployment: {{"namespaces", ScopeDeployment, 1, 20}, {"roles", ScopeDeployment, 2, 30},
-			{"members", ScopeDeployment, 3, 40}, {DirectoryBytes, ScopeDeployment, 4, 50}},
+			{"plans", ScopeDeployment, 5, 35}, {"members", ScopeDeployment, 3, 40}, {DirectoryBytes, ScopeDeployment, 4, 50}},
 		ScopeNamespace: {{"namespaces", ScopeNamespace, 1, 2}, {"roles", ScopeNamespace, 2, 3},
-			{"members", ScopeNamespace, 3, 4}, {DirectoryBytes, ScopeNamespace, 4, 5}},
+			{"plans", ScopeNamespace, 5, 7}, {"members", ScopeNamespace, 3, 4}, {DirectoryBytes, ScopeNamespace, 4, 5}},
 	} {
-		if got := c.Uses(Tally{1, 2, 3, 4}, scope); !slices.Equal(got, want) {
+		if got := c.Uses(Tally{1, 2, 5, 3, 4}, scope); !slices.Equal(got, want) {
 			t.Errorf("%s: %+v, want %+v", scope, got, want)
 		}
 	}
@@ -176,7 +177,7 @@ func TestUsage(t *testing.T) {
 		tally.Bytes = 0
 		each[id] = tally
 	}
-	if want := map[string]Tally{"a": {2, 1, 2, 0}, "b": {1, 1, 1, 0}}; !maps.Equal(each, want) {
+	if want := map[string]Tally{"a": {2, 1, 0, 2, 0}, "b": {1, 1, 0, 1, 0}}; !maps.Equal(each, want) {
 		t.Errorf("by namespace: %+v, want %+v", each, want)
 	}
 

@@ -56,6 +56,7 @@ type Database interface {
 	AuditReader
 	Transactor
 	UsageRecorder
+	QuotaLedger
 	SessionStore
 
 	// Close releases all resources. It waits a few seconds for running calls. Later calls fail.

@@ -97,6 +97,9 @@ type KeyRelations interface {
 	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected
 	// grants and once for others.
 	RoleHeld(role RoleID) ([]Reach, error)
+	// PlanInUse returns the id of a key, in any status, that names the plan: of its namespace, or of
+	// any for a shared plan. It returns "" if there is none.
+	PlanInUse(id PlanID) (key string, err error)
 	// NamespaceInUse returns the id of a key that has its home or a grant in the namespace, or ""
 	// if there is none.
 	NamespaceInUse(id string) (key string, err error)
@@ -108,7 +111,7 @@ type Reach struct {
 	Connected bool
 }
 
-// PolicyWriter is the part of a [Tx] that reads and changes namespaces, roles and members.
+// PolicyWriter is the part of a [Tx] that reads and changes namespaces, roles, plans and members.
 type PolicyWriter interface {
 	// Policy is [PolicyReader.Policy] inside the transaction.
 	Policy(since Position) (*Policy, error)
@@ -129,6 +132,14 @@ type PolicyWriter interface {
 	UpdateRole(r *Role) error
 	// DeleteRole deletes a role, or returns ErrNotFound.
 	DeleteRole(id RoleID) error
+
+	// InsertPlan adds a plan, or returns ErrExists.
+	InsertPlan(p *Plan) error
+	// UpdatePlan replaces the description, the limits and the version of a plan, or returns
+	// ErrNotFound.
+	UpdatePlan(p *Plan) error
+	// DeletePlan deletes a plan, or returns ErrNotFound.
+	DeletePlan(id PlanID) error
 
 	// InsertMember adds a member, or returns ErrExists if the id or the login is taken.
 	InsertMember(m *Member) error

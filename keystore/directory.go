@@ -9,25 +9,26 @@ import (
 	"unique"
 )
 
-// A Policy holds the rows of all namespaces, roles and members, or of those that have changed.
+// A Policy holds the rows of all namespaces, roles, plans and members, or of those that have changed.
 // Together with a key, they determine every decision. Every node holds all of them in memory.
 type Policy struct {
 	Revision   Revision // of the newest change to one of the rows
 	At         Position // of the snapshot from which the rows were read
 	Whole      bool     // contains all rows
 	Namespaces []Namespace
-	Roles      []Role   // without the built-in ones
+	Roles      []Role // without the built-in ones
+	Plans      []Plan
 	Members    []Member // without root
 	// Changed lists the objects that have changed, unless the policy is whole. Those without a row
 	// in the lists above have been deleted.
 	Changed []Object
 }
 
-// An Object names a namespace, a role or a member.
+// An Object names a namespace, a role, a plan or a member.
 type Object struct {
 	Kind      ObjectKind
-	Namespace string // only for a role
-	Name      string // the name of a role, or the id of a namespace or member
+	Namespace string // only for a role or a plan
+	Name      string // the name of a role or a plan, or the id of a namespace or member
 }
 
 // ObjectKind is the kind of an [Object].
@@ -37,6 +38,7 @@ type ObjectKind string
 const (
 	NamespaceObject ObjectKind = "namespace"
 	RoleObject      ObjectKind = "role"
+	PlanObject      ObjectKind = "plan"
 	MemberObject    ObjectKind = "member"
 )
 
@@ -47,6 +49,8 @@ type Directory struct {
 	namespaces map[string]*Namespace
 	reached    map[string][]*Namespace // by namespace, the descendants in its `reach`
 	roles      map[RoleID]*role
+	plans      map[PlanID]*Plan
+	limited    bool // a namespace has a limit or a default plan
 	members    map[string]*member
 	logins     map[string]*member
 	usage      usage
@@ -74,6 +78,9 @@ func (d *Directory) UnreadableRows() (list []string) {
 	}
 	for _, r := range d.roles {
 		add(r.Unreadable, "role %s of namespace %s", r.Name, r.Namespace)
+	}
+	for _, p := range d.plans {
+		add(p.Unreadable, "plan %s of namespace %s", p.Name, p.Namespace)
 	}
 	for _, m := range d.members {
 		add(m.Unreadable, "member %s", m.ID)
@@ -110,11 +117,12 @@ var builtin = func() *Directory {
 func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	d = &Directory{
 		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
-		roles: maps.Clone(d.roles), members: maps.Clone(d.members), logins: maps.Clone(d.logins),
+		roles: maps.Clone(d.roles), plans: maps.Clone(d.plans), limited: d.limited,
+		members: maps.Clone(d.members), logins: maps.Clone(d.logins),
 		usage: d.usage.clone(),
 	}
 	if d.namespaces == nil {
-		d.namespaces = make(map[string]*Namespace)
+		d.namespaces, d.plans = make(map[string]*Namespace), make(map[PlanID]*Plan)
 		d.members, d.logins = make(map[string]*member), make(map[string]*member)
 	}
 	moved := len(p.Namespaces) > 0
@@ -138,8 +146,10 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 		d.usage.namespace(ns, 1)
 	}
 	if moved {
+		d.limited = false
 		for _, ns := range d.namespaces {
 			ns.Unreadable = cmp.Or(ns.row, d.Defect(ns))
+			d.limited = d.limited || ns.Limits != (Limits{}) || ns.DefaultPlan != ""
 		}
 		d.findReached()
 	}
@@ -147,6 +157,11 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 		r := &p.Roles[i]
 		d.roles[r.ID()] = &role{r, NewSet(r.Permissions...)}
 		d.usage.role(r, 1)
+	}
+	for i := range p.Plans {
+		plan := &p.Plans[i]
+		d.plans[plan.ID()] = plan
+		d.usage.plan(plan, 1)
 	}
 	for i := range p.Members {
 		m := &member{&p.Members[i], CompileGrants(p.Members[i].Grants, "")}
@@ -182,6 +197,12 @@ func (d *Directory) remove(o Object) {
 			delete(d.roles, id)
 			d.usage.role(r.Role, -1)
 		}
+	case PlanObject:
+		id := PlanID{o.Namespace, o.Name}
+		if p := d.plans[id]; p != nil {
+			delete(d.plans, id)
+			d.usage.plan(p, -1)
+		}
 	case MemberObject:
 		if m := d.members[o.Name]; m != nil {
 			delete(d.members, o.Name)
@@ -213,6 +234,14 @@ func (d *Directory) AllRoles() []Role {
 			cmp.Compare(b.Name, a.Name))
 	})
 	return append(list, builtinRoles...)
+}
+
+// AllPlans returns all plans, newest first.
+func (d *Directory) AllPlans() []*Plan {
+	return slices.SortedFunc(maps.Values(d.plans), func(a, b *Plan) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Namespace, a.Namespace),
+			cmp.Compare(b.Name, a.Name))
+	})
 }
 
 // AllMembers returns all members, newest first.

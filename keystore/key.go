@@ -55,8 +55,9 @@ type Key struct {
 
 	Secrets    []Secret       // those that have not expired, newest first
 	AllowedIPs []netip.Prefix // empty if all addresses are allowed
-	Metadata   map[string]string
-	Version    int64 // 1 for a new key, incremented by each change
+	KeyLimits
+	Metadata map[string]string
+	Version  int64 // 1 for a new key, incremented by each change
 }
 
 // Status returns the key's status at now. Revoked precedes expired, which precedes inactive, as in

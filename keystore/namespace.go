@@ -39,6 +39,9 @@ type Namespace struct {
 	// ChildPrefix is the required beginning of the ids of descendants when they are created or
 	// moved here. Empty allows any id.
 	ChildPrefix string
+	// Limits are shared by all keys at home here.
+	Limits
+	DefaultPlan string // of keys that name none; empty if there is none
 	CreatedAt   time.Time
 	Version     int64
 	// Unreadable is the reason why the row cannot be read, or empty. Grants in such a namespace

@@ -31,6 +31,8 @@ const (
 	Early
 	Address
 	Forbidden
+	Limited
+	Exhausted
 	UntrustedProxy
 	Rotated // a rotation has replaced the token; clients get the same response as for Unknown
 
@@ -74,6 +76,10 @@ var outcomes = [NumOutcomes]struct {
 		"The API key may not be used from this address"},
 	Forbidden: {"forbidden", http.StatusForbidden, "insufficient_permission",
 		"The API key does not allow this request"},
+	Limited: {"limited", http.StatusTooManyRequests, "rate_limited",
+		"Too many requests"},
+	Exhausted: {"exhausted", http.StatusTooManyRequests, "quota_exceeded",
+		"The quota is used up"},
 	UntrustedProxy: {"untrusted_proxy", http.StatusForbidden, "untrusted_proxy",
 		"The request does not come from a trusted proxy"},
 	Rotated: {"rotated", http.StatusUnauthorized, "invalid_key", "The API key is not valid"},

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+	"unique"
 )
 
 // A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
@@ -18,6 +19,7 @@ type Record struct {
 	AllowedIPs []netip.Prefix
 
 	metadata      packedTexts
+	limits        unique.Handle[KeyLimits] // the zero handle if it sets none
 	grants        *CompiledGrants
 	keyExpires    int64 // Unix nanoseconds, or Never
 	secretExpires int64 // Unix nanoseconds, Never or rotatedOut
@@ -54,6 +56,9 @@ func NewRecord(k *Key, digest Digest) *Record {
 	r.metadata = packTexts(k.Metadata)
 	r.keyExpires, r.revoked = UnixNano(k.ExpiresAt), !k.RevokedAt.IsZero()
 	r.active, r.personal = k.Active, k.Personal
+	if k.KeyLimits != (KeyLimits{}) {
+		r.limits = unique.Make(k.KeyLimits)
+	}
 	return r
 }
 

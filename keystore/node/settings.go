@@ -26,6 +26,9 @@ type Settings struct {
 	// Cache is shared by all nodes; nil disables it. The caller closes it once no Settings refers
 	// to it.
 	Cache keystore.SharedCache
+	// Rates shares the rate limits of all nodes; nil divides them among the nodes. The caller closes
+	// it like Cache.
+	Rates keystore.SharedRates
 }
 
 // Defaults of [Settings].

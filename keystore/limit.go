@@ -1,0 +1,202 @@
+package keystore
+
+import (
+	"fmt"
+	"time"
+	"unique"
+)
+
+// A RateLimit bounds how many requests are admitted: in any time t, at most Burst plus as many as
+// Requests in Per give for t. The zero value sets nothing: the plan decides (docs/limits.md).
+type RateLimit struct {
+	Requests int64         // 1 to MaxRate
+	Per      time.Duration // MinPer to MaxPer, in whole microseconds
+	Burst    int64         // requests that may come at once, 1 to MaxRate
+	// Shadow counts and reports requests beyond the limit, and admits them.
+	Shadow bool
+	// Unlimited means that there is no limit, whatever the plan says. The other fields are zero.
+	Unlimited bool
+}
+
+// A Quota bounds the units that are spent in each calendar period. The zero value sets nothing: the
+// plan decides.
+type Quota struct {
+	Units  int64 // 1 to MaxQuota
+	Per    Period
+	Shadow bool // as in RateLimit
+	// Unlimited means that there is no quota, whatever the plan says. The other fields are zero.
+	Unlimited bool
+}
+
+// Bounds of [RateLimit] and [Quota]. They keep the arithmetic of [Meter] within 64 bits.
+const (
+	MaxRate  = 100_000_000
+	MinPer   = time.Second
+	MaxPer   = 24 * time.Hour
+	MaxQuota = 1_000_000_000_000_000
+)
+
+// Limits are the limits of a key, a plan or a namespace. They are comparable.
+type Limits struct {
+	Rate  RateLimit
+	Quota Quota
+}
+
+// KeyLimits are the limits that a key's own row sets.
+type KeyLimits struct {
+	Limits
+	Plan string // the name of a plan, or empty for the home namespace's DefaultPlan
+}
+
+// over returns l with what it leaves to the plan taken from plan. Unlimited becomes the zero value.
+func (l Limits) over(plan Limits) Limits {
+	if l.Rate == (RateLimit{}) {
+		l.Rate = plan.Rate
+	}
+	if l.Quota == (Quota{}) {
+		l.Quota = plan.Quota
+	}
+	if l.Rate.Unlimited {
+		l.Rate = RateLimit{}
+	}
+	if l.Quota.Unlimited {
+		l.Quota = Quota{}
+	}
+	return l
+}
+
+// Defect returns the reason why the limit is not valid, or the empty string.
+func (l RateLimit) Defect() string {
+	switch {
+	case l == RateLimit{}:
+		return ""
+	case l.Unlimited && l != RateLimit{Unlimited: true}:
+		return "unlimited excludes all other members"
+	case l.Unlimited:
+		return ""
+	case l.Requests < 1 || l.Requests > MaxRate:
+		return fmt.Sprintf("requests must be 1 to %d", MaxRate)
+	case l.Burst < 1 || l.Burst > MaxRate:
+		return fmt.Sprintf("burst must be 1 to %d", MaxRate)
+	case l.Per < MinPer || l.Per > MaxPer || l.Per%time.Microsecond != 0:
+		return "per must be a duration from 1s to 24h, in whole microseconds"
+	}
+	return ""
+}
+
+// Defect returns the reason why the quota is not valid, or the empty string.
+func (q Quota) Defect() string {
+	switch {
+	case q == Quota{}:
+		return ""
+	case q.Unlimited && q != Quota{Unlimited: true}:
+		return "unlimited excludes all other members"
+	case q.Unlimited:
+		return ""
+	case q.Units < 1 || q.Units > MaxQuota:
+		return fmt.Sprintf("requests must be 1 to %d", int64(MaxQuota))
+	case !q.Per.valid():
+		return "per must be hour, day or month"
+	}
+	return ""
+}
+
+// Covers reports whether whatever other admits, l admits too. The zero value has no limit here:
+// both have to be resolved, as [Directory.LimitsOf] returns them.
+func (l Limits) Covers(other Limits) bool {
+	return l.Rate.covers(other.Rate) && l.Quota.covers(other.Quota)
+}
+
+func (l RateLimit) covers(other RateLimit) bool {
+	if l == (RateLimit{}) || l.Shadow {
+		return true
+	}
+	if other == (RateLimit{}) || other.Shadow || other.Burst > l.Burst {
+		return false
+	}
+	// Both sides are below 1e8 · 8.64e10 < 2^63.
+	return other.Requests*l.Per.Microseconds() <= l.Requests*other.Per.Microseconds()
+}
+
+func (q Quota) covers(other Quota) bool {
+	if q == (Quota{}) || q.Shadow {
+		return true
+	}
+	return other != Quota{} && !other.Shadow && other.Units <= q.Units &&
+		!other.Per.shorter(q.Per)
+}
+
+// A Period is a calendar period, in UTC.
+type Period string
+
+// Periods.
+const (
+	Hour  Period = "hour"
+	Day   Period = "day"
+	Month Period = "month"
+)
+
+var periods = []Period{Hour, Day, Month}
+
+func (p Period) valid() bool { return p == Hour || p == Day || p == Month }
+
+func (p Period) shorter(other Period) bool {
+	for _, q := range periods {
+		if p == q || other == q {
+			return p == q && p != other
+		}
+	}
+	return false
+}
+
+// Of returns the period that contains t: its beginning and that of the next one, in UTC.
+func (p Period) Of(t time.Time) (begin, end time.Time) {
+	t = t.UTC()
+	switch p {
+	case Hour:
+		begin = t.Truncate(time.Hour)
+		return begin, begin.Add(time.Hour)
+	case Day:
+		begin = time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC)
+		return begin, begin.AddDate(0, 0, 1)
+	}
+	begin = time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC)
+	return begin, begin.AddDate(0, 1, 0)
+}
+
+// LimitsOf returns the limits that apply to requests with a record's key: its own, and those of its
+// home namespace, which all keys at home there share. A zero RateLimit or Quota in them is no limit.
+func (d *Directory) LimitsOf(r *Record) (key, namespace Limits) {
+	if r.personal || !d.limited && r.limits == (unique.Handle[KeyLimits]{}) {
+		return key, namespace
+	}
+	return d.limitsOf(r.Namespace, r.keyLimits())
+}
+
+func (r *Record) keyLimits() (l KeyLimits) {
+	if r.limits != (unique.Handle[KeyLimits]{}) {
+		l = r.limits.Value()
+	}
+	return l
+}
+
+// KeyLimits returns the limits that apply to a key with these settings in a home namespace.
+func (d *Directory) KeyLimits(home string, l KeyLimits) Limits {
+	key, _ := d.limitsOf(home, l)
+	return key
+}
+
+func (d *Directory) limitsOf(home string, l KeyLimits) (key, namespace Limits) {
+	ns, plan := d.namespaces[home], l.Plan
+	if ns != nil {
+		namespace = ns.Limits.over(Limits{})
+		if plan == "" {
+			plan = ns.DefaultPlan
+		}
+	}
+	var of Limits
+	if p := d.PlanFor(home, plan); p != nil {
+		of = p.Limits
+	}
+	return l.over(of), namespace
+}

@@ -1,0 +1,81 @@
+package keystore
+
+import (
+	"math"
+	"time"
+)
+
+// A Meter is the state of one rate limit: the generic cell rate algorithm (ITU-T I.371, Annex A).
+// It stores the theoretical arrival time (TAT): the time at which all admitted requests have been
+// worked off at the rate of the limit. The zero value has admitted nothing.
+//
+// Times are microseconds since the Unix epoch. The arithmetic is exact: the TAT has a fraction,
+// counted in parts of a microsecond of which there are Requests.
+type Meter struct {
+	TAT      int64
+	fraction int64
+}
+
+// Room returns how many requests the limit admits at now.
+func (m Meter) Room(l *RateLimit, now int64) int64 {
+	per := l.Per.Microseconds()
+	// now + Burst · per / Requests − max(now, TAT), in parts.
+	ahead, fraction := m.TAT-now, m.fraction
+	if ahead < 0 {
+		ahead, fraction = 0, 0
+	}
+	if ahead > (math.MaxInt64-l.Requests)/l.Requests {
+		return 0
+	}
+	left := l.Burst*per - (ahead*l.Requests + fraction)
+	if left < 0 {
+		return 0
+	}
+	return left / per
+}
+
+// Add books n requests at now, at most MaxRate, whether there is room or not.
+func (m Meter) Add(l *RateLimit, now, n int64) Meter {
+	if m.TAT < now {
+		m = Meter{TAT: now}
+	}
+	parts := n*l.Per.Microseconds() + m.fraction
+	m.TAT += parts / l.Requests
+	m.fraction = parts % l.Requests
+	return m
+}
+
+// After returns the earliest time at which the limit admits n requests, if no other is admitted
+// before. n must be at most Burst.
+func (m Meter) After(l *RateLimit, n int64) int64 {
+	per := l.Per.Microseconds()
+	// TAT − (Burst − n) · per / Requests, rounded up
+	parts := (l.Burst-n)*per - m.fraction
+	early := parts / l.Requests
+	if parts < 0 && parts%l.Requests != 0 {
+		early--
+	}
+	return m.TAT - early
+}
+
+// Max returns the meter that has admitted more.
+func (m Meter) Max(o Meter) Meter {
+	if o.TAT > m.TAT || o.TAT == m.TAT && o.fraction > m.fraction {
+		return o
+	}
+	return m
+}
+
+// Within returns the meter of another limit that has as much of its burst in use as m has of the
+// limit from.
+func (m Meter) Within(from, to *RateLimit, now int64) Meter {
+	if m.TAT <= now {
+		return Meter{}
+	}
+	used := float64(m.TAT-now) * float64(from.Requests) / float64(from.Per.Microseconds())
+	used = math.Ceil(min(used, float64(to.Burst)))
+	return Meter{}.Add(to, now, int64(used))
+}
+
+// Micros returns a time in Unix nanoseconds in microseconds, rounded down.
+func Micros(nanoseconds int64) int64 { return nanoseconds / int64(time.Microsecond) }
