@@ -167,10 +167,15 @@ func (p Period) Of(t time.Time) (begin, end time.Time) {
 // LimitsOf returns the limits that apply to requests with a record's key: its own, and those of its
 // home namespace, which all keys at home there share. A zero RateLimit or Quota in them is no limit.
 func (d *Directory) LimitsOf(r *Record) (key, namespace Limits) {
-	if r.personal || !d.limited && r.limits == (unique.Handle[KeyLimits]{}) {
+	if !d.Limits(r) {
 		return key, namespace
 	}
 	return d.limitsOf(r.Namespace, r.keyLimits())
+}
+
+// Limits reports whether a limit may apply to requests with a record's key.
+func (d *Directory) Limits(r *Record) bool {
+	return (d.limited || r.limits != unique.Handle[KeyLimits]{}) && !r.personal
 }
 
 func (r *Record) keyLimits() (l KeyLimits) {

@@ -33,8 +33,53 @@ type Charge struct {
 	Outcome keystore.Outcome
 	// Terms are the limits that apply; nil if there are none.
 	Terms *Terms
-	// States are the states of the limits that apply, after the charge.
-	States [NumLimits]LimitState
+
+	states [NumLimits]limitState
+	mode   mode
+	now    int64 // Unix nanoseconds
+}
+
+// limitState is what [Charge.State] needs to know of a limit.
+type limitState struct {
+	refused bool
+	meter   keystore.Meter // of a rate
+	held    int64          // by this node; of a quota, what is left to all
+	end     int64          // of a quota's period, in Unix nanoseconds
+}
+
+// Refused reports whether a limit has refused the request, or would have if it were not in shadow.
+func (c *Charge) Refused(l LimitName) bool { return c.states[l].refused }
+
+// State returns the state of a limit that applies, after the charge.
+func (c *Charge) State(l LimitName) LimitState {
+	s := &c.states[l]
+	state := LimitState{Refused: s.refused}
+	var rate *keystore.RateLimit
+	switch l {
+	case KeyRate:
+		rate = &c.Terms.Key.Rate
+	case NamespaceRate:
+		rate = &c.Terms.Namespace.Rate
+	default:
+		state.Remaining, state.Reset = s.held, time.Duration(s.end-c.now)
+		if s.refused {
+			state.Retry = state.Reset
+		}
+		return state
+	}
+	part, now := c.mode.part(rate), keystore.Micros(c.now)
+	room := s.meter.Room(part, now)
+	state.Remaining = max(0, room+s.held)
+	until := func(room int64) time.Duration {
+		return time.Duration(max(0, s.meter.After(part, room)-now)) * time.Microsecond
+	}
+	if room < part.Burst {
+		state.Reset = until(room + 1)
+	}
+	if s.refused {
+		state.Retry = max(until(1), time.Microsecond)
+	}
+	return state
 }
 
 // A LimitState is the state of one limit.
@@ -43,8 +88,7 @@ type LimitState struct {
 	Remaining int64
 	// Reset is when more becomes available.
 	Reset time.Duration
-	// Refused reports whether the limit has refused the request, or would have if it were not in
-	// shadow. Retry is then the time until it may admit the request.
+	// Refused is [Charge.Refused]. Retry is then the time until the limit may admit the request.
 	Refused bool
 	Retry   time.Duration
 }
@@ -52,6 +96,7 @@ type LimitState struct {
 // Terms are the limits that apply to a key. Keys with equal limits share them.
 type Terms struct {
 	Key, Namespace keystore.Limits
+	steps          [2]keystore.Step // of the rates
 	// Policy is the field value of RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers).
 	Policy string
 }
@@ -74,12 +119,19 @@ func (t *Terms) Applies(l LimitName) bool {
 // [keystore.Unavailable]: it is not known whether a quota has room.
 func (n *Node) Charge(
 	ctx context.Context, a Answer, d *keystore.Directory, units int64,
-) (Charge, error) {
-	return Charge{}, nil
+) (c Charge, err error) {
+	if d.Limits(a.Record) {
+		err = n.limiter.charge(ctx, &c, a, d, units)
+	}
+	return c, err
 }
 
 // ChargeMore charges further units to the quotas of a request that was charged, even beyond them.
-func (n *Node) ChargeMore(a Answer, d *keystore.Directory, units int64) {}
+func (n *Node) ChargeMore(a Answer, d *keystore.Directory, units int64) {
+	if d.Limits(a.Record) {
+		n.limiter.spend(a, d, units)
+	}
+}
 
 // LimitResult is what a limit has said to a request.
 type LimitResult uint8
@@ -124,4 +176,4 @@ type LimitStats struct {
 }
 
 // LimitStats returns the node's counts of limits.
-func (n *Node) LimitStats() LimitStats { return LimitStats{} }
+func (n *Node) LimitStats() LimitStats { return n.limiter.stats() }

@@ -49,6 +49,11 @@ var ablations = []string{
 	"silence-without-write", // after a silence of the database, a node continues without a write
 	"newer-than-applied",    // a record is cached although its revision is not applied yet
 	"forget-readers",        // nodes of a lost history are not waited for
+	"float-without-room",    // a request is admitted before it is booked although there is no room
+	"spend-before-booking",  // a request that was admitted in advance is never booked
+	"no-merge",              // a node does not bring what the shared store has lost
+	"share-not-carried",     // a node's part of a rate limit begins with a full burst
+	"grant-twice",           // a reservation whose answer was lost is spent
 }
 
 var ablation = func() string {

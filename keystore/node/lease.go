@@ -108,9 +108,10 @@ type membership struct {
 	base         *baseDirectory // a complete directory that is not in use yet
 	rereadPolicy bool           // the complete directory has to be read again
 
-	imported atomic.Bool // a credential has been imported
-	standbys atomic.Bool // commits wait for a standby
-	replaced atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
+	imported atomic.Bool  // a credential has been imported
+	standbys atomic.Bool  // commits wait for a standby
+	nodes    atomic.Int64 // registered nodes, in any state
+	replaced atomic.Bool  // ErrReplaced was logged, and no renewal has succeeded since
 
 	acknowledged         atomic.Pointer[time.Time] // when the last Acknowledge succeeded
 	acknowledgedRevision keystore.Revision
@@ -291,6 +292,7 @@ func (n *Node) tryRenew() error {
 	}
 	m.imported.Store(head.Imported)
 	m.standbys.Store(head.Standbys)
+	m.nodes.Store(int64(head.Nodes))
 	//fault: if ablated("lease-from-reply") { at.asked = n.clock.now() }
 	m.lease.extend(length, at)
 	m.renewed = at.asked

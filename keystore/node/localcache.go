@@ -136,13 +136,20 @@ func (c *localCache) bytes() (n int64) {
 // find looks up a credential without a lock. r is nil or rotated out if the credential is known to
 // be invalid.
 func (s *shard) find(d *keystore.Digest, now int64) (r *keystore.Record, known bool) {
-	if e := s.records.find(d); e != nil && now < e.until {
-		return e.record, true
-	}
-	if e := s.negatives.find(d); e != nil && now < e.until {
+	if e := s.findEntry(d, now); e != nil {
 		return e.record, true
 	}
 	return nil, false
+}
+
+func (s *shard) findEntry(d *keystore.Digest, now int64) *entry {
+	if e := s.records.find(d); e != nil && now < e.until {
+		return e
+	}
+	if e := s.negatives.find(d); e != nil && now < e.until {
+		return e
+	}
+	return nil
 }
 
 // insert caches the result of a load. The caller holds the lock and has compared the generation.
@@ -165,13 +172,14 @@ func (s *shard) invalidate(d *keystore.Digest, r keystore.Revision) {
 	s.negatives.remove(d)
 }
 
-// An entry is immutable except for marked.
+// An entry is immutable except for its atomic fields.
 type entry struct {
-	digest keystore.Digest
-	record *keystore.Record
-	until  int64 // Unix nanoseconds
-	size   int64 // bytes, without the record's grants, which other records may share
-	marked atomic.Bool
+	digest  keystore.Digest
+	record  *keystore.Record
+	until   int64 // Unix nanoseconds
+	size    int64 // bytes, without the record's grants, which other records may share
+	marked  atomic.Bool
+	buckets atomic.Pointer[buckets] // of the record's limits; nil until the first charge
 }
 
 // table is an open-addressed hash table. Readers take no lock, and writers hold their shard's lock.

@@ -27,6 +27,7 @@ type Answer struct {
 	Now int64
 
 	generation uint64 // of the record's shard, before the lookup
+	entry      *entry // of the cache; nil if the record was not cached
 }
 
 // Lookup looks up the credential of a request; now was read after the request arrived. The outcome
@@ -99,8 +100,9 @@ func (n *Node) lookup(
 	a := Answer{generation: s.generation.Load()}
 	var covered bool
 	if a.Now, covered = n.membership.lease.term.Load().at(now); covered {
-		if r, known := s.find(&d, now.UnixNano()); known {
-			return a.withRecord(s, r), nil
+		if e := s.findEntry(&d, now.UnixNano()); e != nil {
+			a.entry = e
+			return a.withRecord(s, e.record), nil
 		}
 	}
 	tagged, ok := true, true

@@ -27,6 +27,7 @@ type Node struct {
 	revokes    revokes
 	counters   counters
 	requests   requestCounts
+	limiter    *limiter
 
 	loggedFailure atomic.Int64 // time in Unix nanoseconds
 	lookupsFail   atomic.Bool  // the last lookup in the database failed
@@ -65,6 +66,7 @@ func open(
 	}
 	n.settings.Store(&s)
 	n.membership.newIncarnation()
+	n.limiter = n.newLimiter()
 	n.running, n.stop = context.WithCancel(context.Background())
 	if err := n.join(ctx); err != nil {
 		n.stop()
@@ -77,6 +79,9 @@ func open(
 	n.Every(cutInterval, func(context.Context) { n.cache.cutExpired(n.Now().UnixNano()) })
 	n.Every(flushInterval, n.flushUses)
 	n.Every(noteInterval, n.noteTime)
+	n.Go(n.limiter.rateBooks.run)
+	n.Go(n.limiter.quotaBooks.run)
+	n.Every(sweepInterval, func(context.Context) { n.limiter.sweep() })
 	return n, nil
 }
 
@@ -144,6 +149,7 @@ func (n *Node) Close() error {
 	defer cancel()
 	n.flushUses(ctx)
 	n.noteTime(ctx)
+	n.limiter.returnAll(ctx)
 	return errors.Join(n.leave(), n.db.Close())
 }
 

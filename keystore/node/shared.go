@@ -31,7 +31,7 @@ type sharedSeal struct {
 func newSharedSeal(d keystore.Deployment, timeline string) *sharedSeal {
 	s := &sharedSeal{deployment: d, timeline: timeline}
 	mac := hmac.New(sha256.New, d.TokenKey[:])
-	mac.Write([]byte("caddy-apikeys shared cache 2 " + d.Epoch + " " + timeline))
+	mac.Write([]byte("caddy-apikeys shared cache 3 " + d.Epoch + " " + timeline))
 	mac.Sum(s.key[:0])
 	return s
 }
@@ -52,18 +52,19 @@ func (s *sharedSeal) name(d *keystore.Digest) string {
 
 // sharedRecord is the content of an entry: the fields of a key that [keystore.NewRecord] uses.
 type sharedRecord struct {
-	ID            string            `json:"id"`
-	Name          string            `json:"name,omitempty"`
-	Namespace     string            `json:"ns"`
-	Owner         string            `json:"owner"`
-	Personal      bool              `json:"personal,omitempty"`
-	Grants        []keystore.Grant  `json:"grants"`
-	Active        bool              `json:"active"`
-	ExpiresAt     time.Time         `json:"exp,omitzero"`
-	RevokedAt     time.Time         `json:"rev,omitzero"`
-	SecretExpires time.Time         `json:"sexp,omitzero"`
-	AllowedIPs    []netip.Prefix    `json:"ips,omitempty"`
-	Metadata      map[string]string `json:"meta,omitempty"`
+	ID            string             `json:"id"`
+	Name          string             `json:"name,omitempty"`
+	Namespace     string             `json:"ns"`
+	Owner         string             `json:"owner"`
+	Personal      bool               `json:"personal,omitempty"`
+	Grants        []keystore.Grant   `json:"grants"`
+	Active        bool               `json:"active"`
+	ExpiresAt     time.Time          `json:"exp,omitzero"`
+	RevokedAt     time.Time          `json:"rev,omitzero"`
+	SecretExpires time.Time          `json:"sexp,omitzero"`
+	AllowedIPs    []netip.Prefix     `json:"ips,omitempty"`
+	Metadata      map[string]string  `json:"meta,omitempty"`
+	Limits        keystore.KeyLimits `json:"limits,omitzero"`
 }
 
 // seal returns the entry for a key that was read by one of its digests in a snapshot at asOf: the
@@ -72,7 +73,7 @@ func (s *sharedSeal) seal(k *keystore.Key, d *keystore.Digest, asOf keystore.Rev
 	r := sharedRecord{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Owner: k.Owner, Personal: k.Personal,
 		Grants: k.Grants, Active: k.Active, ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt,
-		AllowedIPs: k.AllowedIPs, Metadata: k.Metadata,
+		AllowedIPs: k.AllowedIPs, Metadata: k.Metadata, Limits: k.KeyLimits,
 	}
 	for _, secret := range k.Secrets {
 		if secret.Digest == *d {
@@ -106,7 +107,7 @@ func (s *sharedSeal) open(entry []byte, d *keystore.Digest) (*keystore.Record, k
 	return keystore.NewRecord(&keystore.Key{
 		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Personal: r.Personal,
 		Grants: r.Grants, Active: r.Active, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt,
-		AllowedIPs: r.AllowedIPs, Metadata: r.Metadata,
+		AllowedIPs: r.AllowedIPs, Metadata: r.Metadata, KeyLimits: r.Limits,
 		Secrets: []keystore.Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
 	}, *d), keystore.Revision(binary.BigEndian.Uint64(entry[sha256.Size:]))
 }

@@ -1,0 +1,97 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A bookkeeper books for many buckets at a time. At most one booking runs. What is queued meanwhile
+// waits for the next one, so a slow store gets fewer and larger bookings.
+type bookkeeper[B any] struct {
+	// book books for some buckets, without their locks.
+	book func(context.Context, []B) error
+	// gap is the minimum time from the beginning of one booking to that of the next.
+	gap time.Duration
+
+	wake chan struct{}
+	mu   sync.Mutex
+	due  []B
+	next *booking
+}
+
+// A booking is one call of a bookkeeper.
+type booking struct {
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// maxBooked is the maximum number of buckets of one booking.
+const maxBooked = 1000
+
+func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) error) *bookkeeper[B] {
+	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
+}
+
+// add adds a bucket to the next booking, and returns that booking.
+func (k *bookkeeper[B]) add(b B) *booking {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.due = append(k.due, b)
+	return k.pending()
+}
+
+// pending returns the next booking. The caller holds the lock.
+func (k *bookkeeper[B]) pending() *booking {
+	if k.next == nil {
+		k.next = &booking{done: make(chan struct{})}
+		select {
+		case k.wake <- struct{}{}:
+		default:
+		}
+	}
+	return k.next
+}
+
+// run books until ctx is done.
+func (k *bookkeeper[B]) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			k.finish(errClosed)
+			return
+		case <-k.wake:
+		}
+		paced := time.NewTimer(k.gap)
+		k.mu.Lock()
+		due, this := k.due, k.next
+		k.due, k.next = nil, nil
+		k.mu.Unlock()
+		if this != nil {
+			for len(due) > 0 {
+				n := min(len(due), maxBooked)
+				if err := k.book(ctx, due[:n]); err != nil {
+					this.err = err
+				}
+				due = due[n:]
+			}
+			close(this.done)
+		}
+		select {
+		case <-ctx.Done():
+		case <-paced.C:
+		}
+		paced.Stop()
+	}
+}
+
+// finish ends the next booking with an error.
+func (k *bookkeeper[B]) finish(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.next != nil {
+		k.next.err = err
+		close(k.next.done)
+		k.next, k.due = nil, nil
+	}
+}

@@ -1,0 +1,583 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A limitedFleet is a number of limiters without databases, in a synctest bubble. It checks the
+// promises of docs/limits.md under any load.
+type limitedFleet struct {
+	t      *testing.T
+	seed   uint64
+	random *rand.Rand
+	policy *keystore.Directory
+	record *keystore.Record
+	store  *rateStore
+	ledger *quotaStore
+	nodes  []*limitedNode
+	live   int64
+	work   sync.WaitGroup // the bookkeepers
+
+	mu       sync.Mutex
+	admitted []time.Time
+	refused  int
+	unknown  int
+}
+
+// A limitedNode is one limiter.
+type limitedNode struct {
+	*limiter
+	stop   context.CancelFunc
+	away   bool // from the shared store
+	killed bool
+}
+
+func newLimitedFleet(t *testing.T, seed uint64, l keystore.Limits, nodes int) *limitedFleet {
+	f := &limitedFleet{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0)), live: int64(nodes)}
+	f.policy = keystore.NewDirectory(&keystore.Policy{
+		Namespaces: []keystore.Namespace{{ID: "acme"}}})
+	f.record = limitedRecord(keystore.KeyLimits{Limits: l})
+	f.store = &rateStore{fleet: f, meters: make(map[string]int64)}
+	f.ledger = &quotaStore{fleet: f, granted: make(map[string]int64)}
+	for range nodes {
+		f.start()
+	}
+	return f
+}
+
+func limitedRecord(l keystore.KeyLimits) *keystore.Record {
+	digest := keystore.Digest{1}
+	return keystore.NewRecord(&keystore.Key{ID: "k", Namespace: "acme", Owner: keystore.RootMember,
+		Active: true, Secrets: []keystore.Secret{{Digest: digest}}, KeyLimits: l}, digest)
+}
+
+func (f *limitedFleet) start() *limitedNode {
+	n := &limitedNode{}
+	n.limiter = newLimiter(limiter{
+		now:   func() int64 { return time.Now().UnixNano() },
+		nodes: func() int64 { return f.live },
+		epoch: func() string { return "e" },
+		rates: func() keystore.SharedRates {
+			if f.store == nil {
+				return nil
+			}
+			return &storeOf{f.store, n}
+		},
+		ledger: f.ledger,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	n.stop = cancel
+	f.work.Go(func() { n.rateBooks.run(ctx) })
+	f.work.Go(func() { n.quotaBooks.run(ctx) })
+	f.nodes = append(f.nodes, n)
+	return n
+}
+
+// close ends the nodes, so that the bubble can end.
+func (f *limitedFleet) close() {
+	for _, n := range f.nodes {
+		n.stop()
+	}
+	f.work.Wait()
+}
+
+// request sends a request to a node.
+func (f *limitedFleet) request(n *limitedNode, units int64) (c Charge) {
+	answer := Answer{Record: f.record, Now: time.Now().UnixNano()}
+	err := n.charge(context.Background(), &c, answer, f.policy, units)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case n.killed: // the client got no answer
+	case err != nil:
+		f.unknown++
+	case c.Outcome == keystore.OK:
+		f.admitted = append(f.admitted, time.Now())
+	default:
+		f.refused++
+	}
+	return c
+}
+
+// load sends requests for a while: each node at random gets bursts, pauses and a steady stream.
+func (f *limitedFleet) load(d time.Duration, most int) {
+	var done sync.WaitGroup
+	for _, n := range f.nodes {
+		seed := f.random.Uint64()
+		done.Go(func() {
+			random := rand.New(rand.NewPCG(seed, 1))
+			for end := time.Now().Add(d); time.Now().Before(end); {
+				switch random.IntN(3) {
+				case 0:
+					for range random.IntN(most) {
+						done.Go(func() { f.request(n, 1) })
+					}
+				case 1:
+					for range random.IntN(most) {
+						f.request(n, 1)
+						time.Sleep(time.Duration(random.IntN(int(20 * time.Millisecond))))
+					}
+				}
+				time.Sleep(time.Duration(random.IntN(int(100 * time.Millisecond))))
+			}
+		})
+	}
+	done.Wait()
+}
+
+// within fails the test unless the admitted requests stay within a limit: extra requests at once
+// besides its burst.
+func (f *limitedFleet) within(l keystore.RateLimit, extra int64) {
+	f.t.Helper()
+	slices.SortFunc(f.admitted, time.Time.Compare)
+	bound := l
+	bound.Burst += extra
+	var m keystore.Meter
+	over := 0
+	for _, at := range f.admitted {
+		if m.Room(&bound, at.UnixMicro()) < 1 {
+			over++
+			continue
+		}
+		m = m.Add(&bound, at.UnixMicro(), 1)
+	}
+	if over > 0 {
+		f.t.Errorf("seed %d: %d requests beyond %d/%v with a burst of %d and %d more, of %d admitted", f.seed, over,
+			l.Requests, l.Per, l.Burst, extra, len(f.admitted))
+	}
+}
+
+// slack is how many requests several nodes may admit beyond a limit: the rate for the validity of a
+// grant, and one for each node.
+func slack(l keystore.RateLimit, nodes int) int64 {
+	return (l.Requests+grantShare-1)/grantShare + int64(nodes)
+}
+
+// A rateStore is a shared store of rate limits. Its arithmetic is that of the contract.
+type rateStore struct {
+	fleet  *limitedFleet
+	mu     sync.Mutex
+	meters map[string]int64
+	down   bool
+	slow   time.Duration // the longest time that a call takes, half before and half after booking
+}
+
+var errAway = errors.New("the store is away")
+
+func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Booked {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answers := make([]keystore.Booked, len(bookings))
+	for i, k := range bookings {
+		m := keystore.Meter{TAT: max(s.meters[k.Name], k.Known)}
+		m = m.Add(&k.Limit, now, k.Spent)
+		granted := min(k.Want, m.Room(&k.Limit, now))
+		m = m.Add(&k.Limit, now, granted)
+		tat := m.TAT
+		if m != (keystore.Meter{TAT: tat}) {
+			tat++
+		}
+		s.meters[k.Name] = tat
+		answers[i] = keystore.Booked{Granted: granted, TAT: tat}
+	}
+	return answers
+}
+
+// storeOf is the store as one node reaches it.
+type storeOf struct {
+	*rateStore
+	node *limitedNode
+}
+
+func (s *storeOf) Book(
+	_ context.Context, now time.Time, bookings []keystore.Booking,
+) ([]keystore.Booked, error) {
+	pause := func() {
+		if s.slow > 0 {
+			time.Sleep(time.Duration(rand.IntN(int(s.slow / 2))))
+		}
+	}
+	pause()
+	if s.down || s.node.away {
+		return nil, errAway
+	}
+	answers := s.book(now.UnixMicro(), bookings)
+	pause()
+	if s.down || s.node.away {
+		return nil, errAway // booked, but the answer is lost
+	}
+	return answers, nil
+}
+
+// flush forgets everything, or what was booked since an old dump.
+func (s *rateStore) flush(dump map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.meters = maps.Clone(dump)
+	if dump == nil {
+		s.meters = make(map[string]int64)
+	}
+}
+
+// TestRateOfOneNode checks that one node admits exactly what the limit allows, and all of it.
+func TestRateOfOneNode(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			limit := randomLimit(rand.New(rand.NewPCG(seed, 2)))
+			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, 1)
+			if seed%2 == 0 {
+				f.store = nil
+			}
+			f.load(5*time.Second, 300)
+			f.within(limit, 0)
+			// Whoever was refused was refused rightly: the admitted ones leave no room.
+			for range 10 {
+				c := f.request(f.nodes[0], 1)
+				if c.Outcome == keystore.OK {
+					continue
+				}
+				retry := c.State(KeyRate).Retry
+				time.Sleep(retry - time.Microsecond)
+				if early := f.request(f.nodes[0], 1); early.Outcome == keystore.OK {
+					t.Errorf("%+v: admitted before Retry %v", limit, retry)
+				}
+				time.Sleep(time.Microsecond)
+				if again := f.request(f.nodes[0], 1); again.Outcome != keystore.OK {
+					t.Errorf("%+v: refused after Retry %v", limit, retry)
+				}
+			}
+			f.close()
+		})
+	}
+}
+
+func randomLimit(random *rand.Rand) keystore.RateLimit {
+	requests := int64(1) << random.IntN(12)
+	return keystore.RateLimit{Requests: requests + random.Int64N(requests),
+		Burst: 1 + random.Int64N(2*requests),
+		Per:   time.Duration(1+random.IntN(5)) * time.Second}
+}
+
+// TestRateOfFleet checks the bound of several nodes with a shared store, however slow it is.
+func TestRateOfFleet(t *testing.T) {
+	for seed := range uint64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 3))
+			limit, nodes := randomLimit(random), 2+random.IntN(9)
+			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+			f.store.slow = time.Duration(random.IntN(int(40 * time.Millisecond)))
+			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+			f.within(limit, slack(limit, nodes))
+			f.close()
+		})
+	}
+}
+
+// TestRateWithoutStore checks that the parts of all nodes together stay within the limit, and that
+// the nodes go on with what was left when the store went away.
+func TestRateWithoutStore(t *testing.T) {
+	for seed := range uint64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 4))
+			limit, nodes := randomLimit(random), 2+random.IntN(9)
+			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+			if seed%2 == 0 {
+				f.store = nil
+			} else {
+				f.store.down = true
+			}
+			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+			f.within(limit, slack(limit, nodes))
+			f.close()
+		})
+	}
+}
+
+// TestUsedUpBurstStaysUsedUp checks that neither a store that goes away, nor one that has lost
+// everything, gives a burst back that was used.
+func TestUsedUpBurstStaysUsedUp(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
+	for name, lose := range map[string]func(*limitedFleet){
+		"away":    func(f *limitedFleet) { f.store.down = true },
+		"flushed": func(f *limitedFleet) { f.store.flush(nil) },
+		"removed": func(f *limitedFleet) { f.store = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 3)
+				for i := range 150 {
+					f.request(f.nodes[i%3], 1)
+				}
+				if n := len(f.admitted); n < 95 {
+					t.Errorf("only %d admitted", n)
+				}
+				lose(f)
+				for i := range 150 {
+					f.request(f.nodes[i%3], 1)
+					time.Sleep(time.Millisecond)
+				}
+				f.within(limit, slack(limit, 3))
+				f.close()
+			})
+		})
+	}
+}
+
+// TestRateWithFailingStore checks the bound while the store is flushed, rolled back, and away from
+// some nodes, and that it holds again afterwards.
+func TestRateWithFailingStore(t *testing.T) {
+	for seed := range uint64(40) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 5))
+			limit, nodes := randomLimit(random), 2+random.IntN(5)
+			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+			f.store.slow = time.Duration(random.IntN(int(20 * time.Millisecond)))
+			ctx, cancel := context.WithCancel(t.Context())
+			faults := 0
+			go func() {
+				dump := maps.Clone(f.store.meters)
+				for {
+					time.Sleep(time.Duration(random.IntN(int(time.Second))))
+					if ctx.Err() != nil {
+						return
+					}
+					switch random.IntN(4) {
+					case 0:
+						f.store.flush(nil)
+					case 1:
+						f.store.mu.Lock()
+						old := maps.Clone(f.store.meters)
+						f.store.mu.Unlock()
+						f.store.flush(dump)
+						dump = old
+					case 2:
+						f.store.down = !f.store.down
+					case 3:
+						n := f.nodes[random.IntN(nodes)]
+						n.away = !n.away
+					}
+					faults++
+				}
+			}()
+			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+			cancel()
+			// Each fault may give what was granted since a node last heard of the others.
+			f.within(limit, slack(limit, nodes)*int64(1+2*faults)+limit.Requests*5)
+			f.store.down = false
+			for _, n := range f.nodes {
+				n.away = false
+			}
+			f.load(2*time.Second, 5)
+			f.admitted = nil
+			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+			f.within(limit, slack(limit, nodes))
+			f.close()
+		})
+	}
+}
+
+// A quotaStore is a ledger of quotas.
+type quotaStore struct {
+	fleet   *limitedFleet
+	mu      sync.Mutex
+	granted map[string]int64
+	lose    float64 // the share of calls that fail, half of them after the commit
+}
+
+func (s *quotaStore) Reserve(
+	_ context.Context, reservations []keystore.Reservation,
+) ([]keystore.QuotaGrant, error) {
+	time.Sleep(time.Duration(rand.IntN(int(10 * time.Millisecond))))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost := rand.Float64()
+	if lost < s.lose/2 {
+		return nil, errAway
+	}
+	grants := make([]keystore.QuotaGrant, len(reservations))
+	for i := range reservations {
+		r := &reservations[i]
+		name := r.Quota + r.Begin.String()
+		grants[i] = r.Grant(s.granted[name])
+		s.granted[name] = grants[i].Total
+	}
+	if lost < s.lose {
+		return nil, errAway // committed, but the answer is lost
+	}
+	return grants, nil
+}
+
+// TestQuotaIsNeverExceeded checks that all nodes together admit exactly what the quota allows, and
+// not one unit more whatever fails.
+func TestQuotaIsNeverExceeded(t *testing.T) {
+	for seed := range uint64(60) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 6))
+			nodes := 1 + random.IntN(5)
+			quota := keystore.Quota{Units: 1 + random.Int64N(2000), Per: keystore.Day}
+			f := newLimitedFleet(t, seed, keystore.Limits{Quota: quota}, nodes)
+			failing := seed%2 == 0
+			if failing {
+				f.ledger.lose = random.Float64() / 2
+			}
+			for range 20 {
+				f.load(time.Second, 200)
+				if failing && random.IntN(3) == 0 {
+					i := random.IntN(len(f.nodes))
+					f.nodes[i].stop()
+					if random.IntN(2) == 0 {
+						f.nodes[i].returnAll(t.Context())
+					}
+					f.nodes[i].killed = true
+					f.nodes = slices.Delete(f.nodes, i, i+1)
+					f.start()
+				}
+			}
+			if n := int64(len(f.admitted)); n > quota.Units {
+				t.Errorf("seed %d: %d of %d units", seed, n, quota.Units)
+			} else if !failing && n < quota.Units {
+				t.Errorf("seed %d: only %d of %d units, although there is room", seed, n, quota.Units)
+			}
+			f.admitted = nil
+			now := time.Now()
+			_, end := quota.Per.Of(now)
+			time.Sleep(end.Sub(now))
+			f.ledger.lose = 0
+			if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
+				t.Errorf("seed %d: %v in the next period", seed, c.Outcome)
+			}
+			f.close()
+		})
+	}
+}
+
+// TestAllOrNone checks that a request that one limit refuses is charged to no other.
+func TestAllOrNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := keystore.Limits{
+			Rate:  keystore.RateLimit{Requests: 5, Per: time.Minute, Burst: 5},
+			Quota: keystore.Quota{Units: 100, Per: keystore.Month},
+		}
+		f := newLimitedFleet(t, 1, limits, 1)
+		var c Charge
+		for range 20 {
+			c = f.request(f.nodes[0], 3)
+		}
+		if c.Outcome != keystore.Limited || c.State(KeyQuota).Remaining != 85 {
+			t.Errorf("%v with %d units left, want limited with 85", c.Outcome,
+				c.State(KeyQuota).Remaining)
+		}
+		time.Sleep(time.Minute)
+		if c = f.request(f.nodes[0], 86); c.Outcome != keystore.Exhausted {
+			t.Errorf("%v for 86 of 85 units", c.Outcome)
+		}
+		if c = f.request(f.nodes[0], 85); c.Outcome != keystore.OK {
+			t.Errorf("%v for 85 of 85 units", c.Outcome)
+		}
+		if room := c.State(KeyRate).Remaining; room != 4 {
+			t.Errorf("the rate has room for %d, want 4: the exhausted request must cost nothing", room)
+		}
+		f.close()
+	})
+}
+
+// TestUnknownQuotaIsUnavailable checks that a quota that cannot be known is an error, and not a
+// refusal.
+func TestUnknownQuotaIsUnavailable(t *testing.T) {
+	for _, shadow := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: shadow}
+			f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
+			f.request(f.nodes[0], 1)
+			f.ledger.lose = 1
+			for range 100 {
+				f.request(f.nodes[0], 1)
+			}
+			if shadow && len(f.admitted) != 101 {
+				t.Errorf("a quota in shadow admits %d of 101", len(f.admitted))
+			}
+			if !shadow && (len(f.admitted) > 64 || f.refused > 0 || f.unknown < 37) {
+				t.Errorf("%d admitted, %d refused, %d unknown", len(f.admitted), f.refused, f.unknown)
+			}
+			f.close()
+		})
+	}
+}
+
+// TestChargedMoreThanQuota checks that units that are charged after the response count, even beyond
+// the quota.
+func TestChargedMoreThanQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := keystore.Quota{Units: 100, Per: keystore.Hour}
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 2)
+		f.request(f.nodes[0], 1)
+		f.nodes[0].spend(Answer{Record: f.record}, f.policy, 98)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		if c := f.request(f.nodes[1], 2); c.Outcome != keystore.Exhausted {
+			t.Errorf("%v for 2 of 1 units on another node", c.Outcome)
+		}
+		f.nodes[0].spend(Answer{Record: f.record}, f.policy, 500)
+		time.Sleep(time.Second)
+		if granted := slices.Collect(maps.Values(f.ledger.granted)); !slices.Equal(granted,
+			[]int64{600}) {
+			t.Errorf("the ledger has %v, want 599 spent units and one that a node holds", granted)
+		}
+		f.close()
+	})
+}
+
+func ExampleTerms() {
+	t := newTerms(keystore.Limits{
+		Rate:  keystore.RateLimit{Requests: 100, Per: time.Second, Burst: 200},
+		Quota: keystore.Quota{Units: 100000, Per: keystore.Month},
+	}, keystore.Limits{})
+	fmt.Println(t.Policy)
+	// Output: "rate";q=100;w=1;apikeys-burst=200, "quota";q=100000
+}
+
+// BenchmarkCharge measures what a limit adds to a decision.
+func BenchmarkCharge(b *testing.B) {
+	rate := keystore.RateLimit{Requests: keystore.MaxRate, Per: time.Second, Burst: keystore.MaxRate}
+	quota := keystore.Quota{Units: keystore.MaxQuota, Per: keystore.Month}
+	for name, limits := range map[string]keystore.Limits{
+		"rate": {Rate: rate}, "rate and quota": {Rate: rate, Quota: quota}, "none": {},
+	} {
+		b.Run(name, func(b *testing.B) {
+			policy := keystore.NewDirectory(&keystore.Policy{
+				Namespaces: []keystore.Namespace{{ID: "acme"}}})
+			l := newLimiter(limiter{
+				now:    func() int64 { return time.Now().UnixNano() },
+				nodes:  func() int64 { return 1 },
+				epoch:  func() string { return "e" },
+				rates:  func() keystore.SharedRates { return nil },
+				ledger: &quotaStore{granted: make(map[string]int64)},
+			})
+			go l.rateBooks.run(b.Context())
+			go l.quotaBooks.run(b.Context())
+			record := limitedRecord(keystore.KeyLimits{Limits: limits})
+			now := time.Now().UnixNano()
+			answer := Answer{Record: record, Now: now, entry: &entry{record: record}}
+			b.ReportAllocs()
+			for b.Loop() {
+				var c Charge
+				if policy.Limits(record) {
+					if err := l.charge(b.Context(), &c, answer, policy, 1); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
