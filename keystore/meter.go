@@ -73,7 +73,8 @@ func (m Meter) Add(l *RateLimit, now, n int64) Meter {
 		m = Meter{TAT: now}
 	}
 	parts := n*l.Per.Microseconds() + m.fraction
-	m.TAT += parts / l.Requests
+	whole := parts / l.Requests
+	m.TAT = min(m.TAT, math.MaxInt64-whole) + whole
 	m.fraction = parts % l.Requests
 	return m
 }
