@@ -15,11 +15,7 @@ import (
 // bookkeeper books what buckets need in the stores, for many of them at a time: rates in a shared
 // store, quotas in the database.
 type limiter struct {
-	now    func() int64 // the database's clock, in Unix nanoseconds
-	nodes  func() int64
-	epoch  func() string
-	rates  func() keystore.SharedRates // nil if there is none
-	ledger keystore.QuotaLedger
+	surroundings
 
 	rateBooks  *bookkeeper[*rateBucket]
 	quotaBooks *bookkeeper[*quotaBucket]
@@ -32,6 +28,15 @@ type limiter struct {
 	unlimited *buckets // of the last directory
 	counts    limitCounts
 	grants    [NumGrantResults]atomic.Uint64
+}
+
+// surroundings are what a limiter needs to know.
+type surroundings struct {
+	now    func() int64 // the database's clock, in Unix nanoseconds
+	nodes  func() int64 // that are registered
+	epoch  func() string
+	rates  func() keystore.SharedRates // nil if there is none
+	ledger keystore.QuotaLedger
 }
 
 // A bucketID identifies the limits of a key or a namespace.
@@ -48,7 +53,7 @@ func (b bucketID) String() string {
 }
 
 func (n *Node) newLimiter() *limiter {
-	return newLimiter(limiter{
+	return newLimiter(surroundings{
 		now:    func() int64 { return n.Now().UnixNano() },
 		nodes:  func() int64 { return n.membership.nodes.Load() },
 		epoch:  func() string { return n.seal.Load().deployment.Epoch },
@@ -57,13 +62,16 @@ func (n *Node) newLimiter() *limiter {
 	})
 }
 
-func newLimiter(l limiter) *limiter {
-	l.rateMap, l.quotaMap = make(map[bucketID]*rateBucket), make(map[bucketID]*quotaBucket)
-	l.terms = make(map[[2]keystore.Limits]*Terms)
-	p := &l
-	p.rateBooks = newBookkeeper(bookingGap, p.bookRates)
-	p.quotaBooks = newBookkeeper(0, p.bookQuotas)
-	return p
+// newLimiter returns a limiter on its surroundings.
+func newLimiter(s surroundings) *limiter {
+	l := &limiter{
+		surroundings: s,
+		rateMap:      make(map[bucketID]*rateBucket), quotaMap: make(map[bucketID]*quotaBucket),
+		terms: make(map[[2]keystore.Limits]*Terms),
+	}
+	l.rateBooks = newBookkeeper(bookingGap, l.bookRates)
+	l.quotaBooks = newBookkeeper(0, l.bookQuotas)
+	return l
 }
 
 // mode returns how the nodes share rate limits at the moment.

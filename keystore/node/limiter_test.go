@@ -64,7 +64,7 @@ func limitedRecord(l keystore.KeyLimits) *keystore.Record {
 
 func (f *limitedFleet) start() *limitedNode {
 	n := &limitedNode{}
-	n.limiter = newLimiter(limiter{
+	n.limiter = newLimiter(surroundings{
 		now:   func() int64 { return time.Now().UnixNano() },
 		nodes: func() int64 { return f.live },
 		epoch: func() string { return "e" },
@@ -557,7 +557,7 @@ func BenchmarkCharge(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			policy := keystore.NewDirectory(&keystore.Policy{
 				Namespaces: []keystore.Namespace{{ID: "acme"}}})
-			l := newLimiter(limiter{
+			l := newLimiter(surroundings{
 				now:    func() int64 { return time.Now().UnixNano() },
 				nodes:  func() int64 { return 1 },
 				epoch:  func() string { return "e" },
