@@ -1,0 +1,58 @@
+package faults
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// TestLimitAblations checks that the tests of limits in keystore/node detect that a part of the
+// mechanism is missing. They need no processes, so the ablations run in the tests themselves.
+func TestLimitAblations(t *testing.T) {
+	t.Parallel()
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, "node.test")
+	for _, command := range [][]string{
+		{"scripts/faults", dir},
+		{"go", "test", "-c", "-vet=off", "-tags", "faults",
+			"-overlay", filepath.Join(dir, "overlay.json"), "-o", program, "./keystore/node"},
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
+		}
+	}
+	for ablation, test := range map[string]string{
+		"":                     "TestRate|TestUsedUpBurst|TestQuota",
+		"float-without-room":   "TestRateOfFleet",
+		"spend-before-booking": "TestRateOfFleet",
+		"no-merge":             "TestUsedUpBurstStaysUsedUp",
+		"share-not-carried":    "TestUsedUpBurstStaysUsedUp",
+		"grant-twice":          "TestQuotaIsNeverExceeded",
+	} {
+		t.Run(ablation, func(t *testing.T) {
+			faults := t.TempDir()
+			if err := os.WriteFile(filepath.Join(faults, "ablate"), []byte(ablation), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(program, "-test.run", "^("+test+")")
+			cmd.Env = append(os.Environ(), "APIKEYS_FAULTS="+faults)
+			out, err := cmd.CombinedOutput()
+			switch {
+			case ablation == "" && err != nil:
+				t.Errorf("without an ablation: %v\n%s", err, out)
+			case ablation != "" && !strings.Contains(string(out), "--- FAIL: "+test):
+				t.Errorf("%s passes: %v\n%s", test, err, out)
+			}
+		})
+	}
+}
