@@ -232,7 +232,12 @@ func testManualChanges(t *testing.T, s Store) {
 		{"UPDATE roles SET permissions = '[\"write\"]' WHERE name = 'r'", 1, want{}, true},
 		{"UPDATE roles SET permissions = '[]' WHERE name = 'nobody'", 0, want{}, false},
 		{"DELETE FROM roles", 2, want{}, true},
-		{"UPDATE keys SET rate_limit = '{\"unlimited\":true}'", 1, want{digest("b"): atOnce}, false},
+		{"INSERT INTO key_limits (key_id, namespace, plan) VALUES ('b', 'default', 'p')", 1,
+			want{digest("b"): atOnce}, false},
+		{"UPDATE key_limits SET rate_limit = '{\"unlimited\":true}'", 1,
+			want{digest("b"): atOnce}, false},
+		{"UPDATE key_limits SET plan = '' WHERE key_id = 'nobody'", 0, want{}, false},
+		{"DELETE FROM key_limits", 1, want{digest("b"): atOnce}, false},
 		{"INSERT INTO plans (namespace, name, description, created_at, version) " +
 			"VALUES ('n', 'p', '', 1, 1), ('n', 'q', '', 1, 1)", 2, want{}, true},
 		{"UPDATE plans SET quota = '{\"unlimited\":true}' WHERE name = 'p'", 1, want{}, true},

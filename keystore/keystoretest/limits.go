@@ -185,17 +185,20 @@ func testPlanInUse(t *testing.T, s Store) {
 		{Namespace: "*", Name: "Gold"}: "", {Namespace: "a", Name: ""}: "",
 		{Namespace: "*", Name: ""}: ""})
 	edit(t, db, "k1", func(k *keystore.Key) { k.Plan = "" })
-	must(t, s.Exec("UPDATE keys SET plan = 'by hand' WHERE id = 'revoked'"))
+	must(t, s.Exec("UPDATE key_limits SET plan = 'by hand' WHERE key_id = 'revoked'"))
+	must(t, s.Exec("UPDATE keys SET namespace = 'c' WHERE id = 'revoked'"))
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k2") })
 	check(used{{Namespace: "*", Name: "gold"}: "", {Namespace: "b", Name: "silver"}: "",
-		{Namespace: "b", Name: "by hand"}: "revoked"})
+		{Namespace: "b", Name: "by hand"}: "", {Namespace: "c", Name: "by hand"}: "revoked"})
 }
 
 // testUnreadableLimits: a key whose limits are invalid cannot be read. A namespace or a plan keeps
 // those that are valid, and says why the others are not.
 func testUnreadableLimits(t *testing.T, s Store) {
 	db := ready(t, s)
-	insert(t, db, plain("a"), plain("b"))
+	a, b := plain("a"), plain("b")
+	a.Plan, b.Plan = "p", "p"
+	insert(t, db, a, b)
 	update(t, db, func(tx keystore.Tx) error {
 		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "n"}))
 		return tx.InsertPlan(&keystore.Plan{Namespace: "n", Name: "p"})
@@ -206,7 +209,7 @@ func testUnreadableLimits(t *testing.T, s Store) {
 	}
 	good := keystore.Limits{Rate: keystore.RateLimit{Requests: 5, Per: time.Minute, Burst: 5},
 		Quota: keystore.Quota{Units: 7, Per: keystore.Day}}
-	tables := []string{"keys", "namespaces", "plans"}
+	tables := []string{"key_limits", "namespaces", "plans"}
 	for _, table := range tables {
 		set(table, "rate_limit", `{"requests":5,"per":"60s"}`)
 		set(table, "quota", ` {"per":"day","requests":7,"shadow":false}`)
@@ -242,7 +245,7 @@ func testUnreadableLimits(t *testing.T, s Store) {
 		set(table, "quota", `{"requests":7,"per":"week"}`)
 	}
 	read("invalid quota", keystore.Limits{Rate: good.Rate}, "quota")
-	must(t, s.Exec(`UPDATE keys SET quota = NULL WHERE id = 'b'`))
+	must(t, s.Exec(`UPDATE key_limits SET quota = NULL WHERE key_id = 'b'`))
 	if k, err := db.Key(ctx, "b"); err != nil || k.Rate != good.Rate {
 		t.Errorf("the other key: %+v, %v", k, err)
 	}

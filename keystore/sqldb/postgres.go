@@ -77,7 +77,7 @@ var postgresDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan from a time with few keys reads the whole table. PostgreSQL itself analyzes a table
 	// only minutes after it has grown, and never sees uncommitted rows.
-	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, held, audit, touched",
+	analyze:  "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
 	replan:   []any{pgx.QueryExecModeCacheDescribe},
 	unforced: unforced,
 	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
