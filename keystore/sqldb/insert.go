@@ -25,7 +25,8 @@ const (
 var (
 	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "personal",
 		"created_by", "active", "created_at", "expires_at",
-		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "version", "id"}
+		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "rate_limit", "quota",
+		"plan", "version", "id"}
 	updateKey = "UPDATE keys SET " +
 		strings.Join(keyColumnNames[:len(keyColumnNames)-1], " = ?, ") + " = ? WHERE id = ?"
 )
@@ -43,10 +44,14 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	rate, quota, err := fromLimits(k.Limits)
+	if err != nil {
+		return nil, err
+	}
 	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, fromBool(k.Personal), k.CreatedBy,
 		fromBool(k.Active), k.CreatedAt.UnixMicro(),
 		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed,
-		metadata, k.Version, k.ID}, nil
+		metadata, rate, quota, k.Plan, k.Version, k.ID}, nil
 }
 
 func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error) {

@@ -19,7 +19,7 @@ import (
 const (
 	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal,
 		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
-		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
+		k.revoke_reason, k.allowed_ips, k.metadata, k.rate_limit, k.quota, k.plan, k.version,
 		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
 	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
@@ -52,6 +52,7 @@ func scanKeysUpTo(
 	var (
 		id, prefix, name, namespace, grants, owner, createdBy string
 		revokedBy, reason, allowed, metadata                  string
+		rate, quota, plan                                     string
 		personal, active, imported                            sql.NullBool
 		version                                               sql.NullInt64
 		created, expires, revoked, used                       time.Time
@@ -61,7 +62,8 @@ func scanKeysUpTo(
 		textTo{&owner},
 		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires},
 		timeTo{&revoked}, textTo{&revokedBy},
-		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, timeTo{&used},
+		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, textTo{&rate}, textTo{&quota},
+		textTo{&plan}, &version, timeTo{&used},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
 		into = append([]any{&head.Revision, &head.Mark}, into...)
@@ -82,7 +84,8 @@ func scanKeysUpTo(
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
 				RevokedBy:    revokedBy,
 				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
-			if err := readJSON(&k, grants, allowed, metadata); err != nil {
+			k.Plan = plan
+			if err := readJSON(&k, grants, allowed, metadata, rate, quota); err != nil {
 				return nil, false, unreadable("key "+id, err)
 			}
 			out = append(out, k)
@@ -102,8 +105,11 @@ func scanKeysUpTo(
 	return out, more, rows.Err()
 }
 
-func readJSON(k *keystore.Key, grants, allowed, metadata string) (err error) {
+func readJSON(k *keystore.Key, grants, allowed, metadata, rate, quota string) (err error) {
 	if k.Grants, err = toGrants(grants); err != nil {
+		return err
+	}
+	if k.Limits, err = toLimits(rate, quota); err != nil {
 		return err
 	}
 	if allowed != "[]" {
