@@ -93,6 +93,7 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerSelf()
 	a.registerNamespaces()
 	a.registerRoles()
+	a.registerPlans()
 	a.registerMembers()
 	a.registerAudit()
 	a.registerNodes()

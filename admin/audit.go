@@ -63,7 +63,7 @@ func (a *API) listAudit(
 	if !in.From.IsZero() && !in.To.IsZero() && !in.To.After(in.From) {
 		var wrong fields
 		wrong.add("to", "must be later than from")
-		return nil, wrong.err(codeInvalid)
+		return nil, wrong.err()
 	}
 	f := keystore.AuditFilter{Namespace: in.Namespace, Actor: in.Actor, Action: in.Action,
 		Object: in.Object, From: in.From, To: in.To}

@@ -28,7 +28,7 @@ func parsePosition(cursor string) (p position, err error) {
 	if err != nil {
 		var wrong fields
 		wrong.add("cursor", "must be the next_cursor of a previous page")
-		return p, wrong.err(codeInvalid)
+		return p, wrong.err()
 	}
 	return p, nil
 }

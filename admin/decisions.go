@@ -62,7 +62,7 @@ func (a *API) verify(
 			wrong.add(f.name, "requires path")
 		}
 	}
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return nil, err
 	}
 	if q.Path == "" {

@@ -43,6 +43,8 @@ func TestOpenAPI(t *testing.T) {
 		DELETE/namespaces/{id} GET/namespaces/{id} PATCH/namespaces/{id}
 		GET/roles POST/roles
 		DELETE/roles/{namespace}/{name} GET/roles/{namespace}/{name} PATCH/roles/{namespace}/{name}
+		GET/plans POST/plans
+		DELETE/plans/{namespace}/{name} GET/plans/{namespace}/{name} PATCH/plans/{namespace}/{name}
 		GET/members POST/members DELETE/members/{id} GET/members/{id} PATCH/members/{id}
 		POST/members/{id}/token
 		GET/audit GET/audit/export GET/audit/verify`)

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -116,10 +117,12 @@ func (a *API) translate(ctx huma.Context, _ string, v any) (any, error) {
 // case are different names (RFC 8259 §8.3), so validate renames those that huma would accept.
 func (a *API) validate(s *huma.Schema, text []byte, root string) error {
 	var shape any
-	_ = json.Unmarshal(text, &shape)
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	_ = d.Decode(&shape)
 	var wrong fields
 	a.inspect(s, shape, "", &wrong)
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return err
 	}
 	path := huma.NewPathBuffer(make([]byte, 0, 64), 0)
@@ -134,7 +137,7 @@ func (a *API) validate(s *huma.Schema, text []byte, root string) error {
 			wrong.add(cmp.Or(field, root), "%s", detail)
 		}
 	}
-	return wrong.err(codeInvalid)
+	return wrong.err()
 }
 
 // invalid converts an error of huma about a body. It returns the field, which is empty for the
@@ -216,13 +219,10 @@ func (f *fields) add(field, format string, args ...any) {
 }
 
 // err returns the collected errors as one refusal, or nil if there are none.
-func (f fields) err(code string) error {
+func (f fields) err() error {
 	if len(f) == 0 {
 		return nil
 	}
-	detail := someInvalid
-	if code == codeNotBuilt {
-		detail = "this version does not support some fields; leave them out"
-	}
-	return &keystore.Error{Kind: keystore.KindInvalid, Code: code, Detail: detail, Fields: f}
+	return &keystore.Error{Kind: keystore.KindInvalid, Code: codeInvalid, Detail: someInvalid,
+		Fields: f}
 }

@@ -25,16 +25,23 @@ func FuzzBodies(f *testing.F) {
 			{"name":"b","sha256":"00"}]}`,
 		`{"id":"acme","kind":"account","parent":null,"name":"Acme","edit_policy":"grow_only","reach":[]}`,
 		`{"rate_limit":{"requests":1e999},"quota":[[[]]]}`, `{"metadata":{"a":null}}`,
+		`{"rate_limit":{"requests":1,"per":"1s","burst":2},"quota":{"requests":5,"per":"month"},
+			"plan":null,"default_plan":null}`,
+		`{"namespace":"default","name":"gold","description":"","rate_limit":{"unlimited":true},
+			"quota":null}`,
+		`{"rate_limit":{"requests":1.0,"per":"-1s","burst":-0},"quota":{"requests":1e-3}}`,
 		`{"add":[{"permissions":["write"]}],"remove":[{"namespace":"default","roles":["r"]}],
 			"remove_namespaces":["*"]}`,
 	} {
-		for op := range byte(11) {
+		for op := range byte(13) {
 			f.Add(op, seed)
 		}
 	}
 	d := open(f)
 	m := d.mint(f, root, readOnly)
 	key := "/keys/" + m.Key.ID
+	d.call(f, root, "POST", "/plans", `{"namespace":"default","name":"bronze"}`).into(f, 201,
+		new(api.Plan))
 	spare := "/keys/" + d.mint(f, root, readOnly).Key.ID
 	operations := [...]struct{ method, path, contentType string }{
 		{"POST", "/keys", api.JSON},
@@ -48,6 +55,8 @@ func FuzzBodies(f *testing.F) {
 		{"PATCH", "/namespaces/default", api.JSON},
 		{"POST", "/verify", api.JSON},
 		{"POST", key + "/grants?wait=0s", api.JSON},
+		{"POST", "/plans", api.JSON},
+		{"PATCH", "/plans/default/bronze?wait=0s", api.MergePatch},
 	}
 	f.Fuzz(func(t *testing.T, op byte, body string) {
 		o := operations[int(op)%len(operations)]

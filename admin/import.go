@@ -257,9 +257,9 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 	var wrong fields
 	var k api.ImportKey
 	if err := json.Unmarshal(text, &k); err != nil {
-		// expires_at is the one field that the schema does not check completely
+		// expires_at is the one field that validate does not check completely
 		wrong.add("expires_at", "must be a time in the format of RFC 3339")
-		return spec, wrong.err(codeInvalid)
+		return spec, wrong.err()
 	}
 	if spec.KeySpec, err = keySpec(&k.MintRequest); err != nil {
 		return spec, err
@@ -275,7 +275,7 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 			wrong.add("sha256", "must be 64 hex digits")
 		}
 	}
-	return spec, wrong.err(codeInvalid)
+	return spec, wrong.err()
 }
 
 // maxLine is the maximum length of one key of an import in bytes.
@@ -342,7 +342,7 @@ func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 		if t != want {
 			var wrong fields
 			wrong.add("keys", `the body must be {"keys": […]} and nothing else`)
-			return wrong.err(codeInvalid)
+			return wrong.err()
 		}
 	}
 	for n := 1; d.More(); n++ {
@@ -369,7 +369,7 @@ func readKeys(r io.Reader, keep func(line int, text []byte) error) error {
 				name = "body"
 			}
 			wrong.add(name, "%s", unknownOf([]string{"keys"}))
-			return wrong.err(codeInvalid)
+			return wrong.err()
 		}
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {

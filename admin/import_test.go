@@ -99,7 +99,11 @@ func TestImportRefusals(t *testing.T) {
 		{`{"name":"x","access":"read_only","token":"` + minted.Token + `"}`, "exists", ""},
 		{`{"name":"x","access":"read_only","token":"` + good + `"}`, "already_used", ""},
 		{`{"name":"x","access":"read_only","token":"credential-e","rate_limit":{"requests":1}}`,
-			"not_built", "rate_limit"},
+			"invalid_fields", "rate_limit.per"},
+		{`{"name":"x","access":"read_only","token":"credential-i","quota":{"requests":1e3,"per":"day"}}`,
+			"invalid_fields", "quota.requests"},
+		{`{"name":"x","access":"read_only","token":"credential-j","plan":"gold"}`,
+			"invalid_fields", "plan"},
 		{`{"name":"x","access":"read_only","token":"credential-f",` +
 			`"expires_at":"2001-01-01T00:00:00Z"}`, "invalid_fields", "expires_at"},
 		{`{"name":"x","access":"read_only","token":"credential-g","namespace":"nowhere"}`,

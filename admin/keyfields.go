@@ -21,6 +21,7 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
 		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
+		RateLimit: showRate(k.Rate), Quota: showQuota(k.Quota), Plan: nilIfEmpty(k.Plan),
 		Metadata: k.Metadata, Version: k.Version,
 	}
 	if out.RevokedAt != nil {
@@ -58,33 +59,24 @@ func permissionTexts(list []keystore.Permission) []string {
 
 // keySpec converts the body of a mint. The key store checks whether the values fit together.
 func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
-	var unbuilt, wrong fields
-	unbuilt.notBuilt("rate_limit", r.RateLimit != nil)
-	unbuilt.notBuilt("quota", r.Quota != nil)
-	if err := unbuilt.err(codeNotBuilt); err != nil {
-		return manage.KeySpec{}, err
-	}
+	var wrong fields
 	spec := manage.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),
 		Inactive:   r.Active != nil && !*r.Active,
 		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
 		ExpiresAt: wrong.expiry(r.ExpiresAt), NewRoles: wrong.newRoles(r.NewRoles),
+		Limits: keystore.KeyLimits{Limits: wrong.limits(r.RateLimit, r.Quota), Plan: r.Plan},
 	}
 	if r.Access != "" || len(r.Permissions) > 0 || len(r.Roles) > 0 || r.Connected {
 		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions),
 			Roles: r.Roles, Connected: r.Connected}
 	}
-	return spec, wrong.err(codeInvalid)
+	return spec, wrong.err()
 }
 
 // keyPatch converts the body of an edit.
 func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
-	var unbuilt, wrong fields
-	unbuilt.notBuilt("rate_limit", r.RateLimit.Value != nil && *r.RateLimit.Value != nil)
-	unbuilt.notBuilt("quota", r.Quota.Value != nil && *r.Quota.Value != nil)
-	if err := unbuilt.err(codeNotBuilt); err != nil {
-		return manage.KeyPatch{}, err
-	}
+	var wrong fields
 	p := manage.KeyPatch{
 		Name:      wrong.needed("name", r.Name),
 		Active:    sent(r.Active, true),
@@ -92,6 +84,8 @@ func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 		Connected: sent(r.Connected, false),
 		Owner:     wrong.needed("owner", r.Owner),
 		NewRoles:  wrong.newRoles(r.NewRoles.Or(nil)),
+		Limits:    wrong.limitsPatch(r.RateLimit, r.Quota),
+		Plan:      sent(r.Plan, ""),
 	}
 	if access := r.Access.Or(""); r.Permissions.Sent || access != "" &&
 		access != string(keystore.Custom) {
@@ -114,7 +108,7 @@ func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 		p.Metadata = r.Metadata.Or(nil)
 		p.ClearMetadata = r.Metadata.Value == nil
 	}
-	return p, wrong.err(codeInvalid)
+	return p, wrong.err()
 }
 
 // sent returns the new value of a patched field: nil if it is absent, the default if it is null.
@@ -141,12 +135,6 @@ func (f *fields) fixed(field string, o api.Optional[string], value string) {
 	}
 }
 
-func (f *fields) notBuilt(field string, used bool) {
-	if used {
-		f.add(field, "is not supported yet")
-	}
-}
-
 func (f *fields) grants(list []api.GrantRequest) []keystore.Grant {
 	out := make([]keystore.Grant, len(list))
 	for i, g := range list {
@@ -166,7 +154,7 @@ func grantEdits(r *api.GrantEdit) (manage.GrantEdits, error) {
 	}
 	e := manage.GrantEdits{Add: wrong.parts("add", r.Add),
 		Remove: wrong.parts("remove", r.Remove), RemoveNamespaces: r.RemoveNamespaces}
-	return e, wrong.err(codeInvalid)
+	return e, wrong.err()
 }
 
 func (f *fields) parts(field string, list []api.GrantPart) []keystore.Grant {

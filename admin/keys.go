@@ -119,7 +119,7 @@ func (a *API) listKeys(
 		}
 		f.Metadata = map[string]string{name: value}
 	}
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return nil, err
 	}
 	f.In = in.Namespace
@@ -181,7 +181,7 @@ func (a *API) rotateKey(
 		if grace, err = time.ParseDuration(in.Body.Grace); err != nil {
 			var wrong fields
 			wrong.add("grace", "must be a duration such as 24h")
-			return nil, wrong.err(codeInvalid)
+			return nil, wrong.err()
 		}
 	}
 	k, token, p, err := a.keys.RotateKey(ctx, c, in.ID, grace, o)

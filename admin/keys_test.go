@@ -41,7 +41,7 @@ func TestShape(t *testing.T) {
 		"owner":"root","status":"active","active":true,"created_by":"root","expires_at":null,
 		"revoked_at":null,"revoked_by":null,"revoke_reason":null,"last_used_at":null,
 		"secrets":[{"created_at":%q,"expires_at":null}],"allowed_ips":[],"rate_limit":null,
-		"quota":null,"metadata":{},"version":1}`, id[:8], createdAt), &want); err != nil {
+		"quota":null,"plan":null,"metadata":{},"version":1}`, id[:8], createdAt), &want); err != nil {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(key, want) {
@@ -73,7 +73,7 @@ func TestMint(t *testing.T) {
 		"expires_at":"2037-01-01T02:00:00+02:00",
 		"allowed_ips":["10.1.2.3/8","192.0.2.7","::ffff:198.51.100.0/120","2001:db8::/32"],
 		"owner":"root","metadata":{"team":"erp"},"active":false,"rate_limit":null,"quota":null,
-		"roles":[],"new_roles":[]}`).Key
+		"plan":null,"roles":[],"new_roles":[]}`).Key
 	want := api.Key{
 		// see TestShape
 		ID: got.ID, CreatedAt: got.CreatedAt, Secrets: got.Secrets, Prefix: got.Prefix,
@@ -154,7 +154,7 @@ func TestEdit(t *testing.T) {
 		{`{"active":false}`, func(k *api.Key) { k.Active, k.Status = false, "inactive" }},
 		{`{"active":null}`, func(k *api.Key) { k.Active, k.Status = true, "active" }},
 		{`{"expires_at":"2037-01-01T01:00:00+01:00"}`, func(*api.Key) {}},
-		{`{"owner":"root","rate_limit":null,"quota":null,"roles":null,"new_roles":null}`,
+		{`{"owner":"root","rate_limit":null,"quota":null,"plan":null,"roles":null,"new_roles":null}`,
 			func(*api.Key) {}},
 	} {
 		t.Run(test.patch, func(t *testing.T) {
@@ -365,7 +365,8 @@ func TestNamespaces(t *testing.T) {
 	delete(got, "created_at")
 	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.",
 		"edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil,
-		"child_prefix": nil, "version": 1.0}; !reflect.DeepEqual(got, want) {
+		"child_prefix": nil, "rate_limit": nil, "quota": nil, "default_plan": nil,
+		"version": 1.0}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	if a.header.Get("ETag") != `"1"` || a.header.Get("Location") != "/apikeys/v1/namespaces/acme" {

@@ -36,7 +36,7 @@ type kind[V, T, P, C any] struct {
 
 // identity holds the attributes that all kinds of objects have.
 type identity struct {
-	id      string // for a role: its namespace, a slash and its name
+	id      string // for a role or a plan: its namespace, a slash and its name
 	created time.Time
 	version int64
 	size    int64 // in bytes of memory
@@ -154,10 +154,12 @@ type Paging struct {
 	Cursor string `query:"cursor" maxLength:"1200" doc:"The next_cursor of the previous page"`
 }
 
+func (p Paging) paging() Paging { return p }
+
 // registerAll adds the operations on the list of a kind that is small enough to be held in memory.
-// R is the request to create an object.
-func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
-	list func(context.Context, manage.Caller) ([]V, error),
+// I holds the parameters of the list, and R is the request to create an object.
+func registerAll[I interface{ paging() Paging }, R, V, T, P, C any](a *API, k *kind[V, T, P, C],
+	list func(context.Context, manage.Caller, *I) ([]V, error),
 	create func(context.Context, manage.Caller, *R) (*V, error)) {
 	register(a, huma.Operation{
 		OperationID: "create-" + k.one, Method: http.MethodPost, Path: k.list(),
@@ -176,12 +178,13 @@ func registerAll[R, V, T, P, C any](a *API, k *kind[V, T, P, C],
 		OperationID: "list-" + k.many, Method: http.MethodGet, Path: k.list(),
 		Summary: "List " + k.many + ", newest first", Tags: []string{k.many},
 	}, k.permission("read"),
-		func(ctx context.Context, c manage.Caller, in *Paging) (*page[api.Page[T]], error) {
-			all, err := list(ctx, c)
+		func(ctx context.Context, c manage.Caller, in *I) (*page[api.Page[T]], error) {
+			all, err := list(ctx, c, in)
 			if err != nil {
 				return nil, err
 			}
-			part, next, err := k.pageOf(all, in.Cursor, in.Limit)
+			at := (*in).paging()
+			part, next, err := k.pageOf(all, at.Cursor, at.Limit)
 			if err != nil {
 				return nil, err
 			}

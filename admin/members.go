@@ -30,9 +30,10 @@ func (a *API) registerMembers() {
 			return a.keys.DeleteMember(ctx, c, id, o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Member, error) {
+	list := func(ctx context.Context, c manage.Caller, _ *Paging) ([]keystore.Member, error) {
 		return a.keys.ListMembers(ctx, c)
-	}, a.createMember)
+	}
+	registerAll(a, k, list, a.createMember)
 	k.registerOne(a)
 
 	token := k.operation("token-of", http.MethodPost, "/token",
@@ -48,7 +49,7 @@ func (a *API) registerMembers() {
 			var wrong fields
 			spec := manage.TokenSpec{ExpiresAt: wrong.expiry(in.Body.ExpiresAt),
 				AllowedIPs: wrong.addresses(in.Body.AllowedIPs)}
-			if err := wrong.err(codeInvalid); err != nil {
+			if err := wrong.err(); err != nil {
 				return nil, err
 			}
 			m, token, p, err := a.keys.NewMemberToken(ctx, c, in.ID, spec, o)
@@ -75,7 +76,7 @@ func (a *API) createMember(
 	var wrong fields
 	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login,
 		Grants: wrong.grants(r.Grants), Labels: r.Labels}
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return nil, err
 	}
 	return a.keys.CreateMember(ctx, c, m)
@@ -97,7 +98,7 @@ func (a *API) editMember(
 	if r.Labels.Sent {
 		patch.Labels, patch.ClearLabels = r.Labels.Or(nil), r.Labels.Value == nil
 	}
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return nil, node.Propagation{}, err
 	}
 	return a.keys.EditMember(ctx, c, id, patch, o)

@@ -183,7 +183,7 @@ func TestMemberCallers(t *testing.T) {
 	if *self.Member != ids["developer"] || self.Key == nil || self.Key.Owner != ids["developer"] {
 		t.Errorf("self: %+v", self)
 	}
-	if want := map[string][]string{"acme": {"*", "admin.keys:*", "admin.roles:*",
+	if want := map[string][]string{"acme": {"*", "admin.keys:*", "admin.plans:*", "admin.roles:*",
 		"admin:read"}}; !reflect.DeepEqual(self.Permissions, want) {
 		t.Errorf("permissions %v, want %v", self.Permissions, want)
 	}

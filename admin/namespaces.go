@@ -29,9 +29,10 @@ func (a *API) registerNamespaces() {
 			return a.keys.DeleteNamespace(ctx, c, id, o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Namespace, error) {
+	list := func(ctx context.Context, c manage.Caller, _ *Paging) ([]keystore.Namespace, error) {
 		return a.keys.ListNamespaces(ctx, c)
-	}, a.createNamespace)
+	}
+	registerAll(a, k, list, a.createNamespace)
 	k.registerOne(a)
 }
 
@@ -41,7 +42,9 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 		EditPolicy: string(cmp.Or(ns.EditPolicy, keystore.EditFree)),
 		Reach:      append([]string{}, ns.Reach...), KeyRoles: append([]string{}, ns.KeyRoles...),
 		TokenPrefix: nilIfEmpty(ns.TokenPrefix),
-		ChildPrefix: nilIfEmpty(ns.ChildPrefix), CreatedAt: ns.CreatedAt, Version: ns.Version,
+		ChildPrefix: nilIfEmpty(ns.ChildPrefix),
+		RateLimit:   showRate(ns.Rate), Quota: showQuota(ns.Quota),
+		DefaultPlan: nilIfEmpty(ns.DefaultPlan), CreatedAt: ns.CreatedAt, Version: ns.Version,
 		Unreadable: ns.Unreadable,
 	}
 }
@@ -49,10 +52,15 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 func (a *API) createNamespace(
 	ctx context.Context, c manage.Caller, r *api.NamespaceRequest,
 ) (*keystore.Namespace, error) {
+	var wrong fields
 	ns := keystore.Namespace{
 		ID: r.ID, Kind: r.Kind, Name: r.Name, EditPolicy: keystore.EditPolicy(r.EditPolicy),
 		Reach: r.Reach, KeyRoles: r.KeyRoles, TokenPrefix: r.TokenPrefix,
-		ChildPrefix: r.ChildPrefix,
+		ChildPrefix: r.ChildPrefix, Limits: wrong.limits(r.RateLimit, r.Quota),
+		DefaultPlan: r.DefaultPlan,
+	}
+	if err := wrong.err(); err != nil {
+		return nil, err
 	}
 	if r.Parent != nil {
 		ns.Parent = *r.Parent
@@ -64,17 +72,18 @@ func (a *API) editNamespace(
 	ctx context.Context, c manage.Caller, id string, r *api.NamespacePatch,
 	o manage.ChangeOptions,
 ) (*keystore.Namespace, node.Propagation, error) {
+	var wrong fields
+	limits := wrong.limitsPatch(r.RateLimit, r.Quota)
 	if r.ID.Sent || r.Kind.Sent { // they never change, so no transaction is needed
 		ns, err := a.keys.FindNamespace(ctx, c, id)
 		if err != nil {
 			return nil, node.Propagation{}, err
 		}
-		var wrong fields
 		wrong.fixed("id", r.ID, ns.ID)
 		wrong.fixed("kind", r.Kind, ns.Kind)
-		if err := wrong.err(codeInvalid); err != nil {
-			return nil, node.Propagation{}, err
-		}
+	}
+	if err := wrong.err(); err != nil {
+		return nil, node.Propagation{}, err
 	}
 	return a.keys.EditNamespace(ctx, c, id, manage.NamespacePatch{
 		Name:       sent(r.Name, ""),
@@ -83,5 +92,6 @@ func (a *API) editNamespace(
 		Reach:      sent(r.Reach, nil), KeyRoles: sent(r.KeyRoles, nil),
 		TokenPrefix: sent(r.TokenPrefix, ""),
 		ChildPrefix: sent(r.ChildPrefix, ""),
+		Limits:      limits, DefaultPlan: sent(r.DefaultPlan, ""),
 	}, o)
 }

@@ -28,7 +28,8 @@ func (a *API) config() huma.Config {
 	alias[string](schemas)
 	alias[bool](schemas)
 	alias[time.Time](schemas)
-	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[any]](), reflect.TypeFor[any]())
+	alias[api.RateLimit](schemas)
+	alias[api.Quota](schemas)
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]string]](),
 		reflect.TypeFor[[]string]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.GrantRequest]](),
@@ -63,7 +64,7 @@ func (a *API) config() huma.Config {
 	}
 }
 
-// alias describes an optional scalar as a nullable one.
+// alias describes an optional value as a nullable one.
 func alias[T any](r huma.Registry) {
 	r.RegisterTypeAlias(reflect.TypeFor[api.Optional[T]](), reflect.TypeFor[*T]())
 }
@@ -251,7 +252,7 @@ func (c *Change) options() (manage.ChangeOptions, error) {
 			o.Wait = -1 // zero means the default
 		}
 	}
-	return o, wrong.err(codeInvalid)
+	return o, wrong.err()
 }
 
 // etag returns the ETag of a version of an object.

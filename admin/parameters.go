@@ -2,6 +2,7 @@ package admin
 
 import (
 	"cmp"
+	"encoding/json"
 	"maps"
 	"net/http"
 	"net/textproto"
@@ -68,7 +69,7 @@ func checkParameters(ctx huma.Context) error {
 			}
 		}
 	}
-	return wrong.err(codeInvalid)
+	return wrong.err()
 }
 
 // parameter checks the values of one parameter.
@@ -118,9 +119,11 @@ func (a *API) refuseEmpty(s *huma.Schema) {
 // mayBeEmpty reports whether an empty string means the same as an absent one.
 func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
 
-// inspect refuses two kinds of values that huma accepts: null for a string that is not nullable,
-// which huma treats as absent, and a token in a field that is not write-only. It marks names
-// in v that differ from a known one only in their case with otherCase.
+// inspect refuses three kinds of values that huma accepts: null for a string that is not nullable,
+// which huma treats as absent; a token in a field that is not write-only; and a whole number such
+// as 1e3 or 1.0, which encoding/json does not decode as an integer. It replaces the other integers
+// in v, which are of type [json.Number], and marks names in v that differ from a known one only in
+// their case with otherCase.
 func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 	for s.Ref != "" {
 		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
@@ -147,6 +150,14 @@ func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 				wrong.add(cmp.Or(strings.TrimPrefix(at, "."), "body"), holdsToken)
 			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable && !mayBeEmpty(p):
 				wrong.add(strings.TrimPrefix(at+"."+name, "."), mustBeString)
+			case p.Type == huma.TypeInteger:
+				if n, ok := v[name].(json.Number); !ok {
+				} else if whole, err := n.Int64(); err == nil {
+					v[name] = whole
+				} else {
+					wrong.add(strings.TrimPrefix(at+"."+name, "."),
+						"must be a whole number, without exponent")
+				}
 			default:
 				a.inspect(p, v[name], at+"."+name, wrong)
 			}

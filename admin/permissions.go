@@ -126,7 +126,7 @@ func parseOperation(cursor string) (o api.Operation, err error) {
 	if err != nil {
 		var wrong fields
 		wrong.add("cursor", "must be the next_cursor of a previous page")
-		return o, wrong.err(codeInvalid)
+		return o, wrong.err()
 	}
 	return o, nil
 }

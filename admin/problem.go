@@ -14,12 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// The codes of problems with fields: codeInvalid for invalid fields, codeNotBuilt for fields that
-// this version does not support yet.
-const (
-	codeInvalid  = "invalid_fields"
-	codeNotBuilt = "not_built"
-)
+// codeInvalid is the code of problems with invalid fields.
+const codeInvalid = "invalid_fields"
 
 // A problem is an [api.Problem] that huma can answer with.
 type problem struct{ api.Problem }

@@ -48,6 +48,8 @@ func FuzzRequests(f *testing.F) {
 			d.call(t, root, "POST", "/namespaces", `{"id":"acme"}`)
 			d.call(t, root, "POST", "/roles",
 				`{"namespace":"acme","name":"billing","permissions":["orders:read"]}`)
+			d.call(t, root, "POST", "/plans", `{"namespace":"acme","name":"gold"}`)
+			d.call(t, root, "POST", "/plans", `{"namespace":"*","name":"free"}`)
 		}
 		for range 100 {
 			r := s.request()
@@ -66,7 +68,7 @@ func FuzzRequests(f *testing.F) {
 			}
 		}
 		for _, path := range []string{"/keys?limit=1000", "/keys?sort=name",
-			"/namespaces?limit=1000", "/roles?limit=1000", "/members?limit=1000",
+			"/namespaces?limit=1000", "/roles?limit=1000", "/plans?limit=1000", "/members?limit=1000",
 			"/audit?limit=1000", "/audit/verify"} {
 			for i, d := range apis {
 				if a := d.call(t, root, "GET", path, nil); a.status != 200 {
@@ -146,7 +148,7 @@ func (s *sender) request() generated {
 		value := func() string { return s.value(p.Name) }
 		switch {
 		case p.In == "path":
-			id := pick(s, "KEY", "KEY", "REVOKED", "MEMBER", "acme", "billing", "default",
+			id := pick(s, "KEY", "KEY", "REVOKED", "MEMBER", "acme", "billing", "gold", "default",
 				url.PathEscape(s.text()))
 			path = strings.ReplaceAll(path, "{"+p.Name+"}", id)
 		case s.IntN(3) > 0:
@@ -251,12 +253,16 @@ func (s *sender) word(name string) string {
 			"0.0.0.0/0", "10.0.0.0/33", "fe80::1%eth0", "010.0.0.1")
 	case "roles", "key_roles", "role":
 		return mostly(s, "viewer", "billing", "nope", "*")
+	case "plan", "default_plan":
+		return mostly(s, "free", "gold", "nope", "*")
 	case "kind":
 		return mostly(s, pick(s, "person", "service"), "account", "")
 	case "token_prefix":
 		return mostly(s, "ak", "ak_b", "akm")
 	case "expires_at", "from", "to":
 		return s.time()
+	case "per":
+		return pick(s, "1s", "1h30m", "month", "day", "24h", "hour", "25h", "-1s", "1ns")
 	case "edit_policy":
 		return pick(s, "free", "grow_only")
 	case "access":
@@ -299,7 +305,8 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 	case huma.TypeBoolean:
 		return pick(s, "true", "false", "false", "null")
 	case huma.TypeInteger, huma.TypeNumber:
-		return pick(s, "1", "-1", "9223372036854775808", "1e999", "1e-400", "0.1")
+		return mostly(s, pick(s, "1", "7", "100"), "0", "-1", "9223372036854775808", "1e999",
+			"1e-400", "0.1", "1.0", "null")
 	case huma.TypeArray:
 		list := make([]string, 1+s.IntN(2)-s.IntN(12)/11)
 		for i := range list {
@@ -316,10 +323,12 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 		for _, property := range names {
 			oneIn := 4 // the frequency of the property
 			switch property {
-			case "rate_limit", "quota", "new_roles", "sha256":
+			case "new_roles", "sha256":
 				oneIn = 30
-			case "permissions", "token":
+			case "permissions", "token", "requests", "per":
 				oneIn = 1
+			case "unlimited":
+				oneIn = 8
 			}
 			if slices.Contains(schema.Required, property) || s.IntN(oneIn) == 0 {
 				members = append(members, `"`+property+`":`+

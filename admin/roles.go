@@ -30,9 +30,10 @@ func (a *API) registerRoles() {
 			return a.keys.DeleteRole(ctx, c, roleID(id), o)
 		},
 	}
-	registerAll(a, k, func(ctx context.Context, c manage.Caller) ([]keystore.Role, error) {
+	list := func(ctx context.Context, c manage.Caller, _ *Paging) ([]keystore.Role, error) {
 		return a.keys.ListRoles(ctx, c)
-	}, a.createRole)
+	}
+	registerAll(a, k, list, a.createRole)
 	k.registerOne(a)
 }
 
@@ -55,7 +56,7 @@ func (a *API) createRole(
 	var wrong fields
 	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Description: r.Description,
 		Permissions: wrong.permissions("", "", r.Permissions)}
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return nil, err
 	}
 	return a.keys.CreateRole(ctx, c, role)
@@ -75,7 +76,7 @@ func (a *API) editRole(
 	if r.Permissions.Sent {
 		patch.Permissions = wrong.permissions("", "", r.Permissions.Or(nil))
 	}
-	if err := wrong.err(codeInvalid); err != nil {
+	if err := wrong.err(); err != nil {
 		return nil, node.Propagation{}, err
 	}
 	return a.keys.EditRole(ctx, c, roleID(id), patch, o)

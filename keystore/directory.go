@@ -281,6 +281,9 @@ func (d *Directory) Role(id RoleID) *Role {
 // RoleIDs yields the ids of all roles in no particular order.
 func (d *Directory) RoleIDs() iter.Seq[RoleID] { return maps.Keys(d.roles) }
 
+// PlanIDs yields the ids of all plans in no particular order.
+func (d *Directory) PlanIDs() iter.Seq[PlanID] { return maps.Keys(d.plans) }
+
 // Namespace returns the namespace with this id, or nil.
 func (d *Directory) Namespace(id string) *Namespace { return d.namespaces[id] }
 

@@ -21,11 +21,11 @@ type RateLimit struct {
 // A Quota bounds the units that are spent in each calendar period. The zero value sets nothing: the
 // plan decides.
 type Quota struct {
-	Units  int64 // 1 to MaxQuota
-	Per    Period
-	Shadow bool // as in RateLimit
+	Units  int64  `json:"requests,omitempty"` // 1 to MaxQuota
+	Per    Period `json:"per,omitempty"`
+	Shadow bool   `json:"shadow,omitempty"` // as in RateLimit
 	// Unlimited means that there is no quota, whatever the plan says. The other fields are zero.
-	Unlimited bool
+	Unlimited bool `json:"unlimited,omitempty"`
 }
 
 // Bounds of [RateLimit] and [Quota]. They keep the arithmetic of [Meter] within 64 bits.
@@ -48,8 +48,9 @@ type KeyLimits struct {
 	Plan string // the name of a plan, or empty for the home namespace's DefaultPlan
 }
 
-// over returns l with what it leaves to the plan taken from plan. Unlimited becomes the zero value.
-func (l Limits) over(plan Limits) Limits {
+// Over returns l with what it leaves to the plan taken from plan. Unlimited becomes the zero value,
+// which is then no limit.
+func (l Limits) Over(plan Limits) Limits {
 	if l.Rate == (RateLimit{}) {
 		l.Rate = plan.Rate
 	}
@@ -102,7 +103,7 @@ func (q Quota) Defect() string {
 }
 
 // Covers reports whether whatever other admits, l admits too. The zero value has no limit here:
-// both have to be resolved, as [Directory.LimitsOf] returns them.
+// both have to be resolved, as [Limits.Over] and [Directory.LimitsOf] return them.
 func (l Limits) Covers(other Limits) bool {
 	return l.Rate.covers(other.Rate) && l.Quota.covers(other.Quota)
 }
@@ -194,7 +195,7 @@ func (d *Directory) KeyLimits(home string, l KeyLimits) Limits {
 func (d *Directory) limitsOf(home string, l KeyLimits) (key, namespace Limits) {
 	ns, plan := d.namespaces[home], l.Plan
 	if ns != nil {
-		namespace = ns.Limits.over(Limits{})
+		namespace = ns.Limits.Over(Limits{})
 		if plan == "" {
 			plan = ns.DefaultPlan
 		}
@@ -203,5 +204,5 @@ func (d *Directory) limitsOf(home string, l KeyLimits) (key, namespace Limits) {
 	if p := d.PlanFor(home, plan); p != nil {
 		of = p.Limits
 	}
-	return l.over(of), namespace
+	return l.Over(of), namespace
 }

@@ -166,6 +166,46 @@ func TestRequests(t *testing.T) {
 			_, err := c.DeleteRole(ctx, "acme", "a")
 			return err
 		}, "DELETE /apikeys/v1/roles/acme/a", "", ""},
+		{"create plan", func(c *client.Client) error {
+			_, err := c.CreatePlan(ctx, api.PlanRequest{Namespace: client.Shared, Name: "gold",
+				RateLimit: &api.RateLimit{Requests: 100, Per: "1s"},
+				Quota:     &api.Quota{Unlimited: true}})
+			return err
+		}, "POST /apikeys/v1/plans",
+			`{"namespace":"*","name":"gold","rate_limit":{"requests":100,"per":"1s"},` +
+				`"quota":{"unlimited":true}}`, ""},
+		{"list plans", func(c *client.Client) error {
+			_, err := c.ListPlans(ctx, client.Shared, "x", 5)
+			return err
+		}, "GET /apikeys/v1/plans?cursor=x&limit=5&namespace=%2A", "", ""},
+		{"find plan", func(c *client.Client) error {
+			_, err := c.FindPlan(ctx, client.Shared, "a/b")
+			return err
+		}, "GET /apikeys/v1/plans/%2A/a%2Fb", "", ""},
+		{"edit plan", func(c *client.Client) error {
+			_, err := c.EditPlan(ctx, "acme", "gold", api.PlanPatch{
+				RateLimit: api.Null[api.RateLimit](),
+				Quota:     api.Some(api.Quota{Requests: 5, Per: "day"})}, client.IfVersion(3))
+			return err
+		}, "PATCH /apikeys/v1/plans/acme/gold",
+			`{"rate_limit":null,"quota":{"requests":5,"per":"day"}}`, `If-Match: "3"`},
+		{"delete plan", func(c *client.Client) error {
+			_, err := c.DeletePlan(ctx, "acme", "gold")
+			return err
+		}, "DELETE /apikeys/v1/plans/acme/gold", "", ""},
+		{"mint with limits", func(c *client.Client) error {
+			_, err := c.MintKey(ctx, api.MintRequest{Name: "CI", Plan: "gold",
+				RateLimit: &api.RateLimit{Unlimited: true}}, "")
+			return err
+		}, "POST /apikeys/v1/keys", `{"name":"CI","rate_limit":{"unlimited":true},"plan":"gold"}`,
+			""},
+		{"edit namespace limits", func(c *client.Client) error {
+			_, err := c.EditNamespace(ctx, "acme", api.NamespacePatch{
+				DefaultPlan: api.Null[string](),
+				RateLimit:   api.Some(api.RateLimit{Requests: 1, Per: "1h", Burst: 2})})
+			return err
+		}, "PATCH /apikeys/v1/namespaces/acme",
+			`{"rate_limit":{"requests":1,"per":"1h","burst":2},"default_plan":null}`, ""},
 		{"create member", func(c *client.Client) error {
 			_, err := c.CreateMember(ctx, api.MemberRequest{Name: "Ada",
 				Grants: []api.GrantRequest{{Namespace: "acme", Roles: []string{"viewer"}}}})
@@ -443,6 +483,7 @@ func TestAll(t *testing.T) {
 	c, ctx := open(t, s.URL), t.Context()
 	for path, n := range map[string]int{
 		"/roles":       countAll(t, c.AllRoles(ctx)),
+		"/plans":       countAll(t, c.AllPlans(ctx, "")),
 		"/namespaces":  countAll(t, c.AllNamespaces(ctx)),
 		"/members":     countAll(t, c.AllMembers(ctx)),
 		"/permissions": countAll(t, c.AllPermissions(ctx)),

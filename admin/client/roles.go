@@ -11,7 +11,7 @@ import (
 
 const rolesPath = api.Prefix + "/roles"
 
-// Shared is the namespace of shared roles and of grants in all namespaces.
+// Shared is the namespace of shared roles and plans, and of grants in all namespaces.
 const Shared = "*"
 
 func rolePath(namespace, name string) string {

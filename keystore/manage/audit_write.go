@@ -66,18 +66,23 @@ func auditJSON(v any) (string, error) {
 			Grants: auditedGrants(v.Grants), Owner: v.Owner,
 			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt,
 			RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
-			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs, Metadata: v.Metadata,
+			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs,
+			auditedLimits: auditedLimits(v.Limits), Plan: v.Plan, Metadata: v.Metadata,
 			Version: v.Version,
 		})
 	case *keystore.Namespace:
 		return marshal(auditedNamespace{
 			ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
 			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
-			ChildPrefix: v.ChildPrefix, Version: v.Version,
+			ChildPrefix: v.ChildPrefix, auditedLimits: auditedLimits(v.Limits),
+			DefaultPlan: v.DefaultPlan, Version: v.Version,
 		})
 	case *keystore.Role:
 		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
 			Permissions: auditedPermissions(keystore.NewSet(v.Permissions...)), Version: v.Version})
+	case *keystore.Plan:
+		return marshal(auditedPlan{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
+			auditedLimits: auditedLimits(v.Limits), Version: v.Version})
 	case *keystore.Member:
 		return marshal(auditedMember{ID: v.ID, Name: v.Name, Kind: v.Kind, Login: v.Login,
 			Grants: auditedGrants(v.Grants), Labels: v.Labels, Active: v.Active,
@@ -92,21 +97,23 @@ func marshal(v any) (string, error) {
 }
 
 type auditedKey struct {
-	ID           string            `json:"id"`
-	Prefix       string            `json:"prefix"`
-	Name         string            `json:"name"`
-	Namespace    string            `json:"namespace"`
-	Grants       []auditedGrant    `json:"grants"`
-	Owner        string            `json:"owner"`
-	Personal     bool              `json:"personal,omitempty"`
-	Active       bool              `json:"active"`
-	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
-	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
-	RevokeReason string            `json:"revoke_reason,omitempty"`
-	Secrets      []auditedSecret   `json:"secrets"`
-	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"`
-	Metadata     map[string]string `json:"metadata,omitempty"`
-	Version      int64             `json:"version"`
+	ID           string          `json:"id"`
+	Prefix       string          `json:"prefix"`
+	Name         string          `json:"name"`
+	Namespace    string          `json:"namespace"`
+	Grants       []auditedGrant  `json:"grants"`
+	Owner        string          `json:"owner"`
+	Personal     bool            `json:"personal,omitempty"`
+	Active       bool            `json:"active"`
+	ExpiresAt    time.Time       `json:"expires_at,omitzero"`
+	RevokedAt    time.Time       `json:"revoked_at,omitzero"`
+	RevokeReason string          `json:"revoke_reason,omitempty"`
+	Secrets      []auditedSecret `json:"secrets"`
+	AllowedIPs   []netip.Prefix  `json:"allowed_ips,omitempty"`
+	auditedLimits
+	Plan     string            `json:"plan,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Version  int64             `json:"version"`
 }
 
 type auditedGrant struct {
@@ -159,7 +166,22 @@ type auditedNamespace struct {
 	KeyRoles    []string            `json:"key_roles,omitempty"`
 	TokenPrefix string              `json:"token_prefix,omitempty"`
 	ChildPrefix string              `json:"child_prefix,omitempty"`
-	Version     int64               `json:"version"`
+	auditedLimits
+	DefaultPlan string `json:"default_plan,omitempty"`
+	Version     int64  `json:"version"`
+}
+
+type auditedPlan struct {
+	Namespace   string `json:"namespace"`
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+	auditedLimits
+	Version int64 `json:"version"`
+}
+
+type auditedLimits struct {
+	Rate  keystore.RateLimit `json:"rate_limit,omitzero"`
+	Quota keystore.Quota     `json:"quota,omitzero"`
 }
 
 type auditedRole struct {

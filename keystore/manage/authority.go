@@ -16,6 +16,7 @@ const (
 	adminKeys       = "admin.keys"
 	adminNamespaces = "admin.namespaces"
 	adminRoles      = "admin.roles"
+	adminPlans      = "admin.plans"
 	adminMembers    = "admin.members"
 	adminAudit      = "admin.audit"
 	adminNodes      = "admin.nodes"
@@ -36,10 +37,11 @@ type authority struct {
 	// memberGrants are those of the member that acts or of the owner of the key that acts. They are
 	// nil for root, which has no limits.
 	memberGrants *keystore.CompiledGrants
-	// expiresAt and allowedIPs are the limits of the credential, set by authorityIn. Zero means
-	// none.
+	// expiresAt and allowedIPs restrict the credential, and limits those of the key that acts.
+	// authorityIn sets them. Zero means none.
 	expiresAt  time.Time
 	allowedIPs []netip.Prefix
+	limits     keystore.Limits
 }
 
 // internalAuthority returns the authority for changes that a node makes on its own. The audit log
@@ -121,6 +123,7 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 			auth.keyGrants, auth.owner = keystore.CompileGrants(key.Grants, key.Owner), key.Owner
 		}
 		auth.expiresAt, auth.allowedIPs = key.ExpiresAt, key.AllowedIPs
+		auth.limits = policy.KeyLimits(key.Namespace, key.KeyLimits)
 	}
 	auth.memberGrants = policy.GrantsOf(auth.owner)
 	if auth.memberGrants == keystore.NoGrants && auth.owner != "" {
@@ -414,8 +417,8 @@ func (a authority) checkActsFor(id string) error {
 	return nil
 }
 
-// checkLimits checks that a key which another key creates or widens expires no later and is
-// accepted from no other addresses (docs/authority.md, rule 11). Members have no such limits.
+// checkLimits checks that a key which another key creates or widens expires no later, is accepted
+// from no other addresses and has no higher limits (docs/authority.md, rule 11). Members have no such limits.
 func (a authority) checkLimits(k *keystore.Key) error {
 	if a.member != "" {
 		return nil
@@ -423,8 +426,8 @@ func (a authority) checkLimits(k *keystore.Key) error {
 	return a.checkCredentialLimits(k)
 }
 
-// checkCredentialLimits checks the expiry and the addresses of a key against those of the calling
-// credential.
+// checkCredentialLimits checks the expiry, the addresses and the limits of a key against those of
+// the calling credential.
 func (a authority) checkCredentialLimits(k *keystore.Key) error {
 	if !a.expiresAt.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(a.expiresAt)) {
 		return exceedsCaller("the key must expire no later than the caller's credential, at %s",
@@ -432,6 +435,15 @@ func (a authority) checkCredentialLimits(k *keystore.Key) error {
 	}
 	if len(a.allowedIPs) > 0 && !within(k.AllowedIPs, a.allowedIPs) {
 		return exceedsCaller("the allowed addresses must be among those of the caller's credential")
+	}
+	return a.checkCovers(a.policy.KeyLimits(k.Namespace, k.KeyLimits))
+}
+
+// checkCovers checks that the limits of the key that acts cover limits that it gives. Members have
+// none.
+func (a authority) checkCovers(l keystore.Limits) error {
+	if !a.limits.Covers(l) {
+		return exceedsCaller("rate_limit and quota must not exceed those of the calling key")
 	}
 	return nil
 }

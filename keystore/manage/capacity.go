@@ -17,7 +17,8 @@ func (k *Keystore) CapacityUses() []keystore.CapacityUse {
 	for _, t := range d.TallyByNamespace() {
 		most = keystore.Tally{
 			Namespaces: max(most.Namespaces, t.Namespaces), Roles: max(most.Roles, t.Roles),
-			Members: max(most.Members, t.Members), Bytes: max(most.Bytes, t.Bytes),
+			Plans: max(most.Plans, t.Plans), Members: max(most.Members, t.Members),
+			Bytes: max(most.Bytes, t.Bytes),
 		}
 	}
 	return append(c.Uses(d.Total(), keystore.ScopeDeployment),
@@ -95,7 +96,7 @@ func (k *Keystore) checkUngrantedMembers(auth authority) error {
 func capacityExceeded(scope string, use keystore.CapacityUse) *keystore.Error {
 	resource := use.Resource
 	if resource == keystore.DirectoryBytes {
-		resource = "bytes of namespaces, roles and members"
+		resource = "bytes of namespaces, roles, plans and members"
 	}
 	return &keystore.Error{Kind: keystore.KindInvalid, Code: "capacity", Detail: fmt.Sprintf(
 		"%s can have at most %d %s: delete some, "+

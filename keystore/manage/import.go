@@ -368,7 +368,8 @@ func (k *Keystore) validateImport(
 // equal reports whether a caller has the same permissions and limits as before.
 func (a *authority) equal(before *authority) bool {
 	return a.policy.Revision() == before.policy.Revision() && a.keyGrants == before.keyGrants &&
-		a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs)
+		a.expiresAt.Equal(before.expiresAt) && slices.Equal(a.allowedIPs, before.allowedIPs) &&
+		a.limits == before.limits
 }
 
 // abandonImports removes the keys of the import with this id and of all abandoned imports. With id

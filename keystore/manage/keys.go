@@ -24,6 +24,7 @@ type KeySpec struct {
 	AllowedIPs []netip.Prefix // empty allows all addresses
 	Owner      string         // default: the calling member, or the owner of the calling key
 	Metadata   map[string]string
+	Limits     keystore.KeyLimits
 	// NewRoles are created in the home namespace and added to the home grant. Their Namespace is
 	// ignored.
 	NewRoles []keystore.Role
@@ -107,7 +108,8 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 		ID: id, Prefix: prefix, Name: s.Name, Namespace: s.Namespace, Owner: s.Owner,
 		CreatedBy: auth.actor, Active: !s.Inactive, CreatedAt: now,
 		ExpiresAt:  s.ExpiresAt.UTC().Truncate(time.Microsecond),
-		AllowedIPs: slices.Clone(s.AllowedIPs), Metadata: maps.Clone(s.Metadata), Version: 1,
+		AllowedIPs: slices.Clone(s.AllowedIPs), KeyLimits: s.Limits,
+		Metadata: maps.Clone(s.Metadata), Version: 1,
 	}
 	if s.Home != nil {
 		home := *s.Home
@@ -123,6 +125,8 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	p.text("name", key.Name, maxName)
 	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
+	p.limits(key.Limits)
+	p.plan(auth.policy, "plan", key.Namespace, key.Plan)
 	p.namespace(auth.policy, "namespace", key.Namespace)
 	p.owner(auth, key.Owner)
 	p.keyRoles(auth.policy.Namespace(key.Namespace), key)

@@ -28,7 +28,9 @@ type KeyPatch struct {
 	Owner         *string
 	Metadata      map[string]*string // merged into the key's (RFC 7396); nil removes a name
 	ClearMetadata bool               // removes all names before Metadata is merged
-	NewRoles      []keystore.Role    // see KeySpec
+	Limits        LimitsPatch
+	Plan          *string         // empty stands for the default plan of the home namespace
+	NewRoles      []keystore.Role // see KeySpec
 }
 
 // GrantEdits add parts to grants and remove parts from them, and keep the rest. RemoveNamespaces
@@ -161,6 +163,8 @@ func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key
 	set(&after.Active, patch.Active)
 	set(&after.AllowedIPs, patch.AllowedIPs)
 	set(&after.Owner, patch.Owner)
+	patch.Limits.apply(&after.Limits)
+	set(&after.Plan, patch.Plan)
 	if patch.ExpiresAt != nil &&
 		!patch.ExpiresAt.Truncate(time.Microsecond).Equal(before.ExpiresAt) {
 		p.add("expires_at", "cannot change after the key was created; create another key")
@@ -189,6 +193,10 @@ func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key
 	p.changedText("name", before.Name, after.Name, maxName)
 	p.texts("metadata", before.Metadata, after.Metadata)
 	p.addresses(after.AllowedIPs)
+	p.limits(after.Limits)
+	if after.Plan != before.Plan {
+		p.plan(auth.policy, "plan", after.Namespace, after.Plan)
+	}
 	if after.Owner != before.Owner {
 		p.owner(auth, after.Owner)
 	}
@@ -219,13 +227,15 @@ func authorise(auth authority, before, after *keystore.Key) error {
 		}
 		had = nil // checked like a new key
 	}
-	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) {
+	raises := !auth.policy.KeyLimits(before.Namespace, before.KeyLimits).
+		Covers(auth.policy.KeyLimits(after.Namespace, after.KeyLimits))
+	if after.Active && !before.Active || !within(after.AllowedIPs, before.AllowedIPs) || raises {
 		had = nil // counts as giving everything
 	}
 	if err := auth.checkGive(had, after.Grants); err != nil {
 		return err
 	}
-	if auth.policy.Adds(had, after.Grants) {
+	if raises || auth.policy.Adds(had, after.Grants) {
 		if err := auth.checkLimits(after); err != nil {
 			return err
 		}

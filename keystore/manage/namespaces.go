@@ -168,6 +168,8 @@ func checkNamespace(
 				"role %q does not exist in this namespace and is not shared; create it first", r)
 		}
 	}
+	p.limits(ns.Limits)
+	p.plan(d, "default_plan", ns.ID, ns.DefaultPlan)
 	if ns.TokenPrefix != "" && !slices.Contains(prefixes, ns.TokenPrefix) {
 		p.add("token_prefix", "must be one that the configuration accepts: %s",
 			strings.Join(prefixes, ", "))
@@ -204,6 +206,8 @@ type NamespacePatch struct {
 	KeyRoles    *[]string
 	TokenPrefix *string // empty stands for the first prefix in the configuration
 	ChildPrefix *string // empty allows all ids
+	Limits      LimitsPatch
+	DefaultPlan *string // empty removes it
 }
 
 // namespaceFor returns a namespace on which the caller may do an operation. It checks the version.
@@ -241,6 +245,8 @@ func (k *Keystore) EditNamespace(
 		set(&after.KeyRoles, patch.KeyRoles)
 		set(&after.TokenPrefix, patch.TokenPrefix)
 		set(&after.ChildPrefix, patch.ChildPrefix)
+		patch.Limits.apply(&after.Limits)
+		set(&after.DefaultPlan, patch.DefaultPlan)
 		after.Version++
 		after.Unreadable = ""
 		listsReadable := before.Unreadable == auth.policy.Defect(before)
@@ -251,6 +257,9 @@ func (k *Keystore) EditNamespace(
 			!auth.may(adminNamespaces, "create", cmp.Or(before.Parent, keystore.AnyNamespace)) {
 			// Otherwise an administrator of the namespace could remove the restriction.
 			return permissionRequired(adminNamespaces, "create")
+		}
+		if err := auth.checkNamespaceLimits(before, &after); err != nil {
+			return err
 		}
 		if after.Parent != before.Parent {
 			if err := auth.checkMove(before, after.Parent); err != nil {
@@ -275,6 +284,36 @@ func (k *Keystore) EditNamespace(
 		return audit(tx, auth, "namespace.edit", id, []string{id}, before, &after)
 	})
 	return ns, p, err
+}
+
+// checkNamespaceLimits checks that the caller may change the limits or the default plan of a
+// namespace, or move a namespace that has them. Otherwise an administrator of the namespace could
+// remove what was set for it (docs/authority.md, rule 14).
+func (a authority) checkNamespaceLimits(before, after *keystore.Namespace) error {
+	changed := after.Limits != before.Limits || after.DefaultPlan != before.DefaultPlan
+	limited := before.Limits != keystore.Limits{} || before.DefaultPlan != ""
+	if !changed && (!limited || after.Parent == before.Parent) {
+		return nil
+	}
+	if !a.may(adminNamespaces, "update", cmp.Or(before.Parent, keystore.AnyNamespace)) {
+		refusal := permissionRequired(adminNamespaces, "update")
+		refusal.Detail += " in the namespace's parent, or in " + keystore.AnyNamespace +
+			" if it has none, because the namespace has limits or would have"
+		return refusal
+	}
+	if after.Limits != before.Limits {
+		if err := a.checkCovers(after.Over(keystore.Limits{})); err != nil {
+			return err
+		}
+	}
+	if after.DefaultPlan != before.DefaultPlan {
+		var l keystore.Limits
+		if plan := a.policy.PlanFor(after.ID, after.DefaultPlan); plan != nil {
+			l = plan.Limits
+		}
+		return a.checkCovers(l.Over(keystore.Limits{}))
+	}
+	return nil
 }
 
 // checkMove checks that the caller may move a namespace to a new parent, empty for the top level.
@@ -340,26 +379,27 @@ func (k *Keystore) DeleteNamespace(
 // namespaceInUse describes an object that refers to a namespace, empty if there is none. It names
 // the object only if the caller may read it.
 func namespaceInUse(tx keystore.Tx, auth authority, id string) (string, error) {
-	describe := func(mayRead bool, kind, name, use string) string {
-		if mayRead {
-			return kind + " " + name + " " + use
-		}
-		return "a " + kind + " that the caller may not read " + use
-	}
 	for _, ns := range auth.policy.AllNamespaces() {
 		if ns.Parent == id {
-			return describe(auth.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
+			return describeUse(auth.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
 				"is a child of it"), nil
 		}
 	}
 	for _, r := range auth.policy.AllRoles() {
 		if r.Namespace == id {
-			return describe(auth.mayReadRole(id), "role", r.Name, "belongs to it"), nil
+			return describeUse(auth.mayReadShareable(adminRoles, id), "role", r.Name,
+				"belongs to it"), nil
+		}
+	}
+	for _, p := range auth.policy.AllPlans() {
+		if p.Namespace == id {
+			return describeUse(auth.mayReadShareable(adminPlans, id), "plan", p.Name,
+				"belongs to it"), nil
 		}
 	}
 	for _, m := range auth.policy.AllMembers() {
 		if slices.ContainsFunc(m.Grants, func(g keystore.Grant) bool { return g.Namespace == id }) {
-			return describe(auth.visible(m) != nil, "member", m.ID, "has a grant in it"), nil
+			return describeUse(auth.visible(m) != nil, "member", m.ID, "has a grant in it"), nil
 		}
 	}
 	user, err := tx.NamespaceInUse(id)
@@ -370,6 +410,15 @@ func namespaceInUse(tx keystore.Tx, auth authority, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return describe(auth.mayReadKey(key.ID, key.Namespace, key.Owner), "key", user,
+	return describeUse(auth.mayReadKey(key.ID, key.Namespace, key.Owner), "key", user,
 		"has its home or a grant in it; revoke and delete such keys first"), nil
+}
+
+// describeUse describes an object that uses another. It names the object only if the caller may
+// read it.
+func describeUse(mayRead bool, kind, name, use string) string {
+	if mayRead {
+		return kind + " " + name + " " + use
+	}
+	return "a " + kind + " that the caller may not read " + use
 }

@@ -2,10 +2,8 @@ package manage
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
@@ -22,13 +20,9 @@ func (k *Keystore) ListRoles(ctx context.Context, c Caller) ([]keystore.Role, er
 	if err := auth.requireAnywhere(adminRoles, "read"); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(auth.policy.AllRoles(),
-		func(r keystore.Role) bool { return !auth.mayReadRole(r.Namespace) }), nil
-}
-
-func (a authority) mayReadRole(namespace string) bool {
-	return a.may(adminRoles, "read", namespace) || namespace == keystore.AnyNamespace &&
-		a.requireAnywhere(adminRoles, "read") == nil
+	return slices.DeleteFunc(auth.policy.AllRoles(), func(r keystore.Role) bool {
+		return !auth.mayReadShareable(adminRoles, r.Namespace)
+	}), nil
 }
 
 // FindRole returns a role that the caller may read.
@@ -72,40 +66,21 @@ func createRole(tx keystore.Tx, auth authority, spec keystore.Role) (*keystore.R
 	if err := checkRole(role, auth.policy); err != nil {
 		return nil, err
 	}
-	for id := range auth.policy.RoleIDs() {
-		if strings.EqualFold(id.Name, role.Name) &&
-			(id.Namespace == role.Namespace || id.Namespace == keystore.AnyNamespace ||
-				role.Namespace == keystore.AnyNamespace) {
-			return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: fmt.Sprintf("role %q already exists in namespace %q; role names must "+
-					"differ in more than case, and a namespace cannot have a role with the name "+
-					"of a shared one", id.Name, id.Namespace), ID: role.Name}
-		}
+	if err := checkNameFree("role", role.ID(), auth.policy.RoleIDs()); err != nil {
+		return nil, err
 	}
 	if err := auth.requireCover(role.Namespace, false, role.Permissions); err != nil {
 		return nil, err
 	}
 	if err := tx.InsertRole(role); err != nil {
-		if errors.Is(err, keystore.ErrExists) {
-			return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "exists",
-				Detail: fmt.Sprintf("role %q already exists in namespace %q", role.Name,
-					role.Namespace), ID: role.Name}
-		}
-		return nil, err
+		return nil, nameTaken(err, "role", role.Namespace, role.Name)
 	}
 	return role, audit(tx, auth, "role.create", role.Name, role.Touches(), nil, role)
 }
 
 func checkRole(r *keystore.Role, d *keystore.Directory) error {
 	var p fieldErrors
-	if r.Namespace != keystore.AnyNamespace {
-		p.namespace(d, "namespace", r.Namespace)
-	}
-	if !keystore.ValidRoleName(r.Name) {
-		p.add("name", "must be a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
-	}
-	p.secret("name", r.Name)
-	p.text("description", r.Description, maxDescription)
+	p.shareable(d, r.Namespace, r.Name, r.Description)
 	p.permissions(r.Permissions)
 	return p.err()
 }
@@ -126,16 +101,10 @@ func (p *fieldErrors) permissions(list []keystore.Permission) {
 func roleFor(
 	auth authority, operation string, id keystore.RoleID, o ChangeOptions,
 ) (*keystore.Role, error) {
-	if err := auth.requireAnywhere(adminRoles, operation); err != nil {
-		return nil, err
-	}
 	role := auth.policy.Role(id)
-	if role == nil || !auth.mayReadRole(id.Namespace) &&
-		!auth.may(adminRoles, operation, id.Namespace) {
-		return nil, notFound("role")
-	}
-	if !auth.may(adminRoles, operation, id.Namespace) {
-		return nil, permissionRequired(adminRoles, operation)
+	if err := auth.requireOnShareable(adminRoles, operation, id.Namespace, "role",
+		role != nil); err != nil {
+		return nil, err
 	}
 	if role.Builtin {
 		return nil, &keystore.Error{Kind: keystore.KindConflict, Code: "builtin",

@@ -25,8 +25,7 @@ const (
 var (
 	keyColumnNames = []string{"prefix", "name", "namespace", "grants", "owner", "personal",
 		"created_by", "active", "created_at", "expires_at",
-		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "rate_limit", "quota",
-		"plan", "version", "id"}
+		"revoked_at", "revoked_by", "revoke_reason", "allowed_ips", "metadata", "version", "id"}
 	updateKey = "UPDATE keys SET " +
 		strings.Join(keyColumnNames[:len(keyColumnNames)-1], " = ?, ") + " = ? WHERE id = ?"
 )
@@ -44,14 +43,18 @@ func keyValues(k *keystore.Key) ([]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	rate, quota, err := fromLimits(k.Limits)
-	if err != nil {
-		return nil, err
-	}
 	return []any{k.Prefix, k.Name, k.Namespace, grants, k.Owner, fromBool(k.Personal), k.CreatedBy,
 		fromBool(k.Active), k.CreatedAt.UnixMicro(),
 		fromTime(k.ExpiresAt), fromTime(k.RevokedAt), k.RevokedBy, k.RevokeReason, allowed,
-		metadata, rate, quota, k.Plan, k.Version, k.ID}, nil
+		metadata, k.Version, k.ID}, nil
+}
+
+// limitColumnNames are in the order of limitValues.
+var limitColumnNames = []string{"key_id", "namespace", "rate_limit", "quota", "plan"}
+
+func limitValues(k *keystore.Key) ([]any, error) {
+	rate, quota, err := fromLimits(k.Limits)
+	return []any{k.ID, k.Namespace, rate, quota, k.Plan}, err
 }
 
 func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error) {
@@ -64,6 +67,7 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 		return nil, t.note(err)
 	}
 	rows := make([][]any, 0, len(keys))
+	var limits [][]any
 	secrets := make([][]any, 0, len(keys))
 	for i, k := range keys {
 		if refused[i] != nil {
@@ -74,11 +78,20 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 			return nil, err
 		}
 		rows = append(rows, row)
+		if k.KeyLimits != (keystore.KeyLimits{}) {
+			if row, err = limitValues(k); err != nil {
+				return nil, err
+			}
+			limits = append(limits, row)
+		}
 		for _, s := range k.Secrets {
 			secrets = append(secrets, secretValues(k, s, importID))
 		}
 	}
 	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
+		return nil, err
+	}
+	if err := t.insertRows("key_limits", limitColumnNames, limits); err != nil {
 		return nil, err
 	}
 	if importID != nil { // the change log names them when the import is published

@@ -19,9 +19,11 @@ import (
 const (
 	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal,
 		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
-		k.revoke_reason, k.allowed_ips, k.metadata, k.rate_limit, k.quota, k.plan, k.version,
+		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
+		l.rate_limit, l.quota, l.plan,
 		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
-	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
+	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
+		LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
 
 	byDigestQuery = `SELECT h.revision,
@@ -62,8 +64,8 @@ func scanKeysUpTo(
 		textTo{&owner},
 		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires},
 		timeTo{&revoked}, textTo{&revokedBy},
-		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, textTo{&rate}, textTo{&quota},
-		textTo{&plan}, &version, timeTo{&used},
+		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
+		textTo{&quota}, textTo{&plan}, timeTo{&used},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
 		into = append([]any{&head.Revision, &head.Mark}, into...)
@@ -82,8 +84,7 @@ func scanKeysUpTo(
 			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace,
 				Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
-				RevokedBy:    revokedBy,
-				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
+				RevokedBy: revokedBy, RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			k.Plan = plan
 			if err := readJSON(&k, grants, allowed, metadata, rate, quota); err != nil {
 				return nil, false, unreadable("key "+id, err)

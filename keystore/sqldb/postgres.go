@@ -21,6 +21,9 @@ const (
 	// maxIdle is how long a change may be idle between two statements. It keeps a process that is
 	// stopped or cut off from blocking the changes of all others.
 	maxIdle = 10 * time.Second
+	// maxQuotaIdle is like maxIdle for grants of quotas. Other nodes that need the same quotas wait
+	// for it.
+	maxQuotaIdle = 2 * time.Second
 	// firstWriteWait bounds the first write: see DB.firstWrite.
 	firstWriteWait = 3 * time.Second
 	// netInterval is how often the head is polled in addition to notifications, which may get lost.
@@ -50,10 +53,8 @@ var postgresDialect = dialect{
 	begin:   beginChange(lockWait, maxIdle),
 	beginApart: fmt.Sprintf(`SELECT greatest(CAST(? AS bigint),
 		CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint), noted)
-		FROM clock, set_config('lock_timeout', '%d', true),
-			set_config('idle_in_transaction_session_timeout', '%d', true),
-			set_config('statement_timeout', '0', true), set_config('jit', 'off', true)`,
-		lockWait.Milliseconds(), maxIdle.Milliseconds()),
+		FROM clock, set_config('idle_in_transaction_session_timeout', '%d', true)`,
+		maxQuotaIdle.Milliseconds()),
 	lockQuotas: " FOR UPDATE OF q",
 	skipLocked: " FOR UPDATE SKIP LOCKED",
 	// With the collation "C", lower converts ASCII letters only, as required.
@@ -76,7 +77,7 @@ var postgresDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan from a time with few keys reads the whole table. PostgreSQL itself analyzes a table
 	// only minutes after it has grown, and never sees uncommitted rows.
-	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, held, audit, touched",
+	analyze:  "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
 	replan:   []any{pgx.QueryExecModeCacheDescribe},
 	unforced: unforced,
 	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.

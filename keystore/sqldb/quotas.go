@@ -1,9 +1,9 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -56,7 +56,7 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 	for i := range reservations {
 		r := &reservations[i]
 		if r.End.Before(t.now.Add(-quotaKept)) {
-			// Its row may be deleted, and a new one would grant all units again.
+			// The row may be deleted, and a new one would grant all units again.
 			grants[i].Total = r.Limit
 			continue
 		}
@@ -65,7 +65,8 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		list = append(list, [3]any{row.quota, row.begins, r.End.UnixMicro()})
 	}
 	slices.SortFunc(list, func(a, b [3]any) int {
-		return strings.Compare(a[0].(string), b[0].(string))
+		return cmp.Or(cmp.Compare(a[0].(string), b[0].(string)),
+			cmp.Compare(a[1].(int64), b[1].(int64)))
 	})
 	array, err := fromJSON(list)
 	if err != nil {
@@ -77,18 +78,18 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		" r WHERE true ON CONFLICT DO NOTHING", array); err != nil {
 		return err
 	}
-	found, err := t.replanned("SELECT q.quota, q.begins, q.granted FROM "+t.db.items+
+	locked, err := t.replanned("SELECT q.quota, q.begins, q.granted FROM "+t.db.items+
 		" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+" AND q.begins = "+begins+
 		" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
 	if err != nil {
 		return err
 	}
-	defer found.Close()
+	defer locked.Close()
 	list = list[:0]
-	for found.Next() {
+	for locked.Next() {
 		var row quotaRow
 		var granted int64
-		if err := found.Scan(&row.quota, &row.begins, &granted); err != nil {
+		if err := locked.Scan(&row.quota, &row.begins, &granted); err != nil {
 			return t.note(err)
 		}
 		i := rows[row]
@@ -97,7 +98,7 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 			list = append(list, [3]any{row.quota, row.begins, grants[i].Total})
 		}
 	}
-	if err := found.Err(); err != nil || len(list) == 0 {
+	if err := locked.Err(); err != nil || len(list) == 0 {
 		return t.note(err)
 	}
 	if array, err = fromJSON(list); err != nil {

@@ -22,7 +22,7 @@ func (t *tx) PlanInUse(id keystore.PlanID) (key string, err error) {
 	if id.Namespace != keystore.AnyNamespace {
 		where, args = where+" AND namespace = ?", append(args, id.Namespace)
 	}
-	err = t.row("SELECT id FROM keys WHERE "+where+" LIMIT 1", args...).Scan(&key)
+	err = t.row("SELECT key_id FROM key_limits WHERE "+where+" LIMIT 1", args...).Scan(&key)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}

@@ -9,12 +9,65 @@ SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', t
 -- Nodes of the previous release may be writing. They take this lock before any other.
 SELECT 1 FROM head FOR UPDATE;
 
--- Columns without a CHECK, because it would read all keys. NULL leaves the limit to the plan.
-ALTER TABLE keys
-    ADD COLUMN rate_limit JSON, -- {"requests","per","burst","shadow"} or {"unlimited"}
-    ADD COLUMN quota JSON, -- {"requests","per","shadow"} or {"unlimited"}
-    ADD COLUMN plan TEXT COLLATE "C" NOT NULL DEFAULT ''; -- empty: the default plan of the namespace
-CREATE INDEX keys_plan ON keys (plan, namespace) WHERE plan <> '';
+-- The limits of keys that have any.
+CREATE TABLE key_limits (
+    key_id     TEXT COLLATE "C" PRIMARY KEY,
+    namespace  TEXT COLLATE "C" NOT NULL, -- home of the key
+    rate_limit JSON CHECK (json_typeof(rate_limit) = 'object'), -- {"requests","per","burst","shadow"} or {"unlimited"}; NULL: as the plan says
+    quota      JSON CHECK (json_typeof(quota) = 'object'), -- {"requests","per","shadow"} or {"unlimited"}; NULL: as the plan says
+    plan       TEXT COLLATE "C" NOT NULL DEFAULT '' -- empty: the default plan of the namespace
+);
+CREATE INDEX key_limits_plan ON key_limits (plan, namespace) WHERE plan <> '';
+
+-- A key without secrets is not usable. When it gets secrets, they are logged.
+-- EXECUTE plans the query each time: a plan for a few secrets would read all of them for each batch of an import.
+CREATE FUNCTION log_limits() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    ids   text[];
+    known boolean;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        ids := ARRAY(
+            (SELECT key_id FROM (SELECT key_id, CAST(rate_limit AS text), CAST(quota AS text), plan FROM changed
+                EXCEPT SELECT key_id, CAST(rate_limit AS text), CAST(quota AS text), plan FROM former) c)
+            UNION
+            (SELECT key_id FROM former EXCEPT SELECT key_id FROM changed));
+    ELSE
+        ids := ARRAY(SELECT key_id FROM changed);
+    END IF;
+    EXECUTE 'SELECT EXISTS (SELECT 1 FROM secrets WHERE key_id = ANY ($1) AND dropped = 0)' INTO STRICT known USING ids;
+    IF known THEN
+        INSERT INTO change_log (revision, kind, key_id, digest, ends)
+            SELECT taken, 'key', s.key_id, s.digest,
+                   CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 THEN 0
+                        WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
+                        ELSE k.expires_at END
+            FROM next_revision() taken, secrets s LEFT JOIN keys k ON k.id = s.key_id
+            WHERE s.key_id = ANY (ids) AND s.dropped = 0;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER key_limits_lock   BEFORE INSERT OR UPDATE OR DELETE ON key_limits FOR EACH STATEMENT EXECUTE FUNCTION lock_head();
+CREATE TRIGGER key_limits_insert AFTER INSERT ON key_limits REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_limits();
+CREATE TRIGGER key_limits_update AFTER UPDATE ON key_limits REFERENCING NEW TABLE AS changed OLD TABLE AS former FOR EACH STATEMENT EXECUTE FUNCTION log_limits();
+CREATE TRIGGER key_limits_delete AFTER DELETE ON key_limits REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION log_limits();
+CREATE TRIGGER key_limits_truncate BEFORE TRUNCATE ON key_limits FOR EACH STATEMENT
+    EXECUTE FUNCTION refuse('no node would be told: use DELETE');
+
+CREATE FUNCTION keep_limits() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM key_limits WHERE key_id = OLD.id;
+    ELSE
+        UPDATE key_limits SET namespace = NEW.namespace WHERE key_id = NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER keys_delete_limits AFTER DELETE ON keys FOR EACH ROW EXECUTE FUNCTION keep_limits();
+CREATE TRIGGER keys_update_limits AFTER UPDATE OF namespace ON keys FOR EACH ROW
+    WHEN (NEW.namespace <> OLD.namespace) EXECUTE FUNCTION keep_limits();
 
 ALTER TABLE namespaces
     ADD COLUMN rate_limit JSON CHECK (json_typeof(rate_limit) = 'object'),

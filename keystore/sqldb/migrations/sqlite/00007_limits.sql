@@ -3,11 +3,58 @@
 -- +goose Up
 -- +goose StatementBegin
 
--- Columns without a CHECK, because it would read all keys. NULL leaves the limit to the plan.
-ALTER TABLE keys ADD COLUMN rate_limit TEXT; -- {"requests","per","burst","shadow"} or {"unlimited"}
-ALTER TABLE keys ADD COLUMN quota TEXT; -- {"requests","per","shadow"} or {"unlimited"}
-ALTER TABLE keys ADD COLUMN plan TEXT NOT NULL DEFAULT ''; -- empty: the default plan of the namespace
-CREATE INDEX keys_plan ON keys (plan, namespace) WHERE plan <> '';
+-- The limits of keys that have any. Columns of keys would take long to add: SQLite then checks all rows.
+CREATE TABLE key_limits (
+    key_id     TEXT PRIMARY KEY NOT NULL,
+    namespace  TEXT NOT NULL, -- home of the key
+    rate_limit TEXT CHECK (json_valid(rate_limit) AND json_type(rate_limit) = 'object'), -- {"requests","per","burst","shadow"} or {"unlimited"}; NULL: as the plan says
+    quota      TEXT CHECK (json_valid(quota) AND json_type(quota) = 'object'), -- {"requests","per","shadow"} or {"unlimited"}; NULL: as the plan says
+    plan       TEXT NOT NULL DEFAULT '' -- empty: the default plan of the namespace
+) WITHOUT ROWID, STRICT;
+CREATE INDEX key_limits_plan ON key_limits (plan, namespace) WHERE plan <> '';
+
+-- A key without secrets is not usable. When it gets secrets, they are logged.
+CREATE TRIGGER key_limits_insert AFTER INSERT ON key_limits
+WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = NEW.key_id AND dropped = 0) BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
+        SELECT h.revision, 'key', s.key_id, s.digest,
+               CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 THEN 0
+                    WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
+                    ELSE k.expires_at END
+        FROM head h JOIN secrets s ON s.key_id = NEW.key_id AND s.dropped = 0 LEFT JOIN keys k ON k.id = s.key_id;
+END;
+
+CREATE TRIGGER key_limits_update AFTER UPDATE OF key_id, rate_limit, quota, plan ON key_limits
+WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id IN (NEW.key_id, OLD.key_id) AND dropped = 0) BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
+        SELECT h.revision, 'key', s.key_id, s.digest,
+               CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 THEN 0
+                    WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
+                    ELSE k.expires_at END
+        FROM head h JOIN secrets s ON s.key_id IN (NEW.key_id, OLD.key_id) AND s.dropped = 0 LEFT JOIN keys k ON k.id = s.key_id;
+END;
+
+CREATE TRIGGER key_limits_delete AFTER DELETE ON key_limits
+WHEN EXISTS (SELECT 1 FROM secrets WHERE key_id = OLD.key_id AND dropped = 0) BEGIN
+    UPDATE head SET revision = revision + 1;
+    INSERT INTO change_log (revision, kind, key_id, digest, ends)
+        SELECT h.revision, 'key', s.key_id, s.digest,
+               CASE WHEN k.id IS NULL OR k.revoked_at IS NOT NULL OR k.active = 0 THEN 0
+                    WHEN k.expires_at IS NULL OR s.ends_at < k.expires_at THEN s.ends_at
+                    ELSE k.expires_at END
+        FROM head h JOIN secrets s ON s.key_id = OLD.key_id AND s.dropped = 0 LEFT JOIN keys k ON k.id = s.key_id;
+END;
+
+CREATE TRIGGER keys_delete_limits AFTER DELETE ON keys BEGIN
+    DELETE FROM key_limits WHERE key_id = OLD.id;
+END;
+
+CREATE TRIGGER keys_update_limits AFTER UPDATE OF namespace ON keys
+WHEN NEW.namespace <> OLD.namespace BEGIN
+    UPDATE key_limits SET namespace = NEW.namespace WHERE key_id = NEW.id;
+END;
 
 ALTER TABLE namespaces ADD COLUMN rate_limit TEXT CHECK (json_valid(rate_limit) AND json_type(rate_limit) = 'object');
 ALTER TABLE namespaces ADD COLUMN quota TEXT CHECK (json_valid(quota) AND json_type(quota) = 'object');

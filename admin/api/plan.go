@@ -1,0 +1,66 @@
+package api
+
+import "time"
+
+// A RateLimit bounds how often requests are accepted. In any time, at most Burst requests are, plus
+// as many as Requests in Per give for that time.
+type RateLimit struct {
+	_ struct{} `nullable:"true"`
+
+	Requests  int64  `json:"requests,omitempty" minimum:"1" maximum:"100000000" example:"100"`
+	Per       string `json:"per,omitempty" doc:"A Go duration from 1s to 24h" example:"1s"`
+	Burst     int64  `json:"burst,omitempty" minimum:"1" maximum:"100000000" doc:"How many requests may come at once. Default: requests" example:"200"`
+	Shadow    bool   `json:"shadow,omitempty" doc:"Whether requests beyond the limit are only counted, not refused"`
+	Unlimited bool   `json:"unlimited,omitempty" doc:"Whether there is no limit, whatever the plan says. Excludes the other members"`
+}
+
+// A Quota bounds the units that requests use in each calendar period, in UTC.
+type Quota struct {
+	_ struct{} `nullable:"true"`
+
+	Requests  int64  `json:"requests,omitempty" minimum:"1" maximum:"1000000000000000" doc:"Units in a period: one for each request, unless the operation costs more" example:"100000"`
+	Per       string `json:"per,omitempty" enum:"hour,day,month"`
+	Shadow    bool   `json:"shadow,omitempty" doc:"Whether requests beyond the quota are only counted, not refused"`
+	Unlimited bool   `json:"unlimited,omitempty" doc:"Whether there is no quota, whatever the plan says. Excludes the other members"`
+}
+
+// A Plan is a named pair of limits. It is shared, or belongs to one namespace and can only be named
+// by keys that have their home there.
+type Plan struct {
+	Namespace   string     `json:"namespace" doc:"An id, or * for a shared plan"`
+	Name        string     `json:"name"`
+	Description string     `json:"description"`
+	RateLimit   *RateLimit `json:"rate_limit" doc:"null: no limit"`
+	Quota       *Quota     `json:"quota" doc:"null: no quota"`
+	CreatedAt   time.Time  `json:"created_at"`
+	Version     int64      `json:"version"`
+	Unreadable  string     `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. The plan has the limits that can be read until it is repaired."`
+}
+
+// A PlanRequest describes a plan to create.
+type PlanRequest struct {
+	Namespace   string     `json:"namespace" doc:"An id, or * for a shared plan"`
+	Name        string     `json:"name" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	Description string     `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`
+	RateLimit   *RateLimit `json:"rate_limit,omitempty" doc:"null or absent: no limit"`
+	Quota       *Quota     `json:"quota,omitempty" doc:"null or absent: no quota"`
+}
+
+// A PlanPatch is a merge patch (RFC 7396) of a plan: absent fields stay, null restores the default.
+// A limit is replaced as a whole.
+type PlanPatch struct {
+	Namespace   Optional[string]    `json:"namespace,omitzero" doc:"Never changes: must equal the plan's namespace"`
+	Name        Optional[string]    `json:"name,omitzero" doc:"Never changes: must equal the plan's name"`
+	Description Optional[string]    `json:"description,omitzero" minLength:"0"`
+	RateLimit   Optional[RateLimit] `json:"rate_limit,omitzero" doc:"Replaces the limit, for every key that has the plan; null: no limit"`
+	Quota       Optional[Quota]     `json:"quota,omitzero" doc:"Replaces the quota, for every key that has the plan; null: no quota"`
+}
+
+// PlanChanged is the answer to a change of a plan.
+type PlanChanged struct {
+	Plan        Plan        `json:"plan"`
+	Propagation Propagation `json:"propagation"`
+}
+
+// Plans is one page of a list, newest first.
+type Plans = Page[Plan]
