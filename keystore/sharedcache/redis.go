@@ -175,6 +175,8 @@ func (r *Redis) get(ctx context.Context, name string) ([]byte, error) {
 	// Not GET, which would fetch a value of any size that another program has stored.
 	value, err := r.client.GetRange(callCtx, name, 0, maxValue).Bytes()
 	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"): // another program has stored it
+		return nil, nil
 	case err != nil && (ctx.Err() != nil || r.ctx.Err() != nil):
 		return nil, r.conceal(err)
 	case err != nil:

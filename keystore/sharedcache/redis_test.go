@@ -481,13 +481,12 @@ func TestForeignValues(t *testing.T) {
 	if got := r.answer(t, "longest"); len(got) != maxValue {
 		t.Errorf("longest value: %d bytes", len(got))
 	}
-	for _, name := range []string{"large", "empty"} {
-		if got := r.answer(t, name); got != nil {
-			t.Errorf("%s: %d bytes", name, len(got))
+	for _, name := range []string{"large", "empty", "list"} {
+		for range maxFailures { // none is a failure of the server
+			if got := r.answer(t, name); got != nil {
+				t.Errorf("%s: %d bytes", name, len(got))
+			}
 		}
-	}
-	if got, err := r.Get(ctx, "list"); got != nil || err == nil {
-		t.Errorf("list: %d bytes, %v", len(got), err)
 	}
 	r.works(t)
 }
