@@ -28,6 +28,9 @@ func TestRedis(t *testing.T) {
 	keystoretest.TestSharedCache(t, func(t *testing.T) keystore.SharedCache {
 		return open(t, "redis://"+s.Addr())
 	})
+	keystoretest.TestSharedRates(t, func(t *testing.T) keystore.SharedRates {
+		return open(t, "redis://"+s.Addr())
+	})
 }
 
 func TestSocket(t *testing.T) {
