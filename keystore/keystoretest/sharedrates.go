@@ -3,6 +3,7 @@ package keystoretest
 import (
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -177,28 +178,45 @@ func newModelRates(rng *rand.Rand, n int) []modelRate {
 func (r *modelRate) next(rng *rand.Rand, now int64) {
 	l := &r.Limit
 	r.Known, r.Spent, r.Want = 0, 0, 0
-	switch room := r.meter.Room(l, now); rng.IntN(4) {
+	switch room := r.meter.Room(l, now); rng.IntN(5) {
 	case 0:
 		r.Known = r.last
 	case 1: // others have admitted that much, and the server has lost it
 		r.Known = keystore.Meter{}.Add(l, now, rng.Int64N(l.Burst)+1).TAT
 	case 2: // more than there is room for
 		r.Spent = rng.Int64N(min(2*room, l.Burst) + 1)
+	case 3: // a little more than a whole number of requests
+		full := keystore.Meter{}.Add(l, now, l.Burst).TAT
+		r.Known = min(now+inverse(l.Requests, l.Per.Microseconds()), full)
 	}
-	switch rng.IntN(4) {
+	switch rng.IntN(5) {
 	case 0:
 		r.Want = 1
 	case 1:
 		r.Want = rng.Int64N(l.Burst) + 1
 	case 2:
 		r.Want = l.Burst + 1
+	case 3: // a little more than a whole number of microseconds
+		r.Want = inverse(l.Per.Microseconds(), l.Requests)
 	}
+}
+
+// inverse returns the number whose product with a is 1 modulo m, or 0 if there is none.
+func inverse(a, m int64) int64 {
+	n := new(big.Int).ModInverse(big.NewInt(a), big.NewInt(m))
+	if n == nil {
+		return 0
+	}
+	return n.Int64()
 }
 
 // booked applies an answer, and returns what is wrong with it.
 func (r *modelRate) booked(now int64, b keystore.Booked) (defect string) {
 	l := &r.Limit
-	exact := r.meter.Max(keystore.Meter{TAT: r.Known})
+	exact := r.meter
+	if r.Known > now {
+		exact = exact.Max(keystore.Meter{TAT: r.Known})
+	}
 	if r.Spent > 0 {
 		exact = exact.Add(l, now, r.Spent)
 	}
