@@ -34,6 +34,31 @@ func TestSharedRates(t *testing.T, open func(t *testing.T) keystore.SharedRates)
 			}
 		}
 	})
+	t.Run("Rounding", func(t *testing.T) {
+		// Requests are a little more than a whole number of microseconds, and the other way around:
+		// by less than floating-point numbers can tell.
+		limits := []keystore.RateLimit{
+			{Requests: 99_999_989, Per: 86_399_999_999 * time.Microsecond, Burst: 100_000_000},
+			{Requests: 99_999_971, Per: 86_399_999_981 * time.Microsecond, Burst: 100_000_000},
+			{Requests: 89_999_999, Per: 79_999_999_987 * time.Microsecond, Burst: 100_000_000},
+		}
+		now := ratesEpoch.UnixMicro()
+		bookings := make([]keystore.Booking, 2*len(limits))
+		booked := bookNew(t, open(t), len(bookings), func(i int, b *keystore.Booking) {
+			b.Limit = limits[i/2]
+			requests, per := b.Limit.Requests, b.Limit.Per.Microseconds()
+			if b.Want = inverse(per, requests); i%2 == 1 {
+				b.Known, b.Want = now+inverse(requests, per), b.Limit.Burst
+			}
+			bookings[i] = *b
+		})
+		for i := range booked {
+			r := modelRate{Booking: bookings[i]}
+			if defect := r.booked(now, booked[i]); defect != "" {
+				t.Errorf("%+v: %s", r, defect)
+			}
+		}
+	})
 	t.Run("None", func(t *testing.T) {
 		booked, err := open(t).Book(ctx, ratesEpoch, nil)
 		if len(booked) != 0 || err != nil {
@@ -178,36 +203,27 @@ func newModelRates(rng *rand.Rand, n int) []modelRate {
 func (r *modelRate) next(rng *rand.Rand, now int64) {
 	l := &r.Limit
 	r.Known, r.Spent, r.Want = 0, 0, 0
-	switch room := r.meter.Room(l, now); rng.IntN(5) {
+	switch room := r.meter.Room(l, now); rng.IntN(4) {
 	case 0:
 		r.Known = r.last
 	case 1: // others have admitted that much, and the server has lost it
 		r.Known = keystore.Meter{}.Add(l, now, rng.Int64N(l.Burst)+1).TAT
 	case 2: // more than there is room for
 		r.Spent = rng.Int64N(min(2*room, l.Burst) + 1)
-	case 3: // a little more than a whole number of requests
-		full := keystore.Meter{}.Add(l, now, l.Burst).TAT
-		r.Known = min(now+inverse(l.Requests, l.Per.Microseconds()), full)
 	}
-	switch rng.IntN(5) {
+	switch rng.IntN(4) {
 	case 0:
 		r.Want = 1
 	case 1:
 		r.Want = rng.Int64N(l.Burst) + 1
 	case 2:
 		r.Want = l.Burst + 1
-	case 3: // a little more than a whole number of microseconds
-		r.Want = inverse(l.Per.Microseconds(), l.Requests)
 	}
 }
 
-// inverse returns the number whose product with a is 1 modulo m, or 0 if there is none.
+// inverse returns the number whose product with a is 1 modulo m. They have no common factor.
 func inverse(a, m int64) int64 {
-	n := new(big.Int).ModInverse(big.NewInt(a), big.NewInt(m))
-	if n == nil {
-		return 0
-	}
-	return n.Int64()
+	return new(big.Int).ModInverse(big.NewInt(a), big.NewInt(m)).Int64()
 }
 
 // booked applies an answer, and returns what is wrong with it.

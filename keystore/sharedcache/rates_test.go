@@ -114,8 +114,8 @@ func TestForeignRates(t *testing.T) {
 	s := redistest.Start(t)
 	r, operator := open(t, "redis://"+s.Addr()), operator(t, s)
 	for _, foreign := range []string{
-		"", "x", "-1", "1e300", "0x7fffffffffffffff", "inf", "nan", " 1", "1 ", "1\n", "\x00", "1.5",
-		strings.Repeat("x", 1<<20),
+		"", "x", "-1", "1e300", "0x7fffffffffffffff", "inf", "nan", " 1", "1 ", "1\n", "\x00",
+		"1.5", strings.Repeat("x", 1<<20),
 	} {
 		operator.Set(ctx, rateName, foreign, 0)
 		r.wantTAT(t, noon.UnixMicro())

@@ -60,7 +60,8 @@ func TestDatabaseNumber(t *testing.T) {
 func TestRestrictedUser(t *testing.T) {
 	const password = "s3cr3t/@:%"
 	s := redistest.Start(t, "user default on nopass ~* +@all",
-		"user apikeys on >"+password+" ~apikeys:* resetchannels -@all +getrange +set +evalsha +eval")
+		"user apikeys on >"+password+
+			" ~apikeys:* resetchannels -@all +getrange +set +evalsha +eval")
 	user := open(t, "redis://apikeys:s3cr3t%2F%40%3A%25@"+s.Addr())
 	user.works(t)
 	wantNoneDenied(t, s)
@@ -285,7 +286,9 @@ func TestCluster(t *testing.T) {
 	}
 	slot := operators[0].ClusterKeySlot(ctx, name(moved)).Val()
 	// Its hash tag is the other name: it is in the same slot.
-	rate := keystore.Booking{Name: "apikeys:{" + name(moved) + "}:rate", Limit: minutely, Known: after(3)}
+	rate := keystore.Booking{
+		Name: "apikeys:{" + name(moved) + "}:rate", Limit: minutely, Known: after(3),
+	}
 	r.booked(t, rate)
 	id := func(i int) string { return operators[i].Do(ctx, "CLUSTER", "MYID").Val().(string) }
 	for _, step := range []struct {
