@@ -6,11 +6,14 @@ import (
 )
 
 // QuotaLedger is the part of a [Database] that counts, by quota and period, how many units have been
-// granted to nodes. It takes no revision and does not wait for transactions of other parts.
+// granted to nodes. It takes no revision. It waits for transactions of other parts only if the
+// database allows a single writer.
 type QuotaLedger interface {
 	// Reserve grants units of quotas, in one transaction, and returns a grant for each reservation,
 	// in their order. No two reservations have the same quota and period. After an error, units may
-	// have been granted, and nobody may spend them. It also forgets periods that ended long ago.
+	// have been granted, which nobody may spend, and Booked may have been added. Reserve grants
+	// nothing in a period that ended more than a day ago, by the database's clock, and forgets such
+	// periods.
 	Reserve(ctx context.Context, reservations []Reservation) ([]QuotaGrant, error)
 }
 

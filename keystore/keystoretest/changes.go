@@ -91,6 +91,8 @@ func testChanges(t *testing.T, s Store) {
 			want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
 		{"edit", change("k", func(k *keystore.Key) { k.Name = "edited" }),
 			want{digest("new"): never, digest("old"): in(1)}, false},
+		{"edit the plan of a key", change("k", func(k *keystore.Key) { k.Plan = "p" }),
+			want{digest("new"): never, digest("old"): in(1)}, false},
 		{"edit with expiry", change("m", func(k *keystore.Key) { k.Grants = nil }),
 			want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
 		{"deactivate", change("k", func(k *keystore.Key) { k.Active = false }),
@@ -129,6 +131,16 @@ func testChanges(t *testing.T, s Store) {
 		{"delete role",
 			func(tx keystore.Tx) error {
 				return tx.DeleteRole(keystore.RoleID{Namespace: "n", Name: "r"})
+			}, want{}, true},
+		{"plan", func(tx keystore.Tx) error {
+			return tx.InsertPlan(&keystore.Plan{Namespace: "n", Name: "p", CreatedAt: start})
+		}, want{}, true},
+		{"edit plan", func(tx keystore.Tx) error {
+			return tx.UpdatePlan(&keystore.Plan{Namespace: "n", Name: "p", Version: 2})
+		}, want{}, true},
+		{"delete plan",
+			func(tx keystore.Tx) error {
+				return tx.DeletePlan(keystore.PlanID{Namespace: "n", Name: "p"})
 			}, want{}, true},
 		{"member", func(tx keystore.Tx) error {
 			return tx.InsertMember(&keystore.Member{ID: "m", CreatedAt: start})
@@ -220,6 +232,17 @@ func testManualChanges(t *testing.T, s Store) {
 		{"UPDATE roles SET permissions = '[\"write\"]' WHERE name = 'r'", 1, want{}, true},
 		{"UPDATE roles SET permissions = '[]' WHERE name = 'nobody'", 0, want{}, false},
 		{"DELETE FROM roles", 2, want{}, true},
+		{"INSERT INTO key_limits (key_id, namespace, plan) VALUES ('b', 'default', 'p')", 1,
+			want{digest("b"): atOnce}, false},
+		{"UPDATE key_limits SET rate_limit = '{\"unlimited\":true}'", 1,
+			want{digest("b"): atOnce}, false},
+		{"UPDATE key_limits SET plan = '' WHERE key_id = 'nobody'", 0, want{}, false},
+		{"DELETE FROM key_limits", 1, want{digest("b"): atOnce}, false},
+		{"INSERT INTO plans (namespace, name, description, created_at, version) " +
+			"VALUES ('n', 'p', '', 1, 1), ('n', 'q', '', 1, 1)", 2, want{}, true},
+		{"UPDATE plans SET quota = '{\"unlimited\":true}' WHERE name = 'p'", 1, want{}, true},
+		{"UPDATE plans SET version = 2 WHERE name = 'nobody'", 0, want{}, false},
+		{"DELETE FROM plans", 2, want{}, true},
 		{"INSERT INTO members (id, name, kind, login, grants, active, created_at, created_by, " +
 			"version) VALUES ('m', 'M', '', 'login', " +
 			"'[{\"namespace\":\"n\",\"roles\":[\"r\"]}]', 1, 1, '', 1)", 1, want{}, true},
@@ -352,6 +375,7 @@ func testNoRevision(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
 	must(t, db.RecordUse(ctx, map[string]time.Time{"k": start}))
+	reserve(t, db, keystore.Reservation{Quota: "q", Limit: 1, Want: 1})
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
 	must(t, db.Acknowledge(ctx, "i", keystore.Position{Revision: at}))
 	must(t, db.Fence(ctx, "i"))

@@ -66,6 +66,15 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Personal", testPersonal},
 		{"NamespaceInUse", testNamespaceInUse},
 		{"FormerNamespaces", testFormerNamespaces},
+		{"Limits", testLimits},
+		{"Plans", testPlans},
+		{"PlanInUse", testPlanInUse},
+		{"UnreadableLimits", testUnreadableLimits},
+		{"Reserve", testReserve},
+		{"ReserveMany", testReserveMany},
+		{"ReserveTogether", testReserveTogether},
+		{"ReserveCancelled", testReserveCancelled},
+		{"ReserveForgets", testReserveForgets},
 		{"Audit", testAudit},
 		{"Audits", testAudits},
 		{"Remembered", testRemembered},
@@ -204,6 +213,10 @@ func full(id string) *keystore.Key {
 		},
 		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"),
 			netip.MustParsePrefix("2001:db8::/32")},
+		KeyLimits: keystore.KeyLimits{Limits: keystore.Limits{
+			Rate:  keystore.RateLimit{Requests: 100, Per: 90 * time.Minute, Burst: 200, Shadow: true},
+			Quota: keystore.Quota{Units: keystore.MaxQuota, Per: keystore.Month, Shadow: true},
+		}, Plan: "gold"},
 		Metadata: map[string]string{"team": "erp", "": "empty", "ü": "\u2028"}, Version: 7,
 	}
 }

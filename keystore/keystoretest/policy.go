@@ -251,6 +251,7 @@ type mirror struct {
 	at         keystore.Position
 	namespaces map[string]keystore.Namespace
 	roles      map[keystore.RoleID]keystore.Role
+	plans      map[keystore.PlanID]keystore.Plan
 	members    map[string]keystore.Member
 }
 
@@ -262,6 +263,7 @@ func (m *mirror) take(p *keystore.Policy) {
 	if p.Whole {
 		m.namespaces = map[string]keystore.Namespace{}
 		m.roles = map[keystore.RoleID]keystore.Role{}
+		m.plans = map[keystore.PlanID]keystore.Plan{}
 		m.members = map[string]keystore.Member{}
 	}
 	for _, o := range p.Changed {
@@ -270,6 +272,8 @@ func (m *mirror) take(p *keystore.Policy) {
 			delete(m.namespaces, o.Name)
 		case keystore.RoleObject:
 			delete(m.roles, keystore.RoleID{Namespace: o.Namespace, Name: o.Name})
+		case keystore.PlanObject:
+			delete(m.plans, keystore.PlanID{Namespace: o.Namespace, Name: o.Name})
 		case keystore.MemberObject:
 			delete(m.members, o.Name)
 		}
@@ -279,6 +283,9 @@ func (m *mirror) take(p *keystore.Policy) {
 	}
 	for _, r := range p.Roles {
 		m.roles[r.ID()] = r
+	}
+	for _, plan := range p.Plans {
+		m.plans[plan.ID()] = plan
 	}
 	for _, member := range p.Members {
 		m.members[member.ID] = member
@@ -295,9 +302,10 @@ func testPolicyChanges(t *testing.T, s Store) {
 		t.Helper()
 		p, err := other.Policy(ctx, m.at)
 		must(t, err)
-		if p != nil && len(p.Namespaces)+len(p.Roles)+len(p.Members) > rows {
-			t.Errorf("%s: %d rows were read", step,
-				len(p.Namespaces)+len(p.Roles)+len(p.Members))
+		if p != nil {
+			if n := len(p.Namespaces) + len(p.Roles) + len(p.Plans) + len(p.Members); n > rows {
+				t.Errorf("%s: %d rows were read", step, n)
+			}
 		}
 		m.take(p)
 		var whole mirror
@@ -313,16 +321,21 @@ func testPolicyChanges(t *testing.T, s Store) {
 			must(t, tx.InsertNamespace(&keystore.Namespace{ID: id, CreatedAt: start, Version: 1}))
 			must(t, tx.InsertRole(&keystore.Role{Namespace: id, Name: "r",
 				Permissions: permissions("read"), CreatedAt: start, Version: 1}))
+			must(t, tx.InsertPlan(&keystore.Plan{Namespace: id, Name: "p", CreatedAt: start,
+				Version: 1}))
 			must(t, tx.InsertMember(&keystore.Member{ID: "m_" + id, Login: id, CreatedAt: start,
 				Version: 1}))
 		}
 		return nil
 	})
-	check("many", 15)
+	check("many", 20)
 	check("nothing", 0)
 	update(t, db, func(tx keystore.Tx) error {
 		must(t, tx.UpdateRole(&keystore.Role{Namespace: "n1", Name: "r",
 			Permissions: permissions("write"), Version: 2}))
+		must(t, tx.UpdatePlan(&keystore.Plan{Namespace: "n1", Name: "p", Description: "more",
+			Version: 2}))
+		must(t, tx.DeletePlan(keystore.PlanID{Namespace: "n2", Name: "p"}))
 		must(t, tx.DeleteMember("m_n1"))
 		must(t, tx.InsertMember(&keystore.Member{ID: "m_n9", Login: "n1", CreatedAt: start,
 			Version: 1}))
@@ -330,13 +343,16 @@ func testPolicyChanges(t *testing.T, s Store) {
 		return tx.InsertNamespace(&keystore.Namespace{ID: "n2", Kind: "again", CreatedAt: start,
 			Version: 1})
 	})
-	check("some", 3)
+	check("some", 4)
 	insert(t, db, plain("k"))
 	check("a key", 0)
 	for _, statement := range []string{
 		"UPDATE namespaces SET id = 'elsewhere' WHERE id = 'n3'",
 		"UPDATE roles SET namespace = 'n4', name = 'q' WHERE namespace = 'n3'",
 		"UPDATE roles SET name = name || 's' WHERE namespace = 'n4'",
+		"UPDATE plans SET namespace = 'n4', name = 'q' WHERE namespace = 'n3'",
+		"UPDATE plans SET name = name || 's' WHERE namespace = 'n4'",
+		"DELETE FROM plans WHERE name = 'qs'",
 		"UPDATE members SET id = 'm_other' WHERE id = 'm_n3'",
 		"DELETE FROM members WHERE id = 'm_other'",
 		"INSERT INTO roles (namespace, name, permissions, created_at, version) VALUES ('n1', " +
@@ -349,8 +365,8 @@ func testPolicyChanges(t *testing.T, s Store) {
 	before := m.at
 	update(t, db, func(tx keystore.Tx) error {
 		within := m
-		within.namespaces, within.roles, within.members = maps.Clone(m.namespaces),
-			maps.Clone(m.roles), maps.Clone(m.members)
+		within.namespaces, within.roles = maps.Clone(m.namespaces), maps.Clone(m.roles)
+		within.plans, within.members = maps.Clone(m.plans), maps.Clone(m.members)
 		for i := range 3 {
 			must(t, tx.InsertRole(&keystore.Role{Namespace: "n0", Name: fmt.Sprint(i),
 				CreatedAt: start, Version: 1}))
@@ -473,7 +489,7 @@ func testRandomChanges(t *testing.T, s Store) {
 		id, name := pick("n1", "n2", "N1"), pick("r", "s")
 		owner, namespace := pick("m_1", "m_2", "root"), pick("n1", "n2", "default")
 		var err error
-		switch rng.IntN(12) {
+		switch rng.IntN(15) {
 		case 0:
 			err = tx.InsertNamespace(&keystore.Namespace{ID: id, Parent: pick("", "n2"),
 				CreatedAt: start, Version: 1})
@@ -506,6 +522,15 @@ func testRandomChanges(t *testing.T, s Store) {
 				keys[k.ID] = home{owner, namespace}
 			}
 		case 11:
+			err = tx.InsertPlan(&keystore.Plan{Namespace: id, Name: name, CreatedAt: start,
+				Version: 1})
+		case 12:
+			err = tx.UpdatePlan(&keystore.Plan{Namespace: id, Name: name,
+				Limits: keystore.Limits{Quota: keystore.Quota{Units: 1 + rng.Int64N(99),
+					Per: keystore.Day}}, Version: rng.Int64N(99)})
+		case 13:
+			err = tx.DeletePlan(keystore.PlanID{Namespace: id, Name: name})
+		case 14:
 			for id := range keys {
 				if rng.IntN(2) == 0 {
 					err = tx.DeleteKey(id)
@@ -527,6 +552,8 @@ func testRandomChanges(t *testing.T, s Store) {
 			"UPDATE namespaces SET kind = 'c'", "DELETE FROM namespaces WHERE id <> 'default'",
 			"UPDATE roles SET name = name || 'x' WHERE length(name) < 3",
 			"UPDATE roles SET namespace = 'n2' WHERE namespace = 'n1'",
+			"UPDATE plans SET name = name || 'x' WHERE length(name) < 3",
+			"UPDATE plans SET namespace = 'n2' WHERE namespace = 'n1'", "DELETE FROM plans",
 			"DELETE FROM roles", "UPDATE members SET login = 'eve' WHERE id = 'm_1'",
 			"DELETE FROM members WHERE id = 'm_2'",
 			"UPDATE members SET id = 'm_9' WHERE id = 'm_1'",

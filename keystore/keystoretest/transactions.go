@@ -21,6 +21,7 @@ func testRollback(t *testing.T, s Store) {
 		must(t, tx.DeleteKey("k"))
 		must(t, tx.InsertNamespace(&keystore.Namespace{ID: "n", CreatedAt: start}))
 		must(t, tx.InsertRole(&keystore.Role{Namespace: "n", Name: "r", CreatedAt: start}))
+		must(t, tx.InsertPlan(&keystore.Plan{Namespace: "n", Name: "p", CreatedAt: start}))
 		must(t, tx.InsertMember(&keystore.Member{ID: "m", Login: "m", CreatedAt: start}))
 		must(t, tx.AppendAudit([]*keystore.AuditRow{{Seq: 1, At: start}}))
 		must(t, tx.Remember("caller", "key", "made", start))
@@ -195,6 +196,11 @@ func testCancelled(t *testing.T, s Store) {
 		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0); return err },
 		"RecordUse": func() error {
 			return db.RecordUse(cancelled, map[string]time.Time{"k": start})
+		},
+		"Reserve": func() error {
+			_, err := db.Reserve(cancelled, []keystore.Reservation{inMonth(
+				keystore.Reservation{Quota: "q", Limit: 1})})
+			return err
 		},
 		"Update": func() error {
 			_, err := db.Update(cancelled, func(tx keystore.Tx) error { return tx.DeleteKey("k") })

@@ -43,8 +43,12 @@ type dialect struct {
 	current  string // condition: the data of this server is not older than that of any other
 	// begin is a query that takes the lock of all writers, unless BEGIN has taken it, and returns
 	// the time of the change. It has a placeholder like clock.
-	begin    string
-	prepares bool // repeated statements must be prepared by this package
+	begin string
+	// beginApart is like begin for transactions that lock their own rows instead of all writers.
+	beginApart string
+	lockQuotas string // suffix of a query with a table q: it locks the rows of q
+	skipLocked string // suffix of a query: it locks the rows, except those that are locked already
+	prepares   bool   // repeated statements must be prepared by this package
 	// contains is a condition with a verb for an expression and a placeholder for a text: the
 	// expression contains the text, ignoring ASCII case.
 	contains string
@@ -57,6 +61,7 @@ type dialect struct {
 	among       string // suffix of an expression: it is one of the texts in a JSON array
 	amongHex    string // like among for bytes, which the array holds in hexadecimal
 	pairs       string // table: the fields of a JSON object, as key and value
+	items       string // table: the items of a JSON array, as value
 	// distinctIDs is a table with a verb for a query: the ids of the query without duplicates. The
 	// database expects few, whatever its statistics say.
 	distinctIDs string
@@ -103,6 +108,7 @@ type DB struct {
 	lease    *sql.DB // for lease renewals, which must not wait for the readers
 	nodeRows *sql.DB // for writes of the nodes' rows
 	uses     *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
+	quotas   *sql.DB // for grants of quotas, which must not wait for changes
 
 	postgres  *postgres // nil: SQLite
 	timelines timelines
@@ -119,6 +125,7 @@ type DB struct {
 	// restUntil is the time before which this process must not take the write lock: see
 	// dialect.rest. Only the goroutine that has the writer's connection uses it.
 	restUntil time.Time
+	forgetAt  atomic.Int64 // when to look for old periods of quotas, in Unix nanoseconds
 	locks     locks
 	feed      feed
 }
@@ -216,7 +223,7 @@ func (d *DB) closePools() error {
 	if d.holder != nil {
 		d.holder.Close()
 	}
-	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.writer}
+	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.quotas, d.writer}
 	var first error
 	for _, pool := range pools {
 		if err := pool.Close(); err != nil && first == nil {
@@ -359,9 +366,16 @@ func (d *DB) texts(args []any) []any {
 
 // write runs f in a transaction. No other transaction writes meanwhile.
 func (d *DB) write(ctx context.Context, f func(*tx) error) error {
+	return d.transact(ctx, d.writer, d.begin, f)
+}
+
+// transact runs f in a transaction on a connection of the pool, after the query begin.
+func (d *DB) transact(
+	ctx context.Context, pool *sql.DB, begin string, f func(*tx) error,
+) error {
 	var t *tx
 	err := d.retryBusy(ctx, func() (err error) {
-		t, err = d.beginWrite(ctx)
+		t, err = d.beginWrite(ctx, pool, begin)
 		return err
 	})
 	if err != nil {
@@ -380,9 +394,9 @@ func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	return d.confirm(t.conn)
 }
 
-// beginWrite takes the write lock.
-func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
-	conn, err := d.writer.Conn(ctx)
+// beginWrite begins a transaction with the query begin.
+func (d *DB) beginWrite(ctx context.Context, pool *sql.DB, begin string) (*tx, error) {
+	conn, err := pool.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -397,7 +411,7 @@ func (d *DB) beginWrite(ctx context.Context) (*tx, error) {
 		conn.Close()
 		return nil, err
 	}
-	if err := t.sql.QueryRowContext(ctx, d.bind(d.begin),
+	if err := t.sql.QueryRowContext(ctx, d.bind(begin),
 		d.clockArg()).Scan(timeTo{&t.now}); err != nil {
 		t.close()
 		return nil, err

@@ -49,6 +49,14 @@ func keyValues(k *keystore.Key) ([]any, error) {
 		metadata, k.Version, k.ID}, nil
 }
 
+// limitColumnNames are in the order of limitValues.
+var limitColumnNames = []string{"key_id", "namespace", "rate_limit", "quota", "plan"}
+
+func limitValues(k *keystore.Key) ([]any, error) {
+	rate, quota, err := fromLimits(k.Limits)
+	return []any{k.ID, k.Namespace, rate, quota, k.Plan}, err
+}
+
 func (t *tx) InsertKeys(keys []*keystore.Key) (refused map[int]error, err error) {
 	return t.insertKeys(keys, nil)
 }
@@ -59,6 +67,7 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 		return nil, t.note(err)
 	}
 	rows := make([][]any, 0, len(keys))
+	var limits [][]any
 	secrets := make([][]any, 0, len(keys))
 	for i, k := range keys {
 		if refused[i] != nil {
@@ -69,11 +78,20 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 			return nil, err
 		}
 		rows = append(rows, row)
+		if k.KeyLimits != (keystore.KeyLimits{}) {
+			if row, err = limitValues(k); err != nil {
+				return nil, err
+			}
+			limits = append(limits, row)
+		}
 		for _, s := range k.Secrets {
 			secrets = append(secrets, secretValues(k, s, importID))
 		}
 	}
 	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
+		return nil, err
+	}
+	if err := t.insertRows("key_limits", limitColumnNames, limits); err != nil {
 		return nil, err
 	}
 	if importID != nil { // the change log names them when the import is published

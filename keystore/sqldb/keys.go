@@ -20,8 +20,10 @@ const (
 	keyColumns = `k.id, k.prefix, k.name, k.namespace, k.grants, k.owner, k.personal,
 		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
 		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
+		l.rate_limit, l.quota, l.plan,
 		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
-	keyJoins = ` LEFT JOIN last_uses u ON u.key_id = k.id
+	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
+		LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
 
 	byDigestQuery = `SELECT h.revision,
@@ -52,6 +54,7 @@ func scanKeysUpTo(
 	var (
 		id, prefix, name, namespace, grants, owner, createdBy string
 		revokedBy, reason, allowed, metadata                  string
+		rate, quota, plan                                     string
 		personal, active, imported                            sql.NullBool
 		version                                               sql.NullInt64
 		created, expires, revoked, used                       time.Time
@@ -61,7 +64,8 @@ func scanKeysUpTo(
 		textTo{&owner},
 		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires},
 		timeTo{&revoked}, textTo{&revokedBy},
-		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, timeTo{&used},
+		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
+		textTo{&quota}, textTo{&plan}, timeTo{&used},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
 		into = append([]any{&head.Revision, &head.Mark}, into...)
@@ -80,9 +84,9 @@ func scanKeysUpTo(
 			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace,
 				Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
-				RevokedBy:    revokedBy,
-				RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
-			if err := readJSON(&k, grants, allowed, metadata); err != nil {
+				RevokedBy: revokedBy, RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
+			k.Plan = plan
+			if err := readJSON(&k, grants, allowed, metadata, rate, quota); err != nil {
 				return nil, false, unreadable("key "+id, err)
 			}
 			out = append(out, k)
@@ -102,8 +106,11 @@ func scanKeysUpTo(
 	return out, more, rows.Err()
 }
 
-func readJSON(k *keystore.Key, grants, allowed, metadata string) (err error) {
+func readJSON(k *keystore.Key, grants, allowed, metadata, rate, quota string) (err error) {
 	if k.Grants, err = toGrants(grants); err != nil {
+		return err
+	}
+	if k.Limits, err = toLimits(rate, quota); err != nil {
 		return err
 	}
 	if allowed != "[]" {

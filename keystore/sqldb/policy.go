@@ -13,8 +13,9 @@ import (
 
 const (
 	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, " +
-		"child_prefix, created_at, version"
+		"child_prefix, rate_limit, quota, default_plan, created_at, version"
 	roleColumns   = "namespace, name, description, permissions, created_at, version"
+	planColumns   = "namespace, name, description, rate_limit, quota, created_at, version"
 	memberColumns = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
 
 	// policyHead has placeholders for a revision, its mark and three times the revision. It returns
@@ -69,7 +70,7 @@ func (d *DB) policyBy(
 	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
-	return p, d.fail(context.WithoutCancel(ctx), "reading namespaces, roles and members", err)
+	return p, d.fail(context.WithoutCancel(ctx), "reading namespaces, roles, plans and members", err)
 }
 
 // Policy includes every change of the transaction, all of which may have the same revision.
@@ -126,6 +127,12 @@ func (d *DB) policy(
 		after); err != nil {
 		return nil, err
 	}
+	if p.Plans, err = list(q, scanPlan,
+		"SELECT "+planColumns+" FROM "+changed+
+			" JOIN plans ON namespace = c.home AND name = c.named", keystore.PlanObject,
+		after); err != nil {
+		return nil, err
+	}
 	if p.Members, err = list(q, scanMember,
 		"SELECT "+memberColumns+" FROM "+changed+" JOIN members ON id = c.named",
 		keystore.MemberObject, after); err != nil {
@@ -147,6 +154,11 @@ func (d *DB) wholePolicy(p *keystore.Policy, alive func(), q querier) (err error
 	if p.Roles, err = list(q, beforeEach(alive, scanRole),
 		"SELECT "+roleColumns+
 			" FROM roles ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
+		return err
+	}
+	if p.Plans, err = list(q, beforeEach(alive, scanPlan),
+		"SELECT "+planColumns+
+			" FROM plans ORDER BY created_at DESC, namespace DESC, name DESC"); err != nil {
 		return err
 	}
 	p.Members, err = list(q, beforeEach(alive, scanMember),
@@ -194,9 +206,10 @@ func scanObject(scan func(...any) error) (o keystore.Object, err error) {
 }
 
 func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
-	var reach, roles string
+	var reach, roles, rate, quota string
 	if err := scan(&ns.ID, &ns.Kind, &ns.Parent, &ns.Name, &ns.EditPolicy, &reach, &roles,
-		&ns.TokenPrefix, &ns.ChildPrefix, timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
+		&ns.TokenPrefix, &ns.ChildPrefix, textTo{&rate}, textTo{&quota}, &ns.DefaultPlan,
+		timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
 		return ns, err
 	}
 	if ns.Reach, err = toList(reach); err == nil {
@@ -205,7 +218,22 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 	if err != nil {
 		ns.Reach, ns.KeyRoles, ns.Unreadable = nil, nil, err.Error()
 	}
+	if ns.Limits, err = toLimits(rate, quota); err != nil {
+		ns.Unreadable = err.Error()
+	}
 	return ns, nil
+}
+
+func scanPlan(scan func(...any) error) (p keystore.Plan, err error) {
+	var rate, quota string
+	if err := scan(&p.Namespace, &p.Name, &p.Description, textTo{&rate}, textTo{&quota},
+		timeTo{&p.CreatedAt}, &p.Version); err != nil {
+		return p, err
+	}
+	if p.Limits, err = toLimits(rate, quota); err != nil {
+		p.Unreadable = err.Error()
+	}
+	return p, nil
 }
 
 func scanRole(scan func(...any) error) (r keystore.Role, err error) {
@@ -240,7 +268,7 @@ func scanMember(scan func(...any) error) (m keystore.Member, err error) {
 	return m, nil
 }
 
-// changePolicy runs a statement that changes a namespace, a role or a member.
+// changePolicy runs a statement that changes a namespace, a role, a plan or a member.
 func (t *tx) changePolicy(statement string, args ...any) (affected int64, err error) {
 	t.policyChanged = true
 	return t.exec(statement, args...)
@@ -260,8 +288,12 @@ func namespaceValues(ns *keystore.Namespace) ([]any, error) {
 		return nil, err
 	}
 	roles, err := fromList(ns.KeyRoles)
+	if err != nil {
+		return nil, err
+	}
+	rate, quota, err := fromLimits(ns.Limits)
 	return []any{ns.Kind, ns.Parent, ns.Name, ns.EditPolicy, reach, roles, ns.TokenPrefix,
-		ns.ChildPrefix,
+		ns.ChildPrefix, rate, quota, ns.DefaultPlan,
 		ns.CreatedAt.UnixMicro(), ns.Version, ns.ID}, err
 }
 
@@ -271,8 +303,9 @@ func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
 		return err
 	}
 	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy,
-			reach, key_roles, token_prefix, child_prefix, created_at, version, id)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
+			reach, key_roles, token_prefix, child_prefix, rate_limit, quota, default_plan,
+			created_at, version, id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
 }
 
 func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
@@ -282,7 +315,8 @@ func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
 	}
 	return found(t.changePolicy(`UPDATE namespaces SET kind = ?, parent = ?, name = ?,
 		edit_policy = ?, reach = ?, key_roles = ?, token_prefix = ?,
-		child_prefix = ?, created_at = ?, version = ? WHERE id = ?`, values...))
+		child_prefix = ?, rate_limit = ?, quota = ?, default_plan = ?, created_at = ?, version = ?
+		WHERE id = ?`, values...))
 }
 
 func (t *tx) DeleteNamespace(id string) error {
@@ -316,6 +350,31 @@ func (t *tx) UpdateRole(r *keystore.Role) error {
 
 func (t *tx) DeleteRole(id keystore.RoleID) error {
 	return found(t.changePolicy("DELETE FROM roles WHERE namespace = ? AND name = ?", id.Namespace,
+		id.Name))
+}
+
+func (t *tx) InsertPlan(p *keystore.Plan) error {
+	rate, quota, err := fromLimits(p.Limits)
+	if err != nil {
+		return err
+	}
+	return inserted(t.changePolicy("INSERT INTO plans ("+planColumns+
+		") VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+		p.Namespace, p.Name, p.Description, rate, quota, p.CreatedAt.UnixMicro(), p.Version))
+}
+
+func (t *tx) UpdatePlan(p *keystore.Plan) error {
+	rate, quota, err := fromLimits(p.Limits)
+	if err != nil {
+		return err
+	}
+	return found(t.changePolicy("UPDATE plans SET description = ?, rate_limit = ?, quota = ?, "+
+		"version = ? WHERE namespace = ? AND name = ?",
+		p.Description, rate, quota, p.Version, p.Namespace, p.Name))
+}
+
+func (t *tx) DeletePlan(id keystore.PlanID) error {
+	return found(t.changePolicy("DELETE FROM plans WHERE namespace = ? AND name = ?", id.Namespace,
 		id.Name))
 }
 

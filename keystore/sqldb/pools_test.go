@@ -41,6 +41,10 @@ func TestPools(t *testing.T) {
 			"RecordUse": func(ctx context.Context) error {
 				return d.RecordUse(ctx, map[string]time.Time{"k": time.Now()})
 			},
+			"Reserve": func(ctx context.Context) error {
+				_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
+				return err
+			},
 			"Renew": func(ctx context.Context) error {
 				_, err := d.Renew(ctx, "i", keystore.Position{})
 				return err

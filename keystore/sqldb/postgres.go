@@ -21,6 +21,9 @@ const (
 	// maxIdle is how long a change may be idle between two statements. It keeps a process that is
 	// stopped or cut off from blocking the changes of all others.
 	maxIdle = 10 * time.Second
+	// maxQuotaIdle is like maxIdle for grants of quotas. Other nodes that need the same quotas wait
+	// for it.
+	maxQuotaIdle = 2 * time.Second
 	// firstWriteWait bounds the first write: see DB.firstWrite.
 	firstWriteWait = 3 * time.Second
 	// netInterval is how often the head is polled in addition to notifications, which may get lost.
@@ -48,6 +51,12 @@ var postgresDialect = dialect{
 		"THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current: "on_primary()",
 	begin:   beginChange(lockWait, maxIdle),
+	beginApart: fmt.Sprintf(`SELECT greatest(CAST(? AS bigint),
+		CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint), noted)
+		FROM clock, set_config('idle_in_transaction_session_timeout', '%d', true)`,
+		maxQuotaIdle.Milliseconds()),
+	lockQuotas: " FOR UPDATE OF q",
+	skipLocked: " FOR UPDATE SKIP LOCKED",
 	// With the collation "C", lower converts ASCII letters only, as required.
 	contains: `strpos(lower(%s COLLATE "C"), lower(CAST(? AS text) COLLATE "C")) > 0`,
 	// ->> fails on a row with an escape that PostgreSQL cannot decode: \u0000, or half a surrogate
@@ -64,10 +73,11 @@ var postgresDialect = dialect{
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS " +
 		"json))))",
 	pairs:       "json_each_text(CAST(? AS json))",
+	items:       "json_array_elements(CAST(? AS json))",
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan from a time with few keys reads the whole table. PostgreSQL itself analyzes a table
 	// only minutes after it has grown, and never sees uncommitted rows.
-	analyze:  "ANALYZE (SKIP_LOCKED) keys, secrets, held, audit, touched",
+	analyze:  "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
 	replan:   []any{pgx.QueryExecModeCacheDescribe},
 	unforced: unforced,
 	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
@@ -96,7 +106,7 @@ var postgresDialect = dialect{
 // password.
 //
 // It uses one connection for writes, eight for lookups of keys, four for lists, one for last uses,
-// three for leases, the nodes' rows and polls of the head, and one that listens. No kind waits for
+// one for quotas, three for leases, the nodes' rows and polls of the head, and one that listens. No kind waits for
 // another.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
@@ -109,6 +119,7 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.readers = openPostgres(p, readers)
 	d.bulk = openPostgres(p, bulkReaders)
 	d.uses = openPostgres(p, 1)
+	d.quotas = openPostgres(p, 1)
 	d.lease = openPostgres(p, 3)
 	d.nodeRows = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {

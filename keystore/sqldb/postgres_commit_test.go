@@ -42,6 +42,9 @@ func TestPostgresHeadIsHeld(t *testing.T) {
 	if err := d.Join(ctx, keystore.Node{Incarnation: "i"}); err != nil {
 		t.Error(err)
 	}
+	if _, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}}); err != nil {
+		t.Error(err)
+	}
 	_, err = hasty.Update(ctx, func(keystore.Tx) error { t.Error("changed"); return nil })
 	if err == nil || !strings.Contains(err.Error(), "another transaction holds the lock") {
 		t.Error(err)
@@ -171,6 +174,14 @@ func TestPostgresWaitIsCancelled(t *testing.T) {
 	err := cancelWait(t, s, func(context.Context) error { return insert("n") })
 	if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
 		t.Errorf("a commit without a standby: %v", err)
+	}
+	err = cancelWait(t, s, func(ctx context.Context) error {
+		_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now(), Limit: 1,
+			Want: 1}})
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "a failover may lose it") {
+		t.Errorf("units granted without a standby: %v", err)
 	}
 	remove()
 	if err := insert("m"); err != nil {

@@ -227,7 +227,7 @@ func explainPostgres(err error) error {
 			"try again"
 	case code == "53300":
 		advice = "PostgreSQL has no connection left: raise its max_connections; each process " +
-			"uses up to 18"
+			"uses up to 19"
 	case code == "55P03":
 		advice = adviceLocked
 	case code == "40P01", code == "40001":

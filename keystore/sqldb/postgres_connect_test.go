@@ -158,6 +158,10 @@ func TestPostgresCutConnections(t *testing.T) {
 		"Acknowledge": func() error {
 			return d.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
+		"Reserve": func() error {
+			_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
+			return err
+		},
 		"Update": func() error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {
 				_, err := tx.Policy(keystore.Nowhere)

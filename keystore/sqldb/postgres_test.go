@@ -229,6 +229,10 @@ func TestPostgresStandby(t *testing.T) {
 		"RecordUse": func() error {
 			return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()})
 		},
+		"Reserve": func() error {
+			_, err := both.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
+			return err
+		},
 	} {
 		if err := call(); err == nil || !strings.Contains(err.Error(), "standby or read-only") {
 			t.Errorf("%s on a standby: %v", name, err)

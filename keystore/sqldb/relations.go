@@ -17,6 +17,18 @@ func (t *tx) NamespaceInUse(id string) (key string, err error) {
 	return key, err
 }
 
+func (t *tx) PlanInUse(id keystore.PlanID) (key string, err error) {
+	where, args := "plan = ? AND plan <> ''", []any{id.Name}
+	if id.Namespace != keystore.AnyNamespace {
+		where, args = where+" AND namespace = ?", append(args, id.Namespace)
+	}
+	err = t.row("SELECT key_id FROM key_limits WHERE "+where+" LIMIT 1", args...).Scan(&key)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return key, err
+}
+
 // KeysCreatedBy first finds the creators that have created any key, because few have. It looks up
 // the first key of each creator in the order of an index. If one creator had created most keys,
 // another query could make PostgreSQL read all of them to find the keys of many others.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -109,8 +110,10 @@ func TestFilesReplaced(t *testing.T) {
 			}
 			changed := replace(t, path, d.locks.path(node))
 			_, renewed := d.Renew(ctx, node, before.Position)
+			_, reserved := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
 			for call, err := range map[string]error{
 				"renew":       renewed,
+				"reserve":     reserved,
 				"change":      insert(1),
 				"acknowledge": d.Acknowledge(ctx, node, keystore.Position{Revision: 1}),
 			} {

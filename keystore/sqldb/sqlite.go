@@ -32,6 +32,8 @@ const (
 	importCache = "-262144"
 )
 
+const beginSQLite = "SELECT max(?, coalesce(noted, 0)) FROM clock"
+
 var sqliteDialect = dialect{
 	goose:       goose.DialectSQLite3,
 	migrations:  "sqlite",
@@ -39,7 +41,8 @@ var sqliteDialect = dialect{
 	clock:       "?",
 	standbys:    "false",
 	timeline:    "''",
-	begin:       "SELECT max(?, coalesce(noted, 0)) FROM clock",
+	begin:       beginSQLite,
+	beginApart:  beginSQLite, // BEGIN has taken the lock of all writers anyway
 	current:     "1 = 1",
 	prepares:    true,
 	contains:    "instr(lower(%s), lower(?)) > 0", // lower converts ASCII letters only, as required
@@ -51,6 +54,7 @@ var sqliteDialect = dialect{
 	among:       "IN (SELECT value FROM json_each(?))",
 	amongHex:    "IN (SELECT unhex(value) FROM json_each(?))",
 	pairs:       "json_each(?)",
+	items:       "json_each(?)",
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",
 	// Random digests change all pages of their index. Without room for these in the cache, each
 	// batch would write and read every page again.
@@ -100,7 +104,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	d.bulk = d.openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)",
 		"cache_size(-8000)")
 	d.lease = d.openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
-	d.nodeRows, d.uses = d.writer, d.writer
+	d.nodeRows, d.uses, d.quotas = d.writer, d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
 	err = d.start(ctx, func(ctx context.Context, d *DB) error {
 		if err := refuseForeign(ctx, d); err != nil {

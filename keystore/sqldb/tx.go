@@ -242,7 +242,27 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 			return err
 		}
 	}
+	if err := t.updateLimits(old, k); err != nil {
+		return err
+	}
 	return found(t.exec(updateKey, values...))
+}
+
+func (t *tx) updateLimits(old, k *keystore.Key) error {
+	if k.KeyLimits == old.KeyLimits {
+		return nil
+	}
+	if _, err := t.exec("DELETE FROM key_limits WHERE key_id = ?", k.ID); err != nil {
+		return err
+	}
+	if k.KeyLimits == (keystore.KeyLimits{}) {
+		return nil
+	}
+	values, err := limitValues(k)
+	if err != nil {
+		return err
+	}
+	return t.insertRows("key_limits", limitColumnNames, [][]any{values})
 }
 
 // DeleteKey relies on a trigger to drop the secrets.

@@ -18,11 +18,11 @@ var ErrCut = errors.New("cut off")
 type Faulty struct {
 	keystore.Database
 
-	Cut            atomic.Bool  // Renew, Join, SetLease and KeyByDigest return ErrCut
-	Hangs          atomic.Bool  // Renew and KeyByDigest wait until their context is done
+	Cut            atomic.Bool  // Renew, Join, SetLease, KeyByDigest and Reserve return ErrCut
+	Hangs          atomic.Bool  // Renew, KeyByDigest and Reserve wait until their context is done
 	Mute           atomic.Bool  // Renew fails: the node neither acknowledges nor learns of changes
 	SetLeaseHangs  atomic.Bool  // SetLease waits until its context is done
-	Unacknowledged atomic.Bool  // Join writes its row and returns ErrCut; Confirm returns ErrCut
+	Unacknowledged atomic.Bool  // Join and Reserve write and return ErrCut; Confirm returns ErrCut
 	Silent         atomic.Bool  // Renew reports a silent database, until Confirm
 	Ahead          atomic.Int64 // how far the database's clock is ahead, in nanoseconds
 	Timeline       atomic.Value // a string that Renew returns as the server's timeline
@@ -34,8 +34,9 @@ type Faulty struct {
 	slowPolicy   atomic.Int64           // how long Policy takes for a whole policy, in nanoseconds
 
 	Loads         atomic.Int64 // calls of KeyByDigest and Session
-	PolicyRows    atomic.Int64 // namespaces, roles and members that were read
+	PolicyRows    atomic.Int64 // namespaces, roles, plans and members that were read
 	WholePolicies atomic.Int64 // whole policies that were read
+	Reserves      atomic.Int64 // calls of Reserve
 }
 
 // A StaleAnswer is an answer of KeyByDigest that replaces the database's.
@@ -109,7 +110,7 @@ func (f *Faulty) Policy(ctx context.Context, since keystore.Position) (*keystore
 
 func (f *Faulty) read(p *keystore.Policy, err error) (*keystore.Policy, error) {
 	if p != nil {
-		f.PolicyRows.Add(int64(len(p.Namespaces) + len(p.Roles) + len(p.Members)))
+		f.PolicyRows.Add(int64(len(p.Namespaces) + len(p.Roles) + len(p.Plans) + len(p.Members)))
 		if p.Whole {
 			f.WholePolicies.Add(1)
 		}
@@ -169,6 +170,25 @@ func (f *Faulty) KeyByDigest(
 		(*hold)()
 	}
 	return k, r, err
+}
+
+// Reserve counts calls, and fails or hangs as the fields say.
+func (f *Faulty) Reserve(
+	ctx context.Context, reservations []keystore.Reservation,
+) ([]keystore.QuotaGrant, error) {
+	f.Reserves.Add(1)
+	if f.Hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if f.Cut.Load() {
+		return nil, ErrCut
+	}
+	grants, err := f.Database.Reserve(ctx, reservations)
+	if f.Unacknowledged.Load() {
+		return nil, ErrCut
+	}
+	return grants, err
 }
 
 // Session counts loads.

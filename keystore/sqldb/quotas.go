@@ -1,0 +1,125 @@
+package sqldb
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const (
+	// quotaKept is how long after its end a period can still be granted units.
+	quotaKept = 24 * time.Hour
+	// quotaMargin is how much longer the row is kept, so that no transaction that began before can
+	// create the row again.
+	quotaMargin = time.Hour
+	// maxForgotten is how many rows of old periods one call of Reserve deletes at most.
+	maxForgotten = 1000
+	// forgetInterval is how often Reserve looks for rows of old periods.
+	forgetInterval = time.Minute
+)
+
+// A quotaRow identifies a row of quota_grants.
+type quotaRow struct {
+	quota  string
+	begins int64
+}
+
+// Reserve implements [keystore.Database]. It never runs twice: units that are returned twice would
+// be granted twice.
+func (d *DB) Reserve(
+	ctx context.Context, reservations []keystore.Reservation,
+) ([]keystore.QuotaGrant, error) {
+	grants := make([]keystore.QuotaGrant, len(reservations))
+	if len(reservations) == 0 {
+		return grants, nil
+	}
+	err := d.transact(ctx, d.quotas, d.beginApart, func(t *tx) error {
+		if err := t.forgetQuotas(); err != nil {
+			return err
+		}
+		return t.reserve(reservations, grants)
+	})
+	if err != nil {
+		return nil, d.fail(ctx, "reserving units of quotas", err)
+	}
+	return grants, nil
+}
+
+// reserve first creates the rows that are missing and then locks all rows, both in the same order
+// as every other transaction, so that no two can deadlock.
+func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.QuotaGrant) error {
+	rows := make(map[quotaRow]int, len(reservations)) // to the index of the reservation
+	list := make([][3]any, 0, len(reservations))
+	for i := range reservations {
+		r := &reservations[i]
+		if r.End.Before(t.now.Add(-quotaKept)) {
+			// The row may be deleted, and a new one would grant all units again.
+			grants[i].Total = r.Limit
+			continue
+		}
+		row := quotaRow{t.db.text(r.Quota), r.Begin.UnixMicro()}
+		rows[row] = i
+		list = append(list, [3]any{row.quota, row.begins, r.End.UnixMicro()})
+	}
+	slices.SortFunc(list, func(a, b [3]any) int {
+		return cmp.Or(cmp.Compare(a[0].(string), b[0].(string)),
+			cmp.Compare(a[1].(int64), b[1].(int64)))
+	})
+	array, err := fromJSON(list)
+	if err != nil {
+		return err
+	}
+	const quota, begins = "CAST(r.value ->> 0 AS text)", "CAST(r.value ->> 1 AS bigint)"
+	if _, err := t.exec("INSERT INTO quota_grants (quota, begins, ends, granted) SELECT "+quota+
+		", "+begins+", CAST(r.value ->> 2 AS bigint), 0 FROM "+t.db.items+
+		" r WHERE true ON CONFLICT DO NOTHING", array); err != nil {
+		return err
+	}
+	locked, err := t.replanned("SELECT q.quota, q.begins, q.granted FROM "+t.db.items+
+		" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+" AND q.begins = "+begins+
+		" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
+	if err != nil {
+		return err
+	}
+	defer locked.Close()
+	list = list[:0]
+	for locked.Next() {
+		var row quotaRow
+		var granted int64
+		if err := locked.Scan(&row.quota, &row.begins, &granted); err != nil {
+			return t.note(err)
+		}
+		i := rows[row]
+		grants[i] = reservations[i].Grant(granted)
+		if grants[i].Total != granted {
+			list = append(list, [3]any{row.quota, row.begins, grants[i].Total})
+		}
+	}
+	if err := locked.Err(); err != nil || len(list) == 0 {
+		return t.note(err)
+	}
+	if array, err = fromJSON(list); err != nil {
+		return err
+	}
+	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint) FROM "+
+		t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins,
+		append(slices.Clip(t.db.replan), array)...)
+	return err
+}
+
+// forgetQuotas now and then deletes rows of periods that ended long ago.
+func (t *tx) forgetQuotas() error {
+	if time.Now().UnixNano() < t.db.forgetAt.Load() {
+		return nil
+	}
+	n, err := t.exec("DELETE FROM quota_grants WHERE (quota, begins) IN (SELECT quota, begins "+
+		"FROM quota_grants WHERE ends < ? ORDER BY ends LIMIT ?"+t.db.skipLocked+")",
+		t.now.Add(-quotaKept-quotaMargin).UnixMicro(), maxForgotten)
+	if err == nil && n < maxForgotten { // else the next call continues
+		t.db.forgetAt.Store(time.Now().Add(forgetInterval).UnixNano())
+	}
+	return err
+}
