@@ -23,6 +23,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/redistest"
 )
 
@@ -166,7 +167,7 @@ func (c cache) answer(t *testing.T, name string) (value []byte) {
 	return value
 }
 
-// works waits until Get returns a value that Put has stored.
+// works waits until Get returns a value that Put has stored, and a booking is made.
 func (c cache) works(t *testing.T) {
 	t.Helper()
 	name := fmt.Sprintf("apikeys:{e}:%d", time.Now().UnixNano())
@@ -175,6 +176,7 @@ func (c cache) works(t *testing.T) {
 		got, err := c.Get(context.Background(), name)
 		return err == nil && string(got) == "value"
 	})
+	c.booked(t, keystore.Booking{Name: name + ":rate", Limit: minutely, Known: after(1)})
 }
 
 // certificates creates a self-signed certificate for 127.0.0.1, as ca.pem and key.pem in a

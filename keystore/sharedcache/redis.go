@@ -1,9 +1,10 @@
-// Package sharedcache implements [keystore.SharedCache] with Redis: one server, Sentinel or
-// Cluster.
+// Package sharedcache implements [keystore.SharedCache] and [keystore.SharedRates] with Redis: one
+// server, Sentinel or Cluster.
 //
-// A slow Redis does not slow down callers. A Get takes no longer than one timeout, including the
-// time to connect. After a few consecutive failures, Get returns an error immediately until a call
-// in the background gets an answer. Puts go through a bounded queue. Start reading at [Redis.Get].
+// A slow Redis does not slow down callers. A Get or a Book takes no longer than one timeout,
+// including the time to connect. After a few consecutive failures, they return an error immediately
+// until a call in the background gets an answer. Puts go through a bounded queue. Start reading at
+// [Redis.Get].
 package sharedcache
 
 import (
@@ -32,9 +33,9 @@ const (
 	maxValue      = 64 << 10 // bytes of a value
 	maxQueue      = 512      // number of waiting Puts
 	writers       = 4
-	maxFailures   = 3           // consecutive failures of Get before it stops asking the server
+	maxFailures   = 3           // consecutive failures before callers stop asking the server
 	probeInterval = time.Second // between probes of the server after that, plus or minus half
-	putsLogged    = time.Minute // at most one log line about failing Puts in this time
+	logInterval   = time.Minute // between log lines about the same kind of rejected calls
 )
 
 var (
@@ -47,13 +48,14 @@ type Options struct {
 	// URL is the URL of the server: see [CheckURL].
 	URL string
 	// Logger logs when Redis becomes unavailable, when it is available again, and when it rejects
-	// values. Default is none.
+	// values or bookings. Default is none.
 	Logger *slog.Logger
 	// Failed is called for each failed call to Redis. It must return immediately. Default is none.
 	Failed func()
 }
 
-// Redis is a [keystore.SharedCache]. Its methods are safe for concurrent use.
+// Redis is a [keystore.SharedCache] and a [keystore.SharedRates]. Its methods are safe for
+// concurrent use.
 type Redis struct {
 	client  redis.UniversalClient
 	timeout time.Duration
@@ -61,11 +63,13 @@ type Redis struct {
 	log     *slog.Logger
 	onError func()
 
-	failures    atomic.Int32 // consecutive failures of Get
+	failures    atomic.Int32 // consecutive failures of Get and Book
 	unavailable atomic.Bool  // calls fail immediately; watch probes the server
-	lost        chan string  // wakes watch: the name that could not be read
+	lost        chan string  // wakes watch: a name that could not be read or booked
 	puts        chan put
-	putsFailed  atomic.Int64 // the time of the last log line about Puts, in Unix nanoseconds
+
+	// The times of the last log lines about rejected calls, in Unix nanoseconds.
+	putRejected, bookRejected atomic.Int64
 
 	ctx   context.Context // ends with Close
 	close context.CancelFunc
@@ -130,8 +134,8 @@ func (l *location) client() redis.UniversalClient {
 		PoolTimeout:           l.timeout,
 		MaxRetries:            -1,
 		PipelinePoolSize:      -1,
-		// The client uses only GETRANGE and SET, so that it works with old servers and proxies and
-		// with a user who may run only these.
+		// The client uses only GETRANGE, SET, EVALSHA and EVAL, so that it works with old servers
+		// and proxies and with a user who may run only these. Its script uses only the first two.
 		Protocol:                 2,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
@@ -152,6 +156,46 @@ func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 		return nil, errUnavailable
 	}
 	value, err := r.get(ctx, name)
+	r.count(ctx, name, err)
+	return value, err
+}
+
+func (r *Redis) get(ctx context.Context, name string) (value []byte, err error) {
+	err = r.call(ctx, func(ctx context.Context) (err error) {
+		// Not GET, which would fetch a value of any size that another program has stored.
+		value, err = r.client.GetRange(ctx, name, 0, maxValue).Bytes()
+		if redis.HasErrorPrefix(err, "WRONGTYPE") { // another program has stored it
+			return nil
+		}
+		return err
+	})
+	if err != nil || len(value) == 0 || len(value) > maxValue {
+		return nil, err
+	}
+	return value, nil
+}
+
+// call runs a call of the server, which ends after the timeout. It reports a failure to
+// Options.Failed unless the caller has cancelled ctx.
+func (r *Redis) call(ctx context.Context, do func(context.Context) error) error {
+	if r.ctx.Err() != nil {
+		return errClosed
+	}
+	callCtx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	err := do(callCtx)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil || r.ctx.Err() != nil:
+		return r.conceal(err)
+	}
+	return r.failed(err)
+}
+
+// count counts consecutive failures of calls, and makes the server unavailable after a few. name is
+// read to probe it.
+func (r *Redis) count(ctx context.Context, name string, err error) {
 	switch {
 	case err == nil:
 		if r.failures.Load() != 0 {
@@ -163,26 +207,6 @@ func (r *Redis) Get(ctx context.Context, name string) ([]byte, error) {
 			"error", err)
 		r.lost <- name
 	}
-	return value, err
-}
-
-func (r *Redis) get(ctx context.Context, name string) ([]byte, error) {
-	if r.ctx.Err() != nil {
-		return nil, errClosed
-	}
-	callCtx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	// Not GET, which would fetch a value of any size that another program has stored.
-	value, err := r.client.GetRange(callCtx, name, 0, maxValue).Bytes()
-	switch {
-	case err != nil && (ctx.Err() != nil || r.ctx.Err() != nil):
-		return nil, r.conceal(err)
-	case err != nil:
-		return nil, r.failed(err)
-	case len(value) == 0 || len(value) > maxValue:
-		return nil, nil
-	}
-	return value, nil
 }
 
 // watch probes the server while it is unavailable.
@@ -238,18 +262,18 @@ func (r *Redis) write() {
 				max(jitter(p.ttl, 0.1), time.Millisecond)).Err()
 			cancel()
 			if err != nil && r.ctx.Err() == nil {
-				r.logPutFailure(r.failed(err))
+				r.logRejected(&r.putRejected, "the shared cache rejects values", r.failed(err))
 			}
 		}
 	}
 }
 
-// logPutFailure logs a failed Put, at most once in putsLogged. Puts can fail for a long time while
-// Gets work: the server may be full or a replica.
-func (r *Redis) logPutFailure(err error) {
-	now, last := time.Now().UnixNano(), r.putsFailed.Load()
-	if now-last >= int64(putsLogged) && r.putsFailed.CompareAndSwap(last, now) {
-		r.log.Warn("the shared cache rejects values", "error", err)
+// logRejected logs a rejected call, at most once in logInterval. Puts and Books can be rejected for
+// a long time while Gets work: the server may be full or a replica.
+func (r *Redis) logRejected(logged *atomic.Int64, message string, err error) {
+	now, last := time.Now().UnixNano(), logged.Load()
+	if now-last >= int64(logInterval) && logged.CompareAndSwap(last, now) {
+		r.log.Warn(message, "error", err)
 	}
 }
 

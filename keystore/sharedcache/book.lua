@@ -1,0 +1,67 @@
+-- Books requests of rate limits: the generic cell rate algorithm, as in keystore.Meter.
+--
+-- KEYS are the names of the limits. Each holds a theoretical arrival time (TAT), in microseconds
+-- since the Unix epoch. ARGV is the time now, and for each limit: requests, per in microseconds,
+-- burst, known, spent, want. The answer is two integers for each limit: granted, and the new TAT.
+--
+-- Numbers are doubles. Integers are exact up to 2^53 microseconds, which is the year 2255.
+
+-- scaled returns a * b / d, rounded up. For limits within the bounds of keystore.RateLimit, no
+-- number on the way exceeds 2^53 unless the result does.
+local function scaled(a, b, d)
+	local rest = math.fmod(a, d)
+	local whole = (a - rest) / d * b
+	local high, low = math.floor(b / 16384), b % 16384
+	local over = math.fmod(rest * high, d)
+	return whole + (rest * high - over) / d * 16384 +
+		math.ceil((over * 16384 + rest * low) / d)
+end
+
+-- later returns a + b. It adds more than all rounding can have lost if the sum is not exact.
+local function later(a, b)
+	local sum = a + b
+	if sum > 2 ^ 53 then
+		sum = sum + 4096
+	end
+	return sum
+end
+
+local now = tonumber(ARGV[1])
+local answers = {}
+for i, name in ipairs(KEYS) do
+	local arg = 6 * i - 4
+	local requests, per, burst =
+		tonumber(ARGV[arg]), tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
+	local known, spent, want =
+		tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4]), tonumber(ARGV[arg + 5])
+
+	-- Not GET, which would fetch a value of any size that another program has stored.
+	local stored = redis.pcall('GETRANGE', name, 0, 19)
+	if type(stored) == 'table' then
+		if not string.find(stored.err, 'WRONGTYPE', 1, true) then
+			return stored
+		end
+		stored = ''
+	end
+	stored = string.match(stored, '^%d+$') and tonumber(stored) or 0
+
+	-- A value that another program has stored does not block the limit for ever: it is used as far
+	-- as twice the burst and a minute, which is more than nodes book beyond the burst.
+	local tat = math.min(stored, math.floor(now + 2 * burst * per / requests + 6e7))
+	tat = math.max(tat, known, now)
+
+	local ahead = later(tat - now, scaled(spent, per, requests))
+	local room = math.max(burst - scaled(ahead, requests, per), 0)
+	local granted = math.min(want, room)
+	if spent + granted > 0 then
+		-- 9.2e18 is within 64 bits, and beyond the burst of every limit.
+		tat = math.min(later(tat, scaled(spent + granted, per, requests)), 9.2e18)
+	end
+	if tat > now and tat ~= stored then
+		-- The clocks of nodes and servers differ: the value stays for a minute after its time.
+		local ttl = math.ceil((tat - now) / 1000) + 60000
+		redis.call('SET', name, string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
+	end
+	answers[2 * i - 1], answers[2 * i] = granted, tat
+end
+return answers
