@@ -1,7 +1,11 @@
 package node_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -206,4 +210,39 @@ func TestLoadOvertakenByDroppedCache(t *testing.T) {
 	close(release)
 	<-answered
 	fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Revoked)
+}
+
+// TestUnreadableRowIsLoggedOnce checks that a node names a row that it ignores when it first reads
+// it, and not with each change afterwards.
+func TestUnreadableRowIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		var log bytes.Buffer
+		open := func(
+			ctx context.Context, db keystore.Database, s node.Settings, o node.Observer,
+		) (*manage.Keystore, error) {
+			return manage.Open(ctx, db, nil, s, o, slog.New(slog.NewTextHandler(&log, nil)))
+		}
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, open, func(*fleet.Faulty) {})
+		roles := []string{"clerk", "driver"}
+		for _, name := range roles {
+			if _, err := a.CreateRole(ctx, fleet.Root, keystore.Role{Namespace: "default",
+				Name: name, Permissions: fleet.Read}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, name := range roles {
+			d.Tamper("UPDATE roles SET permissions = '[5]' WHERE name = '" + name + "'")
+			a.Health(ctx)
+			if _, err := a.CreateMember(ctx, fleet.Root,
+				keystore.Member{Name: "Ada"}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if n := strings.Count(log.String(), "\n"); n != i+1 ||
+				strings.Count(log.String(), name) != 1 {
+				t.Errorf("%d lines, want one for each unreadable row: %s", n, log.String())
+			}
+		}
+	})
 }
