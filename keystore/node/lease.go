@@ -23,7 +23,8 @@ const (
 
 // A lease limits how long the cache may be used (docs/protocol.md, rules 2 and 4).
 type lease struct {
-	term atomic.Pointer[term] // nil before the first renewal
+	term     atomic.Pointer[term] // nil before the first renewal
+	extended chan struct{}        // with a capacity of one; receives a value with each new term
 }
 
 // A term is the result of one renewal.
@@ -59,6 +60,10 @@ func (l *lease) extend(length time.Duration, r reading) {
 		before = t.databaseClock
 	}
 	l.term.Store(&term{before.follow(r), length, r.asked.Add(length).UnixNano()})
+	select {
+	case l.extended <- struct{}{}:
+	default:
+	}
 }
 
 // drop ends the lease. The database's clock stays known.
@@ -534,6 +539,8 @@ func (n *Node) cutAfterLapse(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-n.membership.lease.extended: // perhaps with an earlier end
+			continue
 		case <-time.After(wait):
 		}
 		if lapsed && !n.membership.lease.holds(n.clock.now()) {
