@@ -129,36 +129,17 @@ func TestUnacknowledgedLeaseIsNotUsed(t *testing.T) {
 func TestRecordNewerThanAppliedIsNotCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
-		a, _ := d.Node(node.Settings{})
-		b, fb := d.Node(node.Settings{})
-		key, token := fleet.Mint(t, a, manage.KeySpec{})
-		_, warm := fleet.Mint(t, a, manage.KeySpec{})
-		off, on := false, true
-		edit := func(active *bool, wait time.Duration) {
-			t.Helper()
-			if _, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: active},
-				manage.ChangeOptions{Wait: wait}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		edit(&off, 0)
-		fleet.Want(t, "inactive", fleet.Ask(b, token), keystore.Inactive)
-		fleet.Want(t, "another", fleet.Ask(b, warm), keystore.OK)
-		applied := b.Gauges().Revision
-
-		fb.Mute.Store(true)          // its renewals fail
-		time.Sleep(10 * time.Minute) // cached records expire
-		fb.Mute.Store(false)
-		fleet.Want(t, "another, loaded again", fleet.Ask(b, warm), keystore.OK)
-		fb.Mute.Store(true)
-		edit(&on, -1)
-		fleet.Want(t, "read while it was active", fleet.Ask(b, token), keystore.OK)
-		d.Lose(applied, "UPDATE keys SET active = 0 WHERE id = '"+key.ID+"'")
-		a.Health(ctx)
-		fb.Mute.Store(false)
+		a, f := d.Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{Inactive: true})
+		applied := a.Health(ctx).Revision
+		f.Mute.Store(true) // it does not notice
+		d.Tamper("UPDATE keys SET active = 1, version = version + 1")
+		fleet.Want(t, "read while it was active", fleet.Ask(a, token), keystore.OK)
+		d.Lose(applied, "UPDATE keys SET active = 0")
+		f.Mute.Store(false)
 		for range 30 {
 			time.Sleep(time.Second)
-			fleet.Want(t, "after the activation was lost", fleet.Ask(b, token), keystore.Inactive)
+			fleet.Want(t, "after the activation was lost", fleet.Ask(a, token), keystore.Inactive)
 		}
 	})
 }
@@ -634,6 +615,33 @@ func TestFenceLostWithHistory(t *testing.T) {
 			t.Fatal(h.Problem)
 		}
 		p := fleet.Revoke(t, a, key.ID, 15*time.Second)
+		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
+			t.Errorf("%+v; outcome on the other node: %v", p, o)
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// TestNodeOfLostHistoryJoinsAgain takes the database back to when a node had a shorter lease.
+// Revokes on other nodes must wait for the lease that the node has now.
+func TestNodeOfLostHistoryJoinsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{Lease: time.Minute})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		kept := b.Health(ctx).Revision
+		fleet.Mint(t, a, manage.KeySpec{})
+		b.Health(ctx)
+		d.Lose(kept, "UPDATE nodes SET lease = 10000000 WHERE incarnation = '"+b.Incarnation()+"'")
+		if h := b.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		time.Sleep(2 * time.Minute) // rows of the lost history are removed
+		b.Health(ctx)
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		p := fleet.Revoke(t, a, key.ID, 30*time.Second)
 		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
 			t.Errorf("%+v; outcome on the other node: %v", p, o)
 		}
