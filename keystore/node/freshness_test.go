@@ -287,27 +287,32 @@ func TestImportedCredentials(t *testing.T) {
 	fleet.Want(t, "imported after a lookup", fleet.Ask(a, spec.Token), keystore.OK)
 }
 
-// TestImportOvertakesLoad imports a credential while another node has looked it up and not found
-// it. When the import returns, the credential is valid there.
+// TestImportOvertakesLoad imports many keys while another node has looked up one of them and not
+// found it. When the import returns, that key is valid there.
 func TestImportOvertakesLoad(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
 	b, fb := d.Node(node.Settings{})
-	imports := []manage.ImportSpec{readImport("legacy/first"), readImport("legacy/second")}
-	if _, _, err := a.ImportKeys(ctx, fleet.Root, imports[:1], false, nil); err != nil {
+	first := readImport("legacy/first")
+	if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{first}, false,
+		nil); err != nil {
 		t.Fatal(err)
+	}
+	var specs []manage.ImportSpec
+	for i := range 300 { // the change log does not list so many keys
+		specs = append(specs, readImport(fmt.Sprint("legacy/", i)))
 	}
 	b.Health(ctx)
 	read, release := fb.HoldOne()
 	answered := make(chan keystore.Outcome)
-	go func() { answered <- fleet.Ask(b, imports[1].Token) }()
+	go func() { answered <- fleet.Ask(b, specs[7].Token) }()
 	<-read
-	if _, _, err := a.ImportKeys(ctx, fleet.Root, imports[1:], false, nil); err != nil {
+	if _, _, err := a.ImportKeys(ctx, fleet.Root, specs, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	close(release)
 	<-answered
-	fleet.Want(t, "when the import has returned", fleet.Ask(b, imports[1].Token), keystore.OK)
+	fleet.Want(t, "when the import has returned", fleet.Ask(b, specs[7].Token), keystore.OK)
 }
 
 // readImport returns an import of a credential that may read.
