@@ -128,13 +128,16 @@ func TestUnacknowledgedLeaseIsNotUsed(t *testing.T) {
 // if a failover lost the revision.
 func TestRecordNewerThanAppliedIsNotCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := fleet.New(t)
-		a, f := d.Node(node.Settings{})
+		d, cache := fleet.New(t), new(fleet.Hostile)
+		a, f := d.Node(node.Settings{Cache: cache})
 		_, token := fleet.Mint(t, a, manage.KeySpec{Inactive: true})
 		applied := a.Health(ctx).Revision
 		f.Mute.Store(true) // it does not notice
 		d.Tamper("UPDATE keys SET active = 1, version = version + 1")
 		fleet.Want(t, "read while it was active", fleet.Ask(a, token), keystore.OK)
+		if len(cache.Snapshot()) != 0 {
+			t.Error("the record is in the shared cache")
+		}
 		d.Lose(applied, "UPDATE keys SET active = 0")
 		f.Mute.Store(false)
 		for range 30 {
@@ -647,6 +650,41 @@ func TestNodeOfLostHistoryJoinsAgain(t *testing.T) {
 		p := fleet.Revoke(t, a, key.ID, 30*time.Second)
 		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
 			t.Errorf("%+v; outcome on the other node: %v", p, o)
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// TestNodeOfLostHistoryIsRemembered loses the row of a node after the other node has asked for the
+// head and before it reads the rows. Revokes must wait for the lost node.
+func TestNodeOfLostHistoryIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		db := new(acknowledgements)
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		kept := a.Health(ctx).Revision
+		fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(20 * time.Second)
+		b.Health(ctx)
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		time.Sleep(6 * time.Second)
+		restore := func() {
+			d.Lose(kept, "DELETE FROM nodes WHERE incarnation = '"+b.Incarnation()+"'")
+		}
+		db.before.Store(&restore)
+		for db.before.Load() != nil {
+			time.Sleep(time.Second)
+		}
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		p := fleet.Revoke(t, a, key.ID, -1)
+		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
+			t.Errorf("%+v; outcome on the lost node: %v", p, o)
 		}
 		fb.Cut.Store(false)
 	})

@@ -155,6 +155,10 @@ func TestManyPropagationsAreObserved(t *testing.T) {
 				t.Errorf("%d changes were observed, want %d", n, want)
 			}
 		}
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete || len(observed.seen()) != 33 {
+			t.Errorf("%d changes were observed after one with a caller", len(observed.seen()))
+		}
 	})
 }
 

@@ -244,13 +244,17 @@ func testRefusalWaitsForStandby(t *testing.T) {
 // acknowledgements is a database that counts the calls of Acknowledge.
 type acknowledgements struct {
 	keystore.Database
-	count atomic.Int64
+	count  atomic.Int64
+	before atomic.Pointer[func()] // called before the next one
 }
 
 func (db *acknowledgements) Acknowledge(
 	ctx context.Context, incarnation string, at keystore.Position,
 ) error {
 	db.count.Add(1)
+	if before := db.before.Swap(nil); before != nil {
+		(*before)()
+	}
 	return db.Database.Acknowledge(ctx, incarnation, at)
 }
 
