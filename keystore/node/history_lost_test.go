@@ -277,6 +277,40 @@ func TestRevokeDetectsLostHistory(t *testing.T) {
 	})
 }
 
+// changedRows is a database that calls before, unless it is nil, before the next call of Nodes.
+type changedRows struct {
+	keystore.Database
+	before atomic.Pointer[func()]
+}
+
+func (db *changedRows) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	if before := db.before.Swap(nil); before != nil {
+		(*before)()
+	}
+	return db.Database.Nodes(ctx)
+}
+
+// TestChangeLostBeforeRowsAreRead loses a change after its node has applied it and before the node
+// reads which nodes have. The change must not be reported as complete.
+func TestChangeLostBeforeRowsAreRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, db := fleet.New(t), new(changedRows)
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(time.Second) // lets the background work of the start finish
+		kept := a.Health(ctx).Revision
+		restore := func() { d.Lose(kept, "UPDATE keys SET active = 1") }
+		db.before.Store(&restore)
+		off := false
+		_, p, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
+			manage.ChangeOptions{})
+		if err == nil || db.before.Load() != nil {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
 func TestRowsOfAnotherEpochAreFencedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

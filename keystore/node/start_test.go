@@ -58,6 +58,24 @@ func TestCancelledOpenLeavesNoRow(t *testing.T) {
 	}
 }
 
+// TestFailedOpenLeavesNoRow opens a node whose row is written, but not acknowledged.
+func TestFailedOpenLeavesNoRow(t *testing.T) {
+	d := fleet.New(t)
+	k, _ := d.Node(node.Settings{})
+	db, err := sqldb.OpenSQLite(ctx, d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet.Faulty{Database: db}
+	f.Unacknowledged.Store(true)
+	if _, err := fleet.Open(ctx, f, node.Settings{}, fleet.Observer{}); err == nil {
+		t.Fatal("Open succeeds")
+	}
+	if counts, err := k.CountNodes(ctx); err != nil || counts[keystore.NodeActive] != 1 {
+		t.Errorf("%v, %v", counts, err)
+	}
+}
+
 // slowJoin completes Join after its caller is cancelled.
 type slowJoin struct {
 	keystore.Database
