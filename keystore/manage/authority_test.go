@@ -769,6 +769,105 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 	}
 }
 
+// TestUnappliedPolicy checks that a change is authorised under the database's policy, also by a node
+// that has not applied it yet (docs/authority.md, rule 5).
+func TestUnappliedPolicy(t *testing.T) {
+	w := newWorld(t, "acme")
+	other, _ := w.fleet.Node(node.Settings{})
+	w.role("acme", "maker", "read,admin.keys:create")
+	who := w.member("who", "acme=@maker")
+	w.faulty.Mute.Store(true)
+	defer w.faulty.Mute.Store(false)
+	if _, _, err := other.EditRole(ctx, fleet.Root,
+		keystore.RoleID{Namespace: "acme", Name: "maker"},
+		manage.RolePatch{Permissions: permissions(t, "admin.keys:create")},
+		manage.ChangeOptions{Wait: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.MintKey(ctx, who,
+		manage.KeySpec{Namespace: "acme", Grants: roleGrants(t, "acme=read")},
+		nil); fleet.Code(err) != "exceeds_caller" {
+		t.Errorf("giving a permission that the role no longer contains: %v", err)
+	}
+}
+
+// TestReachedByKeyAndOwner checks that a key changes a role only if both its own permissions and
+// those of its owner cover the role in every descendant that grants of keys reach, and that the
+// refusal names the permission.
+func TestReachedByKeyAndOwner(t *testing.T) {
+	const everywhere, most = "*=read,admin.roles:*", "top=read,admin.roles:* one=read two=read"
+	for _, c := range []struct{ key, owner, want string }{
+		{everywhere, most + " three=read", "ok"},
+		{everywhere, most, "exceeds_caller"},
+		{most, everywhere, "ok"}, // reach gives the key the permission in three
+		{everywhere, strings.Replace(most, " one=read", " three=read", 1), "exceeds_caller"},
+		{everywhere, strings.Replace(most, " two=read", " three=read", 1), "exceeds_caller"},
+	} {
+		w := newWorld(t, "top", "one:workspace<top", "two:workspace<top", "three:workspace<top")
+		if _, _, err := w.EditNamespace(ctx, fleet.Root, "top",
+			manage.NamespacePatch{Reach: &[]string{"workspace"}},
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.role("top", "reader", "read")
+		key, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "top",
+			Owner: w.member("ada", c.owner).Member(), Grants: roleGrants(t, c.key)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = w.EditRole(ctx, w.keyCaller(token.Reveal()),
+			keystore.RoleID{Namespace: "top", Name: "reader"},
+			manage.RolePatch{Permissions: permissions(t, "orders:read")}, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("key %s with %s, its owner with %s: %v, want %s", key.ID, c.key, c.owner, err,
+				c.want)
+		}
+		if err != nil && !strings.Contains(err.Error(), "read") {
+			t.Errorf("the refusal does not name the permission: %v", err)
+		}
+	}
+}
+
+// TestRolesOfMembers checks that changing a role requires its permissions wherever a grant of a
+// member uses it, and that such a role cannot be deleted (docs/authority.md, rule 8).
+func TestRolesOfMembers(t *testing.T) {
+	for _, c := range []struct {
+		holds      string // what the member has
+		who        string
+		namespace  string // of the role
+		edit, drop string
+	}{
+		{"acme=@r", "acme=*,admin:*", "acme", "ok", "in_use"},
+		{"acme+=@r", "acme=*,admin:*", "acme", "exceeds_caller", "in_use"},
+		{"acme+=@r", "acme+=*,admin:*", "acme", "ok", "in_use"},
+		{"acme=write", "acme=*,admin:*", "acme", "ok", "ok"},
+		{"other=@r", "acme=*,admin:*", "acme", "ok", "ok"}, // a role of the same name elsewhere
+		{"other+=@s", "*=*,admin:*", "*", "ok", "in_use"},
+		{"other=write", "*=*,admin:*", "*", "ok", "ok"},
+	} {
+		w := newWorld(t, "acme", "other")
+		w.role("acme", "r", "read")
+		w.role("other", "r", "read")
+		w.role("*", "s", "read")
+		w.member("bob", c.holds)
+		who, id := w.member("who", c.who), keystore.RoleID{Namespace: c.namespace, Name: "r"}
+		if id.Namespace == keystore.AnyNamespace {
+			id.Name = "s"
+		}
+		_, _, err := w.EditRole(ctx, who, id, manage.RolePatch{Permissions: permissions(t, "write")},
+			manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.edit {
+			t.Errorf("%s edits role %s of a member with %s: %s, want %s", c.who, id.Name, c.holds, got,
+				c.edit)
+		}
+		_, _, err = w.DeleteRole(ctx, who, id, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.drop {
+			t.Errorf("%s deletes role %s of a member with %s: %s, want %s", c.who, id.Name, c.holds,
+				got, c.drop)
+		}
+	}
+}
+
 // TestZeroCaller checks that a caller without a member or a key may do and read nothing.
 func TestZeroCaller(t *testing.T) {
 	w := newWorld(t)
