@@ -59,8 +59,14 @@ type world struct {
 // newWorld returns a world with namespaces, each "id", "id<parent" or "id:kind<parent".
 func newWorld(t testing.TB, namespaces ...string) *world {
 	t.Helper()
+	return newWorldOn(t, func(*fleet.Faulty) {}, namespaces...)
+}
+
+// newWorldOn is newWorld for a node whose database prepare can change.
+func newWorldOn(t testing.TB, prepare func(*fleet.Faulty), namespaces ...string) *world {
+	t.Helper()
 	d := fleet.New(t)
-	k, f := d.Node(node.Settings{})
+	k, f := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open, prepare)
 	w := &world{TB: t, Keystore: k, ids: map[string]string{"root": keystore.RootMember},
 		fleet: d, faulty: f}
 	for _, text := range namespaces {

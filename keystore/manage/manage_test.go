@@ -654,4 +654,12 @@ func TestFieldLimits(t *testing.T) {
 		nil); fleet.Code(err) != "too_many" {
 		t.Errorf("an import of too many keys: %v", err)
 	}
+	invalid := make([]manage.ImportSpec, manage.MaxImport+1)
+	for i := range invalid {
+		invalid[i].Err = &keystore.Error{Code: "invalid"}
+	}
+	if _, refused, err := k.ImportKeys(ctx, fleet.Root, invalid, false, nil); err != nil ||
+		len(refused) != len(invalid) {
+		t.Errorf("the same by root: %d refused, %v", len(refused), err)
+	}
 }
