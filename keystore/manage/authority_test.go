@@ -436,6 +436,17 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
+	moveTree := func(id, child, parent string) attempt {
+		return func(w *world, who manage.Caller) error {
+			if err := createNamespace(id, "")(w, fleet.Root); err != nil {
+				return err
+			}
+			if err := createNamespace(child, id)(w, fleet.Root); err != nil {
+				return err
+			}
+			return move(id, parent)(w, who)
+		}
+	}
 	withPrefix := func(try attempt) attempt {
 		return func(w *world, who manage.Caller) error {
 			if err := childPrefix("acme", "acme-")(w, fleet.Root); err != nil {
@@ -559,6 +570,10 @@ func TestRulesOfAuthority(t *testing.T) {
 		{"rule 9: move in a namespace without it, further down",
 			"other=*,admin:* app=admin.namespaces:create",
 			withPrefix(move("other", "app")), "invalid_fields"},
+		{"rule 9: move a child without it in", "*=*,admin:*",
+			withPrefix(moveTree("acme-new", "child", "acme")), "invalid_fields"},
+		{"rule 9: move a child with it in", "*=*,admin:*",
+			withPrefix(moveTree("acme-new", "acme-child", "acme")), "ok"},
 		{"rule 9: edit a namespace that was there before", "*=*,admin:*",
 			withPrefix(childPrefix("app", "app-")), "ok"},
 		{"rule 9: remove the child_prefix", "acme+=*,admin:*", withPrefix(childPrefix("acme", "")),
@@ -589,6 +604,8 @@ func TestRulesOfAuthority(t *testing.T) {
 
 		{"rule 10: a role that the caller may not read", "other=*,admin:*",
 			editRole("acme", "writers", "read"), "not_found"},
+		{"rule 10: a shared role, by a caller that may read no roles", "acme=*,admin.roles:update",
+			editRole("*", "common", "read"), "not_found"},
 		{"rule 10: a member that the caller may not read", "other=*,admin:*",
 			editMember("bob", "other=read"), "not_found"},
 		{"rule 10: only the grants that the caller may read", "acme=*,admin:*",
@@ -963,7 +980,7 @@ func TestNarrowedReadersOnEveryNode(t *testing.T) {
 // TestRefusalsHideUnreadable checks that refusals and the audit log name no objects that the caller
 // may not read (docs/authority.md, rule 10).
 func TestRefusalsHideUnreadable(t *testing.T) {
-	w := newWorld(t, "acme", "below:workspace<acme", "secret", "used")
+	w := newWorld(t, "acme", "below:workspace<acme", "secret", "top", "used<top")
 	hidden := w.member("hidden", "secret=read used=read")
 	inside, _ := w.key(fleet.Root, "secret", "used=read")
 	if _, _, _, err := w.NewMemberToken(ctx, fleet.Root, hidden.Member(), manage.TokenSpec{},
@@ -971,15 +988,18 @@ func TestRefusalsHideUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	who := w.member("who",
-		"acme=*,admin:* default=admin:read used=admin.namespaces:*,admin.members:read")
+		"acme=*,admin:* default=admin:read top+=admin.namespaces:*,admin.members:read")
+	blind := w.member("blind", "top+=admin.namespaces:*")
 	rows, _, err := w.ListAudit(ctx, who, keystore.AuditFilter{}, "", 100)
 	if err != nil || slices.ContainsFunc(rows,
 		func(r keystore.AuditRow) bool { return strings.Contains(r.After, hidden.Member()) }) {
 		t.Errorf("the audit log shows another member's token: %v, %+v", err, rows)
 	}
-	deletes := func() error {
-		_, _, err := w.DeleteNamespace(ctx, who, "used", manage.ChangeOptions{})
-		return err
+	deletes := func(who manage.Caller) func() error {
+		return func() error {
+			_, _, err := w.DeleteNamespace(ctx, who, "used", manage.ChangeOptions{})
+			return err
+		}
 	}
 	for _, c := range []struct {
 		what   string
@@ -997,17 +1017,68 @@ func TestRefusalsHideUnreadable(t *testing.T) {
 				manage.NamespacePatch{Reach: &[]string{"workspace"}}, manage.ChangeOptions{})
 			return err
 		}, "below"},
-		{"a namespace in which a member has a grant", deletes, "secret"},
+		{"a namespace in which a member has a grant", deletes(who), "secret"},
+		{"the same, by a caller that may read no members", deletes(blind), hidden.Member()},
 		{"a namespace in which a key has a grant", func() error {
 			if _, _, err := w.DeleteMember(ctx, fleet.Root, hidden.Member(),
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			return deletes()
+			return deletes(who)()
 		}, inside.ID},
 	} {
 		if err := c.try(); err == nil || strings.Contains(err.Error(), c.hidden) {
 			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+	if err := deletes(fleet.Root)(); err == nil || !strings.Contains(err.Error(), inside.ID) {
+		t.Errorf("by a caller that may read the key: %v", err)
+	}
+}
+
+// TestUnreadableLists checks that a change of a namespace or a role replaces a value that cannot be
+// read or is refused, and that no key is created where the rules for keys cannot be read
+// (docs/authority.md, rule 13).
+func TestUnreadableLists(t *testing.T) {
+	w := newWorld(t, "acme")
+	w.role("acme", "r", "read")
+	w.fleet.Tamper("UPDATE namespaces SET reach = '[1]' WHERE id = 'acme'",
+		"UPDATE roles SET permissions = '[1]' WHERE name = 'r'")
+	text, reach, roles := "x", []string{"app"}, []string{"viewer"}
+	repaired := false
+	for _, c := range []struct {
+		patch manage.NamespacePatch
+		want  string
+	}{
+		{manage.NamespacePatch{Name: &text}, "invalid_fields"},
+		{manage.NamespacePatch{Reach: &reach}, "invalid_fields"},
+		{manage.NamespacePatch{KeyRoles: &roles}, "invalid_fields"},
+		{manage.NamespacePatch{Reach: &reach, KeyRoles: &roles}, "ok"},
+		{manage.NamespacePatch{Name: &text}, "ok"},
+	} {
+		_, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
+			Grants: roleGrants(t, "default=read")}, nil)
+		if repaired != (err == nil) || !repaired && invalidFields(err) != "namespace" {
+			t.Errorf("a key in the namespace before %+v: %v", c.patch, err)
+		}
+		ns, _, err := w.EditNamespace(ctx, fleet.Root, "acme", c.patch, manage.ChangeOptions{})
+		if fleet.Code(err) != c.want || err == nil && ns.Unreadable != "" {
+			t.Errorf("%+v: %+v, %v, want %s", c.patch, ns, err, c.want)
+		}
+		repaired = repaired || err == nil
+	}
+	id := keystore.RoleID{Namespace: "acme", Name: "r"}
+	for _, c := range []struct {
+		patch manage.RolePatch
+		want  string
+	}{
+		{manage.RolePatch{Description: &text}, "invalid_fields"},
+		{manage.RolePatch{Permissions: fleet.Read}, "ok"},
+		{manage.RolePatch{Description: &text}, "ok"},
+	} {
+		r, _, err := w.EditRole(ctx, fleet.Root, id, c.patch, manage.ChangeOptions{})
+		if fleet.Code(err) != c.want || err == nil && r.Unreadable != "" {
+			t.Errorf("%+v: %+v, %v, want %s", c.patch, r, err, c.want)
 		}
 	}
 }

@@ -325,13 +325,17 @@ func TestKeyEditIsAuditedEverywhere(t *testing.T) {
 	w := newWorld(t, "acme", "before", "after")
 	key, _ := w.key(fleet.Root, "acme", "before=read")
 	g := roleGrants(t, "after=read")
-	if _, _, err := w.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Grants: &g},
-		manage.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditKey(ctx, fleet.Root, key.ID,
+		manage.KeyPatch{Grants: &g, Active: new(bool)}, manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	rows, _, err := w.ListAudit(ctx, fleet.Root, keystore.AuditFilter{}, "", 1)
 	if err != nil || len(rows) != 1 || rows[0].Action != "key.edit" {
 		t.Fatalf("%+v, %v", rows, err)
+	}
+	if !strings.Contains(rows[0].Before, `"active":true`) ||
+		!strings.Contains(rows[0].After, `"active":false`) {
+		t.Errorf("before: %s, after: %s", rows[0].Before, rows[0].After)
 	}
 	got := slices.Clone(rows[0].Namespaces)
 	slices.Sort(got)
@@ -437,6 +441,11 @@ func TestStoredForm(t *testing.T) {
 		if grantsText(given) != c.gives {
 			t.Errorf("the grants of the request have changed to %s", grantsText(given))
 		}
+	}
+	ada := w.member("ada", "other=write,read,@b,@a,@b acme=read").Member()
+	if m, err := w.FindMember(ctx, fleet.Root, ada); err != nil ||
+		grantsText(m.Grants) != "other=read,write,@a,@b acme=read" {
+		t.Errorf("a member: %+v, %v", m, err)
 	}
 }
 

@@ -584,6 +584,8 @@ func TestFieldErrors(t *testing.T) {
 		"grants[0].namespace, too": {Grants: fleet.Grants(t, "nowhere=write")},
 		"namespace":                {Home: home, Namespace: "nowhere"},
 		"permissions, too many":    {Home: &keystore.Grant{Permissions: many}},
+		"permissions, a token": {Home: &keystore.Grant{
+			Permissions: []keystore.Permission{{Resource: "r", Action: token}}}},
 	} {
 		_, _, err := k.MintKey(ctx, fleet.Root, spec, nil)
 		var e *keystore.Error

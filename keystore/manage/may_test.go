@@ -1,11 +1,13 @@
 package manage_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // TestMay checks that the methods in may.go agree with what the operations allow.
@@ -109,5 +111,40 @@ func TestMayGiveOfKeys(t *testing.T) {
 		if give(p) != (err == nil) {
 			t.Errorf("giving %s: offered %t, %v", p, give(p), err)
 		}
+	}
+}
+
+// TestPermissions checks the permissions of a key, which are limited by those of its owner.
+func TestPermissions(t *testing.T) {
+	w := newWorld(t, "acme", "other")
+	ada := w.member("ada", "acme=read,orders:search other=read")
+	_, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
+		Owner: ada.Member(), Grants: roleGrants(t, "acme=read,write other=write default=read")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		who  manage.Caller
+		want string
+	}{
+		"root":   {fleet.Root, "map[*:[* admin:*]]"},
+		"member": {ada, "map[acme:[orders:search read] other:[read]]"},
+		"key":    {w.keyCaller(token.Reveal()), "map[acme:[orders:search read]]"},
+	} {
+		if got := fmt.Sprint(w.Permissions(c.who)); got != c.want {
+			t.Errorf("%s: %s, want %s", what, got, c.want)
+		}
+	}
+}
+
+// TestPrefixes checks the prefixes of tokens that ListPrefixes returns.
+func TestPrefixes(t *testing.T) {
+	w := newWorld(t)
+	w.key(fleet.Root, "default", "default=read")
+	w.Configure(node.Settings{TokenPrefixes: []string{"new", "next"}})
+	accepted, others, err := w.ListPrefixes(ctx, fleet.Root)
+	if err != nil || fmt.Sprint(accepted) != "[new next]" || len(others) != 1 ||
+		others[0].Prefix != keystore.DefaultPrefix {
+		t.Errorf("%v, %+v, %v", accepted, others, err)
 	}
 }

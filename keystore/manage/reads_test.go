@@ -228,25 +228,29 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 	for _, row := range []struct {
 		name           string
 		change         func(t *testing.T, d fleet.Fleet, k *manage.Keystore)
+		wrong          int64
 		verdict, error string
 	}{
 		{"longer", func(t *testing.T, _ fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
-		}, "", ""},
+		}, 0, "", ""},
 		{"shorter", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "seq = 3") },
-			"row 3 is missing", "rows after 2 are missing"},
+			3, "row 3 is missing", "rows after 2 are missing"},
 		{"empty", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "true") },
-			"row 1 is missing", "rows after 0 are missing"},
+			1, "row 1 is missing", "rows after 0 are missing"},
 		{"another end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			remove(d, "seq = 3")
 			fleet.Mint(t, k, manage.KeySpec{})
-		}, "row 3 has changed", ""},
+		}, 3, "row 3 has changed", ""},
 		{"a gap", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) { remove(d, "seq = 2") },
-			"row 2 is missing", ""},
+			2, "row 2 is missing", ""},
 		{"a gap at the end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
 			remove(d, "seq = 3")
-		}, "row 3 is missing", "rows after 2 are missing"},
+		}, 3, "row 3 is missing", "rows after 2 are missing"},
+		{"a changed row", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) {
+			d.Tamper("DROP TRIGGER audit_update", "UPDATE audit SET actor = 'x' WHERE seq = 2")
+		}, 2, "row 2 or the row before it has been changed", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			read := func(read func(k *manage.Keystore) error) error {
@@ -264,7 +268,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 			}
 			err := read(func(k *manage.Keystore) error {
 				v, err := k.VerifyAudit(ctx, fleet.Root)
-				if row.verdict == "" && (v.Wrong != 0 || v.Rows != 3) ||
+				if v.Wrong != row.wrong || row.wrong == 0 && v.Rows != 3 ||
 					!strings.HasPrefix(v.Cause, row.verdict) {
 					t.Errorf("%+v, want %q", v, row.verdict)
 				}
@@ -288,6 +292,9 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		})
 	}
 	k, db := nodeWithReads(fleet.New(t))
+	if v, err := k.VerifyAudit(ctx, fleet.Root); err != nil || v != (manage.AuditVerdict{}) {
+		t.Errorf("an empty log: %+v, %v", v, err)
+	}
 	fleet.Mint(t, k, manage.KeySpec{})
 	stop := errors.New("enough")
 	if err := k.ExportAudit(ctx, fleet.Root,
