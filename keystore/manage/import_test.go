@@ -2,10 +2,13 @@ package manage_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -67,6 +70,7 @@ type importTransactions struct {
 	keystore.Database
 	begun  int
 	before func(n int)
+	cut    atomic.Bool // all transactions fail
 }
 
 func (d *importTransactions) Update(
@@ -76,6 +80,9 @@ func (d *importTransactions) Update(
 		if d.begun++; d.before != nil {
 			d.before(d.begun)
 		}
+	}
+	if d.cut.Load() {
+		return 0, fleet.ErrCut
 	}
 	return d.Database.Update(ctx, change)
 }
@@ -374,6 +381,42 @@ func TestImportedCredentials(t *testing.T) {
 	key, err := w.FindKey(ctx, fleet.Root, restored.ID())
 	if err != nil || key.Prefix != restored.Prefix() || key.Secrets[0].Imported {
 		t.Errorf("the token of this deployment: %+v, %v", key, err)
+	}
+}
+
+// TestAbandonedImports checks that nodes remove the keys of an import whose node could neither finish
+// it nor remove them: the same node later, and a node that starts.
+func TestAbandonedImports(t *testing.T) {
+	for name, starts := range map[string]bool{"the same node": false, "a node that starts": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, transactions := newImportWorld(t)
+				var specs []manage.ImportSpec
+				for i := range manyKeys {
+					specs = append(specs, manage.ImportSpec{Token: fmt.Sprint("legacy/", i),
+						KeySpec: manage.KeySpec{Namespace: "acme", Grants: roleGrants(t, "acme=read")}})
+				}
+				transactions.before = func(n int) { transactions.cut.Store(n == 4) }
+				if _, _, err := w.ImportKeys(importing, fleet.Root, specs, false,
+					nil); !errors.Is(err, fleet.ErrCut) {
+					t.Fatal(err)
+				}
+				if n := keyCount(t, w.Keystore); n != 100 {
+					t.Fatalf("%d keys, want a whole page", n)
+				}
+				time.Sleep(2 * time.Minute) // the import counts as abandoned
+				if starts {
+					w.fleet.Node(node.Settings{})
+					time.Sleep(time.Second)
+				} else {
+					transactions.cut.Store(false)
+					time.Sleep(2 * time.Minute)
+				}
+				if n := keyCount(t, w.Keystore); n != 0 {
+					t.Errorf("%d keys remain", n)
+				}
+			})
+		})
 	}
 }
 

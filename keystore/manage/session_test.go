@@ -3,6 +3,7 @@ package manage_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -194,4 +195,20 @@ func TestUseOfSessions(t *testing.T) {
 		keystore.NewID()).Reveal()); err != nil {
 		t.Errorf("closing a session that does not exist: %v", err)
 	}
+}
+
+// TestExpiredSessionsAreDeleted checks that a node deletes expired sessions on its own.
+func TestExpiredSessionsAreDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, db := fleet.New(t).Node(node.Settings{})
+		used := time.Now().Add(-keystore.SessionIdle)
+		s := keystore.Session{ID: keystore.DigestOf("session"), CreatedAt: used, UsedAt: used}
+		if err := db.InsertSession(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if _, err := db.Session(ctx, s.ID); !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("reading the session: %v", err)
+		}
+	})
 }
