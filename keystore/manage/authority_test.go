@@ -1144,6 +1144,10 @@ func TestUnreadableRow(t *testing.T) {
 		manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
 		t.Errorf("a new token replaced an unreadable value: %v", err)
 	}
+	if _, _, err := w.MintKey(ctx, w.member("all", "*=*,admin:*"), manage.KeySpec{Owner: ada,
+		Grants: roleGrants(t, "default=read")}, nil); fleet.Code(err) != "exceeds_caller" {
+		t.Errorf("a key for a member with unreadable grants: %v", err)
+	}
 	g := roleGrants(t, "default=read")
 	if _, _, err := w.EditMember(ctx, fleet.Root, ada, manage.MemberPatch{Grants: &g},
 		manage.ChangeOptions{}); err != nil {

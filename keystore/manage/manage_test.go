@@ -564,6 +564,7 @@ func TestFieldErrors(t *testing.T) {
 		"name, not UTF-8":         {Home: home, Name: "a\xff"},
 		"name, a token":           {Home: home, Name: "for " + token},
 		"metadata, a token":       {Home: home, Metadata: map[string]string{token: "x"}},
+		"metadata, only a token":  {Home: home, Metadata: map[string]string{token: ""}},
 		"metadata, not UTF-8":     {Home: home, Metadata: map[string]string{"a\xff": "x"}},
 		"metadata, a control":     {Home: home, Metadata: map[string]string{"a\x07": "x"}},
 		"metadata, an empty name": {Home: home, Metadata: map[string]string{"": "x"}},
