@@ -666,6 +666,32 @@ func TestVerifyUnreadableKey(t *testing.T) {
 	}
 }
 
+// TestVerifiedPermissions checks which permission of a key allows a verified one. An operation, or
+// everything on a resource, is not allowed by a class.
+func TestVerifiedPermissions(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme")
+	for _, c := range []struct {
+		grants, permission string
+		want               keystore.Outcome
+	}{
+		{"acme=read", "orders:read", keystore.OK},
+		{"acme=read", "orders:write", keystore.Forbidden},
+		{"acme=read", "orders:search", keystore.Forbidden},
+		{"acme=read", "orders:*", keystore.Forbidden},
+		{"acme=write", "orders:*", keystore.Forbidden},
+		{"acme=write", "orders:write", keystore.OK},
+		{"acme=orders:*", "orders:*", keystore.OK},
+		{"acme=*", "orders:*", keystore.OK},
+	} {
+		_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
+			Grants: fleet.Grants(t, c.grants)})
+		v, err := k.Verify(ctx, fleet.Root, token, manage.VerifyRequest{Permission: c.permission})
+		if err != nil || v.Outcome != c.want || v.Needed != c.permission {
+			t.Errorf("%s with %s: %+v, %v; want %v", c.permission, c.grants, v, err, c.want)
+		}
+	}
+}
+
 func TestUnreadableIsNotFound(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	there, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "other"})
