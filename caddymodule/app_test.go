@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -208,10 +209,19 @@ func TestReloadsKeepTheStore(t *testing.T) {
 		{object{"token_prefix": []string{"ak_new", "ak"}, "request_memory_bytes": 32 << 20},
 			"3.3554432e+07"},
 	} {
-		g.load(g.config(sqlite(g.path("keys.db"), reload.settings)))
+		log := g.path(fmt.Sprint("log", i))
+		g.load(g.config(sqlite(g.path("keys.db"), reload.settings), func(config, _ object) {
+			config["logging"] = object{"logs": object{"default": object{
+				"writer": object{"output": "file", "filename": log}}}}
+		}))
 		now := runningApp()
 		if now == before || now.Keystore() != before.Keystore() {
 			t.Fatalf("reload %d: another app with the same store is expected to run", i)
+		}
+		slog.New(now.store.Load().log).Info("logged by the store")
+		if text, err := os.ReadFile(log); err != nil ||
+			!strings.Contains(string(text), "logged by the store") {
+			t.Errorf("reload %d: the log of the config contains %q, %v", i, text, err)
 		}
 		had := hits()
 		if got := lookup(t, now.Keystore(), token); got != keystore.OK || hits() != had+1 {

@@ -408,8 +408,8 @@ func (a authority) checkActsFor(id string) error {
 		return exceedsCaller("acting for member %s requires %s:update in every namespace in "+
 			"which it has a grant", id, adminMembers)
 	}
-	if len(m.Grants) == 0 && a.requireAnywhere(adminMembers, "update") != nil {
-		return permissionRequired(adminMembers, "update")
+	if err := a.requireAnywhere(adminMembers, "update"); err != nil { // m may have no grants
+		return err
 	}
 	if err := a.checkGive(nil, m.Grants); err != nil {
 		return exceedsCaller("acting for this member requires all of its permissions: %s", err)

@@ -59,8 +59,14 @@ type world struct {
 // newWorld returns a world with namespaces, each "id", "id<parent" or "id:kind<parent".
 func newWorld(t testing.TB, namespaces ...string) *world {
 	t.Helper()
+	return newWorldOn(t, func(*fleet.Faulty) {}, namespaces...)
+}
+
+// newWorldOn is newWorld for a node whose database prepare can change.
+func newWorldOn(t testing.TB, prepare func(*fleet.Faulty), namespaces ...string) *world {
+	t.Helper()
 	d := fleet.New(t)
-	k, f := d.Node(node.Settings{})
+	k, f := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open, prepare)
 	w := &world{TB: t, Keystore: k, ids: map[string]string{"root": keystore.RootMember},
 		fleet: d, faulty: f}
 	for _, text := range namespaces {
@@ -430,6 +436,17 @@ func TestRulesOfAuthority(t *testing.T) {
 			return err
 		}
 	}
+	moveTree := func(id, child, parent string) attempt {
+		return func(w *world, who manage.Caller) error {
+			if err := createNamespace(id, "")(w, fleet.Root); err != nil {
+				return err
+			}
+			if err := createNamespace(child, id)(w, fleet.Root); err != nil {
+				return err
+			}
+			return move(id, parent)(w, who)
+		}
+	}
 	withPrefix := func(try attempt) attempt {
 		return func(w *world, who manage.Caller) error {
 			if err := childPrefix("acme", "acme-")(w, fleet.Root); err != nil {
@@ -553,6 +570,10 @@ func TestRulesOfAuthority(t *testing.T) {
 		{"rule 9: move in a namespace without it, further down",
 			"other=*,admin:* app=admin.namespaces:create",
 			withPrefix(move("other", "app")), "invalid_fields"},
+		{"rule 9: move a child without it in", "*=*,admin:*",
+			withPrefix(moveTree("acme-new", "child", "acme")), "invalid_fields"},
+		{"rule 9: move a child with it in", "*=*,admin:*",
+			withPrefix(moveTree("acme-new", "acme-child", "acme")), "ok"},
 		{"rule 9: edit a namespace that was there before", "*=*,admin:*",
 			withPrefix(childPrefix("app", "app-")), "ok"},
 		{"rule 9: remove the child_prefix", "acme+=*,admin:*", withPrefix(childPrefix("acme", "")),
@@ -583,6 +604,8 @@ func TestRulesOfAuthority(t *testing.T) {
 
 		{"rule 10: a role that the caller may not read", "other=*,admin:*",
 			editRole("acme", "writers", "read"), "not_found"},
+		{"rule 10: a shared role, by a caller that may read no roles", "acme=*,admin.roles:update",
+			editRole("*", "common", "read"), "not_found"},
 		{"rule 10: a member that the caller may not read", "other=*,admin:*",
 			editMember("bob", "other=read"), "not_found"},
 		{"rule 10: only the grants that the caller may read", "acme=*,admin:*",
@@ -769,6 +792,105 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 	}
 }
 
+// TestUnappliedPolicy checks that a change is authorised under the database's policy, also by a node
+// that has not applied it yet (docs/authority.md, rule 5).
+func TestUnappliedPolicy(t *testing.T) {
+	w := newWorld(t, "acme")
+	other, _ := w.fleet.Node(node.Settings{})
+	w.role("acme", "maker", "read,admin.keys:create")
+	who := w.member("who", "acme=@maker")
+	w.faulty.Mute.Store(true)
+	defer w.faulty.Mute.Store(false)
+	if _, _, err := other.EditRole(ctx, fleet.Root,
+		keystore.RoleID{Namespace: "acme", Name: "maker"},
+		manage.RolePatch{Permissions: permissions(t, "admin.keys:create")},
+		manage.ChangeOptions{Wait: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.MintKey(ctx, who,
+		manage.KeySpec{Namespace: "acme", Grants: roleGrants(t, "acme=read")},
+		nil); fleet.Code(err) != "exceeds_caller" {
+		t.Errorf("giving a permission that the role no longer contains: %v", err)
+	}
+}
+
+// TestReachedByKeyAndOwner checks that a key changes a role only if both its own permissions and
+// those of its owner cover the role in every descendant that grants of keys reach, and that the
+// refusal names the permission.
+func TestReachedByKeyAndOwner(t *testing.T) {
+	const everywhere, most = "*=read,admin.roles:*", "top=read,admin.roles:* one=read two=read"
+	for _, c := range []struct{ key, owner, want string }{
+		{everywhere, most + " three=read", "ok"},
+		{everywhere, most, "exceeds_caller"},
+		{most, everywhere, "ok"}, // reach gives the key the permission in three
+		{everywhere, strings.Replace(most, " one=read", " three=read", 1), "exceeds_caller"},
+		{everywhere, strings.Replace(most, " two=read", " three=read", 1), "exceeds_caller"},
+	} {
+		w := newWorld(t, "top", "one:workspace<top", "two:workspace<top", "three:workspace<top")
+		if _, _, err := w.EditNamespace(ctx, fleet.Root, "top",
+			manage.NamespacePatch{Reach: &[]string{"workspace"}},
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.role("top", "reader", "read")
+		key, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "top",
+			Owner: w.member("ada", c.owner).Member(), Grants: roleGrants(t, c.key)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = w.EditRole(ctx, w.keyCaller(token.Reveal()),
+			keystore.RoleID{Namespace: "top", Name: "reader"},
+			manage.RolePatch{Permissions: permissions(t, "orders:read")}, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("key %s with %s, its owner with %s: %v, want %s", key.ID, c.key, c.owner, err,
+				c.want)
+		}
+		if err != nil && !strings.Contains(err.Error(), "read") {
+			t.Errorf("the refusal does not name the permission: %v", err)
+		}
+	}
+}
+
+// TestRolesOfMembers checks that changing a role requires its permissions wherever a grant of a
+// member uses it, and that such a role cannot be deleted (docs/authority.md, rule 8).
+func TestRolesOfMembers(t *testing.T) {
+	for _, c := range []struct {
+		holds      string // what the member has
+		who        string
+		namespace  string // of the role
+		edit, drop string
+	}{
+		{"acme=@r", "acme=*,admin:*", "acme", "ok", "in_use"},
+		{"acme+=@r", "acme=*,admin:*", "acme", "exceeds_caller", "in_use"},
+		{"acme+=@r", "acme+=*,admin:*", "acme", "ok", "in_use"},
+		{"acme=write", "acme=*,admin:*", "acme", "ok", "ok"},
+		{"other=@r", "acme=*,admin:*", "acme", "ok", "ok"}, // a role of the same name elsewhere
+		{"other+=@s", "*=*,admin:*", "*", "ok", "in_use"},
+		{"other=write", "*=*,admin:*", "*", "ok", "ok"},
+	} {
+		w := newWorld(t, "acme", "other")
+		w.role("acme", "r", "read")
+		w.role("other", "r", "read")
+		w.role("*", "s", "read")
+		w.member("bob", c.holds)
+		who, id := w.member("who", c.who), keystore.RoleID{Namespace: c.namespace, Name: "r"}
+		if id.Namespace == keystore.AnyNamespace {
+			id.Name = "s"
+		}
+		_, _, err := w.EditRole(ctx, who, id, manage.RolePatch{Permissions: permissions(t, "write")},
+			manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.edit {
+			t.Errorf("%s edits role %s of a member with %s: %s, want %s", c.who, id.Name, c.holds, got,
+				c.edit)
+		}
+		_, _, err = w.DeleteRole(ctx, who, id, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.drop {
+			t.Errorf("%s deletes role %s of a member with %s: %s, want %s", c.who, id.Name, c.holds,
+				got, c.drop)
+		}
+	}
+}
+
 // TestZeroCaller checks that a caller without a member or a key may do and read nothing.
 func TestZeroCaller(t *testing.T) {
 	w := newWorld(t)
@@ -858,7 +980,7 @@ func TestNarrowedReadersOnEveryNode(t *testing.T) {
 // TestRefusalsHideUnreadable checks that refusals and the audit log name no objects that the caller
 // may not read (docs/authority.md, rule 10).
 func TestRefusalsHideUnreadable(t *testing.T) {
-	w := newWorld(t, "acme", "below:workspace<acme", "secret", "used")
+	w := newWorld(t, "acme", "below:workspace<acme", "secret", "top", "used<top")
 	hidden := w.member("hidden", "secret=read used=read")
 	inside, _ := w.key(fleet.Root, "secret", "used=read")
 	if _, _, _, err := w.NewMemberToken(ctx, fleet.Root, hidden.Member(), manage.TokenSpec{},
@@ -866,15 +988,18 @@ func TestRefusalsHideUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	who := w.member("who",
-		"acme=*,admin:* default=admin:read used=admin.namespaces:*,admin.members:read")
+		"acme=*,admin:* default=admin:read top+=admin.namespaces:*,admin.members:read")
+	blind := w.member("blind", "top+=admin.namespaces:*")
 	rows, _, err := w.ListAudit(ctx, who, keystore.AuditFilter{}, "", 100)
 	if err != nil || slices.ContainsFunc(rows,
 		func(r keystore.AuditRow) bool { return strings.Contains(r.After, hidden.Member()) }) {
 		t.Errorf("the audit log shows another member's token: %v, %+v", err, rows)
 	}
-	deletes := func() error {
-		_, _, err := w.DeleteNamespace(ctx, who, "used", manage.ChangeOptions{})
-		return err
+	deletes := func(who manage.Caller) func() error {
+		return func() error {
+			_, _, err := w.DeleteNamespace(ctx, who, "used", manage.ChangeOptions{})
+			return err
+		}
 	}
 	for _, c := range []struct {
 		what   string
@@ -892,17 +1017,68 @@ func TestRefusalsHideUnreadable(t *testing.T) {
 				manage.NamespacePatch{Reach: &[]string{"workspace"}}, manage.ChangeOptions{})
 			return err
 		}, "below"},
-		{"a namespace in which a member has a grant", deletes, "secret"},
+		{"a namespace in which a member has a grant", deletes(who), "secret"},
+		{"the same, by a caller that may read no members", deletes(blind), hidden.Member()},
 		{"a namespace in which a key has a grant", func() error {
 			if _, _, err := w.DeleteMember(ctx, fleet.Root, hidden.Member(),
 				manage.ChangeOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			return deletes()
+			return deletes(who)()
 		}, inside.ID},
 	} {
 		if err := c.try(); err == nil || strings.Contains(err.Error(), c.hidden) {
 			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+	if err := deletes(fleet.Root)(); err == nil || !strings.Contains(err.Error(), inside.ID) {
+		t.Errorf("by a caller that may read the key: %v", err)
+	}
+}
+
+// TestUnreadableLists checks that a change of a namespace or a role replaces a value that cannot be
+// read or is refused, and that no key is created where the rules for keys cannot be read
+// (docs/authority.md, rule 13).
+func TestUnreadableLists(t *testing.T) {
+	w := newWorld(t, "acme")
+	w.role("acme", "r", "read")
+	w.fleet.Tamper("UPDATE namespaces SET reach = '[1]' WHERE id = 'acme'",
+		"UPDATE roles SET permissions = '[1]' WHERE name = 'r'")
+	text, reach, roles := "x", []string{"app"}, []string{"viewer"}
+	repaired := false
+	for _, c := range []struct {
+		patch manage.NamespacePatch
+		want  string
+	}{
+		{manage.NamespacePatch{Name: &text}, "invalid_fields"},
+		{manage.NamespacePatch{Reach: &reach}, "invalid_fields"},
+		{manage.NamespacePatch{KeyRoles: &roles}, "invalid_fields"},
+		{manage.NamespacePatch{Reach: &reach, KeyRoles: &roles}, "ok"},
+		{manage.NamespacePatch{Name: &text}, "ok"},
+	} {
+		_, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
+			Grants: roleGrants(t, "default=read")}, nil)
+		if repaired != (err == nil) || !repaired && invalidFields(err) != "namespace" {
+			t.Errorf("a key in the namespace before %+v: %v", c.patch, err)
+		}
+		ns, _, err := w.EditNamespace(ctx, fleet.Root, "acme", c.patch, manage.ChangeOptions{})
+		if fleet.Code(err) != c.want || err == nil && ns.Unreadable != "" {
+			t.Errorf("%+v: %+v, %v, want %s", c.patch, ns, err, c.want)
+		}
+		repaired = repaired || err == nil
+	}
+	id := keystore.RoleID{Namespace: "acme", Name: "r"}
+	for _, c := range []struct {
+		patch manage.RolePatch
+		want  string
+	}{
+		{manage.RolePatch{Description: &text}, "invalid_fields"},
+		{manage.RolePatch{Permissions: fleet.Read}, "ok"},
+		{manage.RolePatch{Description: &text}, "ok"},
+	} {
+		r, _, err := w.EditRole(ctx, fleet.Root, id, c.patch, manage.ChangeOptions{})
+		if fleet.Code(err) != c.want || err == nil && r.Unreadable != "" {
+			t.Errorf("%+v: %+v, %v, want %s", c.patch, r, err, c.want)
 		}
 	}
 }
@@ -967,6 +1143,10 @@ func TestUnreadableRow(t *testing.T) {
 	if _, _, _, err := w.NewMemberToken(ctx, fleet.Root, ada, manage.TokenSpec{},
 		manage.ChangeOptions{}); fleet.Code(err) != "invalid_fields" {
 		t.Errorf("a new token replaced an unreadable value: %v", err)
+	}
+	if _, _, err := w.MintKey(ctx, w.member("all", "*=*,admin:*"), manage.KeySpec{Owner: ada,
+		Grants: roleGrants(t, "default=read")}, nil); fleet.Code(err) != "exceeds_caller" {
+		t.Errorf("a key for a member with unreadable grants: %v", err)
 	}
 	g := roleGrants(t, "default=read")
 	if _, _, err := w.EditMember(ctx, fleet.Root, ada, manage.MemberPatch{Grants: &g},

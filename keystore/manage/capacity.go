@@ -53,7 +53,7 @@ func (k *Keystore) checkCapacity(tx keystore.Tx, auth authority, narrows bool) (
 	c := &k.Settings().Capacity
 	before := c.Uses(auth.policy.Total(), keystore.ScopeDeployment)
 	for i, use := range c.Uses(after.Total(), keystore.ScopeDeployment) {
-		if use.Grows(before[i]) && !(narrows && use.Resource == keystore.DirectoryBytes) {
+		if use.Grows(before[i]) && !narrows {
 			return auth, capacityExceeded("the deployment", use)
 		}
 	}

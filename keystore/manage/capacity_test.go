@@ -403,6 +403,8 @@ func TestBeyondCapacity(t *testing.T) {
 		}
 	}
 	fleet.Want(t, "in the end", fleet.Ask(w.Keystore, token), keystore.Revoked)
+	w.Configure(node.Settings{Capacity: keystore.Capacity{Roles: keystore.Caps{PerNamespace: 1}}})
+	w.role("*", "shared", "read") // counts in no namespace
 }
 
 func TestCapacityOfKeys(t *testing.T) {
@@ -466,8 +468,8 @@ func TestCapacityOfKeys(t *testing.T) {
 	fleet.Mint(t, w.Keystore, spec("root"))
 
 	uses, err := w.CapacityOfKeys(ctx)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(uses) != 2 {
+		t.Fatal(uses, err)
 	}
 	for _, u := range append(w.CapacityUses(), uses...) {
 		if used, known := map[string]int64{"keys owner": 1, "keys namespace": 4,
@@ -547,6 +549,9 @@ func TestTenantUsesUpCapacity(t *testing.T) {
 	full("widen a member", err)
 	small := keystore.Caps{Deployment: 1, PerNamespace: 1}
 	w.Configure(node.Settings{Capacity: keystore.Capacity{Directory: small}})
+	_, _, err = w.EditRole(ctx, bob, keystore.RoleID{Namespace: "rival", Name: "rest"},
+		manage.RolePatch{Permissions: narrow[0].Permissions}, manage.ChangeOptions{})
+	full("a tenant narrows a role of its full namespace", err)
 	if _, _, err := w.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "rival", Name: "rest"},
 		manage.RolePatch{Permissions: narrow[0].Permissions},
 		manage.ChangeOptions{}); err != nil {

@@ -532,8 +532,7 @@ func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if !k.HasPrefix(credential) {
 		return keystore.Token{}, nil
 	}
-	tagged, ok := k.Inspect(credential)
-	if !tagged || !ok {
+	if _, ok := k.Inspect(credential); !ok {
 		return keystore.Token{}, badCredential("the token has a prefix of this deployment but " +
 			"was not created with its token key")
 	}

@@ -1,8 +1,15 @@
 package manage_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
@@ -51,6 +58,42 @@ func TestImportDuringLoad(t *testing.T) {
 	fleet.Want(t, "a lookup after the import", fleet.Ask(b, token), keystore.OK)
 }
 
+type importingKey struct{}
+
+// importing is the context of imports whose transactions importTransactions counts. A node also
+// makes transactions on its own.
+var importing = context.WithValue(ctx, importingKey{}, true)
+
+// importTransactions is a database that calls before, unless it is nil, before each transaction of
+// an import, with the number of the transaction.
+type importTransactions struct {
+	keystore.Database
+	begun  int
+	before func(n int)
+	cut    atomic.Bool // all transactions fail
+}
+
+func (d *importTransactions) Update(
+	ctx context.Context, change func(keystore.Tx) error,
+) (keystore.Revision, error) {
+	if ctx.Value(importingKey{}) != nil {
+		if d.begun++; d.before != nil {
+			d.before(d.begun)
+		}
+	}
+	if d.cut.Load() {
+		return 0, fleet.ErrCut
+	}
+	return d.Database.Update(ctx, change)
+}
+
+// newImportWorld returns a world with the namespace `acme`, and its database.
+func newImportWorld(t testing.TB) (*world, *importTransactions) {
+	t.Helper()
+	d := new(importTransactions)
+	return newWorldOn(t, func(f *fleet.Faulty) { d.Database, f.Database = f.Database, d }, "acme"), d
+}
+
 // manyKeys is more than one transaction of an import adds.
 const manyKeys = 300
 
@@ -74,6 +117,19 @@ func TestLargeImports(t *testing.T) {
 	}
 	abandon := func(w *world, _ string) {
 		w.fleet.Tamper("UPDATE imports SET abandoned = 1")
+	}
+	use := func(w *world, _ string) {
+		other, _ := w.fleet.Node(node.Settings{})
+		specs := []manage.ImportSpec{{Token: "legacy/299",
+			KeySpec: manage.KeySpec{Grants: roleGrants(w, "acme=read")}}}
+		if n, _, err := other.ImportKeys(ctx, fleet.Root, specs, false, nil); n != 1 {
+			w.Error(err)
+		}
+		fleet.Revoke(w, other, specs[0].ID, -1)
+		if _, _, err := other.DeleteKey(ctx, fleet.Root, specs[0].ID,
+			manage.ChangeOptions{Wait: -1}); err != nil {
+			w.Error(err)
+		}
 	}
 	for name, c := range map[string]struct {
 		edit      func([]manage.ImportSpec)
@@ -105,7 +161,7 @@ func TestLargeImports(t *testing.T) {
 			refused: "300 already_used", err: "ok"},
 		"only invalid keys": {edit: func(l []manage.ImportSpec) {
 			for i := range l {
-				l[i].Grants = nil
+				l[i].Token = "short"
 			}
 		}, partial: true, once: new(recorded), refused: "300 lines", err: "ok"},
 		"refused before": {once: &recorded{before: refusal}, err: "repeat"},
@@ -118,11 +174,14 @@ func TestLargeImports(t *testing.T) {
 			err: "exceeds_caller"},
 		"the caller is widened before the end": {before: 4, meanwhile: widen,
 			imported: manyKeys, err: "ok"},
+		"a credential is used between, partial, with a Once": {
+			partial: true, once: new(recorded), before: 3, meanwhile: use,
+			imported: manyKeys - 1, refused: "300 already_used", err: "ok"},
 		"abandoned between":        {before: 3, meanwhile: abandon, err: "import_abandoned"},
 		"abandoned before the end": {before: 4, meanwhile: abandon, err: "import_abandoned"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, "acme")
+			w, transactions := newImportWorld(t)
 			caller, token := w.key(fleet.Root, "acme", "acme=read,admin.keys:create")
 			who := w.keyCaller(token)
 			var specs []manage.ImportSpec
@@ -137,20 +196,12 @@ func TestLargeImports(t *testing.T) {
 			if c.once != nil {
 				once = c.once
 			}
-			transaction := 0
-			var hook func()
-			hook = func() {
-				if transaction++; transaction == c.before {
+			transactions.before = func(n int) {
+				if n == c.before {
 					c.meanwhile(w, caller.ID)
-				} else {
-					w.faulty.BeforeUpdate.Store(&hook)
 				}
 			}
-			if c.meanwhile != nil {
-				w.faulty.BeforeUpdate.Store(&hook)
-			}
-			n, refused, err := w.ImportKeys(ctx, who, specs, c.partial, once)
-			w.faulty.BeforeUpdate.Store(nil)
+			n, refused, err := w.ImportKeys(importing, who, specs, c.partial, once)
 			if n != c.imported || fleet.Code(err) != c.err {
 				t.Errorf("%d imported, %v; want %d, %s", n, err, c.imported, c.err)
 			}
@@ -197,12 +248,11 @@ func TestLargeImports(t *testing.T) {
 			if keys != 1+c.imported || created != c.imported {
 				t.Errorf("%d keys, %d of them imported, want %d", keys, created, c.imported)
 			}
-			want := keystore.Malformed // nothing was ever imported
-			if c.imported > 0 {
-				want = keystore.OK
-			}
 			for _, i := range []int{0, 249, 298} {
-				fleet.Want(t, specs[i].Token, w.decide(specs[i].Token, "acme", "read"), want)
+				got := w.decide(specs[i].Token, "acme", "read")
+				if (got == keystore.OK) != (c.imported > 0) {
+					t.Errorf("%s: %v", specs[i].Token, got)
+				}
 			}
 			if c.once != nil && c.imported > 0 && c.once.created != specs[299].ID &&
 				!isRefused[300] {
@@ -212,10 +262,201 @@ func TestLargeImports(t *testing.T) {
 	}
 }
 
+// TestCallerOfImportChanges checks that a large import is refused if a key exceeds the caller's
+// authority at the end, although the caller could create it when it was added.
+func TestCallerOfImportChanges(t *testing.T) {
+	inside := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	const wide, narrow = "acme=read,write,admin.keys:create", "acme=read,admin.keys:create"
+	type step = func(w *world, id string) error
+	edit := func(patch manage.KeyPatch) step {
+		return func(w *world, id string) error {
+			_, _, err := w.EditKey(ctx, fleet.Root, id, patch, manage.ChangeOptions{Wait: -1})
+			return err
+		}
+	}
+	grants := func(text string) step {
+		g := roleGrants(t, text)
+		return edit(manage.KeyPatch{Grants: &g})
+	}
+	for name, c := range map[string]struct {
+		member bool         // whether the caller is a member rather than a key
+		steps  map[int]step // before which transactions; the first one checks, the fifth publishes
+		want   string
+	}{
+		"a key": {want: "ok"},
+		"a key with more permissions for a while": {want: "exceeds_caller", steps: map[int]step{
+			2: grants(narrow), 3: grants(wide), 4: grants(narrow)}},
+		"a key with fewer addresses at the end": {want: "exceeds_caller", steps: map[int]step{
+			5: edit(manage.KeyPatch{AllowedIPs: &inside})}},
+		"a key that expires sooner at the end": {want: "exceeds_caller", steps: map[int]step{
+			5: func(w *world, id string) error {
+				w.fleet.Tamper(fmt.Sprintf("UPDATE keys SET expires_at = %d WHERE id = '%s'",
+					time.Now().Add(time.Hour).UnixMicro(), id))
+				return nil
+			}}},
+		"a member": {member: true, want: "ok"},
+		"a member with fewer permissions at the end": {member: true, want: "exceeds_caller",
+			steps: map[int]step{5: func(w *world, id string) error {
+				g := roleGrants(w, narrow)
+				_, _, err := w.EditMember(ctx, fleet.Root, id, manage.MemberPatch{Grants: &g},
+					manage.ChangeOptions{Wait: -1})
+				return err
+			}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, transactions := newImportWorld(t)
+			var who manage.Caller
+			if c.member {
+				who = w.member("who", wide)
+			} else {
+				who = w.keyCaller(second(w.key(fleet.Root, "acme", wide)))
+			}
+			var specs []manage.ImportSpec
+			for i := range 550 { // the transactions add 250, 250 and 50
+				gives := "acme=read"
+				if i/250 == 1 {
+					gives = "acme=write"
+				}
+				specs = append(specs, manage.ImportSpec{Line: i + 1, Token: fmt.Sprint("legacy/", i),
+					KeySpec: manage.KeySpec{Namespace: "acme", Grants: roleGrants(t, gives)}})
+			}
+			transactions.before = func(n int) {
+				if step := c.steps[n]; step != nil {
+					if err := step(w, who.Actor()); err != nil {
+						t.Errorf("before transaction %d: %v", n, err)
+					}
+				}
+			}
+			n, refused, err := w.ImportKeys(importing, who, specs, false, nil)
+			if fleet.Code(err) != c.want || len(refused) > 0 || (n == len(specs)) != (err == nil) {
+				t.Errorf("%d imported, %v, %v; want %s", n, refused, err, c.want)
+			}
+			if transactions.begun != 5 {
+				t.Errorf("%d transactions", transactions.begun)
+			}
+		})
+	}
+}
+
+// TestImportedCredentials checks which credentials can be imported. A token of this deployment
+// keeps its id and its prefix.
+func TestImportedCredentials(t *testing.T) {
+	w := newWorld(t)
+	restored := w.TokenKey().Generate(keystore.DefaultPrefix, keystore.NewID())
+	members := w.TokenKey().Generate(keystore.MemberPrefix, keystore.NewID())
+	stranger, _ := fleet.New(t).Node(node.Settings{})
+	foreign := stranger.TokenKey().Generate(keystore.DefaultPrefix, keystore.NewID())
+	_, known := w.key(fleet.Root, "default", "default=read")
+	for what, c := range map[string]struct {
+		token  string
+		digest keystore.Digest
+		want   string
+	}{
+		"a token of another product": {token: "sk.live/1", want: "ok"},
+		"its digest":                 {digest: keystore.DigestOf("sk.live/2"), want: "ok"},
+		"both": {"sk.live/3", keystore.DigestOf("sk.live/3"),
+			"invalid_credential"},
+		"neither":                         {want: "invalid_credential"},
+		"a token that is too short":       {token: "sk.live", want: "invalid_credential"},
+		"a token of this deployment":      {token: restored.Reveal(), want: "ok"},
+		"a token of an existing key":      {token: known, want: "exists"},
+		"a token of another deployment":   {token: foreign.Reveal(), want: "invalid_credential"},
+		"a malformed token with a prefix": {token: "ak_malformed", want: "invalid_credential"},
+		"a member's token":                {token: members.Reveal(), want: "invalid_credential"},
+	} {
+		specs := []manage.ImportSpec{{Line: 1, Token: c.token, Digest: c.digest,
+			KeySpec: manage.KeySpec{Grants: roleGrants(t, "default=read")}}}
+		n, refused, err := w.ImportKeys(ctx, fleet.Root, specs, false, nil)
+		got := "ok"
+		if len(refused) > 0 {
+			got = refused[0].Code
+		}
+		if err != nil || got != c.want || (n == 1) != (got == "ok") {
+			t.Errorf("%s: %d, %v, %v; want %s", what, n, refused, err, c.want)
+		}
+		if n == 1 && c.token != "" {
+			fleet.Want(t, what, fleet.Ask(w.Keystore, c.token), keystore.OK)
+		}
+	}
+	key, err := w.FindKey(ctx, fleet.Root, restored.ID())
+	if err != nil || key.Prefix != restored.Prefix() || key.Secrets[0].Imported {
+		t.Errorf("the token of this deployment: %+v, %v", key, err)
+	}
+}
+
+// TestAbandonedImports checks that nodes remove the keys of an import whose node could neither finish
+// it nor remove them: the same node later, and a node that starts.
+func TestAbandonedImports(t *testing.T) {
+	for name, starts := range map[string]bool{"the same node": false, "a node that starts": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, transactions := newImportWorld(t)
+				var specs []manage.ImportSpec
+				for i := range manyKeys {
+					specs = append(specs, manage.ImportSpec{Token: fmt.Sprint("legacy/", i),
+						KeySpec: manage.KeySpec{Namespace: "acme", Grants: roleGrants(t, "acme=read")}})
+				}
+				transactions.before = func(n int) { transactions.cut.Store(n == 4) }
+				if _, _, err := w.ImportKeys(importing, fleet.Root, specs, false,
+					nil); !errors.Is(err, fleet.ErrCut) {
+					t.Fatal(err)
+				}
+				if n := keyCount(t, w.Keystore); n != 100 {
+					t.Fatalf("%d keys, want a whole page", n)
+				}
+				time.Sleep(2 * time.Minute) // the import counts as abandoned
+				if starts {
+					w.fleet.Node(node.Settings{})
+					time.Sleep(time.Second)
+				} else {
+					transactions.cut.Store(false)
+					time.Sleep(2 * time.Minute)
+				}
+				if n := keyCount(t, w.Keystore); n != 0 {
+					t.Errorf("%d keys remain", n)
+				}
+			})
+		})
+	}
+}
+
+// nestedImports is a source that begins further imports while it is read.
+type nestedImports struct {
+	w     *world
+	depth *int
+	err   *error // of the innermost
+}
+
+func (s nestedImports) Len() int { return 1 }
+
+func (s nestedImports) At(int) manage.ImportSpec {
+	if *s.depth++; *s.depth < 20 {
+		if _, _, err := s.w.ImportFrom(ctx, fleet.Root, s, true, nil); err != nil {
+			*s.err = err
+		}
+	}
+	return manage.ImportSpec{Err: &keystore.Error{Code: "invalid"}}
+}
+
+func (nestedImports) Imported(int, string) {}
+
+// TestSimultaneousImports checks how many imports can run on a node at the same time.
+func TestSimultaneousImports(t *testing.T) {
+	w := newWorld(t)
+	for range 2 { // the first ones end
+		var depth int
+		var innermost error
+		if _, _, err := w.ImportFrom(ctx, fleet.Root, nestedImports{w, &depth, &innermost}, true,
+			nil); err != nil || depth != 16 || fleet.Code(innermost) != "busy" {
+			t.Errorf("%v; %d imports run, another one: %v", err, depth, innermost)
+		}
+	}
+}
+
 // TestChangedKeyOfFailedImport changes a key of a large import that fails afterwards. The key is
 // revoked rather than removed, because someone was told that the change was made.
 func TestChangedKeyOfFailedImport(t *testing.T) {
-	w := newWorld(t, "acme")
+	w, transactions := newImportWorld(t)
 	var specs []manage.ImportSpec
 	for i := range manyKeys {
 		specs = append(specs, manage.ImportSpec{Line: i + 1, Token: fmt.Sprint("legacy/", i),
@@ -224,11 +465,8 @@ func TestChangedKeyOfFailedImport(t *testing.T) {
 	}
 	name := "changed"
 	once := &recorded{after: &keystore.Error{Kind: keystore.KindConflict, Code: "repeat"}}
-	transaction := 0
-	var hook func()
-	hook = func() {
-		if transaction++; transaction < 4 {
-			w.faulty.BeforeUpdate.Store(&hook)
+	transactions.before = func(n int) {
+		if n != 4 {
 			return
 		}
 		list, _, err := w.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 1)
@@ -241,14 +479,20 @@ func TestChangedKeyOfFailedImport(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	w.faulty.BeforeUpdate.Store(&hook)
-	if _, _, err := w.ImportKeys(ctx, fleet.Root, specs, false, once); fleet.Code(err) != "repeat" {
+	if _, _, err := w.ImportKeys(importing, fleet.Root, specs, false,
+		once); fleet.Code(err) != "repeat" {
 		t.Fatal(err)
 	}
 	list, _, err := w.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 100)
 	if err != nil || len(list) != 1 || list[0].Name != name || list[0].RevokedAt.IsZero() ||
 		list[0].RevokeReason == "" {
 		t.Errorf("%d keys remain: %+v, %v", len(list), list, err)
+	}
+	rows, _, err := w.ListAudit(ctx, fleet.Root, keystore.AuditFilter{Action: "key.delete"}, "",
+		manyKeys)
+	if err != nil || len(rows) != manyKeys-1 || slices.ContainsFunc(rows,
+		func(r keystore.AuditRow) bool { return r.Object == "" || r.Before == "" }) {
+		t.Errorf("%d removed keys in the audit log: %v", len(rows), err)
 	}
 	n, refused, err := w.ImportKeys(ctx, fleet.Root, specs, true, nil)
 	if n != manyKeys-1 || len(refused) != 1 || refused[0].Code != "already_used" || err != nil {

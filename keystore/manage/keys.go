@@ -300,7 +300,7 @@ func keyToUpdate(
 	if err != nil {
 		return nil, err
 	}
-	if !auth.root && key.ID == auth.actor {
+	if key.ID == auth.actor {
 		return nil, &keystore.Error{Kind: keystore.KindForbidden, Code: "own_key",
 			Detail: "a key cannot change or rotate itself"}
 	}

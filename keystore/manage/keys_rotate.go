@@ -44,9 +44,9 @@ func (k *Keystore) RotateKey(
 	return key, token, p, err
 }
 
-// earlier returns the earlier of two times; a zero time means never.
+// earlier returns the earlier of two times. A zero b means never.
 func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
+	if !b.IsZero() && b.Before(a) {
 		return b
 	}
 	return a

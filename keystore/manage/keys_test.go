@@ -1,6 +1,7 @@
 package manage_test
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -324,13 +325,17 @@ func TestKeyEditIsAuditedEverywhere(t *testing.T) {
 	w := newWorld(t, "acme", "before", "after")
 	key, _ := w.key(fleet.Root, "acme", "before=read")
 	g := roleGrants(t, "after=read")
-	if _, _, err := w.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Grants: &g},
-		manage.ChangeOptions{}); err != nil {
+	if _, _, err := w.EditKey(ctx, fleet.Root, key.ID,
+		manage.KeyPatch{Grants: &g, Active: new(bool)}, manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	rows, _, err := w.ListAudit(ctx, fleet.Root, keystore.AuditFilter{}, "", 1)
 	if err != nil || len(rows) != 1 || rows[0].Action != "key.edit" {
 		t.Fatalf("%+v, %v", rows, err)
+	}
+	if !strings.Contains(rows[0].Before, `"active":true`) ||
+		!strings.Contains(rows[0].After, `"active":false`) {
+		t.Errorf("before: %s, after: %s", rows[0].Before, rows[0].After)
 	}
 	got := slices.Clone(rows[0].Namespaces)
 	slices.Sort(got)
@@ -362,6 +367,85 @@ func TestOwnerChange(t *testing.T) {
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestEditsOfReachingKeys checks that an edit of a key whose grants reach into descendants requires
+// the permissions there, unless the owner limits the key and the caller acts for the owner.
+func TestEditsOfReachingKeys(t *testing.T) {
+	w := newWorld(t, "far", "below:workspace<far")
+	if _, _, err := w.EditNamespace(ctx, fleet.Root, "far",
+		manage.NamespacePatch{Reach: &[]string{"workspace"}}, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	bob := w.member("bob", "far=read").Member()
+	ada, wide := w.member("ada", "far=*,admin:*"), w.member("wide", "far=*,admin:* below=*")
+	clerk := w.member("clerk", "far=*,admin.keys:*")
+	more := roleGrants(t, "far=read,write")
+	for _, c := range []struct {
+		what  string
+		who   manage.Caller
+		owner string // before
+		patch manage.KeyPatch
+		want  string
+	}{
+		{"its own", ada, ada.Member(), manage.KeyPatch{Grants: &more}, "ok"},
+		{"of another", ada, keystore.RootMember, manage.KeyPatch{Grants: &more}, "exceeds_caller"},
+		{"of another, with the permissions", wide, keystore.RootMember,
+			manage.KeyPatch{Grants: &more}, "ok"},
+		{"for another that it acts for", ada, keystore.RootMember, manage.KeyPatch{Owner: &bob},
+			"ok"},
+		{"for itself", clerk, keystore.RootMember,
+			manage.KeyPatch{Owner: new(clerk.Member())}, "ok"},
+	} {
+		key, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "far", Owner: c.owner,
+			Grants: roleGrants(t, "far=read")}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := w.EditKey(ctx, c.who, key.ID, c.patch,
+			manage.ChangeOptions{}); fleet.Code(err) != c.want {
+			t.Errorf("%s: %v, want %s", c.what, err, c.want)
+		}
+	}
+}
+
+// TestStoredForm checks the form in which a key's grants and addresses are stored, in which order
+// the caller ever named them.
+func TestStoredForm(t *testing.T) {
+	w := newWorld(t, "acme", "other")
+	w.role("*", "a", "read")
+	w.role("*", "b", "read")
+	if _, err := w.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "exact",
+		KeyRoles: []string{"b", "a"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ home, gives, want string }{
+		{"acme", "other=write,read acme=write,read,@b,@a,@b",
+			"acme=read,write,@a,@b other=read,write"},
+		{"acme", "acme=read other=read default=read", "acme=read other=read default=read"},
+		{"exact", "other=read exact=@b,@a", "exact=@a,@b other=read"},
+		{"exact", "exact=@a,@b", "exact=@a,@b"},
+	} {
+		given := roleGrants(t, c.gives)
+		key, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: c.home, Grants: given,
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := w.FindKey(ctx, fleet.Root, key.ID)
+		if err != nil || grantsText(found.Grants) != c.want || grantsText(key.Grants) != c.want ||
+			found.AllowedIPs[0].String() != "10.0.0.0/8" {
+			t.Errorf("%s: returned %s, stored %+v, %v", c.gives, grantsText(key.Grants), found, err)
+		}
+		if grantsText(given) != c.gives {
+			t.Errorf("the grants of the request have changed to %s", grantsText(given))
+		}
+	}
+	ada := w.member("ada", "other=write,read,@b,@a,@b acme=read").Member()
+	if m, err := w.FindMember(ctx, fleet.Root, ada); err != nil ||
+		grantsText(m.Grants) != "other=read,write,@a,@b acme=read" {
+		t.Errorf("a member: %+v, %v", m, err)
 	}
 }
 

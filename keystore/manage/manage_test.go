@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 var ctx = context.Background()
@@ -108,6 +109,10 @@ func TestKeyEdits(t *testing.T) {
 		want                 string
 	}{
 		{"rename", "acme=admin.keys:update", "acme=*", manage.KeyPatch{Name: &name}, false, "ok"},
+		{"rename an inactive key", "acme=admin.keys:update", "acme=*",
+			manage.KeyPatch{Name: &name}, true, "ok"},
+		{"remove the owner", "acme=admin.keys:update,*", "acme=*",
+			manage.KeyPatch{Owner: new(string)}, false, "exceeds_caller"},
 		{"remove a permission", "acme=admin.keys:update", "acme=*",
 			manage.KeyPatch{Grants: gives("acme=read")}, false, "ok"},
 		{"keep a permission that the caller lacks, remove another", "acme=admin.keys:update",
@@ -231,6 +236,56 @@ func TestGrowOnlyBelow(t *testing.T) {
 	}
 }
 
+// TestGrowOnlyRoles checks that no edit of a role removes a permission from a key in a grow_only
+// namespace, and that the refusal names only keys that the caller may read.
+func TestGrowOnlyRoles(t *testing.T) {
+	w := newWorld(t, "acme", "portal")
+	grow := keystore.EditGrowOnly
+	if _, _, err := w.EditNamespace(ctx, fleet.Root, "portal",
+		manage.NamespacePatch{EditPolicy: &grow}, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.role("*", "held", "read,x:op")
+	w.role("*", "free", "read,x:op")
+	key, _ := w.key(fleet.Root, "portal", "portal=@held,z:op")
+	w.key(fleet.Root, "acme", "acme=@held,@free")
+	blind := w.member("blind", "*=*,admin.roles:*")
+	for _, c := range []struct {
+		who      manage.Caller
+		role, to string
+		want     string
+	}{
+		{fleet.Root, "held", "x:op", "grow_only"},
+		{blind, "held", "x:op", "grow_only"},
+		{fleet.Root, "held", "read,x:op,y:op", "ok"},
+		{fleet.Root, "held", "read,y:op", "grow_only"},
+		{fleet.Root, "held", "read,x:*,y:*", "ok"}, // covers what it replaces
+		{fleet.Root, "free", "x:op", "ok"},
+	} {
+		_, _, err := w.EditRole(ctx, c.who, keystore.RoleID{Namespace: "*", Name: c.role},
+			manage.RolePatch{Permissions: permissions(t, c.to)}, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("role %s to %s: %v, want %s", c.role, c.to, err, c.want)
+		}
+		refused, is := errors.AsType[*keystore.Error](err)
+		if !is {
+			continue
+		}
+		if named := len(refused.Fields) == 1 &&
+			strings.Contains(refused.Fields[0].Detail, key.ID); named != (c.who == fleet.Root) {
+			t.Errorf("role %s to %s: %+v", c.role, c.to, refused.Fields)
+		}
+	}
+	for range 25 {
+		w.key(fleet.Root, "portal", "portal=@held")
+	}
+	_, _, err := w.EditRole(ctx, fleet.Root, keystore.RoleID{Namespace: "*", Name: "held"},
+		manage.RolePatch{Permissions: permissions(t, "y:op")}, manage.ChangeOptions{})
+	if refused, is := errors.AsType[*keystore.Error](err); !is || len(refused.Fields) != 20 {
+		t.Errorf("of many keys: %v", err)
+	}
+}
+
 func TestKeyRoles(t *testing.T) {
 	k := fleet.WithNamespaces(t)
 	for _, name := range []string{"member", "other"} {
@@ -325,6 +380,10 @@ func TestSecretsOfARotatedKey(t *testing.T) {
 			found.Secrets[n-1].ExpiresAt, found.ExpiresAt)
 	}
 	third := rotate(time.Minute)
+	if found, err = k.FindKey(ctx, fleet.Root, key.ID); err != nil || len(found.Secrets) != 2 ||
+		!found.Secrets[1].ExpiresAt.Before(found.ExpiresAt) {
+		t.Errorf("after a grace period of a minute: %+v, %v", found, err)
+	}
 	fleet.Want(t, "the oldest token after a second rotation", fleet.Ask(k, first), keystore.Rotated)
 	fleet.Want(t, "the previous token", fleet.Ask(k, second), keystore.OK)
 	fleet.Want(t, "the newest token", fleet.Ask(k, third), keystore.OK)
@@ -396,6 +455,29 @@ func TestRevokeCreatedKeys(t *testing.T) {
 	fleet.Want(t, "created by a key that it created", fleet.Ask(k, grandchild.Reveal()),
 		keystore.Revoked)
 	fleet.Want(t, "created by another", fleet.Ask(k, bystander), keystore.OK)
+}
+
+// TestRevokeCreatedWaits checks that revoking a key with the keys that it created waits for every
+// node, also if it created none.
+func TestRevokeCreatedWaits(t *testing.T) {
+	for _, creates := range []bool{false, true} {
+		w := newWorld(t)
+		_, silent := w.fleet.Node(node.Settings{})
+		key, token := w.key(fleet.Root, "default", "default=read,admin.keys:create")
+		if creates {
+			w.key(w.keyCaller(token), "default", "default=read")
+		}
+		silent.Mute.Store(true)
+		_, p, err := w.RevokeKey(ctx, fleet.Root, key.ID, "", true, manage.ChangeOptions{Wait: -1})
+		if err != nil || p.Complete || p.Revision == 0 {
+			t.Errorf("with a silent node: %+v, %v", p, err)
+		}
+		silent.Mute.Store(false)
+		_, p, err = w.RevokeKey(ctx, fleet.Root, key.ID, "", true, manage.ChangeOptions{})
+		if err != nil || !p.Complete {
+			t.Errorf("with all nodes: %+v, %v", p, err)
+		}
+	}
 }
 
 // recorded is a [manage.Once] that records its calls and can fail.
@@ -482,6 +564,7 @@ func TestFieldErrors(t *testing.T) {
 		"name, not UTF-8":         {Home: home, Name: "a\xff"},
 		"name, a token":           {Home: home, Name: "for " + token},
 		"metadata, a token":       {Home: home, Metadata: map[string]string{token: "x"}},
+		"metadata, only a token":  {Home: home, Metadata: map[string]string{token: ""}},
 		"metadata, not UTF-8":     {Home: home, Metadata: map[string]string{"a\xff": "x"}},
 		"metadata, a control":     {Home: home, Metadata: map[string]string{"a\x07": "x"}},
 		"metadata, an empty name": {Home: home, Metadata: map[string]string{"": "x"}},
@@ -502,6 +585,8 @@ func TestFieldErrors(t *testing.T) {
 		"grants[0].namespace, too": {Grants: fleet.Grants(t, "nowhere=write")},
 		"namespace":                {Home: home, Namespace: "nowhere"},
 		"permissions, too many":    {Home: &keystore.Grant{Permissions: many}},
+		"permissions, a token": {Home: &keystore.Grant{
+			Permissions: []keystore.Permission{{Resource: "r", Action: token}}}},
 	} {
 		_, _, err := k.MintKey(ctx, fleet.Root, spec, nil)
 		var e *keystore.Error
@@ -581,6 +666,32 @@ func TestVerifyUnreadableKey(t *testing.T) {
 	}
 }
 
+// TestVerifiedPermissions checks which permission of a key allows a verified one. An operation, or
+// everything on a resource, is not allowed by a class.
+func TestVerifiedPermissions(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme")
+	for _, c := range []struct {
+		grants, permission string
+		want               keystore.Outcome
+	}{
+		{"acme=read", "orders:read", keystore.OK},
+		{"acme=read", "orders:write", keystore.Forbidden},
+		{"acme=read", "orders:search", keystore.Forbidden},
+		{"acme=read", "orders:*", keystore.Forbidden},
+		{"acme=write", "orders:*", keystore.Forbidden},
+		{"acme=write", "orders:write", keystore.OK},
+		{"acme=orders:*", "orders:*", keystore.OK},
+		{"acme=*", "orders:*", keystore.OK},
+	} {
+		_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
+			Grants: fleet.Grants(t, c.grants)})
+		v, err := k.Verify(ctx, fleet.Root, token, manage.VerifyRequest{Permission: c.permission})
+		if err != nil || v.Outcome != c.want || v.Needed != c.permission {
+			t.Errorf("%s with %s: %+v, %v; want %v", c.permission, c.grants, v, err, c.want)
+		}
+	}
+}
+
 func TestUnreadableIsNotFound(t *testing.T) {
 	k := fleet.WithNamespaces(t, "acme", "other")
 	there, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "other"})
@@ -653,5 +764,13 @@ func TestFieldLimits(t *testing.T) {
 	if _, _, err := k.ImportKeys(ctx, who, make([]manage.ImportSpec, manage.MaxImport+1), false,
 		nil); fleet.Code(err) != "too_many" {
 		t.Errorf("an import of too many keys: %v", err)
+	}
+	invalid := make([]manage.ImportSpec, manage.MaxImport+1)
+	for i := range invalid {
+		invalid[i].Err = &keystore.Error{Code: "invalid"}
+	}
+	if _, refused, err := k.ImportKeys(ctx, fleet.Root, invalid, false, nil); err != nil ||
+		len(refused) != len(invalid) {
+		t.Errorf("the same by root: %d refused, %v", len(refused), err)
 	}
 }

@@ -40,7 +40,8 @@ func (k *Keystore) MayConnect(c Caller, namespace string) bool {
 		func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })
 }
 
-// MayRotate reports whether a caller may rotate a key's token.
+// MayRotate reports whether a member may rotate a key's token. For a caller that is a key, it does
+// not check the limits of docs/authority.md, rule 11: only members use an interface that asks.
 func (k *Keystore) MayRotate(c Caller, key *keystore.Key) bool {
 	auth := k.authorityOf(c)
 	return auth.may(adminKeys, "update", key.Namespace) && auth.checkToken(key) == nil

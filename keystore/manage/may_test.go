@@ -1,11 +1,13 @@
 package manage_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // TestMay checks that the methods in may.go agree with what the operations allow.
@@ -29,10 +31,16 @@ func TestMay(t *testing.T) {
 			key("bob's", bob, "acme", "acme=read")
 			key("both's", both, "other", "acme=read other=write")
 			who := w.member("who", grants)
+			own, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
+				Owner: who.Member(), Grants: roleGrants(t, "acme=orders:read")}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.ids["its own"] = own.ID
 			// in_use: the caller may delete the member after its keys
 			allowed := func(err error) bool { return err == nil || fleet.Code(err) == "in_use" }
 
-			_, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
+			_, _, err = w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
 				Home: &keystore.Grant{Permissions: permissions(t, "read"), Connected: true}}, nil)
 			if offered := w.MayConnect(who, "acme") &&
 				w.MayIn(who, "admin.keys", "create", "acme"); offered != allowed(err) {
@@ -48,7 +56,7 @@ func TestMay(t *testing.T) {
 					t.Errorf("giving %s: offered %t, %v", p, offered, err)
 				}
 			}
-			for _, name := range []string{"root's", "bob's", "both's"} {
+			for _, name := range []string{"root's", "bob's", "both's", "its own"} {
 				key, err := w.FindKey(ctx, fleet.Root, w.ids[name])
 				if err != nil {
 					t.Fatal(err)
@@ -82,5 +90,61 @@ func TestMay(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestMayGiveOfKeys checks that a key may give a permission only if both the key and its owner have
+// it.
+func TestMayGiveOfKeys(t *testing.T) {
+	w := newWorld(t, "acme")
+	ada := w.member("ada", "acme=read,admin.keys:create").Member()
+	_, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme", Owner: ada,
+		Grants: roleGrants(t, "acme=read,orders:*,admin:*")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := w.keyCaller(token.Reveal())
+	give := w.MayGive(who, "acme")
+	for _, p := range permissions(t, "read,write,orders:read,orders:write,admin.keys:create,admin.keys:read") {
+		_, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme",
+			Home: &keystore.Grant{Permissions: []keystore.Permission{p}}}, nil)
+		if give(p) != (err == nil) {
+			t.Errorf("giving %s: offered %t, %v", p, give(p), err)
+		}
+	}
+}
+
+// TestPermissions checks the permissions of a key, which are limited by those of its owner.
+func TestPermissions(t *testing.T) {
+	w := newWorld(t, "acme", "other")
+	ada := w.member("ada", "acme=read,orders:search other=read")
+	_, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
+		Owner: ada.Member(), Grants: roleGrants(t, "acme=read,write other=write default=read")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		who  manage.Caller
+		want string
+	}{
+		"root":   {fleet.Root, "map[*:[* admin:*]]"},
+		"member": {ada, "map[acme:[orders:search read] other:[read]]"},
+		"key":    {w.keyCaller(token.Reveal()), "map[acme:[orders:search read]]"},
+	} {
+		if got := fmt.Sprint(w.Permissions(c.who)); got != c.want {
+			t.Errorf("%s: %s, want %s", what, got, c.want)
+		}
+	}
+}
+
+// TestPrefixes checks the prefixes of tokens that ListPrefixes returns.
+func TestPrefixes(t *testing.T) {
+	w := newWorld(t)
+	w.key(fleet.Root, "default", "default=read")
+	w.Configure(node.Settings{TokenPrefixes: []string{"new", "next"}})
+	accepted, others, err := w.ListPrefixes(ctx, fleet.Root)
+	if err != nil || fmt.Sprint(accepted) != "[new next]" || len(others) != 1 ||
+		others[0].Prefix != keystore.DefaultPrefix {
+		t.Errorf("%v, %+v, %v", accepted, others, err)
 	}
 }

@@ -275,7 +275,7 @@ func (a authority) replaceGrants(
 	}
 	for _, g := range slices.Concat(m.Grants, wanted) {
 		before, after := in(m.Grants, g.Namespace), in(wanted, g.Namespace)
-		if len(before) == len(after) && (len(before) == 0 || sameGrant(before[0], after[0])) {
+		if len(before) == len(after) && sameGrant(before[0], after[0]) {
 			continue
 		}
 		if !a.may(adminMembers, "update", g.Namespace) {
@@ -379,7 +379,7 @@ func (k *Keystore) NewMemberToken(
 			return err
 		}
 		// Otherwise a leaked token could replace itself with one that has no limits.
-		if c.record != nil && c.record.Personal() && id == c.member {
+		if id == auth.member {
 			if err := auth.checkCredentialLimits(key); err != nil {
 				return err
 			}

@@ -264,6 +264,10 @@ func TestMemberTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if key, err := w.FindKey(ctx, ada, leaked.Credential()); err != nil ||
+		key.AllowedIPs[0].String() != "10.0.0.0/8" {
+		t.Errorf("the token is stored as %+v, %v", key, err)
+	}
 	if _, err := mint(fleet.Root, ada.Member(), limited,
 		at); fleet.Code(err) != "version_mismatch" {
 		t.Errorf("a repeated request creates another token: %v", err)

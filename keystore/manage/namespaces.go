@@ -336,8 +336,7 @@ func (a authority) checkNewReach(after *keystore.Directory) error {
 	all := keystore.MustParsePermissions("*")
 	for above := range after.Namespaces() {
 		for _, ns := range after.ReachedFrom(above.ID) {
-			before := a.policy.Namespace(ns.ID)
-			if before != nil && !a.policy.Reaches(above.ID, before) {
+			if !a.policy.Reaches(above.ID, a.policy.Namespace(ns.ID)) {
 				if err := a.requireCover(ns.ID, false, all); err != nil {
 					return err
 				}

@@ -21,7 +21,16 @@ import (
 // withReads is a database that calls functions before some reads.
 type withReads struct {
 	keystore.Database
-	keyByDigest, keys, auditChain func(context.Context) error
+	keyByDigest, keys, auditChain, policy func(context.Context) error
+}
+
+func (w *withReads) Policy(
+	ctx context.Context, since keystore.Position,
+) (*keystore.Policy, error) {
+	if err := w.policy(ctx); err != nil {
+		return nil, err
+	}
+	return w.Database.Policy(ctx, since)
 }
 
 func (w *withReads) KeyByDigest(
@@ -56,7 +65,7 @@ func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
 		d.Fatal(err)
 	}
 	nothing := func(context.Context) error { return nil }
-	w := &withReads{db, nothing, nothing, nothing}
+	w := &withReads{db, nothing, nothing, nothing, nothing}
 	k, err := manage.Open(ctx, w, nil, node.Settings{}, fleet.Observer{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -125,6 +134,67 @@ func TestReadsOfOneCaller(t *testing.T) {
 	})
 }
 
+// TestReadsEnd checks that each read, also one that fails, lets later reads of the caller start.
+func TestReadsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := nodeWithReads(fleet.New(t))
+		key, token := fleet.Mint(t, k, manage.KeySpec{})
+		repeat := func(what string, want error, read func(context.Context) error) {
+			t.Helper()
+			for range 3 { // one more than may run at the same time
+				ctx, cancel := context.WithTimeout(ctx, time.Second)
+				if err := read(ctx); !errors.Is(err, want) {
+					t.Errorf("%s: %v, want %v", what, err, want)
+				}
+				cancel()
+			}
+		}
+		find := func(ctx context.Context) error { return second(k.FindKey(ctx, fleet.Root, key.ID)) }
+		for what, read := range map[string]func(context.Context) error{
+			"a key": find,
+			"keys": func(ctx context.Context) error {
+				_, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 1)
+				return err
+			},
+			"a member": func(ctx context.Context) error {
+				_, err := k.ListMembers(ctx, fleet.Root)
+				return err
+			},
+			"roles": func(ctx context.Context) error {
+				return second(k.ListRoles(ctx, fleet.Root))
+			},
+			"namespaces": func(ctx context.Context) error {
+				return second(k.ListNamespaces(ctx, fleet.Root))
+			},
+			"nodes": func(ctx context.Context) error { return second(k.ListNodes(ctx, fleet.Root)) },
+			"prefixes": func(ctx context.Context) error {
+				_, _, err := k.ListPrefixes(ctx, fleet.Root)
+				return err
+			},
+			"the audit log": func(ctx context.Context) error {
+				_, _, err := k.ListAudit(ctx, fleet.Root, keystore.AuditFilter{}, "", 1)
+				return err
+			},
+			"its hashes": func(ctx context.Context) error {
+				return second(k.VerifyAudit(ctx, fleet.Root))
+			},
+			"a credential": func(ctx context.Context) error {
+				return second(k.Verify(ctx, fleet.Root, token, manage.VerifyRequest{}))
+			},
+			"the progress of a change": func(ctx context.Context) error {
+				return second(k.Progress(ctx, fleet.Root, 1, time.Now()))
+			},
+		} {
+			repeat(what, nil, read)
+		}
+		nothing := db.policy
+		db.policy = func(context.Context) error { return fleet.ErrCut }
+		repeat("without a database", fleet.ErrCut, find)
+		db.policy = nothing
+		repeat("afterwards", nil, find)
+	})
+}
+
 // TestHealthOfLookups checks that a node is unhealthy while lookups fail.
 func TestHealthOfLookups(t *testing.T) {
 	k, db := nodeWithReads(fleet.New(t))
@@ -158,25 +228,29 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 	for _, row := range []struct {
 		name           string
 		change         func(t *testing.T, d fleet.Fleet, k *manage.Keystore)
+		wrong          int64
 		verdict, error string
 	}{
 		{"longer", func(t *testing.T, _ fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
-		}, "", ""},
+		}, 0, "", ""},
 		{"shorter", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "seq = 3") },
-			"row 3 is missing", "rows after 2 are missing"},
+			3, "row 3 is missing", "rows after 2 are missing"},
 		{"empty", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) { remove(d, "true") },
-			"row 1 is missing", "rows after 0 are missing"},
+			1, "row 1 is missing", "rows after 0 are missing"},
 		{"another end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			remove(d, "seq = 3")
 			fleet.Mint(t, k, manage.KeySpec{})
-		}, "row 3 has changed", ""},
+		}, 3, "row 3 has changed", ""},
 		{"a gap", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) { remove(d, "seq = 2") },
-			"row 2 is missing", ""},
+			2, "row 2 is missing", ""},
 		{"a gap at the end", func(t *testing.T, d fleet.Fleet, k *manage.Keystore) {
 			fleet.Mint(t, k, manage.KeySpec{})
 			remove(d, "seq = 3")
-		}, "row 3 is missing", "rows after 2 are missing"},
+		}, 3, "row 3 is missing", "rows after 2 are missing"},
+		{"a changed row", func(_ *testing.T, d fleet.Fleet, _ *manage.Keystore) {
+			d.Tamper("DROP TRIGGER audit_update", "UPDATE audit SET actor = 'x' WHERE seq = 2")
+		}, 2, "row 2 or the row before it has been changed", ""},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			read := func(read func(k *manage.Keystore) error) error {
@@ -194,7 +268,7 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 			}
 			err := read(func(k *manage.Keystore) error {
 				v, err := k.VerifyAudit(ctx, fleet.Root)
-				if row.verdict == "" && (v.Wrong != 0 || v.Rows != 3) ||
+				if v.Wrong != row.wrong || row.wrong == 0 && v.Rows != 3 ||
 					!strings.HasPrefix(v.Cause, row.verdict) {
 					t.Errorf("%+v, want %q", v, row.verdict)
 				}
@@ -218,6 +292,9 @@ func TestAuditChangesWhileItIsRead(t *testing.T) {
 		})
 	}
 	k, db := nodeWithReads(fleet.New(t))
+	if v, err := k.VerifyAudit(ctx, fleet.Root); err != nil || v != (manage.AuditVerdict{}) {
+		t.Errorf("an empty log: %+v, %v", v, err)
+	}
 	fleet.Mint(t, k, manage.KeySpec{})
 	stop := errors.New("enough")
 	if err := k.ExportAudit(ctx, fleet.Root,

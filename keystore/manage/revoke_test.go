@@ -1,6 +1,7 @@
 package manage_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -44,6 +45,17 @@ func TestRevokedKeysSayWhy(t *testing.T) {
 				rows, _, err := w.ListAudit(ctx, fleet.Root, keystore.AuditFilter{Object: id}, "", 9)
 				if err != nil || len(rows) != 2 || rows[0].Action != "key.revoke" {
 					t.Errorf("the audit log: %+v, %v", rows, err)
+				}
+				var after struct {
+					RevokedAt    time.Time `json:"revoked_at"`
+					RevokeReason string    `json:"revoke_reason"`
+					Active       bool
+					Version      int64
+				}
+				if err := json.Unmarshal([]byte(rows[0].After), &after); err != nil ||
+					!after.RevokedAt.Equal(k.RevokedAt) || after.RevokeReason != "leaked" ||
+					after.Active || after.Version != 2 {
+					t.Errorf("the audit log shows %s, %v", rows[0].After, err)
 				}
 			}
 			again, p, err := w.RevokeKey(ctx, fleet.Root, key.ID, "again", true,

@@ -3,6 +3,7 @@ package manage_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -152,4 +153,62 @@ func TestExpiredSessions(t *testing.T) {
 			t.Errorf("row %d: reading the session: %v", i, err)
 		}
 	}
+}
+
+// TestUseOfSessions checks that using a session keeps it from expiring, and that not every use is
+// stored.
+func TestUseOfSessions(t *testing.T) {
+	k, db := fleet.New(t).Node(node.Settings{})
+	m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token, _, err := k.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+		manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		unused time.Duration
+		stored bool
+	}{{time.Minute, false}, {6 * time.Minute, true}, {keystore.SessionIdle - time.Minute, true}} {
+		secret, err := k.OpenSession(ctx, &keystore.Record{Digest: token.Digest()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := k.Now().Add(-c.unused)
+		s := keystore.Session{ID: keystore.DigestOf(secret), Token: token.Digest(), CreatedAt: used,
+			UsedAt: used}
+		if err := errors.Join(db.DeleteSession(ctx, s.ID), db.InsertSession(ctx, s)); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := k.LookupSession(ctx, secret, time.Now()); err != nil ||
+			a.Outcome != keystore.OK {
+			t.Errorf("unused for %v: %v, %v", c.unused, a.Outcome, err)
+		}
+		found, err := db.Session(ctx, s.ID)
+		if err != nil || found.UsedAt.After(used.Add(time.Second)) != c.stored {
+			t.Errorf("unused for %v: last use %v, %v", c.unused, found, err)
+		}
+	}
+	if err := k.CloseSession(ctx, k.TokenKey().Generate("session",
+		keystore.NewID()).Reveal()); err != nil {
+		t.Errorf("closing a session that does not exist: %v", err)
+	}
+}
+
+// TestExpiredSessionsAreDeleted checks that a node deletes expired sessions on its own.
+func TestExpiredSessionsAreDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, db := fleet.New(t).Node(node.Settings{})
+		used := time.Now().Add(-keystore.SessionIdle)
+		s := keystore.Session{ID: keystore.DigestOf("session"), CreatedAt: used, UsedAt: used}
+		if err := db.InsertSession(ctx, s); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if _, err := db.Session(ctx, s.ID); !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("reading the session: %v", err)
+		}
+	})
 }

@@ -62,5 +62,8 @@ func TestBulkWaitsForSingleChanges(t *testing.T) {
 		if err := q.enterBulk(t.Context()); err != nil {
 			t.Errorf("after a cancelled wait: %v", err)
 		}
+		if len(q.singles) > 0 {
+			t.Errorf("%d single changes remain", len(q.singles))
+		}
 	})
 }

@@ -1,7 +1,11 @@
 package node_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -184,26 +188,64 @@ func TestPolicyChangesOfSlowDatabase(t *testing.T) {
 	})
 }
 
-// TestLoadOvertakenByDroppedCache holds a load while the node drops its cache, because it has
-// missed changes. The record must not be cached afterwards.
+// TestLoadOvertakenByDroppedCache holds a load while the node drops its cache, because the change
+// log does not say what has changed. The record must not be cached afterwards.
 func TestLoadOvertakenByDroppedCache(t *testing.T) {
-	d := fleet.New(t)
-	a, _ := d.Node(node.Settings{})
-	b, fb := d.Node(node.Settings{})
-	key, token := fleet.Mint(t, a, manage.KeySpec{})
-	b.Health(ctx) // applies the mint: it could not cache a newer record
-	fb.Mute.Store(true)
-	read, release := fb.HoldOne()
-	answered := make(chan keystore.Outcome)
-	go func() { answered <- fleet.Ask(b, token) }()
-	<-read
-	fleet.Revoke(t, a, key.ID, -1)
-	d.Tamper("DELETE FROM change_log")
-	fb.Mute.Store(false)
-	if h := b.Health(ctx); h.Problem != "" {
-		t.Fatal(h.Problem)
+	for _, forget := range []string{"DELETE FROM change_log",
+		"UPDATE change_log SET kind = 'all', key_id = NULL, digest = NULL"} {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		b.Health(ctx) // applies the mint: it could not cache a newer record
+		fb.Mute.Store(true)
+		read, release := fb.HoldOne()
+		answered := make(chan keystore.Outcome)
+		go func() { answered <- fleet.Ask(b, token) }()
+		<-read
+		fleet.Revoke(t, a, key.ID, -1)
+		d.Tamper(forget)
+		fb.Mute.Store(false)
+		if h := b.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		close(release)
+		<-answered
+		fleet.Want(t, forget, fleet.Ask(b, token), keystore.Revoked)
 	}
-	close(release)
-	<-answered
-	fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Revoked)
+}
+
+// TestUnreadableRowIsLoggedOnce checks that a node names a row that it ignores when it first reads
+// it, and not with each change afterwards.
+func TestUnreadableRowIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		var log bytes.Buffer
+		open := func(
+			ctx context.Context, db keystore.Database, s node.Settings, o node.Observer,
+		) (*manage.Keystore, error) {
+			return manage.Open(ctx, db, nil, s, o, slog.New(slog.NewTextHandler(&log, nil)))
+		}
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, open, func(*fleet.Faulty) {})
+		roles := []string{"clerk", "driver"}
+		for _, name := range roles {
+			if _, err := a.CreateRole(ctx, fleet.Root, keystore.Role{Namespace: "default",
+				Name: name, Permissions: fleet.Read}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, name := range roles {
+			d.Tamper("UPDATE roles SET permissions = '[5]' WHERE name = '" + name + "'")
+			a.Health(ctx)
+			if _, err := a.CreateMember(ctx, fleet.Root,
+				keystore.Member{Name: "Ada"}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if n := strings.Count(log.String(), "\n"); n != i+1 ||
+				strings.Count(log.String(), name) != 1 {
+				t.Errorf("%d lines, want one for each unreadable row: %s", n, log.String())
+			}
+		}
+	})
 }

@@ -28,6 +28,15 @@ func (w *watched) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	return w.Database.Nodes(ctx)
 }
 
+func (w *watched) Renew(
+	ctx context.Context, incarnation string, at keystore.Position,
+) (keystore.Head, error) {
+	if w.closed.Load() {
+		w.late.Add(1)
+	}
+	return w.Database.Renew(ctx, incarnation, at)
+}
+
 func (w *watched) Close() error {
 	w.closed.Store(true)
 	return w.Database.Close()
@@ -79,6 +88,9 @@ func TestCloseEndsPropagations(t *testing.T) {
 			}
 		default:
 			t.Error("the revoke has not returned when Close has")
+		}
+		if h := k.Health(ctx); h.Problem == "" {
+			t.Error("the closed node is healthy")
 		}
 		time.Sleep(time.Minute)
 		if n := w.late.Load(); n > 0 {

@@ -142,6 +142,44 @@ func TestSlotsAreReturned(t *testing.T) {
 	})
 }
 
+// TestJoinedLoadOfLostRecord checks that a request does not get a record that was lost before the
+// request arrived, although it joins a load that has read the record.
+func TestJoinedLoadOfLostRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, f := d.Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{Inactive: true})
+		applied := a.Health(ctx).Revision
+		f.Mute.Store(true) // it does not notice
+		d.Tamper("UPDATE keys SET active = 1, version = version + 1")
+		read, release := f.HoldOne()
+		var early, late keystore.Outcome
+		var wg sync.WaitGroup
+		wg.Go(func() { early = fleet.Ask(a, token) })
+		<-read
+		d.Lose(applied, "UPDATE keys SET active = 0")
+		wg.Go(func() { late = fleet.Ask(a, token) })
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		fleet.Want(t, "a request that arrived while it was active", early, keystore.OK)
+		fleet.Want(t, "a request that arrived afterwards", late, keystore.Inactive)
+		f.Mute.Store(false)
+	})
+}
+
+// TestFailedLoadIsNotCached checks that a credential is not taken for unknown after a failure.
+func TestFailedLoadIsNotCached(t *testing.T) {
+	a, f := fleet.New(t).Node(node.Settings{})
+	_, token := fleet.Mint(t, a, manage.KeySpec{})
+	f.Stale.Store(new(fleet.StaleAnswer)) // of a former primary
+	for range 3 {
+		fleet.Want(t, "while loads fail", fleet.Ask(a, token), keystore.Unavailable)
+	}
+	f.Stale.Store(nil)
+	fleet.Want(t, "afterwards", fleet.Ask(a, token), keystore.OK)
+}
+
 func TestRequestsForOneKeyShareOneQuery(t *testing.T) {
 	d := fleet.New(t)
 	a, f := d.Node(node.Settings{})
@@ -247,6 +285,34 @@ func TestImportedCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	fleet.Want(t, "imported after a lookup", fleet.Ask(a, spec.Token), keystore.OK)
+}
+
+// TestImportOvertakesLoad imports many keys while another node has looked up one of them and not
+// found it. When the import returns, that key is valid there.
+func TestImportOvertakesLoad(t *testing.T) {
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	b, fb := d.Node(node.Settings{})
+	first := readImport("legacy/first")
+	if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{first}, false,
+		nil); err != nil {
+		t.Fatal(err)
+	}
+	var specs []manage.ImportSpec
+	for i := range 300 { // the change log does not list so many keys
+		specs = append(specs, readImport(fmt.Sprint("legacy/", i)))
+	}
+	b.Health(ctx)
+	read, release := fb.HoldOne()
+	answered := make(chan keystore.Outcome)
+	go func() { answered <- fleet.Ask(b, specs[7].Token) }()
+	<-read
+	if _, _, err := a.ImportKeys(ctx, fleet.Root, specs, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	<-answered
+	fleet.Want(t, "when the import has returned", fleet.Ask(b, specs[7].Token), keystore.OK)
 }
 
 // readImport returns an import of a credential that may read.

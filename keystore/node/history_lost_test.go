@@ -1,8 +1,10 @@
 package node_test
 
 import (
+	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // A node whose Join was not acknowledged takes no lease, although its row exists. While a
@@ -58,7 +61,9 @@ func TestSilentDatabaseMustConfirm(t *testing.T) {
 			t.Error("healthy")
 		}
 		f.Unacknowledged.Store(false)
-		time.Sleep(time.Second)
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Errorf("after it has confirmed: %s", h.Problem)
+		}
 		fleet.Want(t, "after it has confirmed", fleet.Ask(a, token), keystore.OK)
 	})
 }
@@ -123,37 +128,21 @@ func TestUnacknowledgedLeaseIsNotUsed(t *testing.T) {
 // if a failover lost the revision.
 func TestRecordNewerThanAppliedIsNotCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := fleet.New(t)
-		a, _ := d.Node(node.Settings{})
-		b, fb := d.Node(node.Settings{})
-		key, token := fleet.Mint(t, a, manage.KeySpec{})
-		_, warm := fleet.Mint(t, a, manage.KeySpec{})
-		off, on := false, true
-		edit := func(active *bool, wait time.Duration) {
-			t.Helper()
-			if _, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: active},
-				manage.ChangeOptions{Wait: wait}); err != nil {
-				t.Fatal(err)
-			}
+		d, cache := fleet.New(t), new(fleet.Hostile)
+		a, f := d.Node(node.Settings{Cache: cache})
+		_, token := fleet.Mint(t, a, manage.KeySpec{Inactive: true})
+		applied := a.Health(ctx).Revision
+		f.Mute.Store(true) // it does not notice
+		d.Tamper("UPDATE keys SET active = 1, version = version + 1")
+		fleet.Want(t, "read while it was active", fleet.Ask(a, token), keystore.OK)
+		if len(cache.Snapshot()) != 0 {
+			t.Error("the record is in the shared cache")
 		}
-		edit(&off, 0)
-		fleet.Want(t, "inactive", fleet.Ask(b, token), keystore.Inactive)
-		fleet.Want(t, "another", fleet.Ask(b, warm), keystore.OK)
-		applied := b.Gauges().Revision
-
-		fb.Mute.Store(true)          // its renewals fail
-		time.Sleep(10 * time.Minute) // cached records expire
-		fb.Mute.Store(false)
-		fleet.Want(t, "another, loaded again", fleet.Ask(b, warm), keystore.OK)
-		fb.Mute.Store(true)
-		edit(&on, -1)
-		fleet.Want(t, "read while it was active", fleet.Ask(b, token), keystore.OK)
-		d.Lose(applied, "UPDATE keys SET active = 0 WHERE id = '"+key.ID+"'")
-		a.Health(ctx)
-		fb.Mute.Store(false)
+		d.Lose(applied, "UPDATE keys SET active = 0")
+		f.Mute.Store(false)
 		for range 30 {
 			time.Sleep(time.Second)
-			fleet.Want(t, "after the activation was lost", fleet.Ask(b, token), keystore.Inactive)
+			fleet.Want(t, "after the activation was lost", fleet.Ask(a, token), keystore.Inactive)
 		}
 	})
 }
@@ -178,6 +167,52 @@ func TestPolicyNewerThanHeadIsRefused(t *testing.T) {
 	}
 	if p := b.Gauges().Revision; p != a.Gauges().Revision {
 		t.Errorf("at revision %d with a policy of revision %d", p, a.Gauges().Revision)
+	}
+}
+
+// oldHead is a database whose Renew returns an old position, unless it is nil, as from a former
+// primary.
+type oldHead struct {
+	keystore.Database
+	position atomic.Pointer[keystore.Position]
+}
+
+func (db *oldHead) Renew(
+	ctx context.Context, incarnation string, at keystore.Position,
+) (keystore.Head, error) {
+	h, err := db.Database.Renew(ctx, incarnation, at)
+	if old := db.position.Load(); old != nil {
+		h.Position = *old
+	}
+	return h, err
+}
+
+// TestDirectoryNewerThanHeadIsRefused starts a node that reads the directory from one server and an
+// older head from another. A failover may lose what the directory has and the head has not.
+func TestDirectoryNewerThanHeadIsRefused(t *testing.T) {
+	d := fleet.New(t)
+	a, f := d.Node(node.Settings{})
+	before, err := f.Database.Renew(ctx, a.Incarnation(), keystore.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, old := range []*keystore.Position{&before.Position, nil} {
+		sqlite, err := sqldb.OpenSQLite(ctx, d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := &oldHead{Database: sqlite}
+		db.position.Store(old)
+		k, err := fleet.Open(ctx, db, node.Settings{}, fleet.Observer{})
+		if (err == nil) != (old == nil) {
+			t.Errorf("with an old head (%v): %v", old, err)
+		}
+		if err == nil {
+			_ = k.Close()
+		}
 	}
 }
 
@@ -239,6 +274,40 @@ func TestRevokeDetectsLostHistory(t *testing.T) {
 			t.Errorf("complete: %+v; outcome on the other node: %v", p, fleet.Ask(b, token))
 		}
 		fb.Cut.Store(false)
+	})
+}
+
+// changedRows is a database that calls before, unless it is nil, before the next call of Nodes.
+type changedRows struct {
+	keystore.Database
+	before atomic.Pointer[func()]
+}
+
+func (db *changedRows) Nodes(ctx context.Context) ([]keystore.Node, error) {
+	if before := db.before.Swap(nil); before != nil {
+		(*before)()
+	}
+	return db.Database.Nodes(ctx)
+}
+
+// TestChangeLostBeforeRowsAreRead loses a change after its node has applied it and before the node
+// reads which nodes have. The change must not be reported as complete.
+func TestChangeLostBeforeRowsAreRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, db := fleet.New(t), new(changedRows)
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(time.Second) // lets the background work of the start finish
+		kept := a.Health(ctx).Revision
+		restore := func() { d.Lose(kept, "UPDATE keys SET active = 1") }
+		db.before.Store(&restore)
+		off := false
+		_, p, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &off},
+			manage.ChangeOptions{})
+		if err == nil || db.before.Load() != nil {
+			t.Errorf("%+v, %v", p, err)
+		}
 	})
 }
 
@@ -472,4 +541,185 @@ func TestFormerEpochIsReplaced(t *testing.T) {
 	if second == first || third == first || third == second {
 		t.Errorf("epochs %q, %q, %q", first, second, third)
 	}
+}
+
+// TestTakeoverWithinRevoke lets a standby take over between the two commits of an operation. The
+// standby may lack the first, so the operation must not be reported as complete.
+func TestTakeoverWithinRevoke(t *testing.T) { synctest.Test(t, testTakeoverWithinRevoke) }
+
+func testTakeoverWithinRevoke(t *testing.T) {
+	a, f := fleet.New(t).Node(node.Settings{})
+	f.Timeline.Store("1")
+	a.Health(ctx)
+	creator, key := fleet.Caller(t, a,
+		manage.KeySpec{Grants: fleet.Grants(t, "default=admin.keys:create,read")})
+	if _, _, err := a.MintKey(ctx, creator,
+		manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	takeOver := func() {
+		f.Timeline.Store("2")
+		if err := a.Renew(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	f.BeforeUpdate.Store(&takeOver)
+	revoke := func() (node.Propagation, error) {
+		_, p, err := a.RevokeKey(ctx, fleet.Root, key.ID, "", true,
+			manage.ChangeOptions{Wait: time.Minute})
+		return p, err
+	}
+	if p, err := revoke(); err == nil {
+		t.Errorf("the revoke is reported as committed: %+v", p)
+	}
+	if p, err := revoke(); err != nil || !p.Complete {
+		t.Errorf("repeated: %+v, %v", p, err)
+	}
+}
+
+// TestRepeatedRevokeAfterTakeover repeats a revoke that a former primary has committed.
+func TestRepeatedRevokeAfterTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := fleet.New(t).Node(node.Settings{})
+		f.Timeline.Store("1")
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete {
+			t.Fatalf("%+v", p)
+		}
+		f.Timeline.Store("2")
+		a.Health(ctx)
+		if p := fleet.Revoke(t, a, key.ID, time.Minute); !p.Complete {
+			t.Errorf("%+v", p)
+		}
+	})
+}
+
+// TestProgressAfterLostHistory takes the database back, so that revisions are assigned again. The
+// progress of a later change must not count from the time of the earlier one.
+func TestProgressAfterLostHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		a.Health(ctx)
+		kept := a.Applied()
+		for range 20 {
+			fleet.Mint(t, a, manage.KeySpec{})
+			time.Sleep(2 * time.Second)
+		}
+		d.Lose(kept)
+		time.Sleep(2 * time.Minute) // both nodes have joined the new history
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		answered := a.Now()
+		p := fleet.Revoke(t, a, key.ID, -1)
+		if p.Complete || p.Revision > kept+20 {
+			t.Fatalf("%+v", p)
+		}
+		a.Health(ctx)
+		if p, err := a.Progress(ctx, fleet.Root, p.Revision, answered); err != nil || p.Complete {
+			t.Errorf("%+v, %v; outcome on the other node: %v", p, err, fleet.Ask(b, token))
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// TestFenceLostWithHistory takes the database back to before a node was fenced. The node renews its
+// lease, and another one fences it again. A node that remembers the first fencing must wait for the
+// renewed lease.
+func TestFenceLostWithHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(10 * time.Second)
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		kept := b.Health(ctx).Revision
+		fb.Cut.Store(true)
+		time.Sleep(55 * time.Second) // fenced after about 30 s
+		fleet.Mint(t, a, manage.KeySpec{})
+		a.Health(ctx)
+		fa.Mute.Store(true)
+		d.Lose(kept, "UPDATE nodes SET state = 'active'")
+		fb.Cut.Store(false)
+		fleet.Want(t, "when its fencing was lost", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		d.Tamper("UPDATE nodes SET state = 'fencing' WHERE incarnation = '" + b.Incarnation() + "'")
+		fa.Mute.Store(false)
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		p := fleet.Revoke(t, a, key.ID, 15*time.Second)
+		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
+			t.Errorf("%+v; outcome on the other node: %v", p, o)
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// TestNodeOfLostHistoryJoinsAgain takes the database back to when a node had a shorter lease.
+// Revokes on other nodes must wait for the lease that the node has now.
+func TestNodeOfLostHistoryJoinsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, fa := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{Lease: time.Minute})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		kept := b.Health(ctx).Revision
+		fleet.Mint(t, a, manage.KeySpec{})
+		b.Health(ctx)
+		fa.Mute.Store(true)
+		d.Lose(kept, "UPDATE nodes SET lease = 10000000 WHERE incarnation = '"+b.Incarnation()+"'")
+		if h := b.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		fa.Mute.Store(false)
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		p := fleet.Revoke(t, a, key.ID, 30*time.Second)
+		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
+			t.Errorf("%+v; outcome on the other node: %v", p, o)
+		}
+		fb.Cut.Store(false)
+	})
+}
+
+// TestNodeOfLostHistoryIsRemembered loses the row of a node after the other node has asked for the
+// head and before it reads the rows. Revokes must wait for the lost node.
+func TestNodeOfLostHistoryIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		db := new(acknowledgements)
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		b, fb := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		kept := a.Health(ctx).Revision
+		fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(20 * time.Second)
+		b.Health(ctx)
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Cut.Store(true)
+		time.Sleep(6 * time.Second)
+		restore := func() {
+			d.Lose(kept, "DELETE FROM nodes WHERE incarnation = '"+b.Incarnation()+"'")
+		}
+		db.before.Store(&restore)
+		for db.before.Load() != nil {
+			time.Sleep(time.Second)
+		}
+		if h := a.Health(ctx); h.Problem != "" {
+			t.Fatal(h.Problem)
+		}
+		p := fleet.Revoke(t, a, key.ID, -1)
+		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
+			t.Errorf("%+v; outcome on the lost node: %v", p, o)
+		}
+		fb.Cut.Store(false)
+	})
 }

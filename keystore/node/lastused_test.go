@@ -38,13 +38,16 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 	})
 }
 
-// withoutUses is a database in which last uses cannot be written while fails is true.
+// withoutUses is a database in which last uses cannot be written while fails is true. It counts the
+// calls that write some.
 type withoutUses struct {
 	keystore.Database
 	fails atomic.Bool
+	calls atomic.Int64
 }
 
 func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]time.Time) error {
+	db.calls.Add(1)
 	if db.fails.Load() {
 		return fleet.ErrCut
 	}
@@ -77,6 +80,11 @@ func TestLatestUseIsWrittenAfterOutage(t *testing.T) {
 		}
 		if want := last.Truncate(time.Microsecond); !found.LastUsedAt.Equal(want) {
 			t.Errorf("last used at %v, want %v", found.LastUsedAt, want)
+		}
+		calls := db.calls.Load()
+		time.Sleep(time.Minute)
+		if n := db.calls.Load() - calls; n != 0 {
+			t.Errorf("uses were written %d times again", n)
 		}
 	})
 }

@@ -23,7 +23,8 @@ const (
 
 // A lease limits how long the cache may be used (docs/protocol.md, rules 2 and 4).
 type lease struct {
-	term atomic.Pointer[term] // nil before the first renewal
+	term     atomic.Pointer[term] // nil before the first renewal
+	extended chan struct{}        // with a capacity of one; receives a value with each new term
 }
 
 // A term is the result of one renewal.
@@ -59,6 +60,10 @@ func (l *lease) extend(length time.Duration, r reading) {
 		before = t.databaseClock
 	}
 	l.term.Store(&term{before.follow(r), length, r.asked.Add(length).UnixNano()})
+	select {
+	case l.extended <- struct{}{}:
+	default:
+	}
 }
 
 // drop ends the lease. The database's clock stays known.
@@ -68,10 +73,12 @@ func (l *lease) drop() {
 	}
 }
 
-// expiresBy reports whether the lease covers no time after t.
-func (l *lease) expiresBy(t time.Time) bool {
-	term := l.term.Load()
-	return term == nil || term.length == 0 || !term.asked.Add(term.length).After(t)
+// length returns the length of the present term, 0 if there is none.
+func (l *lease) length() time.Duration {
+	if t := l.term.Load(); t != nil {
+		return t.length
+	}
+	return 0
 }
 
 func (l *lease) remaining(now time.Time) time.Duration {
@@ -92,7 +99,6 @@ type membership struct {
 
 	lease    lease
 	rate     rateCheck
-	renewed  time.Time    // when the last successful renewal began
 	failures atomic.Int32 // successive failed renewals
 
 	position atomic.Pointer[keystore.Position] // up to which changes are applied
@@ -295,7 +301,6 @@ func (n *Node) tryRenew() error {
 	m.nodes.Store(int64(head.Nodes))
 	//fault: if ablated("lease-from-reply") { at.asked = n.clock.now() }
 	m.lease.extend(length, at)
-	m.renewed = at.asked
 	m.commits.seen(head.Revision, at.replied)
 	//fault: hold("acknowledge")
 	n.acknowledge(ctx, head, length)
@@ -332,7 +337,7 @@ func (n *Node) readHead(ctx context.Context) (keystore.Head, reading, error) {
 
 // distrust drops the lease and the cache, and cuts all running requests.
 func (n *Node) distrust() {
-	if t := n.membership.lease.term.Load(); t == nil || t.length == 0 {
+	if n.membership.lease.length() == 0 {
 		return // already done
 	}
 	n.membership.lease.drop()
@@ -409,14 +414,13 @@ func (n *Node) confirm() error {
 
 // leaseLength returns the length of the next lease. The row, from which the other nodes read the
 // length, must never show less than a lease that is in use. So a longer lease is written to the row
-// before it is used, and a shorter one only after every longer lease has expired.
+// before it is used, and a shorter one only after it has replaced the longer one.
 func (n *Node) leaseLength() time.Duration {
 	m, length := n.membership, n.settings.Load().Lease
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	row := &m.row
-	if length != row.shows && !row.setting &&
-		(length > row.lease || m.lease.expiresBy(m.renewed.Add(length))) {
+	if length != row.shows && !row.setting && length >= m.lease.length() {
 		row.setting, row.shows, row.lease = true, 0, min(row.lease, length)
 		incarnation := *m.incarnation.Load()
 		n.inBackgroundLocked(func(ctx context.Context) {
@@ -536,6 +540,8 @@ func (n *Node) cutAfterLapse(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-n.membership.lease.extended: // perhaps with an earlier end
+			continue
 		case <-time.After(wait):
 		}
 		if lapsed && !n.membership.lease.holds(n.clock.now()) {

@@ -29,8 +29,12 @@ func TestLeaseNeedsBothClocks(t *testing.T) {
 		if covered != c.want || at != 100+int64(c.at) {
 			t.Errorf("%+v: covered is %v, the database's time %d", c, covered, at)
 		}
-		if rest := l.remaining(asked.Add(c.at)); (rest > 0) != c.want {
-			t.Errorf("%+v: %v remain", c, rest)
+		want := time.Duration(0)
+		if c.want {
+			want = c.monotonic - c.at
+		}
+		if rest := l.remaining(asked.Add(c.at)); rest != want {
+			t.Errorf("%+v: %v remain, want %v", c, rest, want)
 		}
 	}
 }

@@ -91,6 +91,9 @@ func TestCacheIsBounded(t *testing.T) {
 	if n := c.len(); n > cacheShards {
 		t.Errorf("%d records after the capacity was reduced", n)
 	}
+	if n := len(*c.shards[0].records.slots.Load()); n != minSlots {
+		t.Errorf("%d slots for one record", n)
+	}
 }
 
 func TestUnknownCredentialsDoNotEvictRecords(t *testing.T) {
@@ -263,9 +266,18 @@ func TestCacheIsBoundedInBytes(t *testing.T) {
 		c.len() != n {
 		t.Error("a record larger than its shard is cached")
 	}
+	grants := func() (n int) {
+		for i := range c.shards {
+			n += len(c.shards[i].records.grantUsers)
+		}
+		return n
+	}
+	if grants() != c.len() {
+		t.Errorf("grants of %d entries are kept, want %d", grants(), c.len())
+	}
 	// Equal grants count once per shard.
 	c.purge(0)
-	if c.len() != 0 || c.bytes() != 0 {
+	if c.len() != 0 || c.bytes() != 0 || grants() != 0 {
 		t.Fatalf("after purge: %d entries of %d bytes", c.len(), c.bytes())
 	}
 	shared := largeRecord(0, 100)

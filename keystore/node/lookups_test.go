@@ -152,3 +152,69 @@ func TestMemberLookups(t *testing.T) {
 		f.Cut.Store(false)
 	})
 }
+
+// TestLookupLoginUnderLease checks that a login is found under a lease while the database hangs.
+func TestLookupLoginUnderLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, f := fleet.New(t).Node(node.Settings{})
+		m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada", Login: "ada"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Hangs.Store(true)
+		for range 20 {
+			time.Sleep(time.Second)
+			found, err := k.LookupLogin(ctx, "ada", time.Now())
+			if err != nil || found == nil || found.ID != m.ID {
+				t.Fatal(found, err)
+			}
+		}
+		f.Hangs.Store(false)
+	})
+}
+
+// TestLookupUsesTimeOfItsRenewal lets a lookup renew the lease, and so learn that a key expired
+// while the node had no lease.
+func TestLookupUsesTimeOfItsRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, f := fleet.New(t).Node(node.Settings{})
+		_, token := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: k.Now().Add(30 * time.Minute)})
+		fleet.Want(t, "before", fleet.Ask(k, token), keystore.OK)
+		f.Ahead.Store(int64(time.Hour))
+		k.Health(ctx)
+		fleet.Want(t, "when the clock was set", fleet.Ask(k, token), keystore.OK)
+		f.Mute.Store(true)
+		time.Sleep(2 * time.Minute)
+		f.Mute.Store(false)
+		fleet.Want(t, "when the clock has stayed ahead", fleet.Ask(k, token), keystore.Expired)
+	})
+}
+
+// TestRequestEntersAfterRenewal checks that a request whose lookup has renewed the lease need not
+// be looked up again.
+func TestRequestEntersAfterRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{})
+		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
+		fb.Mute.Store(true)
+		time.Sleep(20 * time.Second)
+		member, err := a.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(11 * time.Second)
+		fb.Mute.Store(false)
+		answer, err := b.Lookup(ctx, token, time.Now())
+		if err != nil || b.Policy().Member(member.ID) == nil {
+			t.Fatal("the lookup has not renewed the lease", err)
+		}
+		r := &node.Running{Cut: func() {}}
+		if !b.Enter(answer, r) {
+			t.Fatal("the request does not enter")
+		}
+		b.Leave(r)
+	})
+}

@@ -61,7 +61,7 @@ func open(
 	n := &Node{
 		db: db, configured: configured, logger: logger, observer: o, clock: c,
 		cache:      newLocalCache(s.LocalCache, s.LocalCacheBytes),
-		membership: new(membership),
+		membership: &membership{lease: lease{extended: make(chan struct{}, 1)}},
 		untagged:   make(chan struct{}, untaggedLoads),
 	}
 	n.settings.Store(&s)

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -128,5 +129,68 @@ func TestPropagationIsObservedOnce(t *testing.T) {
 		if n := len(observed.seen()); n != 1 {
 			t.Errorf("observed %d times", n)
 		}
+	})
+}
+
+// TestManyPropagationsAreObserved revokes more keys than a node watches without a caller. When
+// those are complete, it can watch others.
+func TestManyPropagationsAreObserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		observed := new(propagations)
+		a, _ := d.NodeWith(observed, node.Settings{Lease: 10 * time.Second})
+		_, fb := d.Node(node.Settings{Lease: 10 * time.Second})
+		for round := range 2 {
+			time.Sleep(10 * time.Second)
+			fb.Mute.Store(true)
+			for range 20 {
+				key, _ := fleet.Mint(t, a, manage.KeySpec{})
+				if p := fleet.Revoke(t, a, key.ID, -1); p.Complete {
+					t.Fatalf("%+v", p)
+				}
+			}
+			fb.Mute.Store(false)
+			time.Sleep(time.Minute)
+			if n, want := len(observed.seen()), 16*(round+1); n != want {
+				t.Errorf("%d changes were observed, want %d", n, want)
+			}
+		}
+		key, _ := fleet.Mint(t, a, manage.KeySpec{})
+		if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete || len(observed.seen()) != 33 {
+			t.Errorf("%d changes were observed after one with a caller", len(observed.seen()))
+		}
+	})
+}
+
+// TestHealthNamesProblem checks that Health tells failing lookups, an outage and a lapsed lease
+// apart, and notices when each is over.
+func TestHealthNamesProblem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, f := fleet.New(t).Node(node.Settings{})
+		_, cold := fleet.Mint(t, a, manage.KeySpec{})
+		want := func(problem string) {
+			t.Helper()
+			if h := a.Health(ctx); (h.Problem == "") != (problem == "") ||
+				!strings.Contains(h.Problem, problem) {
+				t.Errorf("health: %q, want %q", h.Problem, problem)
+			}
+		}
+		want("")
+		if n := f.Loads.Load(); n != 0 {
+			t.Errorf("%d lookups on a healthy node", n)
+		}
+		f.Stale.Store(new(fleet.StaleAnswer)) // of a former primary
+		fleet.Want(t, "while lookups fail", fleet.Ask(a, cold), keystore.Unavailable)
+		for range 3 {
+			want("key lookups in the database fail")
+		}
+		f.Cut.Store(true)
+		want("until the lease expires")
+		time.Sleep(node.DefaultLease)
+		want("the lease has lapsed")
+		f.Cut.Store(false)
+		want("key lookups in the database fail")
+		f.Stale.Store(nil)
+		want("")
 	})
 }

@@ -58,6 +58,22 @@ func TestPrefixNoLongerAccepted(t *testing.T) {
 	}
 }
 
+// TestImportedTokenOfAnotherDeployment imports a token that another deployment has created, with a
+// prefix that is not accepted here.
+func TestImportedTokenOfAnotherDeployment(t *testing.T) {
+	other, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"theirs"}})
+	_, token := fleet.Mint(t, other, manage.KeySpec{})
+	k, _ := fleet.New(t).Node(node.Settings{})
+	if !k.Foreign(token) {
+		t.Error("the token is not foreign")
+	}
+	if _, refused, err := k.ImportKeys(ctx, fleet.Root,
+		[]manage.ImportSpec{readImport(token)}, false, nil); err != nil || len(refused) != 0 {
+		t.Fatal(refused, err)
+	}
+	fleet.Want(t, "imported", fleet.Ask(k, token), keystore.OK)
+}
+
 // TestImportOfAbandonedPrefix imports a token that requests could not use.
 func TestImportOfAbandonedPrefix(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})

@@ -108,6 +108,35 @@ func TestRevokeWaitsForLeaseOfSilentNode(t *testing.T) {
 	})
 }
 
+// TestRepeatedRevoke checks that a repeated revoke waits for a silent node no longer than the first,
+// and no shorter on a node that has not made the first.
+func TestRepeatedRevoke(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		settings := node.Settings{Lease: 20 * time.Second}
+		a, _ := d.Node(settings)
+		other, _ := d.Node(settings)
+		silent, f := d.Node(settings)
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		time.Sleep(10 * time.Second)
+		fleet.Want(t, "before", fleet.Ask(silent, token), keystore.OK)
+		f.Mute.Store(true)
+		begun := time.Now()
+		fleet.Revoke(t, a, key.ID, -1)
+		time.Sleep(10 * time.Second)
+		if p := fleet.Revoke(t, other, key.ID, -1); p.Complete || p.Revision == 0 {
+			t.Errorf("on another node: %+v; outcome: %v", p, fleet.Ask(silent, token))
+		}
+		for range 2 {
+			p := fleet.Revoke(t, a, key.ID, time.Minute)
+			if took := time.Since(begun); !p.Complete || took > 22*time.Second {
+				t.Errorf("complete after %v: %+v", took, p)
+			}
+		}
+		f.Mute.Store(false)
+	})
+}
+
 func TestRevokeDoesNotWaitForRemovedNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

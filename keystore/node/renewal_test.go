@@ -240,3 +240,114 @@ func testRefusalWaitsForStandby(t *testing.T) {
 		}
 	}
 }
+
+// acknowledgements is a database that counts the calls of Acknowledge.
+type acknowledgements struct {
+	keystore.Database
+	count  atomic.Int64
+	before atomic.Pointer[func()] // called before the next one
+}
+
+func (db *acknowledgements) Acknowledge(
+	ctx context.Context, incarnation string, at keystore.Position,
+) error {
+	db.count.Add(1)
+	if before := db.before.Swap(nil); before != nil {
+		(*before)()
+	}
+	return db.Database.Acknowledge(ctx, incarnation, at)
+}
+
+// TestAcknowledgements checks that a node writes to its row only if there are other nodes, and only
+// as often as they need.
+func TestAcknowledgements(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		db := new(acknowledgements)
+		a, _ := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		fleet.Mint(t, a, manage.KeySpec{})
+		renewals := func(n int) int64 {
+			before := db.count.Load()
+			for range n {
+				if h := a.Health(ctx); h.Problem != "" {
+					t.Fatal(h.Problem)
+				}
+			}
+			return db.count.Load() - before
+		}
+		time.Sleep(time.Minute)
+		if n := renewals(10); n != 0 || db.count.Load() != 0 {
+			t.Errorf("%d acknowledgements without other nodes", db.count.Load())
+		}
+		b, _ := d.Node(node.Settings{})
+		time.Sleep(time.Minute)
+		renewals(1)
+		if n := renewals(10); n != 0 {
+			t.Errorf("%d acknowledgements at once", n)
+		}
+		fleet.Mint(t, b, manage.KeySpec{})
+		if n := renewals(10); n != 1 {
+			t.Errorf("%d acknowledgements of one change", n)
+		}
+		before := db.count.Load()
+		time.Sleep(time.Minute)
+		// Two per lease would be too few: the other node fences this one after a lease of silence.
+		if n := db.count.Load() - before; n < 6 || n > 12 {
+			t.Errorf("%d acknowledgements in two leases", n)
+		}
+	})
+}
+
+// TestNewNodeIsNotFencedAtOnce registers a node that acknowledges nothing. It is fenced when its
+// lease may have expired, and not before.
+func TestNewNodeIsNotFencedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, f := d.Node(node.Settings{})
+		_, _ = d.Node(node.Settings{})
+		time.Sleep(time.Minute)
+		if err := f.Database.Join(ctx, keystore.Node{Incarnation: "new", Address: "host/1",
+			Lease: node.DefaultLease}); err != nil {
+			t.Fatal(err)
+		}
+		for range 28 {
+			time.Sleep(time.Second)
+			if counts, err := a.CountNodes(ctx); err != nil || counts[keystore.NodeFencing] != 0 {
+				t.Fatal(counts, err)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		if counts, err := a.CountNodes(ctx); err != nil || counts[keystore.NodeFencing] != 1 {
+			t.Fatal(counts, err)
+		}
+	})
+}
+
+// TestChangeOnNodeThatIsBehind makes a change that needs another one, which the node has not
+// applied yet, or cannot read from the change log any more.
+func TestChangeOnNodeThatIsBehind(t *testing.T) {
+	for name, statements := range map[string][]string{
+		"behind": nil, "too far behind": {"DELETE FROM change_log"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := fleet.New(t)
+			a, _ := d.Node(node.Settings{})
+			b, fb := d.Node(node.Settings{})
+			b.Health(ctx)
+			fb.Mute.Store(true)
+			if _, err := a.CreateRole(ctx, fleet.Root, keystore.Role{Namespace: "default",
+				Name: "clerk", Permissions: fleet.Read}); err != nil {
+				t.Fatal(err)
+			}
+			d.Tamper(statements...)
+			fb.Mute.Store(len(statements) == 0)
+			_, token, err := b.MintKey(ctx, fleet.Root,
+				manage.KeySpec{Home: &keystore.Grant{Roles: []string{"clerk"}}}, nil)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			fleet.Want(t, name, fleet.Ask(a, token.Reveal()), keystore.OK)
+		})
+	}
+}

@@ -19,11 +19,11 @@ func TestRememberedRevokes(t *testing.T) {
 	}
 	note("twice")
 	note("first")
-	for i := range rememberedRevokes - 2 {
+	note("twice")
+	for i := range rememberedRevokes - 3 {
 		note(id(i))
 	}
-	note("twice") // replaces "twice", the oldest
-	note("second")
+	note("second", "third") // replace the older entry of "twice", and "first"
 	lost := r.lost(history{2, 0})
 	if _, known := lost["twice"]; !known {
 		t.Error("a key that was noted again is forgotten with its older entry")

@@ -240,3 +240,29 @@ func TestRunningRequestsAreCutWhenGraceEnds(t *testing.T) {
 		a.Leave(r)
 	})
 }
+
+// TestRunningRequestsAreCutUnderShorterLease cuts a node off whose lease has become much shorter. A
+// revoke on another node waits for the shorter lease.
+func TestRunningRequestsAreCutUnderShorterLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, fb := d.Node(node.Settings{Lease: 10 * time.Minute})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		var cuts atomic.Int32
+		r := run(t, b, token, &cuts)
+		b.Configure(node.Settings{Lease: 5 * time.Second})
+		time.Sleep(3 * time.Minute) // the other node knows the shorter lease
+		fb.Hangs.Store(true)
+		begun := time.Now()
+		if p := fleet.Revoke(t, a, key.ID, 20*time.Minute); !p.Complete ||
+			time.Since(begun) > 10*time.Second {
+			t.Errorf("after %v: %+v", time.Since(begun), p)
+		}
+		if cuts.Load() != 1 {
+			t.Error("not cut")
+		}
+		b.Leave(r)
+		fb.Hangs.Store(false)
+	})
+}

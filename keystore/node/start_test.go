@@ -3,6 +3,8 @@ package node_test
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,6 +58,24 @@ func TestCancelledOpenLeavesNoRow(t *testing.T) {
 	}
 }
 
+// TestFailedOpenLeavesNoRow opens a node whose row is written, but not acknowledged.
+func TestFailedOpenLeavesNoRow(t *testing.T) {
+	d := fleet.New(t)
+	k, _ := d.Node(node.Settings{})
+	db, err := sqldb.OpenSQLite(ctx, d.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet.Faulty{Database: db}
+	f.Unacknowledged.Store(true)
+	if _, err := fleet.Open(ctx, f, node.Settings{}, fleet.Observer{}); err == nil {
+		t.Fatal("Open succeeds")
+	}
+	if counts, err := k.CountNodes(ctx); err != nil || counts[keystore.NodeActive] != 1 {
+		t.Errorf("%v, %v", counts, err)
+	}
+}
+
 // slowJoin completes Join after its caller is cancelled.
 type slowJoin struct {
 	keystore.Database
@@ -86,9 +106,15 @@ func TestClosedNodeAnswersUnavailable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var cuts atomic.Int32
+	r := run(t, b, token, &cuts)
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if cuts.Load() != 1 {
+		t.Error("a running request was not cut")
+	}
+	b.Leave(r)
 	if p := fleet.Revoke(t, a, key.ID, 0); !p.Complete || p.Nodes != 1 {
 		t.Errorf("%+v", p)
 	}
@@ -121,6 +147,30 @@ func TestChangedLeaseKeepsCache(t *testing.T) {
 		}
 		fleet.Want(t, "after the revoke", fleet.Ask(b, token), keystore.Unavailable)
 	})
+}
+
+// TestSettings checks the defaults of settings, and that changed settings apply at once.
+func TestSettings(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{})
+	if s := k.Settings(); s.LocalCache != node.DefaultLocalCache || s.Lease != node.DefaultLease ||
+		s.LocalCacheBytes != node.DefaultLocalCacheBytes ||
+		!slices.Equal(s.TokenPrefixes, []string{keystore.DefaultPrefix}) {
+		t.Errorf("defaults: %+v", s)
+	}
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	k.Health(ctx) // applies the mint: it could not cache a newer record
+	fleet.Want(t, "before", fleet.Ask(k, token), keystore.OK)
+	if n := k.Gauges().CachedRecords; n != 1 {
+		t.Fatalf("%d records are cached", n)
+	}
+	k.Configure(node.Settings{LocalCache: 1, LocalCacheBytes: 1000, Lease: time.Minute})
+	if s := k.Settings(); s.LocalCache != 1 || s.LocalCacheBytes != 1000 || s.Lease != time.Minute {
+		t.Errorf("other settings: %+v", s)
+	}
+	if n := k.Gauges().CachedRecords; n != 0 {
+		t.Errorf("%d records are cached in less memory than one needs", n)
+	}
+	fleet.Want(t, "afterwards", fleet.Ask(k, token), keystore.OK)
 }
 
 var ctx = context.Background()
