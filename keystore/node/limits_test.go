@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // perMinute is a rate limit without a refill that matters within a test.
@@ -141,7 +142,14 @@ func TestRotatedTokensShareLimits(t *testing.T) {
 func TestQuotaSurvivesRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
-		a, _ := d.Node(node.Settings{})
+		db, err := sqldb.OpenSQLite(t.Context(), d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := fleet.Open(t.Context(), db, node.Settings{}, fleet.Observer{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		_, token := fleet.Mint(t, a, manage.KeySpec{Limits: keystore.KeyLimits{
 			Limits: keystore.Limits{Quota: keystore.Quota{Units: 50, Per: keystore.Month}}}})
 		for range 7 {
@@ -180,6 +188,7 @@ func TestLimitsFromSharedCache(t *testing.T) {
 		b, _ := d.Node(node.Settings{Cache: cache})
 		_, token := fleet.Mint(t, a, manage.KeySpec{
 			Limits: keystore.KeyLimits{Limits: keystore.Limits{Rate: perMinute(10)}}})
+		time.Sleep(time.Second) // until both have applied the change
 		charge(t, a, token)
 		admits(t, b, token, 5)
 		if hits := b.Stats().Lookups[node.TierRedis][node.Hit]; hits != 1 {
