@@ -33,9 +33,15 @@ type Charge struct {
 	Outcome keystore.Outcome
 	// Terms are the limits that apply; nil if there are none.
 	Terms *Terms
-	// States are the states of the limits that apply, after the charge.
-	States [NumLimits]LimitState
+
+	states [NumLimits]LimitState
 }
+
+// Refused reports whether a limit has refused the request, or would have if it were not in shadow.
+func (c *Charge) Refused(l LimitName) bool { return c.states[l].Refused }
+
+// State returns the state of a limit that applies, after the charge.
+func (c *Charge) State(l LimitName) LimitState { return c.states[l] }
 
 // A LimitState is the state of one limit.
 type LimitState struct {
