@@ -117,7 +117,6 @@ func inShadow(t *node.Terms, l node.LimitName) bool {
 // most 3 %, spreads the clients that wait for the same moment.
 func retryAfterValue(retry time.Duration) string {
 	seconds := max(1, wholeSeconds(retry))
-	//nolint:gosec // it need not be unpredictable
 	return strconv.FormatInt(seconds+rand.Int64N(seconds*3/100+1), 10)
 }
 
