@@ -81,6 +81,9 @@ type App struct {
 	// Limits on the contents of the database. Default is the default of each limit.
 	Capacity *CapacityConfig `json:"capacity,omitempty"`
 
+	// A limit on invalid keys from one address. Default is none.
+	Abuse *AbuseConfig `json:"abuse,omitempty"`
+
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
@@ -88,6 +91,7 @@ type App struct {
 	url       string    // of PostgreSQL, empty for SQLite
 	tokenKey  *[32]byte // nil for the one in the database
 	settings  node.Settings
+	abuse     *abuseLimit        // nil for none
 	cacheURL  string             // empty without a shared cache
 	cache     *sharedcache.Redis // nil without a shared cache or before Start
 	declared  []api.Operation    // by all handlers
@@ -169,6 +173,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 		a.settings.Capacity = a.Capacity.capacity()
+	}
+	if a.Abuse != nil {
+		limit, err := a.Abuse.limit()
+		if err != nil {
+			return err
+		}
+		a.abuse = &abuseLimit{limit, processFailures()}
 	}
 	a.settings.LocalCache, a.settings.LocalCacheBytes = a.LocalCache, a.LocalCacheBytes
 	a.settings.Lease = time.Duration(a.Lease)
@@ -331,6 +342,7 @@ func (a *App) Start() error {
 	for _, s := range a.sites {
 		s.warnIfUnreachable()
 	}
+	a.warnOfOrder()
 	return nil
 }
 

@@ -132,6 +132,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		return checkPrefixArgs(d, "abandon_prefix", args)
 	},
 	"capacity": parseCapacity,
+	"abuse":    parseAbuse,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
 			return d.Err("token_key requires one argument: 64 hex digits, or better {env.NAME} or " +
@@ -143,7 +144,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 }
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
-	"token_key, capacity, request_memory"
+	"token_key, capacity, request_memory, abuse"
 
 // checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
 // others.
@@ -177,6 +178,7 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	        keys_per_owner     <keys>
 //	    }
 //	    request_memory <size>
+//	    abuse          <failures>/<duration>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys

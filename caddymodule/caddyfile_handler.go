@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route/openapi"
 )
 
 func init() {
@@ -39,7 +40,9 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    namespace <id> | <placeholder> | home
 //	    resource <name>
 //	    methods read | write | none <method...>
-//	    operation <resource>:<operation> read | write <method> <pattern>
+//	    operation <resource>:<operation> read | write <method> <pattern> {
+//	        cost <units>
+//	    }
 //	    openapi <file> [<base>] {
 //	        skip_unsupported
 //	    }
@@ -57,6 +60,8 @@ func parseHandler(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //	    foreign pass
 //	    encoded_slash allow
 //	    pass_credential
+//	    charge <header>
+//	    limit_headers off
 //	    errors caddy
 //	    realm <text>
 //	    forwarded [nginx]
@@ -89,7 +94,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // handlerOptions lists the options in the order of the documentation.
 var handlerOptions = strings.Fields("from namespace_path namespace resource methods operation " +
 	"openapi also_judge strict list public optional preflight identity pass_metadata foreign " +
-	"encoded_slash pass_credential errors realm forwarded")
+	"encoded_slash pass_credential charge limit_headers errors realm forwarded")
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 	option, args := d.Val(), d.RemainingArgs()
@@ -102,6 +107,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return h.unmarshalList(d, args)
 	case "openapi":
 		return h.unmarshalOpenAPI(d, args)
+	case "operation":
+		return h.unmarshalOperation(d, args)
 	}
 	if d.NextBlock(1) {
 		return d.Errf("%s accepts no block", option)
@@ -118,15 +125,6 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return setArg(d, option, &h.Resource, args)
 	case "methods":
 		return h.unmarshalMethods(d, args)
-	case "operation":
-		if len(args) != 4 {
-			return d.Errf("operation requires RESOURCE:OPERATION, read or write, METHOD and PATH, "+
-				"such as `operation orders:search read POST /v1/orders/search`, not %d arguments",
-				len(args))
-		}
-		h.Operation = append(h.Operation, route.Operation{
-			Permission: args[0], Class: args[1], Method: args[2], Path: args[3],
-		})
 	case "also_judge":
 		return h.unmarshalAlsoJudge(d, args)
 	case "strict":
@@ -150,6 +148,10 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return setArg(d, option, &h.EncodedSlash, args)
 	case "pass_credential":
 		return setFlag(d, option, &h.PassCredential, args)
+	case "charge":
+		return setArg(d, option, &h.Charge, args)
+	case "limit_headers":
+		return setArg(d, option, &h.LimitHeaders, args)
 	case "errors":
 		return setArg(d, option, &h.Errors, args)
 	case "realm":
@@ -202,6 +204,32 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 		}
 		h.Methods[method] = args[0]
 	}
+	return nil
+}
+
+func (h *Handler) unmarshalOperation(d *caddyfile.Dispenser, args []string) error {
+	if len(args) != 4 {
+		return d.Errf("operation requires RESOURCE:OPERATION, read or write, METHOD and PATH, "+
+			"such as `operation orders:search read POST /v1/orders/search`, not %d arguments",
+			len(args))
+	}
+	o := route.Operation{Permission: args[0], Class: args[1], Method: args[2], Path: args[3]}
+	for d.NextBlock(1) {
+		option, args := d.Val(), d.RemainingArgs()
+		switch {
+		case option != "cost":
+			return d.Errf("unknown option %q in operation: must be cost", redact.Argument(option))
+		case o.Cost != 0:
+			return d.Err("cost is given twice")
+		case len(args) == 1:
+			o.Cost, _ = parseCount(args[0])
+		}
+		if len(args) != 1 || !openapi.ValidCost(o.Cost) {
+			return d.Errf("cost %s: must be one number of units from 1 to %d",
+				redact.Argument(strings.Join(args, " ")), openapi.MaxCost)
+		}
+	}
+	h.Operation = append(h.Operation, o)
 	return nil
 }
 

@@ -19,6 +19,7 @@ func (h *Handler) serveForwarded(c *call) error {
 	c.untracked = true // the proxy runs the request itself
 	outcome := h.authorizeForwarded(c)
 	h.conclude(c, outcome)
+	h.announceLimits(c)
 	header := c.w.Header()
 	switch {
 	case outcome.Refuses():
@@ -45,7 +46,7 @@ func (h *Handler) authorizeForwarded(c *call) keystore.Outcome {
 	if !h.readForwarded(c, uri[0]) {
 		return keystore.BadTarget
 	}
-	return h.authorize(c)
+	return h.app.abuse.judge(c, h.authorize(c))
 }
 
 // readForwarded sets the target of a call. It reports whether the target is canonical.

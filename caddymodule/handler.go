@@ -104,6 +104,16 @@ type Handler struct {
 	// `allow` accepts paths with an encoded slash (%2F). Default is to refuse them.
 	EncodedSlash string `json:"encoded_slash,omitempty"`
 
+	// The response header in which the API says how many units of a quota the request has cost in
+	// all. It is removed from the response. One unit, or the cost of the operation, is charged before
+	// the request is passed on, the rest afterwards. It cannot be combined with `forwarded`. Default
+	// is none.
+	Charge string `json:"charge,omitempty"`
+
+	// `off` sends no `RateLimit` and `RateLimit-Policy` headers. Default is to send them if the key
+	// is limited.
+	LimitHeaders string `json:"limit_headers,omitempty"`
+
 	// Whether the request keeps its key. Default is false.
 	PassCredential bool `json:"pass_credential,omitempty"`
 
@@ -188,16 +198,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	c.method, c.path, c.query = r.Method, r.URL.EscapedPath(), r.URL.RawQuery
 	outcome := keystore.BadTarget
 	if canonicalTarget(r, c.received, c.path, h.rules.encodedSlash) {
-		outcome = h.authorize(&c)
+		outcome = h.app.abuse.judge(&c, h.authorize(&c))
 	}
 	h.conclude(&c, outcome)
+	h.announceLimits(&c)
 	switch {
 	case outcome.Refuses():
 		return h.refuse(&c)
 	case outcome == keystore.Preflight:
 		h.Preflight.answer(w, r, h.rules.allow)
 		return nil
-	case outcome != keystore.OK:
+	}
+	next = h.chargeNext(&c, next)
+	if outcome != keystore.OK {
 		if !c.repeated {
 			var hidden []credential
 			if outcome == keystore.Public && isAdminPath(r.URL.Path) {
@@ -252,17 +265,23 @@ type call struct {
 	query    string
 
 	need          keystore.Need
+	cost          int64               // in units
 	namespaceID   string              // of the accessed namespace, which need not exist
 	targets       []secondTarget      // resources that headers name, except public ones
 	refusedTarget *secondTarget       // the refused target; nil if the request itself is refused
 	policy        *keystore.Directory // the snapshot that decided
 	namespace     *keystore.Namespace
 	record        *keystore.Record // nil until it is found
+	answer        node.Answer      // with the record
 	keys          *manage.Keystore // nil until it is needed
 	credential    credential       // zero until it is found
 	session       string           // console session, used instead of a credential
 	running       *runningRequest  // nil until the call is registered
 	status        int              // of a refusal; zero for the outcome's own
+
+	limits  node.Charge   // zero until the call is charged, and if its key is not limited
+	suspect bool          // whether the client has sent too many invalid credentials
+	retry   time.Duration // after which it may send another one, for a refusal of the option abuse
 }
 
 // authorize decides on a call whose path is canonical. The outcome is the first reason to refuse
@@ -290,6 +309,7 @@ func (h *Handler) authorize(c *call) keystore.Outcome {
 	if outcome = h.checkToken(c); outcome != keystore.OK {
 		return outcome
 	}
+	c.suspect = h.app.abuse.suspects(c)
 	return h.lookUp(c)
 }
 
@@ -311,7 +331,7 @@ func (h *Handler) checkRequest(c *call) keystore.Outcome {
 	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
 		return keystore.Preflight
 	}
-	c.need = h.rules.table.Need(c.method, c.path, c.query, class)
+	c.need, c.cost = h.rules.table.Need(c.method, c.path, c.query, class)
 	return keystore.OK
 }
 
@@ -345,8 +365,8 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	return outcome
 }
 
-// lookUp looks up the credential, decides on its record, and registers the call so that a revoke
-// can cut it.
+// lookUp looks up the credential, decides on its record, registers the call so that a revoke can cut
+// it, and charges it to the limits of the key.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
 	for range maxLookUps {
 		answer, err := h.lookUpOnce(c)
@@ -356,14 +376,22 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		case answer.Record == nil:
 			return answer.Outcome
 		}
-		c.at = answer.Now
-		if outcome := h.decide(c, answer.Record); outcome != keystore.OK || c.untracked {
+		c.at, c.answer = answer.Now, answer
+		outcome := h.decide(c, answer.Record)
+		switch {
+		case outcome != keystore.OK:
 			return outcome
+		case c.untracked:
+			return h.charge(c)
 		}
 		running := newRunningRequest(c.w, c.r)
 		if c.keys.Enter(answer, &running.Running) {
-			c.running = running
-			return keystore.OK
+			if outcome = h.charge(c); outcome == keystore.OK {
+				c.running = running
+			} else {
+				running.leave(c.keys)
+			}
+			return outcome
 		}
 		running.release()
 		c.now = time.Now()
@@ -383,6 +411,9 @@ func (h *Handler) lookUpOnce(c *call) (node.Answer, error) {
 	}
 	if h.forAdmin && c.member() {
 		return c.keys.LookupMember(c.r.Context(), c.credential.token, c.now)
+	}
+	if c.suspect {
+		return c.keys.LookupSuspect(c.r.Context(), c.credential.token, c.now)
 	}
 	return c.keys.Lookup(c.r.Context(), c.credential.token, c.now)
 }
@@ -461,9 +492,14 @@ func (h *Handler) refuse(c *call) error {
 		case c.need.Undeclared:
 			f.detail = "The API declares no such operation, so no permission allows it."
 		}
+	case keystore.Limited, keystore.Exhausted:
+		if f.violated, f.retry = violations(&c.limits); f.violated == 0 {
+			f.retry = c.retry
+		}
 	}
 	if h.Preflight != nil {
 		h.Preflight.allowOrigin(c.w.Header(), c.r.Header)
+		exposeLimits(c.w.Header(), c.r.Header)
 	}
 	if h.Errors != "" {
 		h.cleanRefused(c)

@@ -28,7 +28,8 @@ type request struct {
 	namespace    *keystore.Namespace
 	record       *keystore.Record // of the credential, even if it was refused
 	outcome      keystore.Outcome
-	decided      bool // whether outcome is set
+	decided      bool  // whether outcome is set
+	units        int64 // charged to the limits of the key so far
 	repl         *caddy.Replacer
 	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
 

@@ -32,6 +32,7 @@ type rules struct {
 	encodedSlash   bool
 	identity       identitySet
 	metadata       []metadataHeader
+	charge         string // canonical name of the header; empty for none
 }
 
 type metadataHeader struct{ name, header string }
@@ -63,7 +64,7 @@ func (h *Handler) compile() (*rules, error) {
 	c := &rules{encodedSlash: h.EncodedSlash != ""}
 	for _, word := range []struct{ option, value, only string }{
 		{"foreign", h.Foreign, "pass"}, {"encoded_slash", h.EncodedSlash, "allow"},
-		{"errors", h.Errors, "caddy"},
+		{"errors", h.Errors, "caddy"}, {"limit_headers", h.LimitHeaders, "off"},
 	} {
 		if word.value != "" && word.value != word.only {
 			return nil, fmt.Errorf("%s: unknown value %q: must be %s or left out", word.option,
@@ -122,6 +123,9 @@ func (h *Handler) compile() (*rules, error) {
 				return nil, err
 			}
 		}
+	}
+	if c.charge, err = h.checkCharge(); err != nil {
+		return nil, err
 	}
 	c.table, err = route.NewTable(route.TableConfig{
 		Methods: c.methods, Resource: h.Resource, Strict: h.Strict,

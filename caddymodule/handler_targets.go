@@ -150,9 +150,9 @@ func (c *rules) findTargets(call *call) bool {
 		if t.class == keystore.Write {
 			method = http.MethodPut
 		}
+		need, _ := c.table.Need(method, path, query, t.class)
 		call.targets = append(call.targets, secondTarget{
-			header: t.name, otherHost: otherHost,
-			need:        c.table.Need(method, path, query, t.class),
+			header: t.name, otherHost: otherHost, need: need,
 			namespaceID: c.namespaceOf(call, path),
 		})
 	}

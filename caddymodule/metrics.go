@@ -44,6 +44,13 @@ var (
 		"Revision of the last database change that this node has applied.")
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
 	storeErrorsDesc = metricDesc("store_errors_total", "Failed calls to a store.", "store")
+	limitsDesc      = metricDesc("limit_decisions_total",
+		"Requests of limited keys, by limit and result.", "limit", "result")
+	degradedDesc = metricDesc("limit_degraded",
+		"Whether this node uses its share of each rate limit, because the store of shared rate "+
+			"limits is unavailable.")
+	grantsDesc = metricDesc("limit_grants_total",
+		"Calls to the store of shared rate limits for grants, by result.", "result")
 )
 
 // appMetrics reads the running app at each scrape. Each config has its own registry, and the admin
@@ -64,7 +71,8 @@ func registerMetrics(registry *prometheus.Registry) error {
 func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc,
 		cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit,
-		leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc} {
+		leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc, limitsDesc, degradedDesc,
+		grantsDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -147,6 +155,7 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 	counter(storeErrorsDesc, sharedCacheErrors.Load(), node.TierRedis.String())
 	m.lookupSeconds.Collect(ch)
 	m.propagationSeconds.Collect(ch)
+	m.collectLimits(counter, gauge)
 
 	health := m.keys.Gauges()
 	gauge(cachedDesc, float64(health.CachedRecords))
@@ -177,6 +186,26 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 			gauge(nodesDesc, float64(counts.nodes[state]), string(state))
 		}
 	}
+}
+
+func (m *storeMetrics) collectLimits(
+	counter func(desc *prometheus.Desc, value uint64, labels ...string),
+	gauge func(desc *prometheus.Desc, value float64, labels ...string),
+) {
+	limits := m.keys.LimitStats()
+	for l := range node.LimitName(node.NumLimits) {
+		for result := range node.LimitResult(node.NumLimitResults) {
+			counter(limitsDesc, limits.Decisions[l][result], l.String(), result.String())
+		}
+	}
+	for result := range node.GrantResult(node.NumGrantResults) {
+		counter(grantsDesc, limits.Grants[result], result.String())
+	}
+	degraded := 0.0
+	if limits.Degraded {
+		degraded = 1
+	}
+	gauge(degradedDesc, degraded)
 }
 
 // close stops a running census.

@@ -74,6 +74,10 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		"propagation_seconds":     {""},
 		"nodes":                   {"state=active", "state=fencing"},
 		"store_errors_total":      {"store=database", "store=redis"},
+		"limit_decisions_total": {"limit=rate,result=ok", "limit=quota,result=refused",
+			"limit=namespace-rate,result=shadow", "limit=namespace-quota,result=ok"},
+		"limit_degraded":     {""},
+		"limit_grants_total": {"result=ok", "result=error"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -23,7 +24,11 @@ type refusal struct {
 	challenge []string // the values of WWW-Authenticate, for a 401
 	needed    string   // the permission that the key lacks, for [keystore.Forbidden]
 	namespace string   // the namespace in which it lacks it
-	values    []string // an empty array for the values of headers, or nil
+	// For a 429: the violated limits, as a set of 1<<node.LimitName, and the time after which the
+	// request may be admitted. The set is empty if the option abuse has refused the request.
+	violated int
+	retry    time.Duration
+	values   []string // an empty array for the values of headers, or nil
 }
 
 // forbidden is the body of [keystore.Forbidden]. It has both members even if they are empty.
@@ -79,6 +84,8 @@ func (f refusal) body() body {
 	switch {
 	case f.outcome == keystore.Forbidden:
 		return marshal(forbidden{f.problem(), f.needed, f.namespace})
+	case f.outcome == keystore.Limited || f.outcome == keystore.Exhausted:
+		return f.limitBody()
 	case f.status != 0 || f.detail != "":
 		return marshal(f.problem())
 	}
@@ -100,6 +107,8 @@ func (f refusal) setHeaders(w http.ResponseWriter) headerSetter {
 		h.set("Allow", f.allow)
 	case http.StatusServiceUnavailable:
 		h.set("Retry-After", retryAfter)
+	case http.StatusTooManyRequests:
+		h.set("Retry-After", retryAfterValue(f.retry))
 	}
 	return h
 }

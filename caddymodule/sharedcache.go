@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
@@ -98,6 +99,9 @@ func (a *App) openCache() (err error) {
 		return fmt.Errorf("cache redis: %w", err)
 	}
 	a.settings.Cache = a.cache
+	if rates, ok := any(a.cache).(keystore.SharedRates); ok {
+		a.settings.Rates = rates
+	}
 	return nil
 }
 

@@ -138,6 +138,18 @@ func (t *index) find(method, path string) *operation {
 	return &t.operations[i]
 }
 
+// maxCost returns the cost of the most expensive operation on a canonical escaped path, whatever its
+// method, or 1.
+func (t *index) maxCost(path string) int64 {
+	cost := int64(1)
+	for method := range t.methods {
+		if o := t.find(method, path); o != nil && !o.leftOut {
+			cost = max(cost, o.cost)
+		}
+	}
+	return cost
+}
+
 // find returns the position of the best operation below n that matches path, or best if that is
 // smaller.
 func (n *trieNode) find(path string, exact bool, best int) int {

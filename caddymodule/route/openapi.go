@@ -162,7 +162,8 @@ func entriesOf(o *openapi.Operation, base string, need keystore.Need) ([]operati
 			return nil, err
 		}
 		entries = append(entries, operation{
-			method: o.Method, pattern: p, need: need, summary: o.Summary, place: o.Place,
+			method: o.Method, pattern: p, need: need, cost: o.Cost, summary: o.Summary,
+			place: o.Place,
 		})
 	}
 	return entries, nil

@@ -7,7 +7,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// Operation gives one call its own permission.
+// Operation gives one call its own permission and cost.
 type Operation struct {
 	// The permission, as `RESOURCE:OPERATION`. The class on the resource also allows the call, as
 	// does every permission that covers it.
@@ -18,6 +18,8 @@ type Operation struct {
 	Method string `json:"method"`
 	// The path pattern.
 	Path string `json:"path"`
+	// How many units of a quota a call costs, 1 to 1000000. Default is 1.
+	Cost int64 `json:"cost,omitempty"`
 }
 
 // CheckResource returns an error unless the configuration may use resource. The error begins with

@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/internal/ascii"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route/openapi"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -44,11 +45,12 @@ type Table struct {
 	strict   bool
 }
 
-// An operation is a row of the permission table: the need of one call.
+// An operation is a row of the permission table: the need and the cost of one call.
 type operation struct {
 	method  string
 	pattern Pattern
 	need    keystore.Need
+	cost    int64 // in units; 0 stands for 1
 	summary string
 	place   string // of the declaration, for errors
 
@@ -58,12 +60,19 @@ type operation struct {
 	queries []string
 }
 
-// Need returns the need of a call on a canonical escaped path. class is the class of its method.
-func (t *Table) Need(method, path, query string, class keystore.Class) keystore.Need {
+// Need returns the need of a call on a canonical escaped path, and its cost in units. class is the
+// class of its method.
+func (t *Table) Need(
+	method, path, query string, class keystore.Class,
+) (need keystore.Need, cost int64) {
 	if o := t.index.find(method, path); o != nil && !o.leftOut && !hasParameter(query, o.queries) {
-		return o.need
+		return o.need, max(1, o.cost)
 	}
-	return keystore.Need{Class: class, Resource: t.resource, Undeclared: t.strict}
+	cost = 1
+	if method == http.MethodOptions {
+		cost = t.index.maxCost(path)
+	}
+	return keystore.Need{Class: class, Resource: t.resource, Undeclared: t.strict}, cost
 }
 
 // A tableBuilder collects the operations of a table.
@@ -184,9 +193,13 @@ func (b *tableBuilder) addConfigured(o Operation) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", redact.Argument(o.Permission), err)
 	}
+	if o.Cost != 0 && !openapi.ValidCost(o.Cost) {
+		return fmt.Errorf("%s: cost %d: must be 1 to %d", redact.Argument(o.Permission), o.Cost,
+			openapi.MaxCost)
+	}
 	if err := b.add(operation{method: o.Method, pattern: p,
-		need:  keystore.Need{Class: class, Resource: resource, Operation: name},
-		place: o.Path}); err != nil {
+		need: keystore.Need{Class: class, Resource: resource, Operation: name},
+		cost: o.Cost, place: o.Path}); err != nil {
 		return fmt.Errorf("%s: %w", redact.Argument(o.Permission), err)
 	}
 	return nil

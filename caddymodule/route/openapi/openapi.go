@@ -1,5 +1,5 @@
 // Package openapi reads the operations of an OpenAPI 3.0 or 3.1 document, JSON or YAML: methods,
-// paths, ids, tags and summaries, each with its line. It ignores the rest of the document, even if
+// paths, ids, tags, summaries and costs, each with its line. It ignores the rest of the document, even if
 // that is invalid. It knows nothing of permissions. Start reading at [Read]; reader.go resolves
 // references and merges, servers.go the base paths.
 package openapi
@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -30,6 +31,7 @@ type Operation struct {
 	ID      string // operationId; may be empty
 	Tag     string // the first one; may be empty
 	Summary string // may be empty
+	Cost    int64  // x-apikeys-cost; 0 if it is missing
 	Place   string // FILE:LINE
 }
 
@@ -146,9 +148,23 @@ func (r *reader) operation(n node, bases []string) (o Operation, err error) {
 			o.Tag = list[0].text()
 		}
 	}
+	if cost := fields[costField]; cost.Node != nil {
+		if o.Cost, err = strconv.ParseInt(cost.text(), 10, 64); err != nil || !ValidCost(o.Cost) {
+			return o, cost.errorf("%s must be 1 to %d", costField, MaxCost)
+		}
+	}
 	o.Bases, err = r.bases(fields["servers"], bases)
 	return o, err
 }
+
+// costField is the extension that says how many units a call of the operation costs.
+const costField = "x-apikeys-cost"
+
+// MaxCost is the maximum cost of an operation, in units.
+const MaxCost = 1_000_000
+
+// ValidCost reports whether an operation can cost this many units.
+func ValidCost(units int64) bool { return units >= 1 && units <= MaxCost }
 
 // errorf returns an error that begins with the place of n.
 func (n node) errorf(format string, args ...any) error {

@@ -252,9 +252,9 @@ func (r *reader) collect(n node, out fields, depth int) error {
 	return out.addReferenced(referenced)
 }
 
-// relevantFields are the fields that determine methods, paths and permissions.
-var relevantFields = append(strings.Fields("servers operationId tags url variables default enum"),
-	methods...)
+// relevantFields are the fields that determine methods, paths, permissions and costs.
+var relevantFields = append(strings.Fields("servers operationId tags url variables default enum "+
+	costField), methods...)
 
 // addReferenced adds the fields of the target of a $ref. Fields next to a $ref are allowed (OpenAPI
 // 3.1 §4.8.9). It is an error if both have the same relevant field.

@@ -1,0 +1,162 @@
+package caddymodule
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+// checkCharge checks the option `charge` and returns the header's canonical name.
+func (h *Handler) checkCharge() (name string, err error) {
+	switch {
+	case h.Charge == "":
+		return "", nil
+	case !httpguts.ValidHeaderFieldName(h.Charge):
+		return "", fmt.Errorf("charge: %q is not a valid header name", redact.Argument(h.Charge))
+	case h.Forwarded != "":
+		return "", errors.New("charge cannot be combined with forwarded: the API's responses do " +
+			"not pass this handler")
+	}
+	return http.CanonicalHeaderKey(h.Charge), nil
+}
+
+// A charger is the next handler of a handler with the option `charge`. It removes the header in
+// which the API says how many units the request has cost in all, and charges them.
+type charger struct {
+	next    caddyhttp.Handler
+	name    string // of the header
+	logger  *zap.Logger
+	request *request
+
+	// These identify what to charge. record is nil if the request has no key.
+	keys   *manage.Keystore
+	answer node.Answer
+	policy *keystore.Directory
+}
+
+// chargeNext returns the next handler for a call that is passed on.
+func (h *Handler) chargeNext(c *call, next caddyhttp.Handler) caddyhttp.Handler {
+	if h.rules.charge == "" {
+		return next
+	}
+	return &charger{next: next, name: h.rules.charge, logger: h.logger, request: c.request,
+		keys: c.keys, answer: c.answer, policy: c.policy}
+}
+
+// ServeHTTP implements caddyhttp.Handler.
+func (n *charger) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
+	cw := &chargeWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		of: n}
+	err := n.next.ServeHTTP(cw, r)
+	// There may be a trailer, or no call of WriteHeader.
+	cw.charge(n.name)
+	cw.charge(http.TrailerPrefix + n.name)
+	return err
+}
+
+// A chargeWriter removes the header from the response before it is sent.
+type chargeWriter struct {
+	caddyhttp.ResponseWriterWrapper
+	of      *charger
+	begun   bool // whether the header of the final response was sent
+	charged bool
+}
+
+// charge removes a header and charges the units that it names, unless an earlier one has.
+func (w *chargeWriter) charge(name string) {
+	values := w.remove(name)
+	if w.charged || values == nil {
+		return
+	}
+	for _, line := range values {
+		for value := range strings.SplitSeq(line, ",") {
+			value = strings.Trim(value, " \t")
+			units, err := strconv.ParseUint(value, 10, 64)
+			if err == nil && units <= maxCharge {
+				w.charged = true
+				w.of.chargeTo(int64(units))
+				return
+			}
+			w.of.logger.Debug("ignoring invalid number of units in a response header",
+				zap.String("header", w.of.name), zap.String("value", fmt.Sprintf("%.100s", value)))
+		}
+	}
+}
+
+// maxCharge is the maximum number of units that a response can charge.
+const maxCharge = 1_000_000_000_000
+
+// remove removes a header from the response and returns its values.
+func (w *chargeWriter) remove(name string) []string {
+	header := w.Header()
+	values := header[name]
+	delete(header, name)
+	return values
+}
+
+// chargeTo charges what is missing to a number of units. Part of them was charged before.
+func (n *charger) chargeTo(units int64) {
+	if more := units - n.request.units; more > 0 && n.answer.Record != nil {
+		n.request.units = units
+		n.keys.ChargeMore(n.answer, n.policy, more)
+	}
+}
+
+// begin is called before the header of the final response is sent.
+func (w *chargeWriter) begin() {
+	if !w.begun {
+		w.begun = true
+		w.charge(w.of.name)
+	}
+}
+
+// WriteHeader implements http.ResponseWriter. An informational response charges nothing.
+func (w *chargeWriter) WriteHeader(status int) {
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		w.remove(w.of.name)
+	} else {
+		w.begin()
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *chargeWriter) Write(p []byte) (int, error) {
+	w.begin()
+	return w.ResponseWriterWrapper.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *chargeWriter) ReadFrom(r io.Reader) (int64, error) {
+	w.begin()
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError supports http.ResponseController.
+func (w *chargeWriter) FlushError() error {
+	w.begin()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Flush implements http.Flusher.
+func (w *chargeWriter) Flush() { _ = w.FlushError() }
+
+// Hijack implements http.Hijacker.
+func (w *chargeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.begin()
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}

@@ -1,0 +1,23 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It asks no
+// store about a credential without a tag, because anyone can invent one: if no record of it is
+// cached, the outcome is [keystore.Limited].
+func (n *Node) LookupSuspect(
+	ctx context.Context, credential string, now time.Time,
+) (Answer, error) {
+	if tagged, ok := n.Inspect(credential); ok && !tagged {
+		d := keystore.DigestOf(credential)
+		if r, _ := n.cache.shard(&d).find(&d, n.clock.of(now).UnixNano()); r == nil {
+			return Answer{Outcome: keystore.Limited}, nil
+		}
+	}
+	return n.Lookup(ctx, credential, now)
+}
