@@ -78,7 +78,7 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		" r WHERE true ON CONFLICT DO NOTHING", array); err != nil {
 		return err
 	}
-	locked, err := t.replanned("SELECT q.quota, q.begins, q.granted FROM "+t.db.items+
+	locked, err := t.query("SELECT q.quota, q.begins, q.granted FROM "+t.db.items+
 		" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+" AND q.begins = "+begins+
 		" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
 	if err != nil {
@@ -105,8 +105,7 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		return err
 	}
 	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint) FROM "+
-		t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins,
-		append(slices.Clip(t.db.replan), array)...)
+		t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins, array)
 	return err
 }
 
