@@ -222,8 +222,8 @@ func TestPostgresReserveSettings(t *testing.T) {
 	d := openOnce(t, s.URL(s.schema))
 	if err := d.transact(t.Context(), d.quotas, d.beginApart, func(reserving *tx) error {
 		var idle, plans string
-		err := reserving.row("SELECT current_setting('idle_in_transaction_session_timeout'), " +
-			"current_setting('enable_seqscan') || current_setting('enable_hashjoin') || " +
+		err := reserving.row("SELECT current_setting('idle_in_transaction_session_timeout'), "+
+			"current_setting('enable_seqscan') || current_setting('enable_hashjoin') || "+
 			"current_setting('enable_mergejoin')").Scan(&idle, &plans)
 		if idle != "2s" || plans != "offoffoff" {
 			t.Errorf("idle timeout %s, plans %s", idle, plans)
