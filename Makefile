@@ -58,8 +58,9 @@ build: ## Build Caddy with this plugin as .run/caddy
 check: lint ## Check formatting, lint, and test what has changed; before each commit
 	go test ./...
 
-# The unit tests run while the programs for the other tests are built, and while those tests wait.
-test: deps lint ## Run everything that must pass before a merge
+# The unit tests run while the other tests wait. The programs come first, so that each package is
+# compiled once.
+test: deps lint build caddy-race ## Run everything that must pass before a merge
 	@$(MAKE) --jobs=2 test-blackbox test-unit
 
 # The packages that take longest come first. golangci-lint has run vet.
