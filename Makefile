@@ -21,9 +21,16 @@ FILES         ?=
 # modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
-# Tests wait for disks, leases and processes, so one more package than there are processors runs
-# at a time.
+# The tests in tests/ wait for leases and processes, so one more of their packages than there are
+# processors runs at a time.
 JOBS = $(shell expr $$(nproc) + 1)
+
+# SQLite waits for the disk after each change. Where there are two gigabytes per processor, the
+# tests keep their files in memory. They kill processes but not the machine, so none could see what
+# a disk loses.
+MEMORY    = $(shell df --output=avail --block-size=1G /dev/shm 2>/dev/null | tr -dc 0-9)
+IN_MEMORY = $(shell test 0$(MEMORY) -ge $$((2 * $$(nproc))) && \
+	echo "TMPDIR=/dev/shm GOTMPDIR=$${TMPDIR:-/tmp}")
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
@@ -51,18 +58,20 @@ build: ## Build Caddy with this plugin as .run/caddy
 check: lint ## Check formatting, lint, and test what has changed; before each commit
 	go test ./...
 
-# Without -j, make runs the two kinds of tests one after the other.
-test: deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
+# The unit tests run while the other tests wait. The programs come first, so that each package is
+# compiled once.
+test: deps lint build caddy-race ## Run everything that must pass before a merge
+	@$(MAKE) --jobs=2 test-blackbox test-unit
 
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
-	go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+	$(IN_MEMORY) go test $(RACE) $(LDFLAGS) -vet=off -p $$(nproc) -timeout 40m \
 		./keystore/sqldb ./admin ./keystore/node ./caddymodule ./keystore/manage ./...
 
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
+		$(IN_MEMORY) go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
 		./faults ./adversarial ./browser ./...
 
 caddy-race:

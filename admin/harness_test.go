@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
@@ -39,7 +39,7 @@ type testAPI struct {
 
 func open(t testing.TB) *testAPI {
 	t.Helper()
-	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}

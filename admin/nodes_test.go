@@ -2,12 +2,12 @@ package admin_test
 
 import (
 	"context"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
@@ -23,7 +23,7 @@ func (f *fleetDB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 }
 
 func TestNodes(t *testing.T) {
-	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,19 +2,19 @@ package admin_test
 
 import (
 	"context"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
 // TestOldTextsWithTokens checks that a key with a token in its name and metadata, stored before
 // these were refused, can be deactivated, renamed and revoked.
 func TestOldTextsWithTokens(t *testing.T) {
-	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +25,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
@@ -38,8 +38,7 @@ const stalledClients = 16
 func TestStalledClients(t *testing.T) {
 	for name, empty := range map[string]func(t *testing.T) keystore.Database{
 		"SQLite": func(t *testing.T) keystore.Database {
-			db, err := sqldb.OpenSQLite(context.Background(),
-				filepath.Join(t.TempDir(), "apikeys.db"))
+			db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,8 +107,7 @@ func TestStalledExportEnds(t *testing.T) {
 	for name, stall := range map[string]func(*testing.T, *httptest.Server) error{
 		"HTTP1": stallExportsHTTP1, "HTTP2": stallExportsHTTP2} {
 		t.Run(name, func(t *testing.T) {
-			db, err := sqldb.OpenSQLite(context.Background(),
-				filepath.Join(t.TempDir(), "apikeys.db"))
+			db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,7 +3,6 @@ package admin_test
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
@@ -100,7 +100,7 @@ func (c *silentNodeDB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 // TestPending checks the answer 202 while a node may use the previous state. It names the node and
 // its time limit.
 func TestPending(t *testing.T) {
-	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestPending(t *testing.T) {
 // TestStoreFails checks that operations that need the failing database get 503 with the cause only
 // in the log, and that they work again afterwards.
 func TestStoreFails(t *testing.T) {
-	db, err := sqldb.OpenSQLite(context.Background(), filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(context.Background(), fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}

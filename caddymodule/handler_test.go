@@ -26,6 +26,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
@@ -42,7 +43,7 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	file := t.TempDir() + "/keys.db"
+	file := fleet.File(t)
 	db, err := sqldb.OpenSQLite(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)

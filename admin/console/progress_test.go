@@ -2,13 +2,13 @@ package console_test
 
 import (
 	"context"
-	"path/filepath"
 	"regexp"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
@@ -30,7 +30,7 @@ func (c *silentNodeDB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 
 // TestPending checks the progress page until the change is in force everywhere.
 func TestPending(t *testing.T) {
-	db, err := sqldb.OpenSQLite(ctx, filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(ctx, fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}

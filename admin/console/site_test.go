@@ -9,7 +9,6 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
@@ -48,7 +48,7 @@ type site struct {
 
 func open(t testing.TB) *site {
 	t.Helper()
-	db, err := sqldb.OpenSQLite(ctx, filepath.Join(t.TempDir(), "apikeys.db"))
+	db, err := sqldb.OpenSQLite(ctx, fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -20,8 +21,9 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-// templates holds the pages by name, each with the layout and the parts.
-var templates = readTemplates()
+// templates returns the pages by name, each with the layout and the parts. The first page parses
+// them, because most Caddy processes, such as those of commands, show none.
+var templates = sync.OnceValue(readTemplates)
 
 func readTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles,
@@ -76,7 +78,7 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 		d.Notice = v.takeNotice()
 	}
 	var b bytes.Buffer
-	if err := templates[name].ExecuteTemplate(&b, "layout", d); err != nil {
+	if err := templates()[name].ExecuteTemplate(&b, "layout", d); err != nil {
 		return fmt.Errorf("template %s: %w", name, err)
 	}
 	v.w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -126,10 +125,7 @@ func legacy(kind string, n int) (specs []manage.ImportSpec) {
 func TestImport(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {
-		many := legacy("many", 20_000)
-		if strings.HasSuffix(t.Name(), "SQLite") { // it is slow with the race detector
-			many = many[:3000]
-		}
+		many := legacy("many", 3000)
 		a, _ := node()
 		b, reads := node()
 		imports := func(specs []manage.ImportSpec, partial bool) {

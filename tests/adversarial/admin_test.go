@@ -18,6 +18,7 @@ const adminSite = `
 // TestAdminSite checks that only keys with admin permissions can use the management API of a site,
 // however the path is written.
 func TestAdminSite(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{Site: adminSite})
 	w.mint(t, "Manager", gate.JSON{"permissions": []string{"admin.keys:*"}})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})
@@ -76,6 +77,7 @@ func TestAdminSite(t *testing.T) {
 // TestPublicAdminPathsKeepTokens checks that the API gets no token for the public paths of the
 // console when api_keys_admin does not handle them.
 func TestPublicAdminPathsKeepTokens(t *testing.T) {
+	t.Parallel()
 	for what, site := range map[string]string{
 		"no api_keys_admin": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query " +
 			"key\npublic /apikeys/*\n}\nreverse_proxy {$GATE_UPSTREAM}",
@@ -109,6 +111,7 @@ func TestPublicAdminPathsKeepTokens(t *testing.T) {
 // TestWarningForMissingPublicLine checks that Caddy warns at the start if an `api_key` without
 // `public /apikeys/*` refuses the requests for api_keys_admin.
 func TestWarningForMissingPublicLine(t *testing.T) {
+	t.Parallel()
 	const line = "public /apikeys/*"
 	for what, c := range map[string]struct {
 		site string
@@ -141,6 +144,7 @@ func TestWarningForMissingPublicLine(t *testing.T) {
 // TestOtherNamespacesAreHidden checks that a manager of one namespace cannot distinguish a key of
 // another namespace from one that does not exist.
 func TestOtherNamespacesAreHidden(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{Site: adminSite})
 	w.Namespace(t, "acme", nil)
 	w.Namespace(t, "umbrella", nil)

@@ -12,6 +12,7 @@ import (
 // TestBasicChallenge checks that git and Python's urllib can authenticate. They send the key only
 // after a 401 with a Basic challenge.
 func TestBasicChallenge(t *testing.T) {
+	t.Parallel()
 	w := start(t,
 		gate.Config{APIKey: "from bearer\nfrom basic\noperation items:list read GET /repo/**"})
 	const script = `

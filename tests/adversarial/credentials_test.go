@@ -54,6 +54,7 @@ func tamper(token string) map[string]string {
 }
 
 func TestCredentials(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	bearer := "Authorization: Bearer {R}"
 	item := "GET /v1/items/1"
@@ -193,6 +194,7 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestSources(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations + `
 		from bearer
 		from header X-API-Key
@@ -326,6 +328,7 @@ func carry(r *row, source struct{ name, header, query string }, token string) {
 // TestUnknownIsMalformed checks that the response to an unknown token does not disclose why it is
 // invalid, or that it was valid once.
 func TestUnknownIsMalformed(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	deleted := w.mint(t, "D", gate.JSON{"access": "read_only"})
 	w.Revoke(t, deleted.ID)

@@ -132,6 +132,7 @@ func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*str
 // TestCut checks that a change that makes a key invalid cuts the key's running requests before it
 // returns.
 func TestCut(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		what string
 		kill func(t *testing.T, w world, id string)
@@ -171,6 +172,7 @@ func TestCut(t *testing.T) {
 
 // TestCutAtExpiry checks that running requests are cut when their key expires.
 func TestCutAtExpiry(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	expires := time.Now().Add(5 * time.Second).Truncate(time.Millisecond)
 	k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:*"},

@@ -9,6 +9,7 @@ import (
 // TestEarlyData checks that early data, which an attacker could replay, is refused for writes and
 // for keys that are restricted to addresses (RFC 8470).
 func TestEarlyData(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations, HTTP3: true})
 	w.mint(t, "Loop", gate.JSON{"permissions": []string{"items:read"},
 		"allowed_ips": []string{"127.0.0.0/8"}})

@@ -14,6 +14,7 @@ import (
 // TestErrorRoutes checks requests that pass through Caddy's error routes, including those that a
 // handler has already accepted or refused.
 func TestErrorRoutes(t *testing.T) {
+	t.Parallel()
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	spoof := []string{"X-Apikey-Id: spoof", "x_apikey_owner: root", "X-Original-Url: /admin"}
 	runSites(t, []site{
@@ -95,6 +96,7 @@ func runSites(t *testing.T, sites []site) {
 // TestCopiedRequests checks that no credential gets into copies of the request that other handlers
 // make, or into placeholders for the original request.
 func TestCopiedRequests(t *testing.T) {
+	t.Parallel()
 	const (
 		api     = "api_key {\nfrom query key\nfrom header X-API-Key\nfrom cookie key\nERRORS\n}\n"
 		proxy   = "reverse_proxy {$GATE_UPSTREAM} {\nheader_up X-All `PLACEHOLDERS`\n}\n"
@@ -144,6 +146,7 @@ func TestCopiedRequests(t *testing.T) {
 // TestCutInErrorRoutes checks that a stream of an error route, which runs after the first handler
 // has returned, is cut as well.
 func TestCutInErrorRoutes(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{HTTP3: true,
 		Site: "api_key\nerror 502\nhandle_errors {\napi_key\nreverse_proxy {$GATE_UPSTREAM}\n}"})
 	for _, protocol := range []gate.Protocol{gate.HTTP1, gate.HTTP2, gate.HTTP3} {
@@ -181,6 +184,7 @@ func TestCutInErrorRoutes(t *testing.T) {
 
 // TestIncludes checks requests that a handler sends to its own server.
 func TestIncludes(t *testing.T) {
+	t.Parallel()
 	w := start(t,
 		gate.Config{Site: "api_key {\npublic /public/*\n}\nhandle /page/* {\ntemplates\nrespond " +
 			"`included: {{httpInclude (printf \"/%s\" (.Req.URL.Query.Get " +

@@ -49,6 +49,7 @@ func flood(t *testing.T, g *gate.Gate, n int, token func(i int) string) map[int]
 }
 
 func TestFloodReachesNoStore(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	database := func() float64 {
 		return w.Metric(t, "caddy_apikeys_lookups_total",
@@ -97,6 +98,7 @@ func TestFloodReachesNoStore(t *testing.T) {
 // TestFloodOfUnknown checks that the negative cache answers repeated unknown tokens. Once a
 // deployment has imported keys, any string may be a token.
 func TestFloodOfUnknown(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	imported := "sk-legacy-0123456789abcdefghij"
 	w.Import(t, gate.JSON{"name": "I", "permissions": []string{"items:read"}, "token": imported})

@@ -9,6 +9,7 @@ import (
 )
 
 func TestUpgrades(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	bearer := "Authorization: Bearer {R}"
 	handshake := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
@@ -69,6 +70,7 @@ func TestUpgrades(t *testing.T) {
 
 // TestFraming checks that no body is read as a second request (request smuggling).
 func TestFraming(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	const smuggled = "GET /v1/admin/smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 	for _, c := range []struct {
@@ -144,6 +146,7 @@ func TestFraming(t *testing.T) {
 
 // TestPipelined checks that each request on a connection is decided separately.
 func TestPipelined(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	request := func(target, token string) string {
 		return "GET " + target + " HTTP/1.1\r\nHost: a\r\nX-API-Key: " + token + "\r\n"
@@ -165,6 +168,7 @@ func TestPipelined(t *testing.T) {
 
 // TestMalformedHTTP2 sends requests that are stream errors by RFC 9113 §8.2 and §8.3.
 func TestMalformedHTTP2(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	type fields = []gate.Field
 	pseudo := func(extra ...gate.Field) fields {

@@ -31,6 +31,7 @@ func spoofs() []string {
 }
 
 func TestIdentityHeadersCannotBeSent(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations + "optional\nforeign pass"})
 	w.mint(t, "Put", gate.JSON{"permissions": []string{"items:*"}})
 	bearer := "Authorization: Bearer {R}"
@@ -64,6 +65,7 @@ func TestIdentityHeadersCannotBeSent(t *testing.T) {
 }
 
 func TestHopByHopCannotRemoveTheIdentity(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	bearer := "Authorization: Bearer {R}"
 	item := "GET /v1/items/1"
@@ -111,6 +113,7 @@ var forwarded = []string{"X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET"
 func name(line string) string { return line[:strings.IndexByte(line, ':')] }
 
 func TestOverridesAndForwardedHeaders(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	bearer := "Authorization: Bearer {R}"
 	var rows []row
@@ -151,6 +154,7 @@ func TestOverridesAndForwardedHeaders(t *testing.T) {
 }
 
 func TestTrustedProxy(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations, Servers: "trusted_proxies static 127.0.0.1/32"})
 	bearer := "Authorization: Bearer {R}"
 	var rows []row

@@ -9,6 +9,7 @@ import (
 )
 
 func TestMethods(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})
 	w.mint(t, "Read", gate.JSON{"access": "read_only"})
@@ -74,6 +75,7 @@ func TestMethods(t *testing.T) {
 }
 
 func TestAllow(t *testing.T) {
+	t.Parallel()
 	w := start(t,
 		gate.Config{APIKey: "methods write MKCOL\nmethods read QUERY\nmethods none PUT PATCH"})
 	w.mint(t, "Read", gate.JSON{"access": "read_only"})
@@ -105,6 +107,7 @@ func TestAllow(t *testing.T) {
 // TestExtendedConnect checks that a WebSocket over HTTP/2 (RFC 8441) is refused. Clients fall back
 // to HTTP/1.1.
 func TestExtendedConnect(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	w.mint(t, "All", gate.JSON{"permissions": []string{"*"}})
 	for _, target := range []string{"/v1/items/ws", "/public/ws"} {

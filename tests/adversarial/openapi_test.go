@@ -45,6 +45,7 @@ func write(t *testing.T, path, text string) {
 }
 
 func TestOpenAPI(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "shop.yaml")
 	write(t, file, shop)
 	w := start(t, gate.Config{APIKey: "strict\nopenapi " + file +

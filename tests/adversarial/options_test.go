@@ -10,6 +10,7 @@ import (
 
 // TestOptions checks for each subdirective of `api_key` which requests it accepts and refuses.
 func TestOptions(t *testing.T) {
+	t.Parallel()
 	bearer := func(key string) []string { return []string{"Authorization: Bearer {" + key + "}"} }
 	preflight := func(origin string) []string {
 		return []string{"Origin: " + origin, "Access-Control-Request-Method: PUT",
@@ -429,6 +430,7 @@ func startWithKeysForOptions(t *testing.T, config gate.Config) world {
 
 // TestNamespacesAreNotDisclosed checks that the response does not disclose which namespaces exist.
 func TestNamespacesAreNotDisclosed(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: "namespace_path /t/{namespace}/**"})
 	w.Namespace(t, "acme", nil)
 	there, nowhere := w.Get(t, "/t/acme/x", gate.Token(w.tokens["R"])), w.Get(t, "/t/acmf/x",
@@ -442,6 +444,7 @@ func TestNamespacesAreNotDisclosed(t *testing.T) {
 // TestForwardedIdentity checks the identity headers of the response to another proxy, which copies
 // them into its own request.
 func TestForwardedIdentity(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: "forwarded", Servers: "trusted_proxies static 127.0.0.1/32"})
 	for _, protocol := range gate.Protocols {
 		got := w.Do(t, gate.Request{Protocol: protocol, Target: "/auth",

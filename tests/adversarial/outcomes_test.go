@@ -111,6 +111,7 @@ func TestOneOutcomeEverywhere(t *testing.T) {
 
 // TestPlaceholders checks the placeholders that later handlers can use.
 func TestPlaceholders(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{Site: `
 		api_key {
 			` + operations + `
@@ -133,6 +134,7 @@ func TestPlaceholders(t *testing.T) {
 // TestRevokedUnderLoad checks the promise on one node: no request that was sent after the revoke
 // returned is accepted, on old and new connections. A key is valid as soon as it is minted.
 func TestRevokedUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	for range 5 {
 		k := w.mint(t, "K", gate.JSON{"permissions": []string{"items:read"}})

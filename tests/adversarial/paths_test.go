@@ -34,6 +34,7 @@ var canonical = []string{
 }
 
 func TestTargets(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	bearer := []string{"Authorization: Bearer {R}"}
 	var rows []row
@@ -112,6 +113,7 @@ func TestTargets(t *testing.T) {
 
 // TestEveryByte sends each byte in a path, raw and encoded.
 func TestEveryByte(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations})
 	var rows []row
 	for b := range 256 {
@@ -146,6 +148,7 @@ func TestEveryByte(t *testing.T) {
 }
 
 func TestEncodedSlash(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{APIKey: operations + "encoded_slash allow"})
 	bearer := []string{"Authorization: Bearer {R}"}
 	rows := []row{
@@ -169,6 +172,7 @@ func TestEncodedSlash(t *testing.T) {
 
 // TestRewrittenTargets checks paths that other handlers rewrite before `api_key`.
 func TestRewrittenTargets(t *testing.T) {
+	t.Parallel()
 	w := start(t, gate.Config{Site: `
 		handle_path /strip/* {
 			api_key {` + operations + `

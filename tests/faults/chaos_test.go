@@ -17,6 +17,7 @@ var (
 
 // TestChaos injects a schedule of faults into a fleet under load, and judges the history.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	const lease = 4 * time.Second
 	// A renewal that hangs takes a third of a lease and the next one begins half a second later.
 	// The rest is for a busy machine.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -42,10 +41,8 @@ type Fleet struct {
 	Path string // of the file
 }
 
-// New returns a fleet without nodes. Its file does not exist yet.
-func New(t testing.TB) Fleet {
-	return Fleet{t, filepath.Join(t.TempDir(), "apikeys.db")}
-}
+// New returns a fleet without nodes.
+func New(t testing.TB) Fleet { return Fleet{t, File(t)} }
 
 // Node opens a node. It is closed when the test ends.
 func (d Fleet) Node(s node.Settings) (*manage.Keystore, *Faulty) {
