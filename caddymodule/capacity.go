@@ -14,7 +14,7 @@ import (
 
 // CapacityConfig limits the contents of the database. Only growth beyond a limit is refused, with
 // 422. A limit per namespace includes the descendants of the namespace, except for keys. Every
-// process holds all namespaces, roles and members in memory.
+// process holds all namespaces, roles, plans and members in memory.
 type CapacityConfig struct {
 	// Maximum number of namespaces in the deployment. Default is 20000.
 	Namespaces int64 `json:"namespaces,omitempty"`
@@ -28,16 +28,22 @@ type CapacityConfig struct {
 	// Maximum number of roles in a namespace. Default is 5000.
 	RolesPerNamespace int64 `json:"roles_per_namespace,omitempty"`
 
+	// Maximum number of plans in the deployment. Default is 20000.
+	Plans int64 `json:"plans,omitempty"`
+
+	// Maximum number of plans in a namespace. Default is 5000.
+	PlansPerNamespace int64 `json:"plans_per_namespace,omitempty"`
+
 	// Maximum number of members in the deployment. Default is 20000.
 	Members int64 `json:"members,omitempty"`
 
 	// Maximum number of grants that members have in a namespace. Default is 5000.
 	MembersPerNamespace int64 `json:"members_per_namespace,omitempty"`
 
-	// Maximum size in bytes of all namespaces, roles and members. Default is 67108864.
+	// Maximum size in bytes of all namespaces, roles, plans and members. Default is 67108864.
 	DirectoryBytes int64 `json:"directory_bytes,omitempty"`
 
-	// Maximum size in bytes of a namespace, with its roles and the grants that members have in it.
+	// Maximum size in bytes of a namespace, with its roles, plans and the grants that members have in it.
 	// Default is 16777216.
 	DirectoryBytesPerNamespace int64 `json:"directory_bytes_per_namespace,omitempty"`
 
@@ -56,6 +62,7 @@ func (c *CapacityConfig) options() map[string][2]*int64 {
 	return map[string][2]*int64{
 		"namespaces":         {&c.Namespaces, &c.NamespacesPerNamespace},
 		"roles":              {&c.Roles, &c.RolesPerNamespace},
+		"plans":              {&c.Plans, &c.PlansPerNamespace},
 		"members":            {&c.Members, &c.MembersPerNamespace},
 		"directory":          {&c.DirectoryBytes, &c.DirectoryBytesPerNamespace},
 		"keys_per_namespace": {&c.KeysPerNamespace},
@@ -63,7 +70,7 @@ func (c *CapacityConfig) options() map[string][2]*int64 {
 	}
 }
 
-const capacityOptionNames = "namespaces, roles, members, directory, keys_per_namespace, " +
+const capacityOptionNames = "namespaces, roles, plans, members, directory, keys_per_namespace, " +
 	"keys_per_owner"
 
 func (c *CapacityConfig) check() error {
@@ -87,6 +94,7 @@ func (c *CapacityConfig) capacity() keystore.Capacity {
 		Namespaces: keystore.Caps{Deployment: c.Namespaces,
 			PerNamespace: c.NamespacesPerNamespace},
 		Roles:   keystore.Caps{Deployment: c.Roles, PerNamespace: c.RolesPerNamespace},
+		Plans:   keystore.Caps{Deployment: c.Plans, PerNamespace: c.PlansPerNamespace},
 		Members: keystore.Caps{Deployment: c.Members, PerNamespace: c.MembersPerNamespace},
 		Directory: keystore.Caps{Deployment: c.DirectoryBytes,
 			PerNamespace: c.DirectoryBytesPerNamespace},

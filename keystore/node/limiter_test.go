@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -170,6 +172,7 @@ type rateStore struct {
 	mu     sync.Mutex
 	meters map[string]int64
 	down   bool
+	lie    *keystore.Booked // the answer to each booking, if not nil
 	slow   time.Duration // the longest time that a call takes, half before and half after booking
 }
 
@@ -190,6 +193,9 @@ func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Book
 		}
 		s.meters[k.Name] = tat
 		answers[i] = keystore.Booked{Granted: granted, TAT: tat}
+		if s.lie != nil {
+			answers[i] = *s.lie
+		}
 	}
 	return answers
 }
@@ -392,6 +398,26 @@ func TestRateWithFailingStore(t *testing.T) {
 	}
 }
 
+// TestWrongAnswersOfStore checks that a store that lies blocks a key for a limited time only, and
+// gives it no more than was asked for.
+func TestWrongAnswersOfStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := keystore.RateLimit{Requests: 100, Per: time.Second, Burst: 100}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
+		f.store.lie = &keystore.Booked{Granted: math.MaxInt64, TAT: math.MaxInt64}
+		for range 10_000 {
+			f.request(f.nodes[0], 1)
+		}
+		f.within(limit, slack(limit, 2))
+		f.store.lie = nil
+		time.Sleep(2*time.Second + time.Microsecond)
+		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
+			t.Errorf("%v after two bursts", c.Outcome)
+		}
+		f.close()
+	})
+}
+
 // A quotaStore is a ledger of quotas.
 type quotaStore struct {
 	fleet   *limitedFleet
@@ -585,4 +611,45 @@ func BenchmarkCharge(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkLimitMemory measures the memory of a limit in use, beside that of the cached record. Run it
+// with -benchtime 1x.
+func BenchmarkLimitMemory(b *testing.B) {
+	const n = 100_000
+	limits := keystore.KeyLimits{Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100,
+		Per: time.Second, Burst: 200}}}
+	policy := keystore.NewDirectory(&keystore.Policy{})
+	entries := make([]*entry, n)
+	for i := range entries {
+		entries[i] = &entry{record: keystore.NewRecord(&keystore.Key{ID: fmt.Sprintf("%012d", i),
+			Secrets: []keystore.Secret{{}}, KeyLimits: limits}, keystore.Digest{})}
+	}
+	for b.Loop() {
+		before := heapInUse()
+		l := newLimiter(surroundings{
+			now:    func() int64 { return time.Now().UnixNano() },
+			nodes:  func() int64 { return 1 },
+			rates:  func() keystore.SharedRates { return nil },
+			ledger: &quotaStore{},
+		})
+		for _, e := range entries {
+			var c Charge
+			answer := Answer{Record: e.record, Now: time.Now().UnixNano(), entry: e}
+			if err := l.charge(b.Context(), &c, answer, policy, 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(heapInUse()-before)/n, "B/key")
+		runtime.KeepAlive(l)
+	}
+	runtime.KeepAlive(entries)
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

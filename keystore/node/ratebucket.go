@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -17,16 +18,15 @@ type rateBucket struct {
 	limit *keystore.RateLimit
 	// meter counts what has been booked by any node, as far as this node knows. While the node
 	// books for itself, it counts what this node has admitted.
-	meter keystore.Meter
-	held  int64 // requests that are booked and not used
-	until int64 // when they are lost
-	// floated is 1 if a request was admitted that is not booked yet.
-	floated int64
-	used    int64 // requests since the last booking
+	meter   keystore.Meter
+	until   int64 // when held is lost
 	booked  int64 // when the last booking began
-	waiting int64 // requests that wait for a booking
 	next    *booking
-	retired bool // not in the limiter's map any more
+	held    int32 // requests that are booked and not used, at most MaxRate
+	used    int32 // requests since the last booking, if there is a store
+	waiting int32 // requests that wait for a booking
+	floated int16 // requests that were admitted and are not booked: at most 1, and after an error
+	retired bool  // not in the limiter's map any more
 }
 
 const (
@@ -89,14 +89,16 @@ func (b *rateBucket) holds(now int64) bool { return b.held > 0 && now < b.until 
 // settle books what was admitted in advance in the node's own meter.
 func (b *rateBucket) settle(now int64) {
 	if b.floated > 0 {
-		b.meter = b.meter.Add(b.limit, now, b.floated)
+		b.meter = b.meter.Add(b.limit, now, int64(b.floated))
 		b.floated = 0
 	}
 }
 
 // take admits a request that check has admitted.
 func (b *rateBucket) take(l *limiter, m mode, step keystore.Step, now int64) {
-	b.used++
+	if m.stored && b.used < keystore.MaxRate {
+		b.used++
+	}
 	switch {
 	case b.holds(now):
 		b.held--
@@ -132,9 +134,9 @@ func (b *rateBucket) queue(l *limiter) *booking {
 
 // state returns the state of the limit after a charge.
 func (b *rateBucket) state(now int64) limitState {
-	s := limitState{meter: b.meter, held: -b.floated}
+	s := limitState{meter: b.meter, held: -int64(b.floated)}
 	if b.holds(now) {
-		s.held += b.held
+		s.held += int64(b.held)
 	}
 	return s
 }
@@ -163,17 +165,18 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	if m.shared {
 		if elapsed := max(now-b.booked, 1); b.used > 1 {
 			// What was used since the last booking, for as long as the grant is valid.
-			want = min(b.used*validity/elapsed, 2*b.used, b.limit.Burst)
+			used := int64(b.used)
+			want = min(used*validity/elapsed, 2*used, b.limit.Burst)
 		}
 		if b.holds(now) {
-			want -= b.held
+			want -= int64(b.held)
 		}
-		want = max(want, b.waiting)
+		want = max(want, int64(b.waiting))
 	}
 	k := keystore.Booking{
 		Name: fmt.Sprintf("apikeys:%s:rate:{%s}:%s/%d/%d/%d", epoch, epoch, b.id,
 			b.limit.Requests, b.limit.Per.Microseconds(), b.limit.Burst),
-		Limit: *b.limit, Known: b.meter.TAT, Spent: b.floated, Want: want,
+		Limit: *b.limit, Known: b.meter.TAT, Spent: int64(b.floated), Want: want,
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
 	//fault: if ablated("spend-before-booking") { k.Spent = 0 }
@@ -188,12 +191,15 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	if *b.limit != k.Limit {
 		return
 	}
-	b.meter = b.meter.Max(keystore.Meter{TAT: answer.TAT})
+	// The store is not trusted: a wrong answer blocks a key no longer than two bursts take.
+	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
+	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
+	granted := int32(min(answer.Granted, k.Want))
 	until := began + b.limit.Per.Microseconds()/grantShare
 	if !b.holds(now) {
-		b.held, b.until = answer.Granted, until
-	} else if answer.Granted > 0 {
-		b.held += answer.Granted
+		b.held, b.until = granted, until
+	} else if granted > 0 {
+		b.held += granted
 		b.until = min(b.until, until)
 	}
 }
@@ -202,7 +208,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 func (b *rateBucket) undo(k *keystore.Booking) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.floated += k.Spent
+	b.floated = int16(min(int64(b.floated)+k.Spent, math.MaxInt16))
 	//fault: if ablated("share-not-carried") { b.meter, b.floated = keystore.Meter{}, 0 }
 }
 

@@ -26,6 +26,9 @@ var bars = []struct {
 	{"refusal of a forged token, in the store", "BenchmarkForgedToken", "", "ns/op", 500},
 	{"refusal of a forged token, whole handler, allocations", "BenchmarkRefusal/forged",
 		"BenchmarkHandler/empty", "allocs/op", 2},
+	{"charge to a rate limit", "BenchmarkCharge/rate", "BenchmarkCharge/none", "ns/op", 60},
+	{"the same, allocations", "BenchmarkCharge/rate", "", "allocs/op", 0},
+	{"memory of a rate limit in use", "BenchmarkLimitMemory", "", "B/key", 200},
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
 }
 
