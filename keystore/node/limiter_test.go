@@ -173,7 +173,7 @@ type rateStore struct {
 	meters map[string]int64
 	down   bool
 	lie    *keystore.Booked // the answer to each booking, if not nil
-	slow   time.Duration // the longest time that a call takes, half before and half after booking
+	slow   time.Duration    // the longest time that a call takes, half before and half after booking
 }
 
 var errAway = errors.New("the store is away")
