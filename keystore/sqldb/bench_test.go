@@ -237,6 +237,21 @@ func BenchmarkKeys(b *testing.B) {
 			}
 		}
 	})
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprint("Reserve/", n), func(b *testing.B) {
+			begin, end := keystore.Month.Of(time.Now())
+			list := make([]keystore.Reservation, n)
+			for i := range list {
+				list[i] = keystore.Reservation{Quota: fmt.Sprint("k:", i), Begin: begin, End: end,
+					Limit: keystore.MaxQuota, Want: 1}
+			}
+			for b.Loop() {
+				if _, err := d.Reserve(ctx, list); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 var benchKeys = func() int {

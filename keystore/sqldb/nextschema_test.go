@@ -28,12 +28,15 @@ func (s upgradedStore) Open(t *testing.T) keystore.Database {
 		return db
 	}
 	*s.done = true
-	text, err := migrations.ReadFile("migrations/" + s.dialect.migrations + "/00001_init.sql")
-	if err != nil {
-		t.Fatal(err)
+	var tables [][][]byte
+	for _, name := range []string{"00001_init.sql", "00007_limits.sql"} {
+		text, err := migrations.ReadFile("migrations/" + s.dialect.migrations + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tables = append(tables, tableNames.FindAllSubmatch(text, -1)...)
 	}
-	tables := tableNames.FindAllSubmatch(text, -1)
-	if len(tables) < 15 {
+	if len(tables) < 18 {
 		t.Fatalf("%d tables", len(tables))
 	}
 	statements := "BEGIN;"

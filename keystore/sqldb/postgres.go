@@ -51,9 +51,13 @@ var postgresDialect = dialect{
 		"THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current: "on_primary()",
 	begin:   beginChange(lockWait, maxIdle),
+	// Rows of quota_grants are updated all the time. A plan for a few of them would read the old
+	// versions of all.
 	beginApart: fmt.Sprintf(`SELECT greatest(CAST(? AS bigint),
 		CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint), noted)
-		FROM clock, set_config('idle_in_transaction_session_timeout', '%d', true)`,
+		FROM clock, (SELECT set_config('idle_in_transaction_session_timeout', '%d', true),
+			set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
+			set_config('enable_mergejoin', 'off', true) OFFSET 0) AS settings`,
 		maxQuotaIdle.Milliseconds()),
 	lockQuotas: " FOR UPDATE OF q",
 	skipLocked: " FOR UPDATE SKIP LOCKED",

@@ -215,6 +215,25 @@ func TestPostgresUnknownCommit(t *testing.T) {
 	}
 }
 
+// TestPostgresReserveSettings: a process that hangs while it reserves units of quotas releases them
+// soon, and the rows are found by their index.
+func TestPostgresReserveSettings(t *testing.T) {
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema))
+	if err := d.transact(t.Context(), d.quotas, d.beginApart, func(reserving *tx) error {
+		var idle, plans string
+		err := reserving.row("SELECT current_setting('idle_in_transaction_session_timeout'), "+
+			"current_setting('enable_seqscan') || current_setting('enable_hashjoin') || "+
+			"current_setting('enable_mergejoin')").Scan(&idle, &plans)
+		if idle != "2s" || plans != "offoffoff" {
+			t.Errorf("idle timeout %s, plans %s", idle, plans)
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPostgresChangesHaveNoTimeout: the timeouts of the role do not apply to changes.
 func TestPostgresChangesHaveNoTimeout(t *testing.T) {
 	s := newPostgresStore(t)

@@ -21,12 +21,6 @@ const (
 	forgetInterval = time.Minute
 )
 
-// A quotaRow identifies a row of quota_grants.
-type quotaRow struct {
-	quota  string
-	begins int64
-}
-
 // Reserve implements [keystore.Database]. It never runs twice: units that are returned twice would
 // be granted twice.
 func (d *DB) Reserve(
@@ -51,8 +45,7 @@ func (d *DB) Reserve(
 // reserve first creates the rows that are missing and then locks all rows, both in the same order
 // as every other transaction, so that no two can deadlock.
 func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.QuotaGrant) error {
-	rows := make(map[quotaRow]int, len(reservations)) // to the index of the reservation
-	list := make([][3]any, 0, len(reservations))
+	list := make([][4]any, 0, len(reservations)) // quota, begins, ends and the index
 	for i := range reservations {
 		r := &reservations[i]
 		if r.End.Before(t.now.Add(-quotaKept)) {
@@ -60,11 +53,10 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 			grants[i].Total = r.Limit
 			continue
 		}
-		row := quotaRow{t.db.text(r.Quota), r.Begin.UnixMicro()}
-		rows[row] = i
-		list = append(list, [3]any{row.quota, row.begins, r.End.UnixMicro()})
+		list = append(list,
+			[4]any{t.db.text(r.Quota), r.Begin.UnixMicro(), r.End.UnixMicro(), i})
 	}
-	slices.SortFunc(list, func(a, b [3]any) int {
+	slices.SortFunc(list, func(a, b [4]any) int {
 		return cmp.Or(cmp.Compare(a[0].(string), b[0].(string)),
 			cmp.Compare(a[1].(int64), b[1].(int64)))
 	})
@@ -78,35 +70,33 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		" r WHERE true ON CONFLICT DO NOTHING", array); err != nil {
 		return err
 	}
-	locked, err := t.replanned("SELECT q.quota, q.begins, q.granted FROM "+t.db.items+
-		" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+" AND q.begins = "+begins+
-		" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
+	locked, err := t.query("SELECT "+quota+", "+begins+", CAST(r.value ->> 3 AS bigint), "+
+		"q.granted FROM "+t.db.items+" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+
+		" AND q.begins = "+begins+" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
 	if err != nil {
 		return err
 	}
 	defer locked.Close()
-	list = list[:0]
+	var changed [][3]any // quota, begins and granted
 	for locked.Next() {
-		var row quotaRow
-		var granted int64
-		if err := locked.Scan(&row.quota, &row.begins, &granted); err != nil {
+		var name string
+		var begin, i, granted int64
+		if err := locked.Scan(&name, &begin, &i, &granted); err != nil {
 			return t.note(err)
 		}
-		i := rows[row]
 		grants[i] = reservations[i].Grant(granted)
 		if grants[i].Total != granted {
-			list = append(list, [3]any{row.quota, row.begins, grants[i].Total})
+			changed = append(changed, [3]any{name, begin, grants[i].Total})
 		}
 	}
-	if err := locked.Err(); err != nil || len(list) == 0 {
+	if err := locked.Err(); err != nil || len(changed) == 0 {
 		return t.note(err)
 	}
-	if array, err = fromJSON(list); err != nil {
+	if array, err = fromJSON(changed); err != nil {
 		return err
 	}
 	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint) FROM "+
-		t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins,
-		append(slices.Clip(t.db.replan), array)...)
+		t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins, array)
 	return err
 }
 

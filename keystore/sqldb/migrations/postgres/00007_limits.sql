@@ -128,6 +128,6 @@ CREATE TABLE quota_grants (
     ends    BIGINT NOT NULL,
     granted BIGINT NOT NULL,
     PRIMARY KEY (quota, begins)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50);
 CREATE INDEX quota_grants_ends ON quota_grants (ends);
 -- +goose StatementEnd
