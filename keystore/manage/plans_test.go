@@ -269,6 +269,33 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 	}
 }
 
+// TestMemberTokenHasNoLimits checks that no default plan limits what a member gives with its token.
+func TestMemberTokenHasNoLimits(t *testing.T) {
+	w := newWorld(t)
+	w.member("ada", "default=*,admin:*")
+	gold := keystore.Plan{Namespace: "default", Name: "gold", Limits: perMinute(10)}
+	if _, err := w.CreatePlan(ctx, fleet.Root, gold); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.EditNamespace(ctx, fleet.Root, "default",
+		manage.NamespacePatch{DefaultPlan: &gold.Name}, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, token, _, err := w.NewMemberToken(ctx, fleet.Root, w.ids["ada"], manage.TokenSpec{},
+		manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.LookupMember(ctx, token.Reveal(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	higher := keystore.Plan{Namespace: "default", Name: "platinum", Limits: perMinute(20)}
+	if _, err := w.CreatePlan(ctx, manage.MemberCaller(a.Record, "test"), higher); err != nil {
+		t.Error(err)
+	}
+}
+
 // limitedKey creates a key with acme=read that root owns.
 func (w *world) limitedKey(name string, l keystore.KeyLimits) {
 	w.Helper()
