@@ -253,6 +253,9 @@ func (d *DB) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if Advice(err) != "" {
+		return err
+	}
 	return d.dialect.explain(err)
 }
 

@@ -149,7 +149,7 @@ func beginChange(lockWait, maxIdle time.Duration) string {
 }
 
 // checkPostgres returns an error for settings that violate the contract of the database. It reads
-// the user's value of synchronous_commit, because forceCommits has replaced the connection's.
+// the user's value of synchronous_commit, because forceSettings has replaced the connection's.
 func checkPostgres(ctx context.Context, d *DB) error {
 	var schema sql.NullString
 	var number int

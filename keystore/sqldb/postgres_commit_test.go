@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -327,5 +328,50 @@ func TestPostgresCommitSetting(t *testing.T) {
 		t.Error("opened with synchronous_commit off")
 	} else if !strings.Contains(err.Error(), "synchronous_commit is off") {
 		t.Error(err)
+	}
+}
+
+// TestPostgresIsolation: changes and reservations do not conflict, whatever the default isolation of
+// the role.
+func TestPostgresIsolation(t *testing.T) {
+	s := newPostgresStore(t)
+	url := s.URL(s.schema) + "&default_transaction_isolation=serializable"
+	handles := []keystore.Database{openOnce(t, url), openOnce(t, url)}
+	if _, err := handles[0].Deployment(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	const workers, each = 4, 10
+	end := time.Now().Add(time.Hour)
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			db := handles[w%2]
+			for range each {
+				if _, err := db.Update(t.Context(), func(tx keystore.Tx) error {
+					p, err := tx.Policy(keystore.Nowhere)
+					if err != nil {
+						return err
+					}
+					p.Namespaces[0].Version++
+					return tx.UpdateNamespace(&p.Namespaces[0])
+				}); err != nil {
+					t.Error(err)
+				}
+				if _, err := db.Reserve(t.Context(), []keystore.Reservation{{Quota: "q",
+					Begin: end, End: end, Limit: 1000, Want: 1}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	p, err := handles[0].Policy(t.Context(), keystore.Nowhere)
+	if err != nil || p.Namespaces[0].Version != 1+workers*each {
+		t.Errorf("%+v, %v", p, err)
+	}
+	grants, err := handles[0].Reserve(t.Context(),
+		[]keystore.Reservation{{Quota: "q", Begin: end, End: end}})
+	if err != nil || grants[0].Total != workers*each {
+		t.Errorf("%+v, %v", grants, err)
 	}
 }

@@ -115,7 +115,7 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "caddy-apikeys"
 	}
-	config.AfterConnect = forceCommits
+	config.AfterConnect = forceSettings
 	config.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
 		if n.Routine == "SyncRepWaitForLSN" { // the text is in the server's language
 			conn.CustomData()[unreplicated] = true
@@ -124,14 +124,16 @@ func parsePostgres(dsn string) (config *pgx.ConnConfig, identity string, err err
 	return config, u.identity(), nil
 }
 
-// forceCommits sets synchronous_commit for the lifetime of a connection. Otherwise someone could
-// turn off the default of the role, the database or the server while the connection is open or
-// before the next one, and a crash would lose committed changes.
-func forceCommits(ctx context.Context, conn *pgconn.PgConn) error {
+// forceSettings sets synchronous_commit and the isolation for the lifetime of a connection.
+// Otherwise someone could turn off the default of the role, the database or the server while the
+// connection is open or before the next one, and a crash would lose committed changes. With a
+// stricter default isolation, concurrent changes would fail instead of waiting for each other.
+func forceSettings(ctx context.Context, conn *pgconn.PgConn) error {
 	ctx, cancel := context.WithTimeout(ctx, maxConnect)
 	defer cancel()
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit',
-			CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false)
+			CASE WHEN commit IN ('off', 'local') THEN 'on' ELSE commit END, false),
+			set_config('default_transaction_isolation', 'read committed', false)
 		FROM current_setting('synchronous_commit') AS commit`).ReadAll()
 	return err
 }

@@ -51,6 +51,11 @@ func TestPostgresUnconfirmed(t *testing.T) {
 		"DeleteSession": func(ctx context.Context) error {
 			return d.DeleteSession(ctx, keystore.Digest{})
 		},
+		"Reserve": func(ctx context.Context) error {
+			_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now(), Limit: 1,
+				Want: 1}})
+			return err
+		},
 		"Update that changes nothing": func(ctx context.Context) error {
 			_, err := d.Update(ctx, func(tx keystore.Tx) error {
 				_, err := tx.Policy(keystore.Nowhere)
