@@ -151,12 +151,12 @@ func (a *API) inspect(s *huma.Schema, v any, at string, wrong *fields) {
 			case v[name] == nil && p.Type == huma.TypeString && !p.Nullable && !mayBeEmpty(p):
 				wrong.add(strings.TrimPrefix(at+"."+name, "."), mustBeString)
 			case p.Type == huma.TypeInteger:
-				if n, ok := v[name].(json.Number); !ok {
-				} else if whole, err := n.Int64(); err == nil {
-					v[name] = whole
-				} else {
-					wrong.add(strings.TrimPrefix(at+"."+name, "."),
-						"must be a whole number, without exponent")
+				if n, ok := v[name].(json.Number); ok {
+					var err error
+					if v[name], err = n.Int64(); err != nil {
+						wrong.add(strings.TrimPrefix(at+"."+name, "."),
+							"must be a whole number such as 100")
+					}
 				}
 			default:
 				a.inspect(p, v[name], at+"."+name, wrong)

@@ -121,9 +121,9 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 		}
 		if auth.keyGrants != nil {
 			auth.keyGrants, auth.owner = keystore.CompileGrants(key.Grants, key.Owner), key.Owner
+			auth.limits = policy.KeyLimits(key.Namespace, key.KeyLimits)
 		}
 		auth.expiresAt, auth.allowedIPs = key.ExpiresAt, key.AllowedIPs
-		auth.limits = policy.KeyLimits(key.Namespace, key.KeyLimits)
 	}
 	auth.memberGrants = policy.GrantsOf(auth.owner)
 	if auth.memberGrants == keystore.NoGrants && auth.owner != "" {
@@ -418,7 +418,8 @@ func (a authority) checkActsFor(id string) error {
 }
 
 // checkLimits checks that a key which another key creates or widens expires no later, is accepted
-// from no other addresses and has no higher limits (docs/authority.md, rule 11). Members have no such limits.
+// from no other addresses and has no higher limits (docs/authority.md, rule 11). Members have no
+// such limits.
 func (a authority) checkLimits(k *keystore.Key) error {
 	if a.member != "" {
 		return nil

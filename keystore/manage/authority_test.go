@@ -895,6 +895,10 @@ func TestRolesOfMembers(t *testing.T) {
 func TestZeroCaller(t *testing.T) {
 	w := newWorld(t)
 	w.role("default", "clerk", "read")
+	if _, err := w.CreatePlan(ctx, fleet.Root,
+		keystore.Plan{Namespace: "default", Name: "gold"}); err != nil {
+		t.Fatal(err)
+	}
 	key, token := w.key(fleet.Root, "default", "default=read")
 	ada := w.member("ada", "").Member()
 	var zero manage.Caller
@@ -914,6 +918,10 @@ func TestZeroCaller(t *testing.T) {
 		},
 		"a role": func() error {
 			_, err := w.FindRole(ctx, zero, keystore.RoleID{Namespace: "default", Name: "clerk"})
+			return err
+		},
+		"a plan": func() error {
+			_, err := w.FindPlan(ctx, zero, keystore.PlanID{Namespace: "default", Name: "gold"})
 			return err
 		},
 		"a namespace": func() error { _, err := w.FindNamespace(ctx, zero, "default"); return err },
@@ -980,7 +988,22 @@ func TestNarrowedReadersOnEveryNode(t *testing.T) {
 // TestRefusalsHideUnreadable checks that refusals and the audit log name no objects that the caller
 // may not read (docs/authority.md, rule 10).
 func TestRefusalsHideUnreadable(t *testing.T) {
-	w := newWorld(t, "acme", "below:workspace<acme", "secret", "top", "used<top")
+	w := newWorld(t, "acme", "below:workspace<acme", "secret", "top", "used<top",
+		"planned")
+	if _, err := w.CreatePlan(ctx, fleet.Root,
+		keystore.Plan{Namespace: "planned", Name: "gold"}); err != nil {
+		t.Fatal(err)
+	}
+	deletesPlan := func(who manage.Caller) error {
+		_, _, err := w.DeletePlan(ctx, who, keystore.PlanID{Namespace: "planned", Name: "gold"},
+			manage.ChangeOptions{})
+		return err
+	}
+	onPlan, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "planned",
+		Grants: roleGrants(t, "planned=read"), Limits: keystore.KeyLimits{Plan: "gold"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	hidden := w.member("hidden", "secret=read used=read")
 	inside, _ := w.key(fleet.Root, "secret", "used=read")
 	if _, _, _, err := w.NewMemberToken(ctx, fleet.Root, hidden.Member(), manage.TokenSpec{},
@@ -988,7 +1011,8 @@ func TestRefusalsHideUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	who := w.member("who",
-		"acme=*,admin:* default=admin:read top+=admin.namespaces:*,admin.members:read")
+		"acme=*,admin:* default=admin:read top+=admin.namespaces:*,admin.members:read "+
+			"planned=admin.plans:*")
 	blind := w.member("blind", "top+=admin.namespaces:*")
 	rows, _, err := w.ListAudit(ctx, who, keystore.AuditFilter{}, "", 100)
 	if err != nil || slices.ContainsFunc(rows,
@@ -1017,6 +1041,15 @@ func TestRefusalsHideUnreadable(t *testing.T) {
 				manage.NamespacePatch{Reach: &[]string{"workspace"}}, manage.ChangeOptions{})
 			return err
 		}, "below"},
+		{"a plan that a key has", func() error { return deletesPlan(who) }, onPlan.ID},
+		{"a default plan", func() error {
+			gold := "gold"
+			if _, _, err := w.EditNamespace(ctx, fleet.Root, "planned",
+				manage.NamespacePatch{DefaultPlan: &gold}, manage.ChangeOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			return deletesPlan(who)
+		}, "namespace planned"},
 		{"a namespace in which a member has a grant", deletes(who), "secret"},
 		{"the same, by a caller that may read no members", deletes(blind), hidden.Member()},
 		{"a namespace in which a key has a grant", func() error {

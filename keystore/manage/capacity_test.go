@@ -193,6 +193,13 @@ func TestCapacity(t *testing.T) {
 			return err
 		}
 	}
+	plan := func(namespace, name string) change {
+		return func(w *world) error {
+			_, err := w.CreatePlan(ctx, fleet.Root,
+				keystore.Plan{Namespace: namespace, Name: name})
+			return err
+		}
+	}
 	long := keystore.Permission{Resource: strings.Repeat("x", 100), Action: "read"}
 	wide := []keystore.Permission{long}
 	for _, letter := range []string{"a", "b", "c", "d", "e"} {
@@ -239,6 +246,35 @@ func TestCapacity(t *testing.T) {
 				return err
 			},
 			role("default", "3"),
+		},
+		"Plans": {
+			keystore.Capacity{Plans: keystore.Caps{Deployment: 3, PerNamespace: 2}},
+			[]change{namespace("a", ""), namespace("b", "a"), plan("a", "1"), plan("b", "2"),
+				plan("*", "3")},
+			map[string]change{
+				"the deployment can have at most 3 plans": plan("default", "4"),
+				"a shared one": plan("*", "4"),
+			},
+			func(w *world) error {
+				_, _, err := w.DeletePlan(ctx, fleet.Root,
+					keystore.PlanID{Namespace: "*", Name: "3"}, manage.ChangeOptions{})
+				return err
+			},
+			plan("default", "4"),
+		},
+		"Plans of a namespace": {
+			keystore.Capacity{Plans: keystore.Caps{Deployment: 9, PerNamespace: 2}},
+			[]change{namespace("a", ""), namespace("b", "a"), plan("a", "1"), plan("b", "2"),
+				plan("*", "3"), plan("*", "4")},
+			map[string]change{
+				`namespace "a" with its descendants can have at most 2 plans`: plan("b", "5"),
+			},
+			func(w *world) error {
+				_, _, err := w.DeletePlan(ctx, fleet.Root,
+					keystore.PlanID{Namespace: "a", Name: "1"}, manage.ChangeOptions{})
+				return err
+			},
+			plan("b", "5"),
 		},
 		"Namespaces": {
 			keystore.Capacity{Namespaces: keystore.Caps{Deployment: 6, PerNamespace: 3}},
@@ -288,7 +324,7 @@ func TestCapacity(t *testing.T) {
 			keystore.Capacity{Directory: keystore.Caps{Deployment: 4000, PerNamespace: 1000}},
 			[]change{namespace("a", ""), role("a", "1", long)},
 			map[string]change{
-				"bytes of namespaces, roles and members": role("a", "2", wide...),
+				"bytes of namespaces, roles, plans and members": role("a", "2", wide...),
 				"wider": func(w *world) error {
 					_, _, err := w.EditRole(ctx, fleet.Root,
 						keystore.RoleID{Namespace: "a", Name: "1"},
@@ -467,13 +503,18 @@ func TestCapacityOfKeys(t *testing.T) {
 	}
 	fleet.Mint(t, w.Keystore, spec("root"))
 
+	if _, err := w.CreatePlan(ctx, fleet.Root,
+		keystore.Plan{Namespace: "default", Name: "gold"}); err != nil {
+		t.Fatal(err)
+	}
 	uses, err := w.CapacityOfKeys(ctx)
 	if err != nil || len(uses) != 2 {
 		t.Fatal(uses, err)
 	}
 	for _, u := range append(w.CapacityUses(), uses...) {
 		if used, known := map[string]int64{"keys owner": 1, "keys namespace": 4,
-			"members deployment": 2, "members namespace": 2, "roles deployment": 0}[u.Resource+" "+
+			"members deployment": 2, "members namespace": 2, "roles deployment": 0,
+			"plans deployment": 1, "plans namespace": 1}[u.Resource+" "+
 			u.Scope]; known && u.Used != used {
 			t.Errorf("%+v, want %d", u, used)
 		}

@@ -1,5 +1,5 @@
-// Package manage is the one way to change anything: keys, roles, namespaces and members, for the
-// REST interface, the console and the command line alike. It also answers their reads.
+// Package manage is the one way to change anything: keys, roles, plans, namespaces and members, for
+// the REST interface, the console and the command line alike. It also answers their reads.
 //
 // To see how a change is made, start with [Keystore.EditRole]. Its steps are those of all changes:
 //

@@ -22,6 +22,8 @@ var demands = []demand{
 	{"write", "admin.keys", "update"}, {"write", "admin.keys", "revoke"},
 	{"read", "admin.roles", ""}, {"write", "admin.roles", "create"},
 	{"write", "admin.roles", "update"},
+	{"read", "admin.plans", ""}, {"write", "admin.plans", "create"},
+	{"write", "admin.plans", "update"},
 	{"read", "admin.members", ""}, {"write", "admin.members", "create"},
 	{"write", "admin.members", "update"},
 	{"read", "admin.namespaces", ""}, {"write", "admin.namespaces", "create"},
@@ -64,11 +66,13 @@ func allowed(permission string) (mask uint32) {
 type model struct {
 	namespaces map[string]keystore.Namespace
 	roles      map[keystore.RoleID]keystore.Role
+	plans      map[keystore.PlanID]keystore.Plan
 	members    map[string]keystore.Member
 	keys       map[string]keystore.Key
 	lists      struct { // the same objects in the order of lists
 		namespaces []keystore.Namespace
 		roles      []keystore.Role
+		plans      []keystore.Plan
 		members    []keystore.Member
 		keys       []keystore.Key
 	}
@@ -177,6 +181,36 @@ func (c ceiling) add(m *model, id string) {
 			c[scope{id, false}] |= c[scope{above, false}] & dataMask
 		}
 	}
+}
+
+// unlimited is the number of requests per minute where there is no limit.
+const unlimited = 1 << 40
+
+// limit returns how many requests per minute a key may send according to its own row, its plan and
+// the default plan of its home namespace. All rate limits have the same period and no extra burst.
+func (m *model) limit(id string) int64 {
+	k := m.keys[id]
+	plan := k.Plan
+	if plan == "" {
+		plan = m.namespaces[k.Namespace].DefaultPlan
+	}
+	named, local := m.plans[keystore.PlanID{Namespace: k.Namespace, Name: plan}]
+	if !local {
+		named = m.plans[keystore.PlanID{Namespace: "*", Name: plan}]
+	}
+	for _, l := range []keystore.RateLimit{k.Rate, named.Rate} {
+		if l != (keystore.RateLimit{}) {
+			return perMinuteOf(l)
+		}
+	}
+	return unlimited
+}
+
+func perMinuteOf(l keystore.RateLimit) int64 {
+	if l.Requests == 0 {
+		return unlimited
+	}
+	return l.Requests
 }
 
 // outcome returns the outcome of a request with a key's current token.

@@ -93,8 +93,9 @@ var (
 	dataWords    = strings.Fields("read write * x:read x:write x:op x:* y:read y:op")
 	fewWords     = strings.Fields("x:read x:op y:read y:op x:write")
 	adminWords   = strings.Fields("admin:* admin:* admin:* admin:read admin.keys:* admin.keys:* " +
-		"admin.keys:create admin.roles:* admin.members:* admin.namespaces:* admin.audit:read")
+		"admin.keys:create admin.roles:* admin.plans:* admin.members:* admin.namespaces:* admin.audit:read")
 	historyRoles = []string{"r", "s", "t"}
+	historyPlans = []string{"p", "q", "u"}
 	addresses    = []string{"", "", "10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/24"}
 	lifetimes    = []time.Duration{0, 0, 0, 100 * time.Hour, 200 * time.Hour}
 )
@@ -113,6 +114,12 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	}
 	h.sparse = h.oneIn(2)
 	h.role("*", "t", h.permissionsText())
+	for id, n := range map[keystore.PlanID]int64{{Namespace: "a", Name: "p"}: 20,
+		{Namespace: "b", Name: "p"}: 10, {Namespace: "*", Name: "u"}: 5} {
+		_, err := h.CreatePlan(ctx, fleet.Root, keystore.Plan{Namespace: id.Namespace,
+			Name: id.Name, Limits: perMinute(n)})
+		h.must(err)
+	}
 	for _, ns := range []string{"a", "b", "d"} {
 		h.role(ns, "r", h.permissionsText())
 	}
@@ -128,6 +135,10 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 		held, inactive := i < 4, i == 3 || i == 4 // the group has its token
 		spec := manage.KeySpec{Namespace: h.anyNamespace(), Owner: owner,
 			Grants: roleGrants(h, h.grantsText(held)), Inactive: inactive}
+		if h.oneIn(2) {
+			spec.Limits = h.someLimits()
+			spec.Limits.Plan = ""
+		}
 		key, token, err := h.MintKey(ctx, fleet.Root, spec, nil)
 		h.must(err)
 		if held {
@@ -315,6 +326,7 @@ func (h *history) state() *model {
 	m := &model{
 		namespaces: map[string]keystore.Namespace{},
 		roles:      map[keystore.RoleID]keystore.Role{},
+		plans:      map[keystore.PlanID]keystore.Plan{},
 		members:    map[string]keystore.Member{},
 		keys:       map[string]keystore.Key{},
 	}
@@ -328,6 +340,11 @@ func (h *history) state() *model {
 	h.must(err)
 	for _, r := range m.lists.roles {
 		m.roles[r.ID()] = r
+	}
+	m.lists.plans, err = h.ListPlans(ctx, fleet.Root)
+	h.must(err)
+	for _, p := range m.lists.plans {
+		m.plans[p.ID()] = p
 	}
 	m.lists.members, err = h.ListMembers(ctx, fleet.Root)
 	h.must(err)
@@ -476,11 +493,33 @@ func (h *history) someSpec(a actor) manage.KeySpec {
 	} else {
 		spec.Grants = h.someGrantsOf(a, h.oneIn(3))
 	}
+	if h.oneIn(2) {
+		spec.Limits = h.someLimits()
+	}
 	if h.oneIn(6) {
 		spec.NewRoles = []keystore.Role{{Name: h.pick(historyRoles),
 			Permissions: h.somePermissions(a)}}
 	}
 	return spec
+}
+
+// someLimits returns random limits of a key, most of them without an own limit or a plan.
+func (h *history) someLimits() (l keystore.KeyLimits) {
+	l.Rate = h.someRate()
+	if h.oneIn(2) {
+		l.Plan = h.pick(historyPlans)
+	}
+	return l
+}
+
+func (h *history) someRate() keystore.RateLimit {
+	switch n := h.rng.IntN(6); n {
+	case 0:
+		return keystore.RateLimit{Unlimited: true}
+	case 1, 2, 3:
+		return perMinute(int64(n * 5)).Rate
+	}
+	return keystore.RateLimit{}
 }
 
 // addKey adds a key to the group after an actor has received its token. If the actor is a key,
@@ -494,7 +533,12 @@ func (h *history) addKey(a actor, key *keystore.Key, token string) {
 	if a.Member() != "" {
 		return
 	}
-	creator := h.state().keys[a.id]
+	h.now = nil
+	now := h.state()
+	creator := now.keys[a.id]
+	if most := now.limit(a.id); now.limit(key.ID) > most {
+		h.Errorf("key %s may send more requests than %s, which created it: %d", key.ID, a.id, most)
+	}
 	if !creator.ExpiresAt.IsZero() &&
 		(key.ExpiresAt.IsZero() || key.ExpiresAt.After(creator.ExpiresAt)) {
 		h.Errorf("key %s expires later than %s, which created it", key.ID, creator.ID)
@@ -516,6 +560,29 @@ func (h *history) addToGroup(id string) {
 	delete(h.others, id)
 	if !slices.Contains(h.order, id) {
 		h.order = append(h.order, id)
+	}
+}
+
+// checkRaise checks that the actor that raised the limit of a key had all the permissions that the
+// key's grants give.
+func (h *history) checkRaise(a actor, before *model, id string) {
+	h.now = nil
+	now := h.state()
+	if now.limit(id) <= before.limit(id) {
+		return
+	}
+	for _, g := range now.keys[id].Grants {
+		s := scope{g.Namespace, g.Connected}
+		if g.Namespace == "*" {
+			s = everywhere
+		}
+		if excess := now.gives(g) &^ h.may(before, a.id)(a.id, s); excess != 0 {
+			h.Errorf("%s raised the limit of key %s without its permissions in %s", a.id, id,
+				g.Namespace)
+		}
+	}
+	if a.Member() == "" && now.limit(id) > before.limit(a.id) {
+		h.Errorf("%s raised the limit of key %s beyond its own", a.id, id)
 	}
 }
 
@@ -573,7 +640,7 @@ var operations = []struct {
 	{"edit", func(h *history, a actor) (string, error) {
 		id, yes, no := h.someKey(a), true, false
 		var patch manage.KeyPatch
-		switch h.rng.IntN(10) {
+		switch h.rng.IntN(12) {
 		case 0, 1:
 			g := h.someGrantsOf(a, h.oneIn(3))
 			patch.Grants = &g
@@ -606,13 +673,23 @@ var operations = []struct {
 					patch.Edits = manage.GrantEdits{RemoveNamespaces: []string{g.Namespace}}
 				}
 			}
+		case 10:
+			rate := h.someRate()
+			patch.Limits.Rate = &rate
+		case 11:
+			plan := h.pick(append(historyPlans, ""))
+			patch.Plan = &plan
 		}
+		before := h.state()
 		err := h.checkGrowOnly(func() error {
 			return second3(h.EditKey(ctx, a.Caller, id, patch,
 				manage.ChangeOptions{Wait: -1}))
 		})
 		if err == nil && id == a.id {
 			h.Errorf("key %s has changed itself", id)
+		}
+		if err == nil {
+			h.checkRaise(a, before, id)
 		}
 		return fmt.Sprintf("%s %+v", id, patch), err
 	}},
@@ -693,6 +770,31 @@ var operations = []struct {
 		id := h.someRole(a)
 		_, _, err := h.DeleteRole(ctx, a.Caller, id, manage.ChangeOptions{Wait: -1})
 		return fmt.Sprint(id), err
+	}},
+	{"new plan", func(h *history, a actor) (string, error) {
+		plan := keystore.Plan{
+			Namespace: h.pick([]string{h.someNamespace(a), h.someNamespace(a), "*"}),
+			Name:      h.pick(historyPlans), Limits: keystore.Limits{Rate: h.someRate()}}
+		_, err := h.CreatePlan(ctx, a.Caller, plan)
+		return fmt.Sprintf("%+v", plan), h.checkPlan(a, plan.Rate, err)
+	}},
+	{"edit plan", func(h *history, a actor) (string, error) {
+		id, rate := h.somePlan(a), h.someRate()
+		_, _, err := h.EditPlan(ctx, a.Caller, id,
+			manage.PlanPatch{Limits: manage.LimitsPatch{Rate: &rate}},
+			manage.ChangeOptions{Wait: -1})
+		return fmt.Sprint(id, rate), h.checkPlan(a, rate, err)
+	}},
+	{"delete plan", func(h *history, a actor) (string, error) {
+		id := h.somePlan(a)
+		_, _, err := h.DeletePlan(ctx, a.Caller, id, manage.ChangeOptions{Wait: -1})
+		return fmt.Sprint(id), err
+	}},
+	{"default plan", func(h *history, a actor) (string, error) {
+		id, plan := h.someNamespace(a), h.pick(append(historyPlans, ""))
+		_, _, err := h.EditNamespace(ctx, a.Caller, id,
+			manage.NamespacePatch{DefaultPlan: &plan}, manage.ChangeOptions{Wait: -1})
+		return id + " " + plan, err
 	}},
 	{"new member", func(h *history, a actor) (string, error) {
 		h.created++
@@ -856,6 +958,24 @@ var operations = []struct {
 	{"lists", func(h *history, a actor) (string, error) { return "", h.checkLists(a) }},
 }
 
+// somePlan returns the id of a random plan.
+func (h *history) somePlan(a actor) keystore.PlanID {
+	plans := h.state().lists.plans
+	if len(plans) == 0 || h.oneIn(8) {
+		return keystore.PlanID{Namespace: h.someNamespace(a), Name: h.pick(historyPlans)}
+	}
+	return plans[h.rng.IntN(len(plans))].ID()
+}
+
+// checkPlan checks that the limit of a plan that an actor has written does not exceed its own. It
+// returns err.
+func (h *history) checkPlan(a actor, rate keystore.RateLimit, err error) error {
+	if err == nil && a.Member() == "" && perMinuteOf(rate) > h.state().limit(a.id) {
+		h.Errorf("%s wrote a plan beyond its own limit", a.id)
+	}
+	return err
+}
+
 // someRole returns the id of a random role, rarely a built-in one.
 func (h *history) someRole(a actor) keystore.RoleID {
 	roles := h.state().lists.roles
@@ -876,6 +996,11 @@ func (h *history) outcomeOf(token, namespace string, d demand, client netip.Addr
 	h.must(err)
 	if a.Outcome != keystore.OK {
 		return a.Outcome
+	}
+	own, _ := h.Policy().LimitsOf(a.Record)
+	if want := h.state().limit(a.Record.KeyID); perMinuteOf(own.Rate) != want &&
+		!a.Record.RotatedOut() {
+		h.Errorf("key %s has the limits %+v, want %d", a.Record.KeyID, own, want)
 	}
 	class := map[string]keystore.Class{"read": keystore.Read, "write": keystore.Write}[d.class]
 	return keystore.Decide(a.Record,
@@ -932,6 +1057,15 @@ func (h *history) checkLists(a actor) error {
 	}
 	if anywhere("roles") != (err == nil) {
 		h.Errorf("%s lists roles: %v", a.id, err)
+	}
+	plans, err := h.ListPlans(ctx, a.Caller)
+	for _, p := range plans {
+		if p.Namespace != "*" && !reads("plans", p.Namespace) {
+			h.Errorf("%s is shown the plan %v", a.id, p.ID())
+		}
+	}
+	if anywhere("plans") != (err == nil) {
+		h.Errorf("%s lists plans: %v", a.id, err)
 	}
 	members, err := h.ListMembers(ctx, a.Caller)
 	for _, m := range members {

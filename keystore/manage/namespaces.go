@@ -249,9 +249,9 @@ func (k *Keystore) EditNamespace(
 		set(&after.DefaultPlan, patch.DefaultPlan)
 		after.Version++
 		after.Unreadable = ""
-		listsReadable := before.Unreadable == auth.policy.Defect(before)
-		if !listsReadable && (patch.Reach == nil || patch.KeyRoles == nil) {
-			return rowUnreadable("reach and key_roles", before.Unreadable)
+		readable := before.Unreadable == auth.policy.Defect(before) // else one of these is not
+		if !readable && (patch.Reach == nil || patch.KeyRoles == nil || !patch.Limits.whole()) {
+			return rowUnreadable("reach, key_roles, rate_limit and quota", before.Unreadable)
 		}
 		if after.ChildPrefix != before.ChildPrefix &&
 			!auth.may(adminNamespaces, "create", cmp.Or(before.Parent, keystore.AnyNamespace)) {

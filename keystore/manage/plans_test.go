@@ -132,7 +132,7 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 		{"find a shared plan", "acme=admin.plans:read", findPlan("*", "free"), "ok"},
 		{"find a plan without the permission", "acme=*,admin.keys:*", findPlan("acme", "gold"),
 			"insufficient_permission"},
-		{"delete a plan", "acme=admin.plans:delete", deletePlan("acme", "spare"), "ok"},
+		{"delete a plan", "acme=admin.plans:delete", deletePlan("acme", "unused"), "ok"},
 		{"delete the plan of a key", "acme=admin.plans:delete", deletePlan("acme", "gold"),
 			"in_use"},
 		{"delete the shared plan of a key", "*=admin.plans:delete", after(onPlan("slow", "free"),
@@ -240,15 +240,16 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 				{Namespace: "*", Name: "free"},
 				{Namespace: "acme", Name: "gold", Limits: perMinute(100)},
 				{Namespace: "acme", Name: "spare", Limits: perMinute(2)},
+				{Namespace: "acme", Name: "unused", Limits: perMinute(2)},
 			} {
 				if _, err := w.CreatePlan(ctx, fleet.Root, p); err != nil {
 					t.Fatal(err)
 				}
 			}
-			w.limitedKey("fast", "read", keystore.KeyLimits{})
-			w.limitedKey("slow", "read", keystore.KeyLimits{Limits: perMinute(10)})
-			w.limitedKey("golden", "read", keystore.KeyLimits{Plan: "gold"})
-			spared, _ := w.limitedKey("spared", "read", keystore.KeyLimits{Plan: "spare"})
+			w.limitedKey("fast", keystore.KeyLimits{})
+			w.limitedKey("slow", keystore.KeyLimits{Limits: perMinute(10)})
+			w.limitedKey("golden", keystore.KeyLimits{Plan: "gold"})
+			w.limitedKey("spared", keystore.KeyLimits{Plan: "spare"})
 			var who manage.Caller
 			if grants, isKey := strings.CutPrefix(c.grants, "key "); isKey {
 				key, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
@@ -261,13 +262,6 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 			} else {
 				who = w.member("who", c.grants)
 			}
-			if strings.Contains(c.what, "delete a plan") && c.want == "ok" { // only then unused
-				fleet.Revoke(w, w.Keystore, spared.ID, 0)
-				if _, _, err := w.DeleteKey(ctx, fleet.Root, spared.ID,
-					manage.ChangeOptions{}); err != nil {
-					t.Fatal(err)
-				}
-			}
 			if got := fleet.Code(c.try(w, who)); got != c.want {
 				t.Errorf("with %s: %s, want %s", c.grants, got, c.want)
 			}
@@ -275,18 +269,42 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 	}
 }
 
-// limitedKey creates a key of acme that root owns.
-func (w *world) limitedKey(
-	name, permission string, l keystore.KeyLimits,
-) (*keystore.Key, string) {
+// TestMemberTokenHasNoLimits checks that no default plan limits what a member gives with its token.
+func TestMemberTokenHasNoLimits(t *testing.T) {
+	w := newWorld(t)
+	w.member("ada", "default=*,admin:*")
+	gold := keystore.Plan{Namespace: "default", Name: "gold", Limits: perMinute(10)}
+	if _, err := w.CreatePlan(ctx, fleet.Root, gold); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.EditNamespace(ctx, fleet.Root, "default",
+		manage.NamespacePatch{DefaultPlan: &gold.Name}, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, token, _, err := w.NewMemberToken(ctx, fleet.Root, w.ids["ada"], manage.TokenSpec{},
+		manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := w.LookupMember(ctx, token.Reveal(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	higher := keystore.Plan{Namespace: "default", Name: "platinum", Limits: perMinute(20)}
+	if _, err := w.CreatePlan(ctx, manage.MemberCaller(a.Record, "test"), higher); err != nil {
+		t.Error(err)
+	}
+}
+
+// limitedKey creates a key with acme=read that root owns.
+func (w *world) limitedKey(name string, l keystore.KeyLimits) {
 	w.Helper()
-	key, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
-		Grants: roleGrants(w, "acme="+permission), Limits: l}, nil)
+	key, _, err := w.MintKey(ctx, fleet.Root,
+		manage.KeySpec{Namespace: "acme", Grants: roleGrants(w, "acme=read"), Limits: l}, nil)
 	if err != nil {
 		w.Fatal(err)
 	}
 	w.ids[name] = key.ID
-	return key, token.Reveal()
 }
 
 // TestLimitsOnEveryNode checks that a change of a plan, a namespace's default plan or a key is in
@@ -385,5 +403,26 @@ func TestUnreadableLimits(t *testing.T) {
 	if p, err := w.FindPlan(ctx, fleet.Root, id); err != nil || p.Unreadable != "" ||
 		p.Limits != l {
 		t.Errorf("repaired: %+v, %v", p, err)
+	}
+
+	w.fleet.Tamper(`UPDATE namespaces SET quota = '{"requests":1,"per":"week"}' WHERE id = 'acme'`)
+	whole := manage.LimitsPatch{Rate: &l.Rate, Quota: &l.Quota}
+	for _, c := range []struct {
+		patch manage.NamespacePatch
+		want  string
+	}{
+		{manage.NamespacePatch{Name: new(string)}, "invalid_fields"},
+		{manage.NamespacePatch{Limits: whole}, "invalid_fields"},
+		{manage.NamespacePatch{Reach: new([]string), KeyRoles: new([]string)}, "invalid_fields"},
+		{manage.NamespacePatch{Reach: new([]string), KeyRoles: new([]string), Limits: whole}, "ok"},
+	} {
+		_, _, err := w.EditNamespace(ctx, fleet.Root, "acme", c.patch, manage.ChangeOptions{})
+		if got := fleet.Code(err); got != c.want {
+			t.Errorf("%+v: %s, want %s", c.patch, got, c.want)
+		}
+	}
+	if ns, err := w.FindNamespace(ctx, fleet.Root, "acme"); err != nil || ns.Unreadable != "" ||
+		ns.Limits != l {
+		t.Errorf("repaired: %+v, %v", ns, err)
 	}
 }

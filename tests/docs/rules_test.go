@@ -64,7 +64,7 @@ func TestRulesAreNumbered(t *testing.T) {
 	texts := pages(t)
 	for page, want := range map[string]string{
 		"docs/api_key.md":   "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16",
-		"docs/authority.md": "1 2 3 4 5 6 7 8 9 10 11 12 13",
+		"docs/authority.md": "1 2 3 4 5 6 7 8 9 10 11 12 13 14",
 		"docs/protocol.md":  "1 2 3 4 5 6 7 8 9 10 11",
 	} {
 		var numbers []string
