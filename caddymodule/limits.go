@@ -24,7 +24,7 @@ const (
 // charge charges an accepted call to the limits of its key. A request is charged once, however many
 // handlers it passes.
 func (h *Handler) charge(c *call) keystore.Outcome {
-	if h.forAdmin || c.repeated {
+	if h.forAdmin || c.request.units > 0 {
 		return keystore.OK
 	}
 	charge, err := c.keys.Charge(c.r.Context(), c.answer, c.policy, c.cost)
