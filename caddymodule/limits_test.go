@@ -514,7 +514,7 @@ func TestCharge(t *testing.T) {
 				w.WriteHeader(http.StatusEarlyHints)
 				set(w, "16")
 				w.WriteHeader(http.StatusOK)
-				w.WriteHeader(http.StatusAccepted) //nolint // superfluous
+				w.WriteHeader(http.StatusAccepted) // superfluous
 			case "/trailer":
 				w.Header().Set("Trailer", "X-Usage-Units")
 				_, _ = io.WriteString(w, "tokens")
