@@ -67,8 +67,8 @@ func (a *abuseLimit) suspects(c *call) bool {
 	return a != nil && a.failures.wait(c.request.client, c.now) > 0
 }
 
-// judge counts a call with an invalid credential. It returns the outcome of the call: if its address
-// is over the limit, [keystore.Limited].
+// judge counts a call with an invalid credential. It returns the outcome of the call: if its
+// address is over the limit, [keystore.Limited].
 func (a *abuseLimit) judge(c *call, outcome keystore.Outcome) keystore.Outcome {
 	switch {
 	case a == nil || c.repeated:

@@ -365,8 +365,8 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 	return outcome
 }
 
-// lookUp looks up the credential, decides on its record, registers the call so that a revoke can cut
-// it, and charges it to the limits of the key.
+// lookUp looks up the credential, decides on its record, registers the call so that a revoke can
+// cut it, and charges it to the limits of the key.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
 	for range maxLookUps {
 		answer, err := h.lookUpOnce(c)

@@ -29,7 +29,7 @@ type request struct {
 	record       *keystore.Record // of the credential, even if it was refused
 	outcome      keystore.Outcome
 	decided      bool  // whether outcome is set
-	units        int64 // charged to the limits of the key so far
+	units        int64 // charged to the limits of the key so far; 0 before the first charge
 	repl         *caddy.Replacer
 	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
 

@@ -13,9 +13,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// The header fields of limits (draft-ietf-httpapi-ratelimit-headers). As keys of a header map, these
-// names are not in Go's canonical form. So a handler that sets a field of the same name does not
-// replace ours: both are sent, and their values are one list (RFC 9110 §5.3).
+// The header fields of limits (draft-ietf-httpapi-ratelimit-headers). As keys of a header map,
+// these names are not in Go's canonical form. So a handler that sets a field of the same name does
+// not replace ours: both are sent, and their values are one list (RFC 9110 §5.3).
 const (
 	rateLimitField       = "RateLimit"
 	rateLimitPolicyField = "RateLimit-Policy"
@@ -24,7 +24,7 @@ const (
 // charge charges an accepted call to the limits of its key. A request is charged once, however many
 // handlers it passes.
 func (h *Handler) charge(c *call) keystore.Outcome {
-	if h.forAdmin || c.repeated {
+	if h.forAdmin || c.request.units > 0 {
 		return keystore.OK
 	}
 	charge, err := c.keys.Charge(c.r.Context(), c.answer, c.policy, c.cost)
@@ -168,7 +168,8 @@ func limitProblem(f refusal) quotaExceeded {
 	return p
 }
 
-// limitBodies are the bodies of [keystore.Limited] and [keystore.Exhausted], by the violated limits.
+// limitBodies are the bodies of [keystore.Limited] and [keystore.Exhausted], by the violated
+// limits.
 var limitBodies = func() (bodies [2][1 << node.NumLimits]body) {
 	for i, outcome := range []keystore.Outcome{keystore.Limited, keystore.Exhausted} {
 		for set := range bodies[i] {

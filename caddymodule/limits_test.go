@@ -261,6 +261,21 @@ func TestFreeRequests(t *testing.T) {
 			t.Errorf("request %d: %s, %d left", i, a.outcome(), r)
 		}
 	}
+	// The second handler refuses the request for another reason, and the third one looks up the key
+	// again.
+	third := h.limitedKey(daily(2), keystore.Quota{})
+	thrice := errorRoute{second: h.handler("namespace acme"), first: middleware(
+		func(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+			return h.handler("namespace acme\npass_credential").ServeHTTP(w, r, caddyhttp.HandlerFunc(
+				func(w http.ResponseWriter, r *http.Request) error {
+					inner := h.handler("namespace globex\nerrors caddy\npass_credential")
+					return inner.ServeHTTP(w, r, next)
+				}))
+		})}
+	if a := h.send(thrice, "GET /"+keyLine(third)); a.seen == nil ||
+		remaining(t, a.Header, "rate") != 1 {
+		t.Errorf("three handlers: %s, %v", a.outcome(), a.Header)
+	}
 	// The second handler does not let through what the first one has refused.
 	if a := h.send(twice, "GET /"+keyLine(token)); a.seen != nil || a.outcome() == "ok" {
 		t.Errorf("a refused request: %s", a.outcome())
@@ -499,7 +514,7 @@ func TestCharge(t *testing.T) {
 				w.WriteHeader(http.StatusEarlyHints)
 				set(w, "16")
 				w.WriteHeader(http.StatusOK)
-				w.WriteHeader(http.StatusAccepted) //nolint // superfluous
+				w.WriteHeader(http.StatusAccepted) // superfluous
 			case "/trailer":
 				w.Header().Set("Trailer", "X-Usage-Units")
 				_, _ = io.WriteString(w, "tokens")
@@ -678,7 +693,7 @@ func TestLimitAllocations(t *testing.T) {
 	handler := h.handler("namespace acme")
 	_, unlimited := h.key("read")
 	limited := h.limitedKey(keystore.RateLimit{Requests: 1_000_000, Per: time.Second,
-		Burst: 1_000_000}, keystore.Quota{}) // no reservation runs meanwhile
+		Burst: 1_000_000}, keystore.Quota{}) // a quota is granted in the background
 	allocations := func(token string) float64 {
 		const runs = 200
 		requests := make([]*repeater, runs+1)

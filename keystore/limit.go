@@ -33,7 +33,7 @@ const (
 	MaxRate  = 100_000_000
 	MinPer   = time.Second
 	MaxPer   = 24 * time.Hour
-	MaxQuota = 1_000_000_000_000_000
+	MaxQuota = 999_999_999_999_999 // the largest integer of a structured field
 )
 
 // Limits are the limits of a key, a plan or a namespace. They are comparable.

@@ -191,7 +191,31 @@ func TestProxyRecipes(t *testing.T) {
 			address := fmt.Sprintf("127.0.0.1:%d", freeport.For(t))
 			proxy.run(t, dir, address, g)
 			tryProxy(t, g, address, proxy.folded, proxy.resolved)
+			tryLimit(t, g, address, name == "nginx" || name == "HAProxy")
 		})
+	}
+}
+
+// tryLimit checks that the client learns through a proxy what a rate limit says. announced says that
+// the proxy passes the headers on with admitted requests too.
+func tryLimit(t *testing.T, g *gate.Gate, address string, announced bool) {
+	key := g.Mint(t, gate.JSON{"name": "Limited", "namespace": "acme", "access": "read_only",
+		"rate_limit": gate.JSON{"requests": 1, "per": "24h"}})
+	for _, want := range []int{200, 429} {
+		status, header := sendThrough(t, address, "GET", "/v1/acme/x",
+			[]string{"Authorization: Bearer " + string(key.Token)}, "")
+		if status != want {
+			t.Errorf("%d, want %d", status, want)
+		}
+		if (header.Get("Retry-After") != "") != (want == 429) {
+			t.Errorf("%d with Retry-After %q", status, header.Get("Retry-After"))
+		}
+		if limit := header.Values("RateLimit"); (announced || want == 429) &&
+			(len(limit) != 1 || !strings.HasPrefix(limit[0], `"rate";r=0;t=`) ||
+				header.Get("RateLimit-Policy") == "") {
+			t.Errorf("%d with RateLimit %q and RateLimit-Policy %q", status, limit,
+				header.Values("RateLimit-Policy"))
+		}
 	}
 }
 
