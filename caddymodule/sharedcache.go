@@ -8,7 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sharedcache"
 )
 
@@ -98,10 +97,7 @@ func (a *App) openCache() (err error) {
 	if err != nil {
 		return fmt.Errorf("cache redis: %w", err)
 	}
-	a.settings.Cache = a.cache
-	if rates, ok := any(a.cache).(keystore.SharedRates); ok {
-		a.settings.Rates = rates
-	}
+	a.settings.Cache, a.settings.Rates = a.cache, a.cache
 	return nil
 }
 

@@ -16,7 +16,7 @@ type RateLimit struct {
 type Quota struct {
 	_ struct{} `nullable:"true"`
 
-	Requests  int64  `json:"requests,omitempty" minimum:"1" maximum:"1000000000000000" doc:"Units in a period: one for each request, unless the operation costs more" example:"100000"`
+	Requests  int64  `json:"requests,omitempty" minimum:"1" maximum:"999999999999999" doc:"Units in a period: one for each request, unless the operation costs more" example:"100000"`
 	Per       string `json:"per,omitempty" enum:"hour,day,month"`
 	Shadow    bool   `json:"shadow,omitempty" doc:"Whether requests beyond the quota are only counted, not refused"`
 	Unlimited bool   `json:"unlimited,omitempty" doc:"Whether there is no quota, whatever the plan says. Excludes the other members"`

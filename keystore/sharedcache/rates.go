@@ -47,7 +47,9 @@ func (r *Redis) Book(
 		return nil
 	})
 	if answer := redis.Error(nil); errors.As(err, &answer) || errors.Is(err, errNotBooked) {
-		r.logRejected(&r.bookRejected, "the shared cache rejects bookings of rate limits", err)
+		if due(&r.bookRejected) {
+			r.log.Warn("the shared cache rejects bookings of rate limits", "error", err)
+		}
 		return nil, err
 	}
 	r.count(ctx, bookings[0].Name, err)

@@ -262,19 +262,19 @@ func (r *Redis) write() {
 				max(jitter(p.ttl, 0.1), time.Millisecond)).Err()
 			cancel()
 			if err != nil && r.ctx.Err() == nil {
-				r.logRejected(&r.putRejected, "the shared cache rejects values", r.failed(err))
+				if err = r.failed(err); due(&r.putRejected) {
+					r.log.Warn("the shared cache rejects values", "error", err)
+				}
 			}
 		}
 	}
 }
 
-// logRejected logs a rejected call, at most once in logInterval. Puts and Books can be rejected for
-// a long time while Gets work: the server may be full or a replica.
-func (r *Redis) logRejected(logged *atomic.Int64, message string, err error) {
+// due reports whether a rejected call has to be logged: at most one in logInterval. Puts and Books
+// can be rejected for a long time while Gets work, because the server may be full or a replica.
+func due(logged *atomic.Int64) bool {
 	now, last := time.Now().UnixNano(), logged.Load()
-	if now-last >= int64(logInterval) && logged.CompareAndSwap(last, now) {
-		r.log.Warn(message, "error", err)
-	}
+	return now-last >= int64(logInterval) && logged.CompareAndSwap(last, now)
 }
 
 // Close cancels running calls and closes the client, within about one timeout.
