@@ -25,10 +25,11 @@ func (c *cli) keysCommand() *cobra.Command {
 		describe: func(k api.Key) string {
 			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace)
 		},
-		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
+		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED\tLIMITS",
 		cells: func(k api.Key) []string {
 			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status,
-				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never")}
+				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never"),
+				limitsText(k.Plan, k.RateLimit, k.Quota, "default")}
 		},
 		rows: keyRows,
 		changes: func(done api.KeyChanged) (api.Key, api.Propagation) {

@@ -171,6 +171,15 @@ func keyRows(k api.Key) [][2]string {
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
 	}
+	if k.Plan != nil {
+		add("Plan", *k.Plan)
+	}
+	if k.RateLimit != nil {
+		add("Rate limit", rateText(k.RateLimit, ""))
+	}
+	if k.Quota != nil {
+		add("Quota", quotaText(k.Quota, ""))
+	}
 	add("Owner", k.Owner)
 	add("Created", timeText(k.CreatedAt)+" by "+k.CreatedBy)
 	add("Expires", timeOr(k.ExpiresAt, "never"))
