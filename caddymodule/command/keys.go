@@ -25,11 +25,13 @@ func (c *cli) keysCommand() *cobra.Command {
 		describe: func(k api.Key) string {
 			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace)
 		},
-		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED\tLIMITS",
+		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
 		cells: func(k api.Key) []string {
 			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status,
-				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never"),
-				limitsText(k.Plan, k.RateLimit, k.Quota, "default")}
+				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never")}
+		},
+		limits: func(k api.Key) string {
+			return limitsText(k.Plan, k.RateLimit, k.Quota, "default")
 		},
 		rows: keyRows,
 		changes: func(done api.KeyChanged) (api.Key, api.Propagation) {

@@ -271,7 +271,7 @@ func TestListCommand(t *testing.T) {
 				strings.Contains(r.err, "There are more") != (row.next != "") {
 				t.Errorf("%d lines, %s", len(lines), r.err)
 			}
-			if want := `  Zoë\x1b  acme       custom  active  never    never      default`; !strings.HasPrefix(lines[0], "ID            NAME     NAMESPACE  ACCESS") || !strings.HasSuffix(lines[1], want) {
+			if want := `  Zoë\x1b  acme       custom  active  never    never`; !strings.HasPrefix(lines[0], "ID            NAME     NAMESPACE  ACCESS") || !strings.HasSuffix(lines[1], want) {
 				t.Errorf("table:\n%s\n%s", lines[0], lines[1])
 			}
 		})
@@ -328,8 +328,9 @@ Version    3
 		"\nPlan        gold\nRate limit  10/1m, burst 20, shadow\nQuota       unlimited\nOwner ") {
 		t.Errorf("%s", r.out)
 	}
-	if r := s.run("", "keys", "list"); !strings.HasSuffix(r.out,
-		"  plan gold; rate 10/1m, burst 20, shadow; quota unlimited\n") {
+	if r := s.run("", "keys", "list", "--limits"); !strings.HasSuffix(r.out,
+		"  LAST USED  LIMITS\n"+cliID+"  CI    acme       custom  active  never    never      "+
+			"plan gold; rate 10/1m, burst 20, shadow; quota unlimited\n") {
 		t.Errorf("%s", r.out)
 	}
 	s.run("", "keys", "show", "000000000000").want(t, 1, "", "Error")

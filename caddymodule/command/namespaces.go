@@ -20,11 +20,13 @@ func (c *cli) namespacesCommand() *cobra.Command {
 	n := &namespaceObjects{objects[api.Namespace, api.NamespacePatch, api.NamespaceChanged]{
 		cli: c, noun: "namespace", argument: "ID", example: "acme", id: namespaceID,
 		describe: func(n api.Namespace) string { return "namespace " + n.ID },
-		header:   "ID\tKIND\tNAME\tEDIT POLICY\tPARENT\tCREATED\tLIMITS",
+		header:   "ID\tKIND\tNAME\tEDIT POLICY\tPARENT\tCREATED",
 		cells: func(n api.Namespace) []string {
 			return []string{n.ID, n.Kind, n.Name, n.EditPolicy, textOr(n.Parent, ""),
-				timeText(n.CreatedAt),
-				limitsText(n.DefaultPlan, n.RateLimit, n.Quota, "none")}
+				timeText(n.CreatedAt)}
+		},
+		limits: func(n api.Namespace) string {
+			return limitsText(n.DefaultPlan, n.RateLimit, n.Quota, "none")
 		},
 		rows: namespaceRows,
 		changes: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
@@ -42,6 +44,7 @@ A namespace is a tenant, an account or a workspace in which a key is valid. The
 namespace "default" always exists. Any other must be created before keys can be
 created in it and before requests to it are accepted.`,
 	}, n.listCommand("Lists namespaces, newest first", `  caddy apikeys namespaces list
+  caddy apikeys namespaces list --limits
   caddy apikeys namespaces list --json | jq -r '.items[].id'`, (*client.Client).ListNamespaces),
 		n.showCommand("Shows a namespace", `  caddy apikeys namespaces show acme`),
 		n.createCommand(), n.editCommand(),

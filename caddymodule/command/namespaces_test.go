@@ -23,6 +23,9 @@ func TestNamespacesCommand(t *testing.T) {
 		"DELETE /namespaces/acme": {problem(409, "in_use", "The namespace has keys.")},
 	})
 	s.run("", "namespaces", "list").want(t, 0,
+		"ID    KIND     NAME       EDIT POLICY  PARENT  CREATED\nacme  account  Acme Inc.  free   "+
+			"      org     2026-01-02T03:04:05Z\n")
+	s.run("", "namespaces", "list", "--limits").want(t, 0,
 		"ID    KIND     NAME       EDIT POLICY  PARENT  CREATED               LIMITS\n"+
 			"acme  account  Acme Inc.  free         org     2026-01-02T03:04:05Z  none\n")
 	s.run("", "namespaces", "show", "acme").want(t, 0,
