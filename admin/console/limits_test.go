@@ -29,7 +29,8 @@ func TestPlans(t *testing.T) {
 	a := p.submit("/apikeys/plans/new", fields...).want(422,
 		`id="f-rate_limit.requests-error">Must be a whole number`,
 		`id="f-rate_limit.burst-error">Must be a whole number`,
-		`id="f-quota.requests-error">Must be a whole number`)
+		`id="f-quota.requests-error">Must be a whole number`,
+		`<a href="#f-quota">Quota units</a>`)
 	for i := 0; i < len(fields); i += 2 {
 		if got, _ := a.field(fields[i]); got != fields[i+1] {
 			t.Errorf("%s is %q, want %q", fields[i], got, fields[i+1])
