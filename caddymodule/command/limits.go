@@ -21,7 +21,7 @@ type limitFlags struct {
 	noRate, noQuota         bool // of edits
 }
 
-// register adds the flags. whose is what the limits are for, such as "the plan's keys".
+// register adds the flags. whose names the keys that the limits apply to, such as "each key".
 func (f *limitFlags) register(cmd *cobra.Command, whose string) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.rate, "rate", "",
@@ -36,7 +36,7 @@ func (f *limitFlags) register(cmd *cobra.Command, whose string) {
 		"Only count the requests beyond the quota")
 }
 
-// registerRemovals adds the flags of edits that remove a limit. instead is what applies then.
+// registerRemovals adds the flags of edits that remove a limit. instead ends their help texts.
 func (f *limitFlags) registerRemovals(cmd *cobra.Command, instead string) {
 	cmd.Flags().BoolVar(&f.noRate, "no-rate", false, "Remove the rate limit"+instead)
 	cmd.Flags().BoolVar(&f.noQuota, "no-quota", false, "Remove the quota"+instead)
@@ -96,7 +96,7 @@ func (f *limitFlags) readQuota() (*api.Quota, error) {
 	return &api.Quota{Requests: n, Per: per, Shadow: f.shadowQuota}, nil
 }
 
-// parseLimit parses a positive number and what follows the slash.
+// parseLimit parses a positive number, and returns the text after the slash.
 func parseLimit(word string) (n int64, per string, err error) {
 	number, per, _ := strings.Cut(word, "/")
 	n, err = strconv.ParseInt(number, 10, 64)
