@@ -30,6 +30,8 @@ var auditActions = []choice{
 	{Value: "key.revoke", Label: "Key revoked"}, {Value: "key.delete", Label: "Key deleted"},
 	{Value: "role.create", Label: "Role created"}, {Value: "role.edit", Label: "Role edited"},
 	{Value: "role.delete", Label: "Role deleted"},
+	{Value: "plan.create", Label: "Plan created"}, {Value: "plan.edit", Label: "Plan edited"},
+	{Value: "plan.delete", Label: "Plan deleted"},
 	{Value: "namespace.create", Label: "Namespace created"},
 	{Value: "namespace.edit", Label: "Namespace edited"},
 	{Value: "namespace.delete", Label: "Namespace deleted"},
@@ -139,6 +141,8 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 		e.Link = v.link(keysPath + "/" + r.Object)
 	case kind == "role":
 		e.Link = v.RoleLink(text("namespace"), r.Object)
+	case kind == "plan":
+		e.Link = v.PlanLink(text("namespace"), r.Object)
 	case kind == "namespace":
 		e.Link = v.NamespaceLink(r.Object)
 	case kind == "member":

@@ -77,6 +77,7 @@ func (c *Console) pages() []page {
 		keyPages(),
 		progressPages(),
 		rolePages(),
+		planPages(),
 		namespacePages(),
 		memberPages(),
 		auditPages(),
@@ -91,6 +92,7 @@ var navigation = []struct {
 }{
 	{"Keys", keysPath, anyMember, false},
 	{"Roles", rolesPath, "admin.roles:read", false},
+	{"Plans", plansPath, "admin.plans:read", false},
 	{"Namespaces", namespacesPath, "admin.namespaces:read", false},
 	{"Members", membersPath, "admin.members:read", false},
 	{"Audit", auditPath, "admin.audit:read", false},

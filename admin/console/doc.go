@@ -1,5 +1,5 @@
 // Package console serves the web console under /apikeys/, in which people manage API keys and the
-// namespaces, roles and members around them.
+// namespaces, roles, plans and members around them.
 //
 // It is a client of the REST interface in the same process (call.go). A page can do nothing that
 // the interface refuses, and shows the field errors of the interface beside the fields.

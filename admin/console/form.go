@@ -89,10 +89,15 @@ var labels = map[string]string{
 	"grace": "Current token expires", "confirm": "Confirmation", "new_roles": "New role",
 	"parent": "Parent", "key_roles": "Roles of keys", "token_prefix": "Token prefix",
 	"child_prefix": "Child prefix", "edit_policy": "Edits of keys", "token": "Member token",
+	"rate_limit.per": "Rate limit duration", "quota.requests": "Quota units",
+	"quota.per": "Quota period",
 }
 
 // Named returns the label of a field: "Allowed addresses 2" for `allowed_ips[1]`.
 func (f *form) Named(field string) string {
+	if label := labels[field]; label != "" {
+		return label
+	}
 	anchor := f.Anchor(field)
 	field = cmp.Or(labels[anchor], anchor) + field[len(anchor):]
 	words := indexes.ReplaceAllStringFunc(field, func(index string) string {

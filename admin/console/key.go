@@ -12,6 +12,7 @@ type keyPage struct {
 	May     []keystore.EffectiveGrant // its effective permissions by namespace
 	Root    bool                      // whether it acts for root, which has no limits
 	Rotate  bool                      // whether the visitor may rotate its token
+	Limits  keyLimits
 	History []event
 	More    bool // whether the history has more rows
 }
@@ -26,7 +27,8 @@ func showKey(v *visit) error {
 		return err
 	}
 	p := keyPage{Key: k, Names: v.names(), May: v.keys.Policy().Explain(stored),
-		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored)}
+		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored),
+		Limits: effectiveLimits(v.keys.Policy(), stored)}
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
 		if err != nil {
@@ -41,6 +43,24 @@ func showKey(v *visit) error {
 	return v.show("key", k.Name, p)
 }
 
+// keyLimits are the limits that a key has, without those of its namespace.
+type keyLimits struct {
+	Plan    *keystore.Plan // nil: none
+	Default bool           // whether it is the default plan of the namespace
+	Rate    *api.RateLimit // nil: no limit
+	Quota   *api.Quota
+}
+
+func effectiveLimits(d *keystore.Directory, k *keystore.Key) keyLimits {
+	name := k.Plan
+	if ns := d.Namespace(k.Namespace); name == "" && ns != nil {
+		name = ns.DefaultPlan
+	}
+	l := keyLimits{Plan: d.PlanFor(k.Namespace, name), Default: k.Plan == ""}
+	l.Rate, l.Quota = limitsAsShown(d.KeyLimits(k.Namespace, k.KeyLimits))
+	return l
+}
+
 // home returns a namespace as far as the visitor may know it. A visitor that creates or edits keys
 // there must know its rules for keys.
 func (v *visit) home(id string) api.Namespace {
@@ -50,6 +70,9 @@ func (v *visit) home(id string) api.Namespace {
 	known := api.Namespace{ID: id}
 	if ns := v.keys.Policy().Namespace(id); ns != nil && v.changesKeys(id) {
 		known.EditPolicy, known.KeyRoles, known.Reach = string(ns.EditPolicy), ns.KeyRoles, ns.Reach
+		if ns.DefaultPlan != "" {
+			known.DefaultPlan = &ns.DefaultPlan
+		}
 	}
 	return known
 }

@@ -49,6 +49,10 @@ func formOf(p *keyForm) *form {
 		f.values.Set("active", "true")
 	}
 	f.values.Set("metadata", metadataText(k.Metadata))
+	f.setLimits(k.RateLimit, k.Quota)
+	if k.Plan != nil {
+		f.values.Set("plan", *k.Plan)
+	}
 	f.values.Set("access", byRoles)
 	for _, g := range k.Grants {
 		if g.Namespace != k.Namespace {
@@ -133,6 +137,8 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	}
 	patch := api.KeyPatch{
 		Name: api.Some(f.Value("name")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
+		RateLimit: f.rateChange(k.RateLimit), Quota: f.quotaChange(k.Quota),
+		Plan: f.planChange("plan", k.Plan),
 	}
 	// an expired key is shown as inactive
 	if active := f.Has("active", "true"); active != k.Active {

@@ -35,8 +35,12 @@ type keyForm struct {
 
 	Owners   []choice
 	Expiries []choice
-	GrowOnly bool // whether edits can only add permissions
-	Once     string
+	Rules    []choice // for limits
+	Plans    []choice
+	// PlansUnlisted means that the visitor may not list plans and must type the name of one.
+	PlansUnlisted bool
+	GrowOnly      bool // whether edits can only add permissions
+	Once          string
 
 	mayGive func(keystore.Permission) bool // whether the visitor has it in the home namespace
 	current *keystore.Set                  // the permissions of the edited key there
@@ -122,6 +126,15 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles",
 			Hint: "The permissions of its roles."})
 	}
+	p.Rules, p.PlansUnlisted = keyLimitRules, !v.mayIn("admin.plans:read", home)
+	none, plan := "Default of the namespace", ""
+	if p.Home.DefaultPlan != nil {
+		none += ": " + *p.Home.DefaultPlan
+	}
+	if k != nil && k.Plan != nil {
+		plan = *k.Plan
+	}
+	p.Plans = v.planChoices(home, none, plan)
 	v.otherNamespaces(p)
 	p.Homes = offer(v.places("admin.keys:create", ""), p.Home.ID)
 	if v.may("admin.members:update") {

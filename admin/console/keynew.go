@@ -42,6 +42,7 @@ func newKey(v *visit) error {
 	p.Expiries, p.Once = expiryChoices(v.keys.Now()), rand.Text()
 	f := blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires", never,
 		"active", "true", "owner", v.Caller.Member())
+	f.setLimits(nil, nil)
 	switch {
 	case p.RoleNeeded:
 		f.values.Set("access", byRoles)
@@ -70,7 +71,8 @@ func mintKey(v *visit) error {
 		Permissions: home.permissions, Roles: home.roles, Connected: home.connected,
 		Grants: f.otherGrants(p, home, v.sharedRoles()), NewRoles: home.newRoles, Active: &active,
 		ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
-		Owner: f.Value("owner"), Metadata: f.metadata(),
+		Owner: f.Value("owner"), Metadata: f.metadata(), RateLimit: f.rateLimit(),
+		Quota: f.quota(), Plan: strings.TrimSpace(f.Value("plan")),
 	}
 	if spec.Name == "" {
 		f.wrong("name", "is required")

@@ -71,6 +71,7 @@ type namespacePage struct {
 	More      bool // whether there are more children
 	Grants    []memberGrant
 	Roles     []api.Role
+	Plans     []api.Plan
 }
 
 // A memberGrant is a grant of a member that applies in a namespace.
@@ -117,6 +118,11 @@ func showNamespace(v *visit) error {
 			return err
 		}
 	}
+	for _, plan := range v.plans() {
+		if plan.Namespace == ns.ID {
+			p.Plans = append(p.Plans, plan)
+		}
+	}
 	return v.show("namespace", namespaceTitle(ns), p)
 }
 
@@ -160,10 +166,13 @@ type namespaceForm struct {
 	Policies  []choice
 	KeyRoles  []choice
 	Kinds     []string // in use
+	Limits    bool     // whether the visitor may set the limits
+	Rules     []choice // for limits
+	Plans     []choice
 }
 
 func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
-	p := namespaceForm{Namespace: ns,
+	p := namespaceForm{Namespace: ns, Limits: ns == nil || v.maySetLimits(*ns), Rules: limitRules,
 		Policies: []choice{
 			{Value: string(keystore.EditFree), Label: "Add and remove permissions"},
 			{Value: string(keystore.EditGrowOnly), Label: "Only add permissions",
@@ -177,6 +186,13 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 			{Value: rolesExactly, Label: "Exactly these",
 				Hint: "Every key has these roles and no others."},
 		},
+	}
+	if p.Limits {
+		id := ""
+		if ns != nil {
+			id = ns.ID
+		}
+		p.Plans = v.planChoices(id, "None", f.Value("default_plan"))
 	}
 	below := make(map[string]bool)
 	all := v.namespaces()
@@ -205,6 +221,16 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	slices.Sort(p.Kinds)
 	p.Kinds = slices.Compact(p.Kinds)
 	return p
+}
+
+// maySetLimits reports whether the visitor may set the limits of a namespace: they are not for its
+// own administrators (docs/authority.md).
+func (v *visit) maySetLimits(ns api.Namespace) bool {
+	parent := keystore.AnyNamespace
+	if ns.Parent != nil {
+		parent = *ns.Parent
+	}
+	return v.mayIn("admin.namespaces:update", parent)
 }
 
 // keyRoles returns the rule of a form for the roles of keys.
@@ -236,6 +262,7 @@ func (f *form) lines(name string) []string {
 func newNamespace(v *visit) error {
 	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule",
 		rolesAny)
+	f.setLimits(nil, nil)
 	return v.write(http.StatusOK, "namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
 }
 
@@ -247,6 +274,8 @@ func createNamespace(v *visit) error {
 		Reach: f.lines("reach"), KeyRoles: f.keyRoles(),
 		TokenPrefix: strings.TrimSpace(f.Value("token_prefix")),
 		ChildPrefix: strings.TrimSpace(f.Value("child_prefix")),
+		RateLimit:   f.rateLimit(), Quota: f.quota(),
+		DefaultPlan: strings.TrimSpace(f.Value("default_plan")),
 	}
 	if parent := f.Value("parent"); parent != "" {
 		spec.Parent = &parent
@@ -285,6 +314,10 @@ func editNamespace(v *visit) error {
 	if ns.ChildPrefix != nil {
 		f.values.Set("child_prefix", *ns.ChildPrefix)
 	}
+	if ns.DefaultPlan != nil {
+		f.values.Set("default_plan", *ns.DefaultPlan)
+	}
+	f.setLimits(bounds(ns.RateLimit, ns.Quota))
 	switch {
 	case len(ns.KeyRoles) == 0:
 		f.values.Set("key_roles_rule", rolesAny)
@@ -304,11 +337,14 @@ func saveNamespace(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + namespaceTitle(ns)
+	rate, quota := bounds(ns.RateLimit, ns.Quota)
 	patch := api.NamespacePatch{
 		Name: api.Some(f.Value("name")), EditPolicy: api.Some(f.Value("edit_policy")),
 		Reach: api.Some(f.lines("reach")), KeyRoles: api.Some(f.keyRoles()),
 		Parent: api.Null[string](), TokenPrefix: api.Null[string](),
 		ChildPrefix: api.Null[string](),
+		RateLimit:   f.rateChange(rate), Quota: f.quotaChange(quota),
+		DefaultPlan: f.planChange("default_plan", ns.DefaultPlan),
 	}
 	if parent := f.Value("parent"); parent != "" {
 		patch.Parent = api.Some(parent)
@@ -353,6 +389,12 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 				p.Dependents = append(p.Dependents,
 					dependent{"Role", r.Name, v.RoleLink(r.Namespace, r.Name)})
 			}
+		}
+	}
+	for _, plan := range v.plans() {
+		if plan.Namespace == ns.ID {
+			p.Dependents = append(p.Dependents,
+				dependent{"Plan", plan.Name, v.PlanLink(plan.Namespace, plan.Name)})
 		}
 	}
 	if v.may("admin.members:read") {

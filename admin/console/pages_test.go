@@ -53,9 +53,13 @@ func TestPagePermissions(t *testing.T) {
 		keystore.Namespace{ID: "far"})
 	roles(t, s, keystore.Role{Namespace: "acme", Name: "victim-role",
 		Permissions: permissions(t, "orders:read")})
+	if _, err := s.keys.CreatePlan(ctx, root,
+		keystore.Plan{Namespace: "acme", Name: "victim-plan"}); err != nil {
+		t.Fatal(err)
+	}
 	victim, token := s.member(t, "victim-member", "acme=orders:read")
 	every := []string{"admin.nodes:read", "admin.audit:read"}
-	for _, kind := range []string{"roles", "namespaces", "members"} {
+	for _, kind := range []string{"roles", "plans", "namespaces", "members"} {
 		for _, operation := range []string{"read", "create", "update", "delete"} {
 			every = append(every, "admin."+kind+":"+operation)
 		}
@@ -78,6 +82,7 @@ func TestPagePermissions(t *testing.T) {
 		fields     []string
 	}{
 		{"admin.roles:read", at + "keys", at + "roles", "", nil},
+		{"admin.plans:read", at + "keys", at + "plans", "", nil},
 		{"admin.namespaces:read", at + "keys", at + "namespaces", "", nil},
 		{"admin.members:read", at + "keys", at + "members", "", nil},
 		{"admin.audit:read", at + "keys", at + "audit", "", nil},
@@ -89,6 +94,12 @@ func TestPagePermissions(t *testing.T) {
 			at + "roles/acme/victim-role/edit", append(version, "permissions", "orders:read")},
 		{"admin.roles:delete", at + "roles/acme/victim-role", at + "roles/acme/victim-role/delete",
 			at + "roles/acme/victim-role/delete", nil},
+		{"admin.plans:create", at + "plans", at + "plans/new", at + "plans/new",
+			[]string{"name", "forged", "namespace", "acme"}},
+		{"admin.plans:update", at + "plans/acme/victim-plan", at + "plans/acme/victim-plan/edit",
+			at + "plans/acme/victim-plan/edit", append(version, "description", "forged")},
+		{"admin.plans:delete", at + "plans/acme/victim-plan", at + "plans/acme/victim-plan/delete",
+			at + "plans/acme/victim-plan/delete", nil},
 		{"admin.namespaces:create", at + "namespaces", at + "namespaces/new", at + "namespaces/new",
 			[]string{"id", "forged"}},
 		{"admin.namespaces:update", at + "namespaces/victim-ns", at + "namespaces/victim-ns/edit",
@@ -158,6 +169,9 @@ func TestPagePermissions(t *testing.T) {
 		if r.Name == "forged" || r.Name == "victim-role" && r.Version != 1 {
 			t.Errorf("role %+v", r)
 		}
+	}
+	if plans := must(s.keys.ListPlans(ctx, root)); len(plans) != 1 || plans[0].Version != 1 {
+		t.Errorf("plans: %+v", plans)
 	}
 }
 

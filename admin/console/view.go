@@ -201,6 +201,9 @@ var functions = template.FuncMap{
 	"roles":    homeRoles,
 	"name":     func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
 	"table":    newTable,
+	"rate":     rateWords,
+	"quota":    quotaWords,
+	"periods":  func() []choice { return periods },
 }
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a
@@ -232,8 +235,8 @@ func timeElement(t time.Time, layout string) template.HTML {
 		` UTC</time>`)
 }
 
-// A field is one input of a form with its label. Options: hint, type, value (of a checkbox), rows
-// (of a text area), placeholder, autocomplete, list, required, disabled, spellcheck.
+// A field is one input of a form with its label. Options: hint, type, inputmode, value (of a
+// checkbox), rows (of a text area), placeholder, autocomplete, list, required, disabled, spellcheck.
 type field struct {
 	Form        *form
 	Name, Label string

@@ -24,9 +24,10 @@ type visit struct {
 	ctx context.Context
 	api *client.Client // acts as the visitor; nil before admission
 
-	known    map[string]string // see names
-	listed   []api.Namespace   // see namespaces
-	readable []api.Role        // see roles
+	known         map[string]string // see names
+	listed        []api.Namespace   // see namespaces
+	readable      []api.Role        // see roles
+	readablePlans []api.Plan        // see plans
 }
 
 // may reports whether the visitor has a permission ("admin.keys:read") in some namespace.

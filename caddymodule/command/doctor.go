@@ -32,7 +32,8 @@ Runs these checks, one line each, with advice if a check fails:
     redact, the logs of HTTP requests use 'format api_keys'
   - the namespaces that the configuration names exist
   - the token prefixes of all live keys are accepted
-  - manual database edits have left no unreadable namespace, role or member
+  - manual database edits have left no unreadable namespace, role, member or
+    plan, and the default plans of namespaces exist
 
 It changes nothing. With --server it cannot check the configuration. The exit
 status is 0 if all checks pass, else 1.`,
@@ -291,8 +292,10 @@ func (d *doctor) namespaces(ctx context.Context, config *Config) {
 // rows looks for unreadable rows that manual database edits have left.
 func (d *doctor) rows(ctx context.Context) {
 	var wrong []string
+	var namespaces []api.Namespace
 	err := errors.Join(
 		each(d.server.AllNamespaces(ctx), func(ns api.Namespace) {
+			namespaces = append(namespaces, ns)
 			wrong = unreadable(wrong, "namespace "+ns.ID, ns.Unreadable)
 		}),
 		each(d.server.AllRoles(ctx), func(r api.Role) {
@@ -304,12 +307,40 @@ func (d *doctor) rows(ctx context.Context) {
 	switch {
 	case err != nil:
 		d.unreached("rows", err)
+		return
 	case len(wrong) == 0:
 		d.found("rows", true, "", "all namespaces, roles and members are readable")
 	default:
 		d.found("rows", false,
 			"Set their fields again: caddy apikeys roles edit, members edit, namespaces edit.",
 			"unreadable rows, which grant nothing: %s", strings.Join(wrong, "; "))
+	}
+	d.plans(ctx, namespaces)
+}
+
+// plans looks for unreadable plans, and for default plans that do not exist. Only manual database
+// edits leave them. It does not look at keys: there may be millions.
+func (d *doctor) plans(ctx context.Context, namespaces []api.Namespace) {
+	var wrong []string
+	exists := make(map[string]bool)
+	err := each(d.server.AllPlans(ctx, ""), func(p api.Plan) {
+		exists[p.Namespace+"/"+p.Name] = true
+		wrong = unreadable(wrong, "plan "+p.Namespace+"/"+p.Name, p.Unreadable)
+	})
+	for _, ns := range namespaces {
+		if p := ns.DefaultPlan; p != nil && !exists[ns.ID+"/"+*p] && !exists[client.Shared+"/"+*p] {
+			wrong = append(wrong, "namespace "+ns.ID+" (its default plan "+*p+" does not exist)")
+		}
+	}
+	switch {
+	case err != nil:
+		d.unreached("plans", err)
+	case len(wrong) == 0:
+		d.found("plans", true, "", "all plans are readable, and all default plans exist")
+	default:
+		d.found("plans", false,
+			"Set them again: caddy apikeys plans edit, namespaces edit --default-plan.",
+			"keys may have no limits because of: %s", strings.Join(wrong, "; "))
 	}
 }
 

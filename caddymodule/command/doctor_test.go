@@ -121,6 +121,7 @@ func TestDoctorCommand(t *testing.T) {
 				"GET /namespaces/gone": {problem(404, "not_found",
 					"The namespace does not exist.")},
 				"GET /namespaces": {{200, api.Namespaces{}}},
+				"GET /plans":      {{200, api.Plans{}}},
 				"GET /members":    {{200, api.Members{}}},
 				"GET /roles": {
 					{200, api.Roles{Items: []api.Role{{Namespace: "*", Name: "viewer"}},
@@ -147,6 +148,49 @@ func TestDoctorCommand(t *testing.T) {
 			if r := s.run("", "doctor", "--json"); json.Unmarshal([]byte(r.out), &doc) != nil ||
 				doc.Healthy != (row.status == 0) || len(doc.Checks) < 3 {
 				t.Errorf("--json: %s", r.out)
+			}
+		})
+	}
+}
+
+func TestDoctorCommandFindsPlans(t *testing.T) {
+	config := cliAnswer{200, `{"apps":{"api_keys":{},"http":{"servers":{"s":{"routes":[{"handle":` +
+		`[{"handler":"api_key","from":[{"type":"bearer"}]}]}]}}}}}`}
+	gold, free, gone := "gold", "free", "gone"
+	for name, row := range map[string]struct {
+		namespaces []api.Namespace
+		plans      cliAnswer
+		status     int
+		want       string
+	}{
+		"all exist": {[]api.Namespace{{ID: "acme", DefaultPlan: &gold}, {ID: "b", DefaultPlan: &free}},
+			cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "acme", Name: "gold"},
+				{Namespace: "*", Name: "free"}}}}, 0,
+			"✓ all plans are readable, and all default plans exist"},
+		"missing": {[]api.Namespace{{ID: "acme", DefaultPlan: &gone}, {ID: "b", DefaultPlan: &gold}},
+			cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "acme", Name: "gold"}}}}, 1,
+			"✗ keys may have no limits because of: namespace acme (its default plan gone does not " +
+				"exist); namespace b (its default plan gold does not exist)\n" +
+				"  → Set them again: caddy apikeys plans edit, namespaces edit --default-plan."},
+		"unreadable": {nil, cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "*",
+			Name: "free", Unreadable: "no JSON"}}}}, 1,
+			"✗ keys may have no limits because of: plan */free (no JSON)"},
+		"refused": {nil, problem(503, "unavailable", "The database is unavailable."), 1,
+			"✗ The database is unavailable."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serveCLI(t, map[string][]cliAnswer{
+				"GET /config/":            {config},
+				"GET /health":             {{200, api.Health{Healthy: true}}},
+				"GET /prefixes":           {{200, api.TokenPrefixes{Accepted: []string{"ak"}}}},
+				"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},
+				"GET /namespaces":         {{200, api.Namespaces{Items: row.namespaces}}},
+				"GET /roles":              {{200, api.Roles{}}},
+				"GET /members":            {{200, api.Members{}}},
+				"GET /plans":              {row.plans},
+			})
+			if r := s.run("", "doctor"); r.status != row.status || !strings.Contains(r.out, row.want) {
+				t.Errorf("status %d, lacks %q:\n%s%s", r.status, row.want, r.out, r.err)
 			}
 		})
 	}

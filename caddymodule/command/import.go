@@ -25,6 +25,7 @@ The input has one key per line, or all keys in one document {"keys":[…]}:
 
   {"name":"CI","namespace":"acme","access":"read_only","sha256":"9f86d0…"}
   {"name":"ERP","permissions":["orders:read"],"token":"old-token-of-erp"}
+  {"name":"Shop","access":"read_only","sha256":"d4735e…","plan":"gold"}
 
 Either all keys are imported or, if one is refused, none. With --partial, valid
 keys are imported in batches and standard error lists the refused lines. The

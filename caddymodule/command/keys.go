@@ -30,6 +30,9 @@ func (c *cli) keysCommand() *cobra.Command {
 			return []string{k.ID, k.Name, k.Namespace, k.Access, k.Status,
 				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never")}
 		},
+		limits: func(k api.Key) string {
+			return limitsText(k.Plan, k.RateLimit, k.Quota, "default")
+		},
 		rows: keyRows,
 		changes: func(done api.KeyChanged) (api.Key, api.Propagation) {
 			return done.Key, done.Propagation

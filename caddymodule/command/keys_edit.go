@@ -12,13 +12,14 @@ import (
 )
 
 func (k *keyObjects) editCommand() *cobra.Command {
-	var name, access, owner string
+	var name, access, owner, plan string
 	var permissions, roles, newRoles, grants, addresses, metadata, dropped []string
-	var connected, active, inactive, anyIP, noRoles bool
+	var connected, active, inactive, anyIP, noRoles, noPlan bool
 	var parts partFlags
+	var limits limitFlags
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Changes a key's name, grants, owner, addresses, metadata or status",
+		Short: "Changes a key's name, grants, limits, owner, addresses, metadata or status",
 		Long: `
 Changes what the flags name and keeps the rest. --access, --permission, --role
 and --connected replace that part of the key's grant in its own namespace
@@ -29,6 +30,10 @@ The --add and --remove flags add and remove single permissions, roles and
 namespaces and keep the rest, so that two people can use them at the same time.
 They cannot be combined with other changes.
 
+--rate replaces the whole rate limit, with its burst, and --quota the quota.
+--no-rate and --no-quota remove its own limits, so that those of its plan apply;
+unlimited means no limit, whatever the plan says.
+
 The expiry and the namespace never change, and a revoked key cannot be changed.
 
 Exit status 3 means that the change is committed and some nodes may still accept
@@ -38,6 +43,7 @@ the key as it was; standard error names them, and until when.`,
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read
   caddy apikeys keys edit 4fYQ0hTz81Lk --add-permission orders:write --remove-role billing
   caddy apikeys keys edit 4fYQ0hTz81Lk --add-grant acme-us=read --remove-grant acme-eu
+  caddy apikeys keys edit 4fYQ0hTz81Lk --plan gold --rate 20/1s --quota unlimited
   caddy apikeys keys edit 4fYQ0hTz81Lk --metadata team=erp --drop-metadata ticket`,
 	}
 	flags := cmd.Flags()
@@ -49,6 +55,10 @@ the key as it was; standard error names them, and until when.`,
 	flags.StringSliceVar(&roles, "role", nil, "`ROLE` in its own namespace; may be repeated")
 	flags.BoolVar(&noRoles, "no-roles", false, "Remove all its roles in its own namespace")
 	flags.StringArrayVar(&newRoles, "new-role", nil, newRoleUsage)
+	flags.StringVar(&plan, "plan", "", "New `PLAN`, of its namespace or a shared one")
+	flags.BoolVar(&noPlan, "no-plan", false, "Use the default plan of its namespace")
+	limits.register(cmd, "the key")
+	limits.registerRemovals(cmd, ": that of its plan applies")
 	flags.StringVar(&owner, "owner", "", "New owner, a `MEMBER`")
 	flags.BoolVar(&connected, "connected", false,
 		"Extend its own grant to its namespace's children; --connected=false undoes this")
@@ -67,6 +77,7 @@ the key as it was; standard error names them, and until when.`,
 	cmd.MarkFlagsMutuallyExclusive("active", "inactive")
 	cmd.MarkFlagsMutuallyExclusive("allow-ip", "any-ip")
 	cmd.MarkFlagsMutuallyExclusive("role", "no-roles")
+	cmd.MarkFlagsMutuallyExclusive("plan", "no-plan")
 	parts.register(cmd)
 	read := func() (patch api.KeyPatch, err error) {
 		patch = api.KeyPatch{
@@ -74,6 +85,7 @@ the key as it was; standard error names them, and until when.`,
 			Permissions: given(cmd, "permission", permissions),
 			Roles:       given(cmd, "role", roles), Connected: given(cmd, "connected", connected),
 			Owner:      given(cmd, "owner", owner),
+			Plan:       given(cmd, "plan", plan),
 			AllowedIPs: given(cmd, "allow-ip", addresses),
 		}
 		if anyIP {
@@ -81,6 +93,9 @@ the key as it was; standard error names them, and until when.`,
 		}
 		if noRoles {
 			patch.Roles = api.Some([]string{})
+		}
+		if noPlan {
+			patch.Plan = api.Null[string]()
 		}
 		if active || inactive {
 			patch.Active = api.Some(active)
@@ -95,6 +110,9 @@ the key as it was; standard error names them, and until when.`,
 			return patch, err
 		}
 		patch.NewRoles = given(cmd, "new-role", created)
+		if patch.RateLimit, patch.Quota, err = limits.patch(cmd); err != nil {
+			return patch, err
+		}
 		patch.Metadata, err = textsPatch("metadata", metadata, dropped)
 		return patch, err
 	}

@@ -34,6 +34,7 @@ limited to ten thousand keys.`,
   caddy apikeys keys list --metadata team=erp
   caddy apikeys keys list --search billing --limit 20
   caddy apikeys keys list --namespace acme --sort last_used_at
+  caddy apikeys keys list --namespace acme --limits
   caddy apikeys keys list --status expired --json | jq -r '.items[].id'`,
 		Args: noArguments,
 	}
@@ -55,6 +56,7 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Cursor, "cursor", "",
 		"Continue from this `CURSOR` of an earlier list")
 	limitFlag(cmd, &limit)
+	k.limitsFlag(cmd)
 	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
 		return k.listed(ctx, f.Cursor, limit,
 			func(server *client.Client, ctx context.Context, cursor string, size int) (api.Keys,
@@ -170,6 +172,15 @@ func keyRows(k api.Key) [][2]string {
 	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
+	}
+	if k.Plan != nil {
+		add("Plan", *k.Plan)
+	}
+	if k.RateLimit != nil {
+		add("Rate limit", rateText(k.RateLimit, ""))
+	}
+	if k.Quota != nil {
+		add("Quota", quotaText(k.Quota, ""))
 	}
 	add("Owner", k.Owner)
 	add("Created", timeText(k.CreatedAt)+" by "+k.CreatedBy)

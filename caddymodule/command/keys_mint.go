@@ -20,6 +20,7 @@ func (c *cli) mintCommand() *cobra.Command {
 	var grants, newRoles, metadata []string
 	var expires, idempotencyKey string
 	var inactive bool
+	var limits limitFlags
 	cmd := &cobra.Command{
 		Use:   "mint --name NAME",
 		Short: "Creates a key and writes its token to standard output",
@@ -35,6 +36,10 @@ read_only means read, --access read_write means read and write. In --grant,
 @ROLE is a role, and NAMESPACE+ includes the namespace's children, present and
 future.
 
+--plan, --rate and --quota limit how many requests the key may send. Its own
+limits replace those of its plan. Without --plan it has the default plan of its
+namespace, if there is one.
+
 The key's owner is --owner, else its creator. The key never has more
 permissions than its owner.
 
@@ -45,6 +50,8 @@ revoked.`,
       --permission orders:search --grant acme-eu=read_only --expires 90d
   caddy apikeys keys mint --name billing --namespace acme --role billing \
       --grant acme-eu+=read,@auditor --owner m_0hTz81Lk4fYQ
+  caddy apikeys keys mint --name Reports --namespace acme --access read_only \
+      --plan gold --quota 5000/day
   caddy apikeys keys mint --name cron --access read_write --allow-ip 10.0.0.0/8 \
       --metadata team=erp --json`,
 		Args: noArguments,
@@ -65,6 +72,8 @@ revoked.`,
 	flags.BoolVar(&spec.Connected, "connected", false,
 		"Extend the key's own grant to its namespace's children, present and future")
 	flags.StringVar(&spec.Owner, "owner", "", "Owner, a `MEMBER` (default the creator)")
+	flags.StringVar(&spec.Plan, "plan", "", "`PLAN` of its namespace, or a shared one")
+	limits.register(cmd, "the key")
 	flags.StringVar(&expires, "expires", "",
 		"Expiry `TIME`: 2027-01-01T00:00:00Z, or 720h or 90d from now")
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
@@ -89,6 +98,9 @@ revoked.`,
 			return err
 		}
 		if spec.Metadata, err = parseTexts("metadata", metadata); err != nil {
+			return err
+		}
+		if spec.RateLimit, spec.Quota, err = limits.read(cmd); err != nil {
 			return err
 		}
 		if inactive {

@@ -59,14 +59,16 @@ func TestMintCommand(t *testing.T) {
 		"--grant", "acme-eu=read_only", "--grant", "b=orders:read,orders:x", "--grant",
 		"c+=@viewer,read_write,@b", "--connected", "--expires", "2199-01-01T00:00:00Z",
 		"--allow-ip", "10.0.0.0/8", "--allow-ip", "::1", "--metadata", "team=erp, west",
-		"--metadata", "eq=a=b", "--inactive", "--idempotency-key", "once")
+		"--metadata", "eq=a=b", "--plan", "gold", "--rate", "10/1m30s",
+		"--burst", "20", "--shadow-rate", "--quota", "100/day", "--inactive", "--idempotency-key", "once")
 	// Standard output is only the token, for use in $(…).
 	r.want(t, 0, cliToken+"\n", cliID, "CI", "acme", "never", "not shown again")
 	noToken(t, r.err)
 	const body = `{"name":"CI, nightly","namespace":"acme","permissions":["orders:read","orders:search","write"],"roles":["billing","auditor"],"connected":true,` +
 		`"grants":[{"namespace":"acme-eu","access":"read_only"},{"namespace":"b","permissions":["orders:read","orders:x"]},` +
 		`{"namespace":"c","access":"read_write","roles":["viewer","b"],"connected":true}],"new_roles":[{"name":"returns","permissions":["parcels:read","parcels:write"]}],` +
-		`"active":false,"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"owner":"m_4fYQ0hTz81Lk","metadata":{"eq":"a=b","team":"erp, west"}}`
+		`"active":false,"expires_at":"2199-01-01T00:00:00Z","allowed_ips":["10.0.0.0/8","::1"],"rate_limit":{"requests":10,"per":"1m30s","burst":20,"shadow":true},"quota":{"requests":100,"per":"day"},"plan":"gold",` +
+		`"owner":"m_4fYQ0hTz81Lk","metadata":{"eq":"a=b","team":"erp, west"}}`
 	if call := s.requests()[0]; call.body != body || call.header.Get("Idempotency-Key") != "once" ||
 		call.header.Get("Origin") != "http://"+s.address {
 		t.Errorf("sent %s, want %s, with %v", call.body, body, call.header)
@@ -129,6 +131,15 @@ func TestMintCommandChecksFlags(t *testing.T) {
 			"must be in the future"},
 		{[]string{"--access", "read_only", "--expires", "-1h"}, "must be in the future"},
 		{[]string{"--permission", "read", "--metadata", "team"}, "NAME=VALUE"},
+		{[]string{"--rate", "100"}, `--rate "100" must be REQUESTS/DURATION`},
+		{[]string{"--rate", "100/second"}, "must be REQUESTS/DURATION"},
+		{[]string{"--rate", "-1/1s"}, "must be REQUESTS/DURATION"},
+		{[]string{"--rate", "1/1s", "--burst", "0"}, "must be at least 1"},
+		{[]string{"--burst", "10"}, "--burst and --shadow-rate require --rate"},
+		{[]string{"--rate", "unlimited", "--shadow-rate"}, "require --rate REQUESTS/DURATION"},
+		{[]string{"--quota", "100/year"}, `--quota "100/year" must be UNITS/hour`},
+		{[]string{"--quota", "0/day"}, "must be UNITS/hour"},
+		{[]string{"--shadow-quota"}, "requires --quota"},
 		{[]string{"--permission", "read", "--metadata", "=x"}, "NAME=VALUE"},
 	} {
 		s.run("", append([]string{"keys", "mint", "--name", "x"}, row.flags...)...).want(t, 1, "",
@@ -308,6 +319,20 @@ Metadata   a=b
 Metadata   team=erp
 Version    3
 `)
+	limited, plan := cliKey, "gold"
+	limited.Plan, limited.Quota = &plan, &api.Quota{Unlimited: true}
+	limited.RateLimit = &api.RateLimit{Requests: 10, Per: "1m", Burst: 20, Shadow: true}
+	s = serveCLI(t, map[string][]cliAnswer{"GET /keys/" + cliID: {{200, limited}},
+		"GET /keys": {{200, api.Keys{Items: []api.Key{limited}}}}})
+	if r := s.run("", "keys", "show", cliID); !strings.Contains(r.out,
+		"\nPlan        gold\nRate limit  10/1m, burst 20, shadow\nQuota       unlimited\nOwner ") {
+		t.Errorf("%s", r.out)
+	}
+	if r := s.run("", "keys", "list", "--limits"); !strings.HasSuffix(r.out,
+		"  LAST USED  LIMITS\n"+cliID+"  CI    acme       custom  active  never    never      "+
+			"plan gold; rate 10/1m, burst 20, shadow; quota unlimited\n") {
+		t.Errorf("%s", r.out)
+	}
 	s.run("", "keys", "show", "000000000000").want(t, 1, "", "Error")
 }
 
@@ -325,6 +350,12 @@ func TestEditCommand(t *testing.T) {
 			`{"permissions":["read","orders:write"]}`},
 		{[]string{"--grant", "a=read_write"},
 			`{"grants":[{"namespace":"a","access":"read_write"}]}`},
+		{[]string{"--plan", "gold", "--rate", "1/1d", "--quota", "unlimited"},
+			`{"rate_limit":{"requests":1,"per":"24h"},"quota":{"unlimited":true},"plan":"gold"}`},
+		{[]string{"--no-plan", "--no-rate", "--no-quota"},
+			`{"rate_limit":null,"quota":null,"plan":null}`},
+		{[]string{"--quota", "9/month", "--shadow-quota"},
+			`{"quota":{"requests":9,"per":"month","shadow":true}}`},
 		{[]string{"--allow-ip", "::1"}, `{"allowed_ips":["::1"]}`},
 		{[]string{"--any-ip"}, `{"allowed_ips":[]}`},
 		{[]string{"--metadata", "a=", "--drop-metadata", "b"}, `{"metadata":{"a":"","b":null}}`},
@@ -364,6 +395,7 @@ func TestEditCommand(t *testing.T) {
 		cliID: {problem(412, "changed", "The key has version 4."), changed(incomplete)}})
 	s.run("", "keys", "edit", cliID, "--wait", "1s").want(t, 1, "", "nothing to change")
 	s.run("", "keys", "edit", cliID, "--active", "--inactive").want(t, 1, "", "inactive")
+	s.run("", "keys", "edit", cliID, "--rate", "1/1s", "--no-rate").want(t, 1, "", "no-rate")
 	s.run("", "keys", "edit", cliID, "--add-role", "r", "--role", "s").want(t, 1, "",
 		"cannot be combined")
 	s.run("", "keys", "edit", cliID, "--remove-grant", "a=").want(t, 1, "", "--remove-grant")

@@ -146,6 +146,54 @@ POST /apikeys/v1/roles {"namespace":"*","name":"auditor","permissions":["read"]}
 	}
 }
 
+func TestPlansCommand(t *testing.T) {
+	gold := api.Plan{Namespace: "acme", Name: "gold", Description: "Pays", Version: 2,
+		RateLimit: &api.RateLimit{Requests: 100, Per: "1s", Burst: 100},
+		Quota:     &api.Quota{Requests: 5000, Per: "day", Shadow: true},
+		CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	free := api.Plan{Namespace: "*", Name: "free", CreatedAt: gold.CreatedAt, Version: 1}
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /plans":           {{200, api.Plans{Items: []api.Plan{gold, free}}}},
+		"GET /plans/acme/gold": {{200, gold}},
+		"POST /plans":          {{201, gold}, {201, free}},
+		"PATCH /plans/acme/gold": {{200,
+			api.PlanChanged{Plan: gold, Propagation: complete}}},
+		"DELETE /plans/acme/gold": {{202,
+			api.PlanChanged{Plan: gold, Propagation: incomplete}}},
+	})
+	s.run("", "plans", "list", "--namespace", "*").want(t, 0,
+		"NAMESPACE  NAME  RATE       QUOTA             CREATED\n"+
+			"acme       gold  100/1s     5000/day, shadow  2026-01-02T03:04:05Z\n"+
+			"*          free  unlimited  unlimited         2026-01-02T03:04:05Z\n")
+	if line := s.requests()[0].line; line != "GET /apikeys/v1/plans?limit=1000&namespace=%2A" {
+		t.Error(line)
+	}
+	s.run("", "plans", "show", "acme/gold").want(t, 0, "Name         gold\nNamespace    acme\n"+
+		"Description  Pays\nRate limit   100/1s\nQuota        5000/day, shadow\n"+
+		"Created      2026-01-02T03:04:05Z\nVersion      2\n")
+	s.run("", "plans", "create", "acme/gold", "--rate", "100/1s", "--burst", "200", "--quota",
+		"5000/day", "--shadow-quota", "--description", "Pays").want(t, 0, "",
+		"Created plan gold of namespace acme.")
+	s.run("", "plans", "create", "free").want(t, 0, "",
+		"Created plan free, shared by all namespaces.")
+	s.run("", "plans", "edit", "acme/gold").want(t, 1, "", "nothing to change")
+	s.run("", "plans", "edit", "acme/gold", "--burst", "3").want(t, 1, "", "require --rate")
+	s.run("", "plans", "edit", "acme/gold", "--rate", "200/1h", "--no-quota").want(t, 0, "",
+		"Changed plan gold of namespace acme.")
+	s.run("", "plans", "edit", "acme/gold", "--no-rate", "--quota", "unlimited",
+		"--no-description").want(t, 0, "", "Changed plan gold")
+	s.run("", "plans", "edit", "a b").want(t, 1, "", "a plan must be NAMESPACE/NAME")
+	s.run("", "plans", "delete", "acme/gold", "--yes", "--wait", "1s").want(t, 3, "",
+		"Deleted plan gold", "pending: node n2")
+	const want = `POST /apikeys/v1/plans {"namespace":"acme","name":"gold","description":"Pays","rate_limit":{"requests":100,"per":"1s","burst":200},"quota":{"requests":5000,"per":"day","shadow":true}}
+POST /apikeys/v1/plans {"namespace":"*","name":"free"}
+/plans/acme/gold?wait=10s {"rate_limit":{"requests":200,"per":"1h"},"quota":null}
+/plans/acme/gold?wait=10s {"description":null,"rate_limit":null,"quota":{"unlimited":true}}`
+	if got := s.bodies(); got != want {
+		t.Errorf("sent\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestAuditCommand(t *testing.T) {
 	row := api.AuditRow{
 		Seq: 7, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Actor: "root",

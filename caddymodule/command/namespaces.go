@@ -25,6 +25,9 @@ func (c *cli) namespacesCommand() *cobra.Command {
 			return []string{n.ID, n.Kind, n.Name, n.EditPolicy, textOr(n.Parent, ""),
 				timeText(n.CreatedAt)}
 		},
+		limits: func(n api.Namespace) string {
+			return limitsText(n.DefaultPlan, n.RateLimit, n.Quota, "none")
+		},
 		rows: namespaceRows,
 		changes: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
 			return done.Namespace, done.Propagation
@@ -41,12 +44,13 @@ A namespace is a tenant, an account or a workspace in which a key is valid. The
 namespace "default" always exists. Any other must be created before keys can be
 created in it and before requests to it are accepted.`,
 	}, n.listCommand("Lists namespaces, newest first", `  caddy apikeys namespaces list
+  caddy apikeys namespaces list --limits
   caddy apikeys namespaces list --json | jq -r '.items[].id'`, (*client.Client).ListNamespaces),
 		n.showCommand("Shows a namespace", `  caddy apikeys namespaces show acme`),
 		n.createCommand(), n.editCommand(),
 		n.deleteCommand("Deletes an empty namespace", `
-Deletes a namespace that has no children, roles or keys and that no grant names.
-The namespace "default" cannot be deleted.`))
+Deletes a namespace that has no children, roles, plans or keys and that no grant
+names. The namespace "default" cannot be deleted.`))
 }
 
 // namespaceID returns a namespace's id from the command line.
@@ -65,6 +69,8 @@ func namespaceRows(n api.Namespace) [][2]string {
 		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")},
 		{"Token prefix", textOr(n.TokenPrefix, "the first of the configuration")},
 		{"Child prefix", textOr(n.ChildPrefix, "none")},
+		{"Rate limit", rateText(n.RateLimit, "none")}, {"Quota", quotaText(n.Quota, "none")},
+		{"Default plan", textOr(n.DefaultPlan, "none")},
 		{"Created", timeText(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
 	return rows
@@ -72,8 +78,9 @@ func namespaceRows(n api.Namespace) [][2]string {
 
 // namespaceFlags are the flags that namespaces create and edit share.
 type namespaceFlags struct {
-	name, policy, parent, prefix, childPrefix string
-	reach, keyRoles                           []string
+	name, policy, parent, prefix, childPrefix, plan string
+	reach, keyRoles                                 []string
+	limits                                          limitFlags
 }
 
 func (f *namespaceFlags) register(cmd *cobra.Command) {
@@ -91,6 +98,8 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 		"`PREFIX` of its keys' tokens, which the configuration must accept")
 	flags.StringVar(&f.childPrefix, "child-prefix", "",
 		"`PREFIX` with which the ids of its descendants must begin")
+	f.limits.register(cmd, "all its keys together")
+	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys that name none")
 }
 
 func (n *namespaceObjects) createCommand() *cobra.Command {
@@ -118,7 +127,10 @@ word of your choice, cannot be changed.`,
 		spec := api.NamespaceRequest{ID: id, Kind: kind,
 			Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy,
 			Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix,
-			ChildPrefix: f.childPrefix}
+			ChildPrefix: f.childPrefix, DefaultPlan: f.plan}
+		if spec.RateLimit, spec.Quota, err = f.limits.read(cmd); err != nil {
+			return err
+		}
 		return n.created(ctx, func(server *client.Client, ctx context.Context) (api.Namespace,
 			error) {
 			return server.CreateNamespace(ctx, spec)
@@ -129,18 +141,21 @@ word of your choice, cannot be changed.`,
 
 func (n *namespaceObjects) editCommand() *cobra.Command {
 	var f namespaceFlags
-	var noParent, noReach, anyRoles, noPrefix, noChildPrefix bool
+	var noParent, noReach, anyRoles, noPrefix, noChildPrefix, noPlan bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
-		Short: "Changes a namespace's name, parent or rules for its keys",
+		Short: "Changes a namespace's name, parent, limits or rules for its keys",
 		Long: `
 Changes what the flags name and keeps the rest. --no-parent, --no-reach,
---any-key-roles, --no-token-prefix and --no-child-prefix remove a setting.
+--any-key-roles, --no-token-prefix, --no-child-prefix, --no-rate, --no-quota and
+--no-default-plan remove a setting. --rate replaces the whole rate limit, with
+its burst, and --quota the quota.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them, and until when.`,
 		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
-  caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3`,
+  caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3
+  caddy apikeys namespaces edit acme --default-plan gold --quota 1000000/month`,
 	}
 	f.register(cmd)
 	flags := cmd.Flags()
@@ -149,20 +164,23 @@ applied it yet; standard error names them, and until when.`,
 	flags.BoolVar(&anyRoles, "any-key-roles", false, "Allow its keys any roles, or none")
 	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the first prefix of the configuration")
 	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for its descendants")
+	f.limits.registerRemovals(cmd, "")
+	flags.BoolVar(&noPlan, "no-default-plan", false, "Remove the default plan")
 	for with, without := range map[string]string{
 		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles",
 		"token-prefix": "no-token-prefix",
-		"child-prefix": "no-child-prefix",
+		"child-prefix": "no-child-prefix", "default-plan": "no-default-plan",
 	} {
 		cmd.MarkFlagsMutuallyExclusive(with, without)
 	}
-	return n.editing(cmd, "Changed", func() (api.NamespacePatch, error) {
-		patch := api.NamespacePatch{
+	return n.editing(cmd, "Changed", func() (patch api.NamespacePatch, err error) {
+		patch = api.NamespacePatch{
 			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy),
 			Parent: given(cmd, "parent", f.parent),
 			Reach:  given(cmd, "reach", f.reach), KeyRoles: given(cmd, "key-role", f.keyRoles),
 			TokenPrefix: given(cmd, "token-prefix", f.prefix),
 			ChildPrefix: given(cmd, "child-prefix", f.childPrefix),
+			DefaultPlan: given(cmd, "default-plan", f.plan),
 		}
 		if noParent {
 			patch.Parent = api.Null[string]()
@@ -179,6 +197,10 @@ applied it yet; standard error names them, and until when.`,
 		if noChildPrefix {
 			patch.ChildPrefix = api.Null[string]()
 		}
-		return patch, nil
+		if noPlan {
+			patch.DefaultPlan = api.Null[string]()
+		}
+		patch.RateLimit, patch.Quota, err = f.limits.patch(cmd)
+		return patch, err
 	})
 }

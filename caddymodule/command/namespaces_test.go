@@ -25,11 +25,14 @@ func TestNamespacesCommand(t *testing.T) {
 	s.run("", "namespaces", "list").want(t, 0,
 		"ID    KIND     NAME       EDIT POLICY  PARENT  CREATED\nacme  account  Acme Inc.  free   "+
 			"      org     2026-01-02T03:04:05Z\n")
+	s.run("", "namespaces", "list", "--limits").want(t, 0,
+		"ID    KIND     NAME       EDIT POLICY  PARENT  CREATED               LIMITS\n"+
+			"acme  account  Acme Inc.  free         org     2026-01-02T03:04:05Z  none\n")
 	s.run("", "namespaces", "show", "acme").want(t, 0,
 		"Id            acme\nKind          account\nParent        org\nName          Acme "+
 			"Inc.\nEdit policy   free\nReach         workspace, app\n"+
 			"Key roles     any\nToken prefix  the first of the configuration\nChild prefix  "+
-			"none\nCreated "+
+			"none\nRate limit    none\nQuota         none\nDefault plan  none\nCreated "+
 			"      2026-01-02T03:04:05Z\nVersion       2\n")
 	s.run("", "namespaces", "create", "acme", "--kind", "account", "--name", "Acme Inc.",
 		"--edit-policy", "grow_only").want(t, 0, "", "Created namespace acme.")
@@ -42,6 +45,10 @@ func TestNamespacesCommand(t *testing.T) {
 		"--no-token-prefix", "--no-child-prefix").want(t, 0, "", "Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme", "--any-key-roles").want(t, 0, "",
 		"Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--default-plan", "gold", "--quota",
+		"1000000/month").want(t, 0, "", "Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--no-default-plan", "--no-quota", "--rate",
+		"100/1s").want(t, 0, "", "Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme").want(t, 1, "", "nothing to change")
 	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "The namespace has keys.")
 	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id must be")
@@ -55,7 +62,9 @@ func TestNamespacesCommand(t *testing.T) {
 	if got := strings.Join(bodies,
 		" "); got != `{"id":"acme","kind":"account","name":"Acme Inc.","edit_policy":"grow_only"} `+
 		`{"id":"acme","parent":"org","reach":["workspace","app"],"key_roles":["member"],"token_prefix":"ak_acme","child_prefix":"acme-"} {"name":""} `+
-		`{"parent":null,"reach":null,"key_roles":["member"],"token_prefix":null,"child_prefix":null} {"key_roles":null}` {
+		`{"parent":null,"reach":null,"key_roles":["member"],"token_prefix":null,"child_prefix":null} {"key_roles":null} `+
+		`{"quota":{"requests":1000000,"per":"month"},"default_plan":"gold"} `+
+		`{"rate_limit":{"requests":100,"per":"1s"},"quota":null,"default_plan":null}` {
 		t.Errorf("sent %s", got)
 	}
 }

@@ -25,12 +25,15 @@ type objects[T any, P comparable, C any] struct {
 	describe func(T) string // the object in a sentence: `namespace acme`
 	header   string         // of the list
 	cells    func(T) []string
+	limits   func(T) string               // the column that --limits adds to the list; nil: no such flag
 	rows     func(T) [][2]string          // names and values that show prints
 	changes  func(C) (T, api.Propagation) // the object after a change, and its propagation
 
 	find   func(*client.Client, context.Context, string) (T, error)
 	edit   func(*client.Client, context.Context, string, P, ...client.ChangeOption) (C, error)
 	remove func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
+
+	showLimits bool // --limits
 }
 
 // listCommand returns a command that lists objects without a filter.
@@ -41,10 +44,17 @@ func (o *objects[T, P, C]) listCommand(
 	var limit int
 	cmd := &cobra.Command{Use: "list", Short: short, Example: examples, Args: noArguments}
 	limitFlag(cmd, &limit)
+	if o.limits != nil {
+		o.limitsFlag(cmd)
+	}
 	cmd.RunE = o.run(func(ctx context.Context, _ []string) error {
 		return o.listed(ctx, "", limit, list)
 	})
 	return cmd
+}
+
+func (o *objects[T, P, C]) limitsFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.showLimits, "limits", false, "Add a column with plans and limits")
 }
 
 // listed writes the list, page by page.
@@ -56,12 +66,17 @@ func (o *objects[T, P, C]) listed(
 	if err != nil {
 		return err
 	}
-	return listPages(o.cli, cursor, limit, o.header,
+	header, cells := o.header, o.cells
+	if o.showLimits {
+		header += "\tLIMITS"
+		cells = func(t T) []string { return append(o.cells(t), o.limits(t)) }
+	}
+	return listPages(o.cli, cursor, limit, header,
 		func(cursor string, size int) (api.Page[T], error) {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			return list(server, ctx, cursor, size)
-		}, o.cells)
+		}, cells)
 }
 
 func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -20,7 +21,7 @@ type roleObjects struct {
 func (c *cli) rolesCommand() *cobra.Command {
 	r := &roleObjects{objects[api.Role, api.RolePatch, api.RoleChanged]{
 		cli: c, noun: "role", argument: "NAMESPACE/NAME", example: "acme/billing", id: roleID,
-		describe: roleText,
+		describe: func(r api.Role) string { return shareableText("role", r.Namespace, r.Name) },
 		header:   "NAMESPACE\tNAME\tPERMISSIONS\tCREATED",
 		cells: func(r api.Role) []string {
 			return []string{r.Namespace, r.Name, strings.Join(r.Permissions, ", "),
@@ -75,24 +76,27 @@ Deletes a role that no key and no member has. Built-in roles cannot be deleted.`
 }
 
 // roleID returns a role's NAMESPACE/NAME from the command line.
-func roleID(args []string) (string, error) {
-	namespace, name, ok := strings.Cut(args[0], "/")
+func roleID(args []string) (string, error) { return shareableID("role", args[0]) }
+
+// shareableID returns the NAMESPACE/NAME of a role or plan. Without a namespace it is shared.
+func shareableID(noun, word string) (string, error) {
+	namespace, name, ok := strings.Cut(word, "/")
 	if !ok {
 		namespace, name = client.Shared, namespace
 	}
 	if namespace != client.Shared && !keystore.ValidNamespaceID(namespace) ||
-		!keystore.ValidRoleName(name) {
-		return "", errors.New("a role must be NAMESPACE/NAME, or NAME for a shared one; each is 1 " +
-			"to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit")
+		!keystore.ValidName(name) {
+		return "", fmt.Errorf("a %s must be NAMESPACE/NAME, or NAME for a shared one; each is 1 "+
+			"to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit", noun)
 	}
 	return namespace + "/" + name, nil
 }
 
-func roleText(r api.Role) string {
-	if r.Namespace == client.Shared {
-		return "role " + r.Name + ", shared by all namespaces"
+func shareableText(noun, namespace, name string) string {
+	if namespace == client.Shared {
+		return noun + " " + name + ", shared by all namespaces"
 	}
-	return "role " + r.Name + " of namespace " + r.Namespace
+	return noun + " " + name + " of namespace " + namespace
 }
 
 func permissionsFlag(cmd *cobra.Command, list *[]string) {

@@ -28,8 +28,13 @@ func TestPages(t *testing.T) {
 	}
 	create(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
 		"permissions": []string{"orders:read"}})
+	create(t, g, "/plans", gate.JSON{"namespace": "acme", "name": "gold",
+		"description": "For customers who pay",
+		"rate_limit":  gate.JSON{"requests": 100, "per": "1s", "burst": 200},
+		"quota":       gate.JSON{"requests": 100_000, "per": "month", "shadow": true}})
 	home := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme",
 		"permissions": []string{"orders:search"}, "roles": []string{"billing"}, "connected": true,
+		"plan": "gold", "rate_limit": gate.JSON{"requests": 20, "per": "1m"},
 		"grants":      []gate.JSON{{"namespace": "default", "access": "read_only"}},
 		"allowed_ips": []string{"10.0.0.0/8"}, "expires_at": "2041-01-01T00:00:00Z", "owner": ada})
 	key := "/apikeys/keys/" + home.ID
@@ -56,6 +61,9 @@ func TestPages(t *testing.T) {
 		{"roles", "/apikeys/roles"},
 		{"role", "/apikeys/roles/acme/billing"},
 		{"role-new", "/apikeys/roles/new?namespace=acme"},
+		{"plans", "/apikeys/plans"},
+		{"plan", "/apikeys/plans/acme/gold"},
+		{"plan-new", "/apikeys/plans/new?namespace=acme"},
 		{"namespaces", "/apikeys/namespaces"},
 		{"namespace", "/apikeys/namespaces/acme"},
 		{"namespace-new", "/apikeys/namespaces/new"},
@@ -80,6 +88,8 @@ func TestPages(t *testing.T) {
 		for _, p := range []place{
 			{"role-edit", "/apikeys/roles/acme/billing/edit"},
 			{"role-delete", "/apikeys/roles/acme/billing/delete"},
+			{"plan-edit", "/apikeys/plans/acme/gold/edit"},
+			{"plan-delete", "/apikeys/plans/acme/gold/delete"},
 			{"namespace-edit", "/apikeys/namespaces/acme-uk/edit"},
 			{"namespace-delete", "/apikeys/namespaces/acme-uk/delete"},
 			{"member-edit", "/apikeys/members/" + ada + "/edit"},
@@ -105,6 +115,16 @@ func TestPages(t *testing.T) {
 	page.Click("Create key")
 	page.Sees("It will not be shown again")
 	shown(t, page, "token")
+	page.Open("/apikeys/plans/new")
+	page.Fill("Name", "silver")
+	page.Fill("Requests", "20")
+	page.Fill("Duration", "1w")
+	page.Click("Create plan")
+	page.Sees("Must be a duration from 1s to 24h")
+	shown(t, page, "plan-new-errors")
+	page.Fill("Duration", "1m")
+	page.Click("Create plan")
+	page.Sees("20 requests per minute")
 	page.Open("/apikeys/members/" + ben + "/token")
 	page.Click("Create token")
 	page.Sees("It will not be shown again")

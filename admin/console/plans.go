@@ -1,0 +1,228 @@
+package console
+
+import (
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const plansPath = Root + "/plans"
+
+func planPages() []page {
+	const one = plansPath + "/{namespace}/{name}"
+	return []page{
+		{"GET " + plansPath, "admin.plans:read", listPlans},
+		{"GET " + plansPath + "/new", "admin.plans:create", newPlan},
+		{"POST " + plansPath + "/new", "admin.plans:create", createPlan},
+		{"GET " + one, "admin.plans:read", showPlan},
+		{"GET " + one + "/edit", "admin.plans:update", editPlan},
+		{"POST " + one + "/edit", "admin.plans:update", savePlan},
+		{"GET " + one + "/delete", "admin.plans:delete", askToDeletePlan},
+		{"POST " + one + "/delete", "admin.plans:delete", deletePlan},
+	}
+}
+
+type plansPage struct {
+	Plans []api.Plan
+	Next  *string
+}
+
+// PlanLink returns the address of a plan's page.
+func (v *visit) PlanLink(namespace, name string, more ...string) string {
+	return v.link(plansPath + "/" + url.PathEscape(namespace) + "/" +
+		url.PathEscape(name) + strings.Join(more, ""))
+}
+
+func (v *visit) listPlans(cursor string, limit int) (api.Plans, error) {
+	return v.api.ListPlans(v.ctx, "", cursor, limit)
+}
+
+// listPlans shows the plans that keys of the switcher's namespace can name: the namespace's own and
+// the shared ones.
+func listPlans(v *visit) error {
+	var match func(api.Plan) bool
+	if in, text := v.namespace(), v.query("q"); in+text != "" {
+		match = func(p api.Plan) bool {
+			return (in == "" || p.Namespace == in || p.Namespace == keystore.AnyNamespace) &&
+				contains(text, p.Name, p.Description)
+		}
+	}
+	list, next, err := selected(v.query("cursor"), v.listPlans, match)
+	if err != nil {
+		return err
+	}
+	return v.show("plans", "Plans", plansPage{list, next})
+}
+
+// planDependents returns the namespaces and keys that name a plan, as far as the visitor may see
+// them, and whether there may be more: the REST interface does not select keys by plan, so it looks
+// at a limited number of them.
+func (v *visit) planDependents(p api.Plan) (dependents []dependent, more bool) {
+	names := func(plan *string, namespace string) bool {
+		return plan != nil && *plan == p.Name &&
+			(p.Namespace == namespace || p.Namespace == keystore.AnyNamespace)
+	}
+	for _, ns := range v.namespaces() {
+		if names(ns.DefaultPlan, ns.ID) {
+			dependents = append(dependents,
+				dependent{"Default plan of namespace", ns.ID, v.NamespaceLink(ns.ID)})
+		}
+	}
+	filter := client.KeyFilter{Limit: maxRead}
+	if p.Namespace != keystore.AnyNamespace {
+		filter.Home = p.Namespace
+	}
+	keys, err := v.api.ListKeys(v.ctx, filter)
+	for _, k := range keys.Items {
+		if err == nil && names(k.Plan, k.Namespace) {
+			dependents = append(dependents,
+				dependent{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+		}
+	}
+	if len(dependents) > maxDependents {
+		return dependents[:maxDependents], true
+	}
+	return dependents, keys.NextCursor != nil
+}
+
+type planPage struct {
+	Plan       api.Plan
+	Dependents []dependent
+	More       bool
+}
+
+func (v *visit) planFromPath() (api.Plan, error) {
+	return v.api.FindPlan(v.ctx, v.r.PathValue("namespace"), v.r.PathValue("name"))
+}
+
+func showPlan(v *visit) error {
+	p, err := v.planFromPath()
+	if err != nil {
+		return err
+	}
+	dependents, more := v.planDependents(p)
+	return v.show("plan", p.Name, planPage{p, dependents, more})
+}
+
+type planForm struct {
+	Plan   *api.Plan // nil: a new plan
+	Places []choice  // namespaces for a new plan
+	Rules  []choice  // for limits
+}
+
+// writePlanForm shows the form for a plan, or for a new one if plan is nil.
+func (v *visit) writePlanForm(plan *api.Plan, f *form) error {
+	p, title := planForm{Plan: plan, Rules: limitRules}, "Create plan"
+	if plan == nil {
+		p.Places = v.places("admin.plans:create", "Shared by all namespaces")
+	} else {
+		title = "Edit " + plan.Name
+	}
+	return v.again("plan_form", title, p, f)
+}
+
+func newPlan(v *visit) error {
+	f := blank("namespace", v.namespace())
+	f.setLimits(nil, nil)
+	f.values.Set("rate_limit_rule", limited)
+	return v.writePlanForm(nil, f)
+}
+
+func createPlan(v *visit) error {
+	f := v.form()
+	spec := api.PlanRequest{
+		Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
+		Description: strings.TrimSpace(f.Value("description")),
+		RateLimit:   f.rateLimit(), Quota: f.quota(),
+	}
+	if !f.Ok() {
+		return v.writePlanForm(nil, f)
+	}
+	created, err := v.api.CreatePlan(v.ctx, spec)
+	if err != nil {
+		if f.fail(err) {
+			return v.writePlanForm(nil, f)
+		}
+		return err
+	}
+	return v.done(v.PlanLink(created.Namespace, created.Name),
+		notice{Title: "Plan " + created.Name + " created", Text: "Keys can now name it."})
+}
+
+func editPlan(v *visit) error {
+	p, err := v.planFromPath()
+	if err != nil {
+		return err
+	}
+	f := blank("version", strconv.FormatInt(p.Version, 10), "description", p.Description)
+	f.setLimits(bounds(p.RateLimit, p.Quota))
+	return v.writePlanForm(&p, f)
+}
+
+func savePlan(v *visit) error {
+	p, err := v.planFromPath()
+	if err != nil {
+		return err
+	}
+	f := v.form()
+	rate, quota := bounds(p.RateLimit, p.Quota)
+	patch := api.PlanPatch{RateLimit: f.rateChange(rate), Quota: f.quotaChange(quota)}
+	if p.Unreadable != "" { // both limits have to be set
+		patch.RateLimit = api.Optional[api.RateLimit]{Sent: true, Value: f.rateLimit()}
+		patch.Quota = api.Optional[api.Quota]{Sent: true, Value: f.quota()}
+	}
+	if f.values.Has("description") {
+		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))
+	}
+	if !f.Ok() {
+		return v.writePlanForm(&p, f)
+	}
+	done, err := v.api.EditPlan(v.ctx, p.Namespace, p.Name, patch, f.ifVersion(),
+		client.Wait(shortWait))
+	if err != nil {
+		if f.fail(err) {
+			return v.writePlanForm(&p, f)
+		}
+		return err
+	}
+	return v.changed(v.PlanLink(p.Namespace, p.Name),
+		"Changes saved for all keys that have the plan", done.Propagation)
+}
+
+func (v *visit) planRemoval(p api.Plan) removal {
+	r := removal{
+		Section: "Plans", Kind: "plan", Name: p.Name, List: v.link(plansPath),
+		Back: v.PlanLink(p.Namespace, p.Name),
+		Text: "Keys can no longer name the plan. The audit log keeps its changes.",
+	}
+	r.Dependents, r.More = v.planDependents(p)
+	return r
+}
+
+func askToDeletePlan(v *visit) error {
+	p, err := v.planFromPath()
+	if err != nil {
+		return err
+	}
+	return v.show("delete", "Delete "+p.Name, v.planRemoval(p))
+}
+
+func deletePlan(v *visit) error {
+	p, err := v.planFromPath()
+	if err != nil {
+		return err
+	}
+	done, err := v.api.DeletePlan(v.ctx, p.Namespace, p.Name, client.Wait(shortWait))
+	if err != nil {
+		f := v.form()
+		if f.fail(err) {
+			return v.again("delete", "Delete "+p.Name, v.planRemoval(p), f)
+		}
+		return err
+	}
+	return v.changed(v.link(plansPath), "Plan "+p.Name+" deleted", done.Propagation)
+}
