@@ -14,10 +14,11 @@ type bookkeeper[B any] struct {
 	// gap is the minimum time from the beginning of one booking to that of the next.
 	gap time.Duration
 
-	wake chan struct{}
-	mu   sync.Mutex
-	due  []B
-	next *booking
+	wake   chan struct{}
+	mu     sync.Mutex
+	due    []B
+	next   *booking
+	closed bool
 }
 
 // A booking is one call of a bookkeeper.
@@ -33,16 +34,17 @@ func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) err
 	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
 }
 
-// add adds a bucket to the next booking, and returns that booking.
+// add adds a bucket to the next booking, and returns that booking. After run has ended, the booking
+// has failed.
 func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.closed {
+		failed := &booking{done: make(chan struct{}), err: errClosed}
+		close(failed.done)
+		return failed
+	}
 	k.due = append(k.due, b)
-	return k.pending()
-}
-
-// pending returns the next booking. The caller holds the lock.
-func (k *bookkeeper[B]) pending() *booking {
 	if k.next == nil {
 		k.next = &booking{done: make(chan struct{})}
 		select {
@@ -58,7 +60,7 @@ func (k *bookkeeper[B]) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			k.finish(errClosed)
+			k.close()
 			return
 		case <-k.wake:
 		}
@@ -85,12 +87,13 @@ func (k *bookkeeper[B]) run(ctx context.Context) {
 	}
 }
 
-// finish ends the next booking with an error.
-func (k *bookkeeper[B]) finish(err error) {
+// close fails the next booking and all later ones.
+func (k *bookkeeper[B]) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.closed = true
 	if k.next != nil {
-		k.next.err = err
+		k.next.err = errClosed
 		close(k.next.done)
 		k.next, k.due = nil, nil
 	}

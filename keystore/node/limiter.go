@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -205,8 +206,11 @@ func (l *limiter) charge(
 			continue
 		}
 		c.Terms = b.terms
-		wait, waits := l.chargeLocked(c, b, units, tries == maxBookings)
+		wait, waits, err := l.chargeLocked(c, b, units, tries == maxBookings)
 		b.unlock()
+		if err != nil {
+			return err
+		}
 		if !waits {
 			l.counts.add(c, a.Record)
 			return nil
@@ -220,11 +224,19 @@ func (l *limiter) charge(
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			if quota := b.quotaOf(LimitName(name)); w.err != nil && quota != nil && !quota.Shadow {
+			quota := b.quotaOf(LimitName(name))
+			switch {
+			case w.err == nil:
+			case errors.Is(w.err, errClosed):
+				return w.err
+			case quota == nil: // the next try uses this node's part of the rate
+			case quota.Shadow:
+				tries = maxBookings
+			default:
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
 		}
-		tries++
+		tries = min(tries+1, maxBookings)
 		c.now = l.now()
 	}
 }
@@ -240,11 +252,15 @@ func (b *buckets) quotaOf(name LimitName) *keystore.Quota {
 	return nil
 }
 
+// errContended means that other requests always took the units that were reserved for one.
+var errContended = errors.New("too many requests wait for units of the quota")
+
 // chargeLocked charges a request unless it has to wait for bookings, which it then returns. The last
-// try does not wait. The caller holds the locks.
+// try does not wait: a limit that is still unknown refuses the request, or is an error if it is a
+// quota. The caller holds the locks.
 func (l *limiter) chargeLocked(
 	c *Charge, b *buckets, units int64, last bool,
-) (wait [NumLimits]*booking, waits bool) {
+) (wait [NumLimits]*booking, waits bool, err error) {
 	micros := keystore.Micros(c.now)
 	var verdicts [NumLimits]verdict
 	c.Outcome = keystore.OK
@@ -263,12 +279,18 @@ func (l *limiter) chargeLocked(
 			v := q.check(c.now, units)
 			if v == unknown && last {
 				v = refused
+				if !q.limit.Shadow {
+					err = errContended
+				}
 			}
 			if v == refused && !q.limit.Shadow && c.Outcome == keystore.OK {
 				c.Outcome = keystore.Exhausted
 			}
 			verdicts[quotaNames[i]], waits = v, waits || v == unknown
 		}
+	}
+	if err != nil && c.Outcome != keystore.Limited {
+		return wait, false, err
 	}
 	if waits && c.Outcome == keystore.OK {
 		for i := range b.rates {
@@ -280,7 +302,7 @@ func (l *limiter) chargeLocked(
 				wait[name] = b.quotas[i].await(l, units)
 			}
 		}
-		return wait, true
+		return wait, true, nil
 	}
 	for i := range b.rates {
 		if r := b.rates[i]; r != nil {
@@ -305,7 +327,7 @@ func (l *limiter) chargeLocked(
 			c.states[name].refused = v == refused
 		}
 	}
-	return wait, false
+	return wait, false, nil
 }
 
 // spend charges units to the quotas of a record, even beyond them.
@@ -321,19 +343,27 @@ func (l *limiter) spend(a Answer, d *keystore.Directory, units int64) {
 // sweepInterval is how often buckets are removed that are as good as new.
 const sweepInterval = time.Minute
 
-// sweep removes buckets that are as good as new, and returns idle reservations.
+// sweep removes buckets that are as good as new, and returns idle reservations. While the shared
+// store is away, it asks for one of the others, so that the node notices when the store is back.
 func (l *limiter) sweep() {
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	clear(l.terms)
+	asks := l.degraded.Load() && l.rates() != nil
 	for id, b := range l.rateMap {
 		b.mu.Lock()
 		if b.idle(keystore.Micros(now)) {
 			b.retired = true
 			delete(l.rateMap, id)
+		} else if asks {
+			b.queue(l)
+			asks = false
 		}
 		b.mu.Unlock()
+	}
+	if len(l.rateMap) == 0 {
+		l.degraded.Store(false) // nothing is shared
 	}
 	for id, b := range l.quotaMap {
 		b.mu.Lock()

@@ -424,12 +424,13 @@ type quotaStore struct {
 	mu      sync.Mutex
 	granted map[string]int64
 	lose    float64 // the share of calls that fail, half of them after the commit
+	slow    time.Duration
 }
 
 func (s *quotaStore) Reserve(
 	_ context.Context, reservations []keystore.Reservation,
 ) ([]keystore.QuotaGrant, error) {
-	time.Sleep(time.Duration(rand.IntN(int(10 * time.Millisecond))))
+	time.Sleep(s.slow + time.Duration(rand.IntN(int(10*time.Millisecond))))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lost := rand.Float64()
@@ -544,6 +545,63 @@ func TestUnknownQuotaIsUnavailable(t *testing.T) {
 			f.close()
 		})
 	}
+}
+
+// TestShadowNeverWaitsLong checks that a quota in shadow costs one attempt while the database hangs.
+func TestShadowNeverWaitsLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: true}
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
+		f.ledger.lose, f.ledger.slow = 1, QueryTimeout
+		begun := time.Now()
+		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK || !c.Refused(KeyQuota) {
+			t.Errorf("%v, refused in shadow %v", c.Outcome, c.Refused(KeyQuota))
+		}
+		if took := time.Since(begun); took > QueryTimeout+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		f.close()
+	})
+}
+
+// TestClosedLimiter checks that nobody waits for a limiter that is closed.
+func TestClosedLimiter(t *testing.T) {
+	for name, limits := range map[string]keystore.Limits{
+		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}},
+		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, limits, 2)
+				f.close()
+				f.request(f.nodes[0], 1)
+				if f.unknown != 1 {
+					t.Error("a request to a closed limiter is not an error")
+				}
+			})
+		})
+	}
+}
+
+// TestStoreIsNoticedAgain checks that a node without requests notices when the shared store is back.
+func TestStoreIsNoticedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := keystore.RateLimit{Requests: 100, Per: time.Hour, Burst: 100}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
+		f.store.down = true
+		f.request(f.nodes[0], 1)
+		synctest.Wait()
+		if !f.nodes[0].stats().Degraded {
+			t.Error("the node has not noticed that the store is away")
+		}
+		f.store.down = false
+		f.nodes[0].sweep()
+		time.Sleep(time.Second)
+		if f.nodes[0].stats().Degraded {
+			t.Error("the node has not noticed that the store is back")
+		}
+		f.close()
+	})
 }
 
 // TestChargedMoreThanQuota checks that units that are charged after the response count, even beyond

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -212,6 +213,9 @@ func (b *rateBucket) undo(k *keystore.Booking) {
 	//fault: if ablated("share-not-carried") { b.meter, b.floated = keystore.Meter{}, 0 }
 }
 
+// errNoStore means that the settings no longer have a shared store.
+var errNoStore = errors.New("no store of rate limits is configured")
+
 // bookRates books for rate limits in the shared store.
 func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {
 	rates := l.rates()
@@ -223,10 +227,11 @@ func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {
 		bookings[i] = b.begin(epoch, m, began)
 		b.mu.Unlock()
 	}
-	if rates == nil { // the settings have changed
-		return nil
+	var answers []keystore.Booked
+	err := errNoStore
+	if rates != nil {
+		answers, err = rates.Book(ctx, time.UnixMicro(began), bookings)
 	}
-	answers, err := rates.Book(ctx, time.UnixMicro(began), bookings)
 	if err != nil {
 		for i, b := range list {
 			b.undo(&bookings[i])
