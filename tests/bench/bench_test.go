@@ -41,6 +41,7 @@ func BenchmarkFleet(b *testing.B) {
 		{"revoke", benchmarkFleetRevoke},
 		{"cold", benchmarkCold},
 		{"restart", benchmarkRestart},
+		{"limits", benchmarkLimits},
 	})
 }
 
