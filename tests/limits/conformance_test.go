@@ -1,0 +1,85 @@
+package limits
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+var stacks = map[string]func(*testing.T) *stack{
+	"SQLite":            func(t *testing.T) *stack { return sqliteStack(t, 1) },
+	"three on SQLite":   func(t *testing.T) *stack { return sqliteStack(t, 3) },
+	"Redis":             threeWithRedis,
+	"Sentinel":          threeWithSentinel,
+	"Cluster":           threeWithCluster,
+	"PostgreSQL, alone": threeWithoutRedis,
+}
+
+// TestStacks checks the promises for rates and quotas on each kind of deployment.
+func TestStacks(t *testing.T) {
+	t.Parallel()
+	for name, start := range stacks {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			s.conforms(t)
+		})
+	}
+}
+
+// conforms checks that no more is admitted than docs/limits.md says, and that what has room is
+// admitted.
+func (s *stack) conforms(t *testing.T) {
+	for _, l := range []keystore.RateLimit{
+		{Requests: 30, Per: 24 * time.Hour, Burst: 30},   // so small that nodes book each request
+		{Requests: 600, Per: 24 * time.Hour, Burst: 300}, // nodes book for many requests
+	} {
+		h := s.exhaust(t, s.keyWith(t, l))
+		h.wantStatuses(t, 200, 429)
+		s.within(t, h, l, 0)
+		if n := h.admitted(); n < int(l.Burst) {
+			t.Errorf("%d admitted of %d at once", n, l.Burst)
+		}
+	}
+
+	// It refills: three times the burst is admitted in the end.
+	l := keystore.RateLimit{Requests: 120, Per: time.Minute, Burst: 6}
+	h := (&load{key: s.keyWith(t, l), during: func() {}, at: 3 * l.Burst, enough: 3 * l.Burst}).
+		run(t, s)
+	h.wantStatuses(t, 200, 429)
+	s.within(t, h, l, 0)
+
+	k := limitedKey(t, s.nodes[0], gate.JSON{"quota": monthly(200)})
+	s.reached()
+	h = s.exhaust(t, k)
+	h.wantStatuses(t, 200, 429)
+	if n, reached := h.admitted(), s.reached(); n != 200 || reached != 200 {
+		t.Errorf("%d of a quota of 200 admitted, and %d have reached the API", n, reached)
+	}
+}
+
+func (s *stack) keyWith(t *testing.T, l keystore.RateLimit) gate.Key {
+	t.Helper()
+	return limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": l})
+}
+
+// within checks what docs/limits.md promises for this stack. more is what a fault gives in addition.
+func (s *stack) within(t *testing.T, h history, l keystore.RateLimit, more int64) {
+	t.Helper()
+	n := int64(len(s.nodes))
+	if n > 1 {
+		more += n // of several processes
+	}
+	if s.redis != nil {
+		more += (l.Requests + 19) / 20 // r·L
+		for _, g := range s.nodes {
+			if g.Metric(t, "caddy_apikeys_limit_grants_total", "result=error") > 0 {
+				// A node used its part beside what the others booked.
+				more += (l.Burst + n - 1) / n
+			}
+		}
+	}
+	h.within(t, l, more)
+}
