@@ -52,10 +52,9 @@ func (s *stack) conforms(t *testing.T) {
 	s.within(t, h, l, 0)
 
 	k := limitedKey(t, s.nodes[0], gate.JSON{"quota": monthly(200)})
-	s.reached()
 	h = s.exhaust(t, k)
 	h.wantStatuses(t, 200, 429)
-	if n, reached := h.admitted(), s.reached(); n != 200 || reached != 200 {
+	if n, reached := h.admitted(), s.reached(k); n != 200 || reached != 200 {
 		t.Errorf("%d of a quota of 200 admitted, and %d have reached the API", n, reached)
 	}
 }

@@ -26,18 +26,22 @@ type history []request
 // all nodes refuse them.
 type load struct {
 	key gate.Key
-	// during runs beside the load when at requests have been admitted. The load does not end before
-	// it returns.
+	// during runs beside the load when at requests have been admitted, or from the beginning. The
+	// load does not end before it returns.
 	during func()
 	at     int64
 	// enough is how many admitted requests end the load. Default is unbounded.
 	enough int64
 
-	admitted atomic.Int64
+	admitted, answers atomic.Int64
 }
 
-// refusals is how many refusals in a row end a connection.
-const refusals = 5
+const (
+	// refusals is how many refusals in a row end a connection.
+	refusals = 5
+	// patience limits each load. It is not a promise of the product.
+	patience = 2 * time.Minute
+)
 
 // run runs the load.
 func (l *load) run(t *testing.T, s *stack) history {
@@ -47,10 +51,13 @@ func (l *load) run(t *testing.T, s *stack) history {
 		h       history
 		senders sync.WaitGroup
 		reached = make(chan struct{}) // l.at requests were admitted
-		once    sync.Once
 		over    atomic.Bool // during has returned
 	)
 	over.Store(l.during == nil)
+	if l.at == 0 {
+		close(reached)
+	}
+	deadline := time.Now().Add(patience)
 	for i, g := range s.nodes {
 		client, url := g.Client(t, gate.HTTP1)
 		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 4
@@ -63,22 +70,26 @@ func (l *load) run(t *testing.T, s *stack) history {
 					mu.Lock()
 					h = append(h, r)
 					mu.Unlock()
-					refused++
-					if r.status == 200 {
+					l.answers.Add(1)
+					switch r.status {
+					case 200:
 						refused = 0
 						n := l.admitted.Add(1)
 						if n == l.at {
-							once.Do(func() { close(reached) })
+							close(reached)
 						}
 						if l.enough > 0 && n >= l.enough {
 							return
 						}
-					} else {
-						time.Sleep(5 * time.Millisecond) // leave the processors to the nodes
+						continue
+					case 429:
+						refused++
 					}
-					if t.Context().Err() != nil || t.Failed() {
+					if r.answered.After(deadline) {
+						t.Errorf("node %d still answers %d after %v", i, r.status, patience)
 						return
 					}
+					time.Sleep(5 * time.Millisecond) // leave the processors to the nodes
 				}
 			})
 		}
@@ -92,13 +103,22 @@ func (l *load) run(t *testing.T, s *stack) history {
 		select {
 		case <-reached:
 			l.during()
-		case <-time.After(time.Minute):
-			t.Errorf("%d requests admitted within a minute, not %d", l.admitted.Load(), l.at)
+		case <-ended:
+			t.Errorf("%d requests admitted, not %d", l.admitted.Load(), l.at)
+		case <-time.After(patience):
+			t.Errorf("%d requests admitted within %v, not %d", l.admitted.Load(), patience, l.at)
 		}
 		over.Store(true)
 	}
 	<-ended
 	return h
+}
+
+// answered returns when n requests more have been answered.
+func (l *load) answered(t *testing.T, n int64) {
+	t.Helper()
+	from := l.answers.Load()
+	gate.Until(t, "requests are answered", func() bool { return l.answers.Load() >= from+n })
 }
 
 // exhaust sends requests until all nodes refuse them.
@@ -161,10 +181,14 @@ func (h history) within(t *testing.T, l keystore.RateLimit, more int64) {
 	}
 }
 
-// reached returns how many requests have reached the API since the last call.
-func (s *stack) reached() (n int) {
+// reached returns how many requests with a key have reached the API since the last call.
+func (s *stack) reached(k gate.Key) (n int) {
 	for _, g := range s.nodes {
-		n += len(g.Upstream.Take())
+		for _, r := range g.Upstream.Take() {
+			if r.Header.Get("X-Apikey-Id") == k.ID {
+				n++
+			}
+		}
 	}
 	return n
 }

@@ -1,0 +1,189 @@
+package limits
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// TestRatesWithFailingRedis breaks Redis while a limit is in use, and after it was used up. Nothing is
+// answered by anything else than 200 and 429, and no node gives back what was used.
+func TestRatesWithFailingRedis(t *testing.T) {
+	t.Parallel()
+	s := threeWithRedis(t)
+	for name, fail := range map[string]func(*load, dump){
+		"killed": func(l *load, _ dump) {
+			s.redis.Kill()
+			l.answered(t, 100)
+			s.redis.Run()
+		},
+		"stopped": func(l *load, _ dump) {
+			s.redis.Stop()
+			l.answered(t, 100)
+			s.redis.Continue()
+		},
+		"flushed":  func(*load, dump) { s.forget(t) },
+		"restored": func(_ *load, d dump) { s.restore(t, d) },
+	} {
+		for _, limit := range []keystore.RateLimit{
+			{Requests: 30, Per: 24 * time.Hour, Burst: 30},
+			{Requests: 600, Per: 24 * time.Hour, Burst: 300},
+		} {
+			s.failsInUse(t, name, limit, fail)
+			s.failsUsedUp(t, name, limit, fail)
+		}
+	}
+}
+
+// failsInUse breaks Redis when a third of a limit is used. What a node has used since another one
+// has last asked may then be given once more.
+func (s *stack) failsInUse(
+	t *testing.T, name string, limit keystore.RateLimit, fail func(*load, dump),
+) {
+	t.Helper()
+	l := &load{key: s.keyWith(t, limit), at: limit.Burst / 3}
+	l.during = func() {
+		d := s.dump(t)
+		l.answered(t, 10)
+		fail(l, d)
+	}
+	h := l.run(t, s)
+	h.wantStatuses(t, 200, 429)
+	s.within(t, h, limit, limit.Burst*2/3)
+	// Requests that were booked in a call whose answer was lost are lost.
+	if n := h.admitted(); n < int(limit.Burst)*2/3 {
+		t.Errorf("Redis is %s: %d admitted of %d", name, n, limit.Burst)
+	}
+}
+
+// failsUsedUp breaks Redis when a limit is used up and all nodes know it.
+func (s *stack) failsUsedUp(
+	t *testing.T, name string, limit keystore.RateLimit, fail func(*load, dump),
+) {
+	t.Helper()
+	var d dump
+	l := &load{key: s.keyWith(t, limit), at: limit.Burst / 3, during: func() { d = s.dump(t) }}
+	h := l.run(t, s)
+	l = &load{key: l.key}
+	l.during = func() {
+		fail(l, d)
+		l.answered(t, 100)
+	}
+	after := l.run(t, s)
+	after.wantStatuses(t, 200, 429)
+	refilled := int(time.Since(h[0].sent) * time.Duration(limit.Requests) / limit.Per)
+	if n := after.admitted(); n > refilled+len(s.nodes) {
+		t.Errorf("Redis is %s: %d requests admitted beyond a limit of %d", name, n, limit.Burst)
+	}
+}
+
+// A dump is the content of Redis.
+type dump map[string]string
+
+func (s *stack) dump(t *testing.T) dump {
+	t.Helper()
+	client := s.redisClient()
+	defer client.Close()
+	names, err := client.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Error(err)
+	}
+	d := dump{}
+	for _, name := range names {
+		if d[name], err = client.Dump(t.Context(), name).Result(); err != nil {
+			t.Error(err)
+		}
+	}
+	return d
+}
+
+func (s *stack) restore(t *testing.T, d dump) {
+	t.Helper()
+	client := s.redisClient()
+	defer client.Close()
+	for name, value := range d {
+		if err := client.RestoreReplace(t.Context(), name, time.Hour, value).Err(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestQuotasWithFailures breaks processes and servers in the middle of a load. The quota is not
+// exceeded by one unit.
+func TestQuotasWithFailures(t *testing.T) {
+	t.Parallel()
+	const units = 300
+	for name, fail := range map[string]func(*stack, *load){
+		"a node is killed": func(s *stack, l *load) {
+			s.nodes[2].Kill()
+			l.answered(t, 50)
+			s.nodes[2].Start(t)
+			l.answered(t, 50)
+		},
+		"a node is restarted": func(s *stack, l *load) {
+			s.nodes[2].Restart(t)
+			l.answered(t, 50)
+		},
+		"Redis is killed": func(s *stack, l *load) {
+			s.redis.Kill()
+			l.answered(t, 50)
+			s.redis.Run()
+		},
+		"PostgreSQL is killed": func(s *stack, l *load) {
+			if err := s.fleet.Postgres.Halt(); err != nil {
+				t.Error(err)
+			}
+			l.answered(t, 50)
+			if err := s.fleet.Postgres.Run(); err != nil {
+				t.Error(err)
+			}
+		},
+		"a standby takes over": func(s *stack, l *load) {
+			standby := s.fleet.Postgres.SynchronousStandby(t)
+			l.answered(t, 20)
+			if err := s.fleet.Postgres.Halt(); err != nil {
+				t.Error(err)
+			}
+			if err := standby.Promote(); err != nil {
+				t.Error(err)
+			}
+			for i := range s.nodes {
+				s.fleet.Edge(i, gate.Database).LeadTo(standby.Address())
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := threeWithRedisOn(t, postgrestest.StartFor(t))
+			k := limitedKey(t, s.nodes[0], gate.JSON{"quota": monthly(units)})
+			l := &load{key: k, at: units / 3}
+			l.during = func() {
+				fail(s, l)
+				// The nodes have found their stores again when they mint and use a key.
+				for _, g := range s.nodes {
+					gate.Until(t, "a node works again", func() bool {
+						minted, ok := g.Try(t.Context(), "POST", "/keys",
+							gate.JSON{"name": "k", "access": "read_only"}).Key()
+						return ok && gate.Ask(t.Context(), http.DefaultClient, g.URL,
+							minted.Token).Status == 200
+					})
+				}
+			}
+			h := l.run(t, s)
+			h.wantStatuses(t, 200, 429, 503, 0)
+			n, reached := h.admitted(), s.reached(k)
+			if n > units || reached > units {
+				t.Errorf("%d of a quota of %d admitted, and %d have reached the API", n, units,
+					reached)
+			}
+			// A node that is killed loses what it has reserved.
+			if reached < units*2/3 {
+				t.Errorf("%d of a quota of %d have reached the API", reached, units)
+			}
+		})
+	}
+}
