@@ -84,6 +84,46 @@ func TestRaisedLimitAdmitsAtOnce(t *testing.T) {
 	}
 }
 
+// TestChangedLimitOfThreeNodes changes a limit that three nodes have used up. What was used stays
+// used, as far as it fits into the new limit.
+func TestChangedLimitOfThreeNodes(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(*testing.T) *stack{
+		"Redis": threeWithRedis, "without Redis": threeWithoutRedis,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			k := limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": daily(90)})
+			s.exhaust(t, k)
+			for _, change := range []struct{ limit, more int }{{150, 60}, {120, 0}, {210, 90}} {
+				s.nodes[1].Patch(t, k.ID, gate.JSON{"rate_limit": daily(change.limit)})
+				h := s.exhaust(t, k)
+				h.wantStatuses(t, 200, 429)
+				if n := h.admitted(); n < change.more-3 || n > change.more+3+change.limit/20 {
+					t.Errorf("%d more requests are admitted after a change to %d, want %d", n,
+						change.limit, change.more)
+				}
+			}
+		})
+	}
+}
+
+// TestChangedLimitOfUnseenKey uses up a limit through one node, changes it, and goes on through the
+// others. They do not know what the first one has admitted, but together they keep the new limit.
+func TestChangedLimitOfUnseenKey(t *testing.T) {
+	t.Parallel()
+	s := threeWithRedis(t)
+	k := limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": daily(90)})
+	admits(t, s.nodes[0], k, 90)
+	s.nodes[0].Patch(t, k.ID, gate.JSON{"rate_limit": daily(120)})
+	h := s.exhaust(t, k)
+	h.wantStatuses(t, 200, 429)
+	if n := h.admitted(); n < 30-3 || n > 120+3+120/20 {
+		t.Errorf("%d admitted after a change to 120", n)
+	}
+}
+
 // TestMetrics checks the metrics of limits: what they have decided, including in shadow.
 func TestMetrics(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -51,6 +52,24 @@ func (s *stack) conforms(t *testing.T) {
 	h.wantStatuses(t, 200, 429)
 	s.within(t, h, l, 0)
 
+	// Two keys share the limit of their namespace.
+	l = keystore.RateLimit{Requests: 240, Per: 24 * time.Hour, Burst: 60}
+	complete(t, s.nodes[0], "PATCH", "/namespaces/default", gate.JSON{"rate_limit": l})
+	var one, two history
+	var loads sync.WaitGroup
+	for _, h := range []*history{&one, &two} {
+		k := limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": daily(45)})
+		loads.Go(func() { *h = s.exhaust(t, k) })
+	}
+	loads.Wait()
+	h = append(one, two...)
+	h.wantStatuses(t, 200, 429)
+	s.within(t, h, l, 0)
+	if n := h.admitted(); n < int(l.Burst) {
+		t.Errorf("%d admitted of the %d of the namespace", n, l.Burst)
+	}
+	complete(t, s.nodes[0], "PATCH", "/namespaces/default", gate.JSON{"rate_limit": nil})
+
 	k := limitedKey(t, s.nodes[0], gate.JSON{"quota": monthly(200)})
 	h = s.exhaust(t, k)
 	h.wantStatuses(t, 200, 429)
@@ -81,4 +100,24 @@ func (s *stack) within(t *testing.T, h history, l keystore.RateLimit, more int64
 		}
 	}
 	h.within(t, l, more)
+}
+
+// TestChargeExceedsByOneRequest checks that a quota is exceeded by no more than the charge of the
+// request that was in flight.
+func TestChargeExceedsByOneRequest(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: `route {
+		api_key {
+			charge X-Usage-Units
+		}
+		header X-Usage-Units 60
+		respond ok
+	}`})
+	k := limitedKey(t, g, gate.JSON{"quota": monthly(100)})
+	admits(t, g, k, 2)
+	wantRefused(t, g.Get(t, "/", k.Token), "quota_exceeded", "quota")
+	g.Patch(t, k.ID, gate.JSON{"quota": monthly(122)})
+	if r := g.Get(t, "/", k.Token); r.Status != 200 || left(t, r, "quota") != 1 {
+		t.Errorf("120 of 122 units were charged: %v", r)
+	}
 }

@@ -51,7 +51,7 @@ func (l *load) run(t *testing.T, s *stack) history {
 		h       history
 		senders sync.WaitGroup
 		reached = make(chan struct{}) // l.at requests were admitted
-		over    atomic.Bool // during has returned
+		over    atomic.Bool           // during has returned
 	)
 	over.Store(l.during == nil)
 	if l.at == 0 {
