@@ -30,7 +30,7 @@ type load struct {
 	// load does not end before it returns.
 	during func()
 	at     int64
-	// enough is how many admitted requests end the load. Default is unbounded.
+	// enough is how many admitted requests end the load, instead of refusals. Default is none.
 	enough int64
 
 	admitted, answers atomic.Int64
@@ -63,7 +63,7 @@ func (l *load) run(t *testing.T, s *stack) history {
 		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 4
 		for range 3 {
 			senders.Go(func() {
-				for refused := 0; refused < refusals || !over.Load(); {
+				for refused := 0; refused < refusals || l.enough > 0 || !over.Load(); {
 					r := request{node: i, sent: time.Now()}
 					r.status = gate.Ask(t.Context(), client, url+"/v1/items/1", l.key.Token).Status
 					r.answered = time.Now()
@@ -74,22 +74,22 @@ func (l *load) run(t *testing.T, s *stack) history {
 					switch r.status {
 					case 200:
 						refused = 0
-						n := l.admitted.Add(1)
-						if n == l.at {
+						if l.admitted.Add(1) == l.at {
 							close(reached)
 						}
-						if l.enough > 0 && n >= l.enough {
-							return
-						}
-						continue
 					case 429:
 						refused++
+					}
+					if l.enough > 0 && l.admitted.Load() >= l.enough && over.Load() {
+						return
 					}
 					if r.answered.After(deadline) {
 						t.Errorf("node %d still answers %d after %v", i, r.status, patience)
 						return
 					}
-					time.Sleep(5 * time.Millisecond) // leave the processors to the nodes
+					if r.status != 200 {
+						time.Sleep(5 * time.Millisecond) // leave the processors to the nodes
+					}
 				}
 			})
 		}

@@ -21,6 +21,8 @@ type stack struct {
 	fleet *gate.Fleet       // nil with SQLite
 	redis *redistest.Server // nil without one
 	edge  *gate.Edge        // from all nodes to redis
+
+	failed []float64 // failedBookings before the last load
 }
 
 // sqliteStack starts Caddys that share one SQLite file.
