@@ -186,3 +186,55 @@ func TestQuotasWithFailures(t *testing.T) {
 		})
 	}
 }
+
+// TestQuotaSurvivesRestarts checks that a process which exits returns what it has reserved, and that
+// one which is killed does not admit anything twice.
+func TestQuotaSurvivesRestarts(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{})
+	k := limitedKey(t, g, gate.JSON{"quota": monthly(50)})
+	for range 2 {
+		for range 7 {
+			if r := g.Get(t, "/", k.Token); r.Status != 200 {
+				t.Fatal(r)
+			}
+		}
+		g.Restart(t)
+	}
+	if r := g.Get(t, "/", k.Token); left(t, r, "quota") != 35 {
+		t.Errorf("after 15 requests and 2 restarts: %v", r)
+	}
+	g.Kill()
+	g.Start(t)
+	n := (&stack{nodes: []*gate.Gate{g}}).exhaust(t, k).admitted()
+	if n > 35 || n < 35-16 {
+		t.Errorf("%d more requests admitted of a quota of 50, of which 15 were used", n)
+	}
+}
+
+// TestReloadGivesNothingBack reloads Caddy while limits are in use.
+func TestReloadGivesNothingBack(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{})
+	k := limitedKey(t, g, gate.JSON{"rate_limit": daily(30), "quota": monthly(20)})
+	for i := range 2 {
+		for range 5 {
+			if r := g.Get(t, "/", k.Token); r.Status != 200 {
+				t.Fatal(r)
+			}
+		}
+		c := gate.Config{APIKey: "realm r" + string(rune('0'+i))}
+		if r := g.Reload(t, c); r.Exit != 0 {
+			t.Fatal(r)
+		}
+	}
+	r := g.Get(t, "/", k.Token)
+	if rate, quota := left(t, r, "rate"), left(t, r, "quota"); rate != 19 || quota != 9 {
+		t.Errorf("after 11 requests and 2 reloads, %d are left of 30 and %d of 20", rate, quota)
+	}
+	// Other settings of the database change nothing either.
+	if r := g.Reload(t, gate.Config{APIKeys: "lease 9s"}); r.Exit != 0 {
+		t.Fatal(r)
+	}
+	admits(t, g, k, 9)
+}
