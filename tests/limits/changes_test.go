@@ -150,9 +150,9 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestUnknownQuotaIsUnavailable stops the database. The node spends what it has reserved. Then it
+// TestUnknownQuotaGets503 stops the database. The node spends what it has reserved. Then it
 // answers 503: neither 429, because there may be room, nor 200.
-func TestUnknownQuotaIsUnavailable(t *testing.T) {
+func TestUnknownQuotaGets503(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.StartFor(t)
 	f := gate.StartFleet(t, gate.FleetConfig{Postgres: server, NoCache: true, Lease: time.Minute})

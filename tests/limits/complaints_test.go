@@ -12,6 +12,9 @@ import (
 )
 
 // The tests in this file are named after what users report about the limits of other gateways.
+// Some of these reports need an exact clock as well: TestRateOfFleet in keystore/node checks that
+// several nodes do not throttle below a rate for longer than grants are held, and
+// TestLimitsOfForgottenBuckets that a limit survives the removal of its state.
 
 // TestEvery429HasRetryAfter refuses a request by each kind of limit.
 func TestEvery429HasRetryAfter(t *testing.T) {
@@ -287,7 +290,7 @@ func TestQuotaAndRateAreToldApart(t *testing.T) {
 	}
 }
 
-// TestKeyIsNeverAMetricLabel searches the metrics for the key and the namespace's limits.
+// TestKeyIsNeverAMetricLabel searches the metrics for the id of a limited key.
 func TestKeyIsNeverAMetricLabel(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})

@@ -13,7 +13,7 @@ var stacks = map[string]func(*testing.T) *stack{
 	"SQLite":            func(t *testing.T) *stack { return sqliteStack(t, 1) },
 	"three on SQLite":   func(t *testing.T) *stack { return sqliteStack(t, 3) },
 	"Redis":             threeWithRedis,
-	"Sentinel":          threeWithSentinel,
+	"Sentinel":          func(t *testing.T) *stack { return threeWithSentinel(t, time.Minute) },
 	"Cluster":           threeWithCluster,
 	"PostgreSQL, alone": threeWithoutRedis,
 }
@@ -80,7 +80,7 @@ func (s *stack) conforms(t *testing.T) {
 // keyWith creates a key with a rate limit.
 func (s *stack) keyWith(t *testing.T, l keystore.RateLimit) gate.Key {
 	t.Helper()
-	s.failed = s.failedBookings(t)
+	s.failed = s.bookings(t, "error")
 	return limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": l})
 }
 
@@ -102,7 +102,7 @@ func (s *stack) allowance(t *testing.T, l keystore.RateLimit) (more int64) {
 		return more
 	}
 	more += (l.Requests + 19) / 20 // r·L
-	for i, failed := range s.failedBookings(t) {
+	for i, failed := range s.bookings(t, "error") {
 		if failed > s.failed[i] { // the node used its part beside what the others booked
 			more += (l.Burst + n - 1) / n
 		}
@@ -110,14 +110,13 @@ func (s *stack) allowance(t *testing.T, l keystore.RateLimit) (more int64) {
 	return more
 }
 
-// failedBookings returns how many calls for grants have failed, by node.
-func (s *stack) failedBookings(t *testing.T) (failed []float64) {
+// bookings returns how many calls for grants have ended with a result, by node.
+func (s *stack) bookings(t *testing.T, result string) (n []float64) {
 	t.Helper()
 	for _, g := range s.nodes {
-		failed = append(failed,
-			g.Metric(t, "caddy_apikeys_limit_grants_total", "result=error"))
+		n = append(n, g.Metric(t, "caddy_apikeys_limit_grants_total", "result="+result))
 	}
-	return failed
+	return n
 }
 
 // TestChargeExceedsByOneRequest checks that a quota is exceeded by no more than the charge of the

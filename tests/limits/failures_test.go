@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestRatesWithFailingRedis breaks Redis while a limit is in use, and after it was used up. Nothing is
-// answered by anything else than 200 and 429, and no node gives back what was used.
+// TestRatesWithFailingRedis breaks Redis while a limit is in use, and after it was used up. All
+// answers are 200 or 429, and no node gives back what was used.
 func TestRatesWithFailingRedis(t *testing.T) {
 	t.Parallel()
 	s := threeWithRedis(t)
@@ -78,6 +78,25 @@ func (s *stack) failsUsedUp(t *testing.T, name string, fail func(*load, dump)) {
 	if t.Failed() {
 		t.Fatalf("Redis was %s", name)
 	}
+}
+
+// TestRatesThroughSentinelFailover kills a Redis whose replica then takes over. The nodes use their
+// parts until they have found it.
+func TestRatesThroughSentinelFailover(t *testing.T) {
+	t.Parallel()
+	s := threeWithSentinel(t, 300*time.Millisecond)
+	s.failsUsedUp(t, "replaced by its replica", func(*load, dump) {
+		s.redis.Kill()
+		before := s.bookings(t, "ok")
+		gate.Until(t, "all nodes book in the replica", func() bool {
+			for i, booked := range s.bookings(t, "ok") {
+				if booked < before[i]+2 { // one may have been answered before the kill
+					return false
+				}
+			}
+			return true
+		})
+	})
 }
 
 // A dump is the content of Redis.

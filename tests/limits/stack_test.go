@@ -22,7 +22,7 @@ type stack struct {
 	redis *redistest.Server // nil without one
 	edge  *gate.Edge        // from all nodes to redis
 
-	failed []float64 // failedBookings before the last load
+	failed []float64 // bookings that had failed before the last load
 }
 
 // sqliteStack starts Caddys that share one SQLite file.
@@ -77,14 +77,16 @@ func threeWithRedisOn(t *testing.T, server *postgrestest.Server) *stack {
 	return s
 }
 
-// threeWithSentinel starts three nodes with a Redis that they find with Sentinel.
-func threeWithSentinel(t *testing.T) *stack {
+// threeWithSentinel starts three nodes with a Redis that they find with Sentinel. Its replica takes
+// over when it does not answer for a time.
+func threeWithSentinel(t *testing.T, down time.Duration) *stack {
 	t.Helper()
 	r := redistest.Start(t)
 	redistest.Start(t, fmt.Sprintf("replicaof 127.0.0.1 %d", r.Port()))
 	sentinel := redistest.New(t, "port {port}",
 		fmt.Sprintf("sentinel monitor limits 127.0.0.1 %d 1", r.Port()),
-		"sentinel down-after-milliseconds limits 60000")
+		fmt.Sprintf("sentinel down-after-milliseconds limits %d", down.Milliseconds()),
+		"sentinel failover-timeout limits 3000")
 	sentinel.Args, sentinel.Ready = []string{"--sentinel"}, "+slave slave"
 	sentinel.Run()
 	s := postgresStack(t, 3, "redis-sentinel://"+sentinel.Addr()+"/limits?"+timeout)
