@@ -12,9 +12,9 @@ import (
 )
 
 // The tests in this file are named after what users report about the limits of other gateways.
-// Some of these reports need an exact clock as well: TestRateOfFleet in keystore/node checks that
-// several nodes do not throttle below a rate for longer than grants are held, and
-// TestLimitsOfForgottenBuckets that a limit survives the removal of its state.
+// Some of these reports need an exact clock as well: in keystore/node, TestFleetReachesRate checks
+// that several nodes do not throttle below a rate, and TestLimitsOfForgottenBuckets that a limit
+// survives the removal of its state.
 
 // TestEvery429HasRetryAfter refuses a request by each kind of limit.
 func TestEvery429HasRetryAfter(t *testing.T) {
