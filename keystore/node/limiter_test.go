@@ -290,6 +290,32 @@ func TestRateOfFleet(t *testing.T) {
 	}
 }
 
+// TestFleetReachesRate checks that several nodes with a shared store admit nearly all that a limit
+// allows while more requests arrive, and all that arrive at nine tenths of its rate.
+func TestFleetReachesRate(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 50, Per: time.Second, Burst: 50}
+	const duration = 20 * time.Second
+	for _, perSecond := range []int{45, 60, 500} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 3)
+			f.store.slow = 4 * time.Millisecond
+			var requests sync.WaitGroup
+			sent := perSecond * int(duration/time.Second)
+			for i := range sent {
+				requests.Go(func() { f.request(f.nodes[i%3], 1) })
+				time.Sleep(time.Second / time.Duration(perSecond))
+			}
+			requests.Wait()
+			want := min(sent, 50+int(duration/time.Second)*50*9/10)
+			if n := len(f.admitted); n < want {
+				t.Errorf("%d of %d requests admitted at %d per second, want %d", n, sent, perSecond,
+					want)
+			}
+			f.close()
+		})
+	}
+}
+
 // TestRateWithoutStore checks that the parts of all nodes together stay within the limit, and that
 // the nodes go on with what was left when the store went away.
 func TestRateWithoutStore(t *testing.T) {
