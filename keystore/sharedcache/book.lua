@@ -7,7 +7,7 @@
 -- Numbers are doubles. Integers are exact up to 2^53 microseconds, which is the year 2255.
 
 -- scaled returns a * b / d, rounded up. For limits within the bounds of keystore.RateLimit, no
--- number on the way exceeds 2^53 unless the result does.
+-- intermediate number exceeds 2^53 unless the result does.
 local function scaled(a, b, d)
 	local rest = math.fmod(a, d)
 	local whole = (a - rest) / d * b
@@ -17,7 +17,7 @@ local function scaled(a, b, d)
 		math.ceil((over * 16384 + rest * low) / d)
 end
 
--- later returns a + b. It adds more than all rounding can have lost if the sum is not exact.
+-- later returns a + b. If the sum is not exact, it adds more than rounding can have lost.
 local function later(a, b)
 	local sum = a + b
 	if sum > 2 ^ 53 then
@@ -45,8 +45,8 @@ for i, name in ipairs(KEYS) do
 	end
 	stored = string.match(stored, '^%d+$') and tonumber(stored) or 0
 
-	-- A value that another program has stored does not block the limit for ever: it is used as far
-	-- as twice the burst and a minute, which is more than nodes book beyond the burst.
+	-- A value that another program has stored does not block the limit forever: it counts as at
+	-- most two bursts and a minute after now, which is more than nodes book.
 	local tat = math.min(stored, math.floor(now + 2 * burst * per / requests + 6e7))
 	tat = math.max(tat, known, now)
 
@@ -58,7 +58,7 @@ for i, name in ipairs(KEYS) do
 		tat = math.min(later(tat, scaled(spent + granted, per, requests)), 9.2e18)
 	end
 	if tat > now and tat ~= stored then
-		-- The clocks of nodes and servers differ: the value stays for a minute after its time.
+		-- The clocks of nodes and servers differ, so the value is kept for another minute.
 		local ttl = math.ceil((tat - now) / 1000) + 60000
 		redis.call('SET', name, string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
 	end
