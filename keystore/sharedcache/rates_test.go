@@ -49,7 +49,7 @@ func (c cache) wantTAT(t *testing.T, tat int64) {
 	}
 }
 
-// TestFlushedRates: what a node knows is booked again after the server has lost it.
+// TestFlushedRates: after the server has lost its data, nodes restore the state that they know.
 func TestFlushedRates(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -68,7 +68,7 @@ func TestFlushedRates(t *testing.T) {
 	r.wantTAT(t, after(10)) // for nodes that knew nothing
 }
 
-// TestRestoredRates: an old dump refills nothing that a node knows.
+// TestRestoredRates: an old dump refills no limit whose state a node knows.
 func TestRestoredRates(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
