@@ -34,8 +34,8 @@ func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) err
 	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
 }
 
-// add adds a bucket to the next booking, and returns that booking. After run has ended, the booking
-// has failed.
+// add adds a bucket to the next booking, and returns that booking. After close, the booking has
+// already failed.
 func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -229,7 +229,7 @@ func (l *limiter) charge(
 			case w.err == nil:
 			case errors.Is(w.err, errClosed):
 				return w.err
-			case quota == nil: // the next try uses this node's part of the rate
+			case quota == nil: // the next try uses this node's share of the rate
 			case quota.Shadow:
 				tries = maxBookings
 			default:
@@ -252,7 +252,8 @@ func (b *buckets) quotaOf(name LimitName) *keystore.Quota {
 	return nil
 }
 
-// errContended means that other requests took the units that were reserved for a request, each time.
+// errContended means that other requests repeatedly took the units that were reserved for a
+// request.
 var errContended = errors.New("too many requests wait for units of the quota")
 
 // chargeLocked charges or refuses a request, or returns the bookings that the request must wait

@@ -547,7 +547,8 @@ func TestUnknownQuotaIsUnavailable(t *testing.T) {
 	}
 }
 
-// TestShadowNeverWaitsLong checks that a quota in shadow costs one attempt while the database hangs.
+// TestShadowNeverWaitsLong checks that a request waits for a shadow quota only once while the
+// database hangs.
 func TestShadowNeverWaitsLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: true}
@@ -583,7 +584,8 @@ func TestClosedLimiter(t *testing.T) {
 	}
 }
 
-// TestStoreIsNoticedAgain checks that a node without requests notices when the shared store is back.
+// TestStoreIsNoticedAgain checks that a node without requests notices when the shared store is
+// available again.
 func TestStoreIsNoticedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 100, Per: time.Hour, Burst: 100}
@@ -592,7 +594,7 @@ func TestStoreIsNoticedAgain(t *testing.T) {
 		f.request(f.nodes[0], 1)
 		synctest.Wait()
 		if !f.nodes[0].stats().Degraded {
-			t.Error("the node has not noticed that the store is away")
+			t.Error("the node has not noticed that the store is unavailable")
 		}
 		f.store.down = false
 		f.nodes[0].sweep()
