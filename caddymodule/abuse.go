@@ -16,13 +16,13 @@ import (
 )
 
 // AbuseConfig limits how often one address may send an invalid key. Beyond the limit, the answer is
-// 429 instead of 401, and an imported key without a tag is looked up only in the memory of this
-// process. Valid keys still pass. IPv6 addresses count by their /64.
+// 429 instead of 401. Valid keys still pass, but imported keys only while this process has them
+// cached. All IPv6 addresses of a /64 count as one.
 type AbuseConfig struct {
 	// Number of invalid keys that an address may send in `per`.
 	Failures int64 `json:"failures"`
 
-	// The time after which an address may send as many again, 1s to 24h.
+	// The time in which an address may send this number of invalid keys, 1s to 24h.
 	Per caddy.Duration `json:"per"`
 }
 
@@ -49,7 +49,7 @@ func parseAbuse(a *App, d *caddyfile.Dispenser, args []string) error {
 	return nil
 }
 
-// An abuseLimit applies the option `abuse`. The nil pointer stands for no limit.
+// An abuseLimit applies the option `abuse`. A nil pointer means no limit.
 type abuseLimit struct {
 	keystore.RateLimit
 	failures *failures
@@ -67,8 +67,8 @@ func (a *abuseLimit) suspects(c *call) bool {
 	return a != nil && a.failures.wait(c.request.client, c.now) > 0
 }
 
-// judge counts a call with an invalid credential. It returns the outcome of the call: if its
-// address is over the limit, [keystore.Limited].
+// judge counts a call with an invalid credential. It returns the outcome of the call, which is
+// [keystore.Limited] if its address is over the limit.
 func (a *abuseLimit) judge(c *call, outcome keystore.Outcome) keystore.Outcome {
 	switch {
 	case a == nil || c.repeated:
@@ -90,13 +90,13 @@ const (
 	failureWays = 8
 )
 
-// failures counts the failures of addresses in constant memory. An address that a full set has no
-// place for replaces the one that has failed least, which is then forgotten. Addresses are spread
-// over the sets by a secret hash. Requests with valid keys take no lock.
+// failures counts the failures of addresses in constant memory. If the set of a new address is
+// full, the address replaces the one that has failed least. Addresses are spread over the sets by a
+// secret hash. Requests with valid keys take no lock.
 type failures struct {
 	seed  maphash.Seed
 	epoch time.Time    // times are microseconds since then
-	quiet atomic.Int64 // when the last address that is over the limit no longer is
+	quiet atomic.Int64 // from then on, no address is over the limit
 	sets  [failureSets]struct {
 		mu      sync.Mutex
 		entries [failureWays]failureEntry
@@ -134,7 +134,8 @@ func (f *failures) hash(address netip.Addr) uint64 {
 	return max(1, maphash.Bytes(f.seed, bytes[:]))
 }
 
-// wait returns how long an address is over the limit, or 0. It calls client only if any address is.
+// wait returns the time until an address is no longer over the limit, or 0. It calls client only if
+// any address is over the limit.
 func (f *failures) wait(client func() netip.Addr, now time.Time) time.Duration {
 	micros := f.micros(now)
 	if micros >= f.quiet.Load() {
@@ -159,8 +160,9 @@ func (f *failures) wait(client func() netip.Addr, now time.Time) time.Duration {
 	return 0
 }
 
-// add counts a failure of an address if it is not over the limit. Otherwise it returns how long the
-// address is. Unknown addresses are never over the limit.
+// add counts a failure of an address that is not over the limit, and returns 0. Otherwise it
+// returns the time until the address is no longer over the limit. An invalid address is never over
+// the limit.
 func (f *failures) add(
 	address netip.Addr, now time.Time, limit *keystore.RateLimit,
 ) time.Duration {

@@ -549,7 +549,8 @@ func TestProvisionSettings(t *testing.T) {
 			AbandonedPrefixes: []string{"c", "d"}},
 		`{"capacity":{"namespaces":12,"namespaces_per_namespace":11,"roles":22,
 			"roles_per_namespace":21,"plans":62,"plans_per_namespace":61,"members":32,
-			"members_per_namespace":31,"directory_bytes":42,"directory_bytes_per_namespace":41,"keys_per_namespace":51,"keys_per_owner":52}}`: {
+			"members_per_namespace":31,"directory_bytes":42,"directory_bytes_per_namespace":41,
+			"keys_per_namespace":51,"keys_per_owner":52}}`: {
 			Capacity: keystore.Capacity{
 				Namespaces: keystore.Caps{Deployment: 12, PerNamespace: 11},
 				Roles:      keystore.Caps{Deployment: 22, PerNamespace: 21},

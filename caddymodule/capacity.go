@@ -43,8 +43,8 @@ type CapacityConfig struct {
 	// Maximum size in bytes of all namespaces, roles, plans and members. Default is 67108864.
 	DirectoryBytes int64 `json:"directory_bytes,omitempty"`
 
-	// Maximum size in bytes of a namespace, with its roles, plans and the grants that members have in it.
-	// Default is 16777216.
+	// Maximum size in bytes of a namespace, with its roles, plans and the grants that members have
+	// in it. Default is 16777216.
 	DirectoryBytesPerNamespace int64 `json:"directory_bytes_per_namespace,omitempty"`
 
 	// Maximum number of keys with one home namespace, whatever their status. Descendants do not

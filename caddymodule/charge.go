@@ -35,14 +35,14 @@ func (h *Handler) checkCharge() (name string, err error) {
 }
 
 // A charger is the next handler of a handler with the option `charge`. It removes the header in
-// which the API says how many units the request has cost in all, and charges them.
+// which the API reports the total cost of the request, and charges it.
 type charger struct {
 	next    caddyhttp.Handler
 	name    string // of the header
 	logger  *zap.Logger
 	request *request
 
-	// These identify what to charge. record is nil if the request has no key.
+	// These identify the limits to charge. answer.Record is nil if the request has no key.
 	keys   *manage.Keystore
 	answer node.Answer
 	policy *keystore.Directory
@@ -76,7 +76,7 @@ type chargeWriter struct {
 	charged bool
 }
 
-// charge removes a header and charges the units that it names, unless an earlier one has.
+// charge removes a header and charges its units, unless another header was charged before.
 func (w *chargeWriter) charge(name string) {
 	values := w.remove(name)
 	if w.charged || values == nil {
@@ -108,7 +108,7 @@ func (w *chargeWriter) remove(name string) []string {
 	return values
 }
 
-// chargeTo charges what is missing to a number of units. Part of them was charged before.
+// chargeTo charges units, less those that were charged before.
 func (n *charger) chargeTo(units int64) {
 	if more := units - n.request.units; more > 0 && n.answer.Record != nil {
 		n.request.units = units

@@ -104,14 +104,14 @@ type Handler struct {
 	// `allow` accepts paths with an encoded slash (%2F). Default is to refuse them.
 	EncodedSlash string `json:"encoded_slash,omitempty"`
 
-	// The response header in which the API says how many units of a quota the request has cost in
-	// all. It is removed from the response. One unit, or the cost of the operation, is charged before
-	// the request is passed on, the rest afterwards. It cannot be combined with `forwarded`. Default
-	// is none.
+	// The response header in which the API reports the total cost of the request in units of a
+	// quota. It is removed from the response. The cost of the operation is charged before the
+	// request is passed on, and the rest when the API responds. It cannot be combined with
+	// `forwarded`. Default is none.
 	Charge string `json:"charge,omitempty"`
 
-	// `off` sends no `RateLimit` and `RateLimit-Policy` headers. Default is to send them if the key
-	// is limited.
+	// `off` omits the headers `RateLimit` and `RateLimit-Policy`. Default is to send them if the
+	// key is limited.
 	LimitHeaders string `json:"limit_headers,omitempty"`
 
 	// Whether the request keeps its key. Default is false.
@@ -281,7 +281,7 @@ type call struct {
 
 	limits  node.Charge   // zero until the call is charged, and if its key is not limited
 	suspect bool          // whether the client has sent too many invalid credentials
-	retry   time.Duration // after which it may send another one, for a refusal of the option abuse
+	retry   time.Duration // until it may send another one; set if the option abuse refuses the call
 }
 
 // authorize decides on a call whose path is canonical. The outcome is the first reason to refuse

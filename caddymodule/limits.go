@@ -21,8 +21,8 @@ const (
 	rateLimitPolicyField = "RateLimit-Policy"
 )
 
-// charge charges an accepted call to the limits of its key. A request is charged once, however many
-// handlers it passes.
+// charge charges an accepted call to the limits of its key. A request is charged only once, even if
+// it passes several handlers.
 func (h *Handler) charge(c *call) keystore.Outcome {
 	if h.forAdmin || c.request.units > 0 {
 		return keystore.OK
@@ -86,8 +86,8 @@ func wholeSeconds(d time.Duration) int64 {
 	return int64((max(0, d) + time.Second - 1) / time.Second)
 }
 
-// violations returns the limits that have refused a charged call, as a set of 1<<LimitName, and the
-// time after which all of them may admit it.
+// violations returns the limits that refused a call, as a set of 1<<LimitName, and the time after
+// which all of them may admit it.
 func violations(charge *node.Charge) (set int, retry time.Duration) {
 	if charge.Terms == nil {
 		return 0, 0

@@ -68,8 +68,8 @@ func (h *fixture) limitedKey(rate keystore.RateLimit, quota keystore.Quota) stri
 	return token
 }
 
-// field parses a header field whose value is a list of strings with integer parameters. The names of
-// header maps need not be in canonical form.
+// field parses a header field whose value is a list of strings with integer parameters. The name in
+// the header map need not be in canonical form.
 func field(t *testing.T, header http.Header, name string) map[string]map[string]int64 {
 	t.Helper()
 	var lines []string
@@ -179,7 +179,7 @@ func TestLimitAnswers(t *testing.T) {
 	} else {
 		checkRetryAfter(t, a.Header, "rate")
 	}
-	// A refused request costs nothing, and one that is refused for another reason is not charged.
+	// Refused requests cost nothing, whether a limit or another check refuses them.
 	quota := h.limitedKey(keystore.RateLimit{}, monthly(1))
 	if a := h.send(handler, "PURGE /"+keyLine(quota)); a.StatusCode != 405 {
 		t.Fatal(a.outcome())
@@ -240,7 +240,7 @@ func TestLimitsInShadow(t *testing.T) {
 	checkRefused(t, a, "quota_exceeded", "quota")
 }
 
-// TestFreeRequests checks what costs nothing.
+// TestFreeRequests checks which requests cost nothing.
 func TestFreeRequests(t *testing.T) {
 	h := newFixture(t)
 	token := h.limitedKey(daily(2), keystore.Quota{})
@@ -276,7 +276,7 @@ func TestFreeRequests(t *testing.T) {
 		remaining(t, a.Header, "rate") != 1 {
 		t.Errorf("three handlers: %s, %v", a.outcome(), a.Header)
 	}
-	// The second handler does not let through what the first one has refused.
+	// The second handler does not admit a request that the first one refused.
 	if a := h.send(twice, "GET /"+keyLine(token)); a.seen != nil || a.outcome() == "ok" {
 		t.Errorf("a refused request: %s", a.outcome())
 	}
@@ -614,7 +614,7 @@ func TestChargeOfLists(t *testing.T) {
 	}
 }
 
-// TestChargeOnce checks that two handlers with the option charge what the API says once.
+// TestChargeOnce checks that two handlers with the option charge the reported cost once.
 func TestChargeOnce(t *testing.T) {
 	h := newFixture(t)
 	token := h.limitedKey(keystore.RateLimit{}, monthly(1_000_000))
@@ -686,8 +686,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestLimitAllocations limits what a limited request costs: the value of RateLimit and the array of
-// the values.
+// TestLimitAllocations limits the additional allocations of a limited request to two: the value of
+// RateLimit and the array of header values.
 func TestLimitAllocations(t *testing.T) {
 	h := newFixture(t)
 	handler := h.handler("namespace acme")

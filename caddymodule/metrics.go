@@ -45,12 +45,12 @@ var (
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
 	storeErrorsDesc = metricDesc("store_errors_total", "Failed calls to a store.", "store")
 	limitsDesc      = metricDesc("limit_decisions_total",
-		"Requests of limited keys, by limit and result.", "limit", "result")
+		"Decisions of limits on requests, by limit and result.", "limit", "result")
 	degradedDesc = metricDesc("limit_degraded",
-		"Whether this node uses its share of each rate limit, because the store of shared rate "+
-			"limits is unavailable.")
+		"Whether this node uses its share of each rate limit because the shared store is "+
+			"unavailable.")
 	grantsDesc = metricDesc("limit_grants_total",
-		"Calls to the store of shared rate limits for grants, by result.", "result")
+		"Calls to the shared store for grants of rate limits, by result.", "result")
 )
 
 // appMetrics reads the running app at each scrape. Each config has its own registry, and the admin

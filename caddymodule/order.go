@@ -14,9 +14,8 @@ func (a *App) warnOfOrder() {
 	for _, server := range a.servers {
 		f := orderFinder{server: server, invoked: make(map[string]bool)}
 		if f.follow(server.Routes); f.found {
-			a.logger.Warn("rate_limit runs before api_key, so placeholders of the key are empty in " +
-				"it and all callers share one limit; add `order rate_limit after api_key` to the " +
-				"global options")
+			a.logger.Warn("rate_limit runs before api_key, so all callers share one limit; add " +
+				"`order rate_limit after api_key` to the global options")
 		}
 	}
 }

@@ -9,9 +9,9 @@ import (
 // [KindInvalid] and the code `capacity`. Removing access always works. Zero fields stand for those
 // of [DefaultCapacity].
 //
-// Caps on namespaces, roles, plans and members exist because every node holds all of them in memory. A cap
-// per namespace includes the namespace's descendants, except for keys, so that creating namespaces
-// does not circumvent it.
+// Caps on namespaces, roles, plans and members exist because every node holds all of them in
+// memory. A cap per namespace includes the namespace's descendants, except for keys, so that
+// creating namespaces does not circumvent it.
 type Capacity struct {
 	Namespaces Caps // per namespace: itself and its descendants
 	Roles      Caps
@@ -259,7 +259,8 @@ func (c *Capacity) Uses(t Tally, scope string) []CapacityUse {
 // Fits reports whether a tally is within the caps per namespace.
 func (c *Capacity) Fits(t Tally) bool {
 	return t.Namespaces <= c.Namespaces.PerNamespace && t.Roles <= c.Roles.PerNamespace &&
-		t.Plans <= c.Plans.PerNamespace && t.Members <= c.Members.PerNamespace && t.Bytes <= c.Directory.PerNamespace
+		t.Plans <= c.Plans.PerNamespace && t.Members <= c.Members.PerNamespace &&
+		t.Bytes <= c.Directory.PerNamespace
 }
 
 // Grows reports whether u exceeds its cap and has grown since before.

@@ -97,8 +97,8 @@ type KeyRelations interface {
 	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected
 	// grants and once for others.
 	RoleHeld(role RoleID) ([]Reach, error)
-	// PlanInUse returns the id of a key, in any status, that names the plan: of its namespace, or of
-	// any for a shared plan. It returns "" if there is none.
+	// PlanInUse returns the id of a key, in any status, that names the plan, or "" if there is
+	// none. The key's home is the namespace of the plan, or any namespace for a shared plan.
 	PlanInUse(id PlanID) (key string, err error)
 	// NamespaceInUse returns the id of a key that has its home or a grant in the namespace, or ""
 	// if there is none.

@@ -9,8 +9,9 @@ import (
 	"unique"
 )
 
-// A Policy holds the rows of all namespaces, roles, plans and members, or of those that have changed.
-// Together with a key, they determine every decision. Every node holds all of them in memory.
+// A Policy holds the rows of all namespaces, roles, plans and members, or of those that have
+// changed. Together with a key, they determine every decision. Every node holds all of them in
+// memory.
 type Policy struct {
 	Revision   Revision // of the newest change to one of the rows
 	At         Position // of the snapshot from which the rows were read

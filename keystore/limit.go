@@ -6,25 +6,28 @@ import (
 	"unique"
 )
 
-// A RateLimit bounds how many requests are admitted: in any time t, at most Burst plus as many as
-// Requests in Per give for t. The zero value sets nothing: the plan decides (docs/limits.md).
+// A RateLimit bounds the number of admitted requests: in any time t, at most Burst +
+// t·Requests/Per. The zero value means that the limit is not set: in a key, the plan decides
+// (docs/limits.md).
 type RateLimit struct {
 	Requests int64         // 1 to MaxRate
 	Per      time.Duration // MinPer to MaxPer, in whole microseconds
 	Burst    int64         // requests that may come at once, 1 to MaxRate
 	// Shadow counts and reports requests beyond the limit, and admits them.
 	Shadow bool
-	// Unlimited means that there is no limit, whatever the plan says. The other fields are zero.
+	// Unlimited means that there is no limit, even if the plan has one. The other fields are then
+	// zero.
 	Unlimited bool
 }
 
-// A Quota bounds the units that are spent in each calendar period. The zero value sets nothing: the
-// plan decides.
+// A Quota bounds the units that are spent in each calendar period. The zero value means that the
+// quota is not set: in a key, the plan decides.
 type Quota struct {
 	Units  int64  `json:"requests,omitempty"` // 1 to MaxQuota
 	Per    Period `json:"per,omitempty"`
 	Shadow bool   `json:"shadow,omitempty"` // as in RateLimit
-	// Unlimited means that there is no quota, whatever the plan says. The other fields are zero.
+	// Unlimited means that there is no quota, even if the plan has one. The other fields are then
+	// zero.
 	Unlimited bool `json:"unlimited,omitempty"`
 }
 
@@ -48,8 +51,8 @@ type KeyLimits struct {
 	Plan string // the name of a plan, or empty for the home namespace's DefaultPlan
 }
 
-// Over returns l with what it leaves to the plan taken from plan. Unlimited becomes the zero value,
-// which is then no limit.
+// Over resolves the limits of a key: it returns l, with the limits of its plan in place of those
+// that are not set. In the result, the zero value means no limit, and Unlimited is replaced by it.
 func (l Limits) Over(plan Limits) Limits {
 	if l.Rate == (RateLimit{}) {
 		l.Rate = plan.Rate
@@ -72,7 +75,7 @@ func (l RateLimit) Defect() string {
 	case l == RateLimit{}:
 		return ""
 	case l.Unlimited && l != RateLimit{Unlimited: true}:
-		return "unlimited excludes all other members"
+		return "unlimited must be the only member if it is true"
 	case l.Unlimited:
 		return ""
 	case l.Requests < 1 || l.Requests > MaxRate:
@@ -91,7 +94,7 @@ func (q Quota) Defect() string {
 	case q == Quota{}:
 		return ""
 	case q.Unlimited && q != Quota{Unlimited: true}:
-		return "unlimited excludes all other members"
+		return "unlimited must be the only member if it is true"
 	case q.Unlimited:
 		return ""
 	case q.Units < 1 || q.Units > MaxQuota:
@@ -102,8 +105,8 @@ func (q Quota) Defect() string {
 	return ""
 }
 
-// Covers reports whether whatever other admits, l admits too. The zero value has no limit here:
-// both have to be resolved, as [Limits.Over] and [Directory.LimitsOf] return them.
+// Covers reports whether l admits everything that other admits. Both must be resolved, by
+// [Limits.Over] or [Directory.LimitsOf]: the zero value means no limit.
 func (l Limits) Covers(other Limits) bool {
 	return l.Rate.covers(other.Rate) && l.Quota.covers(other.Quota)
 }
@@ -150,7 +153,7 @@ func (p Period) shorter(other Period) bool {
 	return false
 }
 
-// Of returns the period that contains t: its beginning and that of the next one, in UTC.
+// Of returns the beginning and the end of the period that contains t, in UTC.
 func (p Period) Of(t time.Time) (begin, end time.Time) {
 	t = t.UTC()
 	switch p {
@@ -165,8 +168,9 @@ func (p Period) Of(t time.Time) (begin, end time.Time) {
 	return begin, begin.AddDate(0, 1, 0)
 }
 
-// LimitsOf returns the limits that apply to requests with a record's key: its own, and those of its
-// home namespace, which all keys at home there share. A zero RateLimit or Quota in them is no limit.
+// LimitsOf returns the limits that apply to requests with a record's key: those of the key, and
+// those of its home namespace, which all keys with this home share. In both, a zero RateLimit or
+// Quota means no limit.
 func (d *Directory) LimitsOf(r *Record) (key, namespace Limits) {
 	if !d.Limits(r) {
 		return key, namespace

@@ -7,11 +7,11 @@ import (
 )
 
 // A Meter is the state of one rate limit: the generic cell rate algorithm (ITU-T I.371, Annex A).
-// It stores the theoretical arrival time (TAT): the time at which all admitted requests have been
-// worked off at the rate of the limit. The zero value has admitted nothing.
+// It stores the theoretical arrival time (TAT): the time at which all admitted requests would have
+// passed if they came evenly at the limit's rate. The zero value has admitted nothing.
 //
-// Times are microseconds since the Unix epoch. The arithmetic is exact: the TAT has a fraction,
-// counted in parts of a microsecond of which there are Requests.
+// Times are microseconds since the Unix epoch. The arithmetic is exact: the TAT has a fraction in
+// units of 1/Requests of a microsecond.
 type Meter struct {
 	TAT      int64
 	fraction int64
@@ -20,7 +20,7 @@ type Meter struct {
 // Room returns how many requests the limit admits at now.
 func (m Meter) Room(l *RateLimit, now int64) int64 {
 	per := l.Per.Microseconds()
-	// now + Burst · per / Requests − max(now, TAT), in parts.
+	// now + Burst · per / Requests − max(now, TAT), in the units of fraction.
 	ahead, fraction := m.TAT-now, m.fraction
 	if ahead < 0 {
 		ahead, fraction = 0, 0
@@ -35,7 +35,7 @@ func (m Meter) Room(l *RateLimit, now int64) int64 {
 	return left / per
 }
 
-// Fits reports whether Room is at least 1. It is quicker.
+// Fits reports whether Room is at least 1. It is faster than Room.
 func (m Meter) Fits(l *RateLimit, now int64) bool {
 	left := uint64((l.Burst - 1) * l.Per.Microseconds())
 	if m.TAT < now {
@@ -45,7 +45,7 @@ func (m Meter) Fits(l *RateLimit, now int64) bool {
 	return above == 0 && ahead <= left && uint64(m.fraction) <= left-ahead
 }
 
-// A Step is the time that one request of a limit takes.
+// A Step is the time by which one request advances the TAT of a limit.
 type Step struct{ whole, fraction int64 }
 
 // Step returns the limit's step.
@@ -54,7 +54,7 @@ func (l *RateLimit) Step() Step {
 	return Step{per / l.Requests, per % l.Requests}
 }
 
-// Next is Add for one request, with the limit's step. It is quicker.
+// Next is a faster Add for one request. s is the limit's step.
 func (m Meter) Next(l *RateLimit, s Step, now int64) Meter {
 	if m.TAT < now {
 		m = Meter{TAT: now}
@@ -67,7 +67,7 @@ func (m Meter) Next(l *RateLimit, s Step, now int64) Meter {
 	return m
 }
 
-// Add books n requests at now, at most MaxRate, whether there is room or not.
+// Add books n requests at now, even if there is no room. n must be at most MaxRate.
 func (m Meter) Add(l *RateLimit, now, n int64) Meter {
 	if m.TAT < now {
 		m = Meter{TAT: now}
@@ -79,7 +79,7 @@ func (m Meter) Add(l *RateLimit, now, n int64) Meter {
 	return m
 }
 
-// After returns the earliest time at which the limit admits n requests, if no other is admitted
+// After returns the earliest time at which the limit admits n requests if it admits no others
 // before. n must be at most Burst.
 func (m Meter) After(l *RateLimit, n int64) int64 {
 	per := l.Per.Microseconds()
@@ -100,8 +100,8 @@ func (m Meter) Max(o Meter) Meter {
 	return m
 }
 
-// Within returns the meter of another limit that has as much of its burst in use as m has of the
-// limit from.
+// Within converts a meter of the limit from to a meter of the limit to. It keeps the number of
+// requests of the burst that are in use, up to the new burst.
 func (m Meter) Within(from, to *RateLimit, now int64) Meter {
 	if m.TAT <= now {
 		return Meter{}
@@ -111,5 +111,5 @@ func (m Meter) Within(from, to *RateLimit, now int64) Meter {
 	return Meter{}.Add(to, now, int64(used))
 }
 
-// Micros returns a time in Unix nanoseconds in microseconds, rounded down.
+// Micros converts a time from Unix nanoseconds to microseconds, rounded down.
 func Micros(nanoseconds int64) int64 { return nanoseconds / int64(time.Microsecond) }

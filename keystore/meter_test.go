@@ -7,7 +7,7 @@ import (
 )
 
 // TestMeter compares a meter with a list of all admitted requests: in any time t it admits at most
-// Burst + Requests·t/Per, and it admits whatever stays within that.
+// Burst + Requests·t/Per, and it refuses no request within that bound.
 func TestMeter(t *testing.T) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -69,7 +69,7 @@ func TestMeterAtItsBounds(t *testing.T) {
 	}
 }
 
-// TestMeterOfChangedLimit checks that a changed limit gives no burst back.
+// TestMeterOfChangedLimit checks that changing a limit does not refill it.
 func TestMeterOfChangedLimit(t *testing.T) {
 	const now = 1_800_000_000_000_000
 	from := RateLimit{Requests: 10, Per: time.Second, Burst: 100}

@@ -39,7 +39,7 @@ type Namespace struct {
 	// ChildPrefix is the required beginning of the ids of descendants when they are created or
 	// moved here. Empty allows any id.
 	ChildPrefix string
-	// Limits are shared by all keys at home here.
+	// Limits are shared by all keys whose home this is.
 	Limits
 	DefaultPlan string // of keys that name none; empty if there is none
 	CreatedAt   time.Time

@@ -2,9 +2,9 @@ package keystore
 
 import "time"
 
-// A Plan is a named pair of limits. It belongs to one namespace, and only keys at home there can
-// name it. A shared plan has the namespace [AnyNamespace], and every key can name it. No other plan
-// has the name of a shared one.
+// A Plan is a named pair of limits. It belongs to one namespace, and only keys with this home
+// namespace can name it. A shared plan has the namespace [AnyNamespace]: every key can name it, and
+// no other plan has its name.
 type Plan struct {
 	Namespace   string
 	Name        string
@@ -12,8 +12,8 @@ type Plan struct {
 	Limits
 	CreatedAt time.Time
 	Version   int64
-	// Unreadable is the reason why the row, edited with SQL, cannot be read, or empty. The plan then
-	// has the limits that can be read.
+	// Unreadable is the reason why the row, edited with SQL, cannot be read, or empty. Only its
+	// readable limits then apply.
 	Unreadable string
 }
 
@@ -29,7 +29,7 @@ func (p *Plan) Touches() []string { return []string{p.Namespace} }
 // Plan returns the plan with this id, or nil.
 func (d *Directory) Plan(id PlanID) *Plan { return d.plans[id] }
 
-// PlanFor returns the plan that a key at home in a namespace refers to by name: one of that
+// PlanFor returns the plan with this name for keys whose home is the namespace: one of that
 // namespace or a shared one. It returns nil if the plan does not exist.
 func (d *Directory) PlanFor(namespace, name string) *Plan {
 	if name == "" {

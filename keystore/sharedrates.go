@@ -5,26 +5,30 @@ import (
 	"time"
 )
 
-// SharedRates lets nodes share rate limits. Nodes do not trust it: what it has lost, they bring
-// again. Its methods are safe for concurrent use and return within tens of milliseconds whatever
-// the server does.
+// SharedRates lets nodes share rate limits. Nodes do not trust it: they restore state that it has
+// lost. Its methods are safe for concurrent use and return within tens of milliseconds, even if the
+// server hangs.
 type SharedRates interface {
-	// Book books requests of many limits at now, a time on the database's clock, and returns an
-	// answer for each, in their order. No two have the same name. An error means that nothing is
-	// known: any of them may have been booked.
+	// Book makes bookings at now, a time on the database's clock, and returns an answer for each,
+	// in the same order. No two bookings may have the same name. If Book fails, it may have made
+	// any of them.
 	Book(ctx context.Context, now time.Time, bookings []Booking) ([]Booked, error)
 }
 
 // A Booking asks for requests of one limit.
 type Booking struct {
-	Name  string // identifies the limit, with its Requests, Per and Burst
+	Name string // identifies the limit
+	// Limit is the present limit. If the last booking had another one, as much of the burst stays
+	// in use.
 	Limit RateLimit
-	// Known is the TAT of the node, in microseconds since the Unix epoch. The shared TAT becomes the
-	// later of the two: nothing that was lost is admitted again.
+	// Known is the TAT that the node knows, in microseconds since the Unix epoch. The shared TAT
+	// becomes the later of the two, so a server that has lost its data refills no limit.
 	Known int64
-	// Spent requests have been admitted already, and are booked even beyond the limit.
+	// Spent is the number of requests that were admitted already. They are booked even beyond the
+	// limit.
 	Spent int64
-	// Want is how many requests to book in advance. Fewer are booked if there is no room for all.
+	// Want is the number of requests to book in advance. Fewer are booked if there is no room for
+	// all.
 	Want int64
 }
 

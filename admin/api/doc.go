@@ -4,8 +4,8 @@
 // [Problem]. The package imports the standard library only and knows nothing of the key store.
 //
 // Start with key.go, the largest kind of object. A file holds one kind of object with the requests
-// that change it; limit.go holds the limits of several kinds, and answer.go and problem.go hold the
-// types that all kinds share.
+// that change it; limit.go holds the limits of keys, plans and namespaces, and answer.go and
+// problem.go hold the types that all kinds share.
 //
 // [admin]: https://pkg.go.dev/github.com/caddy-apikeys/caddy-apikeys/admin
 package api

@@ -22,8 +22,8 @@ type Key struct {
 	LastUsedAt   *time.Time        `json:"last_used_at" doc:"The latest use, up to 10 s late; null: never used"`
 	Secrets      []Secret          `json:"secrets" nullable:"false" doc:"The tokens that are valid now, newest first: two during the grace of a rotation"`
 	AllowedIPs   []string          `json:"allowed_ips" nullable:"false" doc:"The CIDR ranges that the key may be used from; empty: any address"`
-	RateLimit    *RateLimit        `json:"rate_limit" doc:"null: that of the plan"`
-	Quota        *Quota            `json:"quota" doc:"null: that of the plan"`
+	RateLimit    *RateLimit        `json:"rate_limit" doc:"null: the plan decides"`
+	Quota        *Quota            `json:"quota" doc:"null: the plan decides"`
 	Plan         *string           `json:"plan" doc:"The name of a plan; null: the default plan of the home namespace, if it has one"`
 	Metadata     map[string]string `json:"metadata"`
 	Version      int64             `json:"version" doc:"1 when created, incremented by each change; the ETag is the same number in quotes"`
@@ -66,8 +66,8 @@ type MintRequest struct {
 	Active      *bool             `json:"active,omitempty" nullable:"true" doc:"Default: true"`
 	ExpiresAt   *time.Time        `json:"expires_at,omitempty" nullable:"true" doc:"RFC 3339; null or absent: never"`
 	AllowedIPs  []string          `json:"allowed_ips,omitempty" maxItems:"256" doc:"Addresses or CIDR ranges; empty: any address" example:"[\"10.0.0.0/8\"]"`
-	RateLimit   *RateLimit        `json:"rate_limit,omitempty" doc:"null or absent: that of the plan"`
-	Quota       *Quota            `json:"quota,omitempty" doc:"null or absent: that of the plan"`
+	RateLimit   *RateLimit        `json:"rate_limit,omitempty" doc:"null or absent: the plan decides"`
+	Quota       *Quota            `json:"quota,omitempty" doc:"null or absent: the plan decides"`
 	Plan        string            `json:"plan,omitempty" nullable:"true" doc:"The name of a plan of the home namespace, or of a shared one. Default: the default plan of the home namespace"`
 	Owner       string            `json:"owner,omitempty" doc:"The id of a member. Default: the caller, or the owner of the calling key"`
 	Metadata    map[string]string `json:"metadata,omitempty" doc:"At most 4 KiB of names and values"`
@@ -93,8 +93,8 @@ type KeyPatch struct {
 	NewRoles    Optional[[]NewRole]          `json:"new_roles,omitzero" maxItems:"50" doc:"Roles to create in the home namespace and to add to the key there"`
 	ExpiresAt   Optional[time.Time]          `json:"expires_at,omitzero" doc:"Cannot be changed: must equal the key's expiry"`
 	AllowedIPs  Optional[[]string]           `json:"allowed_ips,omitzero" maxItems:"256"`
-	RateLimit   Optional[RateLimit]          `json:"rate_limit,omitzero" doc:"Replaces the limit; null: that of the plan"`
-	Quota       Optional[Quota]              `json:"quota,omitzero" doc:"Replaces the quota; null: that of the plan"`
+	RateLimit   Optional[RateLimit]          `json:"rate_limit,omitzero" doc:"Replaces the limit; null: the plan decides"`
+	Quota       Optional[Quota]              `json:"quota,omitzero" doc:"Replaces the quota; null: the plan decides"`
 	Plan        Optional[string]             `json:"plan,omitzero" doc:"null: the default plan of the home namespace"`
 	Owner       Optional[string]             `json:"owner,omitzero"`
 	Metadata    Optional[map[string]*string] `json:"metadata,omitzero" doc:"Merged into the key's metadata. A null value removes its name; null for the object removes all"`

@@ -35,7 +35,7 @@ type NamespaceRequest struct {
 	ChildPrefix string     `json:"child_prefix,omitempty" doc:"How the ids of namespaces below this one must begin"`
 	RateLimit   *RateLimit `json:"rate_limit,omitempty" doc:"The limit that all keys with this home namespace share; null or absent: none"`
 	Quota       *Quota     `json:"quota,omitempty" doc:"The quota that all keys with this home namespace share; null or absent: none"`
-	DefaultPlan string     `json:"default_plan,omitempty" nullable:"true" doc:"The shared plan of keys that name none"`
+	DefaultPlan string     `json:"default_plan,omitempty" nullable:"true" doc:"A shared plan, for keys that name none"`
 }
 
 // A NamespacePatch is a merge patch (RFC 7396) of a namespace: absent fields stay, null restores
@@ -51,8 +51,8 @@ type NamespacePatch struct {
 	TokenPrefix Optional[string]    `json:"token_prefix,omitzero" doc:"null: the first prefix of the configuration"`
 	ChildPrefix Optional[string]    `json:"child_prefix,omitzero" doc:"null: none. Requires admin.namespaces:create in the parent, or in * without a parent"`
 	RateLimit   Optional[RateLimit] `json:"rate_limit,omitzero" doc:"Replaces the limit; null: none. Requires admin.namespaces:update in the parent, or in * without a parent"`
-	Quota       Optional[Quota]     `json:"quota,omitzero" doc:"Replaces the quota; null: none. Requires the same"`
-	DefaultPlan Optional[string]    `json:"default_plan,omitzero" doc:"A plan of the namespace or a shared one; null: none. Requires the same"`
+	Quota       Optional[Quota]     `json:"quota,omitzero" doc:"Replaces the quota; null: none. Requires the same permission as rate_limit"`
+	DefaultPlan Optional[string]    `json:"default_plan,omitzero" doc:"A plan of the namespace or a shared one; null: none. Requires the same permission as rate_limit"`
 }
 
 // NamespaceChanged is the answer to a change of a namespace.

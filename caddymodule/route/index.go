@@ -138,8 +138,8 @@ func (t *index) find(method, path string) *operation {
 	return &t.operations[i]
 }
 
-// maxCost returns the cost of the most expensive operation on a canonical escaped path, whatever its
-// method, or 1.
+// maxCost returns the highest cost of the operations on a canonical escaped path, whatever their
+// method. It is at least 1.
 func (t *index) maxCost(path string) int64 {
 	cost := int64(1)
 	for method := range t.methods {

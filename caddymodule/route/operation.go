@@ -18,7 +18,7 @@ type Operation struct {
 	Method string `json:"method"`
 	// The path pattern.
 	Path string `json:"path"`
-	// How many units of a quota a call costs, 1 to 1000000. Default is 1.
+	// The number of units of a quota that a call costs, 1 to 1000000. Default is 1.
 	Cost int64 `json:"cost,omitempty"`
 }
 

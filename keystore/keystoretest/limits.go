@@ -193,7 +193,7 @@ func testPlanInUse(t *testing.T, s Store) {
 }
 
 // testUnreadableLimits: a key whose limits are invalid cannot be read. A namespace or a plan keeps
-// those that are valid, and says why the others are not.
+// its valid limits, and reports why the others are invalid.
 func testUnreadableLimits(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b := plain("a"), plain("b")
@@ -275,7 +275,7 @@ func reserve(
 	return grants
 }
 
-// granted returns how many units of a quota have been granted in the current month.
+// granted returns the number of units of a quota that were granted in the current month.
 func granted(t *testing.T, db keystore.QuotaLedger, quota string) int64 {
 	t.Helper()
 	return reserve(t, db, keystore.Reservation{Quota: quota})[0].Total
@@ -371,8 +371,7 @@ func testReserveMany(t *testing.T, s Store) {
 	}
 }
 
-// testReserveTogether: however many nodes reserve at the same time, in whatever order, they never
-// get more than the limit together.
+// testReserveTogether: concurrent reservations of several nodes never exceed the limit together.
 func testReserveTogether(t *testing.T, s Store) {
 	handles := []keystore.Database{ready(t, s), s.Open(t)}
 	const workers, quotas, limit = 16, 8, 400

@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSharedRates tests the contract of [keystore.SharedRates]. open returns shared rates, like
-// those of another node. All use the same server. open arranges that they are closed at the end of
+// TestSharedRates tests the contract of [keystore.SharedRates]. Each call of open returns the
+// shared rates of another node on the same server, and arranges that they are closed at the end of
 // the test.
 func TestSharedRates(t *testing.T, open func(t *testing.T) keystore.SharedRates) {
 	t.Run("Exact", func(t *testing.T) { testExactRates(t, open(t), open(t)) })
@@ -35,8 +35,8 @@ func TestSharedRates(t *testing.T, open func(t *testing.T) keystore.SharedRates)
 		}
 	})
 	t.Run("Rounding", func(t *testing.T) {
-		// Requests are a little more than a whole number of microseconds, and the other way around:
-		// by less than floating-point numbers can tell.
+		// Some numbers of requests take a little more or less than a whole number of microseconds:
+		// the difference is smaller than floating-point numbers can represent.
 		limits := []keystore.RateLimit{
 			{Requests: 99_999_989, Per: 86_399_999_999 * time.Microsecond, Burst: 100_000_000},
 			{Requests: 99_999_971, Per: 86_399_999_981 * time.Microsecond, Burst: 100_000_000},
@@ -141,7 +141,7 @@ func untilBooked(t *testing.T, f func() error) {
 	}
 }
 
-// A modelRate is what has been booked of one limit.
+// A modelRate holds the bookings of one limit.
 type modelRate struct {
 	keystore.Booking
 	meter    keystore.Meter
@@ -226,7 +226,7 @@ func inverse(a, m int64) int64 {
 	return new(big.Int).ModInverse(big.NewInt(a), big.NewInt(m)).Int64()
 }
 
-// booked applies an answer, and returns what is wrong with it.
+// booked applies an answer, and returns its defect or the empty string.
 func (r *modelRate) booked(now int64, b keystore.Booked) (defect string) {
 	l := &r.Limit
 	exact := r.meter

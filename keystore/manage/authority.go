@@ -37,8 +37,8 @@ type authority struct {
 	// memberGrants are those of the member that acts or of the owner of the key that acts. They are
 	// nil for root, which has no limits.
 	memberGrants *keystore.CompiledGrants
-	// expiresAt and allowedIPs restrict the credential, and limits those of the key that acts.
-	// authorityIn sets them. Zero means none.
+	// expiresAt and allowedIPs are the restrictions of the credential, and limits the limits of the
+	// calling key. authorityIn sets them. Zero means none.
 	expiresAt  time.Time
 	allowedIPs []netip.Prefix
 	limits     keystore.Limits
@@ -440,8 +440,8 @@ func (a authority) checkCredentialLimits(k *keystore.Key) error {
 	return a.checkCovers(a.policy.KeyLimits(k.Namespace, k.KeyLimits))
 }
 
-// checkCovers checks that the limits of the key that acts cover limits that it gives. Members have
-// none.
+// checkCovers checks that a calling key gives no limits higher than its own. Members have no
+// limits.
 func (a authority) checkCovers(l keystore.Limits) error {
 	if !a.limits.Covers(l) {
 		return exceedsCaller("rate_limit and quota must not exceed those of the calling key")

@@ -249,7 +249,8 @@ func (k *Keystore) EditNamespace(
 		set(&after.DefaultPlan, patch.DefaultPlan)
 		after.Version++
 		after.Unreadable = ""
-		readable := before.Unreadable == auth.policy.Defect(before) // else one of these is not
+		// A reason other than the directory's own concerns one of these fields.
+		readable := before.Unreadable == auth.policy.Defect(before)
 		if !readable && (patch.Reach == nil || patch.KeyRoles == nil || !patch.Limits.whole()) {
 			return rowUnreadable("reach, key_roles, rate_limit and quota", before.Unreadable)
 		}
@@ -288,7 +289,7 @@ func (k *Keystore) EditNamespace(
 
 // checkNamespaceLimits checks that the caller may change the limits or the default plan of a
 // namespace, or move a namespace that has them. Otherwise an administrator of the namespace could
-// remove what was set for it (docs/authority.md, rule 14).
+// remove its limits (docs/authority.md, rule 14).
 func (a authority) checkNamespaceLimits(before, after *keystore.Namespace) error {
 	changed := after.Limits != before.Limits || after.DefaultPlan != before.DefaultPlan
 	limited := before.Limits != keystore.Limits{} || before.DefaultPlan != ""
@@ -298,7 +299,8 @@ func (a authority) checkNamespaceLimits(before, after *keystore.Namespace) error
 	if !a.may(adminNamespaces, "update", cmp.Or(before.Parent, keystore.AnyNamespace)) {
 		refusal := permissionRequired(adminNamespaces, "update")
 		refusal.Detail += " in the namespace's parent, or in " + keystore.AnyNamespace +
-			" if it has none, because the namespace has limits or would have"
+			" if it has none, to change limits or the default plan, or to move a namespace " +
+			"that has them"
 		return refusal
 	}
 	if after.Limits != before.Limits {

@@ -83,7 +83,7 @@ func checkPlan(plan *keystore.Plan, d *keystore.Directory) error {
 	return p.err()
 }
 
-// planFor returns a plan on which the caller may do an operation. It checks the version.
+// planFor returns a plan on which the caller may perform an operation. It checks the version.
 func planFor(
 	auth authority, operation string, id keystore.PlanID, o ChangeOptions,
 ) (*keystore.Plan, error) {
@@ -177,14 +177,14 @@ func (k *Keystore) DeletePlan(
 	return plan, p, err
 }
 
-// planInUse describes an object that names a plan, empty if there is none. It names the object only
-// if the caller may read it.
+// planInUse describes an object that names a plan, or returns the empty string if there is none. It
+// names the object only if the caller may read it.
 func planInUse(tx keystore.Tx, auth authority, id keystore.PlanID) (string, error) {
 	for _, ns := range auth.policy.AllNamespaces() {
 		if ns.DefaultPlan == id.Name &&
 			(ns.ID == id.Namespace || id.Namespace == keystore.AnyNamespace) {
 			return describeUse(auth.may(adminNamespaces, "read", ns.ID), "namespace", ns.ID,
-				"has it as default_plan"), nil
+				"names it as default_plan"), nil
 		}
 	}
 	user, err := tx.PlanInUse(id)
@@ -196,7 +196,7 @@ func planInUse(tx keystore.Tx, auth authority, id keystore.PlanID) (string, erro
 		return "", err
 	}
 	return describeUse(auth.mayReadKey(key.ID, key.Namespace, key.Owner), "key", key.ID,
-		"has it; give such keys another plan, or revoke and delete them"), nil
+		"names it; give such keys another plan, or revoke and delete them"), nil
 }
 
 // limits checks the limits of a key, a plan or a namespace.
@@ -209,7 +209,8 @@ func (p *fieldErrors) limits(l keystore.Limits) {
 	}
 }
 
-// plan checks that a plan exists to which a key at home in a namespace can refer by name.
+// plan checks that keys with a home namespace can name a plan: one of that namespace or a shared
+// one.
 func (p *fieldErrors) plan(d *keystore.Directory, field, home, name string) {
 	if name != "" && d.PlanFor(home, name) == nil {
 		p.add(field, "plan %q does not exist in namespace %q and is not shared; create it first",

@@ -269,7 +269,8 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 	}
 }
 
-// TestMemberTokenHasNoLimits checks that no default plan limits what a member gives with its token.
+// TestMemberTokenHasNoLimits checks that a default plan does not limit the keys that a member
+// creates with its token.
 func TestMemberTokenHasNoLimits(t *testing.T) {
 	w := newWorld(t)
 	w.member("ada", "default=*,admin:*")

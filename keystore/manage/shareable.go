@@ -19,8 +19,8 @@ func (a authority) mayReadShareable(resource, namespace string) bool {
 		a.requireAnywhere(resource, "read") == nil
 }
 
-// requireOnShareable checks an operation on a role or a plan of a namespace. kind names it in the
-// refusal, and exists tells whether there is one.
+// requireOnShareable checks an operation on a role or a plan of a namespace. kind names the kind of
+// object in errors. exists reports whether the object exists.
 func (a authority) requireOnShareable(
 	resource, operation, namespace, kind string, exists bool,
 ) error {
@@ -48,8 +48,8 @@ func (p *fieldErrors) shareable(d *keystore.Directory, namespace, name, descript
 	p.text("description", description, maxDescription)
 }
 
-// checkNameFree refuses the name of a new role or plan if one of the others has the same name where
-// both can be used.
+// checkNameFree refuses the name of a new role or plan if another one with this name can be used in
+// the same namespace.
 func checkNameFree[ID keystore.RoleID | keystore.PlanID](
 	kind string, id ID, others iter.Seq[ID],
 ) error {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// A bookkeeper books for many buckets at a time. At most one booking runs. What is queued meanwhile
-// waits for the next one, so a slow store gets fewer and larger bookings.
+// A bookkeeper makes bookings for many buckets at a time, one booking after the other. Buckets that
+// are added during a booking wait for the next one, so a slow store gets fewer and larger bookings.
 type bookkeeper[B any] struct {
-	// book books for some buckets, without their locks.
+	// book books for at most maxBooked buckets. It is called without their locks.
 	book func(context.Context, []B) error
 	// gap is the minimum time from the beginning of one booking to that of the next.
 	gap time.Duration
@@ -21,21 +21,21 @@ type bookkeeper[B any] struct {
 	closed bool
 }
 
-// A booking is one call of a bookkeeper.
+// A booking is one run of a bookkeeper, for all buckets that were added before.
 type booking struct {
 	done chan struct{}
 	err  error // set before done is closed
 }
 
-// maxBooked is the maximum number of buckets of one booking.
+// maxBooked is the maximum number of buckets in one call to a store.
 const maxBooked = 1000
 
 func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) error) *bookkeeper[B] {
 	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
 }
 
-// add adds a bucket to the next booking, and returns that booking. After run has ended, the booking
-// has failed.
+// add adds a bucket to the next booking, and returns that booking. After close, the booking has
+// already failed.
 func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -55,7 +55,7 @@ func (k *bookkeeper[B]) add(b B) *booking {
 	return k.next
 }
 
-// run books until ctx is done.
+// run makes bookings until ctx is done.
 func (k *bookkeeper[B]) run(ctx context.Context) {
 	for {
 		select {

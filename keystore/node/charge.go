@@ -28,8 +28,8 @@ func (l LimitName) String() string {
 
 // A Charge is the result of [Node.Charge].
 type Charge struct {
-	// Outcome is [keystore.OK], [keystore.Limited] or [keystore.Exhausted]. Only in the first case
-	// the request was charged.
+	// Outcome is [keystore.OK], [keystore.Limited] or [keystore.Exhausted]. The request was charged
+	// only if it is [keystore.OK].
 	Outcome keystore.Outcome
 	// Terms are the limits that apply; nil if there are none.
 	Terms *Terms
@@ -39,15 +39,16 @@ type Charge struct {
 	now    int64 // Unix nanoseconds
 }
 
-// limitState is what [Charge.State] needs to know of a limit.
+// A limitState is the state of a limit from which [Charge.State] computes its result.
 type limitState struct {
 	refused bool
 	meter   keystore.Meter // of a rate
-	held    int64          // by this node; of a quota, what is left to all
+	held    int64          // requests that this node holds, or units of a quota left to all
 	end     int64          // of a quota's period, in Unix nanoseconds
 }
 
-// Refused reports whether a limit has refused the request, or would have if it were not in shadow.
+// Refused reports whether a limit refused the request, or would have refused it if it were not a
+// shadow limit.
 func (c *Charge) Refused(l LimitName) bool { return c.states[l].refused }
 
 // State returns the state of a limit that applies, after the charge.
@@ -84,9 +85,9 @@ func (c *Charge) State(l LimitName) LimitState {
 
 // A LimitState is the state of one limit.
 type LimitState struct {
-	// Remaining is how many requests, or units of a quota, are certainly left.
+	// Remaining is the number of requests, or units of a quota, that are certainly left.
 	Remaining int64
-	// Reset is when more becomes available.
+	// Reset is the time until more become available.
 	Reset time.Duration
 	// Refused is [Charge.Refused]. Retry is then the time until the limit may admit the request.
 	Refused bool
@@ -114,9 +115,9 @@ func (t *Terms) Applies(l LimitName) bool {
 	return t.Namespace.Quota != keystore.Quota{}
 }
 
-// Charge charges a request, which costs a number of units, to all the limits of the answer's key
-// together, or to none of them (docs/limits.md). An error means that the answer is
-// [keystore.Unavailable]: it is not known whether a quota has room.
+// Charge charges a request that costs units to all limits of the answer's key, or to none of them
+// (docs/limits.md). An error means that the outcome is [keystore.Unavailable], because nobody knows
+// whether a quota has room.
 func (n *Node) Charge(
 	ctx context.Context, a Answer, d *keystore.Directory, units int64,
 ) (c Charge, err error) {
@@ -126,21 +127,21 @@ func (n *Node) Charge(
 	return c, err
 }
 
-// ChargeMore charges further units to the quotas of a request that was charged, even beyond them.
+// ChargeMore charges more units of a charged request to its quotas, even beyond them.
 func (n *Node) ChargeMore(a Answer, d *keystore.Directory, units int64) {
 	if d.Limits(a.Record) {
 		n.limiter.spend(a, d, units)
 	}
 }
 
-// LimitResult is what a limit has said to a request.
+// A LimitResult is the decision of a limit on a request.
 type LimitResult uint8
 
 // Results of limits.
 const (
 	LimitOK      LimitResult = iota // there was room
 	LimitRefused                    // the request was refused
-	LimitShadow                     // the request would have been refused, but the limit is in shadow
+	LimitShadow                     // a shadow limit would have refused the request
 
 	// NumLimitResults is the number of results.
 	NumLimitResults int = iota
@@ -151,7 +152,7 @@ func (r LimitResult) String() string {
 	return [NumLimitResults]string{"ok", "refused", "shadow"}[r]
 }
 
-// GrantResult is how a call for grants of rate limits has ended.
+// A GrantResult is the result of a call for grants of rate limits.
 type GrantResult uint8
 
 // Results of calls for grants.
@@ -170,8 +171,8 @@ func (r GrantResult) String() string { return [NumGrantResults]string{"ok", "err
 type LimitStats struct {
 	Decisions [NumLimits][NumLimitResults]uint64
 	Grants    [NumGrantResults]uint64
-	// Degraded reports whether the node uses its share of each rate limit, because the store of
-	// shared limits is away.
+	// Degraded reports whether the node uses its share of each rate limit, because the shared store
+	// is unavailable.
 	Degraded bool
 }
 

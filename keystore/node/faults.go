@@ -51,8 +51,8 @@ var ablations = []string{
 	"forget-readers",        // nodes of a lost history are not waited for
 	"float-without-room",    // a request is admitted before it is booked although there is no room
 	"spend-before-booking",  // a request that was admitted in advance is never booked
-	"no-merge",              // a node does not bring what the shared store has lost
-	"share-not-carried",     // a node's part of a rate limit begins with a full burst
+	"no-merge",              // a node does not restore state that the shared store has lost
+	"share-not-carried",     // a node's share of a rate limit begins with a full burst
 	"grant-twice",           // a reservation whose answer was lost is spent
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A limiter charges requests to limits. Each limit has a bucket, which answers from memory. A
-// bookkeeper books what buckets need in the stores, for many of them at a time: rates in a shared
-// store, quotas in the database.
+// A limiter charges requests to limits. Each limit has a bucket, which decides from memory if it
+// can. Bookkeepers make the bookings that buckets need: for rate limits in the shared store, for
+// quotas in the database.
 type limiter struct {
 	surroundings
 
@@ -26,15 +26,15 @@ type limiter struct {
 	rateMap   map[bucketID]*rateBucket
 	quotaMap  map[bucketID]*quotaBucket
 	terms     map[[2]keystore.Limits]*Terms
-	unlimited *buckets // of the last directory
+	unlimited *buckets // for keys without limits under the last directory
 	counts    limitCounts
 	grants    [NumGrantResults]atomic.Uint64
 }
 
-// surroundings are what a limiter needs to know.
+// surroundings are the dependencies of a limiter.
 type surroundings struct {
 	now    func() int64 // the database's clock, in Unix nanoseconds
-	nodes  func() int64 // that are registered
+	nodes  func() int64 // number of registered nodes
 	epoch  func() string
 	rates  func() keystore.SharedRates // nil if there is none
 	ledger keystore.QuotaLedger
@@ -63,7 +63,7 @@ func (n *Node) newLimiter() *limiter {
 	})
 }
 
-// newLimiter returns a limiter on its surroundings.
+// newLimiter returns a limiter with these surroundings.
 func newLimiter(s surroundings) *limiter {
 	l := &limiter{
 		surroundings: s,
@@ -75,15 +75,15 @@ func newLimiter(s surroundings) *limiter {
 	return l
 }
 
-// mode returns how the nodes share rate limits at the moment.
+// mode returns how the nodes currently share rate limits.
 func (l *limiter) mode() mode {
 	m := mode{nodes: max(1, l.nodes()), stored: l.rates() != nil}
 	m.shared = m.stored && m.nodes > 1 && !l.degraded.Load()
 	return m
 }
 
-// buckets are the buckets of a record's limits under one directory. It has those of the key first,
-// then those of its home namespace; nil where there is no limit.
+// buckets holds the buckets of a record's limits under one directory: those of the key at index 0
+// and those of its home namespace at index 1. A bucket is nil if there is no such limit.
 type buckets struct {
 	directory *keystore.Directory
 	terms     *Terms
@@ -153,8 +153,8 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 	return b
 }
 
-// lock locks all buckets, those of the key first. It returns false, without locks, if one is
-// retired.
+// lock locks all buckets, those of the key first. If one is retired, it unlocks them and returns
+// false.
 func (b *buckets) lock() bool {
 	live := true
 	for i := range b.rates {
@@ -184,8 +184,8 @@ func (b *buckets) unlock() {
 	}
 }
 
-// maxBookings is how many bookings a request waits for. More are needed only if others take what was
-// booked for it.
+// maxBookings is the maximum number of bookings that a request waits for. It needs more than one
+// only if other requests take what was booked for it.
 const maxBookings = 10
 
 // charge charges a request to all limits of a record or to none.
@@ -229,7 +229,7 @@ func (l *limiter) charge(
 			case w.err == nil:
 			case errors.Is(w.err, errClosed):
 				return w.err
-			case quota == nil: // the next try uses this node's part of the rate
+			case quota == nil: // the next try uses this node's share of the rate
 			case quota.Shadow:
 				tries = maxBookings
 			default:
@@ -252,12 +252,13 @@ func (b *buckets) quotaOf(name LimitName) *keystore.Quota {
 	return nil
 }
 
-// errContended means that other requests always took the units that were reserved for one.
+// errContended means that other requests repeatedly took the units that were reserved for a
+// request.
 var errContended = errors.New("too many requests wait for units of the quota")
 
-// chargeLocked charges a request unless it has to wait for bookings, which it then returns. The last
-// try does not wait: a limit that is still unknown refuses the request, or is an error if it is a
-// quota. The caller holds the locks.
+// chargeLocked charges or refuses a request, or returns the bookings that the request must wait
+// for. The last try does not wait: a rate limit that is still unknown refuses the request, and a
+// quota that is still unknown is an error. The caller holds the locks.
 func (l *limiter) chargeLocked(
 	c *Charge, b *buckets, units int64, last bool,
 ) (wait [NumLimits]*booking, waits bool, err error) {
@@ -330,7 +331,7 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// spend charges units to the quotas of a record, even beyond them.
+// spend charges units to the quotas of a record, even beyond the quotas.
 func (l *limiter) spend(a Answer, d *keystore.Directory, units int64) {
 	b := l.find(&a, d)
 	for _, q := range b.quotas {
@@ -340,11 +341,12 @@ func (l *limiter) spend(a Answer, d *keystore.Directory, units int64) {
 	}
 }
 
-// sweepInterval is how often buckets are removed that are as good as new.
+// sweepInterval is the time between two calls of sweep.
 const sweepInterval = time.Minute
 
-// sweep removes buckets that are as good as new, and returns idle reservations. While the shared
-// store is away, it asks for one of the others, so that the node notices when the store is back.
+// sweep removes buckets whose state is that of a new one, and returns idle reservations. While the
+// shared store is unavailable, it queues one of the other buckets, so that the node notices when
+// the store is available again.
 func (l *limiter) sweep() {
 	now := l.now()
 	l.mu.Lock()
@@ -375,7 +377,7 @@ func (l *limiter) sweep() {
 	}
 }
 
-// returnAll returns all reserved units. It is called when no request runs any more.
+// returnAll returns all reserved units. It must be called after the last request.
 func (l *limiter) returnAll(ctx context.Context) {
 	l.mu.Lock()
 	var list []*quotaBucket
@@ -399,13 +401,13 @@ func (l *limiter) returnAll(ctx context.Context) {
 	for len(returns) > 0 && ctx.Err() == nil {
 		n := min(len(returns), maxBooked)
 		if _, err := l.ledger.Reserve(ctx, returns[:n]); err != nil {
-			return // the units are lost to their periods
+			return // the units are lost for their periods
 		}
 		returns = returns[n:]
 	}
 }
 
-// newTerms returns terms with their field value.
+// newTerms returns terms with their steps and policy.
 func newTerms(key, namespace keystore.Limits) *Terms {
 	t := &Terms{Key: key, Namespace: namespace}
 	var policies []string
@@ -423,8 +425,8 @@ func newTerms(key, namespace keystore.Limits) *Terms {
 	return t
 }
 
-// limitCounts count what limits have said. Requests with different keys that are admitted at the same
-// time rarely write to the same cache line.
+// limitCounts counts the decisions of limits. Admissions are counted in stripes, so that concurrent
+// requests with different keys rarely write to the same cache line.
 type limitCounts struct {
 	admitted [countStripes]struct {
 		n [NumLimits]atomic.Uint64
@@ -468,6 +470,6 @@ func (l *limiter) stats() (s LimitStats) {
 	for i := range s.Grants {
 		s.Grants[i] = l.grants[i].Load()
 	}
-	s.Degraded = l.degraded.Load()
+	s.Degraded = l.degraded.Load() && l.nodes() > 1
 	return s
 }

@@ -41,7 +41,7 @@ type limitedFleet struct {
 type limitedNode struct {
 	*limiter
 	stop   context.CancelFunc
-	away   bool // from the shared store
+	away   bool // the shared store is unavailable to this node
 	killed bool
 }
 
@@ -50,7 +50,7 @@ func newLimitedFleet(t *testing.T, seed uint64, l keystore.Limits, nodes int) *l
 	f.policy = keystore.NewDirectory(&keystore.Policy{
 		Namespaces: []keystore.Namespace{{ID: "acme"}}})
 	f.record = limitedRecord(keystore.KeyLimits{Limits: l})
-	f.store = &rateStore{fleet: f, meters: make(map[string]int64)}
+	f.store = &rateStore{fleet: f, meters: make(map[string]storedRate)}
 	f.ledger = &quotaStore{fleet: f, granted: make(map[string]int64)}
 	for range nodes {
 		f.start()
@@ -86,7 +86,7 @@ func (f *limitedFleet) start() *limitedNode {
 	return n
 }
 
-// close ends the nodes, so that the bubble can end.
+// close stops the nodes, so that the bubble can end.
 func (f *limitedFleet) close() {
 	for _, n := range f.nodes {
 		n.stop()
@@ -138,8 +138,8 @@ func (f *limitedFleet) load(d time.Duration, most int) {
 	done.Wait()
 }
 
-// within fails the test unless the admitted requests stay within a limit: extra requests at once
-// besides its burst.
+// within fails the test unless the admitted requests stay within a limit whose burst is larger by
+// extra.
 func (f *limitedFleet) within(l keystore.RateLimit, extra int64) {
 	f.t.Helper()
 	slices.SortFunc(f.admitted, time.Time.Compare)
@@ -170,20 +170,31 @@ func slack(l keystore.RateLimit, nodes int) int64 {
 type rateStore struct {
 	fleet  *limitedFleet
 	mu     sync.Mutex
-	meters map[string]int64
+	meters map[string]storedRate
 	down   bool
 	lie    *keystore.Booked // the answer to each booking, if not nil
 	slow   time.Duration    // the longest time that a call takes, half before and half after booking
 }
 
-var errAway = errors.New("the store is away")
+// A storedRate is the TAT of a limit in the store.
+type storedRate struct {
+	tat   int64
+	limit keystore.RateLimit
+}
+
+var errAway = errors.New("the store is unreachable")
 
 func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Booked {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	answers := make([]keystore.Booked, len(bookings))
 	for i, k := range bookings {
-		m := keystore.Meter{TAT: max(s.meters[k.Name], k.Known)}
+		before := s.meters[k.Name]
+		m := keystore.Meter{TAT: before.tat}
+		if before.limit != k.Limit {
+			m = m.Within(&before.limit, &k.Limit, now)
+		}
+		m = keystore.Meter{TAT: max(m.TAT, k.Known)}
 		m = m.Add(&k.Limit, now, k.Spent)
 		granted := min(k.Want, m.Room(&k.Limit, now))
 		m = m.Add(&k.Limit, now, granted)
@@ -191,7 +202,7 @@ func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Book
 		if m != (keystore.Meter{TAT: tat}) {
 			tat++
 		}
-		s.meters[k.Name] = tat
+		s.meters[k.Name] = storedRate{tat, k.Limit}
 		answers[i] = keystore.Booked{Granted: granted, TAT: tat}
 		if s.lie != nil {
 			answers[i] = *s.lie
@@ -226,17 +237,17 @@ func (s *storeOf) Book(
 	return answers, nil
 }
 
-// flush forgets everything, or what was booked since an old dump.
-func (s *rateStore) flush(dump map[string]int64) {
+// flush forgets all bookings, or those since an old dump.
+func (s *rateStore) flush(dump map[string]storedRate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.meters = maps.Clone(dump)
 	if dump == nil {
-		s.meters = make(map[string]int64)
+		s.meters = make(map[string]storedRate)
 	}
 }
 
-// TestRateOfOneNode checks that one node admits exactly what the limit allows, and all of it.
+// TestRateOfOneNode checks that one node admits all requests that the limit allows, and no others.
 func TestRateOfOneNode(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
@@ -247,7 +258,7 @@ func TestRateOfOneNode(t *testing.T) {
 			}
 			f.load(5*time.Second, 300)
 			f.within(limit, 0)
-			// Whoever was refused was refused rightly: the admitted ones leave no room.
+			// Each refusal was correct: the admitted requests leave no room.
 			for range 10 {
 				c := f.request(f.nodes[0], 1)
 				if c.Outcome == keystore.OK {
@@ -275,7 +286,7 @@ func randomLimit(random *rand.Rand) keystore.RateLimit {
 		Per:   time.Duration(1+random.IntN(5)) * time.Second}
 }
 
-// TestRateOfFleet checks the bound of several nodes with a shared store, however slow it is.
+// TestRateOfFleet checks the bound of several nodes with a shared store, fast or slow.
 func TestRateOfFleet(t *testing.T) {
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
@@ -316,8 +327,8 @@ func TestFleetReachesRate(t *testing.T) {
 	}
 }
 
-// TestRateWithoutStore checks that the parts of all nodes together stay within the limit, and that
-// the nodes go on with what was left when the store went away.
+// TestRateWithoutStore checks that the shares of all nodes together stay within the limit, and that
+// the nodes divide what the limit had left when the store became unavailable.
 func TestRateWithoutStore(t *testing.T) {
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
@@ -336,8 +347,8 @@ func TestRateWithoutStore(t *testing.T) {
 	}
 }
 
-// TestUsedUpBurstStaysUsedUp checks that neither a store that goes away, nor one that has lost
-// everything, gives a burst back that was used.
+// TestUsedUpBurstStaysUsedUp checks that a used-up burst is not refilled when the store becomes
+// unavailable or loses its data.
 func TestUsedUpBurstStaysUsedUp(t *testing.T) {
 	limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
 	for name, lose := range map[string]func(*limitedFleet){
@@ -371,8 +382,8 @@ func TestUsedUpBurstStaysUsedUp(t *testing.T) {
 	}
 }
 
-// TestRateWithFailingStore checks the bound while the store is flushed, rolled back, and away from
-// some nodes, and that it holds again afterwards.
+// TestRateWithFailingStore checks the bound while the store is flushed, rolled back or unavailable
+// to some nodes, and that the bound holds again afterwards.
 func TestRateWithFailingStore(t *testing.T) {
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
@@ -409,7 +420,7 @@ func TestRateWithFailingStore(t *testing.T) {
 			}()
 			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
 			cancel()
-			// Each fault may give what was granted since a node last heard of the others.
+			// With each fault, grants may be repeated that a node has not yet seen.
 			f.within(limit, slack(limit, nodes)*int64(1+2*faults)+limit.Requests*5)
 			f.store.down = false
 			for _, n := range f.nodes {
@@ -424,8 +435,30 @@ func TestRateWithFailingStore(t *testing.T) {
 	}
 }
 
-// TestWrongAnswersOfStore checks that a store that lies blocks a key for a limited time only, and
-// gives it no more than was asked for.
+// TestChangedLimitIsNotNew checks that a node that has not seen a key before its limit was changed
+// learns from the store what the others have admitted.
+func TestChangedLimitIsNotNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := keystore.RateLimit{Requests: 90, Per: 24 * time.Hour, Burst: 90}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 3)
+		for range 90 {
+			f.request(f.nodes[0], 1)
+		}
+		limit.Requests, limit.Burst = 120, 120
+		f.record = limitedRecord(keystore.KeyLimits{Limits: keystore.Limits{Rate: limit}})
+		f.admitted = nil
+		for range 120 {
+			f.request(f.nodes[1], 1)
+		}
+		if n := len(f.admitted); n < 27 || n > 33 {
+			t.Errorf("%d admitted after 90 of 120", n)
+		}
+		f.close()
+	})
+}
+
+// TestWrongAnswersOfStore checks that a store with wrong answers blocks a key only for a limited
+// time, and grants no more than was requested.
 func TestWrongAnswersOfStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 100, Per: time.Second, Burst: 100}
@@ -476,8 +509,8 @@ func (s *quotaStore) Reserve(
 	return grants, nil
 }
 
-// TestQuotaIsNeverExceeded checks that all nodes together admit exactly what the quota allows, and
-// not one unit more whatever fails.
+// TestQuotaIsNeverExceeded checks that all nodes together admit exactly the units of the quota and,
+// when something fails, not one unit more.
 func TestQuotaIsNeverExceeded(t *testing.T) {
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
@@ -550,8 +583,8 @@ func TestAllOrNone(t *testing.T) {
 	})
 }
 
-// TestUnknownQuotaIsUnavailable checks that a quota that cannot be known is an error, and not a
-// refusal.
+// TestUnknownQuotaIsUnavailable checks that Charge returns an error, not a refusal, if nobody knows
+// whether a quota has room.
 func TestUnknownQuotaIsUnavailable(t *testing.T) {
 	for _, shadow := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -573,7 +606,8 @@ func TestUnknownQuotaIsUnavailable(t *testing.T) {
 	}
 }
 
-// TestShadowNeverWaitsLong checks that a quota in shadow costs one attempt while the database hangs.
+// TestShadowNeverWaitsLong checks that a request waits for a shadow quota only once while the
+// database hangs.
 func TestShadowNeverWaitsLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: true}
@@ -609,7 +643,8 @@ func TestClosedLimiter(t *testing.T) {
 	}
 }
 
-// TestStoreIsNoticedAgain checks that a node without requests notices when the shared store is back.
+// TestStoreIsNoticedAgain checks that a node without requests notices when the shared store is
+// available again.
 func TestStoreIsNoticedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 100, Per: time.Hour, Burst: 100}
@@ -618,7 +653,7 @@ func TestStoreIsNoticedAgain(t *testing.T) {
 		f.request(f.nodes[0], 1)
 		synctest.Wait()
 		if !f.nodes[0].stats().Degraded {
-			t.Error("the node has not noticed that the store is away")
+			t.Error("the node has not noticed that the store is unavailable")
 		}
 		f.store.down = false
 		f.nodes[0].sweep()
@@ -697,8 +732,8 @@ func BenchmarkCharge(b *testing.B) {
 	}
 }
 
-// BenchmarkLimitMemory measures the memory of a limit in use, beside that of the cached record. Run it
-// with -benchtime 1x.
+// BenchmarkLimitMemory measures the memory of a limit in use, without that of the cached record.
+// Run it with -benchtime 1x.
 func BenchmarkLimitMemory(b *testing.B) {
 	const n = 100_000
 	limits := keystore.KeyLimits{Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100,

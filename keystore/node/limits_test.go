@@ -51,7 +51,7 @@ func unlimited(t *testing.T, k *manage.Keystore, token string) {
 }
 
 // TestLimitsFollowChanges checks that a limit of a key, a plan or a namespace takes effect with the
-// next request, cached or not, and that a change gives nothing back that was used.
+// next request, cached or not, and that a change does not refill it.
 func TestLimitsFollowChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
@@ -73,7 +73,7 @@ func TestLimitsFollowChanges(t *testing.T) {
 		gold, rate := "gold", perMinute(20)
 		unlimited(t, b, token)
 		edit(manage.KeyPatch{Plan: &gold})
-		admits(t, b, token, 5) // its part of 10
+		admits(t, b, token, 5) // its share of 10
 
 		rate20 := manage.LimitsPatch{Rate: &rate}
 		if _, _, err := a.EditPlan(t.Context(), fleet.Root, keystore.PlanID{Namespace: "*",
@@ -81,7 +81,7 @@ func TestLimitsFollowChanges(t *testing.T) {
 			manage.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
-		admits(t, b, token, 5) // the part of 20 is 10, of which 5 are used
+		admits(t, b, token, 5) // its share of 20 is 10, of which 5 are used
 
 		edit(manage.KeyPatch{Limits: manage.LimitsPatch{
 			Rate: &keystore.RateLimit{Unlimited: true}}})
@@ -115,8 +115,8 @@ func TestNamespaceSharesItsLimits(t *testing.T) {
 	})
 }
 
-// TestRotatedTokensShareLimits checks that a key has its limits once while two tokens are valid, and
-// that a new token does not begin with a new burst.
+// TestRotatedTokensShareLimits checks that a key has its limits once while two tokens are valid,
+// and that a new token does not begin with a new burst.
 func TestRotatedTokensShareLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := fleet.New(t).Node(node.Settings{})
@@ -137,8 +137,8 @@ func TestRotatedTokensShareLimits(t *testing.T) {
 	})
 }
 
-// TestQuotaSurvivesRestarts checks that a node which exits returns what it has reserved, and that
-// what was spent stays spent.
+// TestQuotaSurvivesRestarts checks that a node returns its unspent units when it exits, and that
+// spent units stay spent.
 func TestQuotaSurvivesRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
@@ -163,8 +163,7 @@ func TestQuotaSurvivesRestarts(t *testing.T) {
 	})
 }
 
-// TestLimitsOfForgottenBuckets checks that a limit still holds after its state was forgotten because
-// it was as good as new.
+// TestLimitsOfForgottenBuckets checks that a limit still holds after its idle bucket was removed.
 func TestLimitsOfForgottenBuckets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, _ := fleet.New(t).Node(node.Settings{})

@@ -8,16 +8,17 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A quotaBucket is what this node knows about one quota (docs/limits.md, "How it works"). Times are
-// Unix nanoseconds on the database's clock.
+// A quotaBucket is this node's state of one quota (docs/limits.md, "How it works"). Times are Unix
+// nanoseconds on the database's clock.
 type quotaBucket struct {
 	id         bucketID
 	mu         sync.Mutex
 	limit      *keystore.Quota
-	begin, end int64 // of the period to which the following belongs
-	left       int64 // units that were granted to this node and are not spent
-	total      int64 // units that were granted to all nodes, as far as this node knows
-	// owed are units that were spent without a grant or, if negative, granted ones to return.
+	begin, end int64 // of the period of the following fields
+	left       int64 // unspent units that were granted to this node
+	total      int64 // units granted to all nodes, as far as this node knows
+	// owed is the number of units spent without a grant or, if negative, of granted units to
+	// return.
 	owed    int64
 	used    int64 // units since the last reservation
 	need    int64 // units that requests wait for
@@ -29,19 +30,19 @@ type quotaBucket struct {
 }
 
 const (
-	// firstReservation is how many units a node reserves when a quota is first used.
+	// firstReservation is the number of units that a node reserves when a quota is first used.
 	firstReservation = 16
-	// reservedPart is how large a part of what is left, divided by the number of nodes, a node
-	// reserves at most. So reservations shrink to single units as a quota runs out.
+	// reservedPart bounds a reservation to 1/reservedPart of the units left, divided by the number
+	// of nodes. So reservations shrink to single units as a quota runs out.
 	reservedPart = 4
-	// dryInterval is how often a quota that was used up is asked for again: another node may have
-	// returned units.
+	// dryInterval is the time after which a node asks again for units of a used-up quota: another
+	// node may have returned some.
 	dryInterval = 10 * time.Second
 	// idleReservation is how long a reservation may be unused before it is returned.
 	idleReservation = 10 * time.Minute
 )
 
-// check returns whether the bucket admits a request at now that costs some units.
+// check returns whether the bucket admits a request that costs units at now.
 func (b *quotaBucket) check(now, units int64) verdict {
 	if now >= b.end || now < b.begin {
 		begin, end := b.limit.Per.Of(time.Unix(0, now))
@@ -75,14 +76,14 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 	return b.next
 }
 
-// await adds units for which a request waits to the next reservation.
+// await adds the units of a waiting request to the next reservation.
 func (b *quotaBucket) await(l *limiter, units int64) *booking {
 	b.need += units
 	b.most = max(b.most, units)
 	return b.queue(l)
 }
 
-// remaining is how many units are certainly left. Other nodes may return more.
+// remaining returns the number of units that are certainly left. Other nodes may return more.
 func (b *quotaBucket) remaining() int64 {
 	return max(0, b.limit.Units-b.total+b.left-max(0, b.owed))
 }
@@ -105,22 +106,22 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 	b.queue(l)
 }
 
-// setLimit changes the quota. What was reserved within the former one is returned.
+// setLimit changes the quota. It returns the units that were reserved within the former one.
 func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if *b.limit != *to {
 		b.owed -= b.left
 		b.left, b.dry = 0, 0
-		if b.limit.Per != to.Per { // another count
+		if b.limit.Per != to.Per { // another row of the ledger
 			b.owed, b.begin, b.end = 0, 0, 0
 		}
 	}
 	b.limit = to
 }
 
-// idle reports whether the bucket is as good as new. It returns a reservation that was not used for
-// long.
+// idle reports whether the bucket can be removed. It returns a reservation that was not used for
+// idleReservation.
 func (b *quotaBucket) idle(l *limiter, now int64) bool {
 	switch {
 	case b.next != nil:
@@ -136,10 +137,10 @@ func (b *quotaBucket) idle(l *limiter, now int64) bool {
 	return b.left == 0 && b.owed == 0 && now-b.spent >= int64(idleReservation)
 }
 
-// reserve returns the reservation to make. The caller holds the lock.
+// reserve returns the next reservation. The caller holds the lock.
 func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
 	var want int64
-	if b.used > 0 || b.need > 0 { // else it returns what is owed
+	if b.used > 0 || b.need > 0 { // else the reservation only settles what is owed
 		want = max(2*b.used, firstReservation)
 	}
 	r := keystore.Reservation{
@@ -157,7 +158,7 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.begin != r.Begin.UnixNano() || b.limit.Units != r.Limit {
-		return // what was granted is lost to its period
+		return // the granted units are lost for their period
 	}
 	b.left += g.Units
 	b.total = g.Total
@@ -167,8 +168,8 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 	}
 }
 
-// undo keeps what is owed after a reservation whose result is not known. What was to be returned
-// may have been returned, so it is lost to the period.
+// undo restores what the bucket owes after a reservation with an unknown result. Units to return
+// may have been returned already, so they are lost for the period.
 func (b *quotaBucket) undo(r *keystore.Reservation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

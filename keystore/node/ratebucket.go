@@ -11,44 +11,44 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A rateBucket is what this node knows about one rate limit (docs/limits.md, "How it works").
-// Times are microseconds on the database's clock.
+// A rateBucket is this node's state of one rate limit (docs/limits.md, "How it works"). Times are
+// microseconds on the database's clock.
 type rateBucket struct {
 	id    bucketID
 	mu    sync.Mutex
 	limit *keystore.RateLimit
-	// meter counts what has been booked by any node, as far as this node knows. While the node
-	// books for itself, it counts what this node has admitted.
+	// meter counts the requests that all nodes have booked, as far as this node knows. While the
+	// nodes do not share the limit, it counts the requests that this node has admitted.
 	meter   keystore.Meter
-	until   int64 // when held is lost
+	until   int64 // when held expires
 	booked  int64 // when the last booking began
 	next    *booking
 	held    int32 // requests that are booked and not used, at most MaxRate
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
-	floated int16 // requests that were admitted and are not booked: at most 1, and after an error
+	floated int16 // requests admitted in advance and not booked: more than 1 only after an error
 	retired bool  // not in the limiter's map any more
 }
 
 const (
-	// grantShare is the share of a limit's Per for which a grant is valid.
+	// grantShare determines the validity of a grant: the limit's Per divided by grantShare.
 	grantShare = 20
-	// smallLimit is how many requests in Per, for each node, a limit must have so that a node admits
-	// one request before it is booked.
+	// smallLimit is the number of requests in Per, for each node, that a limit needs so that a node
+	// may admit one request before it books it.
 	smallLimit = 20
-	// bookingGap bounds the calls for grants to 66 a second on each node.
+	// bookingGap limits each node to 66 bookings of rate limits a second.
 	bookingGap = 15 * time.Millisecond
 )
 
 // A mode says how the nodes share rate limits.
 type mode struct {
 	nodes  int64 // live nodes
-	shared bool  // limits are booked in a shared store; else each node has its part of each limit
-	stored bool  // there is a shared store, which may be away
+	shared bool  // limits are booked in the shared store; else each node has a share of them
+	stored bool  // there is a shared store, which may be unavailable
 }
 
-// part returns the part of a limit on which a node relies by itself. It stretches the time instead
-// of dividing the requests, so that a meter keeps its meaning when the number of nodes changes.
+// part returns the share of a limit that a node admits on its own. It multiplies Per instead of
+// dividing Requests, so that a meter stays valid when the number of nodes changes.
 func (m mode) part(l *keystore.RateLimit) *keystore.RateLimit {
 	if m.shared || m.nodes == 1 {
 		return l
@@ -63,7 +63,7 @@ type verdict uint8
 const (
 	admitted verdict = iota
 	refused
-	unknown // only a booking can tell
+	unknown // only a booking can decide
 )
 
 // check returns whether the bucket admits a request at now.
@@ -87,7 +87,7 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 
 func (b *rateBucket) holds(now int64) bool { return b.held > 0 && now < b.until }
 
-// settle books what was admitted in advance in the node's own meter.
+// settle adds the requests that were admitted in advance to the node's own meter.
 func (b *rateBucket) settle(now int64) {
 	if b.floated > 0 {
 		b.meter = b.meter.Add(b.limit, now, int64(b.floated))
@@ -103,7 +103,7 @@ func (b *rateBucket) take(l *limiter, m mode, step keystore.Step, now int64) {
 	switch {
 	case b.holds(now):
 		b.held--
-		if b.held*2 >= b.used { // enough for half of the time until now
+		if b.held*2 >= b.used { // enough for half the time since the last booking
 			return
 		}
 	case m.shared:
@@ -142,7 +142,7 @@ func (b *rateBucket) state(now int64) limitState {
 	return s
 }
 
-// setLimit changes the limit. As much of the burst stays in use as before.
+// setLimit changes the limit. The number of requests of the burst that are in use stays the same.
 func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -154,18 +154,18 @@ func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 	b.limit = to
 }
 
-// idle reports whether the bucket is as good as new.
+// idle reports whether the state of the bucket is that of a new one.
 func (b *rateBucket) idle(now int64) bool {
 	return b.meter.TAT <= now && b.next == nil && b.floated == 0 && !b.holds(now)
 }
 
-// begin returns what to book. The caller holds the lock.
+// begin returns the next booking. The caller holds the lock.
 func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	validity := b.limit.Per.Microseconds() / grantShare
 	want := int64(0)
 	if m.shared {
 		if elapsed := max(now-b.booked, 1); b.used > 1 {
-			// What was used since the last booking, for as long as the grant is valid.
+			// The use since the last booking, scaled to the validity of the grant.
 			used := int64(b.used)
 			want = min(used*validity/elapsed, 2*used, b.limit.Burst)
 		}
@@ -175,8 +175,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 		want = max(want, int64(b.waiting))
 	}
 	k := keystore.Booking{
-		Name: fmt.Sprintf("apikeys:%s:rate:{%s}:%s/%d/%d/%d", epoch, epoch, b.id,
-			b.limit.Requests, b.limit.Per.Microseconds(), b.limit.Burst),
+		Name:  fmt.Sprintf("apikeys:%s:rate:{%s}:%s", epoch, epoch, b.id),
 		Limit: *b.limit, Known: b.meter.TAT, Spent: int64(b.floated), Want: want,
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
@@ -192,7 +191,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	if *b.limit != k.Limit {
 		return
 	}
-	// The store is not trusted: a wrong answer blocks a key no longer than two bursts take.
+	// The store is not trusted: a wrong answer blocks the limit for at most the time of two bursts.
 	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
 	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
 	granted := int32(min(answer.Granted, k.Want))
@@ -205,7 +204,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	}
 }
 
-// undo returns what a booking that failed may not have booked.
+// undo restores the requests that a failed booking may not have booked.
 func (b *rateBucket) undo(k *keystore.Booking) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

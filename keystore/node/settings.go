@@ -26,7 +26,7 @@ type Settings struct {
 	// Cache is shared by all nodes; nil disables it. The caller closes it once no Settings refers
 	// to it.
 	Cache keystore.SharedCache
-	// Rates shares the rate limits of all nodes; nil divides them among the nodes. The caller closes
+	// Rates lets the nodes share rate limits; nil divides each limit among them. The caller closes
 	// it like Cache.
 	Rates keystore.SharedRates
 }

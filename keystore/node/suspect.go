@@ -7,9 +7,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It asks no
-// store about a credential without a tag, because anyone can invent one: if no record of it is
-// cached, the outcome is [keystore.Limited].
+// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It does
+// not look up a credential without a tag in a store, because anyone can make one up. If no record
+// of it is cached, the outcome is [keystore.Limited].
 func (n *Node) LookupSuspect(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {

@@ -1,13 +1,14 @@
 -- Books requests of rate limits: the generic cell rate algorithm, as in keystore.Meter.
 --
--- KEYS are the names of the limits. Each holds a theoretical arrival time (TAT), in microseconds
--- since the Unix epoch. ARGV is the time now, and for each limit: requests, per in microseconds,
+-- KEYS are the names of the limits. Each holds TAT/requests/per: a theoretical arrival time in
+-- microseconds since the Unix epoch, and the limit with which it was booked, whose per is in
+-- microseconds. ARGV is the time now, and for each limit: requests, per in microseconds,
 -- burst, known, spent, want. The answer is two integers for each limit: granted, and the new TAT.
 --
 -- Numbers are doubles. Integers are exact up to 2^53 microseconds, which is the year 2255.
 
 -- scaled returns a * b / d, rounded up. For limits within the bounds of keystore.RateLimit, no
--- number on the way exceeds 2^53 unless the result does.
+-- intermediate number exceeds 2^53 unless the result does.
 local function scaled(a, b, d)
 	local rest = math.fmod(a, d)
 	local whole = (a - rest) / d * b
@@ -17,7 +18,7 @@ local function scaled(a, b, d)
 		math.ceil((over * 16384 + rest * low) / d)
 end
 
--- later returns a + b. It adds more than all rounding can have lost if the sum is not exact.
+-- later returns a + b. If the sum is not exact, it adds more than rounding can have lost.
 local function later(a, b)
 	local sum = a + b
 	if sum > 2 ^ 53 then
@@ -36,18 +37,26 @@ for i, name in ipairs(KEYS) do
 		tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4]), tonumber(ARGV[arg + 5])
 
 	-- Not GET, which would fetch a value of any size that another program has stored.
-	local stored = redis.pcall('GETRANGE', name, 0, 19)
+	local stored = redis.pcall('GETRANGE', name, 0, 63)
 	if type(stored) == 'table' then
 		if not string.find(stored.err, 'WRONGTYPE', 1, true) then
 			return stored
 		end
 		stored = ''
 	end
-	stored = string.match(stored, '^%d+$') and tonumber(stored) or 0
+	local stored_tat, stored_requests, stored_per = string.match(stored, '^(%d+)/(%d+)/(%d+)$')
+	stored_tat, stored_requests, stored_per =
+		tonumber(stored_tat) or 0, tonumber(stored_requests) or 0, tonumber(stored_per) or 0
+	local same = stored_requests == requests and stored_per == per
+	if not same and stored_tat > now and stored_requests > 0 and stored_per > 0 then
+		-- The limit has changed. As much of the burst stays in use as before.
+		local used = math.min(scaled(stored_tat - now, stored_requests, stored_per), burst)
+		stored_tat = later(now, scaled(used, per, requests))
+	end
 
-	-- A value that another program has stored does not block the limit for ever: it is used as far
-	-- as twice the burst and a minute, which is more than nodes book beyond the burst.
-	local tat = math.min(stored, math.floor(now + 2 * burst * per / requests + 6e7))
+	-- A value that another program has stored does not block the limit forever: it counts as at
+	-- most two bursts and a minute after now, which is more than nodes book.
+	local tat = math.min(stored_tat, math.floor(now + 2 * burst * per / requests + 6e7))
 	tat = math.max(tat, known, now)
 
 	local ahead = later(tat - now, scaled(spent, per, requests))
@@ -57,10 +66,11 @@ for i, name in ipairs(KEYS) do
 		-- 9.2e18 is within 64 bits, and beyond the burst of every limit.
 		tat = math.min(later(tat, scaled(spent + granted, per, requests)), 9.2e18)
 	end
-	if tat > now and tat ~= stored then
-		-- The clocks of nodes and servers differ: the value stays for a minute after its time.
+	if tat > now and not (same and tat == stored_tat) then
+		-- The clocks of nodes and servers differ, so the value is kept for another minute.
 		local ttl = math.ceil((tat - now) / 1000) + 60000
-		redis.call('SET', name, string.format('%.0f', tat), 'PX', string.format('%.0f', ttl))
+		redis.call('SET', name, string.format('%.0f/%.0f/%.0f', tat, requests, per),
+			'PX', string.format('%.0f', ttl))
 	end
 	answers[2 * i - 1], answers[2 * i] = granted, tat
 end

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxBookings is how many bookings one run of the script makes. The server does nothing else
-// meanwhile, for a few milliseconds.
+// maxBookings is the maximum number of bookings in one run of the script. A run blocks the server
+// for a few milliseconds.
 const maxBookings = 1000
 
 //go:embed book.lua
@@ -21,7 +21,7 @@ var bookSource string
 
 var bookScript = redis.NewScript(bookSource)
 
-var errNotBooked = errors.New("the server does not answer the script as it should")
+var errNotBooked = errors.New("the server sent an unexpected answer to the script")
 
 // Book implements [keystore.SharedRates]. In a Cluster, the names must have the same hash tag. The
 // timeout in the URL applies as for [Redis.Get].

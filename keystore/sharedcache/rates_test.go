@@ -49,7 +49,7 @@ func (c cache) wantTAT(t *testing.T, tat int64) {
 	}
 }
 
-// TestFlushedRates: what a node knows is booked again after the server has lost it.
+// TestFlushedRates: after the server has lost its data, nodes restore the state that they know.
 func TestFlushedRates(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -68,7 +68,7 @@ func TestFlushedRates(t *testing.T) {
 	r.wantTAT(t, after(10)) // for nodes that knew nothing
 }
 
-// TestRestoredRates: an old dump refills nothing that a node knows.
+// TestRestoredRates: an old dump refills no limit whose state a node knows.
 func TestRestoredRates(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -98,13 +98,41 @@ func TestRatesExpire(t *testing.T) {
 	if ttl := operator.PTTL(ctx, rateName).Val(); ttl <= 5*time.Minute || ttl > 6*time.Minute {
 		t.Errorf("expires in %s", ttl)
 	}
-	if v := operator.Get(ctx, rateName).Val(); v != fmt.Sprint(after(5)) {
+	if v := operator.Get(ctx, rateName).Val(); v != storedAt(after(5)) {
 		t.Errorf("stored %q", v)
 	}
 	operator.Persist(ctx, rateName)
 	r.wantTAT(t, after(5))
 	if ttl := operator.PTTL(ctx, rateName).Val(); ttl > 0 {
 		t.Error("a call that booked nothing wrote the value")
+	}
+}
+
+// storedAt returns the value of a limit of minutely with a TAT.
+func storedAt(tat int64) string {
+	return fmt.Sprintf("%d/%d/%d", tat, minutely.Requests, minutely.Per.Microseconds())
+}
+
+// TestChangedRates: when a limit is changed, as much of its burst stays in use.
+func TestChangedRates(t *testing.T) {
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
+	from := keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 100}
+	for _, test := range []struct {
+		to   keystore.RateLimit
+		room int64
+	}{
+		{keystore.RateLimit{Requests: 1, Per: time.Hour, Burst: 100}, 40},
+		{keystore.RateLimit{Requests: 1000, Per: time.Second, Burst: 1000}, 940},
+		{keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 150}, 90},
+		{keystore.RateLimit{Requests: 20, Per: time.Minute, Burst: 50}, 0},
+	} {
+		name := rateName + fmt.Sprint(test.to)
+		r.booked(t, keystore.Booking{Name: name, Limit: from, Spent: 60})
+		booked := r.booked(t, keystore.Booking{Name: name, Limit: test.to, Want: 10_000})
+		if booked.Granted != test.room {
+			t.Errorf("%+v: room for %d, want %d", test.to, booked.Granted, test.room)
+		}
 	}
 }
 
@@ -115,7 +143,8 @@ func TestForeignRates(t *testing.T) {
 	r, operator := open(t, "redis://"+s.Addr()), operator(t, s)
 	for _, foreign := range []string{
 		"", "x", "-1", "1e300", "0x7fffffffffffffff", "inf", "nan", " 1", "1 ", "1\n", "\x00",
-		"1.5", strings.Repeat("x", 1<<20),
+		"1.5", strings.Repeat("x", 1<<20), "9e15", "9/9", "9/9/9/9", "9000000000000000/0/0",
+		"9000000000000000/1/x",
 	} {
 		operator.Set(ctx, rateName, foreign, 0)
 		r.wantTAT(t, noon.UnixMicro())
@@ -140,12 +169,11 @@ func TestForeignRates(t *testing.T) {
 	r.wantTAT(t, after(3))
 
 	for _, late := range []string{
-		fmt.Sprint(after(1000)), fmt.Sprint(math.MaxInt64), strings.Repeat("9", 20),
-		strings.Repeat("9", 1<<20),
+		storedAt(after(1000)), storedAt(math.MaxInt64), "99999999999999999999/60/60000000",
 	} {
 		operator.Set(ctx, rateName, late, 0)
 		r.wantTAT(t, after(2*minutely.Burst+1))
-		if v := operator.Get(ctx, rateName).Val(); v != fmt.Sprint(after(2*minutely.Burst+1)) {
+		if v := operator.Get(ctx, rateName).Val(); v != storedAt(after(2*minutely.Burst+1)) {
 			t.Errorf("%.30s: stored %q", late, v)
 		}
 	}

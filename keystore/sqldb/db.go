@@ -44,7 +44,7 @@ type dialect struct {
 	// begin is a query that takes the lock of all writers, unless BEGIN has taken it, and returns
 	// the time of the change. It has a placeholder like clock.
 	begin string
-	// beginApart is like begin for transactions that lock their own rows instead of all writers.
+	// beginApart replaces begin in transactions that lock their own rows instead of all writers.
 	beginApart string
 	lockQuotas string // suffix of a query with a table q: it locks the rows of q
 	skipLocked string // suffix of a query: it locks the rows, except those that are locked already

@@ -7,7 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestLimitTexts: the columns contain the shortest form of each limit, and longer forms can be read.
+// TestLimitTexts: the columns contain the shortest form of each limit, and longer forms can be
+// read.
 func TestLimitTexts(t *testing.T) {
 	rate := func(requests int64, per time.Duration, burst int64) keystore.Limits {
 		return keystore.Limits{Rate: keystore.RateLimit{Requests: requests, Per: per, Burst: burst}}

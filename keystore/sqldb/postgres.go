@@ -51,8 +51,8 @@ var postgresDialect = dialect{
 		"THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END",
 	current: "on_primary()",
 	begin:   beginChange(lockWait, maxIdle),
-	// Rows of quota_grants are updated all the time. A plan for a few of them would read the old
-	// versions of all.
+	// Rows of quota_grants are updated often. A sequential scan would read the old versions of all
+	// rows.
 	beginApart: fmt.Sprintf(`SELECT greatest(CAST(? AS bigint),
 		CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint), noted)
 		FROM clock, (SELECT set_config('idle_in_transaction_session_timeout', '%d', true),
@@ -110,8 +110,8 @@ var postgresDialect = dialect{
 // password.
 //
 // It uses one connection for writes, eight for lookups of keys, four for lists, one for last uses,
-// one for quotas, three for leases, the nodes' rows and polls of the head, and one that listens. No kind waits for
-// another.
+// one for quotas, three for leases, the nodes' rows and polls of the head, and one that listens. No
+// kind waits for another.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
 	if err != nil {

@@ -331,8 +331,8 @@ func TestPostgresCommitSetting(t *testing.T) {
 	}
 }
 
-// TestPostgresIsolation: changes and reservations do not conflict, whatever the default isolation of
-// the role.
+// TestPostgresIsolation: changes and reservations do not conflict, even if the role has a stricter
+// default isolation.
 func TestPostgresIsolation(t *testing.T) {
 	s := newPostgresStore(t)
 	url := s.URL(s.schema) + "&default_transaction_isolation=serializable"

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// quotaKept is how long after its end a period can still be granted units.
+	// quotaKept is the time after the end of a period in which its units can still be granted.
 	quotaKept = 24 * time.Hour
-	// quotaMargin is how much longer the row is kept, so that no transaction that began before can
-	// create the row again.
+	// quotaMargin is the additional time for which the row is kept, so that no older transaction
+	// can create it again.
 	quotaMargin = time.Hour
-	// maxForgotten is how many rows of old periods one call of Reserve deletes at most.
+	// maxForgotten is the maximum number of rows of old periods that one call of Reserve deletes.
 	maxForgotten = 1000
-	// forgetInterval is how often Reserve looks for rows of old periods.
+	// forgetInterval is the time between two searches for rows of old periods.
 	forgetInterval = time.Minute
 )
 
-// Reserve implements [keystore.Database]. It never runs twice: units that are returned twice would
-// be granted twice.
+// Reserve implements [keystore.Database]. It does not retry: units that are returned twice would be
+// granted twice.
 func (d *DB) Reserve(
 	ctx context.Context, reservations []keystore.Reservation,
 ) ([]keystore.QuotaGrant, error) {
@@ -42,8 +42,8 @@ func (d *DB) Reserve(
 	return grants, nil
 }
 
-// reserve first creates the rows that are missing and then locks all rows, both in the same order
-// as every other transaction, so that no two can deadlock.
+// reserve creates missing rows and then locks all rows. Every transaction does both in the same
+// order, so that no two can deadlock.
 func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.QuotaGrant) error {
 	list := make([][4]any, 0, len(reservations)) // quota, begins, ends and the index
 	for i := range reservations {
@@ -100,7 +100,7 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 	return err
 }
 
-// forgetQuotas now and then deletes rows of periods that ended long ago.
+// forgetQuotas deletes rows of periods that ended long ago, once in forgetInterval.
 func (t *tx) forgetQuotas() error {
 	if time.Now().UnixNano() < t.db.forgetAt.Load() {
 		return nil

@@ -196,8 +196,8 @@ func TestProxyRecipes(t *testing.T) {
 	}
 }
 
-// tryLimit checks that the client learns through a proxy what a rate limit says. announced says that
-// the proxy passes the headers on with admitted requests too.
+// tryLimit checks that a proxy passes the limit headers to the client, in refusals and, if
+// announced is true, in all responses.
 func tryLimit(t *testing.T, g *gate.Gate, address string, announced bool) {
 	key := g.Mint(t, gate.JSON{"name": "Limited", "namespace": "acme", "access": "read_only",
 		"rate_limit": gate.JSON{"requests": 1, "per": "24h"}})

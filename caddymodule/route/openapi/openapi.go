@@ -1,7 +1,7 @@
 // Package openapi reads the operations of an OpenAPI 3.0 or 3.1 document, JSON or YAML: methods,
-// paths, ids, tags, summaries and costs, each with its line. It ignores the rest of the document, even if
-// that is invalid. It knows nothing of permissions. Start reading at [Read]; reader.go resolves
-// references and merges, servers.go the base paths.
+// paths, ids, tags, summaries and costs, each with its line. It ignores the rest of the document,
+// even if that is invalid. It knows nothing of permissions. Start reading at [Read]; reader.go
+// resolves references and merges, servers.go the base paths.
 package openapi
 
 import (
@@ -157,7 +157,7 @@ func (r *reader) operation(n node, bases []string) (o Operation, err error) {
 	return o, err
 }
 
-// costField is the extension that says how many units a call of the operation costs.
+// costField is the extension with the cost of an operation, in units.
 const costField = "x-apikeys-cost"
 
 // MaxCost is the maximum cost of an operation, in units.
