@@ -48,7 +48,9 @@ for i, name in ipairs(KEYS) do
 	stored_tat, stored_requests, stored_per =
 		tonumber(stored_tat) or 0, tonumber(stored_requests) or 0, tonumber(stored_per) or 0
 	local same = stored_requests == requests and stored_per == per
-	if not same and stored_tat > now and stored_requests > 0 and stored_per > 0 then
+	if stored_requests == 0 or stored_per == 0 then
+		stored_tat = 0
+	elseif not same and stored_tat > now then
 		-- The limit has changed. As much of the burst stays in use as before.
 		local used = math.min(scaled(stored_tat - now, stored_requests, stored_per), burst)
 		stored_tat = later(now, scaled(used, per, requests))

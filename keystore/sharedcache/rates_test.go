@@ -169,7 +169,7 @@ func TestForeignRates(t *testing.T) {
 	r.wantTAT(t, after(3))
 
 	for _, late := range []string{
-		storedAt(after(1000)), storedAt(math.MaxInt64), "99999999999999999999/60/60000000",
+		storedAt(after(1000)), storedAt(math.MaxInt64), "99999999999999999999/1/60000000",
 	} {
 		operator.Set(ctx, rateName, late, 0)
 		r.wantTAT(t, after(2*minutely.Burst+1))
