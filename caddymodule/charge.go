@@ -15,7 +15,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
@@ -45,7 +44,6 @@ type charger struct {
 	// These identify the limits to charge. answer.Record is nil if the request has no key.
 	keys   *manage.Keystore
 	answer node.Answer
-	policy *keystore.Directory
 }
 
 // chargeNext returns the next handler for a call that is passed on.
@@ -54,7 +52,7 @@ func (h *Handler) chargeNext(c *call, next caddyhttp.Handler) caddyhttp.Handler 
 		return next
 	}
 	return &charger{next: next, name: h.rules.charge, logger: h.logger, request: c.request,
-		keys: c.keys, answer: c.answer, policy: c.policy}
+		keys: c.keys, answer: c.answer}
 }
 
 // ServeHTTP implements caddyhttp.Handler.
@@ -112,7 +110,7 @@ func (w *chargeWriter) remove(name string) []string {
 func (n *charger) chargeTo(units int64) {
 	if more := units - n.request.units; more > 0 && n.answer.Record != nil {
 		n.request.units = units
-		n.keys.ChargeMore(n.answer, n.policy, more)
+		n.keys.ChargeMore(n.answer, more)
 	}
 }
 

@@ -93,24 +93,12 @@ func violations(charge *node.Charge) (set int, retry time.Duration) {
 		return 0, 0
 	}
 	for l := range node.LimitName(node.NumLimits) {
-		if charge.Refused(l) && !inShadow(charge.Terms, l) {
+		if charge.Refused(l) && !charge.Terms.Shadow(l) {
 			set |= 1 << l
 			retry = max(retry, charge.State(l).Retry)
 		}
 	}
 	return set, retry
-}
-
-func inShadow(t *node.Terms, l node.LimitName) bool {
-	switch l {
-	case node.KeyRate:
-		return t.Key.Rate.Shadow
-	case node.KeyQuota:
-		return t.Key.Quota.Shadow
-	case node.NamespaceRate:
-		return t.Namespace.Rate.Shadow
-	}
-	return t.Namespace.Quota.Shadow
 }
 
 // retryAfterValue returns the value of Retry-After: at least the duration and 1 s. The jitter, at

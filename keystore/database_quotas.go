@@ -37,10 +37,13 @@ type QuotaGrant struct {
 	Total int64 // granted to all nodes in the period, including these
 }
 
+// maxGranted keeps sums within 64 bits. It is beyond every limit.
+const maxGranted = 1 << 62
+
 // Grant returns the answer to a reservation. granted is the number of units granted in its period
 // before.
 func (r *Reservation) Grant(granted int64) QuotaGrant {
-	granted = max(0, granted+r.Booked)
+	granted = max(0, min(granted, maxGranted-max(0, r.Booked))+r.Booked)
 	left := max(0, r.Limit-granted)
 	units := min(left, max(r.Need, min(r.Want, left/max(1, r.Share))))
 	return QuotaGrant{Units: units, Total: granted + units}

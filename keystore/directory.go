@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"unique"
 )
 
@@ -46,6 +47,7 @@ const (
 // A Directory is an indexed policy. It is immutable and safe for concurrent use. Ids are compared
 // byte by byte.
 type Directory struct {
+	serial     uint64 // differs for each directory
 	revision   Revision
 	namespaces map[string]*Namespace
 	reached    map[string][]*Namespace // by namespace, the descendants in its `reach`
@@ -117,7 +119,7 @@ var builtin = func() *Directory {
 // namespaces; nil leaves them out.
 func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	d = &Directory{
-		revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
+		serial: serials.Add(1), revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
 		roles: maps.Clone(d.roles), plans: maps.Clone(d.plans), limited: d.limited,
 		members: maps.Clone(d.members), logins: maps.Clone(d.logins),
 		usage: d.usage.clone(),
@@ -256,6 +258,12 @@ func (d *Directory) AllMembers() []*Member {
 	})
 	return list
 }
+
+// Serial returns a number that no other directory of this process has. It identifies a directory
+// without keeping it in memory.
+func (d *Directory) Serial() uint64 { return d.serial }
+
+var serials atomic.Uint64
 
 // Revision returns the revision of the newest change to the policy.
 func (d *Directory) Revision() Revision { return d.revision }

@@ -16,85 +16,96 @@ type bookkeeper[B any] struct {
 
 	wake   chan struct{}
 	mu     sync.Mutex
-	due    []B
-	next   *booking
+	queue  []*batch[B]
 	closed bool
 }
 
-// A booking is one run of a bookkeeper, for all buckets that were added before.
+// A batch is a booking with its buckets.
+type batch[B any] struct {
+	booking
+	buckets []B
+}
+
+// A booking is one call to a store.
 type booking struct {
 	done chan struct{}
 	err  error // set before done is closed
 }
 
-// maxBooked is the maximum number of buckets in one call to a store.
+func (k *booking) finish(err error) {
+	k.err = err
+	close(k.done)
+}
+
+// maxBooked is the maximum number of buckets in one booking.
 const maxBooked = 1000
 
 func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) error) *bookkeeper[B] {
 	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
 }
 
-// add adds a bucket to the next booking, and returns that booking. After close, the booking has
-// already failed.
+// add adds a bucket to a booking that has not begun, and returns that booking. After close, the
+// booking has already failed.
 func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.closed {
-		failed := &booking{done: make(chan struct{}), err: errClosed}
-		close(failed.done)
-		return failed
-	}
-	k.due = append(k.due, b)
-	if k.next == nil {
-		k.next = &booking{done: make(chan struct{})}
-		select {
-		case k.wake <- struct{}{}:
-		default:
+	if len(k.queue) == 0 || len(k.queue[len(k.queue)-1].buckets) == maxBooked {
+		next := &batch[B]{booking: booking{done: make(chan struct{})}}
+		if k.closed {
+			next.finish(errClosed)
+			return &next.booking
 		}
+		k.queue = append(k.queue, next)
 	}
-	return k.next
+	next := k.queue[len(k.queue)-1]
+	next.buckets = append(next.buckets, b)
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+	return &next.booking
 }
 
 // run makes bookings until ctx is done.
 func (k *bookkeeper[B]) run(ctx context.Context) {
+	defer k.close()
 	for {
 		select {
 		case <-ctx.Done():
-			k.close()
 			return
 		case <-k.wake:
 		}
-		paced := time.NewTimer(k.gap)
-		k.mu.Lock()
-		due, this := k.due, k.next
-		k.due, k.next = nil, nil
-		k.mu.Unlock()
-		if this != nil {
-			for len(due) > 0 {
-				n := min(len(due), maxBooked)
-				if err := k.book(ctx, due[:n]); err != nil {
-					this.err = err
-				}
-				due = due[n:]
+		for next := k.take(); next != nil; next = k.take() {
+			paced := time.After(k.gap)
+			next.finish(k.book(ctx, next.buckets))
+			select {
+			case <-ctx.Done():
+				return
+			case <-paced:
 			}
-			close(this.done)
 		}
-		select {
-		case <-ctx.Done():
-		case <-paced.C:
-		}
-		paced.Stop()
 	}
 }
 
-// close fails the next booking and all later ones.
+// take removes the first batch from the queue, or returns nil.
+func (k *bookkeeper[B]) take() *batch[B] {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.queue) == 0 {
+		return nil
+	}
+	next := k.queue[0]
+	k.queue = k.queue[1:]
+	return next
+}
+
+// close fails all bookings that have not begun, and those that are added later.
 func (k *bookkeeper[B]) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.closed = true
-	if k.next != nil {
-		k.next.err = errClosed
-		close(k.next.done)
-		k.next, k.due = nil, nil
+	for _, next := range k.queue {
+		next.finish(errClosed)
 	}
+	k.queue = nil
 }

@@ -55,13 +55,8 @@ func (c *Charge) Refused(l LimitName) bool { return c.states[l].refused }
 func (c *Charge) State(l LimitName) LimitState {
 	s := &c.states[l]
 	state := LimitState{Refused: s.refused}
-	var rate *keystore.RateLimit
-	switch l {
-	case KeyRate:
-		rate = &c.Terms.Key.Rate
-	case NamespaceRate:
-		rate = &c.Terms.Namespace.Rate
-	default:
+	rate, _ := c.Terms.of(l)
+	if rate == nil {
 		state.Remaining, state.Reset = s.held, time.Duration(s.end-c.now)
 		if s.refused {
 			state.Retry = state.Reset
@@ -102,17 +97,29 @@ type Terms struct {
 	Policy string
 }
 
-// Applies reports whether the terms contain a limit.
-func (t *Terms) Applies(l LimitName) bool {
+// of returns the limit with a name: a rate limit or a quota, which is zero if there is none.
+func (t *Terms) of(l LimitName) (*keystore.RateLimit, *keystore.Quota) {
 	switch l {
 	case KeyRate:
-		return t.Key.Rate != keystore.RateLimit{}
+		return &t.Key.Rate, nil
 	case KeyQuota:
-		return t.Key.Quota != keystore.Quota{}
+		return nil, &t.Key.Quota
 	case NamespaceRate:
-		return t.Namespace.Rate != keystore.RateLimit{}
+		return &t.Namespace.Rate, nil
 	}
-	return t.Namespace.Quota != keystore.Quota{}
+	return nil, &t.Namespace.Quota
+}
+
+// Applies reports whether the terms contain a limit.
+func (t *Terms) Applies(l LimitName) bool {
+	rate, quota := t.of(l)
+	return rate != nil && *rate != keystore.RateLimit{} || quota != nil && *quota != keystore.Quota{}
+}
+
+// Shadow reports whether a limit is in shadow.
+func (t *Terms) Shadow(l LimitName) bool {
+	rate, quota := t.of(l)
+	return rate != nil && rate.Shadow || quota != nil && quota.Shadow
 }
 
 // Charge charges a request that costs units to all limits of the answer's key, or to none of them
@@ -127,10 +134,11 @@ func (n *Node) Charge(
 	return c, err
 }
 
-// ChargeMore charges more units of a charged request to its quotas, even beyond them.
-func (n *Node) ChargeMore(a Answer, d *keystore.Directory, units int64) {
-	if d.Limits(a.Record) {
-		n.limiter.spend(a, d, units)
+// ChargeMore charges more units of a charged request to its quotas, even beyond them. The quotas are
+// the current ones, because the request may have taken long.
+func (n *Node) ChargeMore(a Answer, units int64) {
+	if n.Policy().Limits(a.Record) {
+		n.limiter.spend(a.Record, units)
 	}
 }
 

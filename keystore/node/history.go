@@ -62,6 +62,7 @@ func (n *Node) acceptNewHistory(head keystore.Head) error {
 	if err := n.readDeployment(ctx); err != nil {
 		return err
 	}
+	n.limiter.forgetReservations()
 	if former != m.epoch {
 		m.formerEpochs = append(m.formerEpochs, former)
 	}

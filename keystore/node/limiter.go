@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +40,8 @@ type surroundings struct {
 	epoch  func() string
 	rates  func() keystore.SharedRates // nil if there is none
 	ledger keystore.QuotaLedger
+	policy func() *keystore.Directory          // the current one
+	failed func(doing string, err error) error // reports a failure of the ledger
 }
 
 // A bucketID identifies the limits of a key or a namespace.
@@ -60,6 +64,8 @@ func (n *Node) newLimiter() *limiter {
 		epoch:  func() string { return n.seal.Load().deployment.Epoch },
 		rates:  func() keystore.SharedRates { return n.settings.Load().Rates },
 		ledger: n.db,
+		policy: n.Policy,
+		failed: n.StoreFailed,
 	})
 }
 
@@ -85,7 +91,7 @@ func (l *limiter) mode() mode {
 // buckets holds the buckets of a record's limits under one directory: those of the key at index 0
 // and those of its home namespace at index 1. A bucket is nil if there is no such limit.
 type buckets struct {
-	directory *keystore.Directory
+	directory uint64 // its Serial
 	terms     *Terms
 	rates     [2]*rateBucket
 	quotas    [2]*quotaBucket
@@ -100,7 +106,7 @@ var (
 // find returns the buckets of a record.
 func (l *limiter) find(a *Answer, d *keystore.Directory) *buckets {
 	if a.entry != nil {
-		if b := a.entry.buckets.Load(); b != nil && b.directory == d {
+		if b := a.entry.buckets.Load(); b != nil && b.directory == d.Serial() {
 			return b
 		}
 	}
@@ -117,8 +123,8 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if key == (keystore.Limits{}) && namespace == (keystore.Limits{}) {
-		if l.unlimited == nil || l.unlimited.directory != d {
-			l.unlimited = &buckets{directory: d}
+		if l.unlimited == nil || l.unlimited.directory != d.Serial() {
+			l.unlimited = &buckets{directory: d.Serial()}
 		}
 		return l.unlimited
 	}
@@ -127,7 +133,8 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 		t = newTerms(key, namespace)
 		l.terms[[2]keystore.Limits{key, namespace}] = t
 	}
-	b := &buckets{directory: d, terms: t}
+	b := &buckets{directory: d.Serial(), terms: t}
+	current := d == l.policy() // else the limits of buckets may be newer
 	for i, limits := range []*keystore.Limits{&t.Key, &t.Namespace} {
 		id := bucketID{namespace: i == 1, id: r.KeyID}
 		if i == 1 {
@@ -139,7 +146,9 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 				b.rates[i] = &rateBucket{id: id, limit: &limits.Rate}
 				l.rateMap[id] = b.rates[i]
 			}
-			b.rates[i].setLimit(&limits.Rate, now)
+			if current {
+				b.rates[i].setLimit(&limits.Rate, now)
+			}
 		}
 		if limits.Quota != (keystore.Quota{}) {
 			b.quotas[i] = l.quotaMap[id]
@@ -147,7 +156,9 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 				b.quotas[i] = &quotaBucket{id: id, limit: &limits.Quota}
 				l.quotaMap[id] = b.quotas[i]
 			}
-			b.quotas[i].setLimit(&limits.Quota)
+			if current {
+				b.quotas[i].setLimit(&limits.Quota)
+			}
 		}
 	}
 	return b
@@ -184,17 +195,17 @@ func (b *buckets) unlock() {
 	}
 }
 
-// maxBookings is the maximum number of bookings that a request waits for. It needs more than one
+// maxTries is the maximum number of bookings that a request waits for. It needs more than one
 // only if other requests take what was booked for it.
-const maxBookings = 10
+const maxTries = 10
 
 // charge charges a request to all limits of a record or to none.
 func (l *limiter) charge(
 	ctx context.Context, c *Charge, a Answer, d *keystore.Directory, units int64,
 ) error {
 	c.now = a.Now
+	b := l.find(&a, d)
 	for tries := 0; ; {
-		b := l.find(&a, d)
 		if b.terms == nil {
 			return nil
 		}
@@ -203,10 +214,11 @@ func (l *limiter) charge(
 			if a.entry != nil {
 				a.entry.buckets.CompareAndSwap(b, nil)
 			}
+			b = l.find(&a, d)
 			continue
 		}
 		c.Terms = b.terms
-		wait, waits, err := l.chargeLocked(c, b, units, tries == maxBookings)
+		wait, waits, err := l.chargeLocked(c, b, units, tries == maxTries)
 		b.unlock()
 		if err != nil {
 			return err
@@ -224,32 +236,21 @@ func (l *limiter) charge(
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			quota := b.quotaOf(LimitName(name))
+			rate, _ := b.terms.of(LimitName(name))
 			switch {
 			case w.err == nil:
 			case errors.Is(w.err, errClosed):
 				return w.err
-			case quota == nil: // the next try uses this node's share of the rate
-			case quota.Shadow:
-				tries = maxBookings
+			case rate != nil: // the next try uses this node's share of the rate
+			case b.terms.Shadow(LimitName(name)):
+				tries = maxTries
 			default:
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
 		}
-		tries = min(tries+1, maxBookings)
+		tries = min(tries+1, maxTries)
 		c.now = l.now()
 	}
-}
-
-// quotaOf returns the quota with this name, or nil if it is a rate limit.
-func (b *buckets) quotaOf(name LimitName) *keystore.Quota {
-	switch name {
-	case KeyQuota:
-		return &b.terms.Key.Quota
-	case NamespaceQuota:
-		return &b.terms.Namespace.Quota
-	}
-	return nil
 }
 
 // errContended means that other requests repeatedly took the units that were reserved for a
@@ -331,49 +332,79 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// spend charges units to the quotas of a record, even beyond the quotas.
-func (l *limiter) spend(a Answer, d *keystore.Directory, units int64) {
-	b := l.find(&a, d)
-	for _, q := range b.quotas {
-		if q != nil {
-			q.spend(l, l.now(), units)
+// spend charges units to the quotas of a record, even beyond them.
+func (l *limiter) spend(r *keystore.Record, units int64) {
+	key, namespace := l.policy().LimitsOf(r)
+	now := l.now()
+	l.mu.Lock() // so that no bucket is retired meanwhile
+	defer l.mu.Unlock()
+	for i, quota := range []keystore.Quota{key.Quota, namespace.Quota} {
+		if quota == (keystore.Quota{}) {
+			continue
 		}
+		id := bucketID{id: r.KeyID}
+		if i == 1 {
+			id = bucketID{namespace: true, id: r.Namespace}
+		}
+		if l.quotaMap[id] == nil {
+			l.quotaMap[id] = &quotaBucket{id: id, limit: &quota}
+		}
+		l.quotaMap[id].spend(l, now, units)
 	}
 }
 
 // sweepInterval is the time between two calls of sweep.
 const sweepInterval = time.Minute
 
-// sweep removes buckets whose state is that of a new one, and returns idle reservations. While the
-// shared store is unavailable, it queues one of the other buckets, so that the node notices when
-// the store is available again.
+// sweep removes buckets whose state is that of a new one, and returns unused reservations. While the
+// shared store is unavailable, it asks for one bucket, so that the node notices when the store
+// works again.
 func (l *limiter) sweep() {
 	now := l.now()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	clear(l.terms)
+	rates, quotas := slices.Collect(maps.Values(l.rateMap)), slices.Collect(maps.Values(l.quotaMap))
+	l.mu.Unlock()
 	asks := l.degraded.Load() && l.rates() != nil
-	for id, b := range l.rateMap {
-		b.mu.Lock()
-		if b.idle(keystore.Micros(now)) {
-			b.retired = true
-			delete(l.rateMap, id)
-		} else if asks {
-			b.queue(l)
-			asks = false
+	for batch := range slices.Chunk(rates, maxBooked) {
+		l.mu.Lock()
+		for _, b := range batch {
+			b.mu.Lock()
+			if b.idle(keystore.Micros(now)) {
+				b.retired = true
+				delete(l.rateMap, b.id)
+			} else if asks {
+				b.queue(l)
+				asks = false
+			}
+			b.mu.Unlock()
 		}
-		b.mu.Unlock()
+		l.mu.Unlock()
 	}
-	if len(l.rateMap) == 0 {
-		l.degraded.Store(false) // nothing is shared
-	}
-	for id, b := range l.quotaMap {
-		b.mu.Lock()
-		if b.idle(l, now) {
-			b.retired = true
-			delete(l.quotaMap, id)
+	returns := 0
+	for batch := range slices.Chunk(quotas, maxBooked) {
+		l.mu.Lock()
+		for _, b := range batch {
+			b.mu.Lock()
+			switch {
+			case b.idle(now):
+				b.retired = true
+				delete(l.quotaMap, b.id)
+			case returns < maxBooked && b.settle(l, now): // more would delay requests
+				returns++
+			}
+			b.mu.Unlock()
 		}
-		b.mu.Unlock()
+		l.mu.Unlock()
+	}
+}
+
+// forgetReservations gives up what was reserved in a history that the database has lost.
+func (l *limiter) forgetReservations() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range l.quotaMap {
+		b.forget()
 	}
 }
 
@@ -445,17 +476,12 @@ func (n *limitCounts) add(c *Charge, r *keystore.Record) {
 			if c.Outcome == keystore.OK {
 				n.admitted[r.Digest[0]%countStripes].n[name].Add(1)
 			}
-		case c.Terms.shadow(name):
+		case c.Terms.Shadow(name):
 			n.others[name][LimitShadow].Add(1)
 		default:
 			n.others[name][LimitRefused].Add(1)
 		}
 	}
-}
-
-func (t *Terms) shadow(name LimitName) bool {
-	return [NumLimits]bool{t.Key.Rate.Shadow, t.Key.Quota.Shadow, t.Namespace.Rate.Shadow,
-		t.Namespace.Quota.Shadow}[name]
 }
 
 func (l *limiter) stats() (s LimitStats) {
@@ -470,6 +496,7 @@ func (l *limiter) stats() (s LimitStats) {
 	for i := range s.Grants {
 		s.Grants[i] = l.grants[i].Load()
 	}
-	s.Degraded = l.degraded.Load() && l.nodes() > 1
+	m := l.mode()
+	s.Degraded = m.stored && m.nodes > 1 && l.degraded.Load()
 	return s
 }

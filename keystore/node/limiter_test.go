@@ -40,6 +40,7 @@ type limitedFleet struct {
 // A limitedNode is one limiter.
 type limitedNode struct {
 	*limiter
+	store  *storeOf
 	stop   context.CancelFunc
 	away   bool // the shared store is unavailable to this node
 	killed bool
@@ -66,6 +67,7 @@ func limitedRecord(l keystore.KeyLimits) *keystore.Record {
 
 func (f *limitedFleet) start() *limitedNode {
 	n := &limitedNode{}
+	n.store = &storeOf{f.store, n}
 	n.limiter = newLimiter(surroundings{
 		now:   func() int64 { return time.Now().UnixNano() },
 		nodes: func() int64 { return f.live },
@@ -74,9 +76,11 @@ func (f *limitedFleet) start() *limitedNode {
 			if f.store == nil {
 				return nil
 			}
-			return &storeOf{f.store, n}
+			return n.store
 		},
 		ledger: f.ledger,
+		policy: func() *keystore.Directory { return f.policy },
+		failed: func(_ string, err error) error { return err },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
@@ -484,6 +488,7 @@ type quotaStore struct {
 	granted map[string]int64
 	lose    float64 // the share of calls that fail, half of them after the commit
 	slow    time.Duration
+	calls   int
 }
 
 func (s *quotaStore) Reserve(
@@ -492,6 +497,7 @@ func (s *quotaStore) Reserve(
 	time.Sleep(s.slow + time.Duration(rand.IntN(int(10*time.Millisecond))))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.calls++
 	lost := rand.Float64()
 	if lost < s.lose/2 {
 		return nil, errAway
@@ -672,13 +678,13 @@ func TestChargedMoreThanQuota(t *testing.T) {
 		quota := keystore.Quota{Units: 100, Per: keystore.Hour}
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 2)
 		f.request(f.nodes[0], 1)
-		f.nodes[0].spend(Answer{Record: f.record}, f.policy, 98)
+		f.nodes[0].spend(f.record, 98)
 		synctest.Wait()
 		time.Sleep(time.Second)
 		if c := f.request(f.nodes[1], 2); c.Outcome != keystore.Exhausted {
 			t.Errorf("%v for 2 of 1 units on another node", c.Outcome)
 		}
-		f.nodes[0].spend(Answer{Record: f.record}, f.policy, 500)
+		f.nodes[0].spend(f.record, 500)
 		time.Sleep(time.Second)
 		if granted := slices.Collect(maps.Values(f.ledger.granted)); !slices.Equal(granted,
 			[]int64{600}) {
@@ -713,6 +719,7 @@ func BenchmarkCharge(b *testing.B) {
 				epoch:  func() string { return "e" },
 				rates:  func() keystore.SharedRates { return nil },
 				ledger: &quotaStore{granted: make(map[string]int64)},
+				policy: func() *keystore.Directory { return policy },
 			})
 			go l.rateBooks.run(b.Context())
 			go l.quotaBooks.run(b.Context())
@@ -751,6 +758,7 @@ func BenchmarkLimitMemory(b *testing.B) {
 			nodes:  func() int64 { return 1 },
 			rates:  func() keystore.SharedRates { return nil },
 			ledger: &quotaStore{},
+			policy: func() *keystore.Directory { return policy },
 		})
 		for _, e := range entries {
 			var c Charge

@@ -19,14 +19,16 @@ type quotaBucket struct {
 	total      int64 // units granted to all nodes, as far as this node knows
 	// owed is the number of units spent without a grant or, if negative, of granted units to
 	// return.
-	owed    int64
-	used    int64 // units since the last reservation
-	need    int64 // units that requests wait for
-	most    int64 // the most that one of them waits for
-	dry     int64 // when the quota had less than a request needed; 0 if it had enough
-	spent   int64 // when units were last spent
-	next    *booking
-	retired bool // not in the limiter's map any more
+	owed  int64
+	used  int64 // units since the last reservation
+	need  int64 // units that requests wait for
+	most  int64 // the most that one of them waits for
+	dry   int64 // when the quota had less than a request needed; 0 if it had enough
+	spent int64 // when units were last spent
+	next  *booking
+	// reserving is set while the database is asked.
+	reserving bool
+	retired   bool // not in the limiter's map any more
 }
 
 const (
@@ -44,7 +46,7 @@ const (
 
 // check returns whether the bucket admits a request that costs units at now.
 func (b *quotaBucket) check(now, units int64) verdict {
-	if now >= b.end || now < b.begin {
+	if now >= b.end { // a request that began before the period may come late: it counts here
 		begin, end := b.limit.Per.Of(time.Unix(0, now))
 		b.begin, b.end = begin.UnixNano(), end.UnixNano()
 		b.left, b.total, b.owed, b.used, b.dry = 0, 0, 0, 0, 0
@@ -85,6 +87,9 @@ func (b *quotaBucket) await(l *limiter, units int64) *booking {
 
 // remaining returns the number of units that are certainly left. Other nodes may return more.
 func (b *quotaBucket) remaining() int64 {
+	if b.total == 0 { // the database has not answered in this period
+		return b.left
+	}
 	return max(0, b.limit.Units-b.total+b.left-max(0, b.owed))
 }
 
@@ -101,41 +106,60 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 		b.take(l, now, units)
 		return
 	}
+	b.used += units
 	b.owed += units - b.left
 	b.left = 0
 	b.queue(l)
 }
 
-// setLimit changes the quota. It returns the units that were reserved within the former one.
+// setLimit changes the quota. It returns the units that were reserved within the former one. If the
+// kind of period changes, another row of the ledger counts from now on, and they are lost.
 func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if *b.limit != *to {
 		b.owed -= b.left
 		b.left, b.dry = 0, 0
-		if b.limit.Per != to.Per { // another row of the ledger
+		if b.limit.Per != to.Per {
 			b.owed, b.begin, b.end = 0, 0, 0
 		}
 	}
 	b.limit = to
 }
 
-// idle reports whether the bucket can be removed. It returns a reservation that was not used for
-// idleReservation.
-func (b *quotaBucket) idle(l *limiter, now int64) bool {
+// idle reports whether the bucket can be removed.
+func (b *quotaBucket) idle(now int64) bool {
 	switch {
-	case b.next != nil:
+	case b.next != nil || b.reserving:
 		return false
 	case now >= b.end:
 		return true
-	case now-b.spent >= int64(idleReservation) && b.left > 0:
-		b.owed -= b.left
-		b.left = 0
-		b.queue(l)
-		return false
 	}
 	return b.left == 0 && b.owed == 0 && now-b.spent >= int64(idleReservation)
 }
+
+// settle queues the bucket if it owes something or has not used its reservation for
+// idleReservation, and reports whether it did.
+func (b *quotaBucket) settle(l *limiter, now int64) bool {
+	if b.left > 0 && now-b.spent >= int64(idleReservation) {
+		b.owed -= b.left
+		b.left = 0
+	}
+	if b.owed != 0 {
+		b.queue(l)
+	}
+	return b.owed != 0
+}
+
+// forget gives up what was reserved in a database that has lost it.
+func (b *quotaBucket) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left, b.owed = 0, max(0, b.owed)
+}
+
+// ledgerName returns the name of the quota in the ledger.
+func (b *quotaBucket) ledgerName() string { return b.id.String() + "/" + string(b.limit.Per) }
 
 // reserve returns the next reservation. The caller holds the lock.
 func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
@@ -144,12 +168,12 @@ func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
 		want = max(2*b.used, firstReservation)
 	}
 	r := keystore.Reservation{
-		Quota: b.id.String() + "/" + string(b.limit.Per),
+		Quota: b.ledgerName(),
 		Begin: time.Unix(0, b.begin).UTC(), End: time.Unix(0, b.end).UTC(),
 		Limit: b.limit.Units, Want: max(b.need, want-b.left, 0), Need: b.need,
 		Share: reservedPart * nodes, Booked: b.owed,
 	}
-	b.next, b.owed, b.used = nil, 0, 0
+	b.next, b.owed, b.used, b.reserving = nil, 0, 0, true
 	return r
 }
 
@@ -157,7 +181,8 @@ func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
 func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, most, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.begin != r.Begin.UnixNano() || b.limit.Units != r.Limit {
+	b.reserving = false
+	if !b.counts(r) || b.limit.Units != r.Limit {
 		return // the granted units are lost for their period
 	}
 	b.left += g.Units
@@ -173,10 +198,16 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 func (b *quotaBucket) undo(r *keystore.Reservation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.begin == r.Begin.UnixNano() {
+	b.reserving = false
+	if b.counts(r) {
 		b.owed += max(0, r.Booked)
 		//fault: if ablated("grant-twice") { b.left += r.Want }
 	}
+}
+
+// counts reports whether a reservation is for the period in which the bucket counts.
+func (b *quotaBucket) counts(r *keystore.Reservation) bool {
+	return b.begin == r.Begin.UnixNano() && b.ledgerName() == r.Quota
 }
 
 // bookQuotas reserves units in the database.
@@ -197,7 +228,7 @@ func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
 		for i, b := range list {
 			b.undo(&reservations[i])
 		}
-		return err
+		return l.failed("reserving units of quotas", err)
 	}
 	now := l.now()
 	for i, b := range list {

@@ -27,6 +27,7 @@ type rateBucket struct {
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
 	floated int16 // requests admitted in advance and not booked: more than 1 only after an error
+	booking bool  // the store is asked
 	retired bool  // not in the limiter's map any more
 }
 
@@ -156,7 +157,7 @@ func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 
 // idle reports whether the state of the bucket is that of a new one.
 func (b *rateBucket) idle(now int64) bool {
-	return b.meter.TAT <= now && b.next == nil && b.floated == 0 && !b.holds(now)
+	return b.meter.TAT <= now && b.next == nil && !b.booking && b.floated == 0 && !b.holds(now)
 }
 
 // begin returns the next booking. The caller holds the lock.
@@ -180,7 +181,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
 	//fault: if ablated("spend-before-booking") { k.Spent = 0 }
-	b.next, b.used, b.waiting, b.floated, b.booked = nil, 0, 0, 0, now
+	b.next, b.used, b.waiting, b.floated, b.booked, b.booking = nil, 0, 0, 0, now, true
 	return k
 }
 
@@ -188,6 +189,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.booking = false
 	if *b.limit != k.Limit {
 		return
 	}
@@ -208,6 +210,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 func (b *rateBucket) undo(k *keystore.Booking) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.booking = false
 	b.floated = int16(min(int64(b.floated)+k.Spent, math.MaxInt16))
 	//fault: if ablated("share-not-carried") { b.meter, b.floated = keystore.Meter{}, 0 }
 }
@@ -235,8 +238,10 @@ func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {
 		for i, b := range list {
 			b.undo(&bookings[i])
 		}
-		l.degraded.Store(true)
-		l.grants[GrantFail].Add(1)
+		if l.rates() == rates { // else a reload has replaced the store, and has closed this one
+			l.degraded.Store(true)
+			l.grants[GrantFail].Add(1)
+		}
 		return err
 	}
 	now := keystore.Micros(l.now())

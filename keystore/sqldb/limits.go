@@ -25,7 +25,8 @@ func fromLimits(l keystore.Limits) (rate, quota any, err error) {
 // toLimits is the reverse of fromLimits. It reads NULL as the empty string. With an error, it
 // returns those limits that can be read.
 func toLimits(rate, quota string) (l keystore.Limits, err error) {
-	return l, errors.Join(toLimit("rate_limit", rate, &l.Rate), toLimit("quota", quota, &l.Quota))
+	err = errors.Join(toLimit("rate_limit", rate, &l.Rate), toLimit("quota", quota, &l.Quota))
+	return l, err
 }
 
 // toLimit reads the JSON of a limit. After an error, the limit is zero.

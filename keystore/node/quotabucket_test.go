@@ -1,0 +1,201 @@
+package node
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// hourly returns a directory in which the namespace of the tests has a quota.
+func hourly(units int64) *keystore.Directory {
+	return keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme",
+		Limits: keystore.Limits{Quota: keystore.Quota{Units: units, Per: keystore.Hour}}}}})
+}
+
+// ask charges a request of a cached key under a directory.
+func (f *limitedFleet) ask(e *entry, d *keystore.Directory) keystore.Outcome {
+	f.t.Helper()
+	var c Charge
+	a := Answer{Record: f.record, Now: time.Now().UnixNano(), entry: e}
+	if err := f.nodes[0].charge(context.Background(), &c, a, d, 1); err != nil {
+		f.t.Fatal(err)
+	}
+	return c.Outcome
+}
+
+// TestOldRequestKeepsNewQuota checks that a long request that ends after its quota was lowered does
+// not bring the former quota back.
+func TestOldRequestKeepsNewQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		f.policy = hourly(1000)
+		stream, other := new(entry), new(entry) // two keys of one namespace
+		former := f.policy
+		f.ask(stream, former)
+		f.ask(other, former)
+		f.policy = hourly(5)
+		for range 10 {
+			f.ask(other, f.policy)
+		}
+		f.ask(new(entry), former) // a request that has read the policy before
+		f.nodes[0].spend(f.record, 1)
+		for range 20 {
+			if f.ask(other, f.policy) == keystore.OK {
+				t.Fatal("admitted under a quota that is used up")
+			}
+		}
+		f.close()
+	})
+}
+
+// TestLongRequestOutlivesItsBucket checks that units which are charged after a bucket was removed
+// are booked once, with those of the bucket that follows.
+func TestLongRequestOutlivesItsBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		f.policy = hourly(1000)
+		f.ask(new(entry), f.policy)
+		time.Sleep(time.Hour + time.Minute)
+		f.nodes[0].sweep()
+		f.ask(new(entry), f.policy)
+		f.nodes[0].spend(f.record, 500)
+		f.nodes[0].spend(f.record, 500)
+		time.Sleep(time.Second)
+		if f.ask(new(entry), f.policy) != keystore.Exhausted {
+			t.Error("admitted although all units were charged")
+		}
+		f.close()
+	})
+}
+
+// TestSweepDuringReservation checks that no bucket is removed while the database is asked.
+func TestSweepDuringReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := keystore.Quota{Units: 20, Per: keystore.Day}
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
+		f.ledger.slow = 100 * time.Millisecond
+		go func() {
+			time.Sleep(50 * time.Millisecond)
+			f.nodes[0].sweep()
+		}()
+		for range 40 {
+			f.request(f.nodes[0], 1)
+		}
+		if len(f.admitted) != 20 {
+			t.Errorf("%d of 20 admitted", len(f.admitted))
+		}
+		f.close()
+	})
+}
+
+// TestRequestFromFormerPeriod checks that requests which arrived before a period and are charged in
+// it do not lose its reservation.
+func TestRequestFromFormerPeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 20,
+			Per: keystore.Hour}}, 1)
+		_, end := keystore.Hour.Of(time.Now())
+		time.Sleep(time.Until(end) - time.Millisecond)
+		late := Answer{Record: f.record, Now: time.Now().UnixNano()}
+		time.Sleep(20 * time.Millisecond)
+		f.request(f.nodes[0], 1)
+		for range 4 {
+			var c Charge
+			if err := f.nodes[0].charge(context.Background(), &c, late, f.policy, 1); err != nil ||
+				c.Outcome != keystore.OK {
+				t.Errorf("%v, %v", c.Outcome, err)
+			}
+		}
+		for range 40 {
+			f.request(f.nodes[0], 1)
+		}
+		if n := len(f.admitted) + 4; n != 20 {
+			t.Errorf("%d of 20 admitted", n)
+		}
+		f.close()
+	})
+}
+
+// TestChargeIsBookedAfterOutage checks that units which were charged while the database failed are
+// booked without another request.
+func TestChargeIsBookedAfterOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 1000,
+			Per: keystore.Month}}, 2)
+		f.request(f.nodes[0], 1)
+		f.ledger.lose = 1
+		f.nodes[0].spend(f.record, 5000)
+		time.Sleep(time.Second)
+		f.ledger.lose = 0
+		f.nodes[0].sweep()
+		time.Sleep(time.Second)
+		if c := f.request(f.nodes[1], 1); c.Outcome != keystore.Exhausted {
+			t.Errorf("%v on another node", c.Outcome)
+		}
+		f.close()
+	})
+}
+
+// TestChargesNeedFewReservations checks that a node reserves as many units as responses cost.
+func TestChargesNeedFewReservations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 1_000_000_000,
+			Per: keystore.Month}}, 1)
+		for range 1000 {
+			f.request(f.nodes[0], 1)
+			f.nodes[0].spend(f.record, 499)
+			time.Sleep(50 * time.Millisecond)
+		}
+		if n := f.ledger.calls; n > 100 {
+			t.Errorf("%d reservations for 1000 requests", n)
+		}
+		f.close()
+	})
+}
+
+// TestReturnsDelayNoRequest checks that a request waits for one call at most besides its own while
+// a node returns many unused reservations to a database that hangs.
+func TestReturnsDelayNoRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := keystore.Quota{Units: 100_000, Per: keystore.Month}
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
+		n := f.nodes[0]
+		for i := range 20_000 {
+			id := bucketID{id: string(rune(i + 0x4e00))}
+			n.quotaMap[id] = &quotaBucket{id: id, limit: &quota, left: 4,
+				end: time.Now().Add(time.Hour).UnixNano()}
+		}
+		f.ledger.slow, f.ledger.lose = QueryTimeout, 1
+		n.sweep()
+		time.Sleep(time.Millisecond)
+		begun := time.Now()
+		f.request(n, 1)
+		if took := time.Since(begun); took > 2*QueryTimeout+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		f.close()
+	})
+}
+
+// TestLostHistory checks that units from a history that the database has lost are not returned.
+func TestLostHistory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+			Per: keystore.Month}}, 1)
+		f.request(f.nodes[0], 1)
+		for name := range f.ledger.granted {
+			f.ledger.granted[name] = 10 // a restored backup
+		}
+		f.nodes[0].forgetReservations()
+		f.nodes[0].returnAll(t.Context())
+		for _, granted := range f.ledger.granted {
+			if granted != 10 {
+				t.Errorf("%d granted, want 10", granted)
+			}
+		}
+		f.close()
+	})
+}
