@@ -21,8 +21,8 @@ FILES         ?=
 # modernc.org/sqlite, stays instrumented.
 RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 
-# The tests in tests/ wait for leases and processes, so one more of their packages than there are
-# processors runs at a time.
+# Tests wait for disks, leases and processes, so one more package than there are processors runs
+# at a time.
 JOBS = $(shell expr $$(nproc) + 1)
 
 # SQLite waits for the disk after each change. Where there are two gigabytes per processor, the
@@ -58,14 +58,12 @@ build: ## Build Caddy with this plugin as .run/caddy
 check: lint ## Check formatting, lint, and test what has changed; before each commit
 	go test ./...
 
-# The unit tests run while the other tests wait. The programs come first, so that each package is
-# compiled once.
-test: deps lint build caddy-race ## Run everything that must pass before a merge
-	@$(MAKE) --jobs=2 test-blackbox test-unit
+# Without -j, make runs the two kinds of tests one after the other: together they take longer.
+test: deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
 
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
-	$(IN_MEMORY) go test $(RACE) $(LDFLAGS) -vet=off -p $$(nproc) -timeout 40m \
+	$(IN_MEMORY) go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		./keystore/sqldb ./admin ./keystore/node ./caddymodule ./keystore/manage ./...
 
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/

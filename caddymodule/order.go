@@ -35,6 +35,7 @@ type orderFinder struct {
 
 func (f *orderFinder) follow(routes caddyhttp.RouteList) {
 	for _, route := range routes {
+		before := f.known
 		for _, handler := range route.Handlers {
 			switch h := handler.(type) {
 			case *Handler:
@@ -50,6 +51,9 @@ func (f *orderFinder) follow(routes caddyhttp.RouteList) {
 				f.found = f.found || !f.known && h.CaddyModule().ID == rateLimitModule &&
 					usesIdentity(h)
 			}
+		}
+		if route.Terminal || route.Group != "" { // the routes after it are for other requests
+			f.known = before
 		}
 	}
 }

@@ -57,6 +57,10 @@ func TestOrderOfRateLimit(t *testing.T) {
 			false},
 		{"a route", "", "route {\napi_key\nrate_limit {http.api_key.id}\n}", false},
 		{"a route, wrong", "", "route {\nrate_limit {http.api_key.id}\napi_key\n}", true},
+		{"another site", "", "api_key\n}\nhttp://b.test {\nimport common\nroute {\n" +
+			"rate_limit {http.api_key.id}\napi_key\n}", true},
+		{"another handle", "", "handle /a {\napi_key\n}\nhandle {\nroute {\n" +
+			"rate_limit {http.api_key.id}\napi_key\n}\n}", true},
 		{"a named route", "", "invoke limited\napi_key", false},
 	} {
 		named := ""

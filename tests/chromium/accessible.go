@@ -84,6 +84,11 @@ func (p *Page) check(rules string) {
 	}
 }
 
+// notePainted stores the time of the second frame after the whole page was read. The first one paints
+// what was read last.
+const notePainted = `addEventListener("DOMContentLoaded", () => requestAnimationFrame(() =>
+	requestAnimationFrame(time => { globalThis.painted = time })))`
+
 // Steady fails the test if the page is wider than the window, or if anything has moved after it was
 // painted.
 func (p *Page) Steady() {
@@ -99,13 +104,12 @@ func (p *Page) Steady() {
 	if p.look.NoScript {
 		return // the observer needs JavaScript
 	}
-	// A busy machine may paint part of the page, so that the header moves a little later. Only
-	// larger shifts after the whole page was read count. People notice ten times as much.
+	// A busy machine may paint part of the page, which moves when the rest is painted. Only larger
+	// shifts after the whole page was painted count. People notice ten times as much.
 	if moved := evaluate[[]string](p, `new Promise(done => {
-		const moved = []
-		const read = performance.getEntriesByType("navigation")[0].domContentLoadedEventStart
+		const moved = [], painted = globalThis.painted ?? Infinity
 		const count = list => {
-			for (const e of list.filter(e => e.startTime >= read && e.value > 0.01)) {
+			for (const e of list.filter(e => e.startTime >= painted && e.value > 0.01)) {
 				moved.push(e.value.toFixed(4) + " " + e.sources.map(s =>
 					s.node?.outerHTML?.slice(0, 100) ?? s.node?.nodeName).join(" and "))
 			}

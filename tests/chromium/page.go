@@ -57,9 +57,12 @@ func New(t testing.TB, site string, look Look) *Page {
 	p.do(chromedp.Func(p.faults.watch))
 	t.Cleanup(p.faultless)
 	p.do(chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-		_,
-			err := cdp.Call(ctx, tab, emulation.SetFocusEmulationEnabled,
-			emulation.SetFocusEmulationEnabledParams{Enabled: true})
+		if _, err := cdp.Call(ctx, tab, emulation.SetFocusEmulationEnabled,
+			emulation.SetFocusEmulationEnabledParams{Enabled: true}); err != nil {
+			return err
+		}
+		_, err := cdp.Call(ctx, tab, page.AddScriptToEvaluateOnNewDocument,
+			page.AddScriptToEvaluateOnNewDocumentParams{Source: notePainted})
 		return err
 	}))
 	p.Show(look)
