@@ -152,7 +152,8 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 		d.limited = false
 		for _, ns := range d.namespaces {
 			ns.Unreadable = cmp.Or(ns.row, d.Defect(ns))
-			d.limited = d.limited || ns.Limits != (Limits{}) || ns.DefaultPlan != ""
+			d.limited = d.limited || ns.Limits != (Limits{}) || ns.DefaultPlan != "" ||
+				ns.LimitsUnreadable
 		}
 		d.findReached()
 	}

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 	"unique"
@@ -188,6 +189,28 @@ func (r *Record) keyLimits() (l KeyLimits) {
 		l = r.limits.Value()
 	}
 	return l
+}
+
+// LimitsDefect returns the reason why the limits of a record's key are not known, or the empty
+// string: its plan does not exist or cannot be read, or the limits of its home namespace cannot be
+// read. Only SQL can cause it. Requests with the key are then [Unavailable].
+func (d *Directory) LimitsDefect(r *Record) string {
+	ns, plan := d.namespaces[r.Namespace], r.keyLimits().Plan
+	if ns != nil {
+		if ns.LimitsUnreadable {
+			return fmt.Sprintf("limits of namespace %s: %s", ns.ID, ns.Unreadable)
+		}
+		plan = cmp.Or(plan, ns.DefaultPlan)
+	}
+	switch p := d.PlanFor(r.Namespace, plan); {
+	case plan == "":
+		return ""
+	case p == nil:
+		return fmt.Sprintf("plan %s of namespace %s does not exist", plan, r.Namespace)
+	case p.Unreadable != "":
+		return fmt.Sprintf("plan %s of namespace %s: %s", p.Name, p.Namespace, p.Unreadable)
+	}
+	return ""
 }
 
 // KeyLimits returns the limits that apply to a key with these settings in a home namespace.

@@ -12,8 +12,8 @@ type Plan struct {
 	Limits
 	CreatedAt time.Time
 	Version   int64
-	// Unreadable is the reason why the row, edited with SQL, cannot be read, or empty. Only its
-	// readable limits then apply.
+	// Unreadable is the reason why the row, edited with SQL, cannot be read, or empty. Requests
+	// with its keys are then [Unavailable].
 	Unreadable string
 }
 

@@ -248,11 +248,12 @@ func (k *Keystore) EditNamespace(
 		patch.Limits.apply(&after.Limits)
 		set(&after.DefaultPlan, patch.DefaultPlan)
 		after.Version++
-		after.Unreadable = ""
-		// A reason other than the directory's own concerns one of these fields.
-		readable := before.Unreadable == auth.policy.Defect(before)
-		if !readable && (patch.Reach == nil || patch.KeyRoles == nil || !patch.Limits.whole()) {
-			return rowUnreadable("reach, key_roles, rate_limit and quota", before.Unreadable)
+		after.Unreadable, after.ListsUnreadable, after.LimitsUnreadable = "", false, false
+		switch {
+		case before.ListsUnreadable && (patch.Reach == nil || patch.KeyRoles == nil):
+			return rowUnreadable("reach and key_roles", before.Unreadable)
+		case before.LimitsUnreadable && !patch.Limits.whole():
+			return rowUnreadable("rate_limit and quota", before.Unreadable)
 		}
 		if after.ChildPrefix != before.ChildPrefix &&
 			!auth.may(adminNamespaces, "create", cmp.Or(before.Parent, keystore.AnyNamespace)) {

@@ -92,6 +92,7 @@ func (l *limiter) mode() mode {
 // and those of its home namespace at index 1. A bucket is nil if there is no such limit.
 type buckets struct {
 	directory uint64 // its Serial
+	defect    error  // why the limits are not known, or nil
 	terms     *Terms
 	rates     [2]*rateBucket
 	quotas    [2]*quotaBucket
@@ -118,6 +119,9 @@ func (l *limiter) find(a *Answer, d *keystore.Directory) *buckets {
 }
 
 func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
+	if defect := d.LimitsDefect(r); defect != "" {
+		return &buckets{directory: d.Serial(), defect: errors.New(defect)}
+	}
 	key, namespace := d.LimitsOf(r)
 	now := keystore.Micros(l.now())
 	l.mu.Lock()
@@ -207,7 +211,7 @@ func (l *limiter) charge(
 	b := l.find(&a, d)
 	for tries := 0; ; {
 		if b.terms == nil {
-			return nil
+			return b.defect
 		}
 		c.mode = l.mode()
 		if !b.lock() {

@@ -461,6 +461,47 @@ func TestChangedLimitIsNotNew(t *testing.T) {
 	})
 }
 
+// TestUnknownLimitsAreUnavailable checks that a key whose limits cannot be read is neither unlimited
+// nor refused.
+func TestUnknownLimitsAreUnavailable(t *testing.T) {
+	acme := keystore.Namespace{ID: "acme", DefaultPlan: "gold"}
+	gold := keystore.Plan{Namespace: "acme", Name: "gold"}
+	broken := gold
+	broken.Unreadable = "quota: per must be hour, day or month"
+	for name, test := range map[string]struct {
+		policy keystore.Policy
+		plan   string
+		known  bool
+	}{
+		"a plan": {keystore.Policy{Namespaces: []keystore.Namespace{acme},
+			Plans: []keystore.Plan{gold}}, "gold", true},
+		"no plan":        {keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme"}}}, "", true},
+		"a lost plan":    {keystore.Policy{Namespaces: []keystore.Namespace{acme}}, "silver", false},
+		"a lost default": {keystore.Policy{Namespaces: []keystore.Namespace{acme}}, "", false},
+		"a broken plan": {keystore.Policy{Namespaces: []keystore.Namespace{acme},
+			Plans: []keystore.Plan{broken}}, "", false},
+		"a broken namespace": {keystore.Policy{Namespaces: []keystore.Namespace{{ID: "acme",
+			Unreadable: "rate_limit: x", LimitsUnreadable: true}}}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+				f.policy = keystore.NewDirectory(&test.policy)
+				f.record = limitedRecord(keystore.KeyLimits{Plan: test.plan})
+				a := Answer{Record: f.record, Now: time.Now().UnixNano(), entry: new(entry)}
+				for range 2 {
+					var c Charge
+					err := f.nodes[0].charge(t.Context(), &c, a, f.policy, 1)
+					if (err == nil) != test.known || c.Terms != nil {
+						t.Errorf("%+v, %v", c, err)
+					}
+				}
+				f.close()
+			})
+		})
+	}
+}
+
 // TestWrongAnswersOfStore checks that a store with wrong answers blocks a key only for a limited
 // time, and grants no more than was requested.
 func TestWrongAnswersOfStore(t *testing.T) {

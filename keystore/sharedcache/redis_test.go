@@ -311,7 +311,7 @@ func TestCluster(t *testing.T) {
 		t.Error("the value is not on the server that has the slot")
 	}
 	r.booked(t, rate)
-	if got := operators[0].Get(ctx, rate.Name).Val(); got != fmt.Sprint(after(3)) {
+	if got := operators[0].Get(ctx, rate.Name).Val(); got != storedAt(after(3)) {
 		t.Errorf("the server that has the slot has the TAT %q", got)
 	}
 	wantNoneDenied(t, servers[0])

@@ -215,10 +215,13 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 	if ns.Reach, err = toList(reach); err == nil {
 		ns.KeyRoles, err = toList(roles)
 	}
-	if err != nil {
-		ns.Reach, ns.KeyRoles, ns.Unreadable = nil, nil, err.Error()
+	if ns.ListsUnreadable = err != nil; ns.ListsUnreadable {
+		ns.Reach, ns.KeyRoles = nil, nil
 	}
-	if ns.Limits, err = toLimits(rate, quota); err != nil {
+	var limitsErr error
+	ns.Limits, limitsErr = toLimits(rate, quota)
+	ns.LimitsUnreadable = limitsErr != nil
+	if err = errors.Join(err, limitsErr); err != nil {
 		ns.Unreadable = err.Error()
 	}
 	return ns, nil
