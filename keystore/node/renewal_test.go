@@ -71,6 +71,7 @@ func TestHealthIgnoresEarlierRenewals(t *testing.T) {
 func TestSharedRenewalIsRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, f := fleet.New(t).Node(node.Settings{})
+		synctest.Wait() // for renewals that the node has begun by itself
 		f.Hangs.Store(true)
 		began, joined := make(chan error, 1), make(chan error, 1)
 		go func() { began <- a.Renew(ctx) }()
