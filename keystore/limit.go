@@ -195,18 +195,22 @@ func (r *Record) keyLimits() (l KeyLimits) {
 // string: its plan does not exist or cannot be read, or the limits of its home namespace cannot be
 // read. Only SQL can cause it. Requests with the key are then [Unavailable].
 func (d *Directory) LimitsDefect(r *Record) string {
-	ns, plan := d.namespaces[r.Namespace], r.keyLimits().Plan
+	return d.limitsDefect(r.Namespace, r.keyLimits().Plan)
+}
+
+func (d *Directory) limitsDefect(home, plan string) string {
+	ns := d.namespaces[home]
 	if ns != nil {
 		if ns.LimitsUnreadable {
 			return fmt.Sprintf("limits of namespace %s: %s", ns.ID, ns.Unreadable)
 		}
 		plan = cmp.Or(plan, ns.DefaultPlan)
 	}
-	switch p := d.PlanFor(r.Namespace, plan); {
+	switch p := d.PlanFor(home, plan); {
 	case plan == "":
 		return ""
 	case p == nil:
-		return fmt.Sprintf("plan %s of namespace %s does not exist", plan, r.Namespace)
+		return fmt.Sprintf("plan %s of namespace %s does not exist", plan, home)
 	case p.Unreadable != "":
 		return fmt.Sprintf("plan %s of namespace %s: %s", p.Name, p.Namespace, p.Unreadable)
 	}
@@ -214,7 +218,12 @@ func (d *Directory) LimitsDefect(r *Record) string {
 }
 
 // KeyLimits returns the limits that apply to a key with these settings in a home namespace.
+//
+// If they are not known, it returns the smallest limits, so that nobody gives limits by them.
 func (d *Directory) KeyLimits(home string, l KeyLimits) Limits {
+	if d.limitsDefect(home, l.Plan) != "" {
+		return Limits{RateLimit{Requests: 1, Per: MaxPer, Burst: 1}, Quota{Units: 1, Per: Month}}
+	}
 	key, _ := d.limitsOf(home, l)
 	return key
 }

@@ -340,7 +340,7 @@ func (d *doctor) plans(ctx context.Context, namespaces []api.Namespace) {
 	default:
 		d.found("plans", false,
 			"Set them again: caddy apikeys plans edit, namespaces edit --default-plan.",
-			"keys may have no limits because of: %s", strings.Join(wrong, "; "))
+			"requests with these keys get 503, because their limits are unknown: %s", strings.Join(wrong, "; "))
 	}
 }
 

@@ -169,12 +169,12 @@ func TestDoctorCommandFindsPlans(t *testing.T) {
 			"✓ all plans are readable, and all default plans exist"},
 		"missing": {[]api.Namespace{{ID: "acme", DefaultPlan: &gone}, {ID: "b", DefaultPlan: &gold}},
 			cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "acme", Name: "gold"}}}}, 1,
-			"✗ keys may have no limits because of: namespace acme (its default plan gone does not " +
+			"✗ requests with these keys get 503, because their limits are unknown: namespace acme (its default plan gone does not " +
 				"exist); namespace b (its default plan gold does not exist)\n" +
 				"  → Set them again: caddy apikeys plans edit, namespaces edit --default-plan."},
 		"unreadable": {nil, cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "*",
 			Name: "free", Unreadable: "no JSON"}}}}, 1,
-			"✗ keys may have no limits because of: plan */free (no JSON)"},
+			"✗ requests with these keys get 503, because their limits are unknown: plan */free (no JSON)"},
 		"refused": {nil, problem(503, "unavailable", "The database is unavailable."), 1,
 			"✗ The database is unavailable."},
 	} {

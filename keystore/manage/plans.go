@@ -142,7 +142,7 @@ func (k *Keystore) EditPlan(
 		if err := tx.UpdatePlan(&after); err != nil {
 			return err
 		}
-		lowers := before.Over(keystore.Limits{}).Covers(limits)
+		lowers := before.Unreadable == "" && before.Over(keystore.Limits{}).Covers(limits)
 		if _, err := k.checkCapacity(tx, auth, lowers); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,8 +43,8 @@ type limitedNode struct {
 	*limiter
 	store  *storeOf
 	stop   context.CancelFunc
-	away   bool // the shared store is unavailable to this node
-	killed bool
+	away   atomic.Bool // from the shared store
+	killed atomic.Bool
 }
 
 func newLimitedFleet(t *testing.T, seed uint64, l keystore.Limits, nodes int) *limitedFleet {
@@ -73,7 +74,7 @@ func (f *limitedFleet) start() *limitedNode {
 		nodes: func() int64 { return f.live },
 		epoch: func() string { return "e" },
 		rates: func() keystore.SharedRates {
-			if f.store == nil {
+			if f.store.gone.Load() {
 				return nil
 			}
 			return n.store
@@ -105,7 +106,7 @@ func (f *limitedFleet) request(n *limitedNode, units int64) (c Charge) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
-	case n.killed: // the client got no answer
+	case n.killed.Load(): // the client got no answer
 	case err != nil:
 		f.unknown++
 	case c.Outcome == keystore.OK:
@@ -175,9 +176,10 @@ type rateStore struct {
 	fleet  *limitedFleet
 	mu     sync.Mutex
 	meters map[string]storedRate
-	down   bool
-	lie    *keystore.Booked // the answer to each booking, if not nil
-	slow   time.Duration    // the longest time that a call takes, half before and half after booking
+	gone   atomic.Bool                     // no store is configured
+	down   atomic.Bool                     // its calls fail
+	lie    atomic.Pointer[keystore.Booked] // the answer to each booking, if not nil
+	slow   atomic.Int64                    // the longest time of a call, half before and half after booking
 }
 
 // A storedRate is the TAT of a limit in the store.
@@ -208,8 +210,8 @@ func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Book
 		}
 		s.meters[k.Name] = storedRate{tat, k.Limit}
 		answers[i] = keystore.Booked{Granted: granted, TAT: tat}
-		if s.lie != nil {
-			answers[i] = *s.lie
+		if lie := s.lie.Load(); lie != nil {
+			answers[i] = *lie
 		}
 	}
 	return answers
@@ -225,20 +227,27 @@ func (s *storeOf) Book(
 	_ context.Context, now time.Time, bookings []keystore.Booking,
 ) ([]keystore.Booked, error) {
 	pause := func() {
-		if s.slow > 0 {
-			time.Sleep(time.Duration(rand.IntN(int(s.slow / 2))))
+		if slow := s.slow.Load(); slow > 1 {
+			time.Sleep(time.Duration(rand.Int64N(slow / 2)))
 		}
 	}
 	pause()
-	if s.down || s.node.away {
+	if s.down.Load() || s.node.away.Load() {
 		return nil, errAway
 	}
 	answers := s.book(now.UnixMicro(), bookings)
 	pause()
-	if s.down || s.node.away {
+	if s.down.Load() || s.node.away.Load() {
 		return nil, errAway // booked, but the answer is lost
 	}
 	return answers, nil
+}
+
+// dump returns what the store has.
+func (s *rateStore) dump() map[string]storedRate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.meters)
 }
 
 // flush forgets all bookings, or those since an old dump.
@@ -258,7 +267,7 @@ func TestRateOfOneNode(t *testing.T) {
 			limit := randomLimit(rand.New(rand.NewPCG(seed, 2)))
 			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, 1)
 			if seed%2 == 0 {
-				f.store = nil
+				f.store.gone.Store(true)
 			}
 			f.load(5*time.Second, 300)
 			f.within(limit, 0)
@@ -297,7 +306,7 @@ func TestRateOfFleet(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 3))
 			limit, nodes := randomLimit(random), 2+random.IntN(9)
 			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
-			f.store.slow = time.Duration(random.IntN(int(40 * time.Millisecond)))
+			f.store.slow.Store(int64(time.Duration(random.IntN(int(40 * time.Millisecond)))))
 			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
 			f.within(limit, slack(limit, nodes))
 			f.close()
@@ -313,7 +322,7 @@ func TestFleetReachesRate(t *testing.T) {
 	for _, perSecond := range []int{45, 60, 500} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 3)
-			f.store.slow = 4 * time.Millisecond
+			f.store.slow.Store(int64(4 * time.Millisecond))
 			var requests sync.WaitGroup
 			sent := perSecond * int(duration/time.Second)
 			for i := range sent {
@@ -340,9 +349,9 @@ func TestRateWithoutStore(t *testing.T) {
 			limit, nodes := randomLimit(random), 2+random.IntN(9)
 			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
 			if seed%2 == 0 {
-				f.store = nil
+				f.store.gone.Store(true)
 			} else {
-				f.store.down = true
+				f.store.down.Store(true)
 			}
 			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
 			f.within(limit, slack(limit, nodes))
@@ -356,9 +365,9 @@ func TestRateWithoutStore(t *testing.T) {
 func TestUsedUpBurstStaysUsedUp(t *testing.T) {
 	limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
 	for name, lose := range map[string]func(*limitedFleet){
-		"away":    func(f *limitedFleet) { f.store.down = true },
+		"away":    func(f *limitedFleet) { f.store.down.Store(true) },
 		"flushed": func(f *limitedFleet) { f.store.flush(nil) },
-		"removed": func(f *limitedFleet) { f.store = nil },
+		"removed": func(f *limitedFleet) { f.store.gone.Store(true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -366,7 +375,8 @@ func TestUsedUpBurstStaysUsedUp(t *testing.T) {
 				for i := range 60 {
 					f.request(f.nodes[i%3], 1)
 				}
-				for _, n := range f.nodes { // so that each knows what the others have used
+				time.Sleep(limit.Per/grantShare + time.Second) // until no grant is left
+				for _, n := range f.nodes {                    // so that each knows what the others have used
 					time.Sleep(time.Second)
 					f.request(n, 1)
 				}
@@ -394,11 +404,11 @@ func TestRateWithFailingStore(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 5))
 			limit, nodes := randomLimit(random), 2+random.IntN(5)
 			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
-			f.store.slow = time.Duration(random.IntN(int(20 * time.Millisecond)))
+			f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
 			ctx, cancel := context.WithCancel(t.Context())
-			faults := 0
+			var faults atomic.Int64
 			go func() {
-				dump := maps.Clone(f.store.meters)
+				dump := f.store.dump()
 				for {
 					time.Sleep(time.Duration(random.IntN(int(time.Second))))
 					if ctx.Err() != nil {
@@ -408,27 +418,25 @@ func TestRateWithFailingStore(t *testing.T) {
 					case 0:
 						f.store.flush(nil)
 					case 1:
-						f.store.mu.Lock()
-						old := maps.Clone(f.store.meters)
-						f.store.mu.Unlock()
+						old := f.store.dump()
 						f.store.flush(dump)
 						dump = old
 					case 2:
-						f.store.down = !f.store.down
+						f.store.down.Store(!f.store.down.Load())
 					case 3:
 						n := f.nodes[random.IntN(nodes)]
-						n.away = !n.away
+						n.away.Store(!n.away.Load())
 					}
-					faults++
+					faults.Add(1)
 				}
 			}()
 			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
 			cancel()
 			// With each fault, grants may be repeated that a node has not yet seen.
-			f.within(limit, slack(limit, nodes)*int64(1+2*faults)+limit.Requests*5)
-			f.store.down = false
+			f.within(limit, slack(limit, nodes)*(1+2*faults.Load())+limit.Requests*5)
+			f.store.down.Store(false)
 			for _, n := range f.nodes {
-				n.away = false
+				n.away.Store(false)
 			}
 			f.load(2*time.Second, 5)
 			f.admitted = nil
@@ -508,12 +516,12 @@ func TestWrongAnswersOfStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 100, Per: time.Second, Burst: 100}
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
-		f.store.lie = &keystore.Booked{Granted: math.MaxInt64, TAT: math.MaxInt64}
+		f.store.lie.Store(&keystore.Booked{Granted: math.MaxInt64, TAT: math.MaxInt64})
 		for range 10_000 {
 			f.request(f.nodes[0], 1)
 		}
 		f.within(limit, slack(limit, 2))
-		f.store.lie = nil
+		f.store.lie.Store(nil)
 		time.Sleep(2*time.Second + time.Microsecond)
 		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
 			t.Errorf("%v after two bursts", c.Outcome)
@@ -527,20 +535,20 @@ type quotaStore struct {
 	fleet   *limitedFleet
 	mu      sync.Mutex
 	granted map[string]int64
-	lose    float64 // the share of calls that fail, half of them after the commit
-	slow    time.Duration
 	calls   int
+	lose    atomic.Int64 // how many in a thousand calls fail, half of them after the commit
+	slow    atomic.Int64 // the time that a call takes in addition
 }
 
 func (s *quotaStore) Reserve(
 	_ context.Context, reservations []keystore.Reservation,
 ) ([]keystore.QuotaGrant, error) {
-	time.Sleep(s.slow + time.Duration(rand.IntN(int(10*time.Millisecond))))
+	time.Sleep(time.Duration(s.slow.Load() + rand.Int64N(int64(10*time.Millisecond))))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls++
-	lost := rand.Float64()
-	if lost < s.lose/2 {
+	lost, lose := rand.Int64N(1000), s.lose.Load()
+	if lost < lose/2 {
 		return nil, errAway
 	}
 	grants := make([]keystore.QuotaGrant, len(reservations))
@@ -550,10 +558,17 @@ func (s *quotaStore) Reserve(
 		grants[i] = r.Grant(s.granted[name])
 		s.granted[name] = grants[i].Total
 	}
-	if lost < s.lose {
+	if lost < lose {
 		return nil, errAway // committed, but the answer is lost
 	}
 	return grants, nil
+}
+
+// totals returns the units that were granted, by quota and period.
+func (s *quotaStore) totals() []int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.granted))
 }
 
 // TestQuotaIsNeverExceeded checks that all nodes together admit exactly the units of the quota and,
@@ -567,7 +582,7 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 			f := newLimitedFleet(t, seed, keystore.Limits{Quota: quota}, nodes)
 			failing := seed%2 == 0
 			if failing {
-				f.ledger.lose = random.Float64() / 2
+				f.ledger.lose.Store(random.Int64N(500))
 			}
 			for range 20 {
 				f.load(time.Second, 200)
@@ -577,7 +592,7 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 					if random.IntN(2) == 0 {
 						f.nodes[i].returnAll(t.Context())
 					}
-					f.nodes[i].killed = true
+					f.nodes[i].killed.Store(true)
 					f.nodes = slices.Delete(f.nodes, i, i+1)
 					f.start()
 				}
@@ -591,7 +606,7 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 			now := time.Now()
 			_, end := quota.Per.Of(now)
 			time.Sleep(end.Sub(now))
-			f.ledger.lose = 0
+			f.ledger.lose.Store(0)
 			if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
 				t.Errorf("seed %d: %v in the next period", seed, c.Outcome)
 			}
@@ -638,7 +653,7 @@ func TestUnknownQuotaIsUnavailable(t *testing.T) {
 			quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: shadow}
 			f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
 			f.request(f.nodes[0], 1)
-			f.ledger.lose = 1
+			f.ledger.lose.Store(1000)
 			for range 100 {
 				f.request(f.nodes[0], 1)
 			}
@@ -659,7 +674,8 @@ func TestShadowNeverWaitsLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: true}
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
-		f.ledger.lose, f.ledger.slow = 1, QueryTimeout
+		f.ledger.lose.Store(1000)
+		f.ledger.slow.Store(int64(QueryTimeout))
 		begun := time.Now()
 		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK || !c.Refused(KeyQuota) {
 			t.Errorf("%v, refused in shadow %v", c.Outcome, c.Refused(KeyQuota))
@@ -696,13 +712,13 @@ func TestStoreIsNoticedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 100, Per: time.Hour, Burst: 100}
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
-		f.store.down = true
+		f.store.down.Store(true)
 		f.request(f.nodes[0], 1)
 		synctest.Wait()
 		if !f.nodes[0].stats().Degraded {
 			t.Error("the node has not noticed that the store is unavailable")
 		}
-		f.store.down = false
+		f.store.down.Store(false)
 		f.nodes[0].sweep()
 		time.Sleep(time.Second)
 		if f.nodes[0].stats().Degraded {
@@ -727,7 +743,7 @@ func TestChargedMoreThanQuota(t *testing.T) {
 		}
 		f.nodes[0].spend(f.record, 500)
 		time.Sleep(time.Second)
-		if granted := slices.Collect(maps.Values(f.ledger.granted)); !slices.Equal(granted,
+		if granted := f.ledger.totals(); !slices.Equal(granted,
 			[]int64{600}) {
 			t.Errorf("the ledger has %v, want 599 spent units and one that a node holds", granted)
 		}

@@ -195,10 +195,13 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 
 // undo restores what the bucket owes after a reservation with an unknown result. Units to return
 // may have been returned already, so they are lost for the period.
-func (b *quotaBucket) undo(r *keystore.Reservation) {
+func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reserving = false
+	if b.limit.Shadow {
+		b.dry = now // so that requests do not wait for each attempt
+	}
 	if b.counts(r) {
 		b.owed += max(0, r.Booked)
 		//fault: if ablated("grant-twice") { b.left += r.Want }
@@ -226,7 +229,7 @@ func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
 	grants, err := l.ledger.Reserve(ctx, reservations)
 	if err != nil {
 		for i, b := range list {
-			b.undo(&reservations[i])
+			b.undo(&reservations[i], l.now())
 		}
 		return l.failed("reserving units of quotas", err)
 	}

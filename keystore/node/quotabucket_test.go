@@ -76,7 +76,7 @@ func TestSweepDuringReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := keystore.Quota{Units: 20, Per: keystore.Day}
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
-		f.ledger.slow = 100 * time.Millisecond
+		f.ledger.slow.Store(int64(100 * time.Millisecond))
 		go func() {
 			time.Sleep(50 * time.Millisecond)
 			f.nodes[0].sweep()
@@ -126,10 +126,10 @@ func TestChargeIsBookedAfterOutage(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 1000,
 			Per: keystore.Month}}, 2)
 		f.request(f.nodes[0], 1)
-		f.ledger.lose = 1
+		f.ledger.lose.Store(1000)
 		f.nodes[0].spend(f.record, 5000)
 		time.Sleep(time.Second)
-		f.ledger.lose = 0
+		f.ledger.lose.Store(0)
 		f.nodes[0].sweep()
 		time.Sleep(time.Second)
 		if c := f.request(f.nodes[1], 1); c.Outcome != keystore.Exhausted {
@@ -149,10 +149,10 @@ func TestChargesNeedFewReservations(t *testing.T) {
 			f.nodes[0].spend(f.record, 499)
 			time.Sleep(50 * time.Millisecond)
 		}
+		f.close()
 		if n := f.ledger.calls; n > 100 {
 			t.Errorf("%d reservations for 1000 requests", n)
 		}
-		f.close()
 	})
 }
 
@@ -168,7 +168,8 @@ func TestReturnsDelayNoRequest(t *testing.T) {
 			n.quotaMap[id] = &quotaBucket{id: id, limit: &quota, left: 4,
 				end: time.Now().Add(time.Hour).UnixNano()}
 		}
-		f.ledger.slow, f.ledger.lose = QueryTimeout, 1
+		f.ledger.slow.Store(int64(QueryTimeout))
+		f.ledger.lose.Store(1000)
 		n.sweep()
 		time.Sleep(time.Millisecond)
 		begun := time.Now()
@@ -186,16 +187,18 @@ func TestLostHistory(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
 			Per: keystore.Month}}, 1)
 		f.request(f.nodes[0], 1)
+		f.ledger.mu.Lock()
 		for name := range f.ledger.granted {
 			f.ledger.granted[name] = 10 // a restored backup
 		}
+		f.ledger.mu.Unlock()
 		f.nodes[0].forgetReservations()
 		f.nodes[0].returnAll(t.Context())
-		for _, granted := range f.ledger.granted {
+		f.close()
+		for _, granted := range f.ledger.totals() {
 			if granted != 10 {
 				t.Errorf("%d granted, want 10", granted)
 			}
 		}
-		f.close()
 	})
 }

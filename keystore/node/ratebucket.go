@@ -73,7 +73,7 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 		return admitted
 	}
 	if !m.shared {
-		b.settle(now)
+		b.settle(m.part(b.limit), now)
 	}
 	part := m.part(b.limit)
 	//fault: if ablated("float-without-room") && m.shared { return admitted }
@@ -89,9 +89,9 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 func (b *rateBucket) holds(now int64) bool { return b.held > 0 && now < b.until }
 
 // settle adds the requests that were admitted in advance to the node's own meter.
-func (b *rateBucket) settle(now int64) {
+func (b *rateBucket) settle(l *keystore.RateLimit, now int64) {
 	if b.floated > 0 {
-		b.meter = b.meter.Add(b.limit, now, int64(b.floated))
+		b.meter = b.meter.Add(l, now, int64(b.floated))
 		b.floated = 0
 	}
 }
@@ -148,7 +148,7 @@ func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if *b.limit != *to {
-		b.settle(now)
+		b.settle(b.limit, now)
 		b.meter = b.meter.Within(b.limit, to, now)
 		b.held = 0
 	}

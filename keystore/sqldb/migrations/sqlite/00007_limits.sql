@@ -7,8 +7,8 @@
 CREATE TABLE key_limits (
     key_id     TEXT PRIMARY KEY NOT NULL,
     namespace  TEXT NOT NULL, -- home of the key
-    rate_limit TEXT CHECK (json_valid(rate_limit) AND json_type(rate_limit) = 'object'), -- {"requests","per","burst","shadow"} or {"unlimited"}; NULL: as the plan says
-    quota      TEXT CHECK (json_valid(quota) AND json_type(quota) = 'object'), -- {"requests","per","shadow"} or {"unlimited"}; NULL: as the plan says
+    rate_limit TEXT CHECK (rate_limit IS NULL OR json_valid(rate_limit) AND json_type(rate_limit) = 'object'), -- {"requests","per","burst","shadow"} or {"unlimited"}; NULL: as the plan says
+    quota      TEXT CHECK (quota IS NULL OR json_valid(quota) AND json_type(quota) = 'object'), -- {"requests","per","shadow"} or {"unlimited"}; NULL: as the plan says
     plan       TEXT NOT NULL DEFAULT '' -- empty: the default plan of the namespace
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX key_limits_plan ON key_limits (plan, namespace) WHERE plan <> '';
@@ -56,16 +56,16 @@ WHEN NEW.namespace <> OLD.namespace BEGIN
     UPDATE key_limits SET namespace = NEW.namespace WHERE key_id = NEW.id;
 END;
 
-ALTER TABLE namespaces ADD COLUMN rate_limit TEXT CHECK (json_valid(rate_limit) AND json_type(rate_limit) = 'object');
-ALTER TABLE namespaces ADD COLUMN quota TEXT CHECK (json_valid(quota) AND json_type(quota) = 'object');
+ALTER TABLE namespaces ADD COLUMN rate_limit TEXT CHECK (rate_limit IS NULL OR json_valid(rate_limit) AND json_type(rate_limit) = 'object');
+ALTER TABLE namespaces ADD COLUMN quota TEXT CHECK (quota IS NULL OR json_valid(quota) AND json_type(quota) = 'object');
 ALTER TABLE namespaces ADD COLUMN default_plan TEXT NOT NULL DEFAULT '';
 
 CREATE TABLE plans (
     namespace   TEXT    NOT NULL,
     name        TEXT    NOT NULL,
     description TEXT    NOT NULL,
-    rate_limit  TEXT    CHECK (json_valid(rate_limit) AND json_type(rate_limit) = 'object'),
-    quota       TEXT    CHECK (json_valid(quota) AND json_type(quota) = 'object'),
+    rate_limit  TEXT    CHECK (rate_limit IS NULL OR json_valid(rate_limit) AND json_type(rate_limit) = 'object'),
+    quota       TEXT    CHECK (quota IS NULL OR json_valid(quota) AND json_type(quota) = 'object'),
     created_at  INTEGER NOT NULL,
     version     INTEGER NOT NULL,
     PRIMARY KEY (namespace, name)
