@@ -3,6 +3,7 @@ package keystore
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 	"unique"
 )
@@ -141,17 +142,13 @@ const (
 	Month Period = "month"
 )
 
+// periods lists every [Period], the shortest first.
 var periods = []Period{Hour, Day, Month}
 
-func (p Period) valid() bool { return p == Hour || p == Day || p == Month }
+func (p Period) valid() bool { return slices.Contains(periods, p) }
 
 func (p Period) shorter(other Period) bool {
-	for _, q := range periods {
-		if p == q || other == q {
-			return p == q && p != other
-		}
-	}
-	return false
+	return slices.Index(periods, p) < slices.Index(periods, other)
 }
 
 // Of returns the beginning and the end of the period that contains t, in UTC.
@@ -176,7 +173,8 @@ func (d *Directory) LimitsOf(r *Record) (key, namespace Limits) {
 	if !d.Limits(r) {
 		return key, namespace
 	}
-	return d.limitsOf(r.Namespace, r.keyLimits())
+	key, namespace, _ = d.limitsOf(r.Namespace, r.keyLimits())
+	return key, namespace
 }
 
 // Limits reports whether a limit may apply to requests with a record's key.
@@ -195,50 +193,42 @@ func (r *Record) keyLimits() (l KeyLimits) {
 // string: its plan does not exist or cannot be read, or the limits of its home namespace cannot be
 // read. Only SQL can cause it. Requests with the key are then [Unavailable].
 func (d *Directory) LimitsDefect(r *Record) string {
-	return d.limitsDefect(r.Namespace, r.keyLimits().Plan)
-}
-
-func (d *Directory) limitsDefect(home, plan string) string {
-	ns := d.namespaces[home]
-	if ns != nil {
-		if ns.LimitsUnreadable {
-			return fmt.Sprintf("limits of namespace %s: %s", ns.ID, ns.Unreadable)
-		}
-		plan = cmp.Or(plan, ns.DefaultPlan)
-	}
-	switch p := d.PlanFor(home, plan); {
-	case plan == "":
-		return ""
-	case p == nil:
-		return fmt.Sprintf("plan %s of namespace %s does not exist", plan, home)
-	case p.Unreadable != "":
-		return fmt.Sprintf("plan %s of namespace %s: %s", p.Name, p.Namespace, p.Unreadable)
-	}
-	return ""
+	_, _, defect := d.limitsOf(r.Namespace, r.keyLimits())
+	return defect
 }
 
 // KeyLimits returns the limits that apply to a key with these settings in a home namespace.
 //
 // If they are not known, it returns the smallest limits, so that nobody gives limits by them.
 func (d *Directory) KeyLimits(home string, l KeyLimits) Limits {
-	if d.limitsDefect(home, l.Plan) != "" {
+	key, _, defect := d.limitsOf(home, l)
+	if defect != "" {
 		return Limits{RateLimit{Requests: 1, Per: MaxPer, Burst: 1}, Quota{Units: 1, Per: Month}}
 	}
-	key, _ := d.limitsOf(home, l)
 	return key
 }
 
-func (d *Directory) limitsOf(home string, l KeyLimits) (key, namespace Limits) {
-	ns, plan := d.namespaces[home], l.Plan
-	if ns != nil {
+// limitsOf resolves the limits of a key and of its home namespace. If they are not known, it returns
+// those that can be read, and the reason.
+func (d *Directory) limitsOf(home string, l KeyLimits) (key, namespace Limits, defect string) {
+	name := l.Plan
+	if ns := d.namespaces[home]; ns != nil {
 		namespace = ns.Limits.Over(Limits{})
-		if plan == "" {
-			plan = ns.DefaultPlan
+		name = cmp.Or(name, ns.DefaultPlan)
+		if ns.LimitsUnreadable {
+			defect = fmt.Sprintf("limits of namespace %s: %s", ns.ID, ns.Unreadable)
 		}
 	}
-	var of Limits
-	if p := d.PlanFor(home, plan); p != nil {
-		of = p.Limits
+	var plan Limits
+	switch p := d.PlanFor(home, name); {
+	case p != nil:
+		plan = p.Limits
+		if p.Unreadable != "" {
+			defect = cmp.Or(defect,
+				fmt.Sprintf("plan %s of namespace %s: %s", p.Name, p.Namespace, p.Unreadable))
+		}
+	case name != "":
+		defect = cmp.Or(defect, fmt.Sprintf("plan %s of namespace %s does not exist", name, home))
 	}
-	return l.Over(of), namespace
+	return l.Over(plan), namespace, defect
 }
