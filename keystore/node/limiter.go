@@ -57,6 +57,11 @@ func (b bucketID) String() string {
 	return "key/" + b.id
 }
 
+// bucketIDs returns the ids of the limits of a record's key and of its home namespace.
+func bucketIDs(r *keystore.Record) [2]bucketID {
+	return [2]bucketID{{id: r.KeyID}, {namespace: true, id: r.Namespace}}
+}
+
 func (n *Node) newLimiter() *limiter {
 	return newLimiter(surroundings{
 		now:    func() int64 { return n.Now().UnixNano() },
@@ -139,11 +144,9 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 	}
 	b := &buckets{directory: d.Serial(), terms: t}
 	current := d == l.policy() // else the limits of buckets may be newer
+	ids := bucketIDs(r)
 	for i, limits := range []*keystore.Limits{&t.Key, &t.Namespace} {
-		id := bucketID{namespace: i == 1, id: r.KeyID}
-		if i == 1 {
-			id.id = r.Namespace
-		}
+		id := ids[i]
 		if limits.Rate != (keystore.RateLimit{}) {
 			b.rates[i] = l.rateMap[id]
 			if b.rates[i] == nil {
@@ -339,21 +342,19 @@ func (l *limiter) chargeLocked(
 // spend charges units to the quotas of a record, even beyond them.
 func (l *limiter) spend(r *keystore.Record, units int64) {
 	key, namespace := l.policy().LimitsOf(r)
-	now := l.now()
+	now, ids := l.now(), bucketIDs(r)
 	l.mu.Lock() // so that no bucket is retired meanwhile
 	defer l.mu.Unlock()
 	for i, quota := range []keystore.Quota{key.Quota, namespace.Quota} {
 		if quota == (keystore.Quota{}) {
 			continue
 		}
-		id := bucketID{id: r.KeyID}
-		if i == 1 {
-			id = bucketID{namespace: true, id: r.Namespace}
+		b := l.quotaMap[ids[i]]
+		if b == nil {
+			b = &quotaBucket{id: ids[i], limit: &quota}
+			l.quotaMap[b.id] = b
 		}
-		if l.quotaMap[id] == nil {
-			l.quotaMap[id] = &quotaBucket{id: id, limit: &quota}
-		}
-		l.quotaMap[id].spend(l, now, units)
+		b.spend(l, now, units)
 	}
 }
 
@@ -415,30 +416,24 @@ func (l *limiter) forgetReservations() {
 // returnAll returns all reserved units. It must be called after the last request.
 func (l *limiter) returnAll(ctx context.Context) {
 	l.mu.Lock()
-	var list []*quotaBucket
-	for _, b := range l.quotaMap {
-		list = append(list, b)
-	}
+	quotas := slices.Collect(maps.Values(l.quotaMap))
 	l.mu.Unlock()
 	now := l.now()
 	var returns []keystore.Reservation
-	for _, b := range list {
+	for _, b := range quotas {
 		b.mu.Lock()
-		b.owed -= b.left
-		b.left = 0
+		b.giveBack()
 		if b.owed != 0 && now < b.end {
-			r := b.reserve(1)
+			r, _ := b.reserve(1)
 			r.Want, r.Need = 0, 0
 			returns = append(returns, r)
 		}
 		b.mu.Unlock()
 	}
-	for len(returns) > 0 && ctx.Err() == nil {
-		n := min(len(returns), maxBooked)
-		if _, err := l.ledger.Reserve(ctx, returns[:n]); err != nil {
+	for batch := range slices.Chunk(returns, maxBooked) {
+		if _, err := l.ledger.Reserve(ctx, batch); err != nil {
 			return // the units are lost for their periods
 		}
-		returns = returns[n:]
 	}
 }
 

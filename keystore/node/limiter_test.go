@@ -52,8 +52,8 @@ func newLimitedFleet(t *testing.T, seed uint64, l keystore.Limits, nodes int) *l
 	f.policy = keystore.NewDirectory(&keystore.Policy{
 		Namespaces: []keystore.Namespace{{ID: "acme"}}})
 	f.record = limitedRecord(keystore.KeyLimits{Limits: l})
-	f.store = &rateStore{fleet: f, meters: make(map[string]storedRate)}
-	f.ledger = &quotaStore{fleet: f, granted: make(map[string]int64)}
+	f.store = &rateStore{meters: make(map[string]storedRate)}
+	f.ledger = &quotaStore{granted: make(map[string]int64)}
 	for range nodes {
 		f.start()
 	}
@@ -173,7 +173,6 @@ func slack(l keystore.RateLimit, nodes int) int64 {
 
 // A rateStore is a shared store of rate limits. Its arithmetic is that of the contract.
 type rateStore struct {
-	fleet  *limitedFleet
 	mu     sync.Mutex
 	meters map[string]storedRate
 	gone   atomic.Bool                     // no store is configured
@@ -532,7 +531,6 @@ func TestWrongAnswersOfStore(t *testing.T) {
 
 // A quotaStore is a ledger of quotas.
 type quotaStore struct {
-	fleet   *limitedFleet
 	mu      sync.Mutex
 	granted map[string]int64
 	calls   int

@@ -118,8 +118,8 @@ func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if *b.limit != *to {
-		b.owed -= b.left
-		b.left, b.dry = 0, 0
+		b.giveBack()
+		b.dry = 0
 		if b.limit.Per != to.Per {
 			b.owed, b.begin, b.end = 0, 0, 0
 		}
@@ -141,14 +141,19 @@ func (b *quotaBucket) idle(now int64) bool {
 // settle queues the bucket if it owes something or has not used its reservation for
 // idleReservation, and reports whether it did.
 func (b *quotaBucket) settle(l *limiter, now int64) bool {
-	if b.left > 0 && now-b.spent >= int64(idleReservation) {
-		b.owed -= b.left
-		b.left = 0
+	if now-b.spent >= int64(idleReservation) {
+		b.giveBack()
 	}
 	if b.owed != 0 {
 		b.queue(l)
 	}
 	return b.owed != 0
+}
+
+// giveBack returns the unspent units with the next reservation.
+func (b *quotaBucket) giveBack() {
+	b.owed -= b.left
+	b.left = 0
 }
 
 // forget gives up what was reserved in a database that has lost it.
@@ -161,20 +166,22 @@ func (b *quotaBucket) forget() {
 // ledgerName returns the name of the quota in the ledger.
 func (b *quotaBucket) ledgerName() string { return b.id.String() + "/" + string(b.limit.Per) }
 
-// reserve returns the next reservation. The caller holds the lock.
-func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
+// reserve returns the next reservation, and the most units that one request waits for. The caller
+// holds the lock.
+func (b *quotaBucket) reserve(nodes int64) (r keystore.Reservation, most int64) {
 	var want int64
 	if b.used > 0 || b.need > 0 { // else the reservation only settles what is owed
 		want = max(2*b.used, firstReservation)
 	}
-	r := keystore.Reservation{
+	r = keystore.Reservation{
 		Quota: b.ledgerName(),
 		Begin: time.Unix(0, b.begin).UTC(), End: time.Unix(0, b.end).UTC(),
 		Limit: b.limit.Units, Want: max(b.need, want-b.left, 0), Need: b.need,
 		Share: reservedPart * nodes, Booked: b.owed,
 	}
-	b.next, b.owed, b.used, b.reserving = nil, 0, 0, true
-	return r
+	most = b.most
+	b.next, b.owed, b.used, b.need, b.most, b.reserving = nil, 0, 0, 0, 0, true
+	return r, most
 }
 
 // granted applies the answer to a reservation.
@@ -220,8 +227,7 @@ func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
 	most := make([]int64, len(list))
 	for i, b := range list {
 		b.mu.Lock()
-		reservations[i], most[i] = b.reserve(m.nodes), b.most
-		b.need, b.most = 0, 0
+		reservations[i], most[i] = b.reserve(m.nodes)
 		b.mu.Unlock()
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)

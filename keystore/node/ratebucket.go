@@ -72,10 +72,10 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	if b.holds(now) {
 		return admitted
 	}
-	if !m.shared {
-		b.settle(m.part(b.limit), now)
-	}
 	part := m.part(b.limit)
+	if !m.shared {
+		b.settle(part, now)
+	}
 	//fault: if ablated("float-without-room") && m.shared { return admitted }
 	switch {
 	case !b.meter.Fits(part, now):
@@ -85,6 +85,9 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	}
 	return admitted
 }
+
+// validity returns how long a grant is valid, in microseconds.
+func (b *rateBucket) validity() int64 { return b.limit.Per.Microseconds() / grantShare }
 
 func (b *rateBucket) holds(now int64) bool { return b.held > 0 && now < b.until }
 
@@ -162,13 +165,12 @@ func (b *rateBucket) idle(now int64) bool {
 
 // begin returns the next booking. The caller holds the lock.
 func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
-	validity := b.limit.Per.Microseconds() / grantShare
 	want := int64(0)
 	if m.shared {
 		if elapsed := max(now-b.booked, 1); b.used > 1 {
 			// The use since the last booking, scaled to the validity of the grant.
 			used := int64(b.used)
-			want = min(used*validity/elapsed, 2*used, b.limit.Burst)
+			want = min(used*b.validity()/elapsed, 2*used, b.limit.Burst)
 		}
 		if b.holds(now) {
 			want -= int64(b.held)
@@ -197,7 +199,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
 	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
 	granted := int32(min(answer.Granted, k.Want))
-	until := began + b.limit.Per.Microseconds()/grantShare
+	until := began + b.validity()
 	if !b.holds(now) {
 		b.held, b.until = granted, until
 	} else if granted > 0 {
