@@ -37,20 +37,9 @@ func (c *cli) plansCommand() *cobra.Command {
 		changes: func(done api.PlanChanged) (api.Plan, api.Propagation) {
 			return done.Plan, done.Propagation
 		},
-		find: func(server *client.Client, ctx context.Context, id string) (api.Plan, error) {
-			namespace, name, _ := strings.Cut(id, "/")
-			return server.FindPlan(ctx, namespace, name)
-		},
-		edit: func(server *client.Client, ctx context.Context, id string, patch api.PlanPatch,
-			options ...client.ChangeOption) (api.PlanChanged, error) {
-			namespace, name, _ := strings.Cut(id, "/")
-			return server.EditPlan(ctx, namespace, name, patch, options...)
-		},
-		remove: func(server *client.Client, ctx context.Context, id string,
-			options ...client.ChangeOption) (api.PlanChanged, error) {
-			namespace, name, _ := strings.Cut(id, "/")
-			return server.DeletePlan(ctx, namespace, name, options...)
-		},
+		find:   findByName((*client.Client).FindPlan),
+		edit:   editByName((*client.Client).EditPlan),
+		remove: removeByName((*client.Client).DeletePlan),
 	}}
 	return group(&cobra.Command{
 		Use:     "plans",

@@ -39,20 +39,9 @@ func (c *cli) rolesCommand() *cobra.Command {
 		changes: func(done api.RoleChanged) (api.Role, api.Propagation) {
 			return done.Role, done.Propagation
 		},
-		find: func(server *client.Client, ctx context.Context, id string) (api.Role, error) {
-			namespace, name, _ := strings.Cut(id, "/")
-			return server.FindRole(ctx, namespace, name)
-		},
-		edit: func(server *client.Client, ctx context.Context, id string, patch api.RolePatch,
-			options ...client.ChangeOption) (api.RoleChanged, error) {
-			namespace, name, _ := strings.Cut(id, "/")
-			return server.EditRole(ctx, namespace, name, patch, options...)
-		},
-		remove: func(server *client.Client, ctx context.Context, id string,
-			options ...client.ChangeOption) (api.RoleChanged, error) {
-			namespace, name, _ := strings.Cut(id, "/")
-			return server.DeleteRole(ctx, namespace, name, options...)
-		},
+		find:   findByName((*client.Client).FindRole),
+		edit:   editByName((*client.Client).EditRole),
+		remove: removeByName((*client.Client).DeleteRole),
 	}}
 	return group(&cobra.Command{
 		Use:     "roles",
@@ -90,6 +79,39 @@ func shareableID(noun, word string) (string, error) {
 			"to 64 letters, digits, '.', '_', '~' and '-', beginning with a letter or digit", noun)
 	}
 	return namespace + "/" + name, nil
+}
+
+// findByName, editByName and removeByName return calls with an id NAMESPACE/NAME, from those of the
+// client with the two parts.
+func findByName[T any](
+	find func(server *client.Client, ctx context.Context, namespace, name string) (T, error),
+) func(*client.Client, context.Context, string) (T, error) {
+	return func(server *client.Client, ctx context.Context, id string) (T, error) {
+		namespace, name, _ := strings.Cut(id, "/")
+		return find(server, ctx, namespace, name)
+	}
+}
+
+func editByName[P, C any](
+	edit func(server *client.Client, ctx context.Context, namespace, name string, patch P,
+		options ...client.ChangeOption) (C, error),
+) func(*client.Client, context.Context, string, P, ...client.ChangeOption) (C, error) {
+	return func(server *client.Client, ctx context.Context, id string, patch P,
+		options ...client.ChangeOption) (C, error) {
+		namespace, name, _ := strings.Cut(id, "/")
+		return edit(server, ctx, namespace, name, patch, options...)
+	}
+}
+
+func removeByName[C any](
+	remove func(server *client.Client, ctx context.Context, namespace, name string,
+		options ...client.ChangeOption) (C, error),
+) func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error) {
+	return func(server *client.Client, ctx context.Context, id string,
+		options ...client.ChangeOption) (C, error) {
+		namespace, name, _ := strings.Cut(id, "/")
+		return remove(server, ctx, namespace, name, options...)
+	}
 }
 
 func shareableText(noun, namespace, name string) string {
