@@ -246,11 +246,9 @@ func (h *Handler) clean(c *call) {
 
 // A call is one request and what one handler has found out about it.
 type call struct {
-	w   http.ResponseWriter
-	r   *http.Request
-	now time.Time
-	// now on the database's clock, in Unix nanoseconds; set once a record is found
-	at      int64
+	w       http.ResponseWriter
+	r       *http.Request
+	now     time.Time
 	request *request // state shared by all handlers
 	// repeated says that an earlier handler has accepted the request with a key, which this one
 	// uses too. The earlier one may have returned, as in handle_errors, so this one also cuts the
@@ -376,7 +374,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		case answer.Record == nil:
 			return answer.Outcome
 		}
-		c.at, c.answer = answer.Now, answer
+		c.answer = answer
 		outcome := h.decide(c, answer.Record)
 		switch {
 		case outcome != keystore.OK:
@@ -426,7 +424,7 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	}
 	c.policy = c.keys.Policy()
 	c.namespace = c.policy.Namespace(c.namespaceID)
-	q := keystore.Request{Now: c.at, Policy: c.policy, Namespace: c.namespace, Need: c.need,
+	q := keystore.Request{Now: c.answer.Now, Policy: c.policy, Namespace: c.namespace, Need: c.need,
 		Early: isEarly(c.r)}
 	if len(record.AllowedIPs) > 0 {
 		q.Client = c.request.client()
@@ -469,7 +467,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 		keys.Count(c.namespace, c.record, outcome)
 	}
 	if outcome == keystore.OK && !c.repeated {
-		keys.Used(c.record, c.at)
+		keys.Used(c.record, c.answer.Now)
 	}
 }
 

@@ -71,15 +71,12 @@ func limitStates(charge *node.Charge) string {
 		b = append(b, '"')
 		b = append(b, l.String()...)
 		b = append(b, `";r=`...)
-		b = strconv.AppendInt(b, max(0, min(state.Remaining, maxFieldInteger)), 10)
+		b = strconv.AppendInt(b, state.Remaining, 10)
 		b = append(b, ";t="...)
 		b = strconv.AppendInt(b, wholeSeconds(state.Reset), 10)
 	}
 	return string(b)
 }
-
-// maxFieldInteger is the largest integer of a structured field (RFC 9651 §3.3.1).
-const maxFieldInteger = 999_999_999_999_999
 
 // wholeSeconds returns a duration in seconds, rounded up. It is at least 0.
 func wholeSeconds(d time.Duration) int64 {

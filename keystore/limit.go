@@ -38,7 +38,7 @@ const (
 	MaxRate  = 100_000_000
 	MinPer   = time.Second
 	MaxPer   = 24 * time.Hour
-	MaxQuota = 999_999_999_999_999 // the largest integer of a structured field
+	MaxQuota = 999_999_999_999_999 // the largest integer of a structured field (RFC 9651 §3.3.1)
 )
 
 // Limits are the limits of a key, a plan or a namespace. They are comparable.

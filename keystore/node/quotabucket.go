@@ -107,8 +107,8 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 		return
 	}
 	b.used += units
-	b.owed += units - b.left
-	b.left = 0
+	b.giveBack()
+	b.owed += units
 	b.queue(l)
 }
 
