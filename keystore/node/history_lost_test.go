@@ -625,6 +625,20 @@ func TestProgressAfterLostHistory(t *testing.T) {
 	})
 }
 
+// revokeWaits fails the test unless a revoke on a is not complete while b still accepts the key.
+func revokeWaits(
+	t *testing.T, a, b *manage.Keystore, id, token string, wait time.Duration,
+) {
+	t.Helper()
+	if h := a.Health(ctx); h.Problem != "" {
+		t.Fatal(h.Problem)
+	}
+	p := fleet.Revoke(t, a, id, wait)
+	if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
+		t.Errorf("%+v; outcome on the other node: %v", p, o)
+	}
+}
+
 // TestFenceLostWithHistory takes the database back to before a node was fenced. The node renews its
 // lease, and another one fences it again. A node that remembers the first fencing must wait for the
 // renewed lease.
@@ -648,13 +662,7 @@ func TestFenceLostWithHistory(t *testing.T) {
 		fb.Cut.Store(true)
 		d.Tamper("UPDATE nodes SET state = 'fencing' WHERE incarnation = '" + b.Incarnation() + "'")
 		fa.Mute.Store(false)
-		if h := a.Health(ctx); h.Problem != "" {
-			t.Fatal(h.Problem)
-		}
-		p := fleet.Revoke(t, a, key.ID, 15*time.Second)
-		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
-			t.Errorf("%+v; outcome on the other node: %v", p, o)
-		}
+		revokeWaits(t, a, b, key.ID, token, 15*time.Second)
 		fb.Cut.Store(false)
 	})
 }
@@ -678,13 +686,7 @@ func TestNodeOfLostHistoryJoinsAgain(t *testing.T) {
 		fleet.Want(t, "before", fleet.Ask(b, token), keystore.OK)
 		fb.Cut.Store(true)
 		fa.Mute.Store(false)
-		if h := a.Health(ctx); h.Problem != "" {
-			t.Fatal(h.Problem)
-		}
-		p := fleet.Revoke(t, a, key.ID, 30*time.Second)
-		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
-			t.Errorf("%+v; outcome on the other node: %v", p, o)
-		}
+		revokeWaits(t, a, b, key.ID, token, 30*time.Second)
 		fb.Cut.Store(false)
 	})
 }
@@ -713,13 +715,7 @@ func TestNodeOfLostHistoryIsRemembered(t *testing.T) {
 		for db.before.Load() != nil {
 			time.Sleep(time.Second)
 		}
-		if h := a.Health(ctx); h.Problem != "" {
-			t.Fatal(h.Problem)
-		}
-		p := fleet.Revoke(t, a, key.ID, -1)
-		if o := fleet.Ask(b, token); p.Complete || o != keystore.OK {
-			t.Errorf("%+v; outcome on the lost node: %v", p, o)
-		}
+		revokeWaits(t, a, b, key.ID, token, -1)
 		fb.Cut.Store(false)
 	})
 }

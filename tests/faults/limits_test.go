@@ -20,16 +20,9 @@ func TestLimitAblations(t *testing.T) {
 	}
 	dir := t.TempDir()
 	program := filepath.Join(dir, "node.test")
-	for _, command := range [][]string{
-		{"scripts/faults", dir},
-		{"go", "test", "-c", "-vet=off", "-tags", "faults",
-			"-overlay", filepath.Join(dir, "overlay.json"), "-o", program, "./keystore/node"},
-	} {
-		cmd := exec.Command(command[0], command[1:]...)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", strings.Join(command, " "), err, out)
-		}
+	if err := goWithFaults(root, dir, program, "./keystore/node", "test", "-c",
+		"-vet=off"); err != nil {
+		t.Fatal(err)
 	}
 	for ablation, test := range map[string]string{
 		"":                     "TestRate|TestUsedUpBurst|TestQuota",

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
@@ -28,9 +27,7 @@ func run(m *testing.M) int {
 	}
 	os.Setenv("CADDY_UNDER_TEST", path)
 	code := m.Run()
-	if shared != nil {
-		shared.Stop()
-	}
+	postgres.Stop()
 	return code
 }
 
@@ -49,38 +46,34 @@ func caddyWithFaults() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "caddy")
-	for _, command := range [][]string{
-		{"scripts/faults", dir},
-		{"go", "build", "-race", "-tags", "faults", "-overlay", filepath.Join(dir, "overlay.json"),
-			"-o", path, "./cmd/caddy"},
-	} {
-		cmd := exec.Command(command[0], command[1:]...)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			os.RemoveAll(dir)
-			return "", fmt.Errorf("building cmd/caddy with fault points: %w\n%s", err, out)
-		}
+	if err := goWithFaults(root, dir, path, "./cmd/caddy", "build", "-race"); err != nil {
+		os.RemoveAll(dir)
+		return "", err
 	}
 	return path, nil
 }
 
-// sharedPostgres starts the server for scenarios that do not break the server itself. Each fleet
-// has its own schema there.
-var (
-	sharedPostgres = sync.OnceValue(func() (err error) {
-		shared, err = postgrestest.Start()
-		return err
-	})
-	shared *postgrestest.Server
-)
-
-func postgres(t testing.TB) *postgrestest.Server {
-	t.Helper()
-	if err := sharedPostgres(); err != nil {
-		t.Fatal(err)
+// goWithFaults builds a program of the root module with fault points. It writes the changed files
+// to dir. command is the go command with its own flags.
+func goWithFaults(root, dir, program, pkg string, command ...string) error {
+	build := append([]string{"go"}, command...)
+	for _, command := range [][]string{
+		{"scripts/faults", dir},
+		append(build, "-tags", "faults", "-overlay", filepath.Join(dir, "overlay.json"),
+			"-o", program, pkg),
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s with fault points: %w\n%s", pkg, err, out)
+		}
 	}
-	return shared
+	return nil
 }
+
+// postgres is the server for scenarios that do not break the server itself. Each fleet has its own
+// schema there.
+var postgres postgrestest.Shared
 
 // postgresWithClock starts a server for one test, which can set its clock.
 func postgresWithClock(t testing.TB, settings ...string) *postgrestest.Server {

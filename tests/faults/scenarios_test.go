@@ -84,7 +84,7 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 	case s.clock:
 		server = postgresWithClock(t)
 	case !s.own:
-		server = postgres(t)
+		server = postgres.For(t)
 	}
 	a := newArena(t, setting{
 		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases,

@@ -45,7 +45,7 @@ const lease = 5 * time.Second
 // postgresStack starts Caddys that share PostgreSQL and, if the URL of a cache is not empty, Redis.
 func postgresStack(t *testing.T, nodes int, cache string) *stack {
 	t.Helper()
-	return stackOn(t, postgres(t), nodes, cache)
+	return stackOn(t, postgres.For(t), nodes, cache)
 }
 
 func stackOn(t *testing.T, server *postgrestest.Server, nodes int, cache string) *stack {
@@ -65,7 +65,7 @@ const timeout = "timeout=1s"
 // threeWithRedis starts three nodes with Redis.
 func threeWithRedis(t *testing.T) *stack {
 	t.Helper()
-	return threeWithRedisOn(t, postgres(t))
+	return threeWithRedisOn(t, postgres.For(t))
 }
 
 func threeWithRedisOn(t *testing.T, server *postgrestest.Server) *stack {
