@@ -26,8 +26,9 @@ type quotaBucket struct {
 	dry   int64 // when the quota had less than a request needed; 0 if it had enough
 	spent int64 // when units were last spent
 	next  *booking
-	// reserving is set while the database is asked.
+	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
+	booking   int64
 	retired   bool // not in the limiter's map any more
 }
 
@@ -144,10 +145,11 @@ func (b *quotaBucket) settle(l *limiter, now int64) bool {
 	if now-b.spent >= int64(idleReservation) {
 		b.giveBack()
 	}
-	if b.owed != 0 {
-		b.queue(l)
+	if b.owed == 0 || b.reserving {
+		return false
 	}
-	return b.owed != 0
+	b.queue(l)
+	return true
 }
 
 // giveBack returns the unspent units with the next reservation.
@@ -160,7 +162,7 @@ func (b *quotaBucket) giveBack() {
 func (b *quotaBucket) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.left, b.owed = 0, max(0, b.owed)
+	b.left, b.owed, b.booking = 0, max(0, b.owed), max(0, b.booking)
 }
 
 // ledgerName returns the name of the quota in the ledger.
@@ -177,10 +179,11 @@ func (b *quotaBucket) reserve(nodes int64) (r keystore.Reservation, most int64) 
 		Quota: b.ledgerName(),
 		Begin: time.Unix(0, b.begin).UTC(), End: time.Unix(0, b.end).UTC(),
 		Limit: b.limit.Units, Want: max(b.need, want-b.left, 0), Need: b.need,
-		Share: reservedPart * nodes, Booked: b.owed,
+		Share: reservedPart * nodes, Booked: b.owed - b.booking,
 	}
 	most = b.most
-	b.next, b.owed, b.used, b.need, b.most, b.reserving = nil, 0, 0, 0, 0, true
+	b.next, b.used, b.need, b.most = nil, 0, 0, 0
+	b.reserving, b.booking = true, r.Booked
 	return r, most
 }
 
@@ -188,9 +191,13 @@ func (b *quotaBucket) reserve(nodes int64) (r keystore.Reservation, most int64) 
 func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, most, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.reserving = false
-	if !b.counts(r) || b.limit.Units != r.Limit {
+	booked := b.answered()
+	if !b.counts(r) {
 		return // the granted units are lost for their period
+	}
+	b.owed -= booked
+	if b.limit.Units != r.Limit {
+		return // the same
 	}
 	b.left += g.Units
 	b.total = g.Total
@@ -200,19 +207,26 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 	}
 }
 
-// undo restores what the bucket owes after a reservation with an unknown result. Units to return
-// may have been returned already, so they are lost for the period.
+// undo is called after a reservation with an unknown result. The bucket still owes what it owed,
+// but units to return may have been returned already, so they are lost for the period.
 func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.reserving = false
+	booked := b.answered()
 	if b.limit.Shadow {
 		b.dry = now // so that requests do not wait for each attempt
 	}
 	if b.counts(r) {
-		b.owed += max(0, r.Booked)
+		b.owed -= min(0, booked)
 		//fault: if ablated("grant-twice") { b.left += r.Want }
 	}
+}
+
+// answered ends a reservation, and returns how much of owed it has booked.
+func (b *quotaBucket) answered() int64 {
+	booked := b.booking
+	b.reserving, b.booking = false, 0
+	return booked
 }
 
 // counts reports whether a reservation is for the period in which the bucket counts.

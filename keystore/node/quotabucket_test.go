@@ -181,6 +181,29 @@ func TestReturnsDelayNoRequest(t *testing.T) {
 	})
 }
 
+// TestRemainingDuringReservation checks that units which were charged beyond a reservation are not
+// reported as left while they are booked.
+func TestRemainingDuringReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 1000,
+			Per: keystore.Month}}, 1)
+		f.request(f.nodes[0], 1)
+		f.ledger.slow.Store(int64(time.Second))
+		f.nodes[0].spend(f.record, 20)
+		b := f.nodes[0].quotaMap[bucketID{id: f.record.KeyID}]
+		for _, when := range []string{"while they are booked", "afterwards"} {
+			synctest.Wait()
+			b.mu.Lock()
+			if n := b.remaining(); n != 979 {
+				t.Errorf("%d left %s, want 979", n, when)
+			}
+			b.mu.Unlock()
+			time.Sleep(2 * time.Second)
+		}
+		f.close()
+	})
+}
+
 // TestLostHistory checks that units from a history that the database has lost are not returned.
 func TestLostHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
