@@ -105,6 +105,7 @@ bench-fleet: BENCHMARK = BenchmarkFleet
 bench-keys: BENCHMARK = BenchmarkKeys
 
 # With a PART, such as go, caddy/wrk or caddy/access_log, a benchmark prints its results only.
+# CADDY_WITH_RATE_LIMIT is a Caddy with caddy-ratelimit, which bench-fleet then measures too.
 bench: ## Measure one Caddy and write docs/benchmarks.md (15 minutes); PART prints a part
 bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
 bench-keys: ## Measure SQLite and PostgreSQL with KEYS keys and write docs/benchmarks.md (30 minutes)

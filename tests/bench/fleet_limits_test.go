@@ -19,6 +19,11 @@ const (
 	limitConns = 4 // for each node that gets requests
 )
 
+var (
+	limitNodes = []int{1, 3, 10}
+	limitRates = []int{10, 100, 10_000} // requests per second
+)
+
 // benchmarkLimits measures how exactly a fleet keeps a rate limit, and how many commands Redis gets.
 func benchmarkLimits(b *testing.B) {
 	var t strings.Builder
@@ -26,9 +31,9 @@ func benchmarkLimits(b *testing.B) {
 		"they use. Allowed is burst + rate · time, and the burst is the rate of one second.\n\n"+
 		"| nodes | limit | requests go to | Redis | offered/s | admitted / allowed | commands/s |\n"+
 		"|--:|--:|---|---|--:|--:|--:|\n", limitLoad, limitConns)
-	for _, nodes := range []int{1, 3} {
+	for _, nodes := range limitNodes {
 		f := startFleet(b, nodes, true)
-		for _, rate := range []int{10, 100, 10_000} {
+		for _, rate := range limitRates {
 			for _, used := range []int{nodes, 1} {
 				for _, redis := range []string{"up", "flushed", "away"} {
 					f.limitRow(b, &t, rate, f.Nodes[:used], redis)
@@ -43,6 +48,7 @@ func benchmarkLimits(b *testing.B) {
 		}
 	}
 	report.section("How exactly rate limits are kept", t.String())
+	report.section("The same load on other rate limits", otherLimits(b))
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -65,7 +71,7 @@ func (f fleet) limitRow(
 			f.redis.FlushAll(context.Background())
 		})
 	}
-	admitted, offered, took := limitedLoad(b, used, made.Token)
+	admitted, offered, took := limitedLoad(b, urls(used), made.Token)
 	flushed.Wait()
 	commands := f.bookings(b, redis) - before
 	if redis == "away" {
@@ -75,9 +81,23 @@ func (f fleet) limitRow(
 	if len(used) == len(f.Nodes) {
 		to = "all"
 	}
-	allowed := float64(rate) * (1 + took.Seconds())
 	fmt.Fprintf(t, "| %d | %d/s | %s | %s | %.0f | %.2f | %.0f |\n", len(f.Nodes), rate, to, redis,
-		float64(offered)/took.Seconds(), float64(admitted)/allowed, commands/took.Seconds())
+		float64(offered)/took.Seconds(), float64(admitted)/allowedIn(took, rate),
+		commands/took.Seconds())
+}
+
+// allowedIn returns how many requests a rate limit with the burst of one second admits in some
+// time.
+func allowedIn(took time.Duration, rate int) float64 {
+	return float64(rate) * (1 + took.Seconds())
+}
+
+func urls(nodes []*gate.Gate) []string {
+	list := make([]string, len(nodes))
+	for i, g := range nodes {
+		list[i] = g.URL
+	}
+	return list
 }
 
 // bookings returns how many calls of the script of rate limits Redis has answered.
@@ -102,18 +122,18 @@ func (f fleet) bookings(b *testing.B, redis string) float64 {
 // limitedLoad asks some nodes as fast as it can, and returns how many requests were admitted and
 // sent, and how long it took.
 func limitedLoad(
-	b *testing.B, nodes []*gate.Gate, token string,
+	b *testing.B, nodes []string, token string,
 ) (admitted, offered int64, took time.Duration) {
 	b.Helper()
 	var ok, all, failed atomic.Int64
 	var done sync.WaitGroup
 	begun := time.Now()
-	for _, g := range nodes {
+	for _, url := range nodes {
 		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: limitConns}}
 		for range limitConns {
 			done.Go(func() {
 				for time.Since(begun) < limitLoad {
-					r, _ := http.NewRequestWithContext(b.Context(), http.MethodGet, g.URL, nil)
+					r, _ := http.NewRequestWithContext(b.Context(), http.MethodGet, url, nil)
 					r.Header.Set("Authorization", "Bearer "+token)
 					answer, err := client.Do(r)
 					if err != nil {
