@@ -452,6 +452,47 @@ func TestOperationCosts(t *testing.T) {
 	}
 }
 
+// TestCostBeyondQuota checks what a refusal says if only the cost of the request exceeds a quota.
+func TestCostBeyondQuota(t *testing.T) {
+	h := newFixture(t)
+	handler := h.handler("namespace acme\noperation a:ten read GET /ten {\ncost 10\n}\n" +
+		"operation a:million read GET /million {\ncost 1000000\n}")
+	key, token := h.key("read")
+	h.limit(key.ID, keystore.Limits{Quota: monthly(14)}, keystore.Limits{Quota: monthly(1002)})
+	_, end := keystore.Month.Of(time.Now())
+	until := end.Format(time.RFC3339)
+	for _, test := range []struct{ path, want string }{
+		{"/million", "This request costs 1000000 units, more than the whole quota of the API key: " +
+			"14 per month. This request costs 1000000 units, more than the whole quota of the " +
+			"namespace: 1002 per month."},
+		{"/ten", ""},
+		{"/ten", "This request costs 10 units. The quota of the API key has 4 left until " + until +
+			"."},
+		{"/", ""}, {"/", ""}, {"/", ""}, {"/", ""},
+		{"/ten", "The API key has used up its quota."},
+		{"/", "The API key has used up its quota."},
+	} {
+		a := h.send(handler, "GET "+test.path+keyLine(token))
+		var problem struct{ Detail, Code string }
+		if test.want == "" {
+			if a.outcome() != "ok" {
+				t.Fatal(test.path, a.outcome(), a.body)
+			}
+			continue
+		}
+		if err := json.Unmarshal([]byte(a.body), &problem); err != nil || a.StatusCode != 429 ||
+			problem.Detail != test.want || problem.Code != "quota_exceeded" {
+			t.Errorf("%s: %d %s", test.path, a.StatusCode, a.body)
+		}
+	}
+	h.limit(key.ID, keystore.Limits{Quota: keystore.Quota{Unlimited: true}}, keystore.Limits{})
+	a := h.send(handler, "GET /million"+keyLine(token))
+	if !strings.Contains(a.body, `"detail":"This request costs 1000000 units, more than the whole `+
+		`quota of the namespace: 1002 per month."`) {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
 // A chargedSite is a limitedSite with `charge`. It measures what the requests cost.
 type chargedSite struct {
 	*httptest.Server

@@ -78,6 +78,12 @@ func (c *Charge) State(l LimitName) LimitState {
 	return state
 }
 
+// Quota returns a quota that applies, KeyQuota or NamespaceQuota, and the end of its period.
+func (c *Charge) Quota(l LimitName) (quota keystore.Quota, end time.Time) {
+	_, q := c.Terms.of(l)
+	return *q, time.Unix(0, c.states[l].end).UTC()
+}
+
 // A LimitState is the state of one limit.
 type LimitState struct {
 	// Remaining is the number of requests, or units of a quota, that are certainly left.
