@@ -30,7 +30,7 @@ type refusal struct {
 	violated int
 	retry    time.Duration
 	costs    map[node.LimitName]string // details of quotas that the cost of the request exceeds
-	values   []string // an empty array for the values of headers, or nil
+	values   []string                  // an empty array for the values of headers, or nil
 }
 
 // forbidden is the body of [keystore.Forbidden]. It has both members even if they are empty.
