@@ -140,6 +140,16 @@ func TestKeyLimits(t *testing.T) {
 		new(api.Plan))
 	key := d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only","plan":"gold",
 		"rate_limit":{"requests":10,"per":"1000ms"},"quota":{"unlimited":true}}`)
+	d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only"}`)
+	for query, want := range map[string]string{"gold": key.Key.ID, "free": "",
+		"gold&home=acme": key.Key.ID, "gold&home=default": ""} {
+		var list api.Keys
+		d.call(t, root, "GET", "/keys?plan="+query, nil).into(t, 200, &list)
+		if len(list.Items) > 1 || want != "" != (len(list.Items) == 1) ||
+			want != "" && list.Items[0].ID != want {
+			t.Errorf("keys with plan %s: %+v", query, list.Items)
+		}
+	}
 	const rate, quota = `{"requests":10,"per":"1s","burst":10}`, `{"unlimited":true}`
 	path := "/keys/" + key.Key.ID
 	for _, test := range []struct{ patch, rate, quota, plan string }{

@@ -32,6 +32,7 @@ limited to ten thousand keys.`,
 		Example: `  caddy apikeys keys list
   caddy apikeys keys list --namespace acme --status active
   caddy apikeys keys list --metadata team=erp
+  caddy apikeys keys list --plan gold --limits
   caddy apikeys keys list --search billing --limit 20
   caddy apikeys keys list --namespace acme --sort last_used_at
   caddy apikeys keys list --namespace acme --limits
@@ -46,6 +47,8 @@ limited to ten thousand keys.`,
 		"Only keys with this `STATUS`: active, inactive, expired or revoked")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
+	flags.StringVar(&f.Plan, "plan", "",
+		"Only keys that name this `PLAN` themselves, not by the default of their namespace")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
 		"Only keys created by the member or key with this `ID`")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")

@@ -282,8 +282,8 @@ func TestListCommandWithoutResults(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}},
 		"GET /namespaces": {problem(503, "unavailable", "The database is unavailable.")}})
 	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y",
-		"--metadata", "a=b").want(t, 0, "", "No results.")
-	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
+		"--plan", "gold", "--metadata", "a=b").want(t, 0, "", "No results.")
+	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&plan=gold&q=x+y&status=revoked" {
 		t.Error(line)
 	}
 	r := s.run("", "keys", "list", "--json")
