@@ -169,22 +169,14 @@ func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) er
 		}
 }
 
-func keyRows(k api.Key) [][2]string {
+func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string {
 	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status},
 		{"Namespace", k.Namespace}, {"Access", k.Access}}
 	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
 	}
-	if k.Plan != nil {
-		add("Plan", *k.Plan)
-	}
-	if k.RateLimit != nil {
-		add("Rate limit", rateText(k.RateLimit, ""))
-	}
-	if k.Quota != nil {
-		add("Quota", quotaText(k.Quota, ""))
-	}
+	rows = append(rows, effectiveLimits(ctx, server, k)...)
 	add("Owner", k.Owner)
 	add("Created", timeText(k.CreatedAt)+" by "+k.CreatedBy)
 	add("Expires", timeOr(k.ExpiresAt, "never"))
