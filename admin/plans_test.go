@@ -150,6 +150,20 @@ func TestKeyLimits(t *testing.T) {
 			t.Errorf("keys with plan %s: %+v", query, list.Items)
 		}
 	}
+	for plan, want := range map[string]string{
+		"acme/gold": `without its namespace: \"gold\"`, "*/free": `without its namespace: \"free\"`,
+		"default/gold": "keys cannot have plans of other namespaces"} {
+		if p := d.call(t, root, "PATCH", "/keys/"+key.Key.ID, fmt.Sprintf(`{"plan":%q}`, plan)); p.
+			status != 422 || !strings.Contains(p.text, want) {
+			t.Errorf("plan %s: %d %s", plan, p.status, p.text)
+		}
+	}
+	if p := d.call(t, root, "PATCH", "/keys/"+key.Key.ID, `{"rate_limit":{"requests":100000001,
+		"per":"1s"},"quota":{"requests":1000000000000000,"per":"day"}}`); !strings.Contains(p.text,
+		"must be 100000000 or less") || !strings.Contains(p.text,
+		"must be 999999999999999 or less") {
+		t.Errorf("large numbers: %s", p.text)
+	}
 	const rate, quota = `{"requests":10,"per":"1s","burst":10}`, `{"unlimited":true}`
 	path := "/keys/" + key.Key.ID
 	for _, test := range []struct{ patch, rate, quota, plan string }{
