@@ -35,6 +35,7 @@ func (h *Handler) charge(c *call) keystore.Outcome {
 		return keystore.Unavailable
 	case charge.Terms != nil:
 		c.limits = charge
+		c.request.limits = charge.RefusedBy()
 	}
 	if charge.Outcome == keystore.OK {
 		c.request.units = c.cost

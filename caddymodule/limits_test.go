@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dunglas/httpsfv"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -238,6 +240,26 @@ func TestLimitsInShadow(t *testing.T) {
 	}
 	a := h.send(handler, "GET /"+keyLine(token))
 	checkRefused(t, a, "quota_exceeded", "quota")
+}
+
+// TestLimitsInLog checks that the access log names the limits that refused a request or, in shadow,
+// would have.
+func TestLimitsInLog(t *testing.T) {
+	h := newFixture(t)
+	shadow := daily(1)
+	shadow.Shadow = true
+	token := h.limitedKey(shadow, monthly(2))
+	handler := h.handler("namespace acme")
+	for i, want := range []any{nil, []any{"rate"}, []any{"rate", "quota"}} {
+		a := h.send(handler, "GET /"+keyLine(token))
+		enc := zapcore.NewMapObjectEncoder()
+		if err := a.vars[requestVar].(*request).MarshalLogObject(enc); err != nil {
+			t.Fatal(err)
+		}
+		if got := enc.Fields["api_key_limits"]; !reflect.DeepEqual(got, want) {
+			t.Errorf("request %d: %v, want %v", i, got, want)
+		}
+	}
 }
 
 // TestFreeRequests checks which requests cost nothing.
