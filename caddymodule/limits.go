@@ -138,7 +138,9 @@ var limitDetails = [node.NumLimits]string{
 
 // costDetails explain the refusals of quotas that may have room for cheaper requests. It is nil if
 // there are none.
-func costDetails(charge *node.Charge, violated int, cost int64) (details map[node.LimitName]string) {
+func costDetails(
+	charge *node.Charge, violated int, cost int64,
+) (details map[node.LimitName]string) {
 	for _, l := range []node.LimitName{node.KeyQuota, node.NamespaceQuota} {
 		if violated&(1<<l) == 0 {
 			continue

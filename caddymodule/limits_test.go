@@ -484,8 +484,8 @@ func TestCostBeyondQuota(t *testing.T) {
 	_, end := keystore.Month.Of(time.Now())
 	until := end.Format(time.RFC3339)
 	for _, test := range []struct{ path, want string }{
-		{"/million", "This request costs 1000000 units, more than the whole quota of the API key: " +
-			"14 per month. This request costs 1000000 units, more than the whole quota of the " +
+		{"/million", "This request costs 1000000 units, more than the whole quota of the API " +
+			"key: 14 per month. This request costs 1000000 units, more than the whole quota of the " +
 			"namespace: 1002 per month."},
 		{"/ten", ""},
 		{"/ten", "This request costs 10 units. The quota of the API key has 4 left until " + until +

@@ -79,8 +79,8 @@ func TestRequests(t *testing.T) {
 		}, "GET /apikeys/v1/keys", "", ""},
 		{"list some", func(c *client.Client) error {
 			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active",
-				Owner: "root", Plan: "gold", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c", Cursor: "x=",
-				Limit: 7})
+				Owner: "root", Plan: "gold", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c",
+				Cursor: "x=", Limit: 7})
 			return err
 		},
 			"GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc" +

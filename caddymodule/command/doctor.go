@@ -387,8 +387,8 @@ func (d *doctor) rates(ctx context.Context, config *Config) {
 		d.found("rates", true, "", "no plan and no namespace has a rate limit")
 	default:
 		d.warn("rates", "Add `cache redis URL` to api_keys, so that they share each limit.",
-			"%d processes without Redis: each admits 1/%d of a rate limit, so a client that reaches "+
-				"only one of them is refused early", live, live)
+			"%d processes without Redis: each admits 1/%d of a rate limit, so a client that "+
+				"reaches only one of them is refused early", live, live)
 	}
 }
 

@@ -212,15 +212,16 @@ func TestDoctorCommandFindsRates(t *testing.T) {
 		"namespace": {"", api.Namespace{ID: "acme", RateLimit: limit}, api.Plan{}, nodes, warning},
 		"plan":      {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes, warning},
 		"no limit":  {"", api.Namespace{}, api.Plan{}, nodes, "✓ no plan and no namespace has"},
-		"one":       {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes[:2], "✓ one process"},
+		"one": {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes[:2],
+			"✓ one process"},
 		"Redis": {`"cache":{"type":"redis","url":"redis://localhost"}`, api.Namespace{},
 			api.Plan{RateLimit: limit}, nodes, "✓ the processes share rate limits in Redis"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := serveCLI(t, map[string][]cliAnswer{
-				"GET /config/": {{200, `{"apps":{"api_keys":{` + row.cache + `},"http":{"servers":` +
-					`{"s":{"routes":[{"handle":[{"handler":"api_key","from":[{"type":"bearer"}]}]}]` +
-					`}}}}}`}},
+				"GET /config/": {{200, `{"apps":{"api_keys":{` + row.cache +
+					`},"http":{"servers":{"s":{"routes":[{"handle":[{"handler":"api_key",` +
+					`"from":[{"type":"bearer"}]}]}]}}}}}`}},
 				"GET /health":             {{200, api.Health{Healthy: true}}},
 				"GET /prefixes":           {{200, api.TokenPrefixes{Accepted: []string{"ak"}}}},
 				"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},

@@ -283,7 +283,8 @@ func TestListCommandWithoutResults(t *testing.T) {
 		"GET /namespaces": {problem(503, "unavailable", "The database is unavailable.")}})
 	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y",
 		"--plan", "gold", "--metadata", "a=b").want(t, 0, "", "No results.")
-	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&plan=gold&q=x+y&status=revoked" {
+	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db"+
+		"&namespace=acme&plan=gold&q=x+y&status=revoked" {
 		t.Error(line)
 	}
 	r := s.run("", "keys", "list", "--json")
@@ -341,7 +342,8 @@ func TestEffectiveLimits(t *testing.T) {
 	gold, free := "gold", "free"
 	own := &api.Quota{Unlimited: true}
 	rate := &api.RateLimit{Requests: 10, Per: "1s", Burst: 20}
-	acme := api.Namespace{ID: "acme", DefaultPlan: &free, Quota: &api.Quota{Requests: 9, Per: "day"}}
+	acme := api.Namespace{ID: "acme", DefaultPlan: &free,
+		Quota: &api.Quota{Requests: 9, Per: "day"}}
 	for _, row := range []struct {
 		plan  *string
 		quota *api.Quota

@@ -132,7 +132,8 @@ func (f *limitFlags) patch(cmd *cobra.Command, current currentLimits) (
 		if editsRate {
 			if oldRate == nil || oldRate.Unlimited {
 				return rate, quota, errors.New("it has no rate limit of its own that --burst and " +
-					"--shadow-rate could change: add --rate REQUESTS/DURATION such as --rate 100/1s")
+					"--shadow-rate could change: add --rate REQUESTS/DURATION, such as --rate " +
+					"100/1s")
 			}
 			f.rate = fmt.Sprintf("%d/%s", oldRate.Requests, oldRate.Per)
 			if !given("burst") {
@@ -144,8 +145,8 @@ func (f *limitFlags) patch(cmd *cobra.Command, current currentLimits) (
 		}
 		if editsQuota {
 			if oldQuota == nil || oldQuota.Unlimited {
-				return rate, quota, errors.New("it has no quota of its own that --shadow-quota could " +
-					"change: add --quota UNITS/PERIOD such as --quota 100000/month")
+				return rate, quota, errors.New("it has no quota of its own that --shadow-quota " +
+					"could change: add --quota UNITS/PERIOD, such as --quota 100000/month")
 			}
 			f.quota = fmt.Sprintf("%d/%s", oldQuota.Requests, oldQuota.Per)
 		}
@@ -185,8 +186,8 @@ func quotaText(q *api.Quota, none string) string {
 	return fmt.Sprintf("%d/%s", q.Requests, q.Per) + shadowText(q.Shadow)
 }
 
-// unreadableOr returns none as the text of a limit that is not set. If defect, the Unreadable of its
-// object, is about the limit, it says so instead. field is the limit's name in JSON.
+// unreadableOr returns none as the text of a limit that is not set. If defect, the Unreadable of
+// its object, is about the limit, it says so instead. field is the limit's name in JSON.
 func unreadableOr(none, defect, field string) string {
 	if strings.Contains(defect, field+":") {
 		return "unreadable"
@@ -194,8 +195,8 @@ func unreadableOr(none, defect, field string) string {
 	return none
 }
 
-// effectiveLimits returns the rows of the limits that apply to a key. They say if a limit comes from
-// a plan or the namespace, as far as the caller may read these.
+// effectiveLimits returns the rows of the limits that apply to a key. They say if a limit comes
+// from a plan or the namespace, as far as the caller may read these.
 func effectiveLimits(
 	ctx context.Context, server *client.Client, k api.Key,
 ) (rows [][2]string) {

@@ -139,10 +139,10 @@ func TestMostSelectivePath(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must("INSERT INTO key_limits (key_id, namespace, plan) SELECT id, namespace, 'free' FROM keys " +
-		"WHERE id NOT LIKE '%7'")
-	must("INSERT INTO key_limits (key_id, namespace, plan) SELECT id, namespace, 'gold' FROM keys " +
-		"WHERE id LIKE '%77'")
+	const insert = "INSERT INTO key_limits (key_id, namespace, plan) SELECT id, namespace, ? FROM " +
+		"keys WHERE id "
+	must(insert+"NOT LIKE '%7'", "free")
+	must(insert+"LIKE '%77'", "gold")
 	var crowd []string
 	for i := range maxUnion + 1 {
 		crowd = append(crowd, fmt.Sprint("ns", i))
