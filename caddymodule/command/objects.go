@@ -59,7 +59,7 @@ func (o *objects[T, P, C]) listCommand(
 }
 
 func (o *objects[T, P, C]) limitsFlag(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.showLimits, "limits", false, "Add a column with plans and limits")
+	cmd.Flags().BoolVar(&o.showLimits, "limits", false, "Add a column with their own plan and limits")
 }
 
 // listed writes the list, page by page.
