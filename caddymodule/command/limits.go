@@ -121,9 +121,9 @@ func parseLimit(word string) (n int64, per string, err error) {
 func (f *limitFlags) patch(cmd *cobra.Command, current currentLimits) (
 	rate api.Optional[api.RateLimit], quota api.Optional[api.Quota], err error,
 ) {
-	given := cmd.Flags().Changed
-	editsRate := f.rate == "" && !f.noRate && (given("burst") || given("shadow-rate"))
-	editsQuota := f.quota == "" && !f.noQuota && given("shadow-quota")
+	changed := cmd.Flags().Changed
+	editsRate := f.rate == "" && !f.noRate && (changed("burst") || changed("shadow-rate"))
+	editsQuota := f.quota == "" && !f.noQuota && changed("shadow-quota")
 	if editsRate || editsQuota {
 		oldRate, oldQuota, err := current()
 		if err != nil {
@@ -136,10 +136,10 @@ func (f *limitFlags) patch(cmd *cobra.Command, current currentLimits) (
 					"100/1s")
 			}
 			f.rate = fmt.Sprintf("%d/%s", oldRate.Requests, oldRate.Per)
-			if !given("burst") {
+			if !changed("burst") {
 				f.burst = oldRate.Burst
 			}
-			if !given("shadow-rate") {
+			if !changed("shadow-rate") {
 				f.shadowRate = oldRate.Shadow
 			}
 		}
