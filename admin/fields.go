@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -53,12 +54,20 @@ const mustBeString = "must be a string"
 func ownText(message string) string {
 	for _, own := range ownTexts {
 		if value, ok := formatted(*own.message, message); ok && strings.Contains(own.text, "%s") {
-			return fmt.Sprintf(own.text, value)
+			return fmt.Sprintf(own.text, integer(value))
 		} else if ok {
 			return own.text
 		}
 	}
 	return message
+}
+
+// integer returns a number that huma wrote with an exponent, such as 1e+08, without it.
+func integer(value string) string {
+	if f, err := strconv.ParseFloat(value, 64); err == nil && strings.Contains(value, "e+") {
+		return strconv.FormatFloat(f, 'f', -1, 64)
+	}
+	return value
 }
 
 // formatted reports whether text results from format, which contains at most one verb. It returns
@@ -122,8 +131,9 @@ func (a *API) validate(s *huma.Schema, text []byte, root string) error {
 	_ = d.Decode(&shape)
 	var wrong fields
 	a.inspect(s, shape, "", &wrong)
-	if err := wrong.err(); err != nil {
-		return err
+	if slices.ContainsFunc(wrong,
+		func(e keystore.FieldError) bool { return e.Detail == holdsToken }) {
+		return wrong.err() // huma's errors might repeat the token
 	}
 	path := huma.NewPathBuffer(make([]byte, 0, 64), 0)
 	path.Push(root)
@@ -134,10 +144,41 @@ func (a *API) validate(s *huma.Schema, text []byte, root string) error {
 		var d *huma.ErrorDetail
 		if errors.As(err, &d) {
 			field, detail := a.invalid(s, d)
-			wrong.add(cmp.Or(field, root), "%s", detail)
+			wrong.addNew(cmp.Or(field, root), detail)
 		}
 	}
+	if len(wrong) > 0 { // else limits are checked with the other fields
+		wrong.addLimits(shape)
+	}
 	return wrong.err()
+}
+
+// addLimits adds the errors of limits in a body that is not valid, so that one answer has those of
+// all limits. It leaves out fields that have an error, and limits that cannot be decoded.
+func (f *fields) addLimits(body any) {
+	object, _ := body.(map[string]any)
+	var wrong fields
+	var rate api.RateLimit
+	if decodeLimit(object["rate_limit"], &rate) {
+		wrong.rate(&rate)
+	}
+	var quota api.Quota
+	if decodeLimit(object["quota"], &quota) {
+		wrong.quota(&quota)
+	}
+	for _, e := range wrong {
+		f.addNew(e.Field, e.Detail)
+	}
+}
+
+func decodeLimit(value, into any) bool {
+	if value == nil {
+		return false
+	}
+	text, err := json.Marshal(value)
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	return err == nil && d.Decode(into) == nil
 }
 
 // invalid converts an error of huma about a body. It returns the field, which is empty for the
@@ -215,6 +256,13 @@ type fields []keystore.FieldError
 func (f *fields) add(field, format string, args ...any) {
 	if len(*f) < maxErrors {
 		*f = append(*f, keystore.FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
+	}
+}
+
+// addNew adds an error unless the field has one.
+func (f *fields) addNew(field, detail string) {
+	if !slices.ContainsFunc(*f, func(e keystore.FieldError) bool { return e.Field == field }) {
+		f.add(field, "%s", detail)
 	}
 }
 

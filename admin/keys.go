@@ -98,6 +98,7 @@ type listKeysInput struct {
 	Status    string `query:"status" doc:"Only keys with this status" enum:"active,inactive,expired,revoked"`
 	Owner     string `query:"owner" maxLength:"200" doc:"Only keys that act for this member"`
 	Role      string `query:"role" maxLength:"200" doc:"Only keys with this role in a grant"`
+	Plan      string `query:"plan" maxLength:"200" doc:"Only keys that name this plan themselves, not by the default of their namespace"`
 	CreatedBy string `query:"created_by" maxLength:"200" doc:"Only keys created by this member or key"`
 	Metadata  string `query:"metadata" maxLength:"8192" doc:"NAME=VALUE: only keys with exactly this name and value in their metadata. Pages may be short as with q" example:"team=erp"`
 	Sort      string `query:"sort" enum:"created_at,-created_at,name,-name,expires_at,-expires_at,last_used_at,-last_used_at" doc:"The sort field; a leading minus reverses the order. Default: -created_at. Fields other than created_at can sort at most ten thousand keys (422)"`
@@ -108,7 +109,7 @@ func (a *API) listKeys(
 	ctx context.Context, c manage.Caller, in *listKeysInput,
 ) (*page[api.Keys], error) {
 	f := keystore.KeyFilter{Status: keystore.Status(in.Status), Owner: in.Owner, Role: in.Role,
-		CreatedBy: in.CreatedBy, Text: in.Q, Sort: keystore.KeySort(in.Sort)}
+		Plan: in.Plan, CreatedBy: in.CreatedBy, Text: in.Q, Sort: keystore.KeySort(in.Sort)}
 	var wrong fields
 	wrong.namespaceID("namespace", in.Namespace)
 	wrong.namespaceID("home", in.Home)

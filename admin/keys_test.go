@@ -320,6 +320,7 @@ func TestList(t *testing.T) {
 		"?owner=nobody":               nil,
 		"?created_by=nobody":          nil,
 		"?role=any":                   nil,
+		"?plan=any":                   nil,
 		"?q=KEY%204":                  pick(2),
 		"?sort=name&limit=1":          pick(6, 5, 4, 3, 2, 1, 0),
 		"?sort=-name&limit=2":         all,

@@ -140,6 +140,30 @@ func TestKeyLimits(t *testing.T) {
 		new(api.Plan))
 	key := d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only","plan":"gold",
 		"rate_limit":{"requests":10,"per":"1000ms"},"quota":{"unlimited":true}}`)
+	d.mint(t, root, `{"name":"CI","namespace":"acme","access":"read_only"}`)
+	for query, want := range map[string]string{"gold": key.Key.ID, "free": "",
+		"gold&home=acme": key.Key.ID, "gold&home=default": ""} {
+		var list api.Keys
+		d.call(t, root, "GET", "/keys?plan="+query, nil).into(t, 200, &list)
+		if len(list.Items) > 1 || want != "" != (len(list.Items) == 1) ||
+			want != "" && list.Items[0].ID != want {
+			t.Errorf("keys with plan %s: %+v", query, list.Items)
+		}
+	}
+	for plan, want := range map[string]string{
+		"acme/gold": `without its namespace: \"gold\"`, "*/free": `without its namespace: \"free\"`,
+		"default/gold": "keys cannot have plans of other namespaces"} {
+		if p := d.call(t, root, "PATCH", "/keys/"+key.Key.ID, fmt.Sprintf(`{"plan":%q}`, plan)); p.
+			status != 422 || !strings.Contains(p.text, want) {
+			t.Errorf("plan %s: %d %s", plan, p.status, p.text)
+		}
+	}
+	if p := d.call(t, root, "PATCH", "/keys/"+key.Key.ID, `{"rate_limit":{"requests":100000001,
+		"per":"1s"},"quota":{"requests":1000000000000000,"per":"day"}}`); !strings.Contains(p.text,
+		"must be 100000000 or less") || !strings.Contains(p.text,
+		"must be 999999999999999 or less") {
+		t.Errorf("large numbers: %s", p.text)
+	}
 	const rate, quota = `{"requests":10,"per":"1s","burst":10}`, `{"unlimited":true}`
 	path := "/keys/" + key.Key.ID
 	for _, test := range []struct{ patch, rate, quota, plan string }{

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,11 +27,23 @@ func (h *Handler) checkCharge() (name string, err error) {
 		return "", nil
 	case !httpguts.ValidHeaderFieldName(h.Charge):
 		return "", fmt.Errorf("charge: %q is not a valid header name", redact.Argument(h.Charge))
+	case slices.Contains(unchargeable, http.CanonicalHeaderKey(h.Charge)):
+		return "", fmt.Errorf("charge %s: charge removes the header, which has a meaning of its "+
+			"own: let the API report its costs in another one, such as X-Usage-Units", h.Charge)
 	case h.Forwarded != "":
 		return "", errors.New("charge cannot be combined with forwarded: the API's responses do " +
 			"not pass this handler")
 	}
 	return http.CanonicalHeaderKey(h.Charge), nil
+}
+
+// unchargeable are response headers that say something else than a cost: about the connection
+// (RFC 9110 §7.6.1), the content or the response.
+var unchargeable = []string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
+	"Age", "Cache-Control", "Date", "Etag", "Location", "Retry-After", "Set-Cookie", "Vary",
+	"Www-Authenticate", "Ratelimit", "Ratelimit-Policy",
 }
 
 // A charger is the next handler of a handler with the option `charge`. It removes the header in

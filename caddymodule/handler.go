@@ -494,6 +494,7 @@ func (h *Handler) refuse(c *call) error {
 		if f.violated, f.retry = violations(&c.limits); f.violated == 0 {
 			f.retry = c.retry
 		}
+		f.costs = costDetails(&c.limits, f.violated, c.cost)
 	}
 	if h.Preflight != nil {
 		h.Preflight.allowOrigin(c.w.Header(), c.r.Header)

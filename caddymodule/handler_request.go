@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // request is the state that all api_key handlers of one request share. The first one creates it. It
@@ -29,6 +30,7 @@ type request struct {
 	record       *keystore.Record // of the credential, even if it was refused
 	outcome      keystore.Outcome
 	decided      bool  // whether outcome is set
+	limits       int   // that refused the request or would have, in shadow: a set of 1<<LimitName
 	units        int64 // charged to the limits of the key so far; 0 before the first charge
 	repl         *caddy.Replacer
 	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
@@ -184,5 +186,17 @@ func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		enc.AddString("api_key_namespace", req.namespaceID)
 	}
 	enc.AddString("api_key_outcome", req.outcome.String())
+	if req.limits != 0 {
+		return enc.AddArray("api_key_limits", zapcore.ArrayMarshalerFunc(req.marshalLimits))
+	}
+	return nil
+}
+
+func (req *request) marshalLimits(enc zapcore.ArrayEncoder) error {
+	for l := range node.LimitName(node.NumLimits) {
+		if req.limits&(1<<l) != 0 {
+			enc.AppendString(l.String())
+		}
+	}
 	return nil
 }

@@ -31,7 +31,7 @@ func inspect(config json.RawMessage) (command.Config, error) {
 		Handlers: len(i.handlers), LeftOut: firstOf(i.leftOut), Unread: i.unread,
 		AdminSites: i.adminSites, Refused: i.refused,
 		ExposedSources: i.exposedSources(), UnredactedLogs: i.unredactedLogs(),
-		Namespaces: i.namespaces(),
+		Namespaces: i.namespaces(), SharedRates: i.redis,
 	}, nil
 }
 
@@ -51,6 +51,7 @@ type inspection struct {
 	unread     error    // from compiling a handler with such a document
 	logs       map[string]logConfig
 	adminSites int      // number of api_keys_admin handlers
+	redis      bool     // whether the app has a shared cache
 	refused    []string // addresses where api_key refuses the requests for api_keys_admin
 }
 
@@ -89,6 +90,13 @@ func readConfig(raw json.RawMessage) (*inspection, error) {
 	if err := c.readSites(top.Apps["http"]); err != nil {
 		return c, err
 	}
+	var app struct{ Cache *struct{} }
+	if raw := top.Apps["api_keys"]; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &app); err != nil {
+			return c, err
+		}
+	}
+	c.redis = app.Cache != nil
 	err := c.collect(top.Apps["http"])
 	return c, err
 }

@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -33,6 +35,7 @@ func (h *Handler) charge(c *call) keystore.Outcome {
 		return keystore.Unavailable
 	case charge.Terms != nil:
 		c.limits = charge
+		c.request.limits = charge.RefusedBy()
 	}
 	if charge.Outcome == keystore.OK {
 		c.request.units = c.cost
@@ -133,6 +136,40 @@ var limitDetails = [node.NumLimits]string{
 	node.NamespaceQuota: "The API keys of the namespace together have used up their quota.",
 }
 
+// costDetails explain the refusals of quotas that may have room for cheaper requests. It is nil if
+// there are none.
+func costDetails(
+	charge *node.Charge, violated int, cost int64,
+) (details map[node.LimitName]string) {
+	for _, l := range []node.LimitName{node.KeyQuota, node.NamespaceQuota} {
+		if violated&(1<<l) == 0 {
+			continue
+		}
+		quota, end := charge.Quota(l)
+		left := charge.State(l).Remaining
+		owner := "the API key"
+		if l == node.NamespaceQuota {
+			owner = "the namespace"
+		}
+		var detail string
+		switch {
+		case cost > quota.Units:
+			detail = fmt.Sprintf("This request costs %d units, more than the whole quota of %s: "+
+				"%d per %s.", cost, owner, quota.Units, quota.Per)
+		case left > 0 && left < cost:
+			detail = fmt.Sprintf("This request costs %d units. The quota of %s has %d left until "+
+				"%s.", cost, owner, left, end.Format(time.RFC3339))
+		default:
+			continue
+		}
+		if details == nil {
+			details = make(map[node.LimitName]string)
+		}
+		details[l] = detail
+	}
+	return details
+}
+
 // limitProblem returns the problem document for a set of violated limits. The empty set stands for
 // the option `abuse`.
 func limitProblem(f refusal) quotaExceeded {
@@ -142,7 +179,7 @@ func limitProblem(f refusal) quotaExceeded {
 	for l := range node.LimitName(node.NumLimits) {
 		if f.violated&(1<<l) != 0 {
 			p.ViolatedPolicies = append(p.ViolatedPolicies, l.String())
-			details = append(details, limitDetails[l])
+			details = append(details, cmp.Or(f.costs[l], limitDetails[l]))
 		}
 	}
 	p.Detail = strings.Join(details, " ")
@@ -168,7 +205,7 @@ var limitBodies = func() (bodies [2][1 << node.NumLimits]body) {
 // limitBody returns the body of a refusal for [keystore.Limited] or [keystore.Exhausted].
 func (f refusal) limitBody() body {
 	switch {
-	case f.status != 0:
+	case f.status != 0 || f.costs != nil:
 		return marshal(limitProblem(f))
 	case f.outcome == keystore.Exhausted:
 		return limitBodies[1][f.violated]

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dunglas/httpsfv"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -240,6 +242,26 @@ func TestLimitsInShadow(t *testing.T) {
 	checkRefused(t, a, "quota_exceeded", "quota")
 }
 
+// TestLimitsInLog checks that the access log names the limits that refused a request or, in shadow,
+// would have.
+func TestLimitsInLog(t *testing.T) {
+	h := newFixture(t)
+	shadow := daily(1)
+	shadow.Shadow = true
+	token := h.limitedKey(shadow, monthly(2))
+	handler := h.handler("namespace acme")
+	for i, want := range []any{nil, []any{"rate"}, []any{"rate", "quota"}} {
+		a := h.send(handler, "GET /"+keyLine(token))
+		enc := zapcore.NewMapObjectEncoder()
+		if err := a.vars[requestVar].(*request).MarshalLogObject(enc); err != nil {
+			t.Fatal(err)
+		}
+		if got := enc.Fields["api_key_limits"]; !reflect.DeepEqual(got, want) {
+			t.Errorf("request %d: %v, want %v", i, got, want)
+		}
+	}
+}
+
 // TestFreeRequests checks which requests cost nothing.
 func TestFreeRequests(t *testing.T) {
 	h := newFixture(t)
@@ -449,6 +471,47 @@ func TestOperationCosts(t *testing.T) {
 				test.cost)
 		}
 		before = after
+	}
+}
+
+// TestCostBeyondQuota checks what a refusal says if only the cost of the request exceeds a quota.
+func TestCostBeyondQuota(t *testing.T) {
+	h := newFixture(t)
+	handler := h.handler("namespace acme\noperation a:ten read GET /ten {\ncost 10\n}\n" +
+		"operation a:million read GET /million {\ncost 1000000\n}")
+	key, token := h.key("read")
+	h.limit(key.ID, keystore.Limits{Quota: monthly(14)}, keystore.Limits{Quota: monthly(1002)})
+	_, end := keystore.Month.Of(time.Now())
+	until := end.Format(time.RFC3339)
+	for _, test := range []struct{ path, want string }{
+		{"/million", "This request costs 1000000 units, more than the whole quota of the API " +
+			"key: 14 per month. This request costs 1000000 units, more than the whole quota of the " +
+			"namespace: 1002 per month."},
+		{"/ten", ""},
+		{"/ten", "This request costs 10 units. The quota of the API key has 4 left until " + until +
+			"."},
+		{"/", ""}, {"/", ""}, {"/", ""}, {"/", ""},
+		{"/ten", "The API key has used up its quota."},
+		{"/", "The API key has used up its quota."},
+	} {
+		a := h.send(handler, "GET "+test.path+keyLine(token))
+		var problem struct{ Detail, Code string }
+		if test.want == "" {
+			if a.outcome() != "ok" {
+				t.Fatal(test.path, a.outcome(), a.body)
+			}
+			continue
+		}
+		if err := json.Unmarshal([]byte(a.body), &problem); err != nil || a.StatusCode != 429 ||
+			problem.Detail != test.want || problem.Code != "quota_exceeded" {
+			t.Errorf("%s: %d %s", test.path, a.StatusCode, a.body)
+		}
+	}
+	h.limit(key.ID, keystore.Limits{Quota: keystore.Quota{Unlimited: true}}, keystore.Limits{})
+	a := h.send(handler, "GET /million"+keyLine(token))
+	if !strings.Contains(a.body, `"detail":"This request costs 1000000 units, more than the whole `+
+		`quota of the namespace: 1002 per month."`) {
+		t.Errorf("%d %s", a.StatusCode, a.body)
 	}
 }
 

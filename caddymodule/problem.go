@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // A refusal is the response to a refused request.
@@ -28,7 +29,8 @@ type refusal struct {
 	// request may be admitted. The set is empty if the option abuse has refused the request.
 	violated int
 	retry    time.Duration
-	values   []string // an empty array for the values of headers, or nil
+	costs    map[node.LimitName]string // details of quotas that the cost of the request exceeds
+	values   []string                  // an empty array for the values of headers, or nil
 }
 
 // forbidden is the body of [keystore.Forbidden]. It has both members even if they are empty.

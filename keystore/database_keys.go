@@ -55,6 +55,7 @@ type KeyFilter struct {
 	Owner     string
 	CreatedBy string
 	Role      string
+	Plan      string            // the plan that the key itself names
 	Metadata  map[string]string // the key has all of these entries, compared exactly
 	// Text occurs in the name, the id or a listed prefix. ASCII case is ignored, and there are no
 	// wildcards.

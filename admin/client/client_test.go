@@ -79,12 +79,12 @@ func TestRequests(t *testing.T) {
 		}, "GET /apikeys/v1/keys", "", ""},
 		{"list some", func(c *client.Client) error {
 			_, err := c.ListKeys(ctx, client.KeyFilter{Namespace: "acme", Status: "active",
-				Owner: "root", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c", Cursor: "x=",
-				Limit: 7})
+				Owner: "root", Plan: "gold", CreatedBy: "k", Text: "a b&c", Metadata: "a=b=c",
+				Cursor: "x=", Limit: 7})
 			return err
 		},
 			"GET /apikeys/v1/keys?created_by=k&cursor=x%3D&limit=7&metadata=a%3Db%3Dc" +
-				"&namespace=acme&owner=root&q=a+b%26c&status=active", "", ""},
+				"&namespace=acme&owner=root&plan=gold&q=a+b%26c&status=active", "", ""},
 		{"find, escaped", func(c *client.Client) error {
 			_, err := c.FindKey(ctx, "a/b?c")
 			return err

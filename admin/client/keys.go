@@ -34,6 +34,7 @@ type KeyFilter struct {
 	Status    string // active, inactive, expired or revoked
 	Owner     string // the id of a member
 	Role      string // named by a grant
+	Plan      string // named by the key itself
 	CreatedBy string // the id of a member or key
 	Text      string // in the name, id or prefix
 	Metadata  string // NAME=VALUE
@@ -52,6 +53,7 @@ func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	r.parameter("status", f.Status)
 	r.parameter("owner", f.Owner)
 	r.parameter("role", f.Role)
+	r.parameter("plan", f.Plan)
 	r.parameter("created_by", f.CreatedBy)
 	r.parameter("q", f.Text)
 	r.parameter("metadata", f.Metadata)

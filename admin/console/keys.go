@@ -94,8 +94,8 @@ const pageSize = 50
 func listKeys(v *visit) error {
 	f := client.KeyFilter{
 		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"),
-		Role: v.query("role"), Text: v.query("q"), Sort: v.query("sort"), Cursor: v.query("cursor"),
-		Limit: pageSize,
+		Role: v.query("role"), Plan: v.query("plan"), Text: v.query("q"), Sort: v.query("sort"),
+		Cursor: v.query("cursor"), Limit: pageSize,
 	}
 	list, err := v.api.ListKeys(v.ctx, f)
 	refused, ok := errors.AsType[*client.Error](err)
@@ -118,7 +118,7 @@ func listKeys(v *visit) error {
 		_, err := v.api.FindNamespace(v.ctx, f.Namespace)
 		p.Unknown = err != nil && v.keys.Permissions(v.Caller)[f.Namespace] == nil
 	}
-	p.Filtered = f.Status+f.Role+f.Text != "" || f.Owner != p.Mine
+	p.Filtered = f.Status+f.Role+f.Plan+f.Text != "" || f.Owner != p.Mine
 	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)
 	if f.Owner != "" && !slices.ContainsFunc(p.Owners,
 		func(c choice) bool { return c.Value == f.Owner }) {

@@ -107,6 +107,8 @@ func TestKeyLimits(t *testing.T) {
 	p.get(at).want(200, `<a href="/apikeys/plans/default/gold">gold</a>`,
 		`100 requests per second <span class="muted">(plan)</span>`, "<dd>No limit</dd>")
 	p.get("/apikeys/plans/default/gold").want(200, ">Limited<")
+	p.get("/apikeys/keys?plan=gold").want(200, "Limited", "Clear filters")
+	p.get("/apikeys/keys?plan=free").want(200, "No matching keys").lacks("Limited")
 
 	// An edit of something else keeps the limits.
 	p.submit(at+"/edit", "name", "Renamed").want(200, "Renamed")

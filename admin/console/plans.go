@@ -59,26 +59,22 @@ func listPlans(v *visit) error {
 }
 
 // planDependents returns the namespaces and keys that name a plan, as far as the visitor may see
-// them, and whether there may be more: the REST interface does not select keys by plan, so it looks
-// at a limited number of them.
+// them, and whether there are more.
 func (v *visit) planDependents(p api.Plan) (dependents []dependent, more bool) {
-	names := func(plan *string, namespace string) bool {
-		return plan != nil && *plan == p.Name &&
-			(p.Namespace == namespace || p.Namespace == keystore.AnyNamespace)
-	}
 	for _, ns := range v.namespaces() {
-		if names(ns.DefaultPlan, ns.ID) {
+		if ns.DefaultPlan != nil && *ns.DefaultPlan == p.Name &&
+			(p.Namespace == ns.ID || p.Namespace == keystore.AnyNamespace) {
 			dependents = append(dependents,
 				dependent{"Default plan of namespace", ns.ID, v.NamespaceLink(ns.ID)})
 		}
 	}
-	filter := client.KeyFilter{Limit: maxRead}
+	filter := client.KeyFilter{Plan: p.Name, Limit: maxDependents}
 	if p.Namespace != keystore.AnyNamespace {
 		filter.Home = p.Namespace
 	}
 	keys, err := v.api.ListKeys(v.ctx, filter)
 	for _, k := range keys.Items {
-		if err == nil && names(k.Plan, k.Namespace) {
+		if err == nil {
 			dependents = append(dependents,
 				dependent{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
 		}

@@ -34,6 +34,8 @@ Runs these checks, one line each, with advice if a check fails:
   - the token prefixes of all live keys are accepted
   - manual database edits have left no unreadable namespace, role, member or
     plan, and the default plans of namespaces exist
+  - several Caddy processes share rate limits in Redis; without it, each admits
+    its share of a limit. This is a warning: it does not change the exit status
 
 It changes nothing. With --server it cannot check the configuration. The exit
 status is 0 if all checks pass, else 1.`,
@@ -63,14 +65,17 @@ type doctor struct {
 	*cli
 	server   *client.Client
 	findings []finding
+	rated    bool // whether a plan or a namespace has a rate limit
 }
 
 // A finding is the result of one check.
 type finding struct {
-	Check  string `json:"check"`
-	OK     *bool  `json:"ok"` // null: could not be checked
-	Found  string `json:"found"`
-	Advice string `json:"advice,omitempty"`
+	Check string `json:"check"`
+	OK    *bool  `json:"ok"` // null: could not be checked
+	// Warning marks a passed check whose result may surprise.
+	Warning bool   `json:"warning,omitempty"`
+	Found   string `json:"found"`
+	Advice  string `json:"advice,omitempty"`
 }
 
 // found adds and prints a finding. advice is dropped if the check passes.
@@ -79,6 +84,13 @@ func (d *doctor) found(check string, ok bool, advice, format string, args ...any
 		advice = ""
 	}
 	d.add(finding{Check: check, OK: &ok, Found: fmt.Sprintf(format, args...), Advice: advice})
+}
+
+// warn adds and prints a finding that does not change the exit status.
+func (d *doctor) warn(check, advice, format string, args ...any) {
+	ok := true
+	d.add(finding{Check: check, OK: &ok, Warning: true, Found: fmt.Sprintf(format, args...),
+		Advice: advice})
 }
 
 // unknown adds a finding for a check that could not be run.
@@ -92,9 +104,12 @@ func (d *doctor) add(f finding) {
 		return
 	}
 	mark := "–"
-	if f.OK != nil && *f.OK {
+	switch {
+	case f.Warning:
+		mark = "!"
+	case f.OK != nil && *f.OK:
 		mark = "✓"
-	} else if f.OK != nil {
+	case f.OK != nil:
 		mark = "✗"
 	}
 	fmt.Fprintln(d.out, mark, printable(f.Found))
@@ -161,6 +176,7 @@ func (d *doctor) examine(ctx context.Context) {
 	d.logs(config)
 	d.namespaces(ctx, config)
 	d.rows(ctx)
+	d.rates(ctx, config)
 }
 
 // unreached adds a finding for an error, with the advice that other commands give.
@@ -296,6 +312,7 @@ func (d *doctor) rows(ctx context.Context) {
 	err := errors.Join(
 		each(d.server.AllNamespaces(ctx), func(ns api.Namespace) {
 			namespaces = append(namespaces, ns)
+			d.rated = d.rated || ns.RateLimit != nil
 			wrong = unreadable(wrong, "namespace "+ns.ID, ns.Unreadable)
 		}),
 		each(d.server.AllRoles(ctx), func(r api.Role) {
@@ -325,6 +342,7 @@ func (d *doctor) plans(ctx context.Context, namespaces []api.Namespace) {
 	exists := make(map[string]bool)
 	err := each(d.server.AllPlans(ctx, ""), func(p api.Plan) {
 		exists[p.Namespace+"/"+p.Name] = true
+		d.rated = d.rated || p.RateLimit != nil
 		wrong = unreadable(wrong, "plan "+p.Namespace+"/"+p.Name, p.Unreadable)
 	})
 	for _, ns := range namespaces {
@@ -341,6 +359,36 @@ func (d *doctor) plans(ctx context.Context, namespaces []api.Namespace) {
 		d.found("plans", false,
 			"Set them again: caddy apikeys plans edit, namespaces edit --default-plan.",
 			"requests with these keys get 503, because their limits are unknown: %s", strings.Join(wrong, "; "))
+	}
+}
+
+// rates reports how the processes of the deployment share rate limits. It does not look at the
+// limits of keys: there may be millions.
+func (d *doctor) rates(ctx context.Context, config *Config) {
+	if config.SharedRates {
+		d.found("rates", true, "", "the processes share rate limits in Redis")
+		return
+	}
+	list, err := d.server.ListNodes(ctx)
+	if err != nil {
+		d.unreached("rates", err)
+		return
+	}
+	live := 0
+	for _, n := range list.Items {
+		if n.State == "active" {
+			live++
+		}
+	}
+	switch {
+	case live <= 1:
+		d.found("rates", true, "", "one process counts the requests of rate limits")
+	case !d.rated:
+		d.found("rates", true, "", "no plan and no namespace has a rate limit")
+	default:
+		d.warn("rates", "Add `cache redis URL` to api_keys, so that they share each limit.",
+			"%d processes without Redis: each admits 1/%d of a rate limit, so a client that "+
+				"reaches only one of them is refused early", live, live)
 	}
 }
 

@@ -122,6 +122,7 @@ func TestDoctorCommand(t *testing.T) {
 					"The namespace does not exist.")},
 				"GET /namespaces": {{200, api.Namespaces{}}},
 				"GET /plans":      {{200, api.Plans{}}},
+				"GET /nodes":      {{200, api.Nodes{Items: []api.Node{{State: "active"}}}}},
 				"GET /members":    {{200, api.Members{}}},
 				"GET /roles": {
 					{200, api.Roles{Items: []api.Role{{Namespace: "*", Name: "viewer"}},
@@ -188,8 +189,49 @@ func TestDoctorCommandFindsPlans(t *testing.T) {
 				"GET /roles":              {{200, api.Roles{}}},
 				"GET /members":            {{200, api.Members{}}},
 				"GET /plans":              {row.plans},
+				"GET /nodes":              {{200, api.Nodes{}}},
 			})
 			if r := s.run("", "doctor"); r.status != row.status || !strings.Contains(r.out, row.want) {
+				t.Errorf("status %d, lacks %q:\n%s%s", r.status, row.want, r.out, r.err)
+			}
+		})
+	}
+}
+
+func TestDoctorCommandFindsRates(t *testing.T) {
+	limit := &api.RateLimit{Requests: 1, Per: "1s", Burst: 1}
+	nodes := []api.Node{{State: "active"}, {State: "silent"}, {State: "active"}}
+	const warning = "! 2 processes without Redis: each admits 1/2 of a rate limit"
+	for name, row := range map[string]struct {
+		cache string
+		ns    api.Namespace
+		plan  api.Plan
+		nodes []api.Node
+		want  string
+	}{
+		"namespace": {"", api.Namespace{ID: "acme", RateLimit: limit}, api.Plan{}, nodes, warning},
+		"plan":      {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes, warning},
+		"no limit":  {"", api.Namespace{}, api.Plan{}, nodes, "✓ no plan and no namespace has"},
+		"one": {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes[:2],
+			"✓ one process"},
+		"Redis": {`"cache":{"type":"redis","url":"redis://localhost"}`, api.Namespace{},
+			api.Plan{RateLimit: limit}, nodes, "✓ the processes share rate limits in Redis"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serveCLI(t, map[string][]cliAnswer{
+				"GET /config/": {{200, `{"apps":{"api_keys":{` + row.cache +
+					`},"http":{"servers":{"s":{"routes":[{"handle":[{"handler":"api_key",` +
+					`"from":[{"type":"bearer"}]}]}]}}}}}`}},
+				"GET /health":             {{200, api.Health{Healthy: true}}},
+				"GET /prefixes":           {{200, api.TokenPrefixes{Accepted: []string{"ak"}}}},
+				"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},
+				"GET /namespaces":         {{200, api.Namespaces{Items: []api.Namespace{row.ns}}}},
+				"GET /roles":              {{200, api.Roles{}}},
+				"GET /members":            {{200, api.Members{}}},
+				"GET /plans":              {{200, api.Plans{Items: []api.Plan{row.plan}}}},
+				"GET /nodes":              {{200, api.Nodes{Items: row.nodes}}},
+			})
+			if r := s.run("", "doctor"); r.status != 0 || !strings.Contains(r.out, row.want) {
 				t.Errorf("status %d, lacks %q:\n%s%s", r.status, row.want, r.out, r.err)
 			}
 		})

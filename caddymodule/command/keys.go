@@ -33,7 +33,10 @@ func (c *cli) keysCommand() *cobra.Command {
 		limits: func(k api.Key) string {
 			return limitsText(k.Plan, k.RateLimit, k.Quota, "default")
 		},
-		rows: keyRows,
+		rowsFrom: keyRows,
+		limitsOf: func(k api.Key) (*api.RateLimit, *api.Quota, int64) {
+			return k.RateLimit, k.Quota, k.Version
+		},
 		changes: func(done api.KeyChanged) (api.Key, api.Propagation) {
 			return done.Key, done.Propagation
 		},
@@ -44,7 +47,7 @@ func (c *cli) keysCommand() *cobra.Command {
 		Use:   "keys",
 		Short: "Mints, lists, edits, rotates and revokes keys",
 	}, c.mintCommand(), k.listCommand(),
-		k.showCommand("Shows a key, without its token",
+		k.showCommand("Shows a key without its token, and the limits that apply to it",
 			`  caddy apikeys keys show 4fYQ0hTz81Lk
   caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`),
 		k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),

@@ -31,6 +31,8 @@ namespaces and keep the rest, so that two people can use them at the same time.
 They cannot be combined with other changes.
 
 --rate replaces the whole rate limit, with its burst, and --quota the quota.
+--burst, --shadow-rate and --shadow-quota alone change only that part of the
+key's own limit; --shadow-rate=false enforces it.
 --no-rate and --no-quota remove its own limits, so that those of its plan apply;
 unlimited means no limit, whatever the plan says.
 
@@ -79,7 +81,7 @@ the key as it was; standard error names them, and until when.`,
 	cmd.MarkFlagsMutuallyExclusive("role", "no-roles")
 	cmd.MarkFlagsMutuallyExclusive("plan", "no-plan")
 	parts.register(cmd)
-	read := func() (patch api.KeyPatch, err error) {
+	read := func(current currentLimits) (patch api.KeyPatch, err error) {
 		patch = api.KeyPatch{
 			Name: given(cmd, "name", name), Access: given(cmd, "access", access),
 			Permissions: given(cmd, "permission", permissions),
@@ -110,14 +112,16 @@ the key as it was; standard error names them, and until when.`,
 			return patch, err
 		}
 		patch.NewRoles = given(cmd, "new-role", created)
-		if patch.RateLimit, patch.Quota, err = limits.patch(cmd); err != nil {
+		if patch.RateLimit, patch.Quota, err = limits.patch(cmd, current); err != nil {
 			return patch, err
 		}
 		patch.Metadata, err = textsPatch("metadata", metadata, dropped)
 		return patch, err
 	}
-	return k.editingBy(cmd, "Changed", func() (editor[api.KeyChanged], error) {
-		patch, err := read()
+	return k.editingBy(cmd, "Changed", func(current currentLimits) (
+		editor[api.KeyChanged], error,
+	) {
+		patch, err := read(current)
 		if err != nil {
 			return nil, err
 		}

@@ -32,6 +32,7 @@ limited to ten thousand keys.`,
 		Example: `  caddy apikeys keys list
   caddy apikeys keys list --namespace acme --status active
   caddy apikeys keys list --metadata team=erp
+  caddy apikeys keys list --plan gold --limits
   caddy apikeys keys list --search billing --limit 20
   caddy apikeys keys list --namespace acme --sort last_used_at
   caddy apikeys keys list --namespace acme --limits
@@ -46,6 +47,8 @@ limited to ten thousand keys.`,
 		"Only keys with this `STATUS`: active, inactive, expired or revoked")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
+	flags.StringVar(&f.Plan, "plan", "",
+		"Only keys that name this `PLAN` themselves, not by the default of their namespace")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
 		"Only keys created by the member or key with this `ID`")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
@@ -166,22 +169,14 @@ func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) er
 		}
 }
 
-func keyRows(k api.Key) [][2]string {
+func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string {
 	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status},
 		{"Namespace", k.Namespace}, {"Access", k.Access}}
 	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
 	}
-	if k.Plan != nil {
-		add("Plan", *k.Plan)
-	}
-	if k.RateLimit != nil {
-		add("Rate limit", rateText(k.RateLimit, ""))
-	}
-	if k.Quota != nil {
-		add("Quota", quotaText(k.Quota, ""))
-	}
+	rows = append(rows, effectiveLimits(ctx, server, k)...)
 	add("Owner", k.Owner)
 	add("Created", timeText(k.CreatedAt)+" by "+k.CreatedBy)
 	add("Expires", timeOr(k.ExpiresAt, "never"))

@@ -136,7 +136,7 @@ func TestMintCommandChecksFlags(t *testing.T) {
 		{[]string{"--rate", "-1/1s"}, "must be REQUESTS/DURATION"},
 		{[]string{"--rate", "1/1s", "--burst", "0"}, "must be at least 1"},
 		{[]string{"--burst", "10"}, "--burst and --shadow-rate require --rate"},
-		{[]string{"--rate", "unlimited", "--shadow-rate"}, "require --rate REQUESTS/DURATION"},
+		{[]string{"--rate", "unlimited", "--shadow-rate"}, "--rate unlimited excludes"},
 		{[]string{"--quota", "100/year"}, `--quota "100/year" must be UNITS/hour`},
 		{[]string{"--quota", "0/day"}, "must be UNITS/hour"},
 		{[]string{"--shadow-quota"}, "requires --quota"},
@@ -282,8 +282,9 @@ func TestListCommandWithoutResults(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{"GET /keys": {{200, api.Keys{Items: []api.Key{}}}},
 		"GET /namespaces": {problem(503, "unavailable", "The database is unavailable.")}})
 	s.run("", "keys", "list", "--namespace", "acme", "--status", "revoked", "-q", "x y",
-		"--metadata", "a=b").want(t, 0, "", "No results.")
-	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db&namespace=acme&q=x+y&status=revoked" {
+		"--plan", "gold", "--metadata", "a=b").want(t, 0, "", "No results.")
+	if line := s.requests()[0].line; line != "GET /apikeys/v1/keys?limit=1000&metadata=a%3Db"+
+		"&namespace=acme&plan=gold&q=x+y&status=revoked" {
 		t.Error(line)
 	}
 	r := s.run("", "keys", "list", "--json")
@@ -334,6 +335,46 @@ Version    3
 		t.Errorf("%s", r.out)
 	}
 	s.run("", "keys", "show", "000000000000").want(t, 1, "", "Error")
+}
+
+// TestEffectiveLimits checks that `keys show` says where the limits come from.
+func TestEffectiveLimits(t *testing.T) {
+	gold, free := "gold", "free"
+	own := &api.Quota{Unlimited: true}
+	rate := &api.RateLimit{Requests: 10, Per: "1s", Burst: 20}
+	acme := api.Namespace{ID: "acme", DefaultPlan: &free,
+		Quota: &api.Quota{Requests: 9, Per: "day"}}
+	for _, row := range []struct {
+		plan  *string
+		quota *api.Quota
+		ns    any
+		want  string
+	}{
+		{&gold, own, acme, "Plan gold|Rate limit 10/1s, burst 20 (plan gold)|Quota unlimited|" +
+			"Namespace quota 9/day (shared by all keys of the namespace)"},
+		{nil, nil, acme, "Plan free (default of the namespace)|Rate limit none (plan free)|" +
+			"Quota 5/hour (plan free)|Namespace quota 9/day (shared by all keys of the namespace)"},
+		{nil, nil, api.Namespace{ID: "acme"}, "Rate limit none|Quota none"},
+		{nil, own, nil, "Quota unlimited"},
+		{nil, nil, nil, ""},
+		{new("lost"), own, nil, "Plan lost|Rate limit unknown (plan lost)|Quota unlimited"},
+	} {
+		k := cliKey
+		k.Plan, k.Quota = row.plan, row.quota
+		answers := map[string][]cliAnswer{"GET /keys/" + cliID: {{200, k}},
+			"GET /plans/acme/gold": {{200, api.Plan{RateLimit: rate}}},
+			"GET /plans/*/free":    {{200, api.Plan{Quota: &api.Quota{Requests: 5, Per: "hour"}}}}}
+		if row.ns != nil {
+			answers["GET /namespaces/acme"] = []cliAnswer{{200, row.ns}}
+		}
+		r := serveCLI(t, answers).run("", "keys", "show", cliID)
+		_, rows, _ := strings.Cut(r.out, "connected\n")
+		rows, _, _ = strings.Cut(rows, "Owner ")
+		if got := strings.Join(strings.Fields(strings.ReplaceAll(rows, "\n", "|")), " "); strings.
+			TrimSuffix(got, "|") != row.want {
+			t.Errorf("got %s, want %s", got, row.want)
+		}
+	}
 }
 
 func TestEditCommand(t *testing.T) {

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -40,8 +42,12 @@ func (f *limitFlags) register(cmd *cobra.Command, whose string) {
 func (f *limitFlags) registerRemovals(cmd *cobra.Command, instead string) {
 	cmd.Flags().BoolVar(&f.noRate, "no-rate", false, "Remove the rate limit"+instead)
 	cmd.Flags().BoolVar(&f.noQuota, "no-quota", false, "Remove the quota"+instead)
-	cmd.MarkFlagsMutuallyExclusive("rate", "no-rate")
-	cmd.MarkFlagsMutuallyExclusive("quota", "no-quota")
+	for _, set := range []string{"rate", "burst", "shadow-rate"} {
+		cmd.MarkFlagsMutuallyExclusive(set, "no-rate")
+	}
+	for _, set := range []string{"quota", "shadow-quota"} {
+		cmd.MarkFlagsMutuallyExclusive(set, "no-quota")
+	}
 }
 
 // read returns the limits that the flags describe, nil for one that they do not set.
@@ -58,9 +64,11 @@ const unlimited = "unlimited"
 
 func (f *limitFlags) readRate(burst bool) (*api.RateLimit, error) {
 	switch {
-	case (f.rate == "" || f.rate == unlimited) && (burst || f.shadowRate):
-		return nil, errors.New("--burst and --shadow-rate require --rate REQUESTS/DURATION, which " +
-			"replaces the whole limit")
+	case f.rate == unlimited && (burst || f.shadowRate):
+		return nil, errors.New("--rate unlimited excludes --burst and --shadow-rate")
+	case f.rate == "" && (burst || f.shadowRate):
+		return nil, errors.New("--burst and --shadow-rate require --rate REQUESTS/DURATION, " +
+			"such as --rate 100/1s")
 	case f.rate == "":
 		return nil, nil
 	case f.rate == unlimited:
@@ -80,9 +88,11 @@ func (f *limitFlags) readRate(burst bool) (*api.RateLimit, error) {
 
 func (f *limitFlags) readQuota() (*api.Quota, error) {
 	switch {
-	case (f.quota == "" || f.quota == unlimited) && f.shadowQuota:
-		return nil, errors.New("--shadow-quota requires --quota UNITS/PERIOD, which replaces the " +
-			"whole quota")
+	case f.quota == unlimited && f.shadowQuota:
+		return nil, errors.New("--quota unlimited excludes --shadow-quota")
+	case f.quota == "" && f.shadowQuota:
+		return nil, errors.New("--shadow-quota requires --quota UNITS/PERIOD, such as --quota " +
+			"100000/month")
 	case f.quota == "":
 		return nil, nil
 	case f.quota == unlimited:
@@ -106,10 +116,41 @@ func parseLimit(word string) (n int64, per string, err error) {
 	return n, per, err
 }
 
-// patch returns the fields of a patch that the flags set.
-func (f *limitFlags) patch(cmd *cobra.Command) (
+// patch returns the fields of a patch that the flags set. Without --rate, the flags --burst and
+// --shadow-rate change the current rate limit; likewise --shadow-quota.
+func (f *limitFlags) patch(cmd *cobra.Command, current currentLimits) (
 	rate api.Optional[api.RateLimit], quota api.Optional[api.Quota], err error,
 ) {
+	changed := cmd.Flags().Changed
+	editsRate := f.rate == "" && !f.noRate && (changed("burst") || changed("shadow-rate"))
+	editsQuota := f.quota == "" && !f.noQuota && changed("shadow-quota")
+	if editsRate || editsQuota {
+		oldRate, oldQuota, err := current()
+		if err != nil {
+			return rate, quota, err
+		}
+		if editsRate {
+			if oldRate == nil || oldRate.Unlimited {
+				return rate, quota, errors.New("it has no rate limit of its own that --burst and " +
+					"--shadow-rate could change: add --rate REQUESTS/DURATION, such as --rate " +
+					"100/1s")
+			}
+			f.rate = fmt.Sprintf("%d/%s", oldRate.Requests, oldRate.Per)
+			if !changed("burst") {
+				f.burst = oldRate.Burst
+			}
+			if !changed("shadow-rate") {
+				f.shadowRate = oldRate.Shadow
+			}
+		}
+		if editsQuota {
+			if oldQuota == nil || oldQuota.Unlimited {
+				return rate, quota, errors.New("it has no quota of its own that --shadow-quota " +
+					"could change: add --quota UNITS/PERIOD, such as --quota 100000/month")
+			}
+			f.quota = fmt.Sprintf("%d/%s", oldQuota.Requests, oldQuota.Per)
+		}
+	}
 	newRate, newQuota, err := f.read(cmd)
 	return replacing(newRate, f.noRate), replacing(newQuota, f.noQuota), err
 }
@@ -143,6 +184,63 @@ func quotaText(q *api.Quota, none string) string {
 		return unlimited
 	}
 	return fmt.Sprintf("%d/%s", q.Requests, q.Per) + shadowText(q.Shadow)
+}
+
+// unreadableOr returns none as the text of a limit that is not set. If defect, the Unreadable of
+// its object, is about the limit, it says so instead. field is the limit's name in JSON.
+func unreadableOr(none, defect, field string) string {
+	if strings.Contains(defect, field+":") {
+		return "unreadable"
+	}
+	return none
+}
+
+// effectiveLimits returns the rows of the limits that apply to a key. They say if a limit comes
+// from a plan or the namespace, as far as the caller may read these.
+func effectiveLimits(
+	ctx context.Context, server *client.Client, k api.Key,
+) (rows [][2]string) {
+	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
+	ns, err := server.FindNamespace(ctx, k.Namespace)
+	known := err == nil
+	name := k.Plan
+	if name == nil {
+		name = ns.DefaultPlan
+	}
+	rate, quota := "", "" // those of the plan
+	switch {
+	case name != nil:
+		text := *name
+		if k.Plan == nil {
+			text += " (default of the namespace)"
+		}
+		add("Plan", text)
+		p, err := server.FindPlan(ctx, k.Namespace, *name)
+		if err != nil {
+			p, err = server.FindPlan(ctx, client.Shared, *name)
+		}
+		if rate, quota = "unknown", "unknown"; err == nil {
+			rate, quota = planRate(p), planQuota(p)
+		}
+		from := fmt.Sprintf(" (plan %s)", *name)
+		rate, quota = rate+from, quota+from
+	case known:
+		rate, quota = "none", "none"
+	}
+	if rate = rateText(k.RateLimit, rate); rate != "" {
+		add("Rate limit", rate)
+	}
+	if quota = quotaText(k.Quota, quota); quota != "" {
+		add("Quota", quota)
+	}
+	const shared = " (shared by all keys of the namespace)"
+	if rate = rateText(ns.RateLimit, unreadableOr("", ns.Unreadable, "rate_limit")); rate != "" {
+		add("Namespace rate limit", rate+shared)
+	}
+	if quota = quotaText(ns.Quota, unreadableOr("", ns.Unreadable, "quota")); quota != "" {
+		add("Namespace quota", quota+shared)
+	}
+	return rows
 }
 
 func shadowText(shadow bool) string {

@@ -177,7 +177,7 @@ applied it yet; standard error names them, and until when.`,
 	cmd.Flags().StringArrayVar(&dropped, "drop-label", nil,
 		"`NAME` of a label to remove; may be repeated")
 	cmd.MarkFlagsMutuallyExclusive("login", "no-login")
-	return m.editing(cmd, "Changed", func() (api.MemberPatch, error) {
+	return m.editing(cmd, "Changed", func(currentLimits) (api.MemberPatch, error) {
 		grants, err := parseGrants("grant", f.grants)
 		patch := api.MemberPatch{
 			Name: given(cmd, "name", f.name), Kind: given(cmd, "kind", f.kind),
@@ -198,7 +198,7 @@ func (m *memberObjects) activeCommand(use, verb string, active bool, short strin
 		Use: use + " ID", Short: short,
 		Example: "  caddy apikeys members " + use + " m_0hTz81Lk4fYQ",
 	}
-	return m.editing(cmd, verb, func() (api.MemberPatch, error) {
+	return m.editing(cmd, verb, func(currentLimits) (api.MemberPatch, error) {
 		return api.MemberPatch{Active: api.Some(active)}, nil
 	})
 }

@@ -126,7 +126,7 @@ func TestRolesCommand(t *testing.T) {
 	s.run("", "roles", "create", "acme/billing", "--permission", "orders:read,invoices:*").want(t,
 		0, "", "Created role billing of namespace acme.")
 	s.run("", "roles", "create", "auditor", "--permission", "read").want(t, 0, "",
-		"Created role auditor, shared by all namespaces.")
+		"Created shared role auditor (for all namespaces).")
 	s.run("", "roles", "edit", "acme/billing").want(t, 1, "", "nothing to change")
 	s.run("", "roles", "edit", "acme/billing", "--permission", "orders:read").want(t, 0, "",
 		"Changed role billing")
@@ -162,9 +162,9 @@ func TestPlansCommand(t *testing.T) {
 			api.PlanChanged{Plan: gold, Propagation: incomplete}}},
 	})
 	s.run("", "plans", "list", "--namespace", "*").want(t, 0,
-		"NAMESPACE  NAME  RATE       QUOTA             CREATED\n"+
-			"acme       gold  100/1s     5000/day, shadow  2026-01-02T03:04:05Z\n"+
-			"*          free  unlimited  unlimited         2026-01-02T03:04:05Z\n")
+		"NAMESPACE  NAME  RATE    QUOTA             CREATED\n"+
+			"acme       gold  100/1s  5000/day, shadow  2026-01-02T03:04:05Z\n"+
+			"*          free  none    none              2026-01-02T03:04:05Z\n")
 	if line := s.requests()[0].line; line != "GET /apikeys/v1/plans?limit=1000&namespace=%2A" {
 		t.Error(line)
 	}
@@ -175,9 +175,8 @@ func TestPlansCommand(t *testing.T) {
 		"5000/day", "--shadow-quota", "--description", "Pays").want(t, 0, "",
 		"Created plan gold of namespace acme.")
 	s.run("", "plans", "create", "free").want(t, 0, "",
-		"Created plan free, shared by all namespaces.")
+		"Created shared plan free (for all namespaces).")
 	s.run("", "plans", "edit", "acme/gold").want(t, 1, "", "nothing to change")
-	s.run("", "plans", "edit", "acme/gold", "--burst", "3").want(t, 1, "", "require --rate")
 	s.run("", "plans", "edit", "acme/gold", "--rate", "200/1h", "--no-quota").want(t, 0, "",
 		"Changed plan gold of namespace acme.")
 	s.run("", "plans", "edit", "acme/gold", "--no-rate", "--quota", "unlimited",
@@ -192,6 +191,75 @@ POST /apikeys/v1/plans {"namespace":"*","name":"free"}
 	if got := s.bodies(); got != want {
 		t.Errorf("sent\n%s\nwant\n%s", got, want)
 	}
+}
+
+// TestUnreadablePlan checks that a limit that cannot be read does not look like no limit.
+func TestUnreadablePlan(t *testing.T) {
+	p := api.Plan{Namespace: "acme", Name: "gold", Version: 2, Unreadable: "quota: no JSON"}
+	s := serveCLI(t, map[string][]cliAnswer{"GET /plans/acme/gold": {{200, p}},
+		"GET /plans":           {{200, api.Plans{Items: []api.Plan{p}}}},
+		"GET /namespaces/acme": {{200, api.Namespace{ID: "acme", Unreadable: "rate_limit: x"}}},
+	})
+	s.run("", "plans", "show", "acme/gold").want(t, 0, "Name        gold\nNamespace   acme\n"+
+		"Unreadable  quota: no JSON\nRate limit  none\nQuota       unreadable\n"+
+		"Created     0001-01-01T00:00:00Z\nVersion     2\n")
+	if r := s.run("", "plans", "list"); !strings.Contains(r.out, "gold  none  unreadable  ") {
+		t.Error(r.out)
+	}
+	if r := s.run("", "namespaces", "show", "acme"); !strings.Contains(r.out,
+		"\nRate limit    unreadable\nQuota         none\n") ||
+		!strings.HasSuffix(r.out, "\nUnreadable    rate_limit: x\n") {
+		t.Error(r.out)
+	}
+}
+
+// TestEditPartOfLimit checks --burst and the flags of shadow without --rate and --quota.
+func TestEditPartOfLimit(t *testing.T) {
+	gold := api.Plan{Namespace: "acme", Name: "gold", Version: 2,
+		RateLimit: &api.RateLimit{Requests: 100, Per: "1m30s", Burst: 200, Shadow: true},
+		Quota:     &api.Quota{Requests: 5000, Per: "day"}}
+	for _, row := range []struct {
+		flags []string
+		body  string
+		err   string
+	}{
+		{[]string{"--burst", "3"},
+			`{"rate_limit":{"requests":100,"per":"1m30s","burst":3,"shadow":true}}`, ""},
+		{[]string{"--shadow-rate=false"},
+			`{"rate_limit":{"requests":100,"per":"1m30s","burst":200}}`, ""},
+		{[]string{"--burst", "3", "--shadow-rate=false", "--shadow-quota"},
+			`{"rate_limit":{"requests":100,"per":"1m30s","burst":3},` +
+				`"quota":{"requests":5000,"per":"day","shadow":true}}`, ""},
+		{[]string{"--burst", "3", "--quota", "7/hour"},
+			`{"rate_limit":{"requests":100,"per":"1m30s","burst":3,"shadow":true},` +
+				`"quota":{"requests":7,"per":"hour"}}`, ""},
+		{[]string{"--shadow-quota", "--no-rate"},
+			`{"rate_limit":null,"quota":{"requests":5000,"per":"day","shadow":true}}`, ""},
+		{[]string{"--burst", "0"}, "", "--burst 0 must be at least 1"},
+		{[]string{"--burst", "3", "--no-rate"}, "", "none of the others can be"},
+		{[]string{"--burst", "3", "--rate", "unlimited"}, "", "--rate unlimited excludes"},
+	} {
+		s := serveCLI(t, map[string][]cliAnswer{"GET /plans/acme/gold": {{200, gold}},
+			"PATCH /plans/acme/gold": {{200, api.PlanChanged{Plan: gold, Propagation: complete}}}})
+		r := s.run("", append([]string{"plans", "edit", "acme/gold"}, row.flags...)...)
+		if row.err != "" {
+			r.want(t, 1, "", row.err)
+			continue
+		}
+		r.want(t, 0, "", "Changed plan gold")
+		if call := s.requests()[1]; call.body != row.body ||
+			call.header.Get("If-Match") != `"2"` {
+			t.Errorf("%q: sent %s with If-Match %s", row.flags, call.body,
+				call.header.Get("If-Match"))
+		}
+	}
+	// There is nothing to change.
+	s := serveCLI(t, map[string][]cliAnswer{"GET /keys/" + cliID: {{200, cliKey}}})
+	s.run("", "keys", "edit", cliID, "--burst", "3").want(t, 1, "", "no rate limit of its own",
+		"add --rate")
+	s.run("", "keys", "edit", cliID, "--shadow-quota=false").want(t, 1, "",
+		"no quota of its own", "add --quota")
+	s.run("", "keys", "mint", "--name", "x", "--burst", "3").want(t, 1, "", "require --rate")
 }
 
 func TestAuditCommand(t *testing.T) {

@@ -27,4 +27,6 @@ type Config struct {
 	UnredactedLogs []string // logs of HTTP requests that do not use `format api_keys`
 
 	Namespaces []string // the namespaces that handlers name
+
+	SharedRates bool // whether processes share rate limits in Redis
 }

@@ -29,6 +29,9 @@ func (c *cli) namespacesCommand() *cobra.Command {
 			return limitsText(n.DefaultPlan, n.RateLimit, n.Quota, "none")
 		},
 		rows: namespaceRows,
+		limitsOf: func(n api.Namespace) (*api.RateLimit, *api.Quota, int64) {
+			return n.RateLimit, n.Quota, n.Version
+		},
 		changes: func(done api.NamespaceChanged) (api.Namespace, api.Propagation) {
 			return done.Namespace, done.Propagation
 		},
@@ -69,9 +72,13 @@ func namespaceRows(n api.Namespace) [][2]string {
 		{"Reach", joinedOr(n.Reach, "none")}, {"Key roles", joinedOr(n.KeyRoles, "any")},
 		{"Token prefix", textOr(n.TokenPrefix, "the first of the configuration")},
 		{"Child prefix", textOr(n.ChildPrefix, "none")},
-		{"Rate limit", rateText(n.RateLimit, "none")}, {"Quota", quotaText(n.Quota, "none")},
+		{"Rate limit", rateText(n.RateLimit, unreadableOr("none", n.Unreadable, "rate_limit"))},
+		{"Quota", quotaText(n.Quota, unreadableOr("none", n.Unreadable, "quota"))},
 		{"Default plan", textOr(n.DefaultPlan, "none")},
 		{"Created", timeText(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
+	}
+	if n.Unreadable != "" {
+		rows = append(rows, [2]string{"Unreadable", n.Unreadable})
 	}
 	return rows
 }
@@ -149,7 +156,8 @@ func (n *namespaceObjects) editCommand() *cobra.Command {
 Changes what the flags name and keeps the rest. --no-parent, --no-reach,
 --any-key-roles, --no-token-prefix, --no-child-prefix, --no-rate, --no-quota and
 --no-default-plan remove a setting. --rate replaces the whole rate limit, with
-its burst, and --quota the quota.
+its burst, and --quota the quota. --burst, --shadow-rate and --shadow-quota alone
+change only that part of the current limit.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them, and until when.`,
@@ -173,7 +181,9 @@ applied it yet; standard error names them, and until when.`,
 	} {
 		cmd.MarkFlagsMutuallyExclusive(with, without)
 	}
-	return n.editing(cmd, "Changed", func() (patch api.NamespacePatch, err error) {
+	return n.editing(cmd, "Changed", func(current currentLimits) (
+		patch api.NamespacePatch, err error,
+	) {
 		patch = api.NamespacePatch{
 			Name: given(cmd, "name", f.name), EditPolicy: given(cmd, "edit-policy", f.policy),
 			Parent: given(cmd, "parent", f.parent),
@@ -200,7 +210,7 @@ applied it yet; standard error names them, and until when.`,
 		if noPlan {
 			patch.DefaultPlan = api.Null[string]()
 		}
-		patch.RateLimit, patch.Quota, err = f.limits.patch(cmd)
+		patch.RateLimit, patch.Quota, err = f.limits.patch(cmd, current)
 		return patch, err
 	})
 }

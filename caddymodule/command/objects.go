@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +26,12 @@ type objects[T any, P comparable, C any] struct {
 	describe func(T) string // the object in a sentence: `namespace acme`
 	header   string         // of the list
 	cells    func(T) []string
-	limits   func(T) string               // the column that --limits adds to the list; nil: no such flag
-	rows     func(T) [][2]string          // names and values that show prints
+	limits   func(T) string      // the column that --limits adds to the list; nil: no such flag
+	rows     func(T) [][2]string // names and values that show prints
+	// rowsFrom is like rows, and reads other objects; nil: rows.
+	rowsFrom func(context.Context, *client.Client, T) [][2]string
+	// limitsOf returns the object's own limits and its version; nil: the kind has none.
+	limitsOf func(T) (rate *api.RateLimit, quota *api.Quota, version int64)
 	changes  func(C) (T, api.Propagation) // the object after a change, and its propagation
 
 	find   func(*client.Client, context.Context, string) (T, error)
@@ -54,7 +59,7 @@ func (o *objects[T, P, C]) listCommand(
 }
 
 func (o *objects[T, P, C]) limitsFlag(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.showLimits, "limits", false, "Add a column with plans and limits")
+	cmd.Flags().BoolVar(&o.showLimits, "limits", false, "Add a column with their own plan and limits")
 }
 
 // listed writes the list, page by page.
@@ -101,8 +106,14 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 			if o.json {
 				return o.writeJSON(t)
 			}
+			var rows [][2]string
+			if o.rowsFrom != nil {
+				rows = o.rowsFrom(ctx, server, t)
+			} else {
+				rows = o.rows(t)
+			}
 			table := o.columns()
-			for _, r := range o.rows(t) {
+			for _, r := range rows {
 				row(table, r[0], r[1])
 			}
 			return table.Flush()
@@ -136,12 +147,16 @@ var errNothingToChange = errors.New("nothing to change: see --help for the flags
 // An editor changes the object with an id.
 type editor[C any] func(*client.Client, context.Context, string, ...client.ChangeOption) (C, error)
 
+// currentLimits returns the own limits of the object that a command edits. The edit is then refused
+// if the object changes meanwhile.
+type currentLimits func() (*api.RateLimit, *api.Quota, error)
+
 // editing makes cmd apply the patch that read builds from the flags.
 func (o *objects[T, P, C]) editing(
-	cmd *cobra.Command, verb string, read func() (P, error),
+	cmd *cobra.Command, verb string, read func(currentLimits) (P, error),
 ) *cobra.Command {
-	return o.editingBy(cmd, verb, func() (editor[C], error) {
-		patch, err := read()
+	return o.editingBy(cmd, verb, func(current currentLimits) (editor[C], error) {
+		patch, err := read(current)
 		var none P
 		if err == nil && patch == none {
 			err = errNothingToChange
@@ -155,7 +170,7 @@ func (o *objects[T, P, C]) editing(
 
 // editingBy makes cmd run the editor that read builds from the flags.
 func (o *objects[T, P, C]) editingBy(
-	cmd *cobra.Command, verb string, read func() (editor[C], error),
+	cmd *cobra.Command, verb string, read func(currentLimits) (editor[C], error),
 ) *cobra.Command {
 	var f changeFlags
 	f.register(cmd)
@@ -165,13 +180,29 @@ func (o *objects[T, P, C]) editingBy(
 		if err != nil {
 			return err
 		}
-		edit, err := read()
+		var server *client.Client
+		edit, err := read(func() (*api.RateLimit, *api.Quota, error) {
+			var err error
+			if server, err = o.connect(ctx); err != nil {
+				return nil, nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			t, err := o.find(server, ctx, id)
+			if err != nil {
+				return nil, nil, err
+			}
+			rate, quota, version := o.limitsOf(t)
+			f.version = cmp.Or(f.version, version)
+			return rate, quota, nil
+		})
 		if err != nil {
 			return err
 		}
-		server, err := o.connect(ctx)
-		if err != nil {
-			return err
+		if server == nil {
+			if server, err = o.connect(ctx); err != nil {
+				return err
+			}
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()

@@ -21,21 +21,27 @@ func (c *cli) plansCommand() *cobra.Command {
 		describe: func(p api.Plan) string { return shareableText("plan", p.Namespace, p.Name) },
 		header:   "NAMESPACE\tNAME\tRATE\tQUOTA\tCREATED",
 		cells: func(p api.Plan) []string {
-			return []string{p.Namespace, p.Name, rateText(p.RateLimit, unlimited),
-				quotaText(p.Quota, unlimited), timeText(p.CreatedAt)}
+			return []string{p.Namespace, p.Name, planRate(p),
+				planQuota(p), timeText(p.CreatedAt)}
 		},
 		rows: func(p api.Plan) [][2]string {
 			rows := [][2]string{{"Name", p.Name}, {"Namespace", p.Namespace}}
 			if p.Description != "" {
 				rows = append(rows, [2]string{"Description", p.Description})
 			}
-			return append(rows, [2]string{"Rate limit", rateText(p.RateLimit, unlimited)},
-				[2]string{"Quota", quotaText(p.Quota, unlimited)},
+			if p.Unreadable != "" {
+				rows = append(rows, [2]string{"Unreadable", p.Unreadable})
+			}
+			return append(rows, [2]string{"Rate limit", planRate(p)},
+				[2]string{"Quota", planQuota(p)},
 				[2]string{"Created", timeText(p.CreatedAt)},
 				[2]string{"Version", strconv.FormatInt(p.Version, 10)})
 		},
 		changes: func(done api.PlanChanged) (api.Plan, api.Propagation) {
 			return done.Plan, done.Propagation
+		},
+		limitsOf: func(p api.Plan) (*api.RateLimit, *api.Quota, int64) {
+			return p.RateLimit, p.Quota, p.Version
 		},
 		find:   findByName((*client.Client).FindPlan),
 		edit:   editByName((*client.Client).EditPlan),
@@ -55,6 +61,14 @@ it. Each key has the limits of its plan for itself.`,
 		p.createCommand(), p.editCommand(),
 		p.deleteCommand("Deletes an unused plan", `
 Deletes a plan that no key names and that is no namespace's default plan.`))
+}
+
+func planRate(p api.Plan) string {
+	return rateText(p.RateLimit, unreadableOr("none", p.Unreadable, "rate_limit"))
+}
+
+func planQuota(p api.Plan) string {
+	return quotaText(p.Quota, unreadableOr("none", p.Unreadable, "quota"))
 }
 
 // planID returns a plan's NAMESPACE/NAME from the command line.
@@ -125,10 +139,14 @@ func (p *planObjects) editCommand() *cobra.Command {
 		Long: `
 Changes what the flags name and keeps the rest, for every key that has the plan.
 --rate replaces the whole rate limit, with its burst, and --quota the quota.
+--burst, --shadow-rate and --shadow-quota alone change only that part of the
+current limit; --shadow-rate=false enforces it.
+
 Exit status 0 means that every node has applied the change. Exit status 3 means
 that the change is committed and some nodes may not have applied it yet;
 standard error names them, and until when.`,
 		Example: `  caddy apikeys plans edit acme/gold --rate 200/1s
+  caddy apikeys plans edit acme/gold --burst 500 --shadow-quota=false
   caddy apikeys plans edit acme/gold --no-quota --description "For large customers"`,
 	}
 	limits.register(cmd, planKeys)
@@ -136,12 +154,12 @@ standard error names them, and until when.`,
 	descriptionFlag(cmd, &description)
 	cmd.Flags().BoolVar(&noDescription, "no-description", false, "Remove the description")
 	cmd.MarkFlagsMutuallyExclusive("description", "no-description")
-	return p.editing(cmd, "Changed", func() (patch api.PlanPatch, err error) {
+	return p.editing(cmd, "Changed", func(current currentLimits) (patch api.PlanPatch, err error) {
 		patch.Description = given(cmd, "description", description)
 		if noDescription {
 			patch.Description = api.Null[string]()
 		}
-		patch.RateLimit, patch.Quota, err = limits.patch(cmd)
+		patch.RateLimit, patch.Quota, err = limits.patch(cmd, current)
 		return patch, err
 	})
 }

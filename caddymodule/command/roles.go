@@ -116,7 +116,7 @@ func removeByName[C any](
 
 func shareableText(noun, namespace, name string) string {
 	if namespace == client.Shared {
-		return noun + " " + name + ", shared by all namespaces"
+		return "shared " + noun + " " + name + " (for all namespaces)"
 	}
 	return noun + " " + name + " of namespace " + namespace
 }
@@ -180,7 +180,7 @@ names them, and until when.`,
 	descriptionFlag(cmd, &description)
 	cmd.Flags().BoolVar(&noDescription, "no-description", false, "Remove the description")
 	cmd.MarkFlagsMutuallyExclusive("description", "no-description")
-	return r.editing(cmd, "Changed", func() (api.RolePatch, error) {
+	return r.editing(cmd, "Changed", func(currentLimits) (api.RolePatch, error) {
 		patch := api.RolePatch{Permissions: given(cmd, "permission", permissions),
 			Description: given(cmd, "description", description)}
 		if noDescription {

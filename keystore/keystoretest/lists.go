@@ -16,14 +16,14 @@ func testFilters(t *testing.T, s Store) {
 	db := ready(t, s)
 	now := start.Add(time.Hour)
 	// Each key is a second newer than the one before.
-	for i, row := range []struct{ id, namespace, owner, by, role, state string }{
-		{"k0", "a", "m1", "root", "", "active"},
-		{"k1", "a", "m2", "root", "billing", "inactive"},
-		{"k2", "b", "m1", "k0", "", "revoked"},
-		{"k3", "b", "m2", "root", "billing", "expired"},
-		{"k4", "c", "m1", "k0", "bill", "later"},
-		{"k5", "a", "m1", "k0", "billing", "revoked inactive expired"},
-		{"k6", "c", "m2", "k1", "", "inactive expired"},
+	for i, row := range []struct{ id, namespace, owner, by, role, state, plan string }{
+		{"k0", "a", "m1", "root", "", "active", "gold"},
+		{"k1", "a", "m2", "root", "billing", "inactive", "go"},
+		{"k2", "b", "m1", "k0", "", "revoked", "gold"},
+		{"k3", "b", "m2", "root", "billing", "expired", ""},
+		{"k4", "c", "m1", "k0", "bill", "later", "GOLD"},
+		{"k5", "a", "m1", "k0", "billing", "revoked inactive expired", "gold"},
+		{"k6", "c", "m2", "k1", "", "inactive expired", ""},
 	} {
 		k := plain(row.id)
 		k.Namespace, k.Owner, k.CreatedBy = row.namespace, row.owner, row.by
@@ -32,6 +32,10 @@ func testFilters(t *testing.T, s Store) {
 		if row.role != "" {
 			k.Grants = append(k.Grants, keystore.Grant{Namespace: "z",
 				Roles: []string{"other", row.role}})
+		}
+		k.Plan = row.plan
+		if row.id == "k6" {
+			k.Quota = keystore.Quota{Units: 1, Per: keystore.Day} // limits without a plan
 		}
 		k.Active = !strings.Contains(row.state, "inactive")
 		if strings.Contains(row.state, "revoked") {
@@ -70,6 +74,15 @@ func testFilters(t *testing.T, s Store) {
 		{keystore.KeyFilter{CreatedBy: "k0"}, "k5 k4 k2"},
 		{keystore.KeyFilter{Role: "billing"}, "k5 k3 k1"},
 		{keystore.KeyFilter{Role: "bill"}, "k4"},
+		{keystore.KeyFilter{Plan: "gold"}, "k5 k2 k0"},
+		{keystore.KeyFilter{Plan: "go"}, "k1"},
+		{keystore.KeyFilter{Plan: "nobody's"}, ""},
+		{keystore.KeyFilter{Plan: "gold", Namespaces: []string{"a"}}, "k5 k0"},
+		{keystore.KeyFilter{Plan: "gold", Namespaces: []string{"c"}}, ""},
+		{keystore.KeyFilter{Plan: "gold", In: "z"}, "k5"},
+		{keystore.KeyFilter{Plan: "gold", Visible: []string{"b"}, OrOwner: "m2"}, "k2"},
+		{keystore.KeyFilter{Plan: "gold", Status: keystore.StatusActive, Text: "KEY"}, "k0"},
+		{keystore.KeyFilter{Plan: "gold", Role: "billing", Owner: "m1", CreatedBy: "k0"}, "k5"},
 		{keystore.KeyFilter{Text: "k3"}, "k3"},
 		{keystore.KeyFilter{Namespaces: []string{"a", "b"}, Status: keystore.StatusRevoked,
 			Owner: "m1", CreatedBy: "k0", Role: "billing", Text: "KEY"}, "k5"},

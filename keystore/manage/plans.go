@@ -3,6 +3,7 @@ package manage
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
@@ -212,7 +213,17 @@ func (p *fieldErrors) limits(l keystore.Limits) {
 // plan checks that keys with a home namespace can name a plan: one of that namespace or a shared
 // one.
 func (p *fieldErrors) plan(d *keystore.Directory, field, home, name string) {
-	if name != "" && d.PlanFor(home, name) == nil {
+	if name == "" || d.PlanFor(home, name) != nil {
+		return
+	}
+	namespace, short, qualified := strings.Cut(name, "/")
+	switch {
+	case qualified && namespace != home && namespace != keystore.AnyNamespace:
+		p.add(field, "must be the name of a plan of namespace %q or of a shared one, without a "+
+			"namespace: keys cannot have plans of other namespaces", home)
+	case qualified:
+		p.add(field, "must be the name of a plan without its namespace: %q", short)
+	default:
 		p.add(field, "plan %q does not exist in namespace %q and is not shared; create it first",
 			name, home)
 	}

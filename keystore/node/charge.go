@@ -51,6 +51,16 @@ type limitState struct {
 // shadow limit.
 func (c *Charge) Refused(l LimitName) bool { return c.states[l].refused }
 
+// RefusedBy returns the limits for which [Charge.Refused] is true, as a set of 1<<LimitName.
+func (c *Charge) RefusedBy() (set int) {
+	for l := range c.states {
+		if c.states[l].refused {
+			set |= 1 << l
+		}
+	}
+	return set
+}
+
 // State returns the state of a limit that applies, after the charge.
 func (c *Charge) State(l LimitName) LimitState {
 	s := &c.states[l]
@@ -76,6 +86,12 @@ func (c *Charge) State(l LimitName) LimitState {
 		state.Retry = max(until(1), time.Microsecond)
 	}
 	return state
+}
+
+// Quota returns a quota that applies, KeyQuota or NamespaceQuota, and the end of its period.
+func (c *Charge) Quota(l LimitName) (quota keystore.Quota, end time.Time) {
+	_, q := c.Terms.of(l)
+	return *q, time.Unix(0, c.states[l].end).UTC()
 }
 
 // A LimitState is the state of one limit.

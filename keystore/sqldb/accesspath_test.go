@@ -26,6 +26,7 @@ func TestAccessPathsAgree(t *testing.T) {
 				k.CreatedBy = fmt.Sprint("m", i%5)
 				k.Grants = []keystore.Grant{{Namespace: "x", Roles: []string{"one"}},
 					{Namespace: "y", Roles: []string{fmt.Sprint("of", i%7), "one"}}}
+				k.Plan = []string{"", "gold", "gold", "free"}[i%4]
 				if i%2 == 0 {
 					k.RevokedAt = tx.Now()
 				}
@@ -65,7 +66,7 @@ func TestAccessPathsAgree(t *testing.T) {
 			found += len(got[0])
 		}
 		// Every fifth combination is enough to cover all pairs of conditions.
-		for i := 0; i < 3*3*2*2*3*2*2; i += 5 {
+		for i := 0; i < 3*3*2*2*3*2*2*3; i += 5 {
 			rest := i
 			choose := func(n int) int { c := rest % n; rest /= n; return c }
 			f := keystore.KeyFilter{
@@ -76,6 +77,7 @@ func TestAccessPathsAgree(t *testing.T) {
 				Role:   []string{"", "one", "of3"}[choose(3)],
 				Status: []keystore.Status{"", keystore.StatusRevoked}[choose(2)],
 				Text:   []string{"", "number 1"}[choose(2)], Now: time.Now(),
+				Plan: []string{"", "gold", "free"}[choose(3)],
 			}
 			if f.Visible != nil {
 				f.OrOwner = "m1"
@@ -132,6 +134,15 @@ func TestMostSelectivePath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	must := func(query string, args ...any) {
+		if _, err := d.writer.Exec(query, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const insert = "INSERT INTO key_limits (key_id, namespace, plan) SELECT id, namespace, ? FROM " +
+		"keys WHERE id "
+	must(insert+"NOT LIKE '%7'", "free")
+	must(insert+"LIKE '%77'", "gold")
 	var crowd []string
 	for i := range maxUnion + 1 {
 		crowd = append(crowd, fmt.Sprint("ns", i))
@@ -174,6 +185,12 @@ func TestMostSelectivePath(t *testing.T) {
 		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big},
 			"SCAN k USING INDEX keys_revoked"},
 		{keystore.KeyFilter{Visible: crowd, OrOwner: "nobody"}, "keys_namespace (namespace=?"},
+		{keystore.KeyFilter{Plan: "gold"}, "key_limits_plan (plan=?)"},
+		{keystore.KeyFilter{Plan: "gold", Text: "x"}, "key_limits_plan (plan=?)"},
+		{keystore.KeyFilter{Plan: "gold", Namespaces: big},
+			"key_limits_plan (plan=? AND namespace=?)"},
+		{keystore.KeyFilter{Plan: "nobody's", Owner: "m_5"}, "key_limits_plan (plan=?)"},
+		{keystore.KeyFilter{Plan: "free", Owner: "m_5"}, "keys_owner (owner=?"},
 	} {
 		_, _, err := d.Keys(t.Context(), row.f, "", 10)
 		check(row.f, row.by, err)

@@ -84,6 +84,21 @@ func (d *DB) keyPaths(ctx context.Context, f keystore.KeyFilter) (paths []access
 			filter: clause{"k.id = (SELECT h.key_id FROM held h WHERE h.key_id = k.id AND h.role " +
 				"= ? LIMIT 1)", []any{f.Role}}})
 	}
+	if f.Plan != "" {
+		// SQLite and PostgreSQL use the index only if the query repeats its condition.
+		ids := clause{"SELECT l.key_id AS id FROM key_limits l WHERE l.plan = ? AND l.plan <> ''",
+			[]any{f.Plan}}
+		if f.Namespaces != nil {
+			array, err := d.array(f.Namespaces)
+			if err != nil {
+				return nil, err
+			}
+			ids = ids.and(clause{"l.namespace " + d.among, []any{array}})
+		}
+		paths = append(paths, accessPath{ids: ids,
+			filter: clause{"k.id = (SELECT l.key_id FROM key_limits l WHERE l.key_id = k.id AND " +
+				"l.plan = ? LIMIT 1)", []any{f.Plan}}})
+	}
 	return paths, nil
 }
 
