@@ -52,6 +52,7 @@ type Key struct {
 	RevokedBy    string
 	RevokeReason string
 	LastUsedAt   time.Time // zero if it was never used; written in batches, at most 10 s late
+	LastUsedFrom netip.Addr // the client of the last use; the zero Addr if it is unknown
 
 	Secrets    []Secret       // those that have not expired, newest first
 	AllowedIPs []netip.Prefix // empty if all addresses are allowed

@@ -374,7 +374,7 @@ func testIrreversible(t *testing.T, s Store) {
 func testNoRevision(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"k": start}))
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: start}}))
 	reserve(t, db, keystore.Reservation{Quota: "q", Limit: 1, Want: 1})
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
 	must(t, db.Acknowledge(ctx, "i", keystore.Position{Revision: at}))

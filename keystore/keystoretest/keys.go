@@ -201,9 +201,10 @@ func testLastUse(t *testing.T, s Store) {
 		t.Fatal("used before its first use")
 	}
 	must(t, db.RecordUse(ctx, nil))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start.Add(time.Hour), "b": start,
-		"nobody": start}))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start, "b": start.Add(time.Second)}))
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": {At: start.Add(time.Hour)},
+		"b": {At: start}, "nobody": {At: start}}))
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": {At: start},
+		"b": {At: start.Add(time.Second)}}))
 	edit(t, db, "a", func(k *keystore.Key) { k.LastUsedAt = start.Add(48 * time.Hour) })
 	if got := used("a"); !got.Equal(start.Add(time.Hour)) {
 		t.Fatalf("a was last used at %v: a time in the past or an edit changed it", got)
@@ -215,9 +216,9 @@ func testLastUse(t *testing.T, s Store) {
 		!k.LastUsedAt.Equal(start.Add(time.Hour)) {
 		t.Fatal("the last use is missing in KeyByDigest", err)
 	}
-	many := map[string]time.Time{"a": start.Add(2 * time.Hour)}
+	many := map[string]keystore.LastUse{"a": {At: start.Add(2 * time.Hour)}}
 	for i := range 2500 {
-		many["nobody "+string(rune('a'+i))] = start
+		many["nobody "+string(rune('a'+i))] = keystore.LastUse{At: start}
 	}
 	must(t, db.RecordUse(ctx, many))
 	if got := used("a"); !got.Equal(start.Add(2 * time.Hour)) {

@@ -195,7 +195,7 @@ func testCancelled(t *testing.T, s Store) {
 		},
 		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0); return err },
 		"RecordUse": func() error {
-			return db.RecordUse(cancelled, map[string]time.Time{"k": start})
+			return db.RecordUse(cancelled, map[string]keystore.LastUse{"k": {At: start}})
 		},
 		"Reserve": func() error {
 			_, err := db.Reserve(cancelled, []keystore.Reservation{inMonth(

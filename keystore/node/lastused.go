@@ -39,7 +39,7 @@ func (n *Node) Used(r *keystore.Record, now int64) {
 // pendingUses are the last uses that are not in the database yet.
 type pendingUses struct {
 	mu sync.Mutex
-	at map[string]time.Time
+	at map[string]keystore.LastUse
 }
 
 // flushUses writes the last uses that were noted since the last flush. After a failure it keeps
@@ -49,7 +49,7 @@ func (n *Node) flushUses(ctx context.Context) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.at == nil {
-		u.at = make(map[string]time.Time)
+		u.at = make(map[string]keystore.LastUse)
 	}
 	for i := range n.cache.shards {
 		s := &n.cache.shards[i]
@@ -59,7 +59,7 @@ func (n *Node) flushUses(ctx context.Context) {
 		s.mu.Unlock()
 		for _, use := range noted {
 			if len(u.at) < maxPendingUses {
-				u.at[use.keyID] = use.at
+				u.at[use.keyID] = keystore.LastUse{At: use.at}
 			}
 		}
 	}

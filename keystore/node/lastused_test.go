@@ -46,7 +46,7 @@ type withoutUses struct {
 	calls atomic.Int64
 }
 
-func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]time.Time) error {
+func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
 	db.calls.Add(1)
 	if db.fails.Load() {
 		return fleet.ErrCut

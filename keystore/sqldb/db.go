@@ -461,14 +461,14 @@ func (d *DB) Update(
 }
 
 // RecordUse implements [keystore.Database].
-func (d *DB) RecordUse(ctx context.Context, uses map[string]time.Time) error {
+func (d *DB) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
 	const batch = 1000 // a revoke waits for one batch at most
 	// Sorted, so that two processes that record the same keys cannot deadlock.
 	ids := slices.Sorted(maps.Keys(uses))
 	for part := range slices.Chunk(ids, batch) {
 		micros := make(map[string]int64, len(part))
 		for _, id := range part {
-			micros[id] = uses[id].UnixMicro()
+			micros[id] = uses[id].At.UnixMicro()
 		}
 		object, err := fromJSON(micros)
 		if err != nil {

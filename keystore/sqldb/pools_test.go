@@ -39,7 +39,7 @@ func TestPools(t *testing.T) {
 				return d.UseSession(ctx, keystore.Digest{}, time.Now())
 			},
 			"RecordUse": func(ctx context.Context) error {
-				return d.RecordUse(ctx, map[string]time.Time{"k": time.Now()})
+				return d.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: time.Now()}})
 			},
 			"Reserve": func(ctx context.Context) error {
 				_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
