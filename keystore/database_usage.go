@@ -55,6 +55,7 @@ type UsageQuery struct {
 	From, To time.Time
 	// Keys selects keys by their ids; nil selects any key, an empty list none.
 	Keys []string
+	Home string // of the keys; empty selects any
 	// Namespaces and OrOwner are one condition: the home of the key is one of Namespaces, or
 	// OrOwner owns the key, both at the time of the request. Nil Namespaces match any key.
 	Namespaces []string
