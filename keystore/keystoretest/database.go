@@ -75,6 +75,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"ReserveTogether", testReserveTogether},
 		{"ReserveCancelled", testReserveCancelled},
 		{"ReserveForgets", testReserveForgets},
+		{"Usage", testUsage},
 		{"Audit", testAudit},
 		{"Audits", testAudits},
 		{"Remembered", testRemembered},

@@ -81,6 +81,15 @@ type dialect struct {
 	unforced  string
 	recordUse string // statement: takes last uses as a JSON object, id to microseconds
 
+	// bigint is the type of a column for integers of 64 bits.
+	bigint string
+	// usageTable and usageMinutes are the ends of CREATE TABLE for tables of usage.
+	usageTable, usageMinutes string
+	// shareUsage and lockUsage are suffixes of a query for a row of usage_state. They lock the row
+	// until the end of the transaction. Others can share it, or not even that.
+	shareUsage, lockUsage string
+	isDropped             func(error) bool // the query names a table that was dropped meanwhile
+
 	// rest is how long a process waits before it takes the write lock again, after it has held the
 	// lock for longer than rest. Other processes, which poll for the lock, get it meanwhile.
 	rest time.Duration
@@ -109,6 +118,7 @@ type DB struct {
 	nodeRows *sql.DB // for writes of the nodes' rows
 	uses     *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 	quotas   *sql.DB // for grants of quotas, which must not wait for changes
+	usage    *sql.DB // for usage, which must not wait for changes
 
 	postgres  *postgres // nil: SQLite
 	timelines timelines
@@ -223,7 +233,7 @@ func (d *DB) closePools() error {
 	if d.holder != nil {
 		d.holder.Close()
 	}
-	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.quotas, d.writer}
+	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.quotas, d.usage, d.writer}
 	var first error
 	for _, pool := range pools {
 		if err := pool.Close(); err != nil && first == nil {

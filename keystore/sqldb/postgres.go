@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
@@ -91,6 +92,14 @@ var postgresDialect = dialect{
 		ORDER BY k.id FOR KEY SHARE OF k
 		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
 		WHERE excluded.used_at > last_uses.used_at`,
+	bigint:       "BIGINT",
+	usageMinutes: " WITH (fillfactor = 70)", // most rows are updated several times
+	shareUsage:   " FOR SHARE",
+	lockUsage:    " FOR UPDATE",
+	isDropped: func(err error) bool {
+		e, ok := errors.AsType[*pgconn.PgError](err)
+		return ok && e.Code == "42P01"
+	},
 	copyRows:    copyRows,
 	bind:        bindNumbered,
 	text:        storable,
@@ -110,7 +119,7 @@ var postgresDialect = dialect{
 // password.
 //
 // It uses one connection for writes, eight for lookups of keys, four for lists, one for last uses,
-// one for quotas, three for leases, the nodes' rows and polls of the head, and one that listens. No
+// one for quotas, one for usage, three for leases, the nodes' rows and polls of the head, and one that listens. No
 // kind waits for another.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
@@ -124,6 +133,7 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.bulk = openPostgres(p, bulkReaders)
 	d.uses = openPostgres(p, 1)
 	d.quotas = openPostgres(p, 1)
+	d.usage = openPostgres(p, 1)
 	d.lease = openPostgres(p, 3)
 	d.nodeRows = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {
