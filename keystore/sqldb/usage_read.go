@@ -137,6 +137,9 @@ func (d *DB) selectedUsage(q *keystore.UsageQuery) (s *usageSeries, where clause
 		}
 		where = where.and(clause{"key_id " + d.among, []any{array}})
 	}
+	if q.Home != "" {
+		where = where.and(clause{"namespace = ?", []any{q.Home}})
+	}
 	if q.Namespaces != nil {
 		array, err := d.array(q.Namespaces)
 		if err != nil {
