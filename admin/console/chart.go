@@ -48,7 +48,8 @@ var refusals = []series{
 	{"other", "Refused: other", nil},
 }
 
-// A chartBar is one bucket. Slot and Share are the beginning and the length of its part of the axis.
+// A chartBar is one bucket. Slot and Share are the beginning and the length of its part of the
+// axis.
 type chartBar struct {
 	Text                  string // its values, in words
 	X, Width, Slot, Share string

@@ -70,8 +70,8 @@ const (
 )
 
 // examine calls add with active keys that have a finding, or any if it is empty, until add returns
-// false. It examines at most maxExamined keys, and atOnce keys even if add returns false. It returns
-// the cursor of the keys that it has not examined.
+// false. It examines at most maxExamined keys, always atOnce together. It returns the cursor of the
+// keys that it has not examined.
 func (v *visit) examine(name manage.Finding, atOnce int, add func(manage.KeyHygiene) (more bool)) (
 	next *string, err error,
 ) {

@@ -103,6 +103,7 @@ func (v *visit) nearQuotas() (near []nearQuota, more bool, err error) {
 		}
 		n, cursor = n+maxRead, next
 	}
-	slices.SortStableFunc(near, func(a, b nearQuota) int { return cmp.Compare(b.share(), a.share()) })
+	slices.SortStableFunc(near,
+		func(a, b nearQuota) int { return cmp.Compare(b.share(), a.share()) })
 	return near[:min(len(near), shownNear)], cursor != "", nil
 }

@@ -21,8 +21,8 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-// templates returns the pages by name, each with the layout, the parts and the charts. The first page parses
-// them, because most Caddy processes, such as those of commands, show none.
+// templates returns the pages by name, each with the layout, the parts and the charts. The first
+// page parses them, because most Caddy processes, such as those of commands, show none.
 var templates = sync.OnceValue(readTemplates)
 
 func readTemplates() map[string]*template.Template {

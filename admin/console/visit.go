@@ -175,8 +175,10 @@ func (v *visit) fail(err error) {
 
 // kinds are the statuses of refused reads.
 var kinds = map[keystore.Kind]int{
-	keystore.KindInvalid: http.StatusUnprocessableEntity, keystore.KindForbidden: http.StatusForbidden,
-	keystore.KindNotFound: http.StatusNotFound, keystore.KindBusy: http.StatusTooManyRequests,
+	keystore.KindInvalid:   http.StatusUnprocessableEntity,
+	keystore.KindForbidden: http.StatusForbidden,
+	keystore.KindNotFound:  http.StatusNotFound,
+	keystore.KindBusy:      http.StatusTooManyRequests,
 }
 
 // refuse answers with a page that only has a title and a text.
