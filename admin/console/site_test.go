@@ -33,6 +33,7 @@ type noMetrics struct{}
 
 func (noMetrics) LookedUp(node.Tier, time.Duration) {}
 func (noMetrics) Propagated(time.Duration)          {}
+func (noMetrics) UsageFlushed(time.Duration)        {}
 
 // A site is a console with its own key store and a minimal server.
 type site struct {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -21,18 +22,20 @@ const (
 // A use is the last use of one key.
 type use struct {
 	keyID string
-	at    time.Time
+	keystore.LastUse
 }
 
-// Used notes that a request with this record was accepted at now, in Unix nanoseconds. It usually
-// costs one comparison.
-func (n *Node) Used(r *keystore.Record, now int64) {
+// Used notes that a request with this record was accepted at now, in Unix nanoseconds, from an
+// address, which is the zero Addr if it is unknown. It usually costs one comparison, and calls from
+// only if it notes the use.
+func (n *Node) Used(r *keystore.Record, now int64, from func() netip.Addr) {
 	if !r.NoteUse(now, useInterval) {
 		return
 	}
+	last := keystore.LastUse{At: time.Unix(0, now).UTC(), From: from().Unmap().WithZone("")}
 	s := n.cache.shard(&r.Digest)
 	s.mu.Lock()
-	s.used = append(s.used, use{r.KeyID, time.Unix(0, now).UTC()})
+	s.used = append(s.used, use{r.KeyID, last})
 	s.mu.Unlock()
 }
 
@@ -59,7 +62,7 @@ func (n *Node) flushUses(ctx context.Context) {
 		s.mu.Unlock()
 		for _, use := range noted {
 			if len(u.at) < maxPendingUses {
-				u.at[use.keyID] = keystore.LastUse{At: use.at}
+				u.at[use.keyID] = use.LastUse
 			}
 		}
 	}
