@@ -76,6 +76,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"ReserveCancelled", testReserveCancelled},
 		{"ReserveForgets", testReserveForgets},
 		{"Usage", testUsage},
+		{"RandomUsage", testRandomUsage},
 		{"Audit", testAudit},
 		{"Audits", testAudits},
 		{"Remembered", testRemembered},

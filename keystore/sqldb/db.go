@@ -88,7 +88,7 @@ type dialect struct {
 	// shareUsage and lockUsage are suffixes of a query for a row of usage_state. They lock the row
 	// until the end of the transaction. Others can share it, or not even that.
 	shareUsage, lockUsage string
-	isDropped             func(error) bool // the query names a table that was dropped meanwhile
+	impatient             string // statement: locks are not waited for long in this transaction
 
 	// rest is how long a process waits before it takes the write lock again, after it has held the
 	// lock for longer than rest. Other processes, which poll for the lock, get it meanwhile.
@@ -102,6 +102,7 @@ type dialect struct {
 	text        func(string) string // converts a text into the form that is stored and compared
 	isBusy      func(error) bool    // the write did not begin: retry
 	isLost      func(error) bool    // the connection was cut: another may work
+	sqlState    func(error) string  // the SQLSTATE of an error; empty: it has none
 	commitError func(error) error   // explains an error of COMMIT, after which the change may exist
 	// committed returns an error if the last COMMIT may be lost although it succeeded; nil: never.
 	committed func(driverConn any) error
@@ -129,9 +130,11 @@ type DB struct {
 	closeWait time.Duration     // how long Close waits for running calls
 	keep      keystore.Revision // how many revisions the change log keeps
 	maxScan   int               // see the constant maxScan
-	holder    *sql.Conn         // of an SQLite file, see holdFiles
-	files     files
-	copied    atomic.Int64 // rows since the last analyze
+	// rollUpRows is about how many rows one call of MaintainUsage rolls up: see the constant.
+	rollUpRows int
+	holder     *sql.Conn // of an SQLite file, see holdFiles
+	files      files
+	copied     atomic.Int64 // rows since the last analyze
 	// restUntil is the time before which this process must not take the write lock: see
 	// dialect.rest. Only the goroutine that has the writer's connection uses it.
 	restUntil time.Time
@@ -145,7 +148,8 @@ var _ keystore.Database = (*DB)(nil)
 func newDB(d dialect) *DB {
 	return &DB{
 		dialect: d, closeWait: closeWait, keep: keepRevisions, maxScan: maxScan,
-		feed: feed{changed: make(chan struct{}, 1)},
+		rollUpRows: rollUpRows,
+		feed:       feed{changed: make(chan struct{}, 1)},
 	}
 }
 

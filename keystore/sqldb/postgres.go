@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
@@ -96,18 +95,16 @@ var postgresDialect = dialect{
 	usageMinutes: " WITH (fillfactor = 70)", // most rows are updated several times
 	shareUsage:   " FOR SHARE",
 	lockUsage:    " FOR UPDATE",
-	isDropped: func(err error) bool {
-		e, ok := errors.AsType[*pgconn.PgError](err)
-		return ok && e.Code == "42P01"
-	},
-	copyRows:    copyRows,
-	bind:        bindNumbered,
-	text:        storable,
-	isBusy:      connectionLost, // PostgreSQL itself waits for the lock
-	isLost:      connectionLost,
-	commitError: explainCommit,
-	committed:   replicated,
-	explain:     explainPostgres,
+	impatient:    "SELECT set_config('lock_timeout', '100', true)",
+	copyRows:     copyRows,
+	bind:         bindNumbered,
+	text:         storable,
+	isBusy:       connectionLost, // PostgreSQL itself waits for the lock
+	isLost:       connectionLost,
+	sqlState:     sqlState,
+	commitError:  explainCommit,
+	committed:    replicated,
+	explain:      explainPostgres,
 }
 
 // OpenPostgres opens the deployment in the first existing schema of the connection's search_path. A

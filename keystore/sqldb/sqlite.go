@@ -69,11 +69,11 @@ var sqliteDialect = dialect{
 	bigint:       "INTEGER",
 	usageTable:   " WITHOUT ROWID, STRICT",
 	usageMinutes: " WITHOUT ROWID, STRICT",
-	isDropped:    func(error) bool { return false }, // a snapshot includes the tables
 	bind:         func(query string) string { return query },
 	text:         func(s string) string { return s },
 	isBusy:       func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
 	isLost:       func(error) bool { return false },
+	sqlState:     func(error) string { return "" },
 	commitError:  func(err error) error { return err },
 	explain:      explainSQLite,
 }
