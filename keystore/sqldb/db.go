@@ -9,7 +9,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,9 +77,8 @@ type dialect struct {
 	resetMany string // statement for the connection, after the transaction of beginMany
 	// unforced is a suffix of a condition: the commit may be answered before it is on disk. Empty:
 	// not supported.
-	unforced  string
-	recordUse string // statement: takes last uses as a JSON object, id to microseconds
-
+	unforced string
+	lockKeys string // suffix of a query with a table k: no row of k can be deleted
 	// bigint is the type of a column for integers of 64 bits.
 	bigint string
 	// usageTable and usageMinutes are the ends of CREATE TABLE for tables of usage.
@@ -472,27 +470,6 @@ func (d *DB) Update(
 		_ = d.exec(ctx, d.bulk, "analyzing", d.analyze) // without it, later queries are slower
 	}
 	return head, nil
-}
-
-// RecordUse implements [keystore.Database].
-func (d *DB) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
-	const batch = 1000 // a revoke waits for one batch at most
-	// Sorted, so that two processes that record the same keys cannot deadlock.
-	ids := slices.Sorted(maps.Keys(uses))
-	for part := range slices.Chunk(ids, batch) {
-		micros := make(map[string]int64, len(part))
-		for _, id := range part {
-			micros[id] = uses[id].At.UnixMicro()
-		}
-		object, err := fromJSON(micros)
-		if err != nil {
-			return err
-		}
-		if err := d.exec(ctx, d.uses, "recording last uses", d.recordUse, object); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // A feed reports new revisions of this process and of others.

@@ -81,16 +81,10 @@ var postgresDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan from a time with few keys reads the whole table. PostgreSQL itself analyzes a table
 	// only minutes after it has grown, and never sees uncommitted rows.
-	analyze:  "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
-	replan:   []any{pgx.QueryExecModeCacheDescribe},
-	unforced: unforced,
-	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
-	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u
-		JOIN keys k ON k.id = u.key` + unforced + `
-		ORDER BY k.id FOR KEY SHARE OF k
-		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
-		WHERE excluded.used_at > last_uses.used_at`,
+	analyze:      "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
+	replan:       []any{pgx.QueryExecModeCacheDescribe},
+	unforced:     unforced,
+	lockKeys:     " FOR KEY SHARE OF k",
 	bigint:       "BIGINT",
 	usageMinutes: " WITH (fillfactor = 70)", // most rows are updated several times
 	shareUsage:   " FOR SHARE",

@@ -58,14 +58,10 @@ var sqliteDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",
 	// Random digests change all pages of their index. Without room for these in the cache, each
 	// batch would write and read every page again.
-	beginMany: "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
-	endMany:   "DELETE FROM adding",
-	resetMany: "PRAGMA cache_size = " + writerCache,
-	rest:      longestPoll + longestPoll/2,
-	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
-		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
-		WHERE excluded.used_at > last_uses.used_at`,
+	beginMany:    "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
+	endMany:      "DELETE FROM adding",
+	resetMany:    "PRAGMA cache_size = " + writerCache,
+	rest:         longestPoll + longestPoll/2,
 	bigint:       "INTEGER",
 	usageTable:   " WITHOUT ROWID, STRICT",
 	usageMinutes: " WITHOUT ROWID, STRICT",
