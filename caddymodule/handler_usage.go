@@ -29,7 +29,9 @@ func (h *Handler) countDecision(c *call, outcome keystore.Outcome) {
 	if !first {
 		return
 	}
-	if c.counts = !outcome.Refuses() && h.Forwarded == ""; !c.counts {
+	if !outcome.Refuses() && h.Forwarded == "" {
+		c.counts = !c.keys.Settings().Usage.Off
+	} else {
 		c.keys.CountUse(c.answer, node.Use{Operation: c.permission, Outcome: outcome,
 			Units: req.units, Ended: c.now})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -254,7 +255,7 @@ const sparkWidth = 60
 // sparkline draws a bar for each value, or for the sum of several if there are too many. A value
 // above zero has at least the lowest bar, and zero a space.
 func sparkline(values []int64) string {
-	bars := []rune("▁▂▃▄▅▆▇█")
+	bars := []rune(" ▁▂▃▄▅▆▇█")
 	each := max(1, (len(values)+sparkWidth-1)/sparkWidth)
 	var sums []int64
 	for part := range slices.Chunk(values, each) {
@@ -266,12 +267,8 @@ func sparkline(values []int64) string {
 	}
 	var line strings.Builder
 	for _, n := range sums {
-		if n <= 0 {
-			line.WriteByte(' ')
-			continue
-		}
-		share := float64(n) / float64(slices.Max(sums))
-		line.WriteRune(bars[min(len(bars)-1, int(share*float64(len(bars))))])
+		share := float64(n) / max(1, float64(slices.Max(sums)))
+		line.WriteRune(bars[int(math.Ceil(share*float64(len(bars)-1)))])
 	}
 	return line.String()
 }

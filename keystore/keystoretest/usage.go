@@ -2,6 +2,7 @@ package keystoretest
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -19,21 +20,20 @@ var usageStart = time.Date(2039, 11, 30, 23, 30, 0, 0, time.UTC)
 
 // A usageTest compares the usage in a database with what was counted.
 type usageTest struct {
-	s       Store
 	db      keystore.Database
 	now     time.Time // of the database
 	counted []keystore.UsageRow
 	number  map[string]int64 // of the last batch of each writer
 }
 
-func newUsageTest(s Store, db keystore.Database) *usageTest {
-	return &usageTest{s: s, db: db, number: make(map[string]int64)}
+func newUsageTest(db keystore.Database) *usageTest {
+	return &usageTest{db: db, number: make(map[string]int64)}
 }
 
-// at sets the database's clock.
+// at advances the database's clock.
 func (u *usageTest) at(now time.Time) error {
 	u.now = now
-	return u.s.Exec(fmt.Sprint("UPDATE clock SET noted = ", now.UnixMicro()))
+	return u.db.NoteTime(ctx, now)
 }
 
 // batch returns the next batch of a writer, and counts it.
@@ -137,8 +137,7 @@ func (u *usageTest) check(q keystore.UsageQuery) error {
 // checkAll compares all steps and groups.
 func (u *usageTest) checkAll(from time.Time) error {
 	for _, step := range keystore.Periods {
-		for _, by := range []keystore.UsageGroup{"", keystore.ByKey, keystore.ByNamespace,
-			keystore.ByOwner, keystore.ByOperation} {
+		for _, by := range usageGroups {
 			q := keystore.UsageQuery{Step: step, By: by}
 			if !from.IsZero() {
 				q.From, _ = step.Of(from)
@@ -169,7 +168,7 @@ func someUsage(random *rand.Rand, begin time.Time, key string) keystore.UsageRow
 
 // testUsage: batches count once, in every step and group.
 func testUsage(t *testing.T, s Store) {
-	u := newUsageTest(s, ready(t, s))
+	u := newUsageTest(ready(t, s))
 	must(t, u.at(usageStart))
 	must(t, u.checkAll(time.Time{}))
 	random := rand.New(rand.NewPCG(1, 1))
@@ -182,5 +181,113 @@ func testUsage(t *testing.T, s Store) {
 		}
 		must(t, u.db.AddUsage(ctx, u.batch("w", rows...)))
 		must(t, u.checkAll(time.Time{}))
+	}
+}
+
+// RandomUsage adds random batches, repeats some, rolls up and drops, on two handles of an empty
+// store, and compares the answers with what was counted.
+func RandomUsage(handles [2]keystore.Database, seed uint64) error {
+	random := rand.New(rand.NewPCG(seed, 8))
+	if _, err := handles[0].Deployment(ctx, nil); err != nil {
+		return err
+	}
+	u := newUsageTest(handles[0])
+	if err := u.at(usageStart); err != nil {
+		return err
+	}
+	kept := keystore.UsageKept{Minutes: 3 * time.Hour, Hours: 50 * time.Hour,
+		Days: 45 * 24 * time.Hour}
+	var batches []keystore.UsageBatch
+	for step := range 80 {
+		u.db = handles[random.IntN(2)]
+		if err := u.randomStep(random, kept, &batches); err != nil {
+			return fmt.Errorf("seed %d, step %d: %w", seed, step, err)
+		}
+	}
+	for range 2 {
+		for _, step := range keystore.Periods {
+			for _, by := range usageGroups {
+				if err := u.check(u.inTime(keystore.UsageQuery{Step: step, By: by}, kept)); err != nil {
+					return fmt.Errorf("seed %d, at the end: %w", seed, err)
+				}
+			}
+		}
+		if err := u.maintain(kept); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *usageTest) randomStep(
+	random *rand.Rand, kept keystore.UsageKept, batches *[]keystore.UsageBatch,
+) error {
+	switch random.IntN(10) {
+	case 0, 1, 2:
+		begin := u.now.Truncate(time.Minute)
+		late := []time.Duration{0, 0, 0, 0, time.Minute, 5 * time.Minute, time.Hour, 5 * time.Hour,
+			30 * time.Hour, 60 * time.Hour, 20 * 24 * time.Hour, 70 * 24 * time.Hour}
+		var rows []keystore.UsageRow
+		for i := range 1 + random.IntN(12) {
+			rows = append(rows, someUsage(random, begin.Add(-late[random.IntN(len(late))]),
+				fmt.Sprint("k", i)))
+		}
+		b := u.batch(fmt.Sprint("w", random.IntN(3)), rows...)
+		*batches = append(*batches, b)
+		return u.db.AddUsage(ctx, b)
+	case 3:
+		if len(*batches) == 0 {
+			return nil
+		}
+		return u.db.AddUsage(ctx, (*batches)[random.IntN(len(*batches))])
+	case 4, 5:
+		return u.at(u.now.Add([]time.Duration{20 * time.Second, 4 * time.Minute, 50 * time.Minute,
+			5 * time.Hour, 26 * time.Hour, 9 * 24 * time.Hour}[random.IntN(6)]))
+	case 6:
+		for range random.IntN(5) {
+			if _, err := u.db.MaintainUsage(ctx, kept); err != nil {
+				return err
+			}
+		}
+	case 7:
+		if random.IntN(3) == 0 {
+			return u.maintain(kept)
+		}
+		bounded, cancel := context.WithCancel(ctx)
+		defer cancel()
+		time.AfterFunc(time.Duration(random.IntN(5000))*time.Microsecond, cancel)
+		if _, err := u.db.MaintainUsage(bounded, kept); err != nil && bounded.Err() == nil {
+			return err
+		}
+	case 8, 9:
+		q := keystore.UsageQuery{Step: keystore.Periods[random.IntN(len(keystore.Periods))],
+			By:         usageGroups[random.IntN(len(usageGroups))],
+			Namespaces: [][]string{nil, nil, {"a"}, {"b", "Ünï '\" %"}, {}}[random.IntN(5)],
+			OrOwner:    []string{"", "m_1"}[random.IntN(2)], Limit: random.IntN(4),
+		}
+		if q.By != keystore.ByOperation {
+			q.Keys = [][]string{nil, nil, {"k1", "k2", "nobody"}, {"k0"}, {}}[random.IntN(5)]
+		}
+		return u.check(u.inTime(q, kept))
+	}
+	return nil
+}
+
+// inTime restricts a query to buckets that are not dropped.
+func (u *usageTest) inTime(q keystore.UsageQuery, kept keystore.UsageKept) keystore.UsageQuery {
+	if age := kept.Of(q.Step); age > 0 {
+		_, q.From = q.Step.Of(u.now.Add(-age))
+	}
+	return q
+}
+
+// usageGroups are all groups.
+var usageGroups = []keystore.UsageGroup{"", keystore.ByKey, keystore.ByNamespace, keystore.ByOwner,
+	keystore.ByOperation}
+
+// testRandomUsage: see [RandomUsage].
+func testRandomUsage(t *testing.T, s Store) {
+	if err := RandomUsage([2]keystore.Database{s.Open(t), s.Open(t)}, 1); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -174,7 +174,7 @@ func (k *Keystore) usage(
 	}
 	q.Limit = cmp.Or(q.Limit, defaultUsageGroups)
 	p.usageGroups(q.By, q.Limit)
-	u := &Usage{UsageSpan: p.usageSpan(span, q.Limit, k.Now())}
+	u := &Usage{UsageSpan: p.usageSpan(span, q.Limit, k.Settings().Usage.Kept, k.Now())}
 	if err := p.err(); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package manage
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -13,7 +14,8 @@ import (
 type UsageSpan struct {
 	Step keystore.Period // default [keystore.Hour]
 	// From is rounded down to the beginning of a bucket, and To up. To is exclusive and by default
-	// now. By default, the span has 60 minutes, 24 hours, 30 days or 12 months.
+	// now. By default, the span has 60 minutes, 24 hours, 30 days or 12 months, or less if less is
+	// kept.
 	From, To time.Time
 }
 
@@ -57,7 +59,9 @@ func (s *UsageSpan) empty() []UsageBucket {
 
 // usageSpan checks a span and returns it without defaults, in whole buckets. groups is the maximum
 // number of groups.
-func (p *fieldErrors) usageSpan(s UsageSpan, groups int, now time.Time) UsageSpan {
+func (p *fieldErrors) usageSpan(
+	s UsageSpan, groups int, kept *keystore.UsageKept, now time.Time,
+) UsageSpan {
 	s.Step = cmp.Or(s.Step, keystore.Hour)
 	if !slices.Contains(keystore.Periods, s.Step) {
 		p.add("step", "must be minute, hour, day or month")
@@ -84,11 +88,18 @@ func (p *fieldErrors) usageSpan(s UsageSpan, groups int, now time.Time) UsageSpa
 	if beginning(s.Step, end).Before(s.To) {
 		end++
 	}
-	begin := max(ordinal(s.Step, epoch), end-defaultBuckets[s.Step])
-	if !s.From.IsZero() {
-		begin = ordinal(s.Step, s.From)
+	oldest := ordinal(s.Step, epoch) // zeros before it would be wrong
+	if kept := kept.Of(s.Step); kept > 0 {
+		oldest = ordinal(s.Step, now.Add(-kept))
+	}
+	begin := ordinal(s.Step, s.From)
+	if s.From.IsZero() {
+		begin = min(end-1, max(oldest, end-defaultBuckets[s.Step]))
 	}
 	switch buckets := end - begin; {
+	case begin < oldest-1: // clients subtract what is kept from their own clock
+		p.add("from", "must be in the last %s, for which usage is kept by the %s: choose a later "+
+			"time or a coarser step", daysText(kept.Of(s.Step)), s.Step)
 	case buckets > maxUsageBuckets:
 		p.add("from", "must be at most %d buckets before to, and is %d of a %s each: choose a "+
 			"later time or a coarser step", maxUsageBuckets, buckets, s.Step)
@@ -99,6 +110,15 @@ func (p *fieldErrors) usageSpan(s UsageSpan, groups int, now time.Time) UsageSpa
 	}
 	s.From, s.To = beginning(s.Step, begin), beginning(s.Step, end)
 	return s
+}
+
+// daysText returns a duration in days if it is some days long.
+func daysText(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d < 3*day || d%day != 0 {
+		return d.String()
+	}
+	return strconv.FormatInt(int64(d/day), 10) + " days"
 }
 
 // usageGroups checks the dimension of groups and their maximum number.

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // add adds rows as usage.
@@ -45,7 +46,7 @@ func usageRow(
 
 // TestUsageSpans checks which buckets a span has, and which spans are refused.
 func TestUsageSpans(t *testing.T) {
-	w := newWorld(t)
+	w, _ := fleet.New(t).Node(node.Settings{Usage: node.UsageSettings{Kept: &keystore.UsageKept{}}})
 	at := func(text string) time.Time {
 		if text == "" {
 			return time.Time{}
@@ -145,6 +146,47 @@ func TestUsageSpans(t *testing.T) {
 	u, err = w.Usage(ctx, fleet.Root, manage.UsageFilter{By: keystore.ByOwner})
 	if err != nil || len(u.Series) != 0 {
 		t.Errorf("groups without requests: %+v, %v", u, err)
+	}
+}
+
+// TestUsageKept checks that a span is refused if a part of its usage has been deleted.
+func TestUsageKept(t *testing.T) {
+	w := newWorld(t)
+	const day = 24 * time.Hour
+	for step, row := range map[keystore.Period]struct {
+		kept time.Duration
+		want string
+	}{
+		keystore.Minute: {48 * time.Hour, "in the last 48h0m0s"},
+		keystore.Hour:   {35 * day, "in the last 35 days"},
+		keystore.Day:    {400 * day, "in the last 400 days"},
+	} {
+		f := manage.UsageFilter{UsageSpan: manage.UsageSpan{Step: step,
+			From: time.Now().Add(-row.kept)}}
+		if _, err := w.Usage(ctx, fleet.Root, f); err != nil {
+			t.Errorf("all that is kept by the %s: %v", step, err)
+		}
+		f.From = f.From.Add(-2 * day)
+		if _, err := w.Usage(ctx, fleet.Root, f); err == nil ||
+			!strings.Contains(err.Error(), row.want) {
+			t.Errorf("more than is kept by the %s: %v, want %s", step, err, row.want)
+		}
+	}
+	short, _ := fleet.New(t).Node(node.Settings{Usage: node.UsageSettings{
+		Kept: &keystore.UsageKept{Hours: 3 * time.Hour}}})
+	u, err := short.Usage(ctx, fleet.Root, manage.UsageFilter{})
+	if err != nil || len(u.Series[0].Buckets) != 4 {
+		t.Errorf("the default if less is kept: %+v, %v", u, err)
+	}
+	past := manage.UsageSpan{To: time.Now().AddDate(0, 0, -1)}
+	if _, err := short.Usage(ctx, fleet.Root, manage.UsageFilter{UsageSpan: past}); fleet.Code(err) !=
+		"invalid_fields" {
+		t.Errorf("a time of which nothing is kept: %v", err)
+	}
+	f := manage.UsageFilter{UsageSpan: manage.UsageSpan{Step: keystore.Month,
+		From: time.Now().AddDate(-30, 0, 0)}}
+	if _, err := w.Usage(ctx, fleet.Root, f); err != nil {
+		t.Errorf("months, which are kept forever: %v", err)
 	}
 }
 

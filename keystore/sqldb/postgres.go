@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
@@ -82,32 +81,24 @@ var postgresDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan from a time with few keys reads the whole table. PostgreSQL itself analyzes a table
 	// only minutes after it has grown, and never sees uncommitted rows.
-	analyze:  "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
-	replan:   []any{pgx.QueryExecModeCacheDescribe},
-	unforced: unforced,
-	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
-	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u
-		JOIN keys k ON k.id = u.key` + unforced + `
-		ORDER BY k.id FOR KEY SHARE OF k
-		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
-		WHERE excluded.used_at > last_uses.used_at`,
+	analyze:      "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
+	replan:       []any{pgx.QueryExecModeCacheDescribe},
+	unforced:     unforced,
+	lockKeys:     " FOR KEY SHARE OF k",
 	bigint:       "BIGINT",
 	usageMinutes: " WITH (fillfactor = 70)", // most rows are updated several times
 	shareUsage:   " FOR SHARE",
 	lockUsage:    " FOR UPDATE",
-	isDropped: func(err error) bool {
-		e, ok := errors.AsType[*pgconn.PgError](err)
-		return ok && e.Code == "42P01"
-	},
-	copyRows:    copyRows,
-	bind:        bindNumbered,
-	text:        storable,
-	isBusy:      connectionLost, // PostgreSQL itself waits for the lock
-	isLost:      connectionLost,
-	commitError: explainCommit,
-	committed:   replicated,
-	explain:     explainPostgres,
+	impatient:    "SELECT set_config('lock_timeout', '100', true)",
+	copyRows:     copyRows,
+	bind:         bindNumbered,
+	text:         storable,
+	isBusy:       connectionLost, // PostgreSQL itself waits for the lock
+	isLost:       connectionLost,
+	sqlState:     sqlState,
+	commitError:  explainCommit,
+	committed:    replicated,
+	explain:      explainPostgres,
 }
 
 // OpenPostgres opens the deployment in the first existing schema of the connection's search_path. A

@@ -58,22 +58,18 @@ var sqliteDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",
 	// Random digests change all pages of their index. Without room for these in the cache, each
 	// batch would write and read every page again.
-	beginMany: "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
-	endMany:   "DELETE FROM adding",
-	resetMany: "PRAGMA cache_size = " + writerCache,
-	rest:      longestPoll + longestPoll/2,
-	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
-		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
-		WHERE excluded.used_at > last_uses.used_at`,
+	beginMany:    "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
+	endMany:      "DELETE FROM adding",
+	resetMany:    "PRAGMA cache_size = " + writerCache,
+	rest:         longestPoll + longestPoll/2,
 	bigint:       "INTEGER",
 	usageTable:   " WITHOUT ROWID, STRICT",
 	usageMinutes: " WITHOUT ROWID, STRICT",
-	isDropped:    func(error) bool { return false }, // a snapshot includes the tables
 	bind:         func(query string) string { return query },
 	text:         func(s string) string { return s },
 	isBusy:       func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
 	isLost:       func(error) bool { return false },
+	sqlState:     func(error) string { return "" },
 	commitError:  func(err error) error { return err },
 	explain:      explainSQLite,
 }

@@ -39,13 +39,16 @@ func (d *DB) Usage(ctx context.Context, q keystore.UsageQuery) ([]keystore.Usage
 		return nil, nil
 	}
 	var sums []keystore.UsageSum
-	// A table may be dropped between two queries.
-	err := retry(ctx, func(err error) bool { return d.isLost(err) || d.isDropped(err) },
-		func() (err error) {
+	for attempt := 1; ; attempt++ {
+		err := d.retryLost(ctx, func() (err error) {
 			sums, err = d.readUsage(ctx, q)
 			return err
 		})
-	return sums, d.fail(ctx, operation, err)
+		// In PostgreSQL a table may be dropped between two queries.
+		if d.sqlState(err) != undefinedTable || attempt == 3 {
+			return sums, d.fail(ctx, operation, err)
+		}
+	}
 }
 
 func (d *DB) readUsage(
@@ -179,8 +182,7 @@ func usageParts(
 				continue
 			}
 			if table.begin == mark.Bucket && len(mark.After) > 0 {
-				part = part.and(clause{s.beyond(">"),
-					[]any{mark.After[0], mark.After[1], mark.After[2]}})
+				part = part.and(s.compared(">", mark.After))
 			}
 		}
 		first, last := max(first, table.begin), min(to, table.end())

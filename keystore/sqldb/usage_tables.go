@@ -24,7 +24,7 @@ var (
 	allSeries = []usageSeries{byKey, byGroup}
 )
 
-// subject returns the values of the series' columns. Texts are as they are stored.
+// subjectOf returns the values of the series' columns. Texts are as they are stored.
 func (s *usageSeries) subjectOf(r *keystore.UsageRow) [3]string {
 	if s.name == byKey.name {
 		return [3]string{r.Key, r.Namespace, r.Owner}
@@ -35,9 +35,9 @@ func (s *usageSeries) subjectOf(r *keystore.UsageRow) [3]string {
 // columns returns the names of the subject's columns.
 func (s *usageSeries) columns() string { return strings.Join(s.subject[:], ", ") }
 
-// beyond is a condition with placeholders for a subject. The operator compares rows.
-func (s *usageSeries) beyond(operator string) string {
-	return "(" + s.columns() + ") " + operator + " (?, ?, ?)"
+// compared is a condition that compares subjects, bytewise.
+func (s *usageSeries) compared(operator string, to []string) clause {
+	return clause{"(" + s.columns() + ") " + operator + " (?, ?, ?)", []any{to[0], to[1], to[2]}}
 }
 
 // A usageTable is one of the tables of both series that hold the buckets of a step. Buckets are
@@ -123,8 +123,8 @@ func counters(c *keystore.UsageCounts) []*int64 {
 	return list
 }
 
-// each returns an expression for each counter, joined by commas. The format has one verb, which is
-// the column at every index.
+// eachCounter joins an expression for each counter by commas. In the format, % stands for the
+// column.
 func eachCounter(format string) string {
 	var list []string
 	for _, c := range counterColumns {
@@ -133,7 +133,7 @@ func eachCounter(format string) string {
 	return strings.Join(list, ", ")
 }
 
-// create returns the statement that creates a table. The minutes are in the order in which they are
+// createUsage returns the statement that creates a table. The minutes are in the order in which they are
 // written. Other tables are in the order in which the history of a key is read.
 func (d *DB) createUsage(table usageTable, s *usageSeries) string {
 	var columns strings.Builder
@@ -151,7 +151,7 @@ func (d *DB) createUsage(table usageTable, s *usageSeries) string {
 		eachCounter("% "+d.bigint) + ", PRIMARY KEY (" + key + "))" + options
 }
 
-// addUsage is the end of an INSERT into a table of usage: what the new row counts is added to an
+// onUsageConflict is the end of an INSERT into a table of usage: what the new row counts is added to an
 // existing one.
 func onUsageConflict(table string, s *usageSeries) string {
 	return " ON CONFLICT (" + s.columns() + ", begins, outcome) DO UPDATE SET " +
