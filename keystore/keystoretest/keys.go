@@ -2,6 +2,7 @@ package keystoretest
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -234,6 +235,47 @@ func testLastUse(t *testing.T, s Store) {
 	if !used("b").IsZero() {
 		t.Fatal("the last use of a deleted key remains")
 	}
+}
+
+// testLastAddress: the address of the last use is stored with its time.
+func testLastAddress(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, plain("a"), plain("b"), plain("c"))
+	four, six := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
+	use := func(seconds int, from netip.Addr) keystore.LastUse {
+		return keystore.LastUse{At: start.Add(time.Duration(seconds) * time.Second), From: from}
+	}
+	want := func(id string, from netip.Addr) {
+		t.Helper()
+		k, err := db.Key(ctx, id)
+		must(t, err)
+		byDigest, _, err := db.KeyByDigest(ctx, digest(id))
+		must(t, err)
+		if k.LastUsedFrom != from || byDigest.LastUsedFrom != from {
+			t.Errorf("%s was last used from %v and %v, want %v", id, k.LastUsedFrom,
+				byDigest.LastUsedFrom, from)
+		}
+	}
+	want("a", netip.Addr{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(5, four), "b": use(5, six),
+		"c": use(5, netip.Addr{}), "nobody": use(5, four)}))
+	want("a", four)
+	want("b", six)
+	want("c", netip.Addr{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(4, six), "b": use(6, four),
+		"c": use(7, six)}))
+	want("a", four)
+	want("b", four)
+	want("c", six)
+	// The address of a former use is not that of the last one.
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(8, netip.Addr{})}))
+	want("a", netip.Addr{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(9, six)}))
+	want("a", six)
+	must(t, s.Exec("UPDATE last_addresses SET address = 'by hand' WHERE key_id = 'a'"))
+	want("a", netip.Addr{})
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("c") })
+	must(t, s.Exec("INSERT INTO last_addresses (key_id, used_at, address) VALUES ('c', 0, '')"))
 }
 
 func testKeysCreatedBy(t *testing.T, s Store) {

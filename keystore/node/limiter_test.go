@@ -531,6 +531,7 @@ func TestWrongAnswersOfStore(t *testing.T) {
 
 // A quotaStore is a ledger of quotas.
 type quotaStore struct {
+	keystore.QuotaLedger // nil: nodes call only Reserve
 	mu      sync.Mutex
 	granted map[string]int64
 	calls   int
