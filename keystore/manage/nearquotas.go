@@ -24,11 +24,12 @@ type NearQuota struct {
 	Used int64
 }
 
-// NearQuotas returns the quotas of keys and namespaces that the caller may read and of which at
-// least a share, from 0 to 1, is used: at most limit, those with the largest share first. It
-// examines the 1000 quotas with the largest share, and 200 keys.
+// NearQuotas returns the quotas of which at least a share, from 0 to 1, is used: those of a
+// namespace and of the keys whose home it is, or of all that the caller may read if namespace is
+// empty. It returns at most limit, those with the largest share first. It examines the 1000 quotas
+// with the largest share, and 200 keys.
 func (k *Keystore) NearQuotas(
-	ctx context.Context, c Caller, share float64, limit int,
+	ctx context.Context, c Caller, namespace string, share float64, limit int,
 ) ([]NearQuota, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -68,6 +69,9 @@ func (k *Keystore) NearQuotas(
 				n.Key, n.Namespace = key, key.Namespace
 				n.Quota = auth.policy.KeyLimits(key.Namespace, key.KeyLimits).Quota
 			}
+		}
+		if namespace != "" && n.Namespace != namespace {
+			continue
 		}
 		// The quota may have changed since its units were reserved.
 		if n.Quota.Per == per && float64(n.Used) >= share*float64(n.Quota.Units) {

@@ -55,20 +55,23 @@ func TestNearQuotas(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		who   manage.Caller
+		in    string
 		limit int
 		want  string
 	}{
-		{"root", fleet.Root, 10, "other 12/10, full 100/100, lowered 95/96, most 90/100"},
-		{"root", fleet.Root, 2, "other 12/10, full 100/100"},
-		{"an owner", ada, 10, "most 90/100"},
-		{"a reader of acme", w.member("bob", "acme=admin:read"), 10,
+		{"root", fleet.Root, "", 10, "other 12/10, full 100/100, lowered 95/96, most 90/100"},
+		{"root", fleet.Root, "", 2, "other 12/10, full 100/100"},
+		{"root", fleet.Root, "other", 10, "other 12/10, most 90/100"},
+		{"root", fleet.Root, "nowhere", 10, ""},
+		{"an owner", ada, "", 10, "most 90/100"},
+		{"a reader of acme", w.member("bob", "acme=admin:read"), "", 10,
 			"full 100/100, lowered 95/96"},
-		{"a reader of namespaces", w.member("eve", "other=admin.namespaces:read"), 10,
+		{"a reader of namespaces", w.member("eve", "other=admin.namespaces:read"), "", 10,
 			"other 12/10"},
-		{"a key", w.keyCaller(second(w.key(fleet.Root, "other", "other=read"))), 10,
+		{"a key", w.keyCaller(second(w.key(fleet.Root, "other", "other=read"))), "", 10,
 			"insufficient_permission"},
 	} {
-		list, err := w.NearQuotas(ctx, row.who, 0.9, row.limit)
+		list, err := w.NearQuotas(ctx, row.who, row.in, 0.9, row.limit)
 		var words []string
 		for _, n := range list {
 			name := n.Namespace
