@@ -174,6 +174,9 @@ func TestReadsEnd(t *testing.T) {
 			"the usage of some keys": func(ctx context.Context) error {
 				return second(k.KeysUsage(ctx, fleet.Root, nil, manage.UsageSpan{}))
 			},
+			"quotas": func(ctx context.Context) error {
+				return second(k.NearQuotas(ctx, fleet.Root, "", 0.9, 1))
+			},
 			"hygiene": func(ctx context.Context) error {
 				_, _, err := k.Hygiene(ctx, fleet.Root, manage.HygieneFilter{}, "", 1)
 				return err
