@@ -84,7 +84,13 @@ func (v *visit) examine(name manage.Finding, atOnce int, add func(manage.KeyHygi
 			more = false
 		}
 		for _, k := range keys {
-			more = add(k) && more
+			if !v.showsUsage(k.Namespace, k.Owner) { // which the finding would tell
+				k.Findings = slices.DeleteFunc(k.Findings,
+					func(f manage.Finding) bool { return f == manage.UnusedPermissions })
+			}
+			if name == "" || slices.Contains(k.Findings, name) {
+				more = add(k) && more
+			}
 		}
 	}
 	if err != nil || cursor == "" {

@@ -36,7 +36,7 @@ func showKey(v *visit) error {
 	p := keyPage{Key: k, Names: v.names(), May: v.keys.Policy().Explain(stored),
 		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored),
 		Limits: effectiveLimits(v.keys.Policy(), stored)}
-	if v.showsUsage(k) {
+	if v.showsUsage(k.Namespace, k.Owner) {
 		v.addUsage(&p, chosen, stored)
 	}
 	if v.may("admin.audit:read") {
@@ -62,12 +62,9 @@ func (v *visit) addUsage(p *keyPage, chosen timeRange, k *keystore.Key) {
 	if p.Usage.Problem != "" {
 		return
 	}
-	uses, err := v.quotaUses([]keystore.Key{*k})
-	if err != nil {
+	var err error
+	if p.Spent, err = v.spent(k.ID, p.Limits.Quota); err != nil {
 		p.Usage.Problem = v.usageProblem(err)
-	}
-	if use, has := uses[k.ID]; has {
-		p.Spent = &use
 	}
 }
 

@@ -1,9 +1,6 @@
 package console
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
@@ -18,15 +15,12 @@ type overviewPage struct {
 	Usage *usagePart
 	Top   []keyUsage // the keys with the most requests
 	Near  []nearQuota
-	// Newest means that only the newest maxQuotaKeys keys were compared with their quotas.
-	Newest bool
 }
 
 const (
-	topKeys      = 10
-	shownNear    = 20 // keys near their quota
-	maxQuotaKeys = 2000
-	// nearShare is the part of a quota from which a key is near it.
+	topKeys   = 10
+	shownNear = 20 // quotas
+	// nearShare is the share of a quota from which it is nearly used up.
 	nearShare = 0.8
 )
 
@@ -38,9 +32,10 @@ type keyUsage struct {
 	Spark *spark
 }
 
-// A nearQuota is a key of whose quota most has been spent.
+// A nearQuota is a quota that is nearly used up.
 type nearQuota struct {
-	Key keystore.Key
+	Key       *keystore.Key // nil: a quota of the namespace
+	Namespace string
 	quotaUse
 }
 
@@ -71,7 +66,7 @@ func showOverview(v *visit) error {
 			k.Key, _ = v.keys.FindKey(v.ctx, v.Caller, s.Group)
 			p.Top = append(p.Top, k)
 		}
-		p.Near, p.Newest, err = v.nearQuotas()
+		p.Near, err = v.nearQuotas()
 	}
 	if err != nil {
 		p.Usage.Problem = v.usageProblem(err)
@@ -79,31 +74,21 @@ func showOverview(v *visit) error {
 	return v.show("overview", "Overview", p)
 }
 
-// nearQuotas returns the active keys that have spent most of their quotas, in the order of the
-// share, and whether there are more keys than it has examined.
-func (v *visit) nearQuotas() (near []nearQuota, more bool, err error) {
-	f := keystore.KeyFilter{Status: keystore.StatusActive}
-	if in := v.namespace(); in != "" {
-		f.Namespaces = []string{in}
+// nearQuotas returns the quotas that are nearly used up, as far as the visitor may read usage.
+func (v *visit) nearQuotas() (near []nearQuota, err error) {
+	list, err := v.keys.NearQuotas(v.ctx, v.Caller, v.namespace(), nearShare, shownNear)
+	if err != nil {
+		return nil, err
 	}
-	cursor := ""
-	for n := 0; n == 0 || cursor != "" && n < maxQuotaKeys; {
-		keys, next, err := v.keys.ListKeys(v.ctx, v.Caller, f, cursor, maxRead)
-		if err != nil {
-			return nil, false, err
+	for _, q := range list {
+		owner := "" // a namespace has none
+		if q.Key != nil {
+			owner = q.Key.Owner
 		}
-		uses, err := v.quotaUses(keys)
-		if err != nil {
-			return nil, false, err
+		if v.showsUsage(q.Namespace, owner) {
+			_, quota := limitsAsShown(keystore.Limits{Quota: q.Quota})
+			near = append(near, nearQuota{q.Key, q.Namespace, newQuotaUse(quota, q.Used, q.Begin)})
 		}
-		for i := range keys {
-			if use, has := uses[keys[i].ID]; has && use.share() >= nearShare {
-				near = append(near, nearQuota{keys[i], use})
-			}
-		}
-		n, cursor = n+maxRead, next
 	}
-	slices.SortStableFunc(near,
-		func(a, b nearQuota) int { return cmp.Compare(b.share(), a.share()) })
-	return near[:min(len(near), shownNear)], cursor != "", nil
+	return near, nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -50,8 +51,8 @@ type usagePart struct {
 }
 
 // notCounted is the problem of usage that is off.
-const notCounted = "Requests are not counted, because the configuration says `usage off`. " +
-	"Only the last use of each key is known."
+const notCounted = "Usage is off in the configuration: requests are not counted. Only the last " +
+	"use of each key is known."
 
 // usageOff reports whether requests are not counted.
 func (v *visit) usageOff() bool { return v.keys.Settings().Usage.Off }
@@ -88,61 +89,47 @@ func (v *visit) usageProblem(err error) string {
 	return "Usage cannot be read now. Reload the page later."
 }
 
-// A quotaUse is how much of the quota of a key has been spent in the current period.
+// A quotaUse is how much of a quota has been used in the current period.
 type quotaUse struct {
-	Quota api.Quota
+	Quota *api.Quota
 	Units int64
 	Since string // the beginning of the period
+}
+
+func newQuotaUse(quota *api.Quota, units int64, begin time.Time) quotaUse {
+	layout := layouts[keystore.Period(quota.Per)].full
+	return quotaUse{quota, units, begin.Format(layout) + " UTC"}
 }
 
 // Words describes the use: "80 of 100 units (80 %)".
 func (u quotaUse) Words() string {
 	return fmt.Sprintf("%s of %s (%d %%)", grouped(u.Units), counted(u.Quota.Requests, "unit"),
-		int64(u.share()*100))
+		int64(float64(u.Units)/float64(u.Quota.Requests)*100))
 }
 
-// Limit returns the quota, for templates.
-func (u quotaUse) Limit() *api.Quota { return &u.Quota }
-
-// High returns the units from which the key is near its quota.
+// High returns the units from which the quota is nearly used up.
 func (u quotaUse) High() int64 { return int64(nearShare * float64(u.Quota.Requests)) }
 
-func (u quotaUse) share() float64 { return float64(u.Units) / float64(max(1, u.Quota.Requests)) }
-
-// quotaUses returns, by the ids of keys, how much of their quotas was spent. It reads the usage of
-// all keys with a quota of the same period at once.
-func (v *visit) quotaUses(keys []keystore.Key) (map[string]quotaUse, error) {
-	quotas := make(map[string]*api.Quota)
-	by := make(map[keystore.Period][]keystore.Key)
-	policy := v.keys.Policy()
-	for i := range keys {
-		if q := effectiveLimits(policy, &keys[i]).Quota; q != nil {
-			quotas[keys[i].ID] = q
-			per := keystore.Period(q.Per)
-			by[per] = append(by[per], keys[i])
-		}
+// spent returns how much of its quota a key has spent. It returns nil for a key without a quota.
+func (v *visit) spent(id string, quota *api.Quota) (*quotaUse, error) {
+	if quota == nil {
+		return nil, nil
 	}
-	uses := make(map[string]quotaUse, len(quotas))
-	now := v.keys.Now()
-	for per, list := range by {
-		begin, end := per.Of(now)
-		usage, err := v.keys.KeysUsage(v.ctx, v.Caller, list,
-			manage.UsageSpan{Step: per, From: begin, To: end})
-		if err != nil {
-			return nil, err
-		}
-		for id, u := range usage {
-			uses[id] = quotaUse{Quota: *quotas[id], Units: u.Total.Units,
-				Since: begin.Format(layouts[per].full) + " UTC"}
-		}
+	per := keystore.Period(quota.Per)
+	begin, end := per.Of(v.keys.Now())
+	u, err := v.keys.KeyUsage(v.ctx, v.Caller, id, manage.UsageSpan{Step: per, From: begin, To: end})
+	if err != nil {
+		return nil, err
 	}
-	return uses, nil
+	use := newQuotaUse(quota, u.Total.Units, begin)
+	return &use, nil
 }
 
-// showsUsage reports whether the console shows the visitor the usage of a key: its own, or one in a
-// namespace where it has the permission, as in the sums of the overview.
-func (v *visit) showsUsage(k api.Key) bool {
-	return k.Owner == v.Caller.Member() || v.mayIn("admin.usage:read", k.Namespace)
+// showsUsage reports whether the console shows the visitor the usage of a key with this home and
+// owner: one of its own keys, or of a namespace where it has the permission, as in the sums of the
+// overview.
+func (v *visit) showsUsage(namespace, owner string) bool {
+	return owner == v.Caller.Member() || v.mayIn("admin.usage:read", namespace)
 }
 
 // sparks returns the charts of the keys of a list by their ids. It reads the usage of all keys at
@@ -150,7 +137,7 @@ func (v *visit) showsUsage(k api.Key) bool {
 func (v *visit) sparks(keys []api.Key) map[string]*spark {
 	var list []keystore.Key
 	for _, k := range keys {
-		if v.showsUsage(k) {
+		if v.showsUsage(k.Namespace, k.Owner) {
 			list = append(list, keystore.Key{ID: k.ID, Namespace: k.Namespace, Owner: k.Owner})
 		}
 	}

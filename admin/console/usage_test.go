@@ -169,7 +169,9 @@ func TestUsageReads(t *testing.T) {
 
 func TestOverview(t *testing.T) {
 	s := open(t)
-	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
+	namespaces(t, s, keystore.Namespace{ID: "acme", Limits: keystore.Limits{
+		Quota: keystore.Quota{Units: 30_000, Per: keystore.Month}}},
+		keystore.Namespace{ID: "other"})
 	near := &keystore.Key{Name: "Almost spent", Namespace: "acme"}
 	near.Quota = keystore.Quota{Units: 1000, Per: keystore.Month}
 	far := &keystore.Key{Name: "Far from it", Namespace: "acme"}
@@ -183,6 +185,17 @@ func TestOverview(t *testing.T) {
 	s.used(t, far, 0, "read", keystore.OK, 20_000)
 	s.used(t, hidden, 0, "read", keystore.OK, 7777)
 	s.used(t, deleted, 0, "read", keystore.OK, 11)
+	begin, end := keystore.Month.Of(s.keys.Now())
+	var reservations []keystore.Reservation
+	for name, units := range map[string][2]int64{"key/" + near.ID: {950, 1000},
+		"key/" + far.ID: {20_000, 1_000_000}, "key/" + hidden.ID: {7777, 10},
+		"namespace/acme": {27_000, 30_000}} {
+		reservations = append(reservations, keystore.Reservation{Quota: name + "/month",
+			Begin: begin, End: end, Booked: units[0], Limit: units[1]})
+	}
+	if _, err := s.db.Reserve(ctx, reservations); err != nil {
+		t.Fatal(err)
+	}
 	_, _, err := s.keys.RevokeKey(ctx, root, deleted.ID, "", false, manage.ChangeOptions{})
 	if err == nil {
 		_, _, err = s.keys.DeleteKey(ctx, root, deleted.ID, manage.ChangeOptions{})
@@ -194,14 +207,15 @@ func TestOverview(t *testing.T) {
 	p := s.signedIn(t, "Ada", "acme=@viewer")
 	a := p.get("/apikeys/overview").want(200, "<dd>20,961</dd>", "<dd>3 (3 quota)</dd>",
 		"Refused: quota", "<code>"+deleted.ID, "Far from it",
-		"950 of 1,000 units (95 %)").lacks("7,777", "Hidden", hidden.ID)
+		"950 of 1,000 units (95 %)", "All keys of <bdi>acme</bdi>",
+		"27,000 of 30,000 units (90 %)").lacks("7,777", "Hidden", hidden.ID)
 	if _, order, _ := strings.Cut(a.Text, "Keys with the most"); strings.Index(order,
 		"Far from it") > strings.Index(order, "Almost spent") {
 		t.Error("the key with the most requests is not the first")
 	}
-	if _, list, _ := strings.Cut(a.Text, "Keys near"); strings.Contains(list, "Far from it") ||
-		strings.Count(list, "<meter") != 1 {
-		t.Error("the keys near their quota are others")
+	if _, list, _ := strings.Cut(a.Text, "Quotas that"); strings.Contains(list, "Far from it") ||
+		strings.Count(list, "<meter") != 2 {
+		t.Error("other quotas are nearly used up")
 	}
 	p.get("/apikeys/overview?namespace=other").want(200, "No requests").lacks("7,777")
 	all := s.signedIn(t, "Root", "*=@viewer")
@@ -286,6 +300,10 @@ func TestHygiene(t *testing.T) {
 	without := s.signedIn(t, "Ben", "acme=admin.keys:read")
 	without.get("/apikeys/hygiene").want(200, "Forever").lacks("Permissions unused", "refunds")
 	without.get("/apikeys/hygiene/unused_permissions").want(404).lacks("refunds")
+	elsewhere := s.signedIn(t, "Cleo", "acme=admin.keys:read", "other=admin.usage:read")
+	for _, path := range []string{"", "/unused_permissions"} {
+		elsewhere.get("/apikeys/hygiene"+path).want(200, "Permissions unused").lacks("refunds")
+	}
 }
 
 // section returns the section of a page that a heading labels.
@@ -365,7 +383,7 @@ func TestUsageOff(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	for _, path := range []string{"/apikeys/overview", "/apikeys/keys/" + k.ID, "/apikeys/hygiene",
 		"/apikeys/hygiene/unused_permissions"} {
-		p.get(path).want(200, "Requests are not counted").lacks("4,321", `role="img"`)
+		p.get(path).want(200, "requests are not counted").lacks("4,321", `role="img"`)
 	}
 	p.get("/apikeys/keys").want(200, "Shop").lacks(`class="spark"`)
 }
