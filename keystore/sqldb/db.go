@@ -87,6 +87,7 @@ type dialect struct {
 	// until the end of the transaction. Others can share it, or not even that.
 	shareUsage, lockUsage string
 	impatient             string // statement: locks are not waited for long in this transaction
+	slowDrop              bool   // DROP TABLE reads all of the table while others cannot write
 
 	// rest is how long a process waits before it takes the write lock again, after it has held the
 	// lock for longer than rest. Other processes, which poll for the lock, get it meanwhile.
