@@ -19,7 +19,7 @@ func (d *DB) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
 	}
 	for {
 		var missing []usageTable
-		err := d.transact(ctx, d.usage, d.beginApart, func(t *tx) (err error) {
+		err := d.changeUsage(ctx, func(t *tx) (err error) {
 			missing, err = t.addUsage(&b)
 			if err == nil && len(missing) > 0 {
 				err = errNoUsageTable
@@ -35,12 +35,21 @@ func (d *DB) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
 	}
 }
 
+// changeUsage runs f in a transaction that does not wait for changes, unless the database has a
+// single writer.
+func (d *DB) changeUsage(ctx context.Context, f func(*tx) error) error {
+	return d.transact(ctx, d.usage, d.beginApart, func(t *tx) error {
+		t.usage = true
+		return f(t)
+	})
+}
+
 var errNoUsageTable = errors.New("a table of usage does not exist")
 
 // createUsageTables creates missing tables. It excludes all who add usage or create tables, so that
 // each is created once.
 func (d *DB) createUsageTables(ctx context.Context, tables []usageTable) error {
-	return d.transact(ctx, d.usage, d.beginApart, func(t *tx) error {
+	return d.changeUsage(ctx, func(t *tx) error {
 		marks, existing, err := usageState(t.query, d.lockUsage)
 		if err != nil {
 			return t.note(err)
