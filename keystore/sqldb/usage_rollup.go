@@ -27,7 +27,7 @@ const (
 func (d *DB) MaintainUsage(
 	ctx context.Context, kept keystore.UsageKept,
 ) (more bool, err error) {
-	err = d.transact(ctx, d.usage, d.beginApart, func(t *tx) (err error) {
+	err = d.changeUsage(ctx, func(t *tx) (err error) {
 		more, err = t.maintainUsage(kept)
 		return err
 	})
@@ -175,10 +175,17 @@ func (t *tx) partEnd(table usageTable, s *usageSeries, rows clause) ([]string, e
 }
 
 // dropUsage drops the oldest table that is not kept any more and is rolled up completely. It reports
-// whether there was one.
+// whether there was one, or a part of one. From the first call on, nobody reads or writes the table.
 func (t *tx) dropUsage(
 	marks *usageMarks, tables []usageTable, kept keystore.UsageKept,
 ) (bool, error) {
+	if doomed := marks.Doomed; doomed != nil {
+		empty, err := t.dropTables(usageTable{doomed.Step, doomed.Begin})
+		if empty {
+			marks.Doomed = nil
+		}
+		return true, err
+	}
 	for _, table := range tables {
 		age, wider := kept.Of(table.step), longer(table.step)
 		if age == 0 || table.end() > toMinutes(t.now.Add(-age)) ||
@@ -187,30 +194,46 @@ func (t *tx) dropUsage(
 			}) {
 			continue
 		}
-		if t.db.impatient != "" {
-			// Those who add usage wait meanwhile.
-			if _, err := t.exec(t.db.impatient); err != nil {
-				return false, err
-			}
-		}
-		for _, s := range allSeries {
-			_, err := t.exec("DROP TABLE " + table.name(&s))
-			if t.db.sqlState(err) == lockNotAvailable {
-				return false, errTableInUse
-			}
-			if err != nil {
-				return false, err
-			}
-		}
 		if marks.Dropped == nil {
 			marks.Dropped = make(map[keystore.Period]int64)
 		}
 		marks.Dropped[table.step] = max(marks.Dropped[table.step], table.end())
+		marks.Doomed = &doomedTable{table.step, table.begin}
 		_, err := t.exec("DELETE FROM usage_tables WHERE step = ? AND begins = ?",
 			string(table.step), table.begin)
 		return true, err
 	}
 	return false, nil
+}
+
+// dropTables drops a table in both series. It returns false if it has only made them smaller.
+func (t *tx) dropTables(table usageTable) (bool, error) {
+	for _, s := range allSeries {
+		if t.db.slowDrop {
+			key := primaryKey(table.step, &s)
+			n, err := t.exec("DELETE FROM "+table.name(&s)+" WHERE ("+key+") <= (SELECT "+key+
+				" FROM "+table.name(&s)+" ORDER BY "+key+" LIMIT 1 OFFSET ?)", t.db.rollUpRows)
+			if err != nil || n > 0 {
+				return false, err
+			}
+		}
+	}
+	if t.db.impatient != "" {
+		// Those who add usage wait meanwhile.
+		if _, err := t.exec(t.db.impatient); err != nil {
+			return false, err
+		}
+	}
+	for _, s := range allSeries {
+		_, err := t.exec("DROP TABLE " + table.name(&s))
+		if t.db.sqlState(err) == lockNotAvailable {
+			return false, errTableInUse
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // forgetWriters deletes the numbers of processes that have ended long ago.
