@@ -91,6 +91,7 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerImport()
 	a.registerPrefixes()
 	a.registerSelf()
+	a.registerUsage()
 	a.registerNamespaces()
 	a.registerRoles()
 	a.registerPlans()

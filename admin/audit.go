@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
 	"time"
@@ -108,9 +109,27 @@ func (a *API) verifyAudit(
 		Last: hex.EncodeToString(v.Last[:]), Wrong: v.Wrong, Cause: v.Cause}}, nil
 }
 
-// writeTimeout bounds the time that a client takes to read one page of an export, which is a few
-// hundred KiB.
+// writeTimeout bounds the time that a client takes to read one part of a stream, such as a page of
+// an export, which is a few hundred KiB.
 const writeTimeout = time.Minute
+
+// A stream writes a body in parts. A write fails if the client does not read it within timeout.
+type stream struct {
+	io.Writer
+	control *http.ResponseController
+	timeout time.Duration
+}
+
+func (a *API) stream(out huma.Context) *stream {
+	w := out.BodyWriter()
+	return &stream{w, http.NewResponseController(w.(http.ResponseWriter)), a.writeTimeout}
+}
+
+func (s *stream) Write(p []byte) (int, error) {
+	// Only a writer to memory has no deadlines, and it never blocks.
+	_ = s.control.SetWriteDeadline(time.Now().Add(s.timeout))
+	return s.Writer.Write(p)
+}
 
 // exportAudit answers an error with a problem document until it has written a row. After that, it
 // aborts the connection, so that no client mistakes an incomplete log for the whole.
@@ -126,8 +145,7 @@ func (a *API) exportAudit(
 				started = true
 			}
 		}
-		w := out.BodyWriter()
-		control := http.NewResponseController(w.(http.ResponseWriter))
+		w := a.stream(out)
 		var lines bytes.Buffer
 		e := json.NewEncoder(&lines)
 		e.SetEscapeHTML(false)
@@ -139,8 +157,6 @@ func (a *API) exportAudit(
 				}
 			}
 			start()
-			// Only a writer to memory has no deadlines, and it never blocks.
-			_ = control.SetWriteDeadline(time.Now().Add(a.writeTimeout))
 			if _, err := lines.WriteTo(w); err != nil {
 				return fmt.Errorf("writing the audit log to the client: %w", err)
 			}

@@ -36,9 +36,9 @@ func TestOpenAPI(t *testing.T) {
 	}
 	want := strings.Fields(`
 		GET/docs GET/health GET/nodes GET/openapi.json GET/permissions GET/prefixes POST/verify
-		GET/self POST/self/revoke
+		GET/self POST/self/revoke GET/self/usage GET/usage
 		GET/keys POST/keys POST/keys/import DELETE/keys/{id} GET/keys/{id} PATCH/keys/{id}
-		POST/keys/{id}/revoke POST/keys/{id}/rotate POST/keys/{id}/grants
+		GET/keys/{id}/usage POST/keys/{id}/revoke POST/keys/{id}/rotate POST/keys/{id}/grants
 		GET/namespaces POST/namespaces
 		DELETE/namespaces/{id} GET/namespaces/{id} PATCH/namespaces/{id}
 		GET/roles POST/roles

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ func (a *API) Conforms(r *http.Request, status int, contentType string, body []b
 	}
 	documents := [][]byte{body}
 	if mediaType == api.NDJSON {
-		documents = bytes.SplitAfter(bytes.TrimSuffix(body, []byte("\n")), []byte("\n"))
+		documents = slices.Collect(bytes.Lines(body))
 	}
 	var found huma.ValidateResult
 	for _, text := range documents {

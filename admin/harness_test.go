@@ -28,6 +28,7 @@ type noMetrics struct{}
 
 func (noMetrics) LookedUp(node.Tier, time.Duration) {}
 func (noMetrics) Propagated(time.Duration)          {}
+func (noMetrics) UsageFlushed(time.Duration)        {}
 
 // A testAPI is an interface with its own key store.
 type testAPI struct {

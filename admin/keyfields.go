@@ -20,7 +20,8 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 		Active:    k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
 		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
-		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
+		LastUsedFrom: nilIfEmpty(addressText(k.LastUsedFrom)),
+		Secrets:      make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
 		RateLimit: showRate(k.Rate), Quota: showQuota(k.Quota), Plan: nilIfEmpty(k.Plan),
 		Metadata: k.Metadata, Version: k.Version,
 	}
@@ -37,6 +38,14 @@ func showKey(k *keystore.Key, now time.Time) api.Key {
 		out.AllowedIPs[i] = p.String()
 	}
 	return out
+}
+
+// addressText returns an address, or the empty string for the zero Addr.
+func addressText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 func showGrants(grants []keystore.Grant) []api.Grant {

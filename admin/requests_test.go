@@ -50,6 +50,7 @@ func FuzzRequests(f *testing.F) {
 				`{"namespace":"acme","name":"billing","permissions":["orders:read"]}`)
 			d.call(t, root, "POST", "/plans", `{"namespace":"acme","name":"gold"}`)
 			d.call(t, root, "POST", "/plans", `{"namespace":"*","name":"free"}`)
+			addUsage(t, d, ids[i]["KEY"])
 		}
 		for range 100 {
 			r := s.request()
@@ -69,7 +70,7 @@ func FuzzRequests(f *testing.F) {
 		}
 		for _, path := range []string{"/keys?limit=1000", "/keys?sort=name",
 			"/namespaces?limit=1000", "/roles?limit=1000", "/plans?limit=1000", "/members?limit=1000",
-			"/audit?limit=1000", "/audit/verify"} {
+			"/audit?limit=1000", "/audit/verify", "/usage?group_by=key&step=month"} {
 			for i, d := range apis {
 				if a := d.call(t, root, "GET", path, nil); a.status != 200 {
 					t.Errorf("database %d: %s: %d %s", i, path, a.status, a.text)
@@ -155,13 +156,12 @@ func (s *sender) request() generated {
 		case p.In == "query":
 			query.Set(p.Name, value())
 		case p.In == "header":
-			r.header.Set(p.Name, strings.Map(func(c rune) rune {
-				if c < ' ' || c == 0x7f {
-					return -1 // every server rejects them
-				}
-				return c
-			}, value()))
+			r.header.Set(p.Name, inHeader(value()))
 		}
+	}
+	if response := op.Responses["200"]; response != nil && len(response.Content) > 1 {
+		r.header.Set("Accept", pick(s, "", "*/*", "text/*;q=0.5", api.CSV, api.NDJSON+";q=x",
+			"application/json;q=0, text/csv;q=0.1", inHeader(s.text())))
 	}
 	r.target = path
 	if len(query) > 0 {
@@ -177,6 +177,16 @@ func (s *sender) request() generated {
 		r.body = s.json(op.RequestBody.Content[r.contentType].Schema, "", 0)
 	}
 	return r
+}
+
+// inHeader returns s without the characters that every server rejects in a header.
+func inHeader(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f {
+			return -1
+		}
+		return c
+	}, s)
 }
 
 // value returns a value of a parameter.
@@ -202,6 +212,10 @@ func (s *sender) value(name string) string {
 		return s.time()
 	case "sort":
 		return pick(s, "name", "-name", "expires_at", "-last_used_at", "created_at")
+	case "step":
+		return pick(s, "minute", "hour", "day", "month")
+	case "group_by":
+		return pick(s, "key", "namespace", "owner", "outcome", "operation")
 	case "status":
 		return pick(s, "active", "inactive", "expired", "revoked")
 	case "partial":

@@ -224,11 +224,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return next.ServeHTTP(w, r)
 	}
-	defer c.running.leave(c.keys)
+	var err error
+	returned := false
+	defer func() {
+		cut := c.running.leave(c.keys)
+		c.countEnd(err, returned && !cut)
+	}()
 	h.clean(&c)
 	req.identify(r.Header, h.rules)
 	w, r = c.running.wrap(w, r)
-	err := h.serveNext(&c, w, r, next)
+	if c.counts {
+		w = req.transfer.wrap(w, r, c.received.method)
+	}
+	err = h.serveNext(&c, w, r, next)
+	returned = true
 	c.running.finish()
 	return err
 }
@@ -263,6 +272,7 @@ type call struct {
 	query    string
 
 	need          keystore.Need
+	permission    string              // the text of need
 	cost          int64               // in units
 	namespaceID   string              // of the accessed namespace, which need not exist
 	targets       []secondTarget      // resources that headers name, except public ones
@@ -275,6 +285,7 @@ type call struct {
 	credential    credential       // zero until it is found
 	session       string           // console session, used instead of a credential
 	running       *runningRequest  // nil until the call is registered
+	counts        bool             // in usage, when the call ends
 	status        int              // of a refusal; zero for the outcome's own
 
 	limits  node.Charge   // zero until the call is charged, and if its key is not limited
@@ -329,7 +340,7 @@ func (h *Handler) checkRequest(c *call) keystore.Outcome {
 	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
 		return keystore.Preflight
 	}
-	c.need, c.cost = h.rules.table.Need(c.method, c.path, c.query, class)
+	c.need, c.permission, c.cost = h.rules.table.Need(c.method, c.path, c.query, class)
 	return keystore.OK
 }
 
@@ -467,8 +478,9 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 		keys.Count(c.namespace, c.record, outcome)
 	}
 	if outcome == keystore.OK && !c.repeated {
-		keys.Used(c.record, c.answer.Now)
+		keys.Used(c.record, c.answer.Now, c.request.client)
 	}
+	h.countDecision(c, outcome)
 }
 
 // refuse answers a call whose outcome is a refusal.

@@ -35,6 +35,12 @@ type request struct {
 	repl         *caddy.Replacer
 	adminHeaders http.Header // removed headers with credentials, restored for api_keys_admin
 
+	// What usage counts: see countDecision.
+	counted    bool
+	countedAs  keystore.Outcome
+	permission string // that the request needs
+	transfer   transfer
+
 	// values is an array for a headerSetter: the identity headers of the request, or the headers of
 	// a refusal.
 	values      [numIdentityHeaders]string

@@ -74,10 +74,11 @@ type splitContext struct {
 func (c splitContext) Done() <-chan struct{} { return c.cancellation.Done() }
 func (c splitContext) Err() error            { return c.cancellation.Err() }
 
-// leave unregisters an entered request and releases it.
-func (run *runningRequest) leave(keys *manage.Keystore) {
-	keys.Leave(&run.Running)
+// leave unregisters an entered request and releases it. It reports whether the request was cut.
+func (run *runningRequest) leave(keys *manage.Keystore) (cut bool) {
+	cut = keys.Leave(&run.Running)
 	run.release()
+	return cut
 }
 
 func (run *runningRequest) release() {

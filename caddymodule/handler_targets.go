@@ -41,6 +41,7 @@ type secondTarget struct {
 	header      string
 	otherHost   bool // whether it is on another host, so that no permission allows it
 	need        keystore.Need
+	permission  string // the text of need
 	namespaceID string // empty for the key's own, or none
 }
 
@@ -150,9 +151,9 @@ func (c *rules) findTargets(call *call) bool {
 		if t.class == keystore.Write {
 			method = http.MethodPut
 		}
-		need, _ := c.table.Need(method, path, query, t.class)
+		need, permission, _ := c.table.Need(method, path, query, t.class)
 		call.targets = append(call.targets, secondTarget{
-			header: t.name, otherHost: otherHost, need: need,
+			header: t.name, otherHost: otherHost, need: need, permission: permission,
 			namespaceID: c.namespaceOf(call, path),
 		})
 	}
@@ -203,7 +204,7 @@ func (h *Handler) decideTargets(c *call, q keystore.Request) keystore.Outcome {
 
 // refuseTarget makes a second target the reason of the refusal.
 func (c *call) refuseTarget(t *secondTarget) {
-	c.refusedTarget, c.need, c.namespaceID = t, t.need, t.namespaceID
+	c.refusedTarget, c.need, c.permission, c.namespaceID = t, t.need, t.permission, t.namespaceID
 }
 
 // detail returns the text of a refusal that names the header.

@@ -43,12 +43,18 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
+	return newFixtureOn(t, func(db keystore.Database) keystore.Database { return db })
+}
+
+// newFixtureOn is newFixture on a database that wrap changes.
+func newFixtureOn(t testing.TB, wrap func(keystore.Database) keystore.Database) *fixture {
+	t.Helper()
 	file := fleet.File(t)
 	db, err := sqldb.OpenSQLite(t.Context(), file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := manage.Open(t.Context(), db, nil, node.Settings{}, newStoreMetrics(),
+	keys, err := manage.Open(t.Context(), wrap(db), nil, node.Settings{}, newStoreMetrics(),
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,12 @@ var (
 			"unavailable.")
 	grantsDesc = metricDesc("limit_grants_total",
 		"Calls to the shared store for grants of rate limits, by result.", "result")
+	usagePendingDesc = metricDesc("usage_pending_rows",
+		"Rows of usage that the last flush could not write.")
+	usageDroppedDesc = metricDesc("usage_dropped_rows_total",
+		"Rows of usage that were dropped because the database was unavailable for too long.")
+	usageBatchesDesc = metricDesc("usage_batches_total",
+		"Batches of usage that were sent to the database, by result.", "result")
 )
 
 // appMetrics reads the running app at each scrape. Each config has its own registry, and the admin
@@ -72,12 +78,13 @@ func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc,
 		cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit,
 		leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc, limitsDesc, degradedDesc,
-		grantsDesc} {
+		grantsDesc, usagePendingDesc, usageDroppedDesc, usageBatchesDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
 	empty.lookupSeconds.Describe(ch)
 	empty.propagationSeconds.Describe(ch)
+	empty.usageFlushSeconds.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -102,6 +109,7 @@ type storeMetrics struct {
 	api                *admin.API
 	lookupSeconds      *prometheus.HistogramVec
 	propagationSeconds prometheus.Histogram
+	usageFlushSeconds  prometheus.Histogram
 	census             census
 }
 
@@ -120,6 +128,11 @@ func newStoreMetrics() *storeMetrics {
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10,
 				30, 60},
 		}),
+		usageFlushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    metricsPrefix + "usage_flush_seconds",
+			Help:    "Duration of writing what was counted since the last time.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
 	}
 }
 
@@ -131,6 +144,11 @@ func (m *storeMetrics) LookedUp(t node.Tier, took time.Duration) {
 // Propagated implements node.Observer.
 func (m *storeMetrics) Propagated(took time.Duration) {
 	m.propagationSeconds.Observe(took.Seconds())
+}
+
+// UsageFlushed implements node.Observer.
+func (m *storeMetrics) UsageFlushed(took time.Duration) {
+	m.usageFlushSeconds.Observe(took.Seconds())
 }
 
 func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
@@ -156,6 +174,12 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 	m.lookupSeconds.Collect(ch)
 	m.propagationSeconds.Collect(ch)
 	m.collectLimits(counter, gauge)
+	m.usageFlushSeconds.Collect(ch)
+	usage := m.keys.UsageStats()
+	gauge(usagePendingDesc, float64(usage.Pending))
+	counter(usageDroppedDesc, usage.Dropped)
+	counter(usageBatchesDesc, usage.Written, "ok")
+	counter(usageBatchesDesc, usage.Failed, "error")
 
 	health := m.keys.Gauges()
 	gauge(cachedDesc, float64(health.CachedRecords))

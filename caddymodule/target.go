@@ -39,11 +39,12 @@ func canonicalTarget(r *http.Request, received original, sent string, encodedSla
 // An original is the target of a request before any rewrite. It is zero if the request did not pass
 // through Caddy's server.
 type original struct {
-	uri string   // empty if a handler has created the request
-	url *url.URL // shared by all copies of the request
+	method string
+	uri    string   // empty if a handler has created the request
+	url    *url.URL // shared by all copies of the request
 }
 
 func originalOf(r *http.Request) original {
 	o, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	return original{o.RequestURI, o.URL}
+	return original{o.Method, o.RequestURI, o.URL}
 }

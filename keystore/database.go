@@ -34,7 +34,7 @@ var (
 // secret, a namespace, a role, a plan or a member, by any program, takes the next [Revision] in its
 // own transaction, from a single row, and logs at least one [Change] with it. Revisions have no
 // gaps and follow the order of the commits: a reader that sees revision r sees all changes up to r.
-// Last uses, nodes, sessions, grants of quotas and expiring values take no revision. Neither does a
+// Last uses, usage, nodes, sessions, grants of quotas and expiring values take no revision. Neither does a
 // new key by itself: the change is the addition of its secrets.
 //
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
@@ -57,6 +57,7 @@ type Database interface {
 	Transactor
 	UsageRecorder
 	QuotaLedger
+	UsageStore
 	SessionStore
 
 	// Close releases all resources. It waits a few seconds for running calls. Later calls fail.

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"net/netip"
 	"time"
 )
 
@@ -37,9 +38,15 @@ type KeyReader interface {
 
 // UsageRecorder is the part of a [Database] that stores when keys were last used.
 type UsageRecorder interface {
-	// RecordUse stores the times of last uses, by key id. It ignores unknown ids and times that are
-	// not later than the stored one.
-	RecordUse(ctx context.Context, uses map[string]time.Time) error
+	// RecordUse stores last uses, by key id. It ignores unknown ids and uses that are not later
+	// than the stored one.
+	RecordUse(ctx context.Context, uses map[string]LastUse) error
+}
+
+// A LastUse is the last request that a key was accepted for.
+type LastUse struct {
+	At   time.Time
+	From netip.Addr // of the client; the zero Addr if it is unknown
 }
 
 // A KeyFilter selects keys. A key must match every field that is set; the zero value selects all.

@@ -15,6 +15,18 @@ type QuotaLedger interface {
 	// nothing in a period that ended more than a day ago by the database's clock, and deletes such
 	// periods.
 	Reserve(ctx context.Context, reservations []Reservation) ([]QuotaGrant, error)
+	// NearQuotas returns the quotas of which at least a share, from 0 to 1, is granted in the
+	// current period by the database's clock, those with the largest share first. limit is the
+	// maximum number of quotas.
+	NearQuotas(ctx context.Context, share float64, limit int) ([]QuotaUse, error)
+}
+
+// A QuotaUse is how much of a quota is granted in one period.
+type QuotaUse struct {
+	Quota      string // as in Reservation
+	Begin, End time.Time
+	Units      int64 // the limit at the last reservation
+	Granted    int64 // may exceed Units
 }
 
 // A Reservation asks for units of one quota in one period.

@@ -51,7 +51,8 @@ type Key struct {
 	RevokedAt    time.Time // zero if it is not revoked; final
 	RevokedBy    string
 	RevokeReason string
-	LastUsedAt   time.Time // zero if it was never used; written in batches, at most 10 s late
+	LastUsedAt   time.Time  // zero if it was never used; written in batches, at most 10 s late
+	LastUsedFrom netip.Addr // the client of the last use; the zero Addr if it is unknown
 
 	Secrets    []Secret       // those that have not expired, newest first
 	AllowedIPs []netip.Prefix // empty if all addresses are allowed

@@ -137,24 +137,29 @@ type Period string
 
 // Periods.
 const (
-	Hour  Period = "hour"
-	Day   Period = "day"
-	Month Period = "month"
+	Minute Period = "minute" // of usage, not of quotas
+	Hour   Period = "hour"
+	Day    Period = "day"
+	Month  Period = "month"
 )
 
-// periods lists every [Period], the shortest first.
-var periods = []Period{Hour, Day, Month}
+// Periods lists every [Period], the shortest first.
+var Periods = []Period{Minute, Hour, Day, Month}
 
-func (p Period) valid() bool { return slices.Contains(periods, p) }
+// valid reports whether a quota may have the period.
+func (p Period) valid() bool { return p != Minute && slices.Contains(Periods, p) }
 
 func (p Period) shorter(other Period) bool {
-	return slices.Index(periods, p) < slices.Index(periods, other)
+	return slices.Index(Periods, p) < slices.Index(Periods, other)
 }
 
 // Of returns the beginning and the end of the period that contains t, in UTC.
 func (p Period) Of(t time.Time) (begin, end time.Time) {
 	t = t.UTC()
 	switch p {
+	case Minute:
+		begin = t.Truncate(time.Minute)
+		return begin, begin.Add(time.Minute)
 	case Hour:
 		begin = t.Truncate(time.Hour)
 		return begin, begin.Add(time.Hour)

@@ -17,6 +17,7 @@ const Prefix = "/apikeys/v1"
 const (
 	JSON       = "application/json"
 	NDJSON     = "application/x-ndjson"
+	CSV        = "text/csv"
 	MergePatch = "application/merge-patch+json"
 	Problems   = "application/problem+json"
 )

@@ -243,6 +243,25 @@ func TestRequests(t *testing.T) {
 				"&from=2027-01-01T00%3A00%3A00Z&limit=7&object=K", "", ""},
 		{"verify audit", func(c *client.Client) error { _, err := c.VerifyAudit(ctx); return err },
 			"GET /apikeys/v1/audit/verify", "", ""},
+		{"usage", func(c *client.Client) error {
+			_, err := c.Usage(ctx, client.UsageFilter{})
+			return err
+		}, "GET /apikeys/v1/usage", "", "Accept: application/json"},
+		{"usage by key", func(c *client.Client) error {
+			_, err := c.Usage(ctx, client.UsageFilter{Namespace: "acme", GroupBy: "key", Limit: 7,
+				UsageSpan: client.UsageSpan{Step: "day", From: at, To: at.AddDate(0, 0, 1)}})
+			return err
+		}, "GET /apikeys/v1/usage?from=2027-01-01T00%3A00%3A00Z&group_by=key&limit=7" +
+			"&namespace=acme&step=day&to=2027-01-02T00%3A00%3A00Z", "", ""},
+		{"usage of a key", func(c *client.Client) error {
+			_, err := c.Usage(ctx, client.UsageFilter{Key: "K",
+				UsageSpan: client.UsageSpan{Step: "day"}})
+			return err
+		}, "GET /apikeys/v1/keys/K/usage?step=day", "", ""},
+		{"own usage", func(c *client.Client) error {
+			_, err := c.SelfUsage(ctx, client.UsageSpan{Step: "day"})
+			return err
+		}, "GET /apikeys/v1/self/usage?step=day", "", ""},
 		{"verify", func(c *client.Client) error {
 			_, err := c.Verify(ctx, api.VerifyRequest{Token: "t"})
 			return err
@@ -578,5 +597,58 @@ func TestExportAudit(t *testing.T) {
 	if err := open(t, address).ExportAudit(t.Context(), io.Discard); err == nil ||
 		!strings.Contains(err.Error(), "another service answers") {
 		t.Errorf("an answer of another service: %v", err)
+	}
+}
+
+// TestUsageStreams checks that usage can be read while it arrives, and that a broken connection is
+// an error.
+func TestUsageStreams(t *testing.T) {
+	whole := true
+	var accepts []string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		accept := r.Header.Get("Accept")
+		accepts = append(accepts, accept)
+		w.Header().Set("Content-Type", accept)
+		_, _ = io.WriteString(w, "{\"key\":\"a\",\"allowed\":1}\n{\"key\":\"b\"}\n")
+		if !whole {
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer s.Close()
+	c, ctx, f := open(t, s.URL), t.Context(), client.UsageFilter{GroupBy: "key"}
+	if n := countAll(t, c.AllUsage(ctx, f)); n != 2 {
+		t.Errorf("%d items", n)
+	}
+	for item, err := range c.AllUsage(ctx, f) {
+		if err != nil || item.Key != "a" || item.Allowed != 1 {
+			t.Errorf("%+v, %v", item, err)
+		}
+		break
+	}
+	var out strings.Builder
+	if err := c.UsageCSV(ctx, f, &out); err != nil || strings.Count(out.String(), "\n") != 2 {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	if want := []string{api.NDJSON, api.NDJSON, api.CSV}; !slices.Equal(accepts, want) {
+		t.Errorf("asked for %q", accepts)
+	}
+	whole = false
+	var last error
+	for _, err := range c.AllUsage(ctx, f) {
+		last = err
+	}
+	if last == nil || c.UsageCSV(ctx, f, io.Discard) == nil {
+		t.Errorf("a truncated answer returns no error: %v", last)
+	}
+	n := len(accepts)
+	if _, err := c.Usage(ctx, client.UsageFilter{Key: "K", GroupBy: "key"}); err == nil ||
+		len(accepts) != n {
+		t.Errorf("groups of one key: %v", err)
+	}
+	for _, err := range open(t, "http://127.0.0.1:1").AllUsage(ctx, f) {
+		if err == nil {
+			t.Error("no error without a server")
+		}
 	}
 }

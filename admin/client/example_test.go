@@ -166,3 +166,18 @@ func ExamplePages() {
 		fmt.Println("a page of", len(page.Items), "roles; more:", page.NextCursor != nil)
 	}
 }
+
+func ExampleClient_AllUsage() {
+	keys, err := client.New("http://localhost:2019")
+	if err != nil {
+		log.Fatal(err)
+	}
+	lastWeek := client.UsageSpan{Step: "day", From: time.Now().AddDate(0, 0, -7)}
+	for item, err := range keys.AllUsage(context.Background(),
+		client.UsageFilter{UsageSpan: lastWeek, Namespace: "acme", GroupBy: "key", Limit: 10}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(item.Key, item.Start, item.Allowed, item.Denied)
+	}
+}

@@ -75,6 +75,8 @@ func (c *Console) pages() []page {
 	return slices.Concat(
 		signInPages(),
 		keyPages(),
+		overviewPages(),
+		hygienePages(),
 		progressPages(),
 		rolePages(),
 		planPages(),
@@ -91,6 +93,8 @@ var navigation = []struct {
 	everywhere         bool // whether the permission is required in all namespaces
 }{
 	{"Keys", keysPath, anyMember, false},
+	{"Overview", overviewPath, "admin.usage:read", false},
+	{"Hygiene", hygienePath, "admin.keys:read", false},
 	{"Roles", rolesPath, "admin.roles:read", false},
 	{"Plans", plansPath, "admin.plans:read", false},
 	{"Namespaces", namespacesPath, "admin.namespaces:read", false},

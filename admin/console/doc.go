@@ -64,6 +64,14 @@
 // To add a column, add a th and a td with data-label to the template of the list. A sortable column
 // uses {{template "sorted" …}} and keysPage.Column.
 //
+// # Charts
+//
+// chart.go computes the geometry of a chart of usage and spark.go that of a small one in a row of a
+// table; templates/charts.html writes them as SVG. Every series has a pattern of its own, and a
+// table or a text has the same numbers. A page that shows usage reads it with visit.usagePart,
+// which never fails: see [usagePart]. `go test -run TestCharts ./admin/console -update` rewrites the
+// charts in testdata. Look at them before you commit it.
+//
 // # Style
 //
 // assets/style.css begins with a list of its components. Times are written as {{time .CreatedAt}}

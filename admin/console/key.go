@@ -4,6 +4,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 type keyPage struct {
@@ -13,11 +14,17 @@ type keyPage struct {
 	Root    bool                      // whether it acts for root, which has no limits
 	Rotate  bool                      // whether the visitor may rotate its token
 	Limits  keyLimits
+	Usage   *usagePart // nil: the visitor may not see it
+	Spent   *quotaUse  // nil: it has no quota, or its use is not known
 	History []event
 	More    bool // whether the history has more rows
 }
 
 func showKey(v *visit) error {
+	chosen, ok := v.chosenRange()
+	if !ok {
+		return nil
+	}
 	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
 	if err != nil {
 		return err
@@ -29,6 +36,9 @@ func showKey(v *visit) error {
 	p := keyPage{Key: k, Names: v.names(), May: v.keys.Policy().Explain(stored),
 		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored),
 		Limits: effectiveLimits(v.keys.Policy(), stored)}
+	if v.showsUsage(k.Namespace, k.Owner) {
+		v.addUsage(&p, chosen, stored)
+	}
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
 		if err != nil {
@@ -41,6 +51,21 @@ func showKey(v *visit) error {
 		}
 	}
 	return v.show("key", k.Name, p)
+}
+
+// addUsage adds the usage of a key to its page.
+func (v *visit) addUsage(p *keyPage, chosen timeRange, k *keystore.Key) {
+	p.Usage = v.usagePart(chosen, p.Limits.Quota,
+		func(s manage.UsageSpan) (*manage.Usage, error) {
+			return v.keys.KeyUsage(v.ctx, v.Caller, k.ID, s)
+		})
+	if p.Usage.Problem != "" {
+		return
+	}
+	var err error
+	if p.Spent, err = v.spent(k.ID, p.Limits.Quota); err != nil {
+		p.Usage.Problem = v.usageProblem(err)
+	}
 }
 
 // keyLimits are the limits that a key has, without those of its namespace.

@@ -35,6 +35,7 @@ type keysPage struct {
 	Keys     []api.Key
 	Next     *string
 	Names    map[string]string // names of members by id
+	Sparks   map[string]*spark // charts of keys by id
 	Owners   []choice
 	Mine     string // the visitor's id on the page of its own keys, else empty
 	Filtered bool
@@ -110,6 +111,7 @@ func listKeys(v *visit) error {
 		return err
 	}
 	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort,
+		Sparks: v.sparks(list.Items),
 		Orders: keyOrders, Form: &form{values: v.r.URL.Query()}}
 	if f.Owner == v.Caller.Member() {
 		p.Mine = f.Owner

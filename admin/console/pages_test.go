@@ -58,7 +58,7 @@ func TestPagePermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	victim, token := s.member(t, "victim-member", "acme=orders:read")
-	every := []string{"admin.nodes:read", "admin.audit:read"}
+	every := []string{"admin.nodes:read", "admin.audit:read", "admin.usage:read", "admin.keys:read"}
 	for _, kind := range []string{"roles", "plans", "namespaces", "members"} {
 		for _, operation := range []string{"read", "create", "update", "delete"} {
 			every = append(every, "admin."+kind+":"+operation)
@@ -81,6 +81,8 @@ func TestPagePermissions(t *testing.T) {
 		send       string // the address to post to; empty: read only
 		fields     []string
 	}{
+		{"admin.usage:read", at + "keys", at + "overview", "", nil},
+		{"admin.keys:read", at + "keys", at + "hygiene", "", nil},
 		{"admin.roles:read", at + "keys", at + "roles", "", nil},
 		{"admin.plans:read", at + "keys", at + "plans", "", nil},
 		{"admin.namespaces:read", at + "keys", at + "namespaces", "", nil},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
@@ -35,7 +36,7 @@ func TestPending(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &silentNodeDB{Database: db}
-	s := openOn(t, c)
+	s := openOn(t, c, node.Settings{})
 	p, developer := s.signedIn(t, "Ada", "*=@client-admin"), s.signedIn(t, "Dev",
 		"default=@developer")
 	id, _ := p.createKey("name", "A key")

@@ -33,6 +33,7 @@ type noMetrics struct{}
 
 func (noMetrics) LookedUp(node.Tier, time.Duration) {}
 func (noMetrics) Propagated(time.Duration)          {}
+func (noMetrics) UsageFlushed(time.Duration)        {}
 
 // A site is a console with its own key store and a minimal server.
 type site struct {
@@ -48,18 +49,23 @@ type site struct {
 
 func open(t testing.TB) *site {
 	t.Helper()
+	return openWith(t, node.Settings{})
+}
+
+func openWith(t testing.TB, settings node.Settings) *site {
+	t.Helper()
 	db, err := sqldb.OpenSQLite(ctx, fleet.File(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return openOn(t, db)
+	return openOn(t, db, settings)
 }
 
-func openOn(t testing.TB, db keystore.Database) *site {
+func openOn(t testing.TB, db keystore.Database, settings node.Settings) *site {
 	t.Helper()
 	s := &site{db: db}
 	var err error
-	s.keys, err = manage.Open(ctx, s.db, nil, node.Settings{}, noMetrics{},
+	s.keys, err = manage.Open(ctx, s.db, nil, settings, noMetrics{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

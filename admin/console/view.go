@@ -21,13 +21,13 @@ import (
 //go:embed templates
 var templateFiles embed.FS
 
-// templates returns the pages by name, each with the layout and the parts. The first page parses
-// them, because most Caddy processes, such as those of commands, show none.
+// templates returns the pages by name, each with the layout, the parts and the charts. The first
+// page parses them, because most Caddy processes, such as those of commands, show none.
 var templates = sync.OnceValue(readTemplates)
 
 func readTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(functions).ParseFS(templateFiles,
-		"templates/layout.html", "templates/parts.html"))
+		"templates/layout.html", "templates/parts.html", "templates/charts.html"))
 	all := make(map[string]*template.Template)
 	entries, err := templateFiles.ReadDir("templates")
 	if err != nil {
@@ -35,7 +35,7 @@ func readTemplates() map[string]*template.Template {
 	}
 	for _, e := range entries {
 		name := strings.TrimSuffix(e.Name(), ".html")
-		if name == "layout" || name == "parts" {
+		if name == "layout" || name == "parts" || name == "charts" {
 			continue
 		}
 		all[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles,
@@ -189,21 +189,26 @@ func (d *view) MayHere(permission string) bool {
 
 // functions are the functions of all templates.
 var functions = template.FuncMap{
-	"asset":    func(name string) string { return assetNames[name] },
-	"time":     showTime,
-	"second":   showSecond,
-	"field":    newField,
-	"sentence": sentence,
-	"join":     strings.Join,
-	"part":     newPart,
-	"access":   accessWords,
-	"label":    namespaceLabel,
-	"roles":    homeRoles,
-	"name":     func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
-	"table":    newTable,
-	"rate":     rateWords,
-	"quota":    quotaWords,
-	"periods":  func() []choice { return periods },
+	"asset":     func(name string) string { return assetNames[name] },
+	"time":      showTime,
+	"second":    showSecond,
+	"field":     newField,
+	"sentence":  sentence,
+	"join":      strings.Join,
+	"part":      newPart,
+	"access":    accessWords,
+	"label":     namespaceLabel,
+	"roles":     homeRoles,
+	"name":      func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
+	"table":     newTable,
+	"rate":      rateWords,
+	"quota":     quotaWords,
+	"outcome":   outcomeWords,
+	"grouped":   grouped,
+	"bytes":     bytesWords,
+	"refused":   refusedWords,
+	"responses": responseWords,
+	"periods":   func() []choice { return periods },
 }
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // A visit is one request for a page.
@@ -147,6 +148,10 @@ func (v *visit) again(name, title string, data any, f *form) error {
 
 // fail answers with the refusal of the REST interface. It logs any other error.
 func (v *visit) fail(err error) {
+	if refused, ok := errors.AsType[*keystore.Error](err); ok { // of a read without the interface
+		v.refuse(kinds[refused.Kind], "Request refused", sentence(refused.Error()))
+		return
+	}
 	refused, ok := errors.AsType[*client.Error](err)
 	if !ok {
 		v.logger.Warn("console page failed", slog.String("page", v.r.URL.Path),
@@ -166,6 +171,14 @@ func (v *visit) fail(err error) {
 		title = "Request refused"
 	}
 	v.refuse(refused.Status, title, sentence(refused.Error()))
+}
+
+// kinds are the statuses of refused reads.
+var kinds = map[keystore.Kind]int{
+	keystore.KindInvalid:   http.StatusUnprocessableEntity,
+	keystore.KindForbidden: http.StatusForbidden,
+	keystore.KindNotFound:  http.StatusNotFound,
+	keystore.KindBusy:      http.StatusTooManyRequests,
 }
 
 // refuse answers with a page that only has a title and a text.

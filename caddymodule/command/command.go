@@ -66,7 +66,8 @@ every node.`,
 				"`FILE` with the token for --server, instead of standard input")
 			flags.BoolVar(&c.json, "json", false, "Write the result as JSON")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.plansCommand(),
-				c.membersCommand(), c.auditCommand(), c.nodesCommand(), c.verifyCommand(), c.doctorCommand())
+				c.membersCommand(), c.usageCommand(), c.auditCommand(), c.nodesCommand(),
+				c.verifyCommand(), c.doctorCommand())
 			refuseEmpty(cmd)
 			cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 		},

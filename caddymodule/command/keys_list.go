@@ -186,7 +186,11 @@ func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string 
 	if k.RevokeReason != nil && *k.RevokeReason != "" {
 		add("Reason", *k.RevokeReason)
 	}
-	add("Last used", timeOr(k.LastUsedAt, "never"))
+	last := timeOr(k.LastUsedAt, "never")
+	if k.LastUsedFrom != nil {
+		last += " from " + *k.LastUsedFrom
+	}
+	add("Last used", last)
 	for _, s := range k.Secrets {
 		add("Secret", "created "+timeText(s.CreatedAt)+", valid until "+
 			timeOr(s.ExpiresAt, "the key expires"))

@@ -233,3 +233,21 @@ func TestImportAtTerminal(t *testing.T) {
 		t.Errorf("the screen shows %q", u.shown())
 	}
 }
+
+// TestUsageCommandAtTerminal checks that bars are drawn, but only on a terminal.
+func TestUsageCommandAtTerminal(t *testing.T) {
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /keys/" + cliID + "/usage": {{200, cliUsage("")}},
+		"GET /usage":                    {{200, cliUsage(cliID)}},
+	})
+	for _, row := range []struct{ arg, want string }{
+		{cliID, "█ \r\n\r\nTIME "}, {"--top=5", "  1.5 MB  █ \r\ntotal "},
+	} {
+		u := newTerminalUser(t)
+		status := u.start(t.Context(), u.tty, "usage", row.arg, "--address", s.address)
+		u.sees(t, row.want)
+		if got := <-status; got != 0 {
+			t.Errorf("%s: status %d", row.arg, got)
+		}
+	}
+}

@@ -58,7 +58,7 @@ components: {pathItems: {row: {delete: {operationId: dropRow, x-apikeys-cost: 10
 		"GET /rows": 3, "HEAD /rows": 3, "POST /rows": 1, "DELETE /rows/7": 1_000_000,
 	} {
 		method, path, _ := strings.Cut(call, " ")
-		if _, cost := table.Need(method, path, "", classes[method]); cost != want {
+		if _, _, cost := table.Need(method, path, "", classes[method]); cost != want {
 			t.Errorf("%s costs %d, want %d", call, cost, want)
 		}
 	}

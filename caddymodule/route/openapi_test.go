@@ -80,8 +80,8 @@ func TestPublicDocuments(t *testing.T) {
 			}
 			for request, want := range test.calls {
 				method, path, _ := strings.Cut(request, " ")
-				if got, _ := table.Need(method, path, "",
-					methods[method]); got.String() != want {
+				if need, got, _ := table.Need(method, path, "",
+					methods[method]); got != want || got != need.String() {
 					t.Errorf("%s requires %s, want %s", request, got, want)
 				}
 			}

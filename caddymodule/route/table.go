@@ -43,6 +43,8 @@ type Table struct {
 	index    *index
 	resource string
 	strict   bool
+	// permissions are those of calls that match no operation, by class.
+	permissions [keystore.UnknownClass + 1]string
 }
 
 // An operation is a row of the permission table: the need and the cost of one call.
@@ -50,7 +52,8 @@ type operation struct {
 	method  string
 	pattern Pattern
 	need    keystore.Need
-	cost    int64 // in units; 0 stands for 1
+	text    string // of need
+	cost    int64  // in units; 0 stands for 1
 	summary string
 	place   string // of the declaration, for errors
 
@@ -60,19 +63,24 @@ type operation struct {
 	queries []string
 }
 
-// Need returns the need of a call on a canonical escaped path, and its cost in units. class is the
-// class of its method.
+// Need returns the need of a call on a canonical escaped path, its text, and its cost in units.
+// class is the class of its method.
 func (t *Table) Need(
 	method, path, query string, class keystore.Class,
-) (need keystore.Need, cost int64) {
+) (need keystore.Need, text string, cost int64) {
 	if o := t.index.find(method, path); o != nil && !o.leftOut && !hasParameter(query, o.queries) {
-		return o.need, max(1, o.cost)
+		return o.need, o.text, max(1, o.cost)
 	}
 	cost = 1
 	if method == http.MethodOptions {
 		cost = t.index.maxCost(path)
 	}
-	return keystore.Need{Class: class, Resource: t.resource, Undeclared: t.strict}, cost
+	return t.unmatched(class), t.permissions[class], cost
+}
+
+// unmatched returns the need of a call that matches no operation.
+func (t *Table) unmatched(class keystore.Class) keystore.Need {
+	return keystore.Need{Class: class, Resource: t.resource, Undeclared: t.strict}
 }
 
 // A tableBuilder collects the operations of a table.
@@ -88,6 +96,9 @@ type tableBuilder struct {
 // later line of the Caddyfile may fix is an [Incomplete].
 func NewTable(config TableConfig) (*Table, error) {
 	t := &Table{resource: config.Resource, strict: config.Strict}
+	for class := range keystore.UnknownClass + 1 {
+		t.permissions[class] = t.unmatched(class).String()
+	}
 	b := tableBuilder{TableConfig: &config, table: t, taken: make(map[string]int)}
 	for _, o := range config.Operations {
 		if err := b.addConfigured(o); err != nil {
@@ -116,7 +127,7 @@ func (b *tableBuilder) finish(from int) {
 			continue
 		}
 		b.table.Declared = append(b.table.Declared, api.Operation{
-			Permission: o.need.String(), Class: o.need.Class.String(), Method: o.method,
+			Permission: o.text, Class: o.need.Class.String(), Method: o.method,
 			Path: o.pattern.text, Summary: o.summary,
 		})
 	}
@@ -133,6 +144,7 @@ func (b *tableBuilder) add(o operation) error {
 }
 
 func (b *tableBuilder) append(o operation) {
+	o.text = o.need.String()
 	b.taken[o.shape()] = len(b.list)
 	b.list = append(b.list, o)
 }

@@ -374,8 +374,15 @@ func testIrreversible(t *testing.T, s Store) {
 func testNoRevision(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"k": start}))
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: start}}))
 	reserve(t, db, keystore.Reservation{Quota: "q", Limit: 1, Want: 1})
+	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 1,
+		Rows: []keystore.UsageRow{requests(time.Now().AddDate(0, -2, 0), "k", "n", "o", "", 1)}}))
+	for more := true; more; {
+		var err error
+		more, err = db.MaintainUsage(ctx, keystore.UsageKept{Minutes: time.Hour})
+		must(t, err)
+	}
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
 	must(t, db.Acknowledge(ctx, "i", keystore.Position{Revision: at}))
 	must(t, db.Fence(ctx, "i"))

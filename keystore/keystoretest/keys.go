@@ -2,6 +2,7 @@ package keystoretest
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -201,9 +202,10 @@ func testLastUse(t *testing.T, s Store) {
 		t.Fatal("used before its first use")
 	}
 	must(t, db.RecordUse(ctx, nil))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start.Add(time.Hour), "b": start,
-		"nobody": start}))
-	must(t, db.RecordUse(ctx, map[string]time.Time{"a": start, "b": start.Add(time.Second)}))
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": {At: start.Add(time.Hour)},
+		"b": {At: start}, "nobody": {At: start}}))
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": {At: start},
+		"b": {At: start.Add(time.Second)}}))
 	edit(t, db, "a", func(k *keystore.Key) { k.LastUsedAt = start.Add(48 * time.Hour) })
 	if got := used("a"); !got.Equal(start.Add(time.Hour)) {
 		t.Fatalf("a was last used at %v: a time in the past or an edit changed it", got)
@@ -215,9 +217,9 @@ func testLastUse(t *testing.T, s Store) {
 		!k.LastUsedAt.Equal(start.Add(time.Hour)) {
 		t.Fatal("the last use is missing in KeyByDigest", err)
 	}
-	many := map[string]time.Time{"a": start.Add(2 * time.Hour)}
+	many := map[string]keystore.LastUse{"a": {At: start.Add(2 * time.Hour)}}
 	for i := range 2500 {
-		many["nobody "+string(rune('a'+i))] = start
+		many["nobody "+string(rune('a'+i))] = keystore.LastUse{At: start}
 	}
 	must(t, db.RecordUse(ctx, many))
 	if got := used("a"); !got.Equal(start.Add(2 * time.Hour)) {
@@ -233,6 +235,47 @@ func testLastUse(t *testing.T, s Store) {
 	if !used("b").IsZero() {
 		t.Fatal("the last use of a deleted key remains")
 	}
+}
+
+// testLastAddress: the address of the last use is stored with its time.
+func testLastAddress(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, plain("a"), plain("b"), plain("c"))
+	four, six := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
+	use := func(seconds int, from netip.Addr) keystore.LastUse {
+		return keystore.LastUse{At: start.Add(time.Duration(seconds) * time.Second), From: from}
+	}
+	want := func(id string, from netip.Addr) {
+		t.Helper()
+		k, err := db.Key(ctx, id)
+		must(t, err)
+		byDigest, _, err := db.KeyByDigest(ctx, digest(id))
+		must(t, err)
+		if k.LastUsedFrom != from || byDigest.LastUsedFrom != from {
+			t.Errorf("%s was last used from %v and %v, want %v", id, k.LastUsedFrom,
+				byDigest.LastUsedFrom, from)
+		}
+	}
+	want("a", netip.Addr{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(5, four), "b": use(5, six),
+		"c": use(5, netip.Addr{}), "nobody": use(5, four)}))
+	want("a", four)
+	want("b", six)
+	want("c", netip.Addr{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(4, six), "b": use(6, four),
+		"c": use(7, six)}))
+	want("a", four)
+	want("b", four)
+	want("c", six)
+	// The address of a former use is not that of the last one.
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(8, netip.Addr{})}))
+	want("a", netip.Addr{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(9, six)}))
+	want("a", six)
+	must(t, s.Exec("UPDATE last_addresses SET address = 'by hand' WHERE key_id = 'a'"))
+	want("a", netip.Addr{})
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("c") })
+	must(t, s.Exec("INSERT INTO last_addresses (key_id, used_at, address) VALUES ('c', 0, '')"))
 }
 
 func testKeysCreatedBy(t *testing.T, s Store) {

@@ -497,3 +497,49 @@ func testReserveForgets(t *testing.T, s Store) {
 		t.Errorf("a period that ended three days ago was written: %v", err)
 	}
 }
+
+// testNearQuotas: quotas of current periods that are used up or nearly so, with the limit of the
+// last reservation.
+func testNearQuotas(t *testing.T, s Store) {
+	db := ready(t, s)
+	now := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	must(t, db.NoteTime(ctx, now))
+	begin, end := now.Add(-time.Hour), now.Add(time.Hour)
+	use := func(quota string, units, granted int64) keystore.QuotaUse {
+		return keystore.QuotaUse{Quota: quota, Begin: begin, End: end, Units: units,
+			Granted: granted}
+	}
+	grant := func(u keystore.QuotaUse) {
+		t.Helper()
+		reserve(t, db, keystore.Reservation{Quota: u.Quota, Begin: u.Begin, End: u.End,
+			Limit: u.Units, Booked: u.Granted})
+	}
+	half, most, over, all := use("key/half/day", 10, 5), use("key/most/month", keystore.MaxQuota,
+		keystore.MaxQuota-1), use("namespace/over/hour", 4, 6), use("key/all/hour", 3, 3)
+	for _, u := range []keystore.QuotaUse{half, most, over, all, use("key/less", 1000, 499),
+		use("key/unused", 10, 0)} {
+		grant(u)
+	}
+	ended, later := use("key/ended", 1, 1), use("key/later", 1, 1)
+	ended.End, later.Begin = now, now.Add(time.Microsecond)
+	grant(ended)
+	grant(later)
+	// A release without limits in the ledger has written this one.
+	must(t, s.Exec(fmt.Sprintf("INSERT INTO quota_grants (quota, begins, ends, granted) VALUES "+
+		"('key/former', %d, %d, 9)", begin.UnixMicro(), end.UnixMicro())))
+	check := func(share float64, limit int, want ...keystore.QuotaUse) {
+		t.Helper()
+		got, err := s.Open(t).NearQuotas(ctx, share, limit)
+		must(t, err)
+		if !slices.Equal(got, want) {
+			t.Errorf("quotas from %v:\n%+v, want\n%+v", share, got, want)
+		}
+	}
+	check(0.5, 9, over, all, most, half)
+	check(0.5, 2, over, all)
+	check(1, 9, over, all)
+	// The limit counts, not what it was when most of the units were granted.
+	half.Units = 5
+	reserve(t, db, keystore.Reservation{Quota: half.Quota, Begin: begin, End: end, Limit: 5})
+	check(1, 9, over, all, half)
+}

@@ -135,7 +135,7 @@ func isInvalid(t *testing.T, what string, err error) {
 
 func testOrders(t *testing.T, s Store) {
 	db := ready(t, s)
-	used := make(map[string]time.Time)
+	used := make(map[string]keystore.LastUse)
 	// Each key is a second newer than the one before.
 	for i, row := range []struct {
 		id, name      string
@@ -155,7 +155,7 @@ func testOrders(t *testing.T, s Store) {
 			k.ExpiresAt = start.Add(time.Duration(row.expires) * time.Minute)
 		}
 		if row.used != 0 {
-			used[k.ID] = start.Add(time.Duration(row.used) * time.Minute)
+			used[k.ID] = keystore.LastUse{At: start.Add(time.Duration(row.used) * time.Minute)}
 		}
 		k.Namespace = []string{"a", "b"}[i%2]
 		insert(t, db, k)

@@ -195,11 +195,27 @@ func testCancelled(t *testing.T, s Store) {
 		},
 		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0); return err },
 		"RecordUse": func() error {
-			return db.RecordUse(cancelled, map[string]time.Time{"k": start})
+			return db.RecordUse(cancelled, map[string]keystore.LastUse{"k": {At: start}})
 		},
 		"Reserve": func() error {
 			_, err := db.Reserve(cancelled, []keystore.Reservation{inMonth(
 				keystore.Reservation{Quota: "q", Limit: 1})})
+			return err
+		},
+		"NearQuotas": func() error { _, err := db.NearQuotas(cancelled, 0, 1); return err },
+		"AddUsage": func() error {
+			return db.AddUsage(cancelled, keystore.UsageBatch{Writer: "w", Number: 1})
+		},
+		"Usage": func() error {
+			_, err := db.Usage(cancelled, keystore.UsageQuery{Step: keystore.Day})
+			return err
+		},
+		"UsedOperations": func() error {
+			_, err := db.UsedOperations(cancelled, []string{"k"})
+			return err
+		},
+		"MaintainUsage": func() error {
+			_, err := db.MaintainUsage(cancelled, keystore.UsageKept{})
 			return err
 		},
 		"Update": func() error {

@@ -20,6 +20,7 @@ const (
 	adminMembers    = "admin.members"
 	adminAudit      = "admin.audit"
 	adminNodes      = "admin.nodes"
+	adminUsage      = "admin.usage"
 )
 
 // authority is what a caller may do under one policy. A read determines it under the database's

@@ -3,6 +3,7 @@ package manage_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -14,6 +15,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
+
+func client() netip.Addr { return netip.Addr{} }
 
 // decide does what the handler does from the credential to the outcome.
 func decide(b testing.TB, k *manage.Keystore, token string) {
@@ -27,7 +30,7 @@ func decide(b testing.TB, k *manage.Keystore, token string) {
 	if o := keystore.Decide(a.Record, &q); o != keystore.OK {
 		b.Fatal(o)
 	}
-	k.Used(a.Record, a.Now)
+	k.Used(a.Record, a.Now, client)
 }
 
 // BenchmarkDecision measures a decision about a cached key. The limit: at most 300 ns and no

@@ -20,6 +20,7 @@ type noMetrics struct{}
 
 func (noMetrics) LookedUp(node.Tier, time.Duration) {}
 func (noMetrics) Propagated(time.Duration)          {}
+func (noMetrics) UsageFlushed(time.Duration)        {}
 
 func Example() {
 	dir, err := os.MkdirTemp("", "example")

@@ -21,7 +21,7 @@ import (
 // withReads is a database that calls functions before some reads.
 type withReads struct {
 	keystore.Database
-	keyByDigest, keys, auditChain, policy func(context.Context) error
+	keyByDigest, keys, auditChain, policy, usage func(context.Context) error
 }
 
 func (w *withReads) Policy(
@@ -58,6 +58,15 @@ func (w *withReads) AuditChain(ctx context.Context, after int64) ([]keystore.Aud
 	return w.Database.AuditChain(ctx, after)
 }
 
+func (w *withReads) Usage(
+	ctx context.Context, q keystore.UsageQuery,
+) ([]keystore.UsageSum, error) {
+	if err := w.usage(ctx); err != nil {
+		return nil, err
+	}
+	return w.Database.Usage(ctx, q)
+}
+
 func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
 	d.Helper()
 	db, err := sqldb.OpenSQLite(ctx, d.Path)
@@ -65,7 +74,7 @@ func nodeWithReads(d fleet.Fleet) (*manage.Keystore, *withReads) {
 		d.Fatal(err)
 	}
 	nothing := func(context.Context) error { return nil }
-	w := &withReads{db, nothing, nothing, nothing, nothing}
+	w := &withReads{db, nothing, nothing, nothing, nothing, nothing}
 	k, err := manage.Open(ctx, w, nil, node.Settings{}, fleet.Observer{},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -154,6 +163,22 @@ func TestReadsEnd(t *testing.T) {
 			"a key": find,
 			"keys": func(ctx context.Context) error {
 				_, _, err := k.ListKeys(ctx, fleet.Root, keystore.KeyFilter{}, "", 1)
+				return err
+			},
+			"usage": func(ctx context.Context) error {
+				return second(k.Usage(ctx, fleet.Root, manage.UsageFilter{}))
+			},
+			"the usage of a key": func(ctx context.Context) error {
+				return second(k.KeyUsage(ctx, fleet.Root, key.ID, manage.UsageSpan{}))
+			},
+			"the usage of some keys": func(ctx context.Context) error {
+				return second(k.KeysUsage(ctx, fleet.Root, nil, manage.UsageSpan{}))
+			},
+			"quotas": func(ctx context.Context) error {
+				return second(k.NearQuotas(ctx, fleet.Root, "", 0.9, 1))
+			},
+			"hygiene": func(ctx context.Context) error {
+				_, _, err := k.Hygiene(ctx, fleet.Root, manage.HygieneFilter{}, "", 1)
 				return err
 			},
 			"a member": func(ctx context.Context) error {

@@ -32,3 +32,9 @@ func FillCache(n int, key func(i int) *keystore.Key) any {
 
 // NegativeTTL is how long a node remembers an unknown credential.
 const NegativeTTL = negativeTTL
+
+// Cached reports whether an answer came from the local cache.
+func (a Answer) Cached() bool { return a.entry != nil }
+
+// FlushUsage flushes usage at once.
+func (n *Node) FlushUsage(ctx context.Context) { n.flushUsage(ctx) }

@@ -54,6 +54,8 @@ var ablations = []string{
 	"no-merge",              // a node does not restore state that the shared store has lost
 	"share-not-carried",     // a node's share of a rate limit begins with a full burst
 	"grant-twice",           // a reservation whose answer was lost is spent
+	"node-clock-bucket",     // usage counts in the minute of the node's wall clock
+	"rebuilt-batch",         // usage that was not acknowledged is written in another batch
 }
 
 var ablation = func() string {
@@ -120,6 +122,16 @@ func (c *localCache) resetGenerations() {
 	for i := range c.shards {
 		c.shards[i].generation.Store(0)
 	}
+}
+
+// unprepare is for the ablation rebuilt-batch.
+func (b *usageBook) unprepare() {
+	for i := range b.next.Rows {
+		r := &b.next.Rows[i]
+		b.addCounts(usageKey{begin: r.Begin.Unix(), key: r.Key, namespace: r.Namespace,
+			owner: r.Owner, operation: r.Operation, outcome: r.Outcome}, &r.UsageCounts)
+	}
+	b.next.Rows = nil
 }
 
 // measuredRate holds the bits of the last result of [rateCheck.check], for rate-shortens-wait.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -21,25 +22,27 @@ const (
 // A use is the last use of one key.
 type use struct {
 	keyID string
-	at    time.Time
+	keystore.LastUse
 }
 
-// Used notes that a request with this record was accepted at now, in Unix nanoseconds. It usually
-// costs one comparison.
-func (n *Node) Used(r *keystore.Record, now int64) {
+// Used notes that a request with this record was accepted at now, in Unix nanoseconds, from an
+// address, which is the zero Addr if it is unknown. It usually costs one comparison, and calls from
+// only if it notes the use.
+func (n *Node) Used(r *keystore.Record, now int64, from func() netip.Addr) {
 	if !r.NoteUse(now, useInterval) {
 		return
 	}
+	last := keystore.LastUse{At: time.Unix(0, now).UTC(), From: from().Unmap().WithZone("")}
 	s := n.cache.shard(&r.Digest)
 	s.mu.Lock()
-	s.used = append(s.used, use{r.KeyID, time.Unix(0, now).UTC()})
+	s.used = append(s.used, use{r.KeyID, last})
 	s.mu.Unlock()
 }
 
 // pendingUses are the last uses that are not in the database yet.
 type pendingUses struct {
 	mu sync.Mutex
-	at map[string]time.Time
+	at map[string]keystore.LastUse
 }
 
 // flushUses writes the last uses that were noted since the last flush. After a failure it keeps
@@ -49,7 +52,7 @@ func (n *Node) flushUses(ctx context.Context) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.at == nil {
-		u.at = make(map[string]time.Time)
+		u.at = make(map[string]keystore.LastUse)
 	}
 	for i := range n.cache.shards {
 		s := &n.cache.shards[i]
@@ -59,7 +62,7 @@ func (n *Node) flushUses(ctx context.Context) {
 		s.mu.Unlock()
 		for _, use := range noted {
 			if len(u.at) < maxPendingUses {
-				u.at[use.keyID] = use.at
+				u.at[use.keyID] = use.LastUse
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
+
+// client returns the address of a client, as an IPv4-mapped IPv6 address.
+func client() netip.Addr { return netip.MustParseAddr("::ffff:192.0.2.7") }
 
 func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -24,7 +28,7 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 		var last time.Time
 		for range 200 {
 			last = time.Now()
-			a.Used(answer.Record, last.UnixNano())
+			a.Used(answer.Record, last.UnixNano(), client)
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(4 * time.Second)
@@ -44,10 +48,14 @@ type withoutUses struct {
 	keystore.Database
 	fails atomic.Bool
 	calls atomic.Int64
+	from  atomic.Value // a netip.Addr, of the last use
 }
 
-func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]time.Time) error {
+func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
 	db.calls.Add(1)
+	for _, use := range uses {
+		db.from.Store(use.From)
+	}
 	if db.fails.Load() {
 		return fleet.ErrCut
 	}
@@ -69,7 +77,7 @@ func TestLatestUseIsWrittenAfterOutage(t *testing.T) {
 		for range 3 {
 			time.Sleep(10 * time.Second)
 			last = time.Now()
-			a.Used(answer.Record, last.UnixNano())
+			a.Used(answer.Record, last.UnixNano(), client)
 		}
 		time.Sleep(10 * time.Second)
 		db.fails.Store(false)
@@ -80,6 +88,9 @@ func TestLatestUseIsWrittenAfterOutage(t *testing.T) {
 		}
 		if want := last.Truncate(time.Microsecond); !found.LastUsedAt.Equal(want) {
 			t.Errorf("last used at %v, want %v", found.LastUsedAt, want)
+		}
+		if from := db.from.Load(); from != client().Unmap() {
+			t.Errorf("last used from %v", from)
 		}
 		calls := db.calls.Load()
 		time.Sleep(time.Minute)

@@ -42,6 +42,7 @@ type shard struct {
 	running  Running // head of a ring
 	expiring int     // how many of the running requests have a key that expires
 	used     []use   // since the last flush
+	uses     map[keystore.Digest]*useCell
 	closed   bool
 
 	hits, negativeHits, misses atomic.Uint64
@@ -180,6 +181,7 @@ type entry struct {
 	size    int64 // bytes, without the record's grants, which other records may share
 	marked  atomic.Bool
 	buckets atomic.Pointer[buckets] // of the record's limits; nil until the first charge
+	uses    atomic.Pointer[useCell] // of the credential; nil until the first use
 }
 
 // table is an open-addressed hash table. Readers take no lock, and writers hold their shard's lock.

@@ -35,6 +35,7 @@ type Node struct {
 
 	untagged chan struct{} // slots for loads of credentials without a tag
 	uses     pendingUses
+	usage    *usageBook
 	watched  atomic.Int64 // changes that propagateObserved watches without a caller
 
 	running context.Context // done when Close begins
@@ -63,6 +64,7 @@ func open(
 		cache:      newLocalCache(s.LocalCache, s.LocalCacheBytes),
 		membership: &membership{lease: lease{extended: make(chan struct{}, 1)}},
 		untagged:   make(chan struct{}, untaggedLoads),
+		usage:      newUsageBook(),
 	}
 	n.settings.Store(&s)
 	n.membership.newIncarnation()
@@ -78,6 +80,8 @@ func open(
 	n.Go(n.cutAfterLapse)
 	n.Every(cutInterval, func(context.Context) { n.cache.cutExpired(n.Now().UnixNano()) })
 	n.Every(flushInterval, n.flushUses)
+	n.Every(flushInterval, n.flushUsage)
+	n.Go(n.maintainUsage)
 	n.Every(noteInterval, n.noteTime)
 	n.Go(n.limiter.rateBooks.run)
 	n.Go(n.limiter.quotaBooks.run)
@@ -138,7 +142,7 @@ func (n *Node) beginWork() bool {
 }
 
 // Close leaves the deployment. It drops the lease, cuts running requests, stops waiting calls of
-// [Node.Propagate], writes last uses, removes the node's row, and closes the database.
+// [Node.Propagate], writes last uses and usage, removes the node's row, and closes the database.
 func (n *Node) Close() error {
 	n.stop()
 	n.cache.close()
@@ -150,6 +154,7 @@ func (n *Node) Close() error {
 	n.flushUses(ctx)
 	n.noteTime(ctx)
 	n.limiter.returnAll(ctx)
+	n.closeUsage()
 	return errors.Join(n.leave(), n.db.Close())
 }
 

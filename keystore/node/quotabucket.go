@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -167,6 +168,14 @@ func (b *quotaBucket) forget() {
 
 // ledgerName returns the name of the quota in the ledger.
 func (b *quotaBucket) ledgerName() string { return b.id.String() + "/" + string(b.limit.Per) }
+
+// ParseQuota splits the name of a quota in the ledger: it is the quota of a key or, if namespace is
+// true, of a namespace, with this id.
+func ParseQuota(name string) (id string, per keystore.Period, namespace bool) {
+	kind, rest, _ := strings.Cut(name, "/")
+	id, period, _ := strings.Cut(rest, "/") // no id contains a slash
+	return id, keystore.Period(period), kind == "namespace"
+}
 
 // reserve returns the next reservation, and the most units that one request waits for. The caller
 // holds the lock.

@@ -225,3 +225,14 @@ func TestLostHistory(t *testing.T) {
 		}
 	})
 }
+
+// TestParseQuota checks that the names in the ledger can be split.
+func TestParseQuota(t *testing.T) {
+	for _, id := range []bucketID{{id: "4fYQ0hTz81Lk"}, {namespace: true, id: "acme~key.1"}} {
+		b := &quotaBucket{id: id, limit: &keystore.Quota{Units: 1, Per: keystore.Month}}
+		got, per, namespace := ParseQuota(b.ledgerName())
+		if got != id.id || per != keystore.Month || namespace != id.namespace {
+			t.Errorf("%s: %s, %s, %v", b.ledgerName(), got, per, namespace)
+		}
+	}
+}

@@ -40,14 +40,16 @@ func (n *Node) Enter(a Answer, r *Running) bool {
 	return true
 }
 
-// Leave removes a request. When it returns, Cut is not running and will not be called.
-func (n *Node) Leave(r *Running) {
+// Leave removes a request, and reports whether it was cut. When it returns, Cut is not running and
+// will not be called.
+func (n *Node) Leave(r *Running) (cut bool) {
 	s := n.cache.shard(&r.digest)
 	s.mu.Lock()
-	if r.next != nil {
+	if cut = r.next == nil; !cut {
 		s.unlink(r)
 	}
 	s.mu.Unlock()
+	return cut
 }
 
 func (s *shard) unlink(r *Running) {

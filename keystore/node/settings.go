@@ -29,6 +29,16 @@ type Settings struct {
 	// Rates lets the nodes share rate limits; nil divides each limit among them. The caller closes
 	// it like Cache.
 	Rates keystore.SharedRates
+	// Usage says whether requests are counted.
+	Usage UsageSettings
+}
+
+// UsageSettings are the settings of usage (docs/usage.md).
+type UsageSettings struct {
+	// Off stops counting. Usage that was counted before is neither rolled up nor deleted.
+	Off bool
+	// Kept is how long usage is kept; nil stands for [keystore.DefaultUsageKept].
+	Kept *keystore.UsageKept
 }
 
 // Defaults of [Settings].
@@ -53,5 +63,8 @@ func (s Settings) withDefaults() Settings {
 		s.Lease = DefaultLease
 	}
 	s.Capacity = s.Capacity.WithDefaults()
+	if s.Usage.Kept == nil {
+		s.Usage.Kept = &keystore.DefaultUsageKept
+	}
 	return s
 }

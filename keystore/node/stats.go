@@ -56,6 +56,8 @@ type Observer interface {
 	LookedUp(t Tier, took time.Duration)
 	// Propagated reports how long after its commit a change was in force on every node.
 	Propagated(took time.Duration)
+	// UsageFlushed reports the duration of a flush that has written usage.
+	UsageFlushed(took time.Duration)
 }
 
 // counters are the current Stats. Hits of the local cache are counted in its shards.

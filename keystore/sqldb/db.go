@@ -9,7 +9,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,8 +77,17 @@ type dialect struct {
 	resetMany string // statement for the connection, after the transaction of beginMany
 	// unforced is a suffix of a condition: the commit may be answered before it is on disk. Empty:
 	// not supported.
-	unforced  string
-	recordUse string // statement: takes last uses as a JSON object, id to microseconds
+	unforced string
+	lockKeys string // suffix of a query with a table k: no row of k can be deleted
+	// bigint is the type of a column for integers of 64 bits.
+	bigint string
+	// usageTable and usageMinutes are the ends of CREATE TABLE for tables of usage.
+	usageTable, usageMinutes string
+	// shareUsage and lockUsage are suffixes of a query for a row of usage_state. They lock the row
+	// until the end of the transaction. Others can share it, or not even that.
+	shareUsage, lockUsage string
+	impatient             string // statement: locks are not waited for long in this transaction
+	slowDrop              bool   // DROP TABLE reads all of the table while others cannot write
 
 	// rest is how long a process waits before it takes the write lock again, after it has held the
 	// lock for longer than rest. Other processes, which poll for the lock, get it meanwhile.
@@ -93,6 +101,7 @@ type dialect struct {
 	text        func(string) string // converts a text into the form that is stored and compared
 	isBusy      func(error) bool    // the write did not begin: retry
 	isLost      func(error) bool    // the connection was cut: another may work
+	sqlState    func(error) string  // the SQLSTATE of an error; empty: it has none
 	commitError func(error) error   // explains an error of COMMIT, after which the change may exist
 	// committed returns an error if the last COMMIT may be lost although it succeeded; nil: never.
 	committed func(driverConn any) error
@@ -109,6 +118,7 @@ type DB struct {
 	nodeRows *sql.DB // for writes of the nodes' rows
 	uses     *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
 	quotas   *sql.DB // for grants of quotas, which must not wait for changes
+	usage    *sql.DB // for usage, which must not wait for changes
 
 	postgres  *postgres // nil: SQLite
 	timelines timelines
@@ -119,12 +129,17 @@ type DB struct {
 	closeWait time.Duration     // how long Close waits for running calls
 	keep      keystore.Revision // how many revisions the change log keeps
 	maxScan   int               // see the constant maxScan
-	holder    *sql.Conn         // of an SQLite file, see holdFiles
-	files     files
-	copied    atomic.Int64 // rows since the last analyze
+	// rollUpRows is about how many rows one call of MaintainUsage rolls up: see the constant.
+	rollUpRows int
+	holder     *sql.Conn // of an SQLite file, see holdFiles
+	files      files
+	copied     atomic.Int64 // rows since the last analyze
 	// restUntil is the time before which this process must not take the write lock: see
 	// dialect.rest. Only the goroutine that has the writer's connection uses it.
 	restUntil time.Time
+	// usageHeld is how long transactions of usage have held the write lock since the last rest. They
+	// come in long rows, so they rest as if they were one. It is used like restUntil.
+	usageHeld time.Duration
 	forgetAt  atomic.Int64 // when to look for old periods of quotas, in Unix nanoseconds
 	locks     locks
 	feed      feed
@@ -135,7 +150,8 @@ var _ keystore.Database = (*DB)(nil)
 func newDB(d dialect) *DB {
 	return &DB{
 		dialect: d, closeWait: closeWait, keep: keepRevisions, maxScan: maxScan,
-		feed: feed{changed: make(chan struct{}, 1)},
+		rollUpRows: rollUpRows,
+		feed:       feed{changed: make(chan struct{}, 1)},
 	}
 }
 
@@ -223,7 +239,7 @@ func (d *DB) closePools() error {
 	if d.holder != nil {
 		d.holder.Close()
 	}
-	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.quotas, d.writer}
+	pools := []*sql.DB{d.readers, d.bulk, d.lease, d.uses, d.quotas, d.usage, d.writer}
 	var first error
 	for _, pool := range pools {
 		if err := pool.Close(); err != nil && first == nil {
@@ -458,27 +474,6 @@ func (d *DB) Update(
 		_ = d.exec(ctx, d.bulk, "analyzing", d.analyze) // without it, later queries are slower
 	}
 	return head, nil
-}
-
-// RecordUse implements [keystore.Database].
-func (d *DB) RecordUse(ctx context.Context, uses map[string]time.Time) error {
-	const batch = 1000 // a revoke waits for one batch at most
-	// Sorted, so that two processes that record the same keys cannot deadlock.
-	ids := slices.Sorted(maps.Keys(uses))
-	for part := range slices.Chunk(ids, batch) {
-		micros := make(map[string]int64, len(part))
-		for _, id := range part {
-			micros[id] = uses[id].UnixMicro()
-		}
-		object, err := fromJSON(micros)
-		if err != nil {
-			return err
-		}
-		if err := d.exec(ctx, d.uses, "recording last uses", d.recordUse, object); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // A feed reports new revisions of this process and of others.

@@ -68,6 +68,7 @@ type noMetrics struct{}
 
 func (noMetrics) LookedUp(node.Tier, time.Duration) {}
 func (noMetrics) Propagated(time.Duration)          {}
+func (noMetrics) UsageFlushed(time.Duration)        {}
 
 // eachDatabase runs f for each kind of database, with a function that starts a node on it.
 func eachDatabase[T testing.TB](

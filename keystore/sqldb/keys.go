@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -21,9 +22,10 @@ const (
 		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
 		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		l.rate_limit, l.quota, l.plan,
-		u.used_at, s.digest, s.created_at, s.ends_at, s.imported`
+		u.used_at, a.address, s.digest, s.created_at, s.ends_at, s.imported`
 	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
 		LEFT JOIN last_uses u ON u.key_id = k.id
+		LEFT JOIN last_addresses a ON a.key_id = k.id AND a.used_at = u.used_at
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
 
 	byDigestQuery = `SELECT h.revision,
@@ -54,7 +56,7 @@ func scanKeysUpTo(
 	var (
 		id, prefix, name, namespace, grants, owner, createdBy string
 		revokedBy, reason, allowed, metadata                  string
-		rate, quota, plan                                     string
+		rate, quota, plan, usedFrom                           string
 		personal, active, imported                            sql.NullBool
 		version                                               sql.NullInt64
 		created, expires, revoked, used                       time.Time
@@ -65,7 +67,7 @@ func scanKeysUpTo(
 		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires},
 		timeTo{&revoked}, textTo{&revokedBy},
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
-		textTo{&quota}, textTo{&plan}, timeTo{&used},
+		textTo{&quota}, textTo{&plan}, timeTo{&used}, textTo{&usedFrom},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
 	if head != nil {
 		into = append([]any{&head.Revision, &head.Mark}, into...)
@@ -86,6 +88,8 @@ func scanKeysUpTo(
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
 				RevokedBy: revokedBy, RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			k.Plan = plan
+			// By hand, someone may have written anything. It must not make the key unreadable.
+			k.LastUsedFrom, _ = netip.ParseAddr(usedFrom)
 			if err := readJSON(&k, grants, allowed, metadata, rate, quota); err != nil {
 				return nil, false, unreadable("key "+id, err)
 			}

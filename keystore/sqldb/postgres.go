@@ -81,24 +81,24 @@ var postgresDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",
 	// A plan from a time with few keys reads the whole table. PostgreSQL itself analyzes a table
 	// only minutes after it has grown, and never sees uncommitted rows.
-	analyze:  "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
-	replan:   []any{pgx.QueryExecModeCacheDescribe},
-	unforced: unforced,
-	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
-	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, CAST(u.value AS bigint) FROM json_each_text(CAST(? AS json)) u
-		JOIN keys k ON k.id = u.key` + unforced + `
-		ORDER BY k.id FOR KEY SHARE OF k
-		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
-		WHERE excluded.used_at > last_uses.used_at`,
-	copyRows:    copyRows,
-	bind:        bindNumbered,
-	text:        storable,
-	isBusy:      connectionLost, // PostgreSQL itself waits for the lock
-	isLost:      connectionLost,
-	commitError: explainCommit,
-	committed:   replicated,
-	explain:     explainPostgres,
+	analyze:      "ANALYZE (SKIP_LOCKED) keys, key_limits, secrets, held, audit, touched",
+	replan:       []any{pgx.QueryExecModeCacheDescribe},
+	unforced:     unforced,
+	lockKeys:     " FOR KEY SHARE OF k",
+	bigint:       "BIGINT",
+	usageMinutes: " WITH (fillfactor = 70)", // most rows are updated several times
+	shareUsage:   " FOR SHARE",
+	lockUsage:    " FOR UPDATE",
+	impatient:    "SELECT set_config('lock_timeout', '100', true)",
+	copyRows:     copyRows,
+	bind:         bindNumbered,
+	text:         storable,
+	isBusy:       connectionLost, // PostgreSQL itself waits for the lock
+	isLost:       connectionLost,
+	sqlState:     sqlState,
+	commitError:  explainCommit,
+	committed:    replicated,
+	explain:      explainPostgres,
 }
 
 // OpenPostgres opens the deployment in the first existing schema of the connection's search_path. A
@@ -110,7 +110,7 @@ var postgresDialect = dialect{
 // password.
 //
 // It uses one connection for writes, eight for lookups of keys, four for lists, one for last uses,
-// one for quotas, three for leases, the nodes' rows and polls of the head, and one that listens. No
+// one for quotas, one for usage, three for leases, the nodes' rows and polls of the head, and one that listens. No
 // kind waits for another.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
@@ -124,6 +124,7 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	d.bulk = openPostgres(p, bulkReaders)
 	d.uses = openPostgres(p, 1)
 	d.quotas = openPostgres(p, 1)
+	d.usage = openPostgres(p, 1)
 	d.lease = openPostgres(p, 3)
 	d.nodeRows = d.lease
 	if err := d.start(ctx, checkPostgres); err != nil {

@@ -121,7 +121,7 @@ func TestPostgresUsesUnforced(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	later := now.Add(time.Minute)
-	if err := d.RecordUse(ctx, map[string]time.Time{"k": later}); err != nil {
+	if err := d.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: later}}); err != nil {
 		t.Error(err)
 	}
 	if err := d.UseSession(ctx, id, later); err != nil {

@@ -191,13 +191,24 @@ func connectionLost(err error) bool {
 		errors.Is(err, net.ErrClosed) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
+// SQLSTATEs of errors that are expected.
+const (
+	undefinedTable   = "42P01"
+	lockNotAvailable = "55P03"
+)
+
+// sqlState is dialect.sqlState for PostgreSQL.
+func sqlState(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code
+	}
+	return ""
+}
+
 // explainPostgres adds advice to an error.
 func explainPostgres(err error) error {
 	var advice string
-	var code string
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		code = e.Code
-	}
+	code := sqlState(err)
 	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
@@ -221,7 +232,7 @@ func explainPostgres(err error) error {
 	case code == "42501":
 		advice = "the user needs the privilege CREATE on the schema, to create or upgrade a " +
 			"deployment, and privileges to read and write its tables"
-	case code == "42P01", code == "42883":
+	case code == undefinedTable, code == "42883":
 		advice = "a table or function does not exist: check that the search_path names the schema " +
 			"of the deployment"
 	case code == "53100":
@@ -229,8 +240,8 @@ func explainPostgres(err error) error {
 			"try again"
 	case code == "53300":
 		advice = "PostgreSQL has no connection left: raise its max_connections; each process " +
-			"uses up to 19"
-	case code == "55P03":
+			"uses up to 20"
+	case code == lockNotAvailable:
 		advice = adviceLocked
 	case code == "40P01", code == "40001":
 		advice = "the change conflicted with another transaction; nothing was changed: try again"

@@ -37,7 +37,7 @@ func TestPostgresImportBlocksNoNode(t *testing.T) {
 			func() error { _, err := other.Nodes(ctx); return err },
 			func() error { _, _, err := other.KeyByDigest(ctx, benchDigest(1)); return err },
 			func() error {
-				return other.RecordUse(ctx, map[string]time.Time{keys[0].ID: time.Now()})
+				return other.RecordUse(ctx, map[string]keystore.LastUse{keys[0].ID: {At: time.Now()}})
 			},
 			func() error { return other.Fence(ctx, "i") },
 			func() error { return other.Remove(ctx, "i") },

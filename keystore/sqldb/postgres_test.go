@@ -227,7 +227,7 @@ func TestPostgresStandby(t *testing.T) {
 			return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
 		"RecordUse": func() error {
-			return both.RecordUse(ctx, map[string]time.Time{"k": time.Now()})
+			return both.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: time.Now()}})
 		},
 		"Reserve": func() error {
 			_, err := both.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})

@@ -71,22 +71,23 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		return err
 	}
 	locked, err := t.query("SELECT "+quota+", "+begins+", CAST(r.value ->> 3 AS bigint), "+
-		"q.granted FROM "+t.db.items+" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+
+		"q.granted, q.units FROM "+t.db.items+" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+
 		" AND q.begins = "+begins+" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
 	if err != nil {
 		return err
 	}
 	defer locked.Close()
-	var changed [][3]any // quota, begins and granted
+	var changed [][4]any // quota, begins, granted and units
 	for locked.Next() {
 		var name string
-		var begin, i, granted int64
-		if err := locked.Scan(&name, &begin, &i, &granted); err != nil {
+		var begin, i, granted, units int64
+		if err := locked.Scan(&name, &begin, &i, &granted, &units); err != nil {
 			return t.note(err)
 		}
 		grants[i] = reservations[i].Grant(granted)
-		if grants[i].Total != granted {
-			changed = append(changed, [3]any{name, begin, grants[i].Total})
+		if grants[i].Total != granted || reservations[i].Limit != units {
+			changed = append(changed,
+				[4]any{name, begin, grants[i].Total, reservations[i].Limit})
 		}
 	}
 	if err := locked.Err(); err != nil || len(changed) == 0 {
@@ -95,9 +96,24 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 	if array, err = fromJSON(changed); err != nil {
 		return err
 	}
-	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint) FROM "+
-		t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins, array)
+	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint), "+
+		"units = CAST(r.value ->> 3 AS bigint) FROM "+t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins, array)
 	return err
+}
+
+// NearQuotas implements [keystore.Database].
+func (d *DB) NearQuotas(
+	ctx context.Context, share float64, limit int,
+) ([]keystore.QuotaUse, error) {
+	uses, err := list(d.read(ctx), func(scan func(...any) error) (u keystore.QuotaUse, err error) {
+		return u, scan(&u.Quota, timeTo{&u.Begin}, timeTo{&u.End}, &u.Units, &u.Granted)
+	}, "SELECT q.quota, q.begins, q.ends, q.units, q.granted FROM quota_grants q, "+
+		"(SELECT max(at) AS now FROM (SELECT "+d.clock+" AS at UNION ALL "+
+		"SELECT coalesce(noted, 0) FROM clock) c) n WHERE q.ends > n.now AND q.begins <= n.now AND q.units > 0 "+
+		"AND q.granted >= q.units * CAST(? AS double precision) AND "+d.current+
+		" ORDER BY q.granted * 1.0 / q.units DESC, q.quota, q.begins LIMIT ?", d.clockArg(), share,
+		limit)
+	return uses, d.fail(ctx, "reading used quotas", err)
 }
 
 // forgetQuotas deletes rows of periods that ended long ago, once in forgetInterval.

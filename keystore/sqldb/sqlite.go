@@ -58,20 +58,21 @@ var sqliteDialect = dialect{
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",
 	// Random digests change all pages of their index. Without room for these in the cache, each
 	// batch would write and read every page again.
-	beginMany: "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
-	endMany:   "DELETE FROM adding",
-	resetMany: "PRAGMA cache_size = " + writerCache,
-	rest:      longestPoll + longestPoll/2,
-	recordUse: `INSERT INTO last_uses (key_id, used_at)
-		SELECT k.id, u.value FROM json_each(?) u JOIN keys k ON k.id = u.key WHERE true
-		ON CONFLICT (key_id) DO UPDATE SET used_at = excluded.used_at
-		WHERE excluded.used_at > last_uses.used_at`,
-	bind:        func(query string) string { return query },
-	text:        func(s string) string { return s },
-	isBusy:      func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
-	isLost:      func(error) bool { return false },
-	commitError: func(err error) error { return err },
-	explain:     explainSQLite,
+	beginMany:    "PRAGMA cache_size = " + importCache + "; INSERT INTO adding (one) VALUES (1)",
+	endMany:      "DELETE FROM adding",
+	resetMany:    "PRAGMA cache_size = " + writerCache,
+	rest:         longestPoll + longestPoll/2,
+	slowDrop:     true,
+	bigint:       "INTEGER",
+	usageTable:   " WITHOUT ROWID, STRICT",
+	usageMinutes: " WITHOUT ROWID, STRICT",
+	bind:         func(query string) string { return query },
+	text:         func(s string) string { return s },
+	isBusy:       func(err error) bool { return sqliteCode(err)&0xff == sqlite3.SQLITE_BUSY },
+	isLost:       func(error) bool { return false },
+	sqlState:     func(error) string { return "" },
+	commitError:  func(err error) error { return err },
+	explain:      explainSQLite,
 }
 
 // OpenSQLite opens the database in a file. It creates the file, readable only by its owner, if it
@@ -104,7 +105,7 @@ func OpenSQLite(ctx context.Context, path string) (*DB, error) {
 	d.bulk = d.openSQLite(path, bulkReaders, "busy_timeout(1000)", "query_only(1)",
 		"cache_size(-8000)")
 	d.lease = d.openSQLite(path, 3, "busy_timeout(1000)", "query_only(1)")
-	d.nodeRows, d.uses, d.quotas = d.writer, d.writer, d.writer
+	d.nodeRows, d.uses, d.quotas, d.usage = d.writer, d.writer, d.writer, d.writer
 	d.committed = func(any) error { return d.intact() }
 	err = d.start(ctx, func(ctx context.Context, d *DB) error {
 		if err := refuseForeign(ctx, d); err != nil {

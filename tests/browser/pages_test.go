@@ -41,6 +41,16 @@ func TestPages(t *testing.T) {
 	g.Rotate(t, home.ID, "24h")
 	revoked := g.Mint(t, gate.JSON{"name": "Gone", "access": "read_only"})
 	g.Revoke(t, revoked.ID)
+	busy := g.Mint(t, gate.JSON{"name": "Busy", "permissions": []string{"orders:search"},
+		"quota": gate.JSON{"requests": 4, "per": "day"}})
+	for range 3 {
+		calls(t, g, busy.Token, map[string]int{"/v1/orders": 200, "POST /v1/orders": 403})
+	}
+	used := "/keys/" + busy.ID + "/usage?step=day"
+	gate.Until(t, "the requests are in "+used, func() bool {
+		total := g.Call(t, "GET", used, nil).JSON()["total"].(gate.JSON)
+		return total["allowed"] == 3.0 && total["denied"].(gate.JSON)["forbidden"] == 3.0
+	})
 	sleeping := g.Mint(t, gate.JSON{"name": "Asleep", "access": "read_write", "active": false})
 
 	look(t, chromium.New(t, g.URL, chromium.Look{}), looks, "sign-in", "/apikeys/sign-in")
@@ -51,6 +61,10 @@ func TestPages(t *testing.T) {
 		{"keys-mine", "/apikeys/keys?namespace=acme-uk&owner=" + ada},
 		{"keys", "/apikeys/keys"},
 		{"key", key},
+		{"key-used", "/apikeys/keys/" + busy.ID},
+		{"overview", "/apikeys/overview"},
+		{"hygiene", "/apikeys/hygiene"},
+		{"hygiene-list", "/apikeys/hygiene/never_used"},
 		{"key-inactive", "/apikeys/keys/" + sleeping.ID},
 		{"key-revoked", "/apikeys/keys/" + revoked.ID},
 		{"key-new", "/apikeys/keys/new?namespace=acme"},

@@ -35,6 +35,9 @@ func (Observer) LookedUp(node.Tier, time.Duration) {}
 // Propagated implements node.Observer.
 func (Observer) Propagated(time.Duration) {}
 
+// UsageFlushed implements node.Observer.
+func (Observer) UsageFlushed(time.Duration) {}
+
 // A Fleet is a deployment: nodes on one SQLite file.
 type Fleet struct {
 	testing.TB

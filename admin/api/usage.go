@@ -1,0 +1,32 @@
+package api
+
+import "time"
+
+// A Usage is what keys were used for over time.
+type Usage struct {
+	Items []UsageItem `json:"items" nullable:"false" doc:"The buckets in order of time, also those without requests; grouped: by group, then by time"`
+	Total UsageCounts `json:"total" doc:"The sums over all items"`
+}
+
+// A UsageItem is the usage in one bucket of time. A grouped answer sets one of Key, Namespace,
+// Owner, Outcome and Operation.
+type UsageItem struct {
+	Start     time.Time `json:"start" doc:"The beginning of the bucket"`
+	Key       string    `json:"key,omitempty"`
+	Namespace string    `json:"namespace,omitempty"`
+	Owner     string    `json:"owner,omitempty"`
+	Outcome   string    `json:"outcome,omitempty"`
+	Operation string    `json:"operation,omitempty" doc:"The permission that the requests needed"`
+	UsageCounts
+}
+
+// UsageCounts are sums over requests with known keys.
+type UsageCounts struct {
+	Allowed  int64            `json:"allowed" doc:"Requests that were passed on"`
+	Denied   map[string]int64 `json:"denied" nullable:"false" doc:"Refused requests by outcome" example:"{\"limited\":3}"`
+	Units    int64            `json:"units" doc:"Units charged"`
+	Status   map[string]int64 `json:"status" nullable:"false" doc:"Responses of the API by class" example:"{\"2xx\":11,\"5xx\":1}"`
+	BytesIn  int64            `json:"bytes_in" doc:"Bytes of request bodies that the API has read"`
+	BytesOut int64            `json:"bytes_out" doc:"Bytes of response bodies"`
+	Latency  map[string]int64 `json:"latency" nullable:"false" doc:"Responses by the time until they ended. The names are upper bounds, and more for the rest" example:"{\"10ms\":9,\"50ms\":2,\"more\":1}"`
+}

@@ -1,0 +1,84 @@
+package manage
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+const (
+	maxNearQuotas = 1000 // examined in one read
+	maxNearKeys   = 200  // looked up in one read
+)
+
+// A NearQuota is a quota of which much is used in the current period.
+type NearQuota struct {
+	Key        *keystore.Key // nil for the quota of a namespace
+	Namespace  string        // home of the key, or the namespace
+	Quota      keystore.Quota
+	Begin, End time.Time // of the period
+	// Used are the units of the period that nodes may spend or have spent. Nodes reserve units, so
+	// requests have used up to a few percent less.
+	Used int64
+}
+
+// NearQuotas returns the quotas of which at least a share, from 0 to 1, is used: those of a
+// namespace and of the keys whose home it is, or of all that the caller may read if namespace is
+// empty. It returns at most limit, those with the largest share first. It examines the 1000 quotas
+// with the largest share, and 200 keys.
+func (k *Keystore) NearQuotas(
+	ctx context.Context, c Caller, namespace string, share float64, limit int,
+) ([]NearQuota, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && auth.member == "" {
+		return nil, err
+	}
+	uses, err := k.Database().NearQuotas(ctx, share, maxNearQuotas)
+	if err != nil {
+		return nil, k.RefusalOr("reading used quotas", err)
+	}
+	var near []NearQuota
+	lookups := 0
+	for i := range uses {
+		u := &uses[i]
+		id, per, ofNamespace := node.ParseQuota(u.Quota)
+		n := NearQuota{Namespace: id, Begin: u.Begin, End: u.End, Used: u.Granted}
+		if ofNamespace {
+			if ns := auth.policy.Namespace(id); ns != nil && auth.may(adminNamespaces, "read", id) {
+				n.Quota = ns.Limits.Over(keystore.Limits{}).Quota
+			}
+		} else {
+			if lookups++; lookups > maxNearKeys {
+				continue
+			}
+			key, err := k.Database().Key(ctx, id)
+			switch {
+			case isNotFound(err):
+				continue
+			case err != nil:
+				return nil, k.StoreFailed("reading a key", err)
+			case auth.mayReadKey(id, key.Namespace, key.Owner) && !key.Personal:
+				n.Key, n.Namespace = key, key.Namespace
+				n.Quota = auth.policy.KeyLimits(key.Namespace, key.KeyLimits).Quota
+			}
+		}
+		if namespace != "" && n.Namespace != namespace {
+			continue
+		}
+		// The quota may have changed since its units were reserved.
+		if n.Quota.Per == per && float64(n.Used) >= share*float64(n.Quota.Units) {
+			if near = append(near, n); len(near) == limit {
+				break
+			}
+		}
+	}
+	return near, nil
+}

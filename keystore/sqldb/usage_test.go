@@ -1,0 +1,215 @@
+//go:build unix
+
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
+)
+
+// usageSeeds is the number of random histories in each database.
+const usageSeeds = 5
+
+// TestRandomUsage: see keystoretest.RandomUsage. A roll-up has several parts, even with few rows.
+func TestRandomUsage(t *testing.T) {
+	eachUsageDatabase(t, func(t *testing.T, newStore func(*testing.T) keystoretest.Store) {
+		for seed := range uint64(usageSeeds) {
+			if err := randomUsage(t, newStore, seed, nil); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestUsageAblations: without its parts, usage counts wrongly.
+func TestUsageAblations(t *testing.T) {
+	for name, ablate := range map[string]func(*DB) keystore.Database{
+		"no batch number":          func(d *DB) keystore.Database { return &unnumbered{DB: d} },
+		"roll-up without its mark": func(d *DB) keystore.Database { return &unmarked{DB: d} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachUsageDatabase(t, func(t *testing.T, newStore func(*testing.T) keystoretest.Store) {
+				for seed := range uint64(usageSeeds) {
+					if err := randomUsage(t, newStore, seed, ablate); err != nil {
+						t.Log(err)
+						return
+					}
+				}
+				t.Error("no history shows that this part is needed")
+			})
+		})
+	}
+}
+
+func eachUsageDatabase(
+	t *testing.T, f func(t *testing.T, newStore func(*testing.T) keystoretest.Store),
+) {
+	t.Run("SQLite", func(t *testing.T) {
+		f(t, func(t *testing.T) keystoretest.Store { return newSQLite(t) })
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		f(t, func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
+	})
+}
+
+// randomUsage runs a random history.
+func randomUsage(
+	t *testing.T, newStore func(*testing.T) keystoretest.Store, seed uint64,
+	ablate func(*DB) keystore.Database,
+) error {
+	t.Helper()
+	var handles [2]keystore.Database
+	s := newStore(t)
+	for i := range handles {
+		db := s.Open(t).(*closeOnce)
+		defer db.Close()
+		db.rollUpRows = 8
+		handles[i] = db
+		if ablate != nil {
+			handles[i] = ablate(db.DB)
+		}
+	}
+	return keystoretest.RandomUsage(handles, seed)
+}
+
+// unnumbered ignores the numbers of batches.
+type unnumbered struct {
+	*DB
+	n int
+}
+
+func (u *unnumbered) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
+	u.n++
+	b.Writer = fmt.Sprintf("%s %p %d", b.Writer, u, u.n)
+	return u.DB.AddUsage(ctx, b)
+}
+
+// unmarked loses the mark of its third roll-up, like a process that commits the rows and ends before
+// it writes the mark.
+type unmarked struct {
+	*DB
+	calls int
+}
+
+func (u *unmarked) MaintainUsage(
+	ctx context.Context, kept keystore.UsageKept,
+) (more bool, err error) {
+	var mark string
+	const row = "FROM usage_state WHERE name = 'marks'"
+	if err := u.readers.QueryRowContext(ctx, "SELECT value "+row).Scan(&mark); err != nil {
+		return false, err
+	}
+	if more, err = u.DB.MaintainUsage(ctx, kept); err != nil || !more {
+		return more, err
+	}
+	if u.calls++; u.calls == 3 {
+		err = u.exec(ctx, u.writer, "", "UPDATE usage_state SET value = ? WHERE name = 'marks'", mark)
+	}
+	return more, err
+}
+
+// TestUsageRests: many short transactions of usage leave the write lock of SQLite to other
+// processes, as a single long one does.
+func TestUsageRests(t *testing.T) {
+	d := newSQLite(t).Open(t).(*closeOnce)
+	for range 3 {
+		if err := d.changeUsage(t.Context(), func(*tx) error {
+			time.Sleep(d.rest / 2)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.restUntil.IsZero() {
+		t.Error("the process does not rest")
+	}
+}
+
+// TestPostgresUsageApart: nothing else waits for a transaction of usage, which waits for no change.
+func TestPostgresUsageApart(t *testing.T) {
+	s := newPostgresStore(t)
+	d, other := openOnce(t, s.URL(s.schema)), openOnce(t, s.URL(s.schema))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	change := func(d *closeOnce) error {
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			return insertKey(tx, &keystore.Key{ID: fmt.Sprintf("%p", d), CreatedAt: tx.Now()})
+		})
+		return err
+	}
+	add := func(d *closeOnce) error {
+		return d.AddUsage(ctx, keystore.UsageBatch{Writer: fmt.Sprintf("%p", d), Number: 1,
+			Rows: []keystore.UsageRow{{Begin: time.Now(), Key: "k"}}})
+	}
+	if err := d.changeUsage(ctx, func(t *tx) error {
+		if _, _, err := usageState(t.query, d.lockUsage); err != nil {
+			return err
+		}
+		return errors.Join(change(d), change(other),
+			other.RecordUse(ctx, map[string]keystore.LastUse{fmt.Sprintf("%p", d): {At: t.now}}))
+	}); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Update(ctx, func(keystore.Tx) error {
+		_, err := other.MaintainUsage(ctx, keystore.DefaultUsageKept)
+		return errors.Join(add(d), add(other), err)
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPostgresDropInUse: a table that someone reads is dropped later.
+func TestPostgresDropInUse(t *testing.T) {
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema))
+	begin := time.Now().Add(-3 * time.Hour)
+	if err := d.AddUsage(t.Context(), keystore.UsageBatch{Writer: "w", Number: 1,
+		Rows: []keystore.UsageRow{{Begin: begin, Key: "k",
+			UsageCounts: keystore.UsageCounts{Requests: 1}}}}); err != nil {
+		t.Fatal(err)
+	}
+	table := usageTableOf(keystore.Minute, toMinutes(begin)).name(&byGroup)
+	reader, err := d.bulk.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Rollback()
+	if _, err := reader.ExecContext(t.Context(), "SELECT * FROM "+table); err != nil {
+		t.Fatal(err)
+	}
+	maintain := func() {
+		t.Helper()
+		for more := true; more; {
+			var err error
+			if more, err = d.MaintainUsage(t.Context(),
+				keystore.UsageKept{Minutes: time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	exists := func() bool {
+		_, err := d.readers.ExecContext(t.Context(), "SELECT 1 FROM "+table)
+		return err == nil
+	}
+	maintain()
+	if !exists() {
+		t.Error("the table is dropped while it is read")
+	}
+	if err := reader.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	maintain()
+	if exists() {
+		t.Error("the table remains")
+	}
+	sums, err := d.Usage(t.Context(), keystore.UsageQuery{Step: keystore.Month})
+	if err != nil || len(sums) != 1 || sums[0].Requests != 1 {
+		t.Errorf("%+v %v", sums, err)
+	}
+}
