@@ -84,6 +84,10 @@ type App struct {
 	// A limit on invalid keys from one address. Default is none.
 	Abuse *AbuseConfig `json:"abuse,omitempty"`
 
+	// How long the usage of keys is kept, or that it is not counted. Default is the default of each
+	// period.
+	Usage *UsageConfig `json:"usage,omitempty"`
+
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
@@ -180,6 +184,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return err
 		}
 		a.abuse = &abuseLimit{limit, processFailures()}
+	}
+	if a.Usage != nil {
+		var err error
+		if a.settings.Usage, err = a.Usage.settings(); err != nil {
+			return err
+		}
 	}
 	a.settings.LocalCache, a.settings.LocalCacheBytes = a.LocalCache, a.LocalCacheBytes
 	a.settings.Lease = time.Duration(a.Lease)

@@ -512,6 +512,10 @@ func TestProvisionErrors(t *testing.T) {
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key must be 64 hex digits; this one has 7 characters",
+		`{"usage":{"off":true,"days":"400d"}}`:                                               "usage: off cannot be combined with other options",
+		`{"usage":{"hours":"forever"}}`:                                                      "usage: days are kept for 400d: must be at least as long as hours, forever",
+		`{"usage":{"minutes":"1h"}}`:                                                         "usage: minutes 1h: must be forever or a duration of at least 2h",
+		`{"usage":{"minutes":"{env.APIKEYS_TEST_SECRET}"}}`:                                  "must be forever or a duration of at least 2h",
 		`{"token_keys":"x"}`:                                                                 "token_keys",
 		`{"cache":{"type":"redis"}}`:                                                         "cache redis: a Redis URL must begin with redis://",
 		`{"cache":{"type":"memcached"}}`:                                                     `unknown cache "memcached": must be redis`,
@@ -536,11 +540,20 @@ func TestProvisionErrors(t *testing.T) {
 func TestProvisionSettings(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	defer cancel()
+	t.Setenv("APIKEYS_TEST_KEPT", "forever")
 	for config, want := range map[string]node.Settings{
 		`{"lease":"1s"}`:  {Lease: time.Second},
 		`{"lease":"24h"}`: {Lease: 24 * time.Hour},
 		`{"local_cache":1,"local_cache_bytes":16777216}`: {LocalCache: 1, LocalCacheBytes: 16 << 20},
 		`{"request_memory_bytes":16777216}`:              {},
+		`{"usage":{}}`:                                   {Usage: node.UsageSettings{Kept: &keystore.DefaultUsageKept}},
+		`{"usage":{"off":true}}`: {
+			Usage: node.UsageSettings{Off: true, Kept: &keystore.DefaultUsageKept}},
+		`{"usage":{"minutes":"2h","hours":"2d","days":"62d","months":"366d"}}`: {
+			Usage: node.UsageSettings{Kept: &keystore.UsageKept{Minutes: 2 * time.Hour,
+				Hours: 48 * time.Hour, Days: 62 * 24 * time.Hour, Months: 366 * 24 * time.Hour}}},
+		`{"usage":{"minutes":"forever","hours":"forever","days":"{env.APIKEYS_TEST_KEPT}"}}`: {
+			Usage: node.UsageSettings{Kept: new(keystore.UsageKept)}},
 		`{"capacity":{"roles_per_namespace":6}}`: {
 			Capacity: keystore.Capacity{Roles: keystore.Caps{PerNamespace: 6}}},
 		`{"capacity":{"roles":6,"roles_per_namespace":6}}`: {

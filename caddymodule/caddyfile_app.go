@@ -133,6 +133,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 	"capacity": parseCapacity,
 	"abuse":    parseAbuse,
+	"usage":    parseUsage,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
 			return d.Err("token_key requires one argument: 64 hex digits, or better {env.NAME} or " +
@@ -144,7 +145,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 }
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
-	"token_key, capacity, request_memory, abuse"
+	"token_key, capacity, request_memory, abuse, usage"
 
 // checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
 // others.
@@ -179,6 +180,13 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	    }
 //	    request_memory <size>
 //	    abuse          <failures>/<duration>
+//	    usage          off
+//	    usage {
+//	        minutes <duration>|forever
+//	        hours   <duration>|forever
+//	        days    <duration>|forever
+//	        months  <duration>|forever
+//	    }
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys

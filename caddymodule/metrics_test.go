@@ -78,6 +78,11 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 			"limit=namespace-rate,result=shadow", "limit=namespace-quota,result=ok"},
 		"limit_degraded":     {""},
 		"limit_grants_total": {"result=ok", "result=error"},
+
+		"usage_flush_seconds":      {""},
+		"usage_pending_rows":       {""},
+		"usage_dropped_rows_total": {""},
+		"usage_batches_total":      {"result=ok", "result=error"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {
@@ -98,9 +103,10 @@ func TestDurations(t *testing.T) {
 	observer := runningApp().store.Load().metrics
 	observer.LookedUp(node.TierRedis, 2*time.Second)
 	observer.Propagated(3 * time.Second)
+	observer.UsageFlushed(4 * time.Second)
 	_, metrics := g.do("GET", "admin", "/metrics", "")
 	for _, want := range []string{`caddy_apikeys_lookup_duration_seconds_sum{tier="redis"} 2`,
-		`caddy_apikeys_propagation_seconds_sum 3`} {
+		`caddy_apikeys_propagation_seconds_sum 3`, `caddy_apikeys_usage_flush_seconds_sum 4`} {
 		if !strings.Contains(metrics, want+"\n") {
 			t.Errorf("the metrics have no %s", want)
 		}

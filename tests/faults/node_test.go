@@ -14,6 +14,30 @@ import (
 // mechanism is missing. They need no processes, so the ablations run in the tests themselves.
 func TestLimitAblations(t *testing.T) {
 	t.Parallel()
+	testAblations(t, map[string]string{
+		"":                     "TestRate|TestUsedUpBurst|TestQuota",
+		"float-without-room":   "TestRateOfFleet",
+		"spend-before-booking": "TestRateOfFleet",
+		"no-merge":             "TestUsedUpBurstStaysUsedUp",
+		"share-not-carried":    "TestUsedUpBurstStaysUsedUp",
+		"grant-twice":          "TestQuotaIsNeverExceeded",
+	})
+}
+
+// TestUsageAblations is TestLimitAblations for usage. TestUsageAblations in keystore/sqldb leaves
+// out parts of the database.
+func TestUsageAblations(t *testing.T) {
+	t.Parallel()
+	testAblations(t, map[string]string{
+		"":                  "TestUsage",
+		"node-clock-bucket": "TestUsageAddsUp",
+		"rebuilt-batch":     "TestUsageAddsUp",
+	})
+}
+
+// testAblations runs tests of keystore/node by the ablation with which they must fail. Without an
+// ablation they must pass.
+func testAblations(t *testing.T, tests map[string]string) {
 	root, err := gate.Root()
 	if err != nil {
 		t.Fatal(err)
@@ -24,14 +48,7 @@ func TestLimitAblations(t *testing.T) {
 		"-vet=off"); err != nil {
 		t.Fatal(err)
 	}
-	for ablation, test := range map[string]string{
-		"":                     "TestRate|TestUsedUpBurst|TestQuota",
-		"float-without-room":   "TestRateOfFleet",
-		"spend-before-booking": "TestRateOfFleet",
-		"no-merge":             "TestUsedUpBurstStaysUsedUp",
-		"share-not-carried":    "TestUsedUpBurstStaysUsedUp",
-		"grant-twice":          "TestQuotaIsNeverExceeded",
-	} {
+	for ablation, test := range tests {
 		t.Run(ablation, func(t *testing.T) {
 			faults := t.TempDir()
 			if err := os.WriteFile(filepath.Join(faults, "ablate"), []byte(ablation), 0o600); err != nil {
