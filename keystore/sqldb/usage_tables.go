@@ -185,6 +185,8 @@ type usageMark struct {
 	Bucket int64 `json:"bucket"`
 	// After is the last subject of Bucket that is rolled up. Empty: none.
 	After []string `json:"after,omitempty"`
+	// Minutes is how many minutes of Bucket had rows when its roll-up began. Zero: not known.
+	Minutes int `json:"minutes,omitempty"`
 }
 
 func (m *usageMarks) of(s *usageSeries, step keystore.Period) usageMark {
