@@ -211,6 +211,9 @@ func (l *limiter) charge(
 	ctx context.Context, c *Charge, a Answer, d *keystore.Directory, units int64,
 ) error {
 	c.now = a.Now
+	if a.entry == nil { // the lookup may have taken long
+		c.now = l.now()
+	}
 	b := l.find(&a, d)
 	for tries := 0; ; {
 		if b.terms == nil {
@@ -249,8 +252,7 @@ func (l *limiter) charge(
 			case errors.Is(w.err, errClosed):
 				return w.err
 			case rate != nil: // the next try uses this node's share of the rate
-			case b.terms.Shadow(LimitName(name)):
-				tries = maxTries
+			case b.terms.Shadow(LimitName(name)): // the next try does not wait for it
 			default:
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
