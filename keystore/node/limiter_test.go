@@ -532,11 +532,11 @@ func TestWrongAnswersOfStore(t *testing.T) {
 // A quotaStore is a ledger of quotas.
 type quotaStore struct {
 	keystore.QuotaLedger // nil: nodes call only Reserve
-	mu      sync.Mutex
-	granted map[string]int64
-	calls   int
-	lose    atomic.Int64 // how many in a thousand calls fail, half of them after the commit
-	slow    atomic.Int64 // the time that a call takes in addition
+	mu                   sync.Mutex
+	granted              map[string]int64
+	calls                int
+	lose                 atomic.Int64 // how many in a thousand calls fail, half of them after the commit
+	slow                 atomic.Int64 // the time that a call takes in addition
 }
 
 func (s *quotaStore) Reserve(
