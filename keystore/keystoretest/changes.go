@@ -376,6 +376,13 @@ func testNoRevision(t *testing.T, s Store) {
 	at := insert(t, db, plain("k"))
 	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: start}}))
 	reserve(t, db, keystore.Reservation{Quota: "q", Limit: 1, Want: 1})
+	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 1,
+		Rows: []keystore.UsageRow{requests(time.Now().AddDate(0, -2, 0), "k", "n", "o", "", 1)}}))
+	for more := true; more; {
+		var err error
+		more, err = db.MaintainUsage(ctx, keystore.UsageKept{Minutes: time.Hour})
+		must(t, err)
+	}
 	must(t, db.Join(ctx, keystore.Node{Incarnation: "i"}))
 	must(t, db.Acknowledge(ctx, "i", keystore.Position{Revision: at}))
 	must(t, db.Fence(ctx, "i"))

@@ -202,6 +202,22 @@ func testCancelled(t *testing.T, s Store) {
 				keystore.Reservation{Quota: "q", Limit: 1})})
 			return err
 		},
+		"NearQuotas": func() error { _, err := db.NearQuotas(cancelled, 0, 1); return err },
+		"AddUsage": func() error {
+			return db.AddUsage(cancelled, keystore.UsageBatch{Writer: "w", Number: 1})
+		},
+		"Usage": func() error {
+			_, err := db.Usage(cancelled, keystore.UsageQuery{Step: keystore.Day})
+			return err
+		},
+		"UsedOperations": func() error {
+			_, err := db.UsedOperations(cancelled, []string{"k"})
+			return err
+		},
+		"MaintainUsage": func() error {
+			_, err := db.MaintainUsage(cancelled, keystore.UsageKept{})
+			return err
+		},
 		"Update": func() error {
 			_, err := db.Update(cancelled, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			return err

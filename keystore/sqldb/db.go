@@ -87,6 +87,7 @@ type dialect struct {
 	// until the end of the transaction. Others can share it, or not even that.
 	shareUsage, lockUsage string
 	impatient             string // statement: locks are not waited for long in this transaction
+	slowDrop              bool   // DROP TABLE reads all of the table while others cannot write
 
 	// rest is how long a process waits before it takes the write lock again, after it has held the
 	// lock for longer than rest. Other processes, which poll for the lock, get it meanwhile.
@@ -136,6 +137,9 @@ type DB struct {
 	// restUntil is the time before which this process must not take the write lock: see
 	// dialect.rest. Only the goroutine that has the writer's connection uses it.
 	restUntil time.Time
+	// usageHeld is how long transactions of usage have held the write lock since the last rest. They
+	// come in long rows, so they rest as if they were one. It is used like restUntil.
+	usageHeld time.Duration
 	forgetAt  atomic.Int64 // when to look for old periods of quotas, in Unix nanoseconds
 	locks     locks
 	feed      feed

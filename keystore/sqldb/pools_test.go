@@ -45,6 +45,14 @@ func TestPools(t *testing.T) {
 				_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
 				return err
 			},
+			"AddUsage": func(ctx context.Context) error {
+				return d.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 1,
+					Rows: []keystore.UsageRow{{Begin: time.Now(), Key: "k"}}})
+			},
+			"MaintainUsage": func(ctx context.Context) error {
+				_, err := d.MaintainUsage(ctx, keystore.DefaultUsageKept)
+				return err
+			},
 			"Renew": func(ctx context.Context) error {
 				_, err := d.Renew(ctx, "i", keystore.Position{})
 				return err
@@ -81,6 +89,18 @@ func TestPools(t *testing.T) {
 			},
 			"CountKeys": func(ctx context.Context) error {
 				_, err := d.CountKeys(ctx)
+				return err
+			},
+			"Usage": func(ctx context.Context) error {
+				_, err := d.Usage(ctx, keystore.UsageQuery{Step: keystore.Day})
+				return err
+			},
+			"UsedOperations": func(ctx context.Context) error {
+				_, err := d.UsedOperations(ctx, []string{"k"})
+				return err
+			},
+			"NearQuotas": func(ctx context.Context) error {
+				_, err := d.NearQuotas(ctx, 0, 1)
 				return err
 			},
 			"Policy": func(ctx context.Context) error {

@@ -62,6 +62,7 @@ var sqliteDialect = dialect{
 	endMany:      "DELETE FROM adding",
 	resetMany:    "PRAGMA cache_size = " + writerCache,
 	rest:         longestPoll + longestPoll/2,
+	slowDrop:     true,
 	bigint:       "INTEGER",
 	usageTable:   " WITHOUT ROWID, STRICT",
 	usageMinutes: " WITHOUT ROWID, STRICT",

@@ -133,26 +133,32 @@ func eachCounter(format string) string {
 	return strings.Join(list, ", ")
 }
 
-// createUsage returns the statement that creates a table. The minutes are in the order in which they are
-// written. Other tables are in the order in which the history of a key is read.
+// createUsage returns the statement that creates a table.
 func (d *DB) createUsage(table usageTable, s *usageSeries) string {
 	var columns strings.Builder
 	for _, c := range s.subject {
 		columns.WriteString(c + " TEXT" + d.bytewise + " NOT NULL, ")
 	}
-	key := s.columns() + ", begins, outcome"
 	options := d.usageTable
 	if table.step == keystore.Minute {
-		key = "begins, " + s.columns() + ", outcome"
 		options = d.usageMinutes
 	}
 	return "CREATE TABLE " + table.name(s) + " (" + columns.String() +
 		"begins INTEGER NOT NULL, outcome TEXT" + d.bytewise + " NOT NULL, " +
-		eachCounter("% "+d.bigint) + ", PRIMARY KEY (" + key + "))" + options
+		eachCounter("% "+d.bigint) + ", PRIMARY KEY (" + primaryKey(table.step, s) + "))" + options
 }
 
-// onUsageConflict is the end of an INSERT into a table of usage: what the new row counts is added to an
-// existing one.
+// primaryKey returns the columns of the primary key, in the order of the table: minutes are in the
+// order in which they are written, others in the order in which the history of a key is read.
+func primaryKey(step keystore.Period, s *usageSeries) string {
+	if step == keystore.Minute {
+		return "begins, " + s.columns() + ", outcome"
+	}
+	return s.columns() + ", begins, outcome"
+}
+
+// onUsageConflict is the end of an INSERT into a table of usage: it adds the counts of a new row to
+// those of an existing one.
 func onUsageConflict(table string, s *usageSeries) string {
 	return " ON CONFLICT (" + s.columns() + ", begins, outcome) DO UPDATE SET " +
 		eachCounter("% = coalesce("+table+".% + excluded.%, "+table+".%, excluded.%)")
@@ -164,6 +170,13 @@ type usageMarks struct {
 	Rolled map[string]map[keystore.Period]usageMark `json:"rolled,omitempty"`
 	// Dropped is the end of the newest dropped table of each step. Older rows are not stored again.
 	Dropped map[keystore.Period]int64 `json:"dropped,omitempty"`
+	// Doomed is the table that is being dropped.
+	Doomed *doomedTable `json:"doomed,omitempty"`
+}
+
+type doomedTable struct {
+	Step  keystore.Period `json:"step"`
+	Begin int64           `json:"begin"`
 }
 
 // A usageMark says which rows of a shorter step are in the tables of a step.
@@ -172,6 +185,8 @@ type usageMark struct {
 	Bucket int64 `json:"bucket"`
 	// After is the last subject of Bucket that is rolled up. Empty: none.
 	After []string `json:"after,omitempty"`
+	// Minutes is how many minutes of Bucket had rows when its roll-up began. Zero: not known.
+	Minutes int `json:"minutes,omitempty"`
 }
 
 func (m *usageMarks) of(s *usageSeries, step keystore.Period) usageMark {

@@ -4,8 +4,10 @@ package sqldb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest"
@@ -110,4 +112,104 @@ func (u *unmarked) MaintainUsage(
 		err = u.exec(ctx, u.writer, "", "UPDATE usage_state SET value = ? WHERE name = 'marks'", mark)
 	}
 	return more, err
+}
+
+// TestUsageRests: many short transactions of usage leave the write lock of SQLite to other
+// processes, as a single long one does.
+func TestUsageRests(t *testing.T) {
+	d := newSQLite(t).Open(t).(*closeOnce)
+	for range 3 {
+		if err := d.changeUsage(t.Context(), func(*tx) error {
+			time.Sleep(d.rest / 2)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.restUntil.IsZero() {
+		t.Error("the process does not rest")
+	}
+}
+
+// TestPostgresUsageApart: nothing else waits for a transaction of usage, which waits for no change.
+func TestPostgresUsageApart(t *testing.T) {
+	s := newPostgresStore(t)
+	d, other := openOnce(t, s.URL(s.schema)), openOnce(t, s.URL(s.schema))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	change := func(d *closeOnce) error {
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			return insertKey(tx, &keystore.Key{ID: fmt.Sprintf("%p", d), CreatedAt: tx.Now()})
+		})
+		return err
+	}
+	add := func(d *closeOnce) error {
+		return d.AddUsage(ctx, keystore.UsageBatch{Writer: fmt.Sprintf("%p", d), Number: 1,
+			Rows: []keystore.UsageRow{{Begin: time.Now(), Key: "k"}}})
+	}
+	if err := d.changeUsage(ctx, func(t *tx) error {
+		if _, _, err := usageState(t.query, d.lockUsage); err != nil {
+			return err
+		}
+		return errors.Join(change(d), change(other),
+			other.RecordUse(ctx, map[string]keystore.LastUse{fmt.Sprintf("%p", d): {At: t.now}}))
+	}); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.Update(ctx, func(keystore.Tx) error {
+		_, err := other.MaintainUsage(ctx, keystore.DefaultUsageKept)
+		return errors.Join(add(d), add(other), err)
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPostgresDropInUse: a table that someone reads is dropped later.
+func TestPostgresDropInUse(t *testing.T) {
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema))
+	begin := time.Now().Add(-3 * time.Hour)
+	if err := d.AddUsage(t.Context(), keystore.UsageBatch{Writer: "w", Number: 1,
+		Rows: []keystore.UsageRow{{Begin: begin, Key: "k",
+			UsageCounts: keystore.UsageCounts{Requests: 1}}}}); err != nil {
+		t.Fatal(err)
+	}
+	table := usageTableOf(keystore.Minute, toMinutes(begin)).name(&byGroup)
+	reader, err := d.bulk.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Rollback()
+	if _, err := reader.ExecContext(t.Context(), "SELECT * FROM "+table); err != nil {
+		t.Fatal(err)
+	}
+	maintain := func() {
+		t.Helper()
+		for more := true; more; {
+			var err error
+			if more, err = d.MaintainUsage(t.Context(),
+				keystore.UsageKept{Minutes: time.Hour}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	exists := func() bool {
+		_, err := d.readers.ExecContext(t.Context(), "SELECT 1 FROM "+table)
+		return err == nil
+	}
+	maintain()
+	if !exists() {
+		t.Error("the table is dropped while it is read")
+	}
+	if err := reader.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	maintain()
+	if exists() {
+		t.Error("the table remains")
+	}
+	sums, err := d.Usage(t.Context(), keystore.UsageQuery{Step: keystore.Month})
+	if err != nil || len(sums) != 1 || sums[0].Requests != 1 {
+		t.Errorf("%+v %v", sums, err)
+	}
 }
