@@ -119,7 +119,8 @@ func (a *API) usage(
 	if err != nil {
 		return nil, err
 	}
-	bucket := int64(reflect.TypeFor[manage.UsageBucket]().Size())
+	const copies = 2 // the buckets, and the sums of the database that they were made from
+	bucket := copies * int64(reflect.TypeFor[manage.UsageBucket]().Size())
 	for i := range u.Series {
 		if err := accountOf(ctx).take(int64(len(u.Series[i].Buckets)) * bucket); err != nil {
 			return nil, err

@@ -3,11 +3,14 @@ package admin_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -105,6 +108,18 @@ func TestUsage(t *testing.T) {
 	a := d.call(t, d.caller(t, key.Token), "GET", "/self/usage?"+span, nil)
 	if a.status != 200 || compact(t, a.text) != `{"items":[`+strings.Join(items, ",")+`],`+total+`}` {
 		t.Errorf("a key about itself: %d %s", a.status, a.text)
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
+	}))
+	defer s.Close()
+	resp, err := http.Head(s.URL + api.Prefix + ofKey + span)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != api.JSON {
+		t.Errorf("HEAD: %d %v", resp.StatusCode, resp.Header)
 	}
 	var u api.Usage
 	d.call(t, root, "GET", ofKey+"step=month", nil).into(t, 200, &u)

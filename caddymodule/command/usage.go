@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -185,7 +186,7 @@ func (c *cli) showUsageGroups(u api.Usage, by string) error {
 		if n < 0 {
 			n = len(items)
 		}
-		cells := append([]string{name}, usageCells(usageSum(items[:n]))...)
+		cells := append([]string{cmp.Or(name, "-")}, usageCells(usageSum(items[:n]))...)
 		if terminal {
 			cells = append(cells, sparkline(requestsOf(items[:n])))
 		}

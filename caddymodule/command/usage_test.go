@@ -29,7 +29,7 @@ func cliUsage(groups ...string) api.Usage {
 func TestUsageCommand(t *testing.T) {
 	s := serveCLI(t, map[string][]cliAnswer{
 		"GET /keys/" + cliID + "/usage": {{200, cliUsage("")}},
-		"GET /usage":                    {{200, cliUsage(cliID, "b")}},
+		"GET /usage":                    {{200, cliUsage(cliID, "")}},
 	})
 	s.run("", "usage", cliID).want(t, 0, `TIME                  ALLOWED  REFUSED  UNITS  5XX  IN     OUT
 2026-11-28T23:00:00Z  12       4        24     1    999 B  1.5 MB
@@ -38,7 +38,7 @@ total                 12       4        24     1    999 B  1.5 MB
 `, "Refused: limited 3, forbidden 1.")
 	s.run("", "usage", "--top", "5").want(t, 0, `KEY           ALLOWED  REFUSED  UNITS  5XX  IN     OUT
 4fYQ0hTz81Lk  12       4        24     1    999 B  1.5 MB
-b             12       4        24     1    999 B  1.5 MB
+-             12       4        24     1    999 B  1.5 MB
 total         12       4        24     1    999 B  1.5 MB
 `, "Refused: limited 3, forbidden 1.")
 	var doc api.Usage

@@ -66,6 +66,7 @@ func (u *usageTest) sums(q keystore.UsageQuery) []keystore.UsageSum {
 		c := cell{outcome: r.Outcome}
 		c.begin, _ = q.Step.Of(r.Begin)
 		if q.Keys != nil && !slices.Contains(q.Keys, r.Key) ||
+			q.Home != "" && r.Namespace != q.Home ||
 			q.Namespaces != nil && !slices.Contains(q.Namespaces, r.Namespace) &&
 				(q.OrOwner == "" || r.Owner != q.OrOwner) ||
 			!q.From.IsZero() && c.begin.Before(q.From) || !q.To.IsZero() && !c.begin.Before(q.To) {
@@ -243,6 +244,7 @@ func (u *usageTest) randomStep(
 	case 8, 9:
 		q := keystore.UsageQuery{Step: keystore.Periods[random.IntN(len(keystore.Periods))],
 			By:         usageGroups[random.IntN(len(usageGroups))],
+			Home:       []string{"", "", "a"}[random.IntN(3)],
 			Namespaces: [][]string{nil, nil, {"a"}, {"b", "Ünï '\" %"}, {}}[random.IntN(5)],
 			OrOwner:    []string{"", "m_1"}[random.IntN(2)], Limit: random.IntN(4),
 		}

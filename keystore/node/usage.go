@@ -174,7 +174,7 @@ func (n *Node) flushUsage(ctx context.Context) {
 	b.collect(n.cache)
 	if dropped := b.bound(maxUsageRows); dropped > 0 {
 		b.dropped.Add(uint64(dropped))
-		n.logger.Error("usage dropped, because the database has not accepted any for too long",
+		n.logger.Error("usage dropped; the database was unavailable for too long",
 			slog.Int("rows", dropped))
 	}
 	began, wrote := time.Now(), false
@@ -221,7 +221,7 @@ func (n *Node) closeUsage() {
 	defer cancel()
 	n.flushUsage(ctx)
 	if lost := n.usage.pending.Load(); lost > 0 {
-		n.logger.Error("usage lost, because the database has not accepted it before the end",
+		n.logger.Error("usage lost; the database did not accept it before the end",
 			slog.Int64("rows", lost))
 	}
 }
