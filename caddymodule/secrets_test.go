@@ -52,6 +52,7 @@ var optionLines = map[string]map[string][]string{
 		"capacity":       {"capacity {\nroles 2 1\ndirectory 2MiB 1MiB\nkeys_per_owner 1\n}"},
 		"request_memory": {"request_memory 16MiB"},
 		"abuse":          {"abuse 20/1m"},
+		"usage":          {"usage off", "usage {\nminutes 48h\nhours 35d\n}"},
 	},
 	"api_key": {
 		"from": {"from header X-Key Token", "from query key", "from cookie key",

@@ -48,7 +48,7 @@ type UsageRow struct {
 	UsageCounts
 }
 
-// A UsageQuery selects usage. A zero field selects everything.
+// A UsageQuery selects usage. A zero field selects everything, but Step is required.
 type UsageQuery struct {
 	Step Period // of the buckets: [Minute], [Hour], [Day] or [Month]
 	// From and To are the beginnings of the first bucket and of the bucket after the last.
@@ -60,7 +60,8 @@ type UsageQuery struct {
 	// OrOwner owns the key, both at the time of the request. Nil Namespaces match any key.
 	Namespaces []string
 	OrOwner    string // empty for no member
-	// By groups the sums by key, namespace, owner or operation. Zero means one group.
+	// By groups the sums by key, namespace, owner or operation. Zero means one group. The usage of
+	// single Keys is not kept by operation.
 	By UsageGroup
 	// Limit is the maximum number of groups: those with the most requests from From to To. Zero
 	// means no limit.

@@ -110,8 +110,8 @@ var postgresDialect = dialect{
 // password.
 //
 // It uses one connection for writes, eight for lookups of keys, four for lists, one for last uses,
-// one for quotas, one for usage, three for leases, the nodes' rows and polls of the head, and one that listens. No
-// kind waits for another.
+// one for quotas, one for usage, three for leases, the nodes' rows and polls of the head, and one
+// that listens. No kind waits for another.
 func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 	p, err := newPostgres(url)
 	if err != nil {

@@ -231,7 +231,7 @@ func explainPostgres(err error) error {
 		advice = "the database does not exist: create it with CREATE DATABASE"
 	case code == "42501":
 		advice = "the user needs the privilege CREATE on the schema, to create or upgrade a " +
-			"deployment, and privileges to read and write its tables"
+			"deployment and to store usage, and privileges to read and write its tables"
 	case code == undefinedTable, code == "42883":
 		advice = "a table or function does not exist: check that the search_path names the schema " +
 			"of the deployment"

@@ -97,7 +97,8 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 		return err
 	}
 	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint), "+
-		"units = CAST(r.value ->> 3 AS bigint) FROM "+t.db.items+" r WHERE quota = "+quota+" AND begins = "+begins, array)
+		"units = CAST(r.value ->> 3 AS bigint) FROM "+t.db.items+" r WHERE quota = "+quota+
+		" AND begins = "+begins, array)
 	return err
 }
 

@@ -15,7 +15,8 @@ import (
 // AddUsage implements [keystore.Database].
 func (d *DB) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
 	if len(b.Rows) > keystore.MaxUsageRows {
-		return errors.New("adding usage: a batch has too many rows")
+		return fmt.Errorf("adding usage: a batch must contain at most %d rows",
+			keystore.MaxUsageRows)
 	}
 	for {
 		var missing []usageTable
@@ -234,8 +235,8 @@ func (t *tx) insertOperations(b *keystore.UsageBatch) error {
 		return err
 	}
 	_, err = t.exec("INSERT INTO usage_operations (key_id, operation, day) SELECT "+
-		item(0, "text")+", "+item(1, "text")+", "+item(2, "integer")+" FROM "+t.db.items+" r WHERE true ON CONFLICT (key_id, operation) DO UPDATE SET "+
-		"day = excluded.day WHERE excluded.day > usage_operations.day", array)
+		item(0, "text")+", "+item(1, "text")+", "+item(2, "integer")+" FROM "+t.db.items+
+		" r WHERE true ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day WHERE excluded.day > usage_operations.day", array)
 	return err
 }
 

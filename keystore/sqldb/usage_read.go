@@ -85,7 +85,7 @@ func (d *DB) readUsage(
 			return nil, nil
 		}
 		most := unionOf(parts).within("SELECT g FROM (",
-			") u GROUP BY g ORDER BY sum(n) DESC, g LIMIT ?")
+			") u GROUP BY g ORDER BY coalesce(sum(n), 0) DESC, g LIMIT ?")
 		groups, err := list(query, func(scan func(...any) error) (g string, err error) {
 			return g, scan(&g)
 		}, most.sql, append(most.args, q.Limit)...)

@@ -104,18 +104,18 @@ func (t *tx) rollUp(marks *usageMarks, tables []usageTable) (bool, error) {
 func (t *tx) rollUpPart(
 	table usageTable, s *usageSeries, step keystore.Period, marks *usageMarks, tables []usageTable,
 ) error {
-	rows := always
-	if mark := marks.of(s, step); mark.Bucket == table.begin && len(mark.After) > 0 {
-		rows = s.compared(">", mark.After)
+	rows, next := always, marks.of(s, step)
+	if next.Bucket != table.begin {
+		next = usageMark{Bucket: table.begin}
 	}
-	end, err := t.partEnd(table, s, rows)
-	if err != nil {
+	if len(next.After) > 0 {
+		rows = s.compared(">", next.After)
+	}
+	if err := t.findPart(table, s, rows, &next); err != nil {
 		return err
 	}
-	next := usageMark{Bucket: table.end()}
-	if end != nil {
-		rows = rows.and(s.compared("<=", end))
-		next = usageMark{Bucket: table.begin, After: end}
+	if next.Bucket == table.begin {
+		rows = rows.and(s.compared("<=", next.After))
 	}
 	into := usageTableOf(step, table.begin)
 	if into.begin >= marks.Dropped[step] {
@@ -139,9 +139,9 @@ func (t *tx) rollUpPart(
 	return nil
 }
 
-// partEnd returns the last subject of the next part, among those that meet a condition. It returns
-// nil if this part is the last. A part has about rollUpRows rows.
-func (t *tx) partEnd(table usageTable, s *usageSeries, rows clause) ([]string, error) {
+// findPart moves a mark beyond the next part of its bucket, which is among the rows that meet a
+// condition. A part has about rollUpRows rows.
+func (t *tx) findPart(table usageTable, s *usageSeries, rows clause, mark *usageMark) error {
 	query := func(c clause) ([][]string, error) {
 		found, err := list(t.query, func(scan func(...any) error) ([]string, error) {
 			subject := make([]string, len(s.subject))
@@ -149,29 +149,56 @@ func (t *tx) partEnd(table usageTable, s *usageSeries, rows clause) ([]string, e
 		}, c.sql, c.args...)
 		return found, t.note(err)
 	}
-	first := rows.within("SELECT "+s.columns()+" FROM "+table.name(s)+" WHERE ", " LIMIT 1 OFFSET ?")
-	first.args = append(slices.Clip(first.args), t.db.rollUpRows)
-	if found, err := query(first); err != nil || len(found) == 0 {
-		return nil, err
+	from := " FROM " + table.name(s) + " WHERE "
+	rest, err := query(rows.within("SELECT "+s.columns()+from,
+		" LIMIT 1 OFFSET "+strconv.Itoa(t.db.rollUpRows)))
+	if err != nil {
+		return err
+	}
+	if len(rest) == 0 {
+		*mark = usageMark{Bucket: table.end()}
+		return nil
 	}
 	parts, nth := []clause{rows}, t.db.rollUpRows
 	if table.step == keystore.Minute {
+		if mark.Minutes == 0 {
+			if mark.Minutes, err = t.countMinutes(table, s); err != nil {
+				return err
+			}
+		}
 		// The rows of each minute are in the order of their subjects.
-		parts, nth = nil, nth/int(table.end()-table.begin)
+		parts, nth = nil, nth/mark.Minutes
 		for m := table.begin; m < table.end(); m++ {
 			parts = append(parts, clause{"begins = ?", []any{m}}.and(rows))
 		}
 	}
 	for i := range parts {
-		parts[i] = parts[i].within("SELECT * FROM (SELECT "+s.columns()+" FROM "+table.name(s)+
-			" WHERE ", " ORDER BY "+s.columns()+" LIMIT 1 OFFSET "+strconv.Itoa(nth)+") p")
+		parts[i] = parts[i].within("SELECT * FROM (SELECT "+s.columns()+from,
+			" ORDER BY "+s.columns()+" LIMIT 1 OFFSET "+strconv.Itoa(nth)+") p")
 	}
-	found, err := query(joined(" UNION ALL ", parts).within("SELECT "+s.columns()+" FROM (",
+	ends, err := query(joined(" UNION ALL ", parts).within("SELECT "+s.columns()+" FROM (",
 		") u ORDER BY "+s.columns()+" LIMIT 1"))
-	if err != nil || len(found) == 0 {
-		return nil, err
+	if err != nil {
+		return err
 	}
-	return found[0], nil
+	if len(ends) == 0 {
+		*mark = usageMark{Bucket: table.end()}
+	} else {
+		mark.After = ends[0]
+	}
+	return nil
+}
+
+// countMinutes returns how many minutes of a table have rows.
+func (t *tx) countMinutes(table usageTable, s *usageSeries) (n int, err error) {
+	var each []clause
+	for m := table.begin; m < table.end(); m++ {
+		each = append(each, clause{"SELECT 1 AS one WHERE EXISTS (SELECT 1 FROM " + table.name(s) +
+			" WHERE begins = ?)", []any{m}})
+	}
+	all := joined(" UNION ALL ", each).within("SELECT count(*) FROM (", ") u")
+	err = t.row(all.sql, all.args...).Scan(&n)
+	return max(1, n), err
 }
 
 // dropUsage drops the oldest table that is not kept any more and is rolled up completely. It reports

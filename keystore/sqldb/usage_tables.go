@@ -157,8 +157,8 @@ func primaryKey(step keystore.Period, s *usageSeries) string {
 	return s.columns() + ", begins, outcome"
 }
 
-// onUsageConflict is the end of an INSERT into a table of usage: what the new row counts is added to an
-// existing one.
+// onUsageConflict is the end of an INSERT into a table of usage: it adds the counts of a new row to
+// those of an existing one.
 func onUsageConflict(table string, s *usageSeries) string {
 	return " ON CONFLICT (" + s.columns() + ", begins, outcome) DO UPDATE SET " +
 		eachCounter("% = coalesce("+table+".% + excluded.%, "+table+".%, excluded.%)")
@@ -185,6 +185,8 @@ type usageMark struct {
 	Bucket int64 `json:"bucket"`
 	// After is the last subject of Bucket that is rolled up. Empty: none.
 	After []string `json:"after,omitempty"`
+	// Minutes is how many minutes of Bucket had rows when its roll-up began. Zero: not known.
+	Minutes int `json:"minutes,omitempty"`
 }
 
 func (m *usageMarks) of(s *usageSeries, step keystore.Period) usageMark {

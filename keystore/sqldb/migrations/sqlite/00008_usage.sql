@@ -12,8 +12,8 @@ CREATE TABLE usage_tables (
     PRIMARY KEY (step, begins)
 ) WITHOUT ROWID, STRICT;
 
--- 'marks' is what is rolled up and what is dropped, as JSON. Who adds usage must hold its row.
--- 'maintainer' is the row that the process holds that rolls up.
+-- 'marks' is what is rolled up and what is dropped, as JSON. A transaction that adds usage locks its row against changes.
+-- 'maintainer' has no value. The process that rolls up locks its row.
 CREATE TABLE usage_state (
     name  TEXT PRIMARY KEY NOT NULL,
     value TEXT NOT NULL
