@@ -42,7 +42,7 @@ func TestPages(t *testing.T) {
 	revoked := g.Mint(t, gate.JSON{"name": "Gone", "access": "read_only"})
 	g.Revoke(t, revoked.ID)
 	busy := g.Mint(t, gate.JSON{"name": "Busy", "permissions": []string{"orders:search"},
-		"quota": gate.JSON{"requests": 4, "per": "day"}})
+		"quota": gate.JSON{"requests": 3, "per": "day"}})
 	for range 3 {
 		calls(t, g, busy.Token, map[string]int{"/v1/orders": 200, "POST /v1/orders": 403})
 	}
