@@ -255,8 +255,9 @@ func (b *usageBook) collect(cache *localCache) {
 }
 
 func (b *usageBook) add(r *useRow) {
+	counts := r.counts // a copy, because a pointer would keep the whole cell
 	b.addCounts(usageKey{begin: r.minute * 60, key: r.key, namespace: r.namespace, owner: r.owner,
-		operation: r.operation, outcome: r.outcome}, &r.counts)
+		operation: r.operation, outcome: r.outcome}, &counts)
 }
 
 func (b *usageBook) addCounts(k usageKey, counts *keystore.UsageCounts) {
