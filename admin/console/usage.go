@@ -117,7 +117,8 @@ func (v *visit) spent(id string, quota *api.Quota) (*quotaUse, error) {
 	}
 	per := keystore.Period(quota.Per)
 	begin, end := per.Of(v.keys.Now())
-	u, err := v.keys.KeyUsage(v.ctx, v.Caller, id, manage.UsageSpan{Step: per, From: begin, To: end})
+	u, err := v.keys.KeyUsage(v.ctx, v.Caller, id,
+		manage.UsageSpan{Step: per, From: begin, To: end})
 	if err != nil {
 		return nil, err
 	}

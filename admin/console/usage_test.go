@@ -37,8 +37,8 @@ func (s *site) used(t testing.TB, k *keystore.Key, before time.Duration, operati
 	}
 }
 
-// insert adds keys of any age, as another version may have created them. It fills in the fields that
-// every key has.
+// insert adds keys of any age, as another version may have created them. It fills in the fields
+// that every key has.
 func (s *site) insert(t testing.TB, keys ...*keystore.Key) {
 	t.Helper()
 	_, err := s.db.Update(ctx, func(tx keystore.Tx) error {
