@@ -27,12 +27,15 @@ type use struct {
 
 // Used notes that a request with this record was accepted at now, in Unix nanoseconds, from an
 // address, which is the zero Addr if it is unknown. It usually costs one comparison, and calls from
-// only if it notes the use.
+// only if it notes the use and usage is on.
 func (n *Node) Used(r *keystore.Record, now int64, from func() netip.Addr) {
 	if !r.NoteUse(now, useInterval) {
 		return
 	}
-	last := keystore.LastUse{At: time.Unix(0, now).UTC(), From: from().Unmap().WithZone("")}
+	last := keystore.LastUse{At: time.Unix(0, now).UTC()}
+	if !n.settings.Load().Usage.Off {
+		last.From = from().Unmap().WithZone("")
+	}
 	s := n.cache.shard(&r.Digest)
 	s.mu.Lock()
 	s.used = append(s.used, use{r.KeyID, last})
