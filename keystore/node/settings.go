@@ -35,7 +35,8 @@ type Settings struct {
 
 // UsageSettings are the settings of usage (docs/usage.md).
 type UsageSettings struct {
-	// Off stops counting, and the addresses of last uses are unknown. Usage that was counted before is neither rolled up nor deleted.
+	// Off stops counting, and noting the addresses of last uses. Usage that was counted before is
+	// neither rolled up nor deleted.
 	Off bool
 	// Kept is how long usage is kept; nil stands for [keystore.DefaultUsageKept].
 	Kept *keystore.UsageKept
