@@ -68,6 +68,17 @@ func benchAddUsage(b *testing.B, w *benchWriter) {
 	for i := 0; b.Loop(); i++ {
 		w.add(b, begin.Add(time.Duration(i/15)*time.Minute), 10_000)
 	}
+	var rows int64
+	for _, s := range allSeries {
+		var n int64
+		if err := w.bulk.QueryRowContext(b.Context(), "SELECT count(*) FROM "+
+			usageTableOf(keystore.Minute, toMinutes(begin)).name(&s)).Scan(&n); err != nil {
+			b.Fatal(err)
+		}
+		rows += n
+	}
+	b.ReportMetric(float64(w.usageBytes(b, begin.UTC().Format("usage_minute_%_2006010215")))/
+		float64(rows), "B/bucket")
 }
 
 // benchRollUp measures the roll-up of an hour in which 10,000 keys were used in ten minutes each,
@@ -113,8 +124,8 @@ func benchReadUsage(b *testing.B, w *benchWriter) {
 		}
 		rows += n
 	}
-	b.Logf("%d buckets of %d keys, %v each, %.0f bytes each", rows, benchKeys,
-		time.Since(began)/time.Duration(rows), float64(w.usageBytes(b, from))/float64(rows))
+	b.Logf("%d buckets of %d keys, %v each", rows, benchKeys, time.Since(began)/time.Duration(rows))
+	size := float64(w.usageBytes(b, from.Format("usage_day_key_2006")+"%")) / float64(rows)
 	key := func() []string { return []string{usageKeyID(100 * rand.IntN((benchKeys+99)/100))} }
 	for _, chart := range []struct {
 		name string
@@ -147,6 +158,7 @@ func benchReadUsage(b *testing.B, w *benchWriter) {
 					b.Fatal(len(sums), err)
 				}
 			}
+			b.ReportMetric(size, "B/bucket")
 		})
 	}
 }
@@ -176,17 +188,16 @@ func (w *benchWriter) fillDays(ctx context.Context, month time.Time) (rows int64
 	return rows, err
 }
 
-// usageBytes returns the size of the tables of days from a time on.
-func (w *benchWriter) usageBytes(b *testing.B, from time.Time) (bytes int64) {
+// usageBytes returns the size of the tables whose names match a pattern.
+func (w *benchWriter) usageBytes(b *testing.B, pattern string) (bytes int64) {
 	b.Helper()
-	query := "SELECT sum(pgsize) FROM dbstat WHERE aggregate AND name LIKE ?"
+	query := "SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE aggregate = 1 AND name LIKE ?"
 	if w.postgres != nil {
 		query = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND " +
 			"relnamespace = to_regnamespace(current_schema()) AND relname LIKE ?"
 	}
-	if err := w.bulk.QueryRowContext(b.Context(), w.bind(query),
-		from.Format("usage_day_key_2006")+"%").Scan(&bytes); err != nil {
-		b.Log(err)
+	if err := w.bulk.QueryRowContext(b.Context(), w.bind(query), pattern).Scan(&bytes); err != nil {
+		b.Fatal(err)
 	}
 	return bytes
 }
