@@ -693,7 +693,7 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 func TestReservationFollowsUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin, _ := keystore.Day.Of(time.Now())
-		time.Sleep(begin.Add(24 * time.Hour).Sub(time.Now()))
+		time.Sleep(time.Until(begin.Add(24 * time.Hour)))
 		quota := keystore.Quota{Units: 12_000, Per: keystore.Day}
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 3)
 		for range 2000 {
