@@ -282,7 +282,8 @@ func testUsageDropped(t *testing.T, s Store) {
 	}
 	buckets := func(step keystore.Period) int {
 		t.Helper()
-		sums, err := u.db.Usage(ctx, keystore.UsageQuery{Step: step, To: usageStart.AddDate(1, 0, 0)})
+		sums, err := u.db.Usage(ctx,
+			keystore.UsageQuery{Step: step, To: usageStart.AddDate(1, 0, 0)})
 		must(t, err)
 		return len(sums)
 	}

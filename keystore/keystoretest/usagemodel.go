@@ -152,7 +152,8 @@ func (u *usageTest) checkAll(from time.Time) error {
 
 // someUsage returns a row with random counts.
 func someUsage(random *rand.Rand, begin time.Time, key string) keystore.UsageRow {
-	r := keystore.UsageRow{Begin: begin, Key: key, Namespace: []string{"a", "b", "Ünï '\" %"}[random.IntN(3)],
+	r := keystore.UsageRow{Begin: begin, Key: key,
+		Namespace: []string{"a", "b", "Ünï '\" %"}[random.IntN(3)],
 		Owner:     []string{"m_1", "m_2"}[random.IntN(2)],
 		Operation: []string{"", "read", "orders:search"}[random.IntN(3)]}
 	r.Outcome = []keystore.Outcome{keystore.OK, keystore.OK, keystore.Limited,
@@ -189,7 +190,8 @@ func RandomUsage(handles [2]keystore.Database, seed uint64) error {
 	for range 2 {
 		for _, step := range keystore.Periods {
 			for _, by := range usageGroups {
-				if err := u.check(u.inTime(keystore.UsageQuery{Step: step, By: by}, kept)); err != nil {
+				q := u.inTime(keystore.UsageQuery{Step: step, By: by}, kept)
+				if err := u.check(q); err != nil {
 					return fmt.Errorf("seed %d, at the end: %w", seed, err)
 				}
 			}

@@ -110,8 +110,8 @@ func (d *DB) NearQuotas(
 		return u, scan(&u.Quota, timeTo{&u.Begin}, timeTo{&u.End}, &u.Units, &u.Granted)
 	}, "SELECT q.quota, q.begins, q.ends, q.units, q.granted FROM quota_grants q, "+
 		"(SELECT max(at) AS now FROM (SELECT "+d.clock+" AS at UNION ALL "+
-		"SELECT coalesce(noted, 0) FROM clock) c) n WHERE q.ends > n.now AND q.begins <= n.now AND q.units > 0 "+
-		"AND q.granted >= q.units * CAST(? AS double precision) AND "+d.current+
+		"SELECT coalesce(noted, 0) FROM clock) c) n WHERE q.ends > n.now AND q.begins <= n.now "+
+		"AND q.units > 0 AND q.granted >= q.units * CAST(? AS double precision) AND "+d.current+
 		" ORDER BY q.granted * 1.0 / q.units DESC, q.quota, q.begins LIMIT ?", d.clockArg(), share,
 		limit)
 	return uses, d.fail(ctx, "reading used quotas", err)

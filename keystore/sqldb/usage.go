@@ -236,7 +236,8 @@ func (t *tx) insertOperations(b *keystore.UsageBatch) error {
 	}
 	_, err = t.exec("INSERT INTO usage_operations (key_id, operation, day) SELECT "+
 		item(0, "text")+", "+item(1, "text")+", "+item(2, "integer")+" FROM "+t.db.items+
-		" r WHERE true ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day WHERE excluded.day > usage_operations.day", array)
+		" r WHERE true ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day "+
+		"WHERE excluded.day > usage_operations.day", array)
 	return err
 }
 

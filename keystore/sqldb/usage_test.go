@@ -109,7 +109,8 @@ func (u *unmarked) MaintainUsage(
 		return more, err
 	}
 	if u.calls++; u.calls == 3 {
-		err = u.exec(ctx, u.writer, "", "UPDATE usage_state SET value = ? WHERE name = 'marks'", mark)
+		err = u.exec(ctx, u.writer, "", "UPDATE usage_state SET value = ? WHERE name = 'marks'",
+			mark)
 	}
 	return more, err
 }
