@@ -313,6 +313,24 @@ func TestRateOfFleet(t *testing.T) {
 	}
 }
 
+// TestSmallBurstOfFleet checks the bound of limits whose burst is smaller than the number of nodes,
+// so that the requests that all nodes admit in advance are more than two bursts.
+func TestSmallBurstOfFleet(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 7))
+			nodes := 3 + random.IntN(8)
+			limit := keystore.RateLimit{Requests: smallLimit * int64(nodes),
+				Per: time.Duration(1+random.IntN(100)) * time.Second, Burst: 1 + random.Int64N(3)}
+			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+			f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
+			f.load(20*time.Second, 40)
+			f.within(limit, slack(limit, nodes))
+			f.close()
+		})
+	}
+}
+
 // TestFleetReachesRate checks that several nodes with a shared store admit nearly all that a limit
 // allows while more requests arrive, and all that arrive at nine tenths of its rate.
 func TestFleetReachesRate(t *testing.T) {
@@ -521,9 +539,9 @@ func TestWrongAnswersOfStore(t *testing.T) {
 		}
 		f.within(limit, slack(limit, 2))
 		f.store.lie.Store(nil)
-		time.Sleep(2*time.Second + time.Microsecond)
+		time.Sleep(2*time.Second + limit.Per/10 + time.Microsecond)
 		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
-			t.Errorf("%v after two bursts", c.Outcome)
+			t.Errorf("%v after two bursts and a tenth of the period", c.Outcome)
 		}
 		f.close()
 	})

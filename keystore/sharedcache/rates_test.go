@@ -49,6 +49,23 @@ func (c cache) wantTAT(t *testing.T, tat int64) {
 	}
 }
 
+// TestAdvanceOfFleet: requests that many nodes have admitted in advance all count, even if the
+// burst is small and a request takes long to be refilled.
+func TestAdvanceOfFleet(t *testing.T) {
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
+	const nodes = 10
+	b := keystore.Booking{Name: rateName, Spent: 1,
+		Limit: keystore.RateLimit{Requests: 20 * nodes, Per: 24 * time.Hour, Burst: 1}}
+	var got keystore.Booked
+	for range nodes {
+		got = r.booked(t, b)
+	}
+	if want := noon.Add(24 * time.Hour / 20).UnixMicro(); got.TAT < want {
+		t.Errorf("TAT %d after %d requests, want %d", got.TAT, nodes, want)
+	}
+}
+
 // TestFlushedRates: after the server has lost its data, nodes restore the state that they know.
 func TestFlushedRates(t *testing.T) {
 	s := redistest.Start(t)
@@ -168,12 +185,14 @@ func TestForeignRates(t *testing.T) {
 	}
 	r.wantTAT(t, after(3))
 
+	// Two bursts, a minute and a tenth of the period.
+	latest := after(2*minutely.Burst+1) + minutely.Per.Microseconds()/10
 	for _, late := range []string{
 		storedAt(after(1000)), storedAt(math.MaxInt64), "99999999999999999999/1/60000000",
 	} {
 		operator.Set(ctx, rateName, late, 0)
-		r.wantTAT(t, after(2*minutely.Burst+1))
-		if v := operator.Get(ctx, rateName).Val(); v != storedAt(after(2*minutely.Burst+1)) {
+		r.wantTAT(t, latest)
+		if v := operator.Get(ctx, rateName).Val(); v != storedAt(latest) {
 			t.Errorf("%.30s: stored %q", late, v)
 		}
 	}
