@@ -195,8 +195,10 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	if *b.limit != k.Limit {
 		return
 	}
-	// The store is not trusted: a wrong answer blocks the limit for at most the time of two bursts.
+	// The store is not trusted: a wrong answer blocks the limit for at most the time of two bursts
+	// and of twice the requests that all nodes may admit in advance.
 	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
+	latest.TAT += 2 * b.limit.Per.Microseconds() / smallLimit
 	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
 	granted := int32(min(answer.Granted, k.Want))
 	until := began + b.validity()

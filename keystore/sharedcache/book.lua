@@ -57,8 +57,10 @@ for i, name in ipairs(KEYS) do
 	end
 
 	-- A value that another program has stored does not block the limit forever: it counts as at
-	-- most two bursts and a minute after now, which is more than nodes book.
-	local tat = math.min(stored_tat, math.floor(now + 2 * burst * per / requests + 6e7))
+	-- most two bursts, a tenth of per and a minute after now. That is more than nodes book: what
+	-- they admit in advance takes up to a twentieth of per.
+	local tat = math.min(stored_tat,
+		math.floor(now + 2 * burst * per / requests + per / 10 + 6e7))
 	tat = math.max(tat, known, now)
 
 	local ahead = later(tat - now, scaled(spent, per, requests))
