@@ -313,6 +313,33 @@ func TestRateOfFleet(t *testing.T) {
 	}
 }
 
+// TestOneRequestInAdvance checks that a node has at most one request that is not booked, even while
+// it waits for the store, and that the state of the limit counts it.
+func TestOneRequestInAdvance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
+		f.store.slow.Store(int64(40 * time.Millisecond))
+		c := f.request(f.nodes[0], 1)
+		if s := c.State(KeyRate); s.Remaining != 99 || s.Reset != time.Second {
+			t.Errorf("%d remain, and more in %v", s.Remaining, s.Reset)
+		}
+		synctest.Wait()
+		f.work.Go(func() { c = f.request(f.nodes[0], 1) })
+		synctest.Wait()
+		f.mu.Lock()
+		if n := len(f.admitted); n != 1 {
+			t.Errorf("%d requests admitted before one is booked", n)
+		}
+		f.mu.Unlock()
+		time.Sleep(time.Second)
+		if s := c.State(KeyRate); c.Outcome != keystore.OK || s.Remaining != 98 {
+			t.Errorf("%v, %d remain", c.Outcome, s.Remaining)
+		}
+		f.close()
+	})
+}
+
 // TestSmallBurstOfFleet checks the bound of limits whose burst is smaller than the number of nodes,
 // so that the requests that all nodes admit in advance are more than two bursts.
 func TestSmallBurstOfFleet(t *testing.T) {
