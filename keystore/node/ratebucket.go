@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -26,7 +25,8 @@ type rateBucket struct {
 	held    int32 // requests that are booked and not used, at most MaxRate
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
-	floated int16 // requests admitted in advance and not booked: more than 1 only after an error
+	floated int8  // requests admitted in advance and not booked: more than 1 only after an error
+	advance int8  // how many of floated the store is asked to book
 	booking bool  // the store is asked
 	retired bool  // not in the limiter's map any more
 }
@@ -91,11 +91,12 @@ func (b *rateBucket) validity() int64 { return b.limit.Per.Microseconds() / gran
 
 func (b *rateBucket) holds(now int64) bool { return b.held > 0 && now < b.until }
 
-// settle adds the requests that were admitted in advance to the node's own meter.
+// settle adds the requests that were admitted in advance to the node's own meter, except those that
+// the store is asked to book.
 func (b *rateBucket) settle(l *keystore.RateLimit, now int64) {
-	if b.floated > 0 {
-		b.meter = b.meter.Add(l, now, int64(b.floated))
-		b.floated = 0
+	if b.floated > b.advance {
+		b.meter = b.meter.Add(l, now, int64(b.floated-b.advance))
+		b.floated = b.advance
 	}
 }
 
@@ -111,7 +112,7 @@ func (b *rateBucket) take(l *limiter, m mode, step keystore.Step, now int64) {
 			return
 		}
 	case m.shared:
-		b.floated = 1
+		b.floated++
 	case m.nodes == 1:
 		b.meter = b.meter.Next(b.limit, step, now)
 	default:
@@ -139,9 +140,12 @@ func (b *rateBucket) queue(l *limiter) *booking {
 
 // state returns the state of the limit after a charge.
 func (b *rateBucket) state(now int64) limitState {
-	s := limitState{meter: b.meter, held: -int64(b.floated)}
+	s := limitState{meter: b.meter}
+	if b.floated > 0 {
+		s.meter = b.meter.Add(b.limit, now, int64(b.floated))
+	}
 	if b.holds(now) {
-		s.held += int64(b.held)
+		s.held = int64(b.held)
 	}
 	return s
 }
@@ -183,7 +187,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
 	//fault: if ablated("spend-before-booking") { k.Spent = 0 }
-	b.next, b.used, b.waiting, b.floated, b.booked, b.booking = nil, 0, 0, 0, now, true
+	b.next, b.used, b.waiting, b.advance, b.booked, b.booking = nil, 0, 0, b.floated, now, true
 	return k
 }
 
@@ -191,7 +195,8 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.booking = false
+	b.floated -= b.advance
+	b.advance, b.booking = 0, false
 	if *b.limit != k.Limit {
 		return
 	}
@@ -210,12 +215,11 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	}
 }
 
-// undo restores the requests that a failed booking may not have booked.
-func (b *rateBucket) undo(k *keystore.Booking) {
+// undo is called after a booking that failed, so its requests may not have been booked.
+func (b *rateBucket) undo() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.booking = false
-	b.floated = int16(min(int64(b.floated)+k.Spent, math.MaxInt16))
+	b.advance, b.booking = 0, false
 	//fault: if ablated("share-not-carried") { b.meter, b.floated = keystore.Meter{}, 0 }
 }
 
@@ -239,8 +243,8 @@ func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {
 		answers, err = rates.Book(ctx, time.UnixMicro(began), bookings)
 	}
 	if err != nil {
-		for i, b := range list {
-			b.undo(&bookings[i])
+		for _, b := range list {
+			b.undo()
 		}
 		if l.rates() == rates { // else a reload has replaced the store, and has closed this one
 			l.degraded.Store(true)
