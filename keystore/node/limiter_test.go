@@ -313,6 +313,35 @@ func TestRateOfFleet(t *testing.T) {
 	}
 }
 
+// TestSlowLookup checks that a request whose lookup has taken long counts when it is charged, not
+// when it came. Else the limit would admit what it has refilled since, in addition.
+func TestSlowLookup(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 10}
+	for name, early := range map[string]int{"none before": 0, "one before": 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 1)
+				slow := Answer{Record: f.record, Now: time.Now().UnixNano()}
+				time.Sleep(2 * time.Second)
+				for range early {
+					f.request(f.nodes[0], 1)
+				}
+				for i := range 10 - early {
+					var c Charge
+					err := f.nodes[0].charge(t.Context(), &c, slow, f.policy, 1)
+					if err != nil || c.Outcome != keystore.OK {
+						t.Errorf("request %d: %v, %v", i, c.Outcome, err)
+					}
+				}
+				if c := f.request(f.nodes[0], 1); c.Outcome != keystore.Limited {
+					t.Errorf("%v after a whole burst", c.Outcome)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
 // TestOneRequestInAdvance checks that a node has at most one request that is not booked, even while
 // it waits for the store, and that the state of the limit counts it.
 func TestOneRequestInAdvance(t *testing.T) {
