@@ -211,6 +211,9 @@ func (l *limiter) charge(
 	ctx context.Context, c *Charge, a Answer, d *keystore.Directory, units int64,
 ) error {
 	c.now = a.Now
+	if a.entry == nil { // the lookup may have taken long
+		c.now = l.now()
+	}
 	b := l.find(&a, d)
 	for tries := 0; ; {
 		if b.terms == nil {
