@@ -741,22 +741,30 @@ func TestUnknownQuotaIsUnavailable(t *testing.T) {
 }
 
 // TestShadowNeverWaitsLong checks that a request waits for a shadow quota only once while the
-// database hangs.
+// database hangs, and that no other limit refuses it for that.
 func TestShadowNeverWaitsLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: true}
-		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
-		f.ledger.lose.Store(1000)
-		f.ledger.slow.Store(int64(QueryTimeout))
-		begun := time.Now()
-		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK || !c.Refused(KeyQuota) {
-			t.Errorf("%v, refused in shadow %v", c.Outcome, c.Refused(KeyQuota))
-		}
-		if took := time.Since(begun); took > QueryTimeout+time.Second {
-			t.Errorf("it took %v", took)
-		}
-		f.close()
-	})
+	quota := keystore.Quota{Units: 100, Per: keystore.Hour, Shadow: true}
+	for name, limits := range map[string]keystore.Limits{
+		"alone": {Quota: quota},
+		"with a rate whose grants expire sooner": {Quota: quota,
+			Rate: keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 10}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, limits, 2)
+				f.ledger.lose.Store(1000)
+				f.ledger.slow.Store(int64(QueryTimeout))
+				begun := time.Now()
+				if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK || !c.Refused(KeyQuota) {
+					t.Errorf("%v, refused in shadow %v", c.Outcome, c.Refused(KeyQuota))
+				}
+				if took := time.Since(begun); took > QueryTimeout+time.Second {
+					t.Errorf("it took %v", took)
+				}
+				f.close()
+			})
+		})
+	}
 }
 
 // TestClosedLimiter checks that nobody waits for a limiter that is closed.
