@@ -252,8 +252,7 @@ func (l *limiter) charge(
 			case errors.Is(w.err, errClosed):
 				return w.err
 			case rate != nil: // the next try uses this node's share of the rate
-			case b.terms.Shadow(LimitName(name)):
-				tries = maxTries
+			case b.terms.Shadow(LimitName(name)): // the next try does not wait for it
 			default:
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
