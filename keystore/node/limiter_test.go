@@ -687,6 +687,36 @@ func TestQuotaIsNeverExceeded(t *testing.T) {
 	}
 }
 
+// TestReservationFollowsUse checks that a node that has reserved many units and then gets few
+// requests returns what it does not need, so that the other nodes are not refused for long.
+func TestReservationFollowsUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin, _ := keystore.Day.Of(time.Now())
+		time.Sleep(begin.Add(24 * time.Hour).Sub(time.Now()))
+		quota := keystore.Quota{Units: 12_000, Per: keystore.Day}
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 3)
+		for range 2000 {
+			f.request(f.nodes[0], 1)
+		}
+		for range 3 * 12 { // three hours with one request in five minutes
+			for range 5 {
+				time.Sleep(sweepInterval)
+				for _, n := range f.nodes {
+					n.sweep()
+				}
+			}
+			f.request(f.nodes[0], 1)
+		}
+		for f.refused == 0 {
+			f.request(f.nodes[1], 1)
+		}
+		if n := int64(len(f.admitted)); n < quota.Units-2*firstReservation {
+			t.Errorf("refused after %d of %d units", n, quota.Units)
+		}
+		f.close()
+	})
+}
+
 // TestAllOrNone checks that a request that one limit refuses is charged to no other.
 func TestAllOrNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
