@@ -20,11 +20,12 @@ type quotaBucket struct {
 	// owed is the number of units spent without a grant or, if negative, of granted units to
 	// return.
 	owed  int64
-	used  int64 // units since the last reservation
+	used  int64 // units since the last reservation or reduction of left
 	need  int64 // units that requests wait for
 	most  int64 // the most that one of them waits for
 	dry   int64 // when the quota had less than a request needed; 0 if it had enough
 	spent int64 // when units were last spent
+	since int64 // when used was last reset
 	next  *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
@@ -41,7 +42,8 @@ const (
 	// dryInterval is the time after which a node asks again for units of a used-up quota: another
 	// node may have returned some.
 	dryInterval = 10 * time.Second
-	// idleReservation is how long a reservation may be unused before it is returned.
+	// idleReservation is how long a reservation may be unused before it is returned. After the same
+	// time, a reservation in use is reduced to what that use needs.
 	idleReservation = 10 * time.Minute
 )
 
@@ -139,11 +141,16 @@ func (b *quotaBucket) idle(now int64) bool {
 	return b.left == 0 && b.owed == 0 && now-b.spent >= int64(idleReservation)
 }
 
-// settle queues the bucket if it owes something or has not used its reservation for
+// settle queues the bucket if it owes something or has not needed its reservation for
 // idleReservation, and reports whether it did.
 func (b *quotaBucket) settle(l *limiter, now int64) bool {
 	if now-b.spent >= int64(idleReservation) {
 		b.giveBack()
+	} else if now-b.since >= int64(idleReservation) {
+		spare := max(0, b.left-b.wants())
+		b.owed -= spare
+		b.left -= spare
+		b.used, b.since = 0, now
 	}
 	if b.owed == 0 || b.reserving {
 		return false
@@ -168,12 +175,15 @@ func (b *quotaBucket) forget() {
 // ledgerName returns the name of the quota in the ledger.
 func (b *quotaBucket) ledgerName() string { return b.id.String() + "/" + string(b.limit.Per) }
 
+// wants returns the number of units to hold, by the use since the last reservation.
+func (b *quotaBucket) wants() int64 { return max(2*b.used, firstReservation) }
+
 // reserve returns the next reservation, and the most units that one request waits for. The caller
 // holds the lock.
 func (b *quotaBucket) reserve(nodes int64) (r keystore.Reservation, most int64) {
 	var want int64
 	if b.used > 0 || b.need > 0 { // else the reservation only settles what is owed
-		want = max(2*b.used, firstReservation)
+		want = b.wants()
 	}
 	r = keystore.Reservation{
 		Quota: b.ledgerName(),
@@ -200,6 +210,7 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 		return // the same
 	}
 	b.left += g.Units
+	b.since = now
 	b.total = g.Total
 	b.dry = 0
 	if g.Units < r.Need && b.left < most {
