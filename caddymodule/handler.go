@@ -391,18 +391,25 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		case outcome != keystore.OK:
 			return outcome
 		case c.untracked:
-			return h.charge(c)
+			outcome, _ = h.charge(c)
+			return outcome
 		}
 		running := newRunningRequest(c.w, c.r)
 		if c.keys.Enter(answer, &running.Running) {
-			if outcome = h.charge(c); outcome == keystore.OK {
+			var waited bool
+			outcome, waited = h.charge(c)
+			if outcome == keystore.OK && !waited {
 				c.running = running
-			} else {
-				running.leave(c.keys)
+				return outcome
 			}
-			return outcome
+			running.leave(c.keys)
+			if outcome != keystore.OK {
+				return outcome
+			}
+			// Meanwhile the key may have been revoked, or the lease may have expired.
+		} else {
+			running.release()
 		}
-		running.release()
 		c.now = time.Now()
 	}
 	return keystore.Unavailable

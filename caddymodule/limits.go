@@ -23,16 +23,16 @@ const (
 	rateLimitPolicyField = "RateLimit-Policy"
 )
 
-// charge charges an accepted call to the limits of its key. A request is charged only once, even if
-// it passes several handlers.
-func (h *Handler) charge(c *call) keystore.Outcome {
+// charge charges an accepted call to the limits of its key, and reports whether it had to wait for
+// them. A request is charged only once, even if it passes several handlers.
+func (h *Handler) charge(c *call) (outcome keystore.Outcome, waited bool) {
 	if h.forAdmin || c.request.units > 0 {
-		return keystore.OK
+		return keystore.OK, false
 	}
 	charge, err := c.keys.Charge(c.r.Context(), c.answer, c.policy, c.cost)
 	switch {
 	case err != nil:
-		return keystore.Unavailable
+		return keystore.Unavailable, false
 	case charge.Terms != nil:
 		c.limits = charge
 		c.request.limits = charge.RefusedBy()
@@ -40,7 +40,7 @@ func (h *Handler) charge(c *call) keystore.Outcome {
 	if charge.Outcome == keystore.OK {
 		c.request.units = c.cost
 	}
-	return charge.Outcome
+	return charge.Outcome, charge.Waited
 }
 
 // announceLimits sets the response headers of a call whose key is limited.

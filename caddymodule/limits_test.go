@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -724,6 +726,40 @@ func TestRefusedRequestLeaves(t *testing.T) {
 	go func() { _, _ = io.WriteString(conn, "open\n") }()
 	if line, err := bufio.NewReader(peer).ReadString('\n'); err != nil || line != "open\n" {
 		t.Errorf("the revoke has cut a refused request: %v", err)
+	}
+}
+
+// waitingContext calls a function when a request begins to wait.
+type waitingContext struct {
+	context.Context
+	waits func()
+}
+
+func (c waitingContext) Done() <-chan struct{} {
+	c.waits()
+	return c.Context.Done()
+}
+
+// TestRevokeWhileWaitingForQuota checks that a request is not passed on if its key is revoked while
+// it waits for units of its quota.
+func TestRevokeWhileWaitingForQuota(t *testing.T) {
+	h := newFixture(t)
+	key, token := h.key("read")
+	h.limit(key.ID, keystore.Limits{Quota: monthly(100_000)}, keystore.Limits{})
+	handler := h.handler("namespace acme\n" +
+		"operation orders:export read GET /export {\ncost 1000\n}")
+	h.send(handler, "GET /"+keyLine(token)) // so that the next request waits only for the quota
+	conn, peer := net.Pipe()
+	defer func() { _ = peer.Close() }()
+	waited := false
+	a := h.send(handler, "GET /export"+keyLine(token), func(r *http.Request) {
+		*r = *r.WithContext(withConn(waitingContext{r.Context(), sync.OnceFunc(func() {
+			waited = true
+			revoke(t, h.keys, key.ID)
+		})}, conn))
+	})
+	if !waited || a.seen != nil || a.outcome() != "revoked" {
+		t.Errorf("waited: %v, passed on: %v, outcome %s", waited, a.seen != nil, a.outcome())
 	}
 }
 

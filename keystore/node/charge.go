@@ -33,6 +33,9 @@ type Charge struct {
 	Outcome keystore.Outcome
 	// Terms are the limits that apply; nil if there are none.
 	Terms *Terms
+	// Waited says that the request has waited for a store, so an answer from before may no longer
+	// hold. The caller must look the key up again.
+	Waited bool
 
 	states [NumLimits]limitState
 	mode   mode

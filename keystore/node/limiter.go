@@ -258,7 +258,7 @@ func (l *limiter) charge(
 			}
 		}
 		tries = min(tries+1, maxTries)
-		c.now = l.now()
+		c.now, c.Waited = l.now(), true
 	}
 }
 

@@ -376,8 +376,8 @@ func TestSmallBurstOfFleet(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 7))
 			nodes := 3 + random.IntN(8)
-			limit := keystore.RateLimit{Requests: smallLimit * int64(nodes), Burst: 1 + random.Int64N(3),
-				Per: time.Duration(1+random.IntN(100)) * time.Second}
+			limit := keystore.RateLimit{Requests: smallLimit * int64(nodes),
+				Per: time.Duration(1+random.IntN(100)) * time.Second, Burst: 1 + random.Int64N(3)}
 			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
 			f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
 			f.load(20*time.Second, 40)

@@ -21,12 +21,12 @@ type quotaBucket struct {
 	// owed is the number of units spent without a grant or, if negative, of granted units to
 	// return.
 	owed  int64
-	used  int64 // units since the last reservation
+	used  int64 // units since the last reservation or reduction of left
 	need  int64 // units that requests wait for
 	most  int64 // the most that one of them waits for
 	dry   int64 // when the quota had less than a request needed; 0 if it had enough
 	spent int64 // when units were last spent
-	since int64 // when units were last reserved
+	since int64 // when used was last reset
 	next  *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
@@ -147,9 +147,11 @@ func (b *quotaBucket) idle(now int64) bool {
 func (b *quotaBucket) settle(l *limiter, now int64) bool {
 	if now-b.spent >= int64(idleReservation) {
 		b.giveBack()
-	} else if spare := b.left - b.wants(); spare > 0 && now-b.since >= int64(idleReservation) {
+	} else if now-b.since >= int64(idleReservation) {
+		spare := max(0, b.left-b.wants())
 		b.owed -= spare
 		b.left -= spare
+		b.used, b.since = 0, now
 	}
 	if b.owed == 0 || b.reserving {
 		return false

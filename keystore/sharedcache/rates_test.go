@@ -49,8 +49,8 @@ func (c cache) wantTAT(t *testing.T, tat int64) {
 	}
 }
 
-// TestAdvanceOfFleet: requests that many nodes have admitted in advance all count, even if the burst
-// is small and a request takes long to be refilled.
+// TestAdvanceOfFleet: requests that many nodes have admitted in advance all count, even if the
+// burst is small and a request takes long to be refilled.
 func TestAdvanceOfFleet(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
