@@ -354,7 +354,8 @@ func TestOneRequestInAdvance(t *testing.T) {
 			t.Errorf("%d remain, and more in %v", s.Remaining, s.Reset)
 		}
 		synctest.Wait()
-		f.work.Go(func() { c = f.request(f.nodes[0], 1) })
+		second := make(chan Charge, 1)
+		f.work.Go(func() { second <- f.request(f.nodes[0], 1) })
 		synctest.Wait()
 		f.mu.Lock()
 		if n := len(f.admitted); n != 1 {
@@ -362,6 +363,7 @@ func TestOneRequestInAdvance(t *testing.T) {
 		}
 		f.mu.Unlock()
 		time.Sleep(time.Second)
+		c = <-second
 		if s := c.State(KeyRate); c.Outcome != keystore.OK || s.Remaining != 98 {
 			t.Errorf("%v, %d remain", c.Outcome, s.Remaining)
 		}
