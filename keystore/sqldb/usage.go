@@ -234,9 +234,13 @@ func (t *tx) insertOperations(b *keystore.UsageBatch) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO usage_operations (key_id, operation, day) SELECT "+
-		item(0, "text")+", "+item(1, "text")+", "+item(2, "integer")+" FROM "+t.db.items+
-		" r WHERE true ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day WHERE excluded.day > usage_operations.day", array)
+	// A late batch may be about keys that were deleted. Nobody would delete its rows.
+	key, operation := item(0, "text"), item(1, "text")
+	_, err = t.exec("INSERT INTO usage_operations (key_id, operation, day) SELECT "+key+", "+
+		operation+", "+item(2, "integer")+" FROM "+t.db.items+" r "+
+		"WHERE EXISTS (SELECT 1 FROM keys k WHERE k.id = "+key+") ORDER BY "+key+", "+operation+
+		" ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day "+
+		"WHERE excluded.day > usage_operations.day", array)
 	return err
 }
 
