@@ -177,7 +177,8 @@ func testUsageFilters(t *testing.T, s Store) {
 			t.Errorf("by %q:\n%s, want\n%s", by, got, wanted)
 		}
 	}
-	for _, q := range []query{{}, {Step: "week"},
+	for _, q := range []query{{}, {Step: "week"}, {Step: keystore.Day, By: "outcome"},
+		{Step: keystore.Day, By: "'', key_id"},
 		{Step: keystore.Day, By: keystore.ByOperation, Keys: []string{"k"}}} {
 		if _, err := db.Usage(ctx, q); err == nil {
 			t.Errorf("%+v: no error", q)
