@@ -174,6 +174,9 @@ func (w *countingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	counting.in.Add(int64(n))
 	buffered.Reader.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(data)), counting))
 	_, _ = buffered.Reader.Peek(n)
+	if half, ok := conn.(halfCloser); ok {
+		return halfClosableConn{counting, half}, buffered, nil
+	}
 	return counting, buffered, nil
 }
 
@@ -195,6 +198,15 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.out.Add(int64(n))
 	return n, err
+}
+
+// A halfCloser is a connection of which one direction can end before the other. reverse_proxy looks
+// for the method.
+type halfCloser interface{ CloseWrite() error }
+
+type halfClosableConn struct {
+	*countingConn
+	halfCloser
 }
 
 var (

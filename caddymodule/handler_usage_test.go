@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -339,6 +340,51 @@ func TestUsageOfWebSocket(t *testing.T) {
 				"read ok": used(1, int64(len(early+"late")), int64(len("onethree")))})
 		})
 	}
+}
+
+// TestUsageKeepsHalfClose checks that a tunnel can end in one direction and go on in the other.
+func TestUsageKeepsHalfClose(t *testing.T) {
+	for _, half := range []bool{true, false} {
+		t.Run(fmt.Sprint(half), func(t *testing.T) {
+			client, server := net.Pipe()
+			defer func() { _ = client.Close() }()
+			conn := &halfClosed{Conn: server}
+			w := &countingWriter{body: new(countingBody)}
+			if w.ResponseWriter = (hijackable{conn: server}); half {
+				w.ResponseWriter = hijackable{conn: conn}
+			}
+			hijacked, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			closer, ok := hijacked.(interface{ CloseWrite() error })
+			if ok != half {
+				t.Fatalf("CloseWrite: %v", ok)
+			}
+			if half && (closer.CloseWrite() != nil || !conn.closed) {
+				t.Error("the connection is not closed")
+			}
+		})
+	}
+}
+
+type halfClosed struct {
+	net.Conn
+	closed bool
+}
+
+func (c *halfClosed) CloseWrite() error {
+	c.closed = true
+	return nil
+}
+
+type hijackable struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
 }
 
 // TestUsageOfCutRequests checks what is counted of requests that a revoke or the client has ended.

@@ -35,7 +35,7 @@ type UsageBatch struct {
 
 // MaxUsageRows is the maximum number of rows in a UsageBatch. It bounds the time for which a batch
 // holds the write lock.
-const MaxUsageRows = 500
+const MaxUsageRows = 250
 
 // A UsageRow counts the requests of one minute with one key, operation and outcome.
 type UsageRow struct {

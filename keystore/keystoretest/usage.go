@@ -177,7 +177,8 @@ func testUsageFilters(t *testing.T, s Store) {
 			t.Errorf("by %q:\n%s, want\n%s", by, got, wanted)
 		}
 	}
-	for _, q := range []query{{}, {Step: "week"},
+	for _, q := range []query{{}, {Step: "week"}, {Step: keystore.Day, By: "outcome"},
+		{Step: keystore.Day, By: "'', key_id"},
 		{Step: keystore.Day, By: keystore.ByOperation, Keys: []string{"k"}}} {
 		if _, err := db.Usage(ctx, q); err == nil {
 			t.Errorf("%+v: no error", q)
@@ -331,6 +332,7 @@ func testUsageDropped(t *testing.T, s Store) {
 
 func testUsedOperations(t *testing.T, s Store) {
 	db := ready(t, s)
+	insert(t, db, plain("k1"), plain("k2"))
 	day, _ := keystore.Day.Of(usageStart)
 	refused := requests(usageStart, "k1", "n", "o", "refused", 1)
 	refused.Outcome = keystore.Forbidden
@@ -361,6 +363,15 @@ func testUsedOperations(t *testing.T, s Store) {
 		if !maps.EqualFunc(got, test.want, maps.Equal[map[string]time.Time, map[string]time.Time]) {
 			t.Errorf("%v: %v, want %v", test.keys, got, test.want)
 		}
+	}
+	// The operations of a deleted key are deleted, also those that a node writes later.
+	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k1") })
+	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 4, Rows: []keystore.UsageRow{
+		requests(usageStart, "k1", "n", "o", "read", 1)}}))
+	got, err := db.UsedOperations(ctx, []string{"k1"})
+	must(t, err)
+	if len(got) > 0 {
+		t.Errorf("operations of a deleted key: %v", got)
 	}
 }
 

@@ -99,3 +99,41 @@ func TestCloseEndsPropagations(t *testing.T) {
 		fb.Mute.Store(false)
 	})
 }
+
+// slowUsage accepts no usage until the caller gives up.
+type slowUsage struct{ keystore.Database }
+
+func (slowUsage) AddUsage(ctx context.Context, _ keystore.UsageBatch) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestCloseLeavesBeforeUsage checks that a revoke does not wait while a node that ends writes usage.
+func TestCloseLeavesBeforeUsage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		db, err := sqldb.OpenSQLite(ctx, d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := fleet.Open(ctx, slowUsage{db}, node.Settings{}, fleet.Observer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := d.Node(node.Settings{})
+		key, token := fleet.Mint(t, b, manage.KeySpec{})
+		a.CountUse(lookUp(t, a, token), node.Use{Ended: time.Now()})
+		closed := make(chan struct{})
+		go func() { _ = a.Close(); close(closed) }()
+		time.Sleep(time.Second)
+		select {
+		case <-closed:
+			t.Fatal("the node does not write usage")
+		default:
+		}
+		if p := fleet.Revoke(t, b, key.ID, 500*time.Millisecond); !p.Complete {
+			t.Errorf("%+v", p)
+		}
+		<-closed
+	})
+}

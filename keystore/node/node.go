@@ -141,21 +141,22 @@ func (n *Node) beginWork() bool {
 	return !n.membership.closed
 }
 
-// Close leaves the deployment. It drops the lease, cuts running requests, stops waiting calls of
-// [Node.Propagate], writes last uses and usage, removes the node's row, and closes the database.
+// Close leaves the deployment. It cuts running requests, stops waiting calls of [Node.Propagate],
+// drops the lease, removes the node's row, writes last uses and usage, and closes the database.
 func (n *Node) Close() error {
 	n.stop()
 	n.cache.close()
 	n.membership.close()
 	n.work.Wait()
 	n.membership.lease.drop() // before other nodes stop waiting for this one
+	left := n.leave()         // before the writes below: until then, revokes of other nodes wait
 	ctx, cancel := context.WithTimeout(context.Background(), QueryTimeout)
 	defer cancel()
 	n.flushUses(ctx)
 	n.noteTime(ctx)
 	n.limiter.returnAll(ctx)
 	n.closeUsage()
-	return errors.Join(n.leave(), n.db.Close())
+	return errors.Join(left, n.db.Close())
 }
 
 // leave removes the node's row if the node may have written one.

@@ -179,7 +179,6 @@ func (n *Node) flushUsage(ctx context.Context) {
 	}
 	began, wrote := time.Now(), false
 	for b.prepare() {
-		asked := time.Now()
 		if err := n.addUsage(ctx, b.next); err != nil {
 			b.failed.Add(1)
 			_ = n.StoreFailed("writing usage", err)
@@ -188,7 +187,7 @@ func (n *Node) flushUsage(ctx context.Context) {
 		}
 		b.written.Add(1)
 		b.next.Rows, wrote = nil, true
-		if len(b.rows) > 0 && !pause(ctx, time.Since(asked)) {
+		if ctx.Err() != nil {
 			break
 		}
 	}
@@ -265,11 +264,12 @@ func (b *usageBook) addCounts(k usageKey, counts *keystore.UsageCounts) {
 		begin, _ := b.step.Of(time.Unix(k.begin, 0))
 		k.begin = begin.Unix()
 	}
-	if sum := b.rows[k]; sum != nil {
-		sum.Add(counts)
-	} else {
-		b.rows[k] = counts
+	sum := b.rows[k]
+	if sum == nil {
+		sum = new(keystore.UsageCounts) // counts may be a part of a cell, which is larger
+		b.rows[k] = sum
 	}
+	sum.Add(counts)
 }
 
 // maxUsageRows is the maximum number of rows that wait for the database. They need about 300 bytes
@@ -323,6 +323,7 @@ func (b *usageBook) prepare() bool {
 	}
 	if len(b.rows) == 0 {
 		b.step = keystore.Minute
+		b.rows = make(map[usageKey]*keystore.UsageCounts) // a map never shrinks
 	}
 	if b.next.Rows == nil {
 		return false

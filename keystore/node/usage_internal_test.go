@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 	"unsafe"
@@ -80,4 +81,35 @@ func TestUsageIsBounded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestUsageMemory checks the memory of rows that wait for the database, and that it is free when
+// they are written.
+func TestUsageMemory(t *testing.T) {
+	const rows = 100_000
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	b := newUsageBook()
+	before := heap()
+	record := &keystore.Record{KeyID: "k"}
+	for minute := range int64(rows) {
+		c := new(useCell)
+		c.rows = c.first[:0]
+		c.add(record, minute, &Use{})
+		b.add(&c.rows[0])
+	}
+	if each := (heap() - before) / rows; each > 320 {
+		t.Errorf("a row needs %d bytes", each)
+	}
+	for b.prepare() {
+		b.next.Rows = nil
+	}
+	if left := heap() - before; left > 1<<20 {
+		t.Errorf("%d bytes are in use when all is written", left)
+	}
+	runtime.KeepAlive(b)
 }

@@ -136,13 +136,11 @@ type DB struct {
 	copied     atomic.Int64 // rows since the last analyze
 	// restUntil is the time before which this process must not take the write lock: see
 	// dialect.rest. Only the goroutine that has the writer's connection uses it.
-	restUntil time.Time
-	// usageHeld is how long transactions of usage have held the write lock since the last rest. They
-	// come in long rows, so they rest as if they were one. It is used like restUntil.
-	usageHeld time.Duration
-	forgetAt  atomic.Int64 // when to look for old periods of quotas, in Unix nanoseconds
-	locks     locks
-	feed      feed
+	restUntil  time.Time
+	background background
+	forgetAt   atomic.Int64 // when to look for old periods of quotas, in Unix nanoseconds
+	locks      locks
+	feed       feed
 }
 
 var _ keystore.Database = (*DB)(nil)
@@ -150,8 +148,8 @@ var _ keystore.Database = (*DB)(nil)
 func newDB(d dialect) *DB {
 	return &DB{
 		dialect: d, closeWait: closeWait, keep: keepRevisions, maxScan: maxScan,
-		rollUpRows: rollUpRows,
-		feed:       feed{changed: make(chan struct{}, 1)},
+		rollUpRows: rollUpRows, background: background{slot: make(chan struct{}, 1)},
+		feed: feed{changed: make(chan struct{}, 1)},
 	}
 }
 
@@ -385,6 +383,8 @@ func (d *DB) texts(args []any) []any {
 
 // write runs f in a transaction. No other transaction writes meanwhile.
 func (d *DB) write(ctx context.Context, f func(*tx) error) error {
+	d.background.changes.Add(1)
+	defer d.background.changes.Add(-1)
 	return d.transact(ctx, d.writer, d.begin, f)
 }
 

@@ -14,7 +14,7 @@ func (d *DB) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) er
 	// Sorted, so that two processes that record the same keys cannot deadlock.
 	ids := slices.Sorted(maps.Keys(uses))
 	for part := range slices.Chunk(ids, batch) {
-		if err := d.transact(ctx, d.uses, d.beginApart, func(t *tx) error {
+		if err := d.inBackground(ctx, d.uses, func(t *tx) error {
 			return t.recordUse(part, uses)
 		}); err != nil {
 			return d.fail(ctx, "recording last uses", err)

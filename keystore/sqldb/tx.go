@@ -23,7 +23,6 @@ type tx struct {
 	many   bool  // dialect.beginMany was run
 	failed error // of the database: the transaction must not be committed
 	began  time.Time
-	usage  bool // it is one of many that need not hurry
 
 	policyChanged bool // by this transaction
 }
@@ -39,16 +38,8 @@ func (t *tx) close() {
 		// A broken connection is closed anyway.
 		_, _ = t.conn.ExecContext(context.WithoutCancel(t.ctx), t.db.resetMany)
 	}
-	if t.db.rest > 0 {
-		held := time.Since(t.began)
-		if t.usage {
-			t.db.usageHeld += held
-			held = t.db.usageHeld
-		}
-		if held > t.db.rest {
-			t.db.restUntil = time.Now().Add(t.db.rest)
-			t.db.usageHeld = 0
-		}
+	if t.db.rest > 0 && time.Since(t.began) > t.db.rest {
+		t.db.restUntil = time.Now().Add(t.db.rest)
 	}
 	t.conn.Close()
 }

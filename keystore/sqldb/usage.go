@@ -20,7 +20,7 @@ func (d *DB) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
 	}
 	for {
 		var missing []usageTable
-		err := d.changeUsage(ctx, func(t *tx) (err error) {
+		err := d.inBackground(ctx, d.usage, func(t *tx) (err error) {
 			missing, err = t.addUsage(&b)
 			if err == nil && len(missing) > 0 {
 				err = errNoUsageTable
@@ -36,21 +36,12 @@ func (d *DB) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
 	}
 }
 
-// changeUsage runs f in a transaction that does not wait for changes, unless the database has a
-// single writer.
-func (d *DB) changeUsage(ctx context.Context, f func(*tx) error) error {
-	return d.transact(ctx, d.usage, d.beginApart, func(t *tx) error {
-		t.usage = true
-		return f(t)
-	})
-}
-
 var errNoUsageTable = errors.New("a table of usage does not exist")
 
 // createUsageTables creates missing tables. It excludes all who add usage or create tables, so that
 // each is created once.
 func (d *DB) createUsageTables(ctx context.Context, tables []usageTable) error {
-	return d.changeUsage(ctx, func(t *tx) error {
+	return d.inBackground(ctx, d.usage, func(t *tx) error {
 		marks, existing, err := usageState(t.query, d.lockUsage)
 		if err != nil {
 			return t.note(err)
@@ -234,9 +225,12 @@ func (t *tx) insertOperations(b *keystore.UsageBatch) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO usage_operations (key_id, operation, day) SELECT "+
-		item(0, "text")+", "+item(1, "text")+", "+item(2, "integer")+" FROM "+t.db.items+
-		" r WHERE true ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day "+
+	// A late batch may be about keys that were deleted. Nobody would delete its rows.
+	key, operation := item(0, "text"), item(1, "text")
+	_, err = t.exec("INSERT INTO usage_operations (key_id, operation, day) SELECT "+key+", "+
+		operation+", "+item(2, "integer")+" FROM "+t.db.items+" r "+
+		"WHERE EXISTS (SELECT 1 FROM keys k WHERE k.id = "+key+") ORDER BY "+key+", "+operation+
+		" ON CONFLICT (key_id, operation) DO UPDATE SET day = excluded.day "+
 		"WHERE excluded.day > usage_operations.day", array)
 	return err
 }

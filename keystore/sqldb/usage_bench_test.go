@@ -168,7 +168,7 @@ func usageKeyID(n int) string { return fmt.Sprint("key", 100_000_000+n) }
 // fillDays fills a table of days as a roll-up does.
 func (w *benchWriter) fillDays(ctx context.Context, month time.Time) (rows int64, err error) {
 	table := usageTableOf(keystore.Day, toMinutes(month))
-	err = w.changeUsage(ctx, func(t *tx) error {
+	err = w.inBackground(ctx, w.usage, func(t *tx) error {
 		if err := t.createUsageTable(table); err != nil {
 			return err
 		}

@@ -23,6 +23,12 @@ var outcomesByName = func() map[string]keystore.Outcome {
 	return m
 }()
 
+// groupColumns are expressions for the groups of a query.
+var groupColumns = map[keystore.UsageGroup]string{
+	"": "CAST('' AS text)", keystore.ByKey: "key_id", keystore.ByNamespace: "namespace",
+	keystore.ByOwner: "owner", keystore.ByOperation: "operation",
+}
+
 // maxTables is the maximum number of tables in one UNION ALL. SQLite allows 500.
 const maxTables = 400
 
@@ -32,6 +38,8 @@ func (d *DB) Usage(ctx context.Context, q keystore.UsageQuery) ([]keystore.Usage
 	switch {
 	case !slices.Contains(keystore.Periods, q.Step):
 		return nil, fmt.Errorf("%s: %q is not a step", operation, q.Step)
+	case groupColumns[q.By] == "":
+		return nil, fmt.Errorf("%s: usage is not kept by %q", operation, q.By)
 	case q.By == keystore.ByOperation && q.Keys != nil:
 		return nil, errors.New(operation + ": usage of single keys is not kept by operation")
 	case q.Keys != nil && len(q.Keys) == 0,
@@ -72,13 +80,7 @@ func (d *DB) readUsage(
 	if err != nil {
 		return nil, err
 	}
-	group := "CAST('' AS text)"
-	if q.By != "" {
-		group = map[keystore.UsageGroup]string{keystore.ByKey: "key_id"}[q.By]
-		if group == "" {
-			group = string(q.By)
-		}
-	}
+	group := groupColumns[q.By]
 	if q.Limit > 0 && q.By != "" {
 		parts := usageParts(&q, s, &marks, tables, where, group+" AS g, requests AS n")
 		if len(parts) == 0 {

@@ -27,7 +27,7 @@ const (
 func (d *DB) MaintainUsage(
 	ctx context.Context, kept keystore.UsageKept,
 ) (more bool, err error) {
-	err = d.changeUsage(ctx, func(t *tx) (err error) {
+	err = d.inBackground(ctx, d.usage, func(t *tx) (err error) {
 		more, err = t.maintainUsage(kept)
 		return err
 	})

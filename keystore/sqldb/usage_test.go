@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -119,16 +120,57 @@ func (u *unmarked) MaintainUsage(
 // processes, as a single long one does.
 func TestUsageRests(t *testing.T) {
 	d := newSQLite(t).Open(t).(*closeOnce)
+	began := time.Now()
 	for range 3 {
-		if err := d.changeUsage(t.Context(), func(*tx) error {
+		if err := d.inBackground(t.Context(), d.usage, func(*tx) error {
 			time.Sleep(d.rest / 2)
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if d.restUntil.IsZero() {
-		t.Error("the process does not rest")
+	if took := time.Since(began); took < d.rest/2*3+d.rest {
+		t.Errorf("three transactions took %v, so the process has not rested for %v", took, d.rest)
+	}
+}
+
+// TestChangesGoFirst: a change of keys waits for the transaction of usage that is running, and for
+// none of those that wait.
+func TestChangesGoFirst(t *testing.T) {
+	d := newSQLite(t).Open(t).(*closeOnce)
+	order, running, end := make(chan string, 10), make(chan bool), make(chan bool)
+	var work sync.WaitGroup
+	for range 5 {
+		work.Go(func() {
+			if err := d.inBackground(t.Context(), d.usage, func(*tx) error {
+				order <- "usage"
+				select {
+				case running <- true:
+					<-end
+				default:
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	<-running
+	work.Go(func() {
+		if _, err := d.Update(t.Context(), func(keystore.Tx) error {
+			order <- "change"
+			return nil
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	for d.background.changes.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	close(end)
+	work.Wait()
+	if first, second := <-order, <-order; first != "usage" || second != "change" {
+		t.Errorf("%s came before %s", first, second)
 	}
 }
 
@@ -148,7 +190,7 @@ func TestPostgresUsageApart(t *testing.T) {
 		return d.AddUsage(ctx, keystore.UsageBatch{Writer: fmt.Sprintf("%p", d), Number: 1,
 			Rows: []keystore.UsageRow{{Begin: time.Now(), Key: "k"}}})
 	}
-	if err := d.changeUsage(ctx, func(t *tx) error {
+	if err := d.inBackground(ctx, d.usage, func(t *tx) error {
 		if _, _, err := usageState(t.query, d.lockUsage); err != nil {
 			return err
 		}

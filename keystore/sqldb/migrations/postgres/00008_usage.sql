@@ -47,13 +47,14 @@ CREATE TABLE last_addresses (
     address TEXT   NOT NULL
 ) WITH (fillfactor = 70);
 
-CREATE FUNCTION forget_address() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION forget_uses() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     DELETE FROM last_addresses WHERE key_id = OLD.id;
+    DELETE FROM usage_operations WHERE key_id = OLD.id;
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER keys_delete_address AFTER DELETE ON keys FOR EACH ROW EXECUTE FUNCTION forget_address();
+CREATE TRIGGER keys_delete_uses AFTER DELETE ON keys FOR EACH ROW EXECUTE FUNCTION forget_uses();
 
 ALTER TABLE quota_grants ADD COLUMN units BIGINT NOT NULL DEFAULT 0; -- the limit when units were last reserved; 0: unknown
 -- +goose StatementEnd

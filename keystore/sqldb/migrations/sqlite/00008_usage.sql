@@ -41,8 +41,9 @@ CREATE TABLE last_addresses (
     address TEXT    NOT NULL
 ) WITHOUT ROWID, STRICT;
 
-CREATE TRIGGER keys_delete_address AFTER DELETE ON keys BEGIN
+CREATE TRIGGER keys_delete_uses AFTER DELETE ON keys BEGIN
     DELETE FROM last_addresses WHERE key_id = OLD.id;
+    DELETE FROM usage_operations WHERE key_id = OLD.id;
 END;
 
 ALTER TABLE quota_grants ADD COLUMN units INTEGER NOT NULL DEFAULT 0; -- the limit when units were last reserved; 0: unknown
