@@ -17,7 +17,7 @@ import (
 )
 
 // countDecision counts a decision on a call with a known key in its usage (docs/usage.md). A request
-// counts once: by the first handler that knows its key, when that handler returns, or as refused by
+// counts once: by the first handler that finds the key, when that handler returns, or as refused by
 // a later handler. A refusal counts at once, and so does a decision for another proxy.
 func (h *Handler) countDecision(c *call, outcome keystore.Outcome) {
 	req := c.request
@@ -54,11 +54,19 @@ func (c *call) countEnd(err error, complete bool) {
 	use := node.Use{Operation: req.permission, Outcome: req.countedAs, Units: req.units,
 		Status: t.writer.status, BytesIn: t.body.n.Load(), BytesOut: t.writer.n.Load(),
 		Took: now.Sub(c.now), Ended: now}
-	if use.Status == 0 && complete && c.r.Context().Err() == nil {
+	gone := !complete || c.r.Context().Err() != nil
+	switch {
+	case use.Status == 0 && !gone:
 		use.Status = statusOf(err)
+	case use.Status == statusClientGone && gone:
+		use.Status = 0
 	}
 	c.keys.CountUse(c.answer, use)
 }
+
+// statusClientGone is the status that Caddy's reverse_proxy notes for a client that has gone. Nobody
+// gets it.
+const statusClientGone = 499
 
 // statusOf returns the status with which Caddy answers a request after its handlers have returned
 // without a response.

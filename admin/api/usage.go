@@ -2,7 +2,7 @@ package api
 
 import "time"
 
-// A Usage is what keys were used for over time.
+// A Usage is the number of requests with keys over time.
 type Usage struct {
 	Items []UsageItem `json:"items" nullable:"false" doc:"The buckets in order of time, also those without requests; grouped: by group, then by time"`
 	Total UsageCounts `json:"total" doc:"The sums over all items"`
@@ -25,8 +25,8 @@ type UsageCounts struct {
 	Allowed  int64            `json:"allowed" doc:"Requests that were passed on"`
 	Denied   map[string]int64 `json:"denied" nullable:"false" doc:"Refused requests by outcome" example:"{\"limited\":3}"`
 	Units    int64            `json:"units" doc:"Units charged"`
-	Status   map[string]int64 `json:"status" nullable:"false" doc:"Responses of the API by class" example:"{\"2xx\":11,\"5xx\":1}"`
-	BytesIn  int64            `json:"bytes_in" doc:"Bytes of request bodies that the API has read"`
+	Status   map[string]int64 `json:"status" nullable:"false" doc:"Responses by class, including those of Caddy, such as 502" example:"{\"2xx\":11,\"5xx\":1}"`
+	BytesIn  int64            `json:"bytes_in" doc:"Bytes of request bodies that Caddy has read for the API"`
 	BytesOut int64            `json:"bytes_out" doc:"Bytes of response bodies"`
 	Latency  map[string]int64 `json:"latency" nullable:"false" doc:"Responses by the time until they ended. The names are upper bounds, and more for the rest" example:"{\"10ms\":9,\"50ms\":2,\"more\":1}"`
 }

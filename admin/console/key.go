@@ -36,9 +36,7 @@ func showKey(v *visit) error {
 	p := keyPage{Key: k, Names: v.names(), May: v.keys.Policy().Explain(stored),
 		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored),
 		Limits: effectiveLimits(v.keys.Policy(), stored)}
-	if v.showsUsage(k.Namespace, k.Owner) {
-		v.addUsage(&p, chosen, stored)
-	}
+	v.addUsage(&p, chosen, stored)
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
 		if err != nil {

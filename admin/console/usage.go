@@ -126,9 +126,8 @@ func (v *visit) spent(id string, quota *api.Quota) (*quotaUse, error) {
 	return &use, nil
 }
 
-// showsUsage reports whether the console shows the visitor the usage of a key with this home and
-// owner: one of its own keys, or of a namespace where it has the permission, as in the sums of the
-// overview.
+// showsUsage reports whether lists show the visitor the usage of a key with this home and owner: one
+// of its own keys, or of a namespace where it has the permission, as in the sums of the overview.
 func (v *visit) showsUsage(namespace, owner string) bool {
 	return owner == v.Caller.Member() || v.mayIn("admin.usage:read", namespace)
 }

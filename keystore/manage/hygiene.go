@@ -16,7 +16,7 @@ type Finding string
 // Findings. A key that was not used for 90 days has both findings for unused keys. A key that was
 // never used has neither.
 const (
-	NeverUsed    Finding = "never_used"
+	NeverUsed    Finding = "never_used" // and at least a day old
 	Unused30Days Finding = "unused_30_days"
 	Unused90Days Finding = "unused_90_days"
 	NeverExpires Finding = "never_expires"
@@ -33,6 +33,7 @@ var Findings = []Finding{NeverUsed, Unused30Days, Unused90Days, NeverExpires, Ex
 	DisabledOwner, UnusedPermissions}
 
 const (
+	day         = 24 * time.Hour
 	month       = 30 * 24 * time.Hour
 	threeMonths = 90 * 24 * time.Hour
 )
@@ -101,7 +102,9 @@ func (k *Keystore) Hygiene(
 // findings returns the findings that need no usage.
 func findings(key *keystore.Key, d *keystore.Directory, now time.Time) (list []Finding) {
 	if key.LastUsedAt.IsZero() {
-		list = append(list, NeverUsed)
+		if now.Sub(key.CreatedAt) >= day { // a younger key may not have been handed over yet
+			list = append(list, NeverUsed)
+		}
 	} else if unused := now.Sub(key.LastUsedAt); unused >= month {
 		list = append(list, Unused30Days)
 		if unused >= threeMonths {

@@ -99,10 +99,10 @@ func (p *fieldErrors) usageSpan(
 	switch buckets := end - begin; {
 	case begin < oldest-1: // clients subtract what is kept from their own clock
 		p.add("from", "must be in the last %s, for which usage is kept by the %s: choose a later "+
-			"time or a coarser step", daysText(kept.Of(s.Step)), s.Step)
+			"time"+orCoarser(s.Step), daysText(kept.Of(s.Step)), s.Step)
 	case buckets > maxUsageBuckets:
-		p.add("from", "must be at most %d buckets before to, and is %d of a %s each: choose a "+
-			"later time or a coarser step", maxUsageBuckets, buckets, s.Step)
+		p.add("from", "must be at most %d buckets before to, and is %d (by the %s): choose a "+
+			"later time"+orCoarser(s.Step), maxUsageBuckets, buckets, s.Step)
 	case buckets*int64(groups) > maxUsageItems:
 		p.add("limit", "must be at most %d for %d buckets, because an answer has at most %d items: "+
 			"choose fewer groups, a shorter time or a coarser step", maxUsageItems/buckets, buckets,
@@ -112,11 +112,18 @@ func (p *fieldErrors) usageSpan(
 	return s
 }
 
-// daysText returns a duration in days if it is some days long.
+// orCoarser is advice for a step that is too fine.
+func orCoarser(step keystore.Period) string {
+	if step == keystore.Month {
+		return ""
+	}
+	return " or a coarser step"
+}
+
+// daysText returns a duration of at least two hours in whole days or hours.
 func daysText(d time.Duration) string {
-	const day = 24 * time.Hour
 	if d < 3*day || d%day != 0 {
-		return d.String()
+		return strconv.FormatInt(int64(d/time.Hour), 10) + " hours"
 	}
 	return strconv.FormatInt(int64(d/day), 10) + " days"
 }

@@ -157,7 +157,7 @@ func TestUsageKept(t *testing.T) {
 		kept time.Duration
 		want string
 	}{
-		keystore.Minute: {48 * time.Hour, "in the last 48h0m0s"},
+		keystore.Minute: {48 * time.Hour, "in the last 48 hours"},
 		keystore.Hour:   {35 * day, "in the last 35 days"},
 		keystore.Day:    {400 * day, "in the last 400 days"},
 	} {
@@ -508,7 +508,8 @@ func TestHygiene(t *testing.T) {
 		operations map[string]time.Duration
 		want       string
 	}{
-		{"new", manage.KeySpec{ExpiresAt: late}, "acme=read", 0, 0, nil, "never_used"},
+		{"new", manage.KeySpec{ExpiresAt: late}, "acme=read", day - time.Hour, 0, nil, ""},
+		{"never", manage.KeySpec{ExpiresAt: late}, "acme=read", day, 0, nil, "never_used"},
 		{"forever", manage.KeySpec{}, "acme=read", 0, time.Hour, nil, "never_expires"},
 		{"expires", manage.KeySpec{ExpiresAt: soon}, "acme=read", 0, time.Hour, nil,
 			"expires_soon"},
@@ -595,7 +596,7 @@ func TestHygiene(t *testing.T) {
 			}
 			cursor = next
 		}
-		want := map[manage.Finding]string{manage.NeverUsed: "new",
+		want := map[manage.Finding]string{manage.NeverUsed: "never",
 			manage.Unused30Days: "idle, long idle", manage.Unused90Days: "long idle",
 			manage.NeverExpires: "forever", manage.ExpiresSoon: "expires",
 			manage.DisabledOwner: "orphan", manage.UnusedPermissions: "roles, wide"}[f]

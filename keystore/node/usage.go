@@ -140,7 +140,7 @@ func (c *useCell) row(r *keystore.Record, minute int64, u *Use) *keystore.UsageC
 	return &c.rows[len(c.rows)-1].counts
 }
 
-// A usageBook is what the process has counted and the database does not have yet.
+// A usageBook holds counts that are not in the database yet.
 type usageBook struct {
 	mu   sync.Mutex // held by a flush
 	rows map[usageKey]*keystore.UsageCounts

@@ -86,7 +86,7 @@ type dialect struct {
 	// shareUsage and lockUsage are suffixes of a query for a row of usage_state. They lock the row
 	// until the end of the transaction. Others can share it, or not even that.
 	shareUsage, lockUsage string
-	impatient             string // statement: locks are not waited for long in this transaction
+	impatient             string // statement: it limits how long this transaction waits for locks
 	slowDrop              bool   // DROP TABLE reads all of the table while others cannot write
 
 	// rest is how long a process waits before it takes the write lock again, after it has held the

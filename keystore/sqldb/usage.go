@@ -38,8 +38,8 @@ func (d *DB) AddUsage(ctx context.Context, b keystore.UsageBatch) error {
 
 var errNoUsageTable = errors.New("a table of usage does not exist")
 
-// createUsageTables creates missing tables. It excludes all who add usage or create tables, so that
-// each is created once.
+// createUsageTables creates missing tables. It blocks AddUsage in all processes, so each table is
+// created once.
 func (d *DB) createUsageTables(ctx context.Context, tables []usageTable) error {
 	return d.inBackground(ctx, d.usage, func(t *tx) error {
 		marks, existing, err := usageState(t.query, d.lockUsage)

@@ -246,7 +246,7 @@ func (t *tx) dropTables(table usageTable) (bool, error) {
 		}
 	}
 	if t.db.impatient != "" {
-		// Those who add usage wait meanwhile.
+		// AddUsage waits while DROP TABLE waits for readers.
 		if _, err := t.exec(t.db.impatient); err != nil {
 			return false, err
 		}
