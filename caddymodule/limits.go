@@ -52,7 +52,9 @@ func (h *Handler) announceLimits(c *call) {
 	if h.LimitHeaders == "" {
 		fields := headerSetter{header, make([]string, 0, 2)}
 		fields.set(rateLimitPolicyField, c.limits.Terms.Policy)
-		fields.set(rateLimitField, limitStates(&c.limits))
+		if states := limitStates(&c.limits); states != "" {
+			fields.set(rateLimitField, states)
+		}
 	}
 	if h.Preflight != nil && c.limits.Outcome == keystore.OK { // refuse does it for refusals
 		exposeLimits(header, c.r.Header)
@@ -67,10 +69,13 @@ func limitStates(charge *node.Charge) string {
 		if !charge.Terms.Applies(l) {
 			continue
 		}
+		state := charge.State(l)
+		if state.Remaining < 0 {
+			continue
+		}
 		if len(b) > 0 {
 			b = append(b, ", "...)
 		}
-		state := charge.State(l)
 		b = append(b, '"')
 		b = append(b, l.String()...)
 		b = append(b, `";r=`...)

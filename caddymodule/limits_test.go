@@ -729,6 +729,25 @@ func TestRefusedRequestLeaves(t *testing.T) {
 	}
 }
 
+// TestUnknownQuota checks that a quota has no state before the database was asked for it. It would
+// have to rise later.
+func TestUnknownQuota(t *testing.T) {
+	h := newFixture(t)
+	key, token := h.key("read")
+	h.limit(key.ID, keystore.Limits{Rate: daily(1)}, keystore.Limits{})
+	handler := h.handler("namespace acme")
+	h.send(handler, "GET /"+keyLine(token))
+	h.limit(key.ID, keystore.Limits{Rate: daily(1), Quota: monthly(10)}, keystore.Limits{})
+	a := h.send(handler, "GET /"+keyLine(token))
+	checkRefused(t, a, "rate_limited", "rate")
+	if states := field(t, a.Header, "RateLimit"); len(states) != 1 {
+		t.Errorf("the states are %v, and nobody has asked for the quota", states)
+	}
+	if policies := field(t, a.Header, "RateLimit-Policy"); len(policies) != 2 {
+		t.Errorf("the policies are %v", policies)
+	}
+}
+
 // waitingContext calls a function when a request begins to wait.
 type waitingContext struct {
 	context.Context

@@ -46,7 +46,7 @@ type Charge struct {
 type limitState struct {
 	refused bool
 	meter   keystore.Meter // of a rate
-	held    int64          // requests that this node holds, or units of a quota left to all
+	held    int64          // requests that this node holds, or units of a quota left to all: see Remaining
 	end     int64          // of a quota's period, in Unix nanoseconds
 }
 
@@ -99,7 +99,8 @@ func (c *Charge) Quota(l LimitName) (quota keystore.Quota, end time.Time) {
 
 // A LimitState is the state of one limit.
 type LimitState struct {
-	// Remaining is the number of requests, or units of a quota, that are certainly left.
+	// Remaining is the number of requests, or units of a quota, that are certainly left. It is -1 if
+	// the node does not know a quota yet.
 	Remaining int64
 	// Reset is the time until more become available.
 	Reset time.Duration

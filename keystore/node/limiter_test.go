@@ -342,29 +342,32 @@ func TestSlowLookup(t *testing.T) {
 	}
 }
 
-// TestOneRequestInAdvance checks that a node has at most one request that is not booked, even while
-// it waits for the store, and that the state of the limit counts it.
+// TestOneRequestInAdvance checks that a node admits no request before its first booking, and later at
+// most one that is not booked, even while it waits for the store. The state of the limit counts it.
 func TestOneRequestInAdvance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
 		f.store.slow.Store(int64(40 * time.Millisecond))
+		if c := f.request(f.nodes[0], 1); !c.Waited {
+			t.Error("the first request did not wait for its booking")
+		}
 		c := f.request(f.nodes[0], 1)
-		if s := c.State(KeyRate); s.Remaining != 99 || s.Reset != time.Second {
-			t.Errorf("%d remain, and more in %v", s.Remaining, s.Reset)
+		if s := c.State(KeyRate); s.Remaining != 98 || c.Waited {
+			t.Errorf("%d remain, waited: %v", s.Remaining, c.Waited)
 		}
 		synctest.Wait()
 		second := make(chan Charge, 1)
 		f.work.Go(func() { second <- f.request(f.nodes[0], 1) })
 		synctest.Wait()
 		f.mu.Lock()
-		if n := len(f.admitted); n != 1 {
+		if n := len(f.admitted); n != 2 {
 			t.Errorf("%d requests admitted before one is booked", n)
 		}
 		f.mu.Unlock()
 		time.Sleep(time.Second)
 		c = <-second
-		if s := c.State(KeyRate); c.Outcome != keystore.OK || s.Remaining != 98 {
+		if s := c.State(KeyRate); c.Outcome != keystore.OK || s.Remaining != 97 {
 			t.Errorf("%v, %d remain", c.Outcome, s.Remaining)
 		}
 		f.close()

@@ -89,10 +89,11 @@ func (b *quotaBucket) await(l *limiter, units int64) *booking {
 	return b.queue(l)
 }
 
-// remaining returns the number of units that are certainly left. Other nodes may return more.
+// remaining returns the number of units that are certainly left. Other nodes may return more. It is
+// -1 if the database has not answered in this period.
 func (b *quotaBucket) remaining() int64 {
-	if b.total == 0 { // the database has not answered in this period
-		return b.left
+	if b.total == 0 {
+		return -1
 	}
 	return max(0, b.limit.Units-b.total+b.left-max(0, b.owed))
 }

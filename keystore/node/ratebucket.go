@@ -80,7 +80,8 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	switch {
 	case !b.meter.Fits(part, now):
 		return refused
-	case m.shared && (b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
+	case m.shared && (b.booked == 0 || b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
+		// Before the first booking, the node does not know what the others have admitted.
 		return unknown
 	}
 	return admitted
