@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 func Benchmark(b *testing.B) {
 	measure(b, "make bench", "One Caddy", []part{
 		{"go", benchmarkGo},
+		{"usage", benchmarkUsage},
 		{"caddy", benchmarkCaddys},
 		{"profile", benchmarkProfiles},
 		{"memory", benchmarkMemory},

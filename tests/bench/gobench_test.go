@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
@@ -29,6 +30,8 @@ var bars = []struct {
 	{"charge to a rate limit", "BenchmarkCharge/rate", "BenchmarkCharge/none", "ns/op", 60},
 	{"the same, allocations", "BenchmarkCharge/rate", "", "allocs/op", 0},
 	{"memory of a rate limit in use", "BenchmarkLimitMemory", "", "B/key", 200},
+	{"counting a request in usage", "BenchmarkCountUse/one_key", "", "ns/op", 40},
+	{"the same, allocations", "BenchmarkCountUse/one_key", "", "allocs/op", 0},
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
 }
 
@@ -39,13 +42,8 @@ func benchmarkGo(b *testing.B) {
 		"./caddymodule/route"}
 	results := goTest(b, all...)
 	var t strings.Builder
-	fmt.Fprintf(&t,
-		"`%s`, medians of the five.\n\n| benchmark | ns | B | allocations | "+
-			"|\n|---|--:|--:|--:|---|\n", "go test -run ^$ "+strings.Join(all, " "))
-	for _, r := range results {
-		fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", r.name, r.value("ns/op"), r.value("B/op"),
-			r.value("allocs/op"), r.others())
-	}
+	fmt.Fprintf(&t, "`%s`, medians of the five.\n\n%s", "go test -run ^$ "+strings.Join(all, " "),
+		table(results))
 	for _, bar := range bars {
 		got := middle(b, results, bar.benchmark, bar.unit)
 		if bar.above != "" {
@@ -56,6 +54,40 @@ func benchmarkGo(b *testing.B) {
 	}
 	t.WriteString(benchmarkScaling(b))
 	report.section("Go benchmarks", t.String())
+	b.ReportMetric(0, "ns/op")
+}
+
+func table(results []*result) string {
+	var t strings.Builder
+	t.WriteString("| benchmark | ns | B | allocations | |\n|---|--:|--:|--:|---|\n")
+	for _, r := range results {
+		fmt.Fprintf(&t, "| %s | %s | %s | %s | %s |\n", r.name, r.value("ns/op"), r.value("B/op"),
+			r.value("allocs/op"), r.others())
+	}
+	return t.String()
+}
+
+// benchmarkUsage measures how usage is written and read in the databases.
+func benchmarkUsage(b *testing.B) {
+	all := []string{"-bench", "^BenchmarkUsage$", "-benchmem", "-benchtime", "10x",
+		"./keystore/sqldb"}
+	results := goTest(b, all...)
+	for _, database := range []string{"SQLite", "PostgreSQL"} {
+		for _, bar := range []struct {
+			what, benchmark string
+			most            time.Duration
+		}{
+			{"writing the usage of 10,000 keys", "Add/10000", time.Second},
+			{"a year of days of one key among 100,000", "Days", 50 * time.Millisecond},
+		} {
+			took := time.Duration(middle(b, results,
+				"BenchmarkUsage/"+database+"/"+bar.benchmark, "ns/op"))
+			report.bar(bar.what+", "+database, fmt.Sprintf("≤ %v", bar.most),
+				took.Round(time.Millisecond/10).String(), took <= bar.most)
+		}
+	}
+	report.section("Usage", fmt.Sprintf("`%s`, means of ten.\n\n%s", "go test -run ^$ "+
+		strings.Join(all, " "), table(results)))
 	b.ReportMetric(0, "ns/op")
 }
 
