@@ -32,7 +32,8 @@ buckets of time. --top and --by show groups instead, those with the most request
 first. On a terminal, a line of bars shows the requests over time.
 
 REFUSED are the requests that the API did not get, UNITS those that count
-against quotas, 5XX the responses that report an error of the server. IN and OUT are the bytes of bodies.
+against quotas, 5XX the responses with a server error. IN and OUT are the bytes
+of bodies.
 
 Without --step, the buckets are minutes, hours, days or months, whichever suits
 --since. Times are in UTC. Usage is up to 10 s behind.`,

@@ -246,7 +246,7 @@ func testUsageRolledUp(t *testing.T, s Store) {
 			must(t, u.db.AddUsage(ctx, u.batch("w", part...)))
 		}
 	}
-	add(usageStart, 1500) // too many to be rolled up in one call
+	add(usageStart, 700)
 	add(usageStart.Add(45*time.Minute), 9)
 	var kept keystore.UsageKept
 	for i, after := range []time.Duration{0, 31 * time.Minute, 40 * time.Minute, 2 * time.Hour,
@@ -383,7 +383,7 @@ func testUsageInterrupted(t *testing.T, s Store) {
 	random := rand.New(rand.NewPCG(4, 4))
 	for _, begin := range []time.Duration{0, time.Hour, 32 * 24 * time.Hour} {
 		var rows []keystore.UsageRow
-		for i := range 300 {
+		for i := range keystore.MaxUsageRows {
 			rows = append(rows, someUsage(random, usageStart.Add(begin), fmt.Sprint("k", i)))
 		}
 		must(t, u.db.AddUsage(ctx, u.batch("w", rows...)))

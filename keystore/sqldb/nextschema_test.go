@@ -56,12 +56,14 @@ func (s upgradedStore) Open(t *testing.T) keystore.Database {
 // TestNextSchema: during an upgrade, nodes of the previous release continue to work.
 func TestNextSchema(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
 		keystoretest.TestDatabase(t,
 			func(t *testing.T) keystoretest.Store {
 				return upgradedStore{newSQLite(t), sqliteDialect, new(bool)}
 			})
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
+		t.Parallel()
 		keystoretest.TestDatabase(t,
 			func(t *testing.T) keystoretest.Store {
 				return upgradedStore{newPostgresStore(t), postgresDialect, new(bool)}

@@ -75,6 +75,7 @@ func openOnce(t *testing.T, url string) *closeOnce {
 func (s postgresStore) Exec(statement string) error { return s.Server.Exec(s.schema, statement) }
 
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	keystoretest.TestDatabase(t,
 		func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
 }

@@ -84,5 +84,6 @@ func (s sqliteStore) Exec(statement string) error {
 }
 
 func TestSQLite(t *testing.T) {
+	t.Parallel()
 	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return newSQLite(t) })
 }
