@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-var requests = flag.Int64("usage.requests", 300_000, "number of requests of TestAddsUp")
+var requests = flag.Int64("usage.requests", 30_000, "number of requests of TestAddsUp")
 
 func TestMain(m *testing.M) { gate.Main(m) }
 
