@@ -17,8 +17,8 @@ import (
 // Keys that were created after the backup are gone, and the others are accepted at once.
 func TestRestoreCommands(t *testing.T) {
 	page := pages(t)["docs/operations.md"]
-	block := regexp.MustCompile("(?s)```sh\n(pg_dump [^\n]*\n)(pg_restore " +
-		"[^\n]*\n)```.*?```sql\n(.*?)```").
+	block := regexp.MustCompile("(?s)```sh\n(pg_dump [^\n]*\n)(psql [^\n]*\n" +
+		"pg_restore [^\n]*\n)```.*?```sql\n(.*?)```").
 		FindStringSubmatch(page)
 	if block == nil {
 		t.Fatal("docs/operations.md has no pg_dump, pg_restore and SQL")
