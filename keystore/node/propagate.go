@@ -83,10 +83,8 @@ func (n *Node) propagate(ctx context.Context, c Commit, wait time.Duration) Prop
 		if p.Complete || p.Took >= wait || n.membership.history() != c.history {
 			return p
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, min(poll, wait-p.Took)) {
 			return p
-		case <-time.After(min(poll, wait-p.Took)):
 		}
 	}
 }

@@ -203,8 +203,7 @@ func (n *Node) addUsage(ctx context.Context, batch keystore.UsageBatch) error {
 	return n.db.AddUsage(ctx, batch)
 }
 
-// pause waits, so that changes of keys get their turn at the database. It returns false if ctx is
-// done.
+// pause waits. It returns false if ctx is done.
 func pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():

@@ -52,13 +52,3 @@ func (d *DB) inBackground(ctx context.Context, pool *sql.DB, f func(*tx) error) 
 	}
 	return err
 }
-
-// sleep waits. It returns an error if ctx ends first.
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}

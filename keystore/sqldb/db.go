@@ -305,11 +305,19 @@ func retry(ctx context.Context, again func(error) bool, f func() error) error {
 			return err
 		}
 		before = err
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(wait):
+		if ended := sleep(ctx, wait); ended != nil {
+			return fmt.Errorf("%w: %w", ended, err)
 		}
+	}
+}
+
+// sleep waits. It returns an error if ctx ends first.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
 
@@ -420,10 +428,7 @@ func (d *DB) beginWrite(ctx context.Context, pool *sql.DB, begin string) (*tx, e
 		return nil, err
 	}
 	if wait := time.Until(d.restUntil); wait > 0 {
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
+		_ = sleep(ctx, wait) // BeginTx reports the end of ctx
 	}
 	t := &tx{db: d, ctx: ctx, conn: conn, began: time.Now(), stmts: map[string]*sql.Stmt{}}
 	if t.sql, err = conn.BeginTx(ctx, nil); err != nil {

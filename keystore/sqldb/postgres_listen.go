@@ -27,10 +27,7 @@ func (p *postgres) listen(ctx context.Context, fire func()) {
 		if p.listenOnce(ctx, fire) {
 			backoff = 50 * time.Millisecond
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(backoff):
-		}
+		_ = sleep(ctx, backoff)
 		backoff = min(2*backoff, maxBackoff)
 	}
 }
