@@ -135,9 +135,7 @@ func (k *Keystore) eachAudit(
 func (k *Keystore) readAudit(
 	ctx context.Context, c Caller, read func(context.Context) ([]keystore.AuditRow, error),
 ) ([]keystore.AuditRow, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}

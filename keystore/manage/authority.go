@@ -97,6 +97,20 @@ func (k *Keystore) beginRead(
 	return auth, done, nil
 }
 
+// beginLongRead is beginRead for reads that may take long. They use the context that it returns, which
+// ends after readTimeout.
+func (k *Keystore) beginLongRead(ctx context.Context, c Caller) (
+	_ context.Context, auth authority, done func(), err error,
+) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	auth, release, err := k.beginRead(ctx, c)
+	if err != nil {
+		cancel()
+		return nil, auth, nil, err
+	}
+	return ctx, auth, func() { release(); cancel() }, nil
+}
+
 // authorityIn returns the caller's authority inside the transaction of a change. It refuses a
 // caller that was revoked, rotated or disabled after it sent the request (docs/authority.md,
 // rule 5).

@@ -63,9 +63,7 @@ func (k *Keystore) Hygiene(
 		p.add("finding", "must be one of: %v", Findings)
 		return nil, "", p.err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, "", err
 	}

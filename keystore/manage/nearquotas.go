@@ -31,9 +31,7 @@ type NearQuota struct {
 func (k *Keystore) NearQuotas(
 	ctx context.Context, c Caller, namespace string, share float64, limit int,
 ) ([]NearQuota, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}

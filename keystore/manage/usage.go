@@ -78,9 +78,7 @@ func (t *UsageTally) Denied() int64 { return t.Requests - t.Allowed() }
 // caller has `admin.usage:read`, and those that the calling member owned at the time of the
 // request.
 func (k *Keystore) Usage(ctx context.Context, c Caller, f UsageFilter) (*Usage, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -99,9 +97,7 @@ func (k *Keystore) Usage(ctx context.Context, c Caller, f UsageFilter) (*Usage, 
 func (k *Keystore) KeyUsage(
 	ctx context.Context, c Caller, id string, span UsageSpan,
 ) (*Usage, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -114,9 +110,7 @@ func (k *Keystore) KeyUsage(
 
 // SelfUsage returns the usage of the calling key. A member has none: see [Keystore.Usage].
 func (k *Keystore) SelfUsage(ctx context.Context, c Caller, span UsageSpan) (*Usage, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +128,7 @@ func (k *Keystore) SelfUsage(ctx context.Context, c Caller, span UsageSpan) (*Us
 func (k *Keystore) KeysUsage(
 	ctx context.Context, c Caller, keys []keystore.Key, span UsageSpan,
 ) (map[string]UsageSeries, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	auth, done, err := k.beginRead(ctx, c)
+	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {
 		return nil, err
 	}
