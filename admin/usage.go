@@ -273,11 +273,9 @@ func writeUsageCSV(w *bufio.Writer, u *manage.Usage, by keystore.UsageGroup) err
 		row = append(row, item.Start.Format(time.RFC3339), item.Key, item.Namespace, item.Owner,
 			item.Outcome, item.Operation)
 		add := func(n int64) { row = append(row, strconv.FormatInt(n, 10)) }
-		var denied int64
-		for _, n := range item.Denied {
-			denied += n
-		}
-		for _, n := range []int64{item.Allowed, denied, item.Units, item.BytesIn, item.BytesOut} {
+		for _, n := range []int64{
+			item.Allowed, item.Refused(), item.Units, item.BytesIn, item.BytesOut,
+		} {
 			add(n)
 		}
 		for i := range (keystore.UsageCounts{}).Status {

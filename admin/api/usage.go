@@ -30,3 +30,11 @@ type UsageCounts struct {
 	BytesOut int64            `json:"bytes_out" doc:"Bytes of response bodies"`
 	Latency  map[string]int64 `json:"latency" nullable:"false" doc:"Responses by the time until they ended. The names are upper bounds, and more for the rest" example:"{\"10ms\":9,\"50ms\":2,\"more\":1}"`
 }
+
+// Refused returns the number of refused requests.
+func (c *UsageCounts) Refused() (n int64) {
+	for _, requests := range c.Denied {
+		n += requests
+	}
+	return n
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -133,20 +134,13 @@ const usageHeader = "ALLOWED\tREFUSED\tUNITS\t5XX\tIN\tOUT"
 
 func usageCells(u *api.UsageCounts) []string {
 	cells := make([]string, 0, 6)
-	for _, n := range []int64{u.Allowed, refused(u), u.Units, u.Status["5xx"]} {
+	for _, n := range []int64{u.Allowed, u.Refused(), u.Units, u.Status["5xx"]} {
 		cells = append(cells, strconv.FormatInt(n, 10))
 	}
 	for _, n := range []int64{u.BytesIn, u.BytesOut} {
 		cells = append(cells, humanize.Bytes(uint64(max(0, n))))
 	}
 	return cells
-}
-
-func refused(u *api.UsageCounts) (n int64) {
-	for _, requests := range u.Denied {
-		n += requests
-	}
-	return n
 }
 
 // showUsageBuckets writes a row for each bucket of usage without groups.
@@ -160,12 +154,7 @@ func (c *cli) showUsageBuckets(u api.Usage) error {
 		item := &u.Items[i]
 		row(table, append([]string{timeText(item.Start)}, usageCells(&item.UsageCounts)...)...)
 	}
-	row(table, append([]string{"total"}, usageCells(&u.Total)...)...)
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	c.showDenied(&u.Total)
-	return nil
+	return c.endUsage(table, &u.Total)
 }
 
 // showUsageGroups writes a row for each group of usage.
@@ -194,11 +183,16 @@ func (c *cli) showUsageGroups(u api.Usage, by string) error {
 		row(table, cells...)
 		items = items[n:]
 	}
-	row(table, append([]string{"total"}, usageCells(&u.Total)...)...)
+	return c.endUsage(table, &u.Total)
+}
+
+// endUsage writes the last row of a table of usage, and why requests were refused.
+func (c *cli) endUsage(table *tabwriter.Writer, total *api.UsageCounts) error {
+	row(table, append([]string{"total"}, usageCells(total)...)...)
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	c.showDenied(&u.Total)
+	c.showDenied(total)
 	return nil
 }
 
@@ -246,7 +240,7 @@ func (c *cli) showDenied(u *api.UsageCounts) {
 func requestsOf(items []api.UsageItem) []int64 {
 	list := make([]int64, len(items))
 	for i := range items {
-		list[i] = items[i].Allowed + refused(&items[i].UsageCounts)
+		list[i] = items[i].Allowed + items[i].Refused()
 	}
 	return list
 }
