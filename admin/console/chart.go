@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -247,7 +249,7 @@ func bucketWords(b *manage.UsageBucket, step keystore.Period) string {
 
 // tallyWords returns numbers of requests: "1,204 allowed, refused 3 (1 rate limit, 2 quota)".
 func tallyWords(t *manage.UsageTally) string {
-	text := grouped(t.Allowed()) + " allowed"
+	text := humanize.Comma(t.Allowed()) + " allowed"
 	if t.Denied() > 0 {
 		text += ", refused " + refusedWords(*t)
 	}
@@ -260,13 +262,13 @@ func refusedWords(t manage.UsageTally) string {
 	var causes []string
 	for o, n := range t.Outcomes {
 		if outcome := keystore.Outcome(o); n > 0 && outcome.Refuses() {
-			causes = append(causes, grouped(n)+" "+outcomeWords(outcome))
+			causes = append(causes, humanize.Comma(n)+" "+outcomeWords(outcome))
 		}
 	}
 	if causes == nil {
 		return "None"
 	}
-	return fmt.Sprintf("%s (%s)", grouped(t.Denied()), strings.Join(causes, ", "))
+	return fmt.Sprintf("%s (%s)", humanize.Comma(t.Denied()), strings.Join(causes, ", "))
 }
 
 var outcomeLabels = map[keystore.Outcome]string{

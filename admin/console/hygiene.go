@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
@@ -29,7 +31,7 @@ type finding struct {
 // Count returns the number of keys.
 func (f finding) Count() string {
 	if n := len(f.Keys) + f.More; n > 0 {
-		return grouped(int64(n))
+		return humanize.Comma(int64(n))
 	}
 	return ""
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -171,7 +173,7 @@ func rateWords(l *api.RateLimit) string {
 	per := cmp.Or(durations[l.Per], l.Per)
 	text := fmt.Sprintf("%s per %s", counted(l.Requests, "request"), per)
 	if l.Burst != l.Requests {
-		text += fmt.Sprintf(", burst %s", grouped(l.Burst))
+		text += fmt.Sprintf(", burst %s", humanize.Comma(l.Burst))
 	}
 	return text + shadowWords(l.Shadow)
 }
@@ -197,16 +199,7 @@ func counted(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	return grouped(n) + " " + noun + "s"
-}
-
-// grouped returns a number with commas between groups of three digits.
-func grouped(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
+	return humanize.Comma(n) + " " + noun + "s"
 }
 
 // plans returns the plans that the visitor may read.

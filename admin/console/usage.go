@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -103,7 +105,7 @@ func newQuotaUse(quota *api.Quota, units int64, begin time.Time) quotaUse {
 
 // Words describes the use: "80 of 100 units (80 %)".
 func (u quotaUse) Words() string {
-	return fmt.Sprintf("%s of %s (%d %%)", grouped(u.Units), counted(u.Quota.Requests, "unit"),
+	return fmt.Sprintf("%s of %s (%d %%)", humanize.Comma(u.Units), counted(u.Quota.Requests, "unit"),
 		int64(float64(u.Units)/float64(u.Quota.Requests)*100))
 }
 
@@ -172,7 +174,7 @@ func responseWords(t manage.UsageTally) string {
 	var classes []string
 	for i, n := range t.Status {
 		if n > 0 {
-			classes = append(classes, fmt.Sprintf("%dxx %s", i+1, grouped(n)))
+			classes = append(classes, fmt.Sprintf("%dxx %s", i+1, humanize.Comma(n)))
 		}
 	}
 	return cmp.Or(strings.Join(classes, ", "), "None")

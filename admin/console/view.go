@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -204,7 +206,7 @@ var functions = template.FuncMap{
 	"rate":      rateWords,
 	"quota":     quotaWords,
 	"outcome":   outcomeWords,
-	"grouped":   grouped,
+	"grouped":   humanize.Comma,
 	"bytes":     bytesWords,
 	"refused":   refusedWords,
 	"responses": responseWords,
