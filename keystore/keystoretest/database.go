@@ -100,6 +100,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Count", testCount},
 		{"CountPrefixes", testCountPrefixes},
 		{"KeysCreatedBy", testKeysCreatedBy},
+		{"SetOwner", testSetOwner},
 		{"Reopen", testReopen},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newStore(t)) })
