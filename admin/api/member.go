@@ -19,7 +19,7 @@ type Member struct {
 
 // A MemberRequest describes a member to create. A new member is active and has no token.
 type MemberRequest struct {
-	Name   string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
+	Name   string            `json:"name" minLength:"1" doc:"1 to 200 characters, at least one of them visible, without control or invisible characters"`
 	Kind   string            `json:"kind,omitempty" enum:"person,service" doc:"Default: person"`
 	Login  string            `json:"login,omitempty" doc:"The user name, verified by a site with trust_user, that signs in as this member. Case matters"`
 	Grants []GrantRequest    `json:"grants,omitempty" maxItems:"100"`

@@ -139,7 +139,7 @@ func checkMember(m *keystore.Member, auth authority, before *keystore.Member) er
 	if m.Name == "" {
 		p.add("name", "is required")
 	}
-	p.changedText("name", before.Name, m.Name, maxName)
+	p.name(before.Name, m.Name)
 	p.changedText("login", before.Login, m.Login, maxName)
 	p.texts("labels", before.Labels, m.Labels)
 	p.grants(auth, "", m.Grants, false)
