@@ -85,6 +85,7 @@ func (c *Console) pages() []page {
 		auditPages(),
 		nodePages(),
 		checkPages(),
+		switchPages(),
 	)
 }
 
