@@ -86,6 +86,7 @@ func (c *Console) pages() []page {
 		nodePages(),
 		checkPages(),
 		switchPages(),
+		accountPages(),
 	)
 }
 
