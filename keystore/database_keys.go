@@ -23,6 +23,8 @@ type KeyReader interface {
 	// returns an [Error] of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
+	// MemberTokens returns the keys of the tokens of members, without revoked ones.
+	MemberTokens(ctx context.Context, members []string) ([]Key, error)
 	// CountKeys returns the number of keys by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
 	// CountPrefixes returns, by prefix, the number of keys with a token of this deployment whose

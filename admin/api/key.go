@@ -56,7 +56,7 @@ type GrantRequest struct {
 // A MintRequest describes a key to mint. Access, Permissions, Roles and Connected are the grant in
 // the home namespace.
 type MintRequest struct {
-	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
+	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters, at least one of them visible, without control or invisible characters"`
 	Namespace   string            `json:"namespace,omitempty" doc:"The home namespace. Default: default"`
 	Access      string            `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; only custom can be combined with permissions"`
 	Permissions []string          `json:"permissions,omitempty" maxItems:"500" example:"[\"orders:read\"]"`

@@ -44,11 +44,10 @@ func showKey(v *visit) error {
 		}
 		p.More = rows.NextCursor != nil
 		for _, r := range rows.Items {
-			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action),
-				Changes: differences(r.Before, r.After)})
+			p.History = append(p.History, event{r, v.change(r), actionWords(r.Action)})
 		}
 	}
-	return v.show("key", k.Name, p)
+	return v.show("key", shownName(k.Name, k.Prefix), p)
 }
 
 // addUsage adds the usage of a key to its page.
@@ -118,8 +117,8 @@ func (v *visit) Reach(namespace string) []string {
 // An event is a row of a key's history.
 type event struct {
 	api.AuditRow
-	Words   string
-	Changes []difference
+	change
+	Words string
 }
 
 var actions = map[string]string{

@@ -138,7 +138,7 @@ func (v *visit) names() map[string]string {
 		v.known = map[string]string{keystore.RootMember: "root"}
 		if list, err := v.api.ListMembers(v.ctx, "", maxMembers); err == nil {
 			for _, m := range list.Items {
-				v.known[m.ID] = m.Name
+				v.known[m.ID] = shownName(m.Name, m.ID)
 			}
 		}
 	}

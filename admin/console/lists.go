@@ -121,7 +121,7 @@ func offer(list []choice, value string) []choice {
 }
 
 func namespaceLabel(ns api.Namespace) string {
-	if ns.Name == "" || strings.EqualFold(ns.Name, ns.ID) {
+	if !keystore.HasGlyph(ns.Name) || strings.EqualFold(ns.Name, ns.ID) {
 		return ns.ID
 	}
 	return ns.ID + " – " + ns.Name
@@ -130,12 +130,20 @@ func namespaceLabel(ns api.Namespace) string {
 // A dependent is an object that uses another one and prevents its deletion.
 type dependent struct{ Kind, Name, Link string }
 
+// keyDependent returns a key as a dependent.
+func (v *visit) keyDependent(k api.Key) dependent {
+	return dependent{"Key, " + k.Status, shownName(k.Name, k.Prefix), v.keyLink(k.ID)}
+}
+
 // A removal asks for confirmation before an object is deleted.
 type removal struct {
 	Section    string      // the label of the section, such as "Roles"
 	Kind, Name string      // of the object
 	List, Back string      // addresses
 	Text       string      // the consequences
+	First      string      // what to do with the dependents; empty: remove them
+	Transfer   string      // the address of the form to give the keys to a member; empty: none
 	Dependents []dependent // as far as the visitor may see them
 	More       bool        // whether there are more dependents
+	Keys       string      // the address of the list of keys that use it
 }

@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"maps"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -147,6 +148,16 @@ func (d *view) SwitchTo() string {
 	return Root + "/keys"
 }
 
+// SwitchFrom returns the address to which the switcher adds a namespace, with the parameters that
+// the list keeps.
+func (d *view) SwitchFrom() string {
+	q := make(url.Values)
+	for _, kept := range d.Kept() {
+		q.Set(kept[0], kept[1])
+	}
+	return address(d.SwitchTo(), q)
+}
+
 // Kept returns the parameters, as pairs of name and value, that a list keeps when the switcher
 // changes.
 func (d *view) Kept() [][2]string {
@@ -194,6 +205,7 @@ var functions = template.FuncMap{
 	"asset":     func(name string) string { return assetNames[name] },
 	"time":      showTime,
 	"second":    showSecond,
+	"moments":   showMoments,
 	"field":     newField,
 	"sentence":  sentence,
 	"join":      strings.Join,
@@ -201,6 +213,7 @@ var functions = template.FuncMap{
 	"access":    accessWords,
 	"label":     namespaceLabel,
 	"roles":     homeRoles,
+	"shown":     shownName,
 	"name":      func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
 	"table":     newTable,
 	"rate":      rateWords,
@@ -211,6 +224,15 @@ var functions = template.FuncMap{
 	"refused":   refusedWords,
 	"responses": responseWords,
 	"periods":   func() []choice { return periods },
+}
+
+// shownName returns the name of an object, or its id or prefix instead of a name without a visible
+// character: such a link could not be clicked. Names that are older than the rule can be like that.
+func shownName(name, instead string) string {
+	if keystore.HasGlyph(name) {
+		return name
+	}
+	return instead
 }
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a
@@ -303,4 +325,10 @@ type part struct {
 	It any
 }
 
-func newPart(d *view, it any) part { return part{d, it} }
+// newPart returns a part. A pointer to a string is passed as the string, which functions take.
+func newPart(d *view, it any) part {
+	if s, ok := it.(*string); ok && s != nil {
+		it = *s
+	}
+	return part{d, it}
+}

@@ -110,6 +110,7 @@ var statements = []databaseTest{
 	{"Count", testCount},
 	{"CountPrefixes", testCountPrefixes},
 	{"KeysCreatedBy", testKeysCreatedBy},
+	{"SetOwner", testSetOwner},
 	{"Reopen", testReopen},
 }
 

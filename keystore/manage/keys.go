@@ -122,7 +122,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	}
 
 	var p fieldErrors
-	p.text("name", key.Name, maxName)
+	p.name("", key.Name)
 	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
 	p.limits(key.Limits)

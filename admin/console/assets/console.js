@@ -88,3 +88,24 @@ document.addEventListener("DOMContentLoaded", () => {
 	const wrong = document.querySelector("[autofocus]");
 	if (wrong) wrong.focus();
 });
+
+// A token that was pasted into a search is checked instead: it must not become part of an address,
+// which the browser would keep in its history.
+addEventListener("submit", (e) => {
+	if (e.target.method !== "get") return;
+	const typed = [...e.target.elements].find((i) => /(^|[^a-z0-9])[a-z][a-z0-9_]{0,23}_[0-9A-Za-z]{58}/.test(i.value));
+	if (!typed) return;
+	e.preventDefault();
+	const form = document.createElement("form");
+	const token = document.createElement("input");
+	form.method = "post";
+	form.action = "/apikeys/check";
+	token.type = "hidden";
+	token.name = "token";
+	token.value = typed.value.trim();
+	typed.value = "";
+	form.append(token);
+	document.body.append(form);
+	form.submit();
+	form.remove();
+});
