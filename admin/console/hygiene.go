@@ -125,7 +125,7 @@ func showHygiene(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("hygiene", "Hygiene", p)
+	return v.show("hygiene", v.pageTitle("Hygiene"), p)
 }
 
 // findings returns the findings that the visitor may see, without keys.
@@ -163,7 +163,7 @@ func listFinding(v *visit) error {
 				return err
 			}
 		}
-		return v.show("finding", f.Title, p)
+		return v.show("finding", v.pageTitle("Hygiene", f.Title), p)
 	}
 	v.refuse(http.StatusNotFound, "Page not found",
 		"The address may be mistyped, or the page no longer exists.")

@@ -25,6 +25,7 @@ type visit struct {
 	ctx context.Context
 	api *client.Client // acts as the visitor; nil before admission
 
+	reversible    bool              // whether the list of this page can be read backwards
 	known         map[string]string // see names
 	listed        []api.Namespace   // see namespaces
 	readable      []api.Role        // see roles
@@ -61,7 +62,9 @@ func (v *visit) link(path string, parameters ...string) string {
 // values. An empty value removes a parameter. A list starts at its first page again.
 func (v *visit) With(parameters ...string) string {
 	q := v.r.URL.Query()
-	q.Del("cursor")
+	for _, name := range []string{"cursor", "page", "back"} {
+		q.Del(name)
+	}
 	return address(v.r.URL.Path, q, parameters...)
 }
 
