@@ -38,7 +38,6 @@ func keyPages() []page {
 type keysPage struct {
 	Keys     []api.Key
 	Next     *string
-	Names    map[string]string // names of members by id
 	Sparks   map[string]*spark // charts of keys by id
 	Mine     string            // the visitor's id on the page of its own keys, else empty
 	Count    string            // "50 of 409 keys"
@@ -150,7 +149,7 @@ func listKeys(v *visit) error {
 	if f.Status == string(keystore.StatusActive) { // those of disabled owners have another filter
 		list.Items = slices.DeleteFunc(list.Items, func(k api.Key) bool { return k.OwnerDisabled })
 	}
-	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort,
+	p := keysPage{Keys: list.Items, Next: list.NextCursor, Sort: f.Sort,
 		Sparks: v.sparks(list.Items), Actions: v.bulkActions(list.Items),
 		Statuses: append([]choice{{Label: "Any"}}, keyStatuses...),
 		Orders:   keyOrders, Form: &form{values: v.r.URL.Query()}}
@@ -163,7 +162,7 @@ func listKeys(v *visit) error {
 	}
 	p.Owners = offer(append([]choice{{Label: "Anyone"}}, v.members()...), f.Owner)
 	p.Roles, p.Plans = v.roleFilter(f.Role), v.planFilter(f.Plan)
-	p.Filters = v.activeFilters(f, p.Mine, p.Names)
+	p.Filters = v.activeFilters(f, p.Mine)
 	if p.Count, err = v.countWords(f, len(list.Items), list.NextCursor != nil); err != nil {
 		return err
 	}
@@ -191,9 +190,7 @@ func (v *visit) keysTitle(p keysPage) string {
 }
 
 // activeFilters returns the filters of a list other than the owner of the visitor's own keys.
-func (v *visit) activeFilters(
-	f client.KeyFilter, mine string, names map[string]string,
-) (list []activeFilter) {
+func (v *visit) activeFilters(f client.KeyFilter, mine string) (list []activeFilter) {
 	add := func(label, name, value string) {
 		if value != "" {
 			list = append(list, activeFilter{label, value, v.With(name, "")})
@@ -204,7 +201,7 @@ func (v *visit) activeFilters(
 		add("Status", "status", statusLabel(f.Status))
 	}
 	if f.Owner != mine {
-		add("Owner", "owner", cmp.Or(names[f.Owner], f.Owner))
+		add("Owner", "owner", cmp.Or(v.names()[f.Owner], f.Owner))
 	}
 	add("Role", "role", f.Role)
 	add("Plan", "plan", f.Plan)

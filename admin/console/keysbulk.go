@@ -161,12 +161,19 @@ func chooseBulk(v *visit) error {
 	case len(ids) == 0:
 		return v.done(v.bulkList(), notice{Kind: "warning", Title: "No key is selected",
 			Text: "Select the keys in the first column of the table."})
+	case len(ids) > pageSize:
+		v.refuseSelection()
 	case action == "export.csv" || known:
 		v.redirect(v.bulkLink(action, ids))
-		return nil
+	default:
+		v.refuse(http.StatusUnprocessableEntity, "Unknown action", "Choose one of the buttons.")
 	}
-	v.refuse(http.StatusUnprocessableEntity, "Unknown action", "Choose one of the buttons.")
 	return nil
+}
+
+func (v *visit) refuseSelection() {
+	v.refuse(http.StatusUnprocessableEntity, "Invalid selection",
+		fmt.Sprintf("Select 1 to %d keys in a list of keys.", pageSize))
 }
 
 // A bulkKey is a chosen key and why it cannot be changed.
@@ -185,8 +192,7 @@ func (v *visit) chosenKeys() (keys []bulkKey, ok bool, err error) {
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
 	if len(ids) == 0 || len(ids) > pageSize {
-		v.refuse(http.StatusUnprocessableEntity, "Invalid selection",
-			fmt.Sprintf("Select 1 to %d keys in a list of keys.", pageSize))
+		v.refuseSelection()
 		return nil, false, nil
 	}
 	for _, id := range ids {
@@ -210,8 +216,7 @@ func (v *visit) chosenKeys() (keys []bulkKey, ok bool, err error) {
 type bulkPage struct {
 	Action bulkAction
 	Title  string
-	List   string // the address of the list
-	Names  map[string]string
+	List   string    // the address of the list
 	Can    []bulkKey // that can be changed, or were
 	Cannot []bulkKey // with the reasons
 	Owners []choice  // to transfer to
@@ -226,7 +231,7 @@ func (v *visit) bulkPage(a bulkAction) (*bulkPage, error) {
 	if err != nil || !ok {
 		return nil, err
 	}
-	p := &bulkPage{Action: a, List: v.bulkList(), Names: v.names()}
+	p := &bulkPage{Action: a, List: v.bulkList()}
 	for _, k := range keys {
 		if k.Why == "" {
 			k.Why = a.hinders(v, k.Key)
