@@ -300,9 +300,8 @@ func (v *visit) withoutInvalid(err error) error {
 	if changes == nil {
 		return err
 	}
-	return v.done(v.With(changes...), notice{Kind: "warning",
-		Title: "The list begins at its first page, because its address was invalid",
-		Text:  strings.Join(ignored, " ")})
+	return v.done(v.With(changes...), notice{Kind: "warning", Title: invalidAddress,
+		Text: strings.Join(ignored, " ")})
 }
 
 // maxBack is the number of calls that look for the beginning of the previous page. More than one is
@@ -399,8 +398,8 @@ func accessWords(k api.Key) string {
 	return "Custom"
 }
 
-// homeGrant returns the grant of a key in its home namespace. If there is none, it is empty.
-func homeGrant(k api.Key) api.Grant {
+// grantAtHome returns the grant of a key in its home namespace. If there is none, it is empty.
+func grantAtHome(k api.Key) api.Grant {
 	for _, g := range k.Grants {
 		if g.Namespace == k.Namespace {
 			return g
@@ -410,10 +409,10 @@ func homeGrant(k api.Key) api.Grant {
 }
 
 // homeRoles returns the roles of a key in its home namespace.
-func homeRoles(k api.Key) []string { return homeGrant(k).Roles }
+func homeRoles(k api.Key) []string { return grantAtHome(k).Roles }
 
 // ownScopes returns the permissions of a key in its home namespace, without those of roles.
-func ownScopes(k api.Key) []string { return homeGrant(k).Permissions }
+func ownScopes(k api.Key) []string { return grantAtHome(k).Permissions }
 
 // shownScopes is the number of scopes that a list shows of a key.
 const shownScopes = 3
