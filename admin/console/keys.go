@@ -44,8 +44,8 @@ type keysPage struct {
 	Filters  []activeFilter
 	Statuses []choice
 	Owners   []choice
-	Roles    []choice // empty: a text field
-	Plans    []choice // empty: a text field
+	Roles    []choice // nil: a text field
+	Plans    []choice // nil: a text field
 	Actions  []bulkAction
 	// Unknown means that the switcher's namespace does not exist or is hidden from the visitor.
 	Unknown bool
@@ -241,7 +241,7 @@ func (v *visit) roleFilter(current string) []choice {
 	for _, r := range v.roles() {
 		names = append(names, r.Name)
 	}
-	return filterChoices(names, current)
+	return filterChoices(names, current, v.may("admin.roles:read"))
 }
 
 // planFilter is like roleFilter for plans.
@@ -250,19 +250,19 @@ func (v *visit) planFilter(current string) []choice {
 	for _, p := range v.plans() {
 		names = append(names, p.Name)
 	}
-	return filterChoices(names, current)
+	return filterChoices(names, current, v.may("admin.plans:read"))
 }
 
 // maxChoices is the number of choices up to which a filter is a list. A longer one would be slow to
 // load and to search.
 const maxChoices = 200
 
-// filterChoices returns names as the choices of a filter. It returns nil if there are none, or too
-// many for a list.
-func filterChoices(names []string, current string) []choice {
+// filterChoices returns names as the choices of a filter. It returns nil if the visitor has to type
+// the name, because there are too many for a list or because it may read none.
+func filterChoices(names []string, current string, readable bool) []choice {
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if len(names) == 0 || len(names) > maxChoices {
+	if !readable || len(names) > maxChoices {
 		return nil
 	}
 	list := []choice{{Label: "Any"}}

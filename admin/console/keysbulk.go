@@ -160,7 +160,7 @@ func chooseBulk(v *visit) error {
 	switch {
 	case len(ids) == 0:
 		return v.done(v.bulkList(), notice{Kind: "warning", Title: "No key is selected",
-			Text: "Select the keys in the first column of the table."})
+			Text: "Check the boxes of the keys first."})
 	case len(ids) > pageSize:
 		v.refuseSelection()
 	case action == "export.csv" || known:
