@@ -270,7 +270,7 @@ func TestStatuses(t *testing.T) {
 	mint("ending", manage.KeySpec{ExpiresAt: now.Add(3*24*time.Hour + time.Hour)})
 	mint("later", manage.KeySpec{ExpiresAt: now.Add(60*24*time.Hour + time.Hour)})
 	mint("ended", manage.KeySpec{ExpiresAt: now.Add(time.Second / 2)})
-	mint("revoked", manage.KeySpec{})
+	mint("revoked", manage.KeySpec{ExpiresAt: now.Add(24 * time.Hour)})
 	s.disable(t, gone)
 	if _, _, err := s.keys.RevokeKey(ctx, root, keys["revoked"].ID, "lost <i>", false,
 		manage.ChangeOptions{}); err != nil {
@@ -294,10 +294,10 @@ func TestStatuses(t *testing.T) {
 			"Gone &lt;b&gt;", "Every call (read and write)"}, []string{"A key never has"}},
 		"ending": {"active", `<span class="badge warning"><time`,
 			[]string{"Expires <time", ">in 3 days<", ">Permissions</h2>"}, nil},
-		"later": {"active", ">in 2 months<", nil, []string{`notice warning`}},
+		"later": {"active", "<td data-label=\"Expires\"><time", nil, []string{`notice warning`}},
 		"ended": {"expired", "", []string{"Expired on <time", "What it could do",
 			"Create a key like this"}, []string{"Rotate token", "In effect"}},
-		"revoked": {"revoked", "", []string{"Revoked by <bdi>root</bdi> on <time", "What it could do",
+		"revoked": {"revoked", "<td data-label=\"Expires\"><time", []string{"Revoked by <bdi>root</bdi> on <time", "What it could do",
 			"Reason: <bdi>lost &lt;i&gt;</bdi>"}, []string{"In effect", "Edit key", "A key never"}},
 	} {
 		a := p.get("/apikeys/keys/"+keys[name].ID).want(200, want.texts...).lacks(want.lacks...)
