@@ -166,6 +166,10 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		if p.needs != anybody && !v.admitted(p.needs) {
 			return
 		}
+		if to := v.cleanAddress(); to != "" && r.Method != http.MethodPost {
+			v.redirect(to)
+			return
+		}
 		if r.Method == http.MethodPost {
 			if err := r.ParseForm(); err != nil {
 				v.refuse(http.StatusBadRequest, "Incomplete form",

@@ -75,7 +75,7 @@ document.addEventListener("DOMContentLoaded", () => {
 	}
 
 	// A form is sent only once. The page that follows has a new button.
-	for (const f of document.querySelectorAll("form[method=post]")) {
+	for (const f of document.querySelectorAll("form[method=post]:not([data-again])")) {
 		f.addEventListener("submit", (e) => {
 			if (f.dataset.sent) { e.preventDefault(); return; }
 			f.dataset.sent = "yes";
@@ -85,6 +85,30 @@ document.addEventListener("DOMContentLoaded", () => {
 			}
 		});
 	}
+	// Lists. The exact times of relative ones are in the viewer's time zone as well.
+	for (const t of document.querySelectorAll("time.ago")) {
+		const at = new Date(t.dateTime);
+		t.title = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+	}
+	// Addresses have no empty parameters.
+	for (const f of document.querySelectorAll("form[method=get]")) {
+		f.addEventListener("formdata", (e) => {
+			for (const [name, value] of [...e.formData]) if (value === "") e.formData.delete(name);
+		});
+	}
+	// <form id=bulk> counts the selected rows.
+	const bulk = document.getElementById("bulk");
+	if (bulk) {
+		const words = document.getElementById("bulk-label");
+		const before = words.textContent;
+		const show = () => {
+			const n = document.querySelectorAll("[form=bulk]:checked").length;
+			words.textContent = n ? `With the ${n} selected ${n === 1 ? "key" : "keys"}:` : before;
+		};
+		document.addEventListener("change", show);
+		show();
+	}
+
 	const wrong = document.querySelector("[autofocus]");
 	if (wrong) wrong.focus();
 });
