@@ -76,6 +76,7 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 		{"ReserveTogether", testReserveTogether},
 		{"ReserveCancelled", testReserveCancelled},
 		{"ReserveForgets", testReserveForgets},
+		{"ReserveClock", testReserveClock},
 		{"NearQuotas", testNearQuotas},
 		{"Usage", testUsage},
 		{"UsageBatches", testUsageBatches},
