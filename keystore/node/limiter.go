@@ -332,7 +332,11 @@ func (l *limiter) chargeLocked(
 			case v == refused:
 				r.refuse(l, c.mode)
 			case c.Outcome == keystore.OK:
-				r.take(l, c.mode, b.terms.steps[i], micros)
+				step := b.terms.steps[i]
+				if rate, _ := b.terms.of(name); *rate != *r.limit { // it has changed since
+					step = r.limit.Step()
+				}
+				r.take(l, c.mode, step, micros)
 			}
 			c.states[name] = r.state(micros)
 			c.states[name].refused = v == refused
