@@ -313,13 +313,20 @@ func (l *limiter) chargeLocked(
 		return wait, false, err
 	}
 	if waits && c.Outcome == keystore.OK {
-		for i := range b.rates {
+		counted := b.count(l, c.mode, verdicts, micros)
+		for i, r := range b.rates {
 			if name := rateNames[i]; verdicts[name] == unknown {
-				b.rates[i].waiting++
-				wait[name] = b.rates[i].queue(l)
+				wait[name] = r.queue(l)
+				if counted {
+					r.waiting++
+				}
 			}
 			if name := quotaNames[i]; verdicts[name] == unknown {
-				wait[name] = b.quotas[i].await(l, units)
+				if counted {
+					wait[name] = b.quotas[i].await(l, units)
+				} else {
+					wait[name] = b.quotas[i].queue(l)
+				}
 			}
 		}
 		return wait, true, nil
@@ -352,6 +359,32 @@ func (l *limiter) chargeLocked(
 		}
 	}
 	return wait, false, nil
+}
+
+// count reports whether something is to be booked for a request that waits. Else one of its rate
+// limits has no room for it beside the requests that wait already, so what the others book would
+// be lost. The caller holds the locks.
+func (b *buckets) count(l *limiter, m mode, verdicts [NumLimits]verdict, now int64) bool {
+	var k *booking
+	for i := range b.rates {
+		switch {
+		case verdicts[rateNames[i]] == unknown:
+			k = b.rates[i].queue(l)
+		case k == nil && verdicts[quotaNames[i]] == unknown:
+			k = b.quotas[i].queue(l)
+		}
+	}
+	for _, r := range b.rates {
+		if r != nil && !r.limit.Shadow && !r.admitsAnother(m, k, now) {
+			return false
+		}
+	}
+	for _, r := range b.rates {
+		if r != nil {
+			r.counted++
+		}
+	}
+	return true
 }
 
 // spend charges units to the quotas of a record, even beyond them.

@@ -28,10 +28,13 @@ type rateBucket struct {
 	ahead   int32 // the most requests to book before they come
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
-	floated int8  // requests admitted in advance and not booked: more than 1 only after an error
-	advance int8  // how many of floated the store is asked to book
-	booking bool  // the store is asked
-	retired bool  // not in the limiter's map any more
+	counted int32 // requests for which the booking countedIn books something, in any bucket
+	// countedIn is the number of a booking.
+	countedIn uint32
+	floated   int8 // requests admitted in advance and not booked: more than 1 only after an error
+	advance   int8 // how many of floated the store is asked to book
+	booking   bool // the store is asked
+	retired   bool // not in the limiter's map any more
 }
 
 const (
@@ -142,6 +145,19 @@ func (b *rateBucket) refuse(l *limiter, m mode) {
 	if m.stored && !m.shared && m.nodes > 1 { // ask whether the store is back
 		b.queue(l)
 	}
+}
+
+// admitsAnother reports whether the bucket admits a request beside those for which a booking books
+// something.
+func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
+	if b.countedIn != k.number {
+		b.countedIn, b.counted = k.number, 0
+	}
+	room := b.meter.Room(m.part(b.limit), now)
+	if b.holds(now) {
+		room += int64(b.held)
+	}
+	return int64(b.counted) < room
 }
 
 // queue adds the bucket to the next booking. The caller holds the lock.
