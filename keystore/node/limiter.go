@@ -151,7 +151,8 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 		l.terms[[2]keystore.Limits{key, namespace}] = t
 	}
 	b = &buckets{directory: d.Serial(), terms: t}
-	latest = d == l.policy() && l.latest(*a) // asked under the lock, so that no newer one is replaced
+	// Asked under the lock, so that no newer limits are replaced.
+	latest = d == l.policy() && l.latest(*a)
 	ids := bucketIDs(r)
 	for i, limits := range []*keystore.Limits{&t.Key, &t.Namespace} {
 		id := ids[i]
@@ -349,6 +350,7 @@ func (l *limiter) chargeLocked(
 			}
 			c.states[name] = r.state(micros)
 			c.states[name].refused = v == refused
+			c.states[name].violated = v == refused && !r.limit.Shadow
 		}
 		if q := b.quotas[i]; q != nil {
 			name := quotaNames[i]
@@ -358,6 +360,7 @@ func (l *limiter) chargeLocked(
 			}
 			c.states[name] = q.state()
 			c.states[name].refused = v == refused
+			c.states[name].violated = v == refused && !q.limit.Shadow
 		}
 	}
 	return wait, false, nil
@@ -525,7 +528,7 @@ func (n *limitCounts) add(c *Charge, r *keystore.Record) {
 			if c.Outcome == keystore.OK {
 				n.admitted[r.Digest[0]%countStripes].n[name].Add(1)
 			}
-		case c.Terms.Shadow(name):
+		case !c.Violated(name):
 			n.others[name][LimitShadow].Add(1)
 		default:
 			n.others[name][LimitRefused].Add(1)

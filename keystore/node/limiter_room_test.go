@@ -145,3 +145,28 @@ func TestChangedQuotaLosesNoUnits(t *testing.T) {
 		f.close()
 	})
 }
+
+// TestEnforcedLimitDuringRequest checks that a request which began while a limit was in shadow, and
+// which the limit refuses now, names the limit.
+func TestEnforcedLimitDuringRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := func(shadow bool) *keystore.Directory {
+			return keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+				{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 1,
+					Per: time.Hour, Burst: 1, Shadow: shadow}}}}})
+		}
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		former := policy(true)
+		f.policy = policy(false)
+		f.ask(new(entry), f.policy)
+		var c Charge
+		a := Answer{Record: f.record, Now: time.Now().UnixNano()}
+		if err := f.nodes[0].charge(t.Context(), &c, a, former, 1); err != nil {
+			t.Fatal(err)
+		}
+		if c.Outcome != keystore.Limited || !c.Violated(NamespaceRate) {
+			t.Errorf("%v, violated: %v", c.Outcome, c.Violated(NamespaceRate))
+		}
+		f.close()
+	})
+}
