@@ -261,7 +261,8 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 		wrong.add("expires_at", "must be a time in the format of RFC 3339")
 		return spec, wrong.err()
 	}
-	if spec.KeySpec, err = keySpec(&k.MintRequest); err != nil {
+	spec.KeySpec = keySpec(&k.MintRequest)
+	if err := fields(spec.Wrong).err(); err != nil {
 		return spec, err
 	}
 	spec.Token = k.Token

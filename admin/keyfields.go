@@ -66,8 +66,9 @@ func permissionTexts(list []keystore.Permission) []string {
 	return out
 }
 
-// keySpec converts the body of a mint. The key store checks whether the values fit together.
-func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
+// keySpec converts the body of a mint. The key store checks whether the values fit together, and
+// reports the values that cannot be converted as well.
+func keySpec(r *api.MintRequest) manage.KeySpec {
 	var wrong fields
 	spec := manage.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),
@@ -80,11 +81,12 @@ func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
 		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions),
 			Roles: r.Roles, Connected: r.Connected}
 	}
-	return spec, wrong.err()
+	spec.Wrong = wrong
+	return spec
 }
 
-// keyPatch converts the body of an edit.
-func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
+// keyPatch converts the body of an edit, like keySpec.
+func keyPatch(r *api.KeyPatch) manage.KeyPatch {
 	var wrong fields
 	p := manage.KeyPatch{
 		Name:      wrong.needed("name", r.Name),
@@ -117,7 +119,8 @@ func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 		p.Metadata = r.Metadata.Or(nil)
 		p.ClearMetadata = r.Metadata.Value == nil
 	}
-	return p, wrong.err()
+	p.Wrong = wrong
+	return p
 }
 
 // sent returns the new value of a patched field: nil if it is absent, the default if it is null.

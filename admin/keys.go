@@ -56,10 +56,8 @@ func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged
 		},
 		edit: func(ctx context.Context, c manage.Caller, id string, r *api.KeyPatch,
 			o manage.ChangeOptions) (*keystore.Key, node.Propagation, error) {
-			patch, err := keyPatch(r)
-			if err != nil {
-				return nil, node.Propagation{}, err
-			}
+			patch := keyPatch(r)
+			patch.Wrong = append(patch.Wrong, fieldErrorsOf(ctx)...)
 			return a.keys.EditKey(ctx, c, id, patch, o)
 		},
 		remove: func(ctx context.Context, c manage.Caller, id string,
@@ -79,10 +77,8 @@ type mintInput struct {
 func (a *API) mintKey(
 	ctx context.Context, c manage.Caller, in *mintInput,
 ) (*created[api.Minted], error) {
-	spec, err := keySpec(&in.Body)
-	if err != nil {
-		return nil, err
-	}
+	spec := keySpec(&in.Body)
+	spec.Wrong = append(spec.Wrong, fieldErrorsOf(ctx)...)
 	k, token, err := a.keys.MintKey(ctx, c, spec, in.once())
 	if err != nil {
 		return nil, err

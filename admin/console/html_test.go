@@ -54,6 +54,9 @@ func (a *answer) check() {
 			if at.Key == "style" || strings.HasPrefix(at.Key, "on") {
 				a.t.Errorf("%s: %s has the attribute %s", a.At, n.Data, at.Key)
 			}
+			if id, local := strings.CutPrefix(at.Val, "#"); local && at.Key == "href" && !ids[id] {
+				a.t.Errorf("%s: a link to #%s does not resolve", a.At, id)
+			}
 			for _, reference := range []string{"for", "aria-describedby", "aria-labelledby", "list",
 				"data-copy", "data-all"} {
 				if at.Key != reference {

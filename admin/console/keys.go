@@ -165,9 +165,9 @@ func (v *visit) members() []choice {
 
 // MayRevoke reports whether the visitor may revoke a key: its own, or a key in a namespace where it
 // has the permission.
-func (d *view) MayRevoke(k api.Key) bool {
+func (v *visit) MayRevoke(k api.Key) bool {
 	return k.Status != string(keystore.StatusRevoked) &&
-		(k.Owner == d.Caller.Member() || d.mayIn("admin.keys:revoke", k.Namespace))
+		(k.Owner == v.Caller.Member() || v.mayIn("admin.keys:revoke", k.Namespace))
 }
 
 // MayEdit reports whether the visitor may edit a key.

@@ -260,9 +260,12 @@ func (f *form) lines(name string) []string {
 }
 
 func newNamespace(v *visit) error {
-	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule",
-		rolesAny)
-	f.setLimits(nil, nil)
+	f := v.kept()
+	if f == nil {
+		f = blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree),
+			"key_roles_rule", rolesAny)
+		f.setLimits(nil, nil)
+	}
 	return v.write(http.StatusOK, "namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
 }
 
@@ -302,6 +305,10 @@ func editNamespace(v *visit) error {
 	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
+	}
+	if f := v.kept(); f != nil {
+		return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns),
+			v.namespaceForm(&ns, f), f)
 	}
 	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy",
 		ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"))

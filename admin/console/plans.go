@@ -122,9 +122,12 @@ func (v *visit) writePlanForm(plan *api.Plan, f *form) error {
 }
 
 func newPlan(v *visit) error {
-	f := blank("namespace", v.namespace())
-	f.setLimits(nil, nil)
-	f.values.Set("rate_limit_rule", limited)
+	f := v.kept()
+	if f == nil {
+		f = blank("namespace", v.namespace())
+		f.setLimits(nil, nil)
+		f.values.Set("rate_limit_rule", limited)
+	}
 	return v.writePlanForm(nil, f)
 }
 
@@ -154,8 +157,11 @@ func editPlan(v *visit) error {
 	if err != nil {
 		return err
 	}
-	f := blank("version", strconv.FormatInt(p.Version, 10), "description", p.Description)
-	f.setLimits(bounds(p.RateLimit, p.Quota))
+	f := v.kept()
+	if f == nil {
+		f = blank("version", strconv.FormatInt(p.Version, 10), "description", p.Description)
+		f.setLimits(bounds(p.RateLimit, p.Quota))
+	}
 	return v.writePlanForm(&p, f)
 }
 
