@@ -168,6 +168,7 @@ type tokenPage struct {
 	Old         *time.Time       // when the old token stops working; nil: it does not work
 	Samples     []sample         // a call with the token
 	Blanks      bool             // whether the call has parameters to fill in
+	Test        string           // the path of the call if the page can make it; else empty
 	// Elsewhere is the host in the samples to replace with the API's; empty: the console's own
 	// host.
 	Elsewhere string
@@ -186,6 +187,10 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	method, path := v.exampleCall(p.Key)
 	p.Blanks = strings.ContainsAny(path, "{*")
 	p.Samples = samples(method, address, path, p.Token)
+	if v.Beside && method == http.MethodGet && !p.Blanks {
+		p.Test = path
+		v.w.Header().Set("Content-Security-Policy", policy+"; connect-src 'self'")
+	}
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
 

@@ -124,7 +124,7 @@ func (p *Page) Focused() string {
 func (p *Page) Jump(id string) {
 	p.t.Helper()
 	if !evaluate[bool](p, fmt.Sprintf(`(link => { link?.click(); return !!link })`+
-		`([...document.links].find(a => a.getAttribute("href") === %q))`, "#"+id)) {
+		`([...document.links].find(a => decodeURIComponent(a.getAttribute("href")) === %q))`, "#"+id)) {
 		p.t.Fatalf("%s: no link leads to #%s", p.Address(), id)
 	}
 }

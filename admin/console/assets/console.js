@@ -58,14 +58,16 @@ document.addEventListener("DOMContentLoaded", () => {
 		});
 	}
 
-	// The focus returns to the control that changed the page.
+	// The focus returns to the control that changed the page, if the browser stores its id.
 	addEventListener("submit", (e) => {
 		if (e.target.method !== "get" && !e.submitter?.formNoValidate) return;
-		sessionStorage.setItem("apikeys-focus", document.activeElement.id);
+		try { sessionStorage.setItem("apikeys-focus", document.activeElement.id); } catch {}
 	});
-	const last = sessionStorage.getItem("apikeys-focus");
-	sessionStorage.removeItem("apikeys-focus");
-	if (last && !document.querySelector("[autofocus]")) document.getElementById(last)?.focus();
+	try {
+		const last = sessionStorage.getItem("apikeys-focus");
+		sessionStorage.removeItem("apikeys-focus");
+		if (last && !document.querySelector("[autofocus]")) document.getElementById(last)?.focus();
+	} catch {}
 
 	// A page that shows a token answers a form. Going back to it must not send the form again.
 	const shown = document.querySelector("[data-address]");
@@ -89,6 +91,24 @@ document.addEventListener("DOMContentLoaded", () => {
 				words.textContent = `Selected: press ${copy}`;
 			}
 			setTimeout(() => { words.textContent = label; }, 3000);
+		});
+	}
+
+	// <button data-test="path of the API">, on the page of a new token, calls the API with the token.
+	for (const b of document.querySelectorAll("[data-test]")) {
+		const out = b.nextElementSibling;
+		b.addEventListener("click", async () => {
+			out.textContent = "Calling the API…";
+			try {
+				const r = await fetch(b.dataset.test, {
+					headers: { Authorization: `Bearer ${document.getElementById("token").textContent}` },
+					cache: "no-store", credentials: "omit", redirect: "manual",
+				});
+				const answer = r.status ? `${r.status} ${r.statusText}`.trim() : "a redirect";
+				out.textContent = r.ok ? `The token works: ${answer}.` : `The API answered ${answer}.`;
+			} catch {
+				out.textContent = "The API did not answer.";
+			}
 		});
 	}
 
