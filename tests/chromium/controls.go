@@ -98,10 +98,11 @@ func (p *Page) Fill(name, text string) {
 // JavaScript, else by pressing the button with a name.
 func (p *Page) Choose(list, option, button string) {
 	p.t.Helper()
+	chosen := p.Value(list) == option
 	p.Fill(list, option)
 	if p.look.NoScript {
 		p.Click(button)
-	} else {
+	} else if !chosen {
 		p.Submit(list)
 	}
 }
