@@ -160,7 +160,8 @@ func TestExpiredKey(t *testing.T) {
 	}
 
 	a = p.get(like).want(200, "With the values of")
-	for name, want := range map[string]string{"name": "Old", "access": "custom", "metadata": "team=erp", "permissions": "orders:read", "permissions_more": "refunds:write",
+	for name, want := range map[string]string{"name": "Old", "access": "custom",
+		"metadata": "team=erp", "permissions": "orders:read", "permissions_more": "refunds:write",
 		"active": "true", "expires": "90d", "owner": ada} {
 		if got, _ := a.field(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -237,7 +238,8 @@ func TestGrowOnlyForm(t *testing.T) {
 	p.get("/apikeys/keys/new?namespace=acme").want(200, "are permanent")
 	p.get("/apikeys/keys/new?namespace=default").want(200).lacks("are permanent")
 	id, _ := p.createKey("name", "ERP", "namespace", "acme", "access", "custom",
-		"permissions_more", "orders:search", "roles", "billing", "grants", "eu", "access:eu", "read_write", "connected:eu", "true")
+		"permissions_more", "orders:search", "roles", "billing", "grants", "eu", "access:eu",
+		"read_write", "connected:eu", "true")
 	edit := "/apikeys/keys/" + id + "/edit"
 	a := p.get(edit).want(200, "The key would lose orders:search.", "can only add permissions")
 	want := "access read_only, access roles, roles billing, grants eu, access:eu same, " +

@@ -3,6 +3,7 @@ package browser
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp/kb"
 
@@ -10,19 +11,19 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// scripts are the windows with and without JavaScript.
-var scripts = map[string]chromium.Look{"with script": {}, "without script": {NoScript: true}}
+// bothLooks are the windows with and without JavaScript.
+var bothLooks = map[string]chromium.Look{"with script": {}, "without script": {NoScript: true}}
 
-// accessible checks the accessibility rules, which needs JavaScript.
-func accessible(page *chromium.Page, look chromium.Look) {
+// accessibleIn checks the accessibility rules, which needs JavaScript.
+func accessibleIn(page *chromium.Page, look chromium.Look) {
 	if !look.NoScript {
 		page.Accessible()
 	}
 }
 
-// TestLists checks that arrow keys in a list change nothing but its value (WCAG 3.2.2): Enter,
+// TestChoosingInLists checks that arrow keys in a list change nothing but its value (WCAG 3.2.2): Enter,
 // leaving the list and the button apply it, and the focus stays.
-func TestLists(t *testing.T) {
+func TestChoosingInLists(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)
@@ -108,14 +109,15 @@ func TestEnterCreatesNoKey(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)
-	for name, look := range scripts {
+	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			page := signedIn(t, g, token, look)
 			page.Click("Create key")
 			page.Fill("Name", name)
 			page.Submit("Name")
 			page.Sees("Review key", "Nothing is created yet", name, "read")
-			accessible(page, look)
+			page.Picture("key-review")
+			accessibleIn(page, look)
 			page.Click("Edit again")
 			if page.Value("Name") != name {
 				t.Errorf("the name is %q", page.Value("Name"))
@@ -151,7 +153,7 @@ func TestSamples(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	_, token := member(t, g, "ada", everywhere)
-	for name, look := range scripts {
+	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			look.Width = 360
 			page := signedIn(t, g, token, look)
@@ -174,8 +176,9 @@ func TestSamples(t *testing.T) {
 			if !look.NoScript {
 				page.Click("Test now")
 				page.Sees("The token works: 200 OK.")
+				page.Picture("token-tested")
 			}
-			accessible(page, look)
+			accessibleIn(page, look)
 		})
 	}
 }
@@ -185,7 +188,7 @@ func TestSessionEndsInForm(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
 	ada, token := member(t, g, "ada", everywhere)
-	for name, look := range scripts {
+	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			page := signedIn(t, g, token, look)
 			page.Click("Create key")
@@ -194,13 +197,15 @@ func TestSessionEndsInForm(t *testing.T) {
 			token = memberToken(t, g, ada)
 			page.Click("Create key")
 			page.Sees("The form shows it again after you sign in")
-			accessible(page, look)
+			page.Picture("sign-in-form-kept")
+			accessibleIn(page, look)
 			if page.Focused() != "f-token" {
 				t.Errorf("the focus is on %s", page.Focused())
 			}
 			signIn(page, token)
 			page.Sees("Nothing has been saved yet", "Create key")
-			accessible(page, look)
+			page.Picture("key-new-kept")
+			accessibleIn(page, look)
 			if page.Value("Name") != name || page.Value("Read & Write") != "on" {
 				t.Errorf("the name is %q", page.Value("Name"))
 			}
@@ -216,7 +221,7 @@ func TestTwoEditors(t *testing.T) {
 	g := gate.Start(t, gate.Config{Site: site})
 	_, adas := member(t, g, "ada", everywhere)
 	_, bens := member(t, g, "ben", everywhere)
-	for name, look := range scripts {
+	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			key := g.Mint(t, gate.JSON{"name": "ERP", "access": "read_only"})
 			edit := "/apikeys/keys/" + key.ID + "/edit"
@@ -239,7 +244,7 @@ func TestTwoEditors(t *testing.T) {
 			if ada.Value("Read & Write") != "on" || ada.Value("Keep mine") != "on" {
 				t.Error("the form does not have the changes")
 			}
-			accessible(ada, look)
+			accessibleIn(ada, look)
 			ada.Steady()
 			ada.Picture("key-conflict")
 			ada.Click("Take theirs")
@@ -286,4 +291,46 @@ func TestErrorsTakeTheFocus(t *testing.T) {
 	if now := page.Focused(); now != "f-grants[0].namespace" {
 		t.Errorf("the focus is on %s", now)
 	}
+}
+
+// TestGrowOnlyForms shows the forms for keys whose permissions are permanent, and of keys that no
+// longer work.
+func TestGrowOnlyForms(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	ada, token := member(t, g, "ada", everywhere)
+	g.Namespace(t, "acme", gate.JSON{"edit_policy": "grow_only"})
+	g.Namespace(t, "acme-eu", gate.JSON{"parent": "acme"})
+	key := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme", "access": "read_write",
+		"grants": []gate.JSON{{"namespace": "acme-eu", "access": "read_write"}}})
+	old := g.Mint(t, gate.JSON{"name": "Old", "access": "read_only", "owner": ada,
+		"expires_at": time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)})
+	gate.Until(t, "the key has expired", func() bool {
+		return g.Show(t, old.ID)["status"] == "expired"
+	})
+	page := signedIn(t, g, token, chromium.Look{})
+	for _, width := range []int{360, 1440} {
+		page.Show(chromium.Look{Width: width})
+		for name, path := range map[string]string{
+			"key-new-grow-only":  "/apikeys/keys/new?namespace=acme",
+			"key-edit-grow-only": "/apikeys/keys/" + key.ID + "/edit",
+			"key-rotate-expired": "/apikeys/keys/" + old.ID + "/rotate",
+			"key-new-like":       "/apikeys/keys/new?like=" + old.ID,
+		} {
+			page.Open(path)
+			page.Steady()
+			page.Accessible()
+			page.Picture(name)
+		}
+	}
+	page.Open("/apikeys/keys/" + key.ID + "/edit")
+	page.Sees("The key would lose write.")
+	page.Open("/apikeys/keys/" + old.ID)
+	if page.Offers("Rotate token") {
+		t.Error("the token of an expired key can be rotated")
+	}
+	page.Click("Create a key like this")
+	page.Sees("With the values of Old.")
+	page.Click("Create key")
+	newToken(t, page)
 }
