@@ -246,6 +246,16 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/keys",
 			`{"name":"a","access":"read_only",
 				"new_roles":[{"name":"viewer","permissions":["read"]}]}`, "", 409, "exists", ""},
+		// All errors are reported at once, also those of values that cannot be converted.
+		{"POST", "/keys", `{"name":"` + long + `","permissions":["Orders:read"],
+				"allowed_ips":["nowhere"],"rate_limit":{"requests":1,"per":"1w"},
+				"new_roles":[{"name":"no good","permissions":["read"]}],
+				"grants":[{"namespace":"gone","access":"read_only"}]}`, "", 422, "invalid_fields",
+			"allowed_ips[0] grants[0].namespace name new_roles[0].name permissions[0] " +
+				"rate_limit.per"},
+		{"PATCH", "/keys/{id}", `{"name":"` + long + `","permissions":["Orders:read"],
+				"allowed_ips":["nowhere"],"new_roles":[{"name":"no good","permissions":["a:b"]}]}`,
+			"", 422, "invalid_fields", "allowed_ips[0] name new_roles[0].name permissions[0]"},
 		{"POST", "/keys/import?partial=0",
 			`{"keys":[{"name":"a","token":"a-credential",
 				"new_roles":[{"name":"x","permissions":["read"]}]}]}`, "", 422, "invalid_fields", ""},
