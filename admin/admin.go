@@ -50,20 +50,6 @@ func WithCaller(ctx context.Context, c manage.Caller) context.Context {
 	return context.WithValue(ctx, callerKey{}, c)
 }
 
-type fieldErrorsKey struct{}
-
-// WithFieldErrors refuses a request that creates or edits a key with these errors, and with those
-// that the interface finds itself. A form whose fields differ from those of the interface shows all
-// its errors at once this way.
-func WithFieldErrors(ctx context.Context, wrong []keystore.FieldError) context.Context {
-	return context.WithValue(ctx, fieldErrorsKey{}, wrong)
-}
-
-func fieldErrorsOf(ctx context.Context) []keystore.FieldError {
-	wrong, _ := ctx.Value(fieldErrorsKey{}).([]keystore.FieldError)
-	return wrong
-}
-
 type requestIDKey struct{}
 
 // WithRequestID sets the id that identifies a request in the server's log. Problem documents repeat

@@ -67,10 +67,9 @@ func permissionTexts(list []keystore.Permission) []string {
 }
 
 // keySpec converts the body of a mint. The key store checks whether the values fit together, and
-// reports the values that cannot be converted as well.
-func keySpec(r *api.MintRequest) manage.KeySpec {
-	var wrong fields
-	spec := manage.KeySpec{
+// reports the values that cannot be converted, which are in wrong, as well.
+func keySpec(r *api.MintRequest) (spec manage.KeySpec, wrong fields) {
+	spec = manage.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),
 		Inactive:   r.Active != nil && !*r.Active,
 		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
@@ -81,14 +80,12 @@ func keySpec(r *api.MintRequest) manage.KeySpec {
 		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions),
 			Roles: r.Roles, Connected: r.Connected}
 	}
-	spec.Wrong = wrong
-	return spec
+	return spec, wrong
 }
 
 // keyPatch converts the body of an edit, like keySpec.
-func keyPatch(r *api.KeyPatch) manage.KeyPatch {
-	var wrong fields
-	p := manage.KeyPatch{
+func keyPatch(r *api.KeyPatch) (p manage.KeyPatch, wrong fields) {
+	p = manage.KeyPatch{
 		Name:      wrong.needed("name", r.Name),
 		Active:    sent(r.Active, true),
 		Roles:     sent(r.Roles, nil),
@@ -119,8 +116,7 @@ func keyPatch(r *api.KeyPatch) manage.KeyPatch {
 		p.Metadata = r.Metadata.Or(nil)
 		p.ClearMetadata = r.Metadata.Value == nil
 	}
-	p.Wrong = wrong
-	return p
+	return p, wrong
 }
 
 // sent returns the new value of a patched field: nil if it is absent, the default if it is null.

@@ -339,7 +339,7 @@ func TestRefusals(t *testing.T) {
 			`{"id":"b","rate_limit":{},"quota":{"requests":1,"per":"week"},"default_plan":"gold"}`, "",
 			422, "invalid_fields", "quota.per rate_limit.per rate_limit.requests"},
 		{"POST", "/namespaces", `{"id":"b","rate_limit":{},"default_plan":"gold"}`, "", 422,
-			"invalid_fields", "rate_limit.per rate_limit.requests"},
+			"invalid_fields", "default_plan rate_limit.per rate_limit.requests"},
 		{"POST", "/namespaces", `{"id":"b","default_plan":"gold"}`, "", 422, "invalid_fields",
 			"default_plan"},
 		{"PATCH", "/namespaces/acme", `{"default_plan":"silver"}`, "", 422, "invalid_fields",

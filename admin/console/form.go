@@ -13,10 +13,10 @@ import (
 	"time"
 	_ "time/tzdata" // the machine may have none
 
-	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // A form holds the values of a form and their errors.
@@ -193,7 +193,7 @@ func (v *visit) refusing(f *form) context.Context {
 	for i, e := range f.Errors {
 		wrong[i] = keystore.FieldError(e)
 	}
-	return admin.WithFieldErrors(v.ctx, wrong)
+	return manage.WithFieldErrors(v.ctx, wrong)
 }
 
 // ownWords replaces explanations of the REST interface by what to do in a form.

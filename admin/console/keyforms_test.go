@@ -412,7 +412,18 @@ func TestAllErrorsAtOnce(t *testing.T) {
 		t.Errorf("%d keys", len(list))
 	}
 
-	a := p.submit("/apikeys/members/new", "name", "", "grants[0].namespace", "").want(422,
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	plan(t, s, "acme", "gold", keystore.Limits{})
+	p.submit("/apikeys/plans/new", "name", "no good", "namespace", "acme", "rate_limit.requests",
+		"many").want(422, `href="#f-name"`, `id="f-name-error"`, `href="#f-rate_limit.requests"`)
+	p.submit("/apikeys/plans/acme/gold/edit", "description", strings.Repeat("x", 1001),
+		"rate_limit_rule", "limit").want(422, `id="f-description-error"`,
+		`id="f-rate_limit.requests-error"`)
+	p.submit("/apikeys/namespaces/new", "id", "!", "key_roles_rule", "exactly", "child_prefix", "!",
+		"quota_rule", "limit").want(422, `id="f-id-error"`, `id="f-key_roles-error"`,
+		`id="f-child_prefix-error"`, `id="f-quota.requests-error"`)
+	a := p.submit("/apikeys/members/new", "name", "", "grants[0].namespace", "",
+		"grants[0].permissions", "Orders:read").want(422, `id="f-grants[0].permissions-error"`,
 		`href="#f-name"`, `href="#f-grants%5b0%5d.namespace"`, "Choose a namespace.")
 	if v, _ := a.field("grants[0].namespace"); v != "" {
 		t.Errorf("the namespace is %q", v)

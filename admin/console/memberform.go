@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -73,7 +74,7 @@ func (f *form) grants() []api.GrantRequest {
 			f.wrong(at+"namespace", "choose a namespace")
 		}
 		list = append(list, api.GrantRequest{
-			Namespace:   f.Value(at + "namespace"),
+			Namespace:   cmp.Or(f.Value(at+"namespace"), keystore.DefaultNamespace),
 			Roles:       slices.Concat(f.Values(at+"roles"), words(f.Value(at+"other_roles"))),
 			Permissions: words(f.Value(at + "permissions")),
 			Connected:   f.Has(at+"connected", "true"),
@@ -153,15 +154,12 @@ func createMember(v *visit) error {
 	if v.rearranged(f) {
 		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 	}
-	spec := api.MemberRequest{Name: f.Value("name"), Kind: f.Value("kind"), Login: f.Value("login"),
+	spec := api.MemberRequest{Name: cmp.Or(f.Value("name"), "-"), Kind: f.Value("kind"), Login: f.Value("login"),
 		Grants: f.grants()}
-	if spec.Name == "" {
-		f.wrong("name", "is required")
+	if f.Value("name") == "" {
+		f.wrong("name", "is required") // instead of the name above
 	}
-	if !f.Ok() {
-		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
-	}
-	created, err := v.api.CreateMember(v.ctx, spec)
+	created, err := v.api.CreateMember(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
 			return v.again("member_form", "Create member", v.memberForm(nil, f), f)
@@ -221,10 +219,7 @@ func saveMember(v *visit) error {
 		return v.again("member_form", title, v.memberForm(&m, f), f)
 	}
 	patch := memberPatch(m, f)
-	if !f.Ok() {
-		return v.again("member_form", title, v.memberForm(&m, f), f)
-	}
-	done, err := v.api.EditMember(v.ctx, m.ID, patch, f.ifVersion(), client.Wait(shortWait))
+	done, err := v.api.EditMember(v.refusing(f), m.ID, patch, f.ifVersion(), client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.again("member_form", title, v.memberForm(&m, f), f)

@@ -283,10 +283,7 @@ func createNamespace(v *visit) error {
 	if parent := f.Value("parent"); parent != "" {
 		spec.Parent = &parent
 	}
-	if !f.Ok() {
-		return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
-	}
-	created, err := v.api.CreateNamespace(v.ctx, spec)
+	created, err := v.api.CreateNamespace(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
 			return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
@@ -362,10 +359,7 @@ func saveNamespace(v *visit) error {
 	if prefix := strings.TrimSpace(f.Value("child_prefix")); prefix != "" {
 		patch.ChildPrefix = api.Some(prefix)
 	}
-	if !f.Ok() {
-		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
-	}
-	done, err := v.api.EditNamespace(v.ctx, ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
+	done, err := v.api.EditNamespace(v.refusing(f), ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)

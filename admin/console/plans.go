@@ -138,10 +138,7 @@ func createPlan(v *visit) error {
 		Description: strings.TrimSpace(f.Value("description")),
 		RateLimit:   f.rateLimit(), Quota: f.quota(),
 	}
-	if !f.Ok() {
-		return v.writePlanForm(nil, f)
-	}
-	created, err := v.api.CreatePlan(v.ctx, spec)
+	created, err := v.api.CreatePlan(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
 			return v.writePlanForm(nil, f)
@@ -180,10 +177,7 @@ func savePlan(v *visit) error {
 	if f.values.Has("description") {
 		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))
 	}
-	if !f.Ok() {
-		return v.writePlanForm(&p, f)
-	}
-	done, err := v.api.EditPlan(v.ctx, p.Namespace, p.Name, patch, f.ifVersion(),
+	done, err := v.api.EditPlan(v.refusing(f), p.Namespace, p.Name, patch, f.ifVersion(),
 		client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {

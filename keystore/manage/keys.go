@@ -29,9 +29,8 @@ type KeySpec struct {
 	// NewRoles are created in the home namespace and added to the home grant. Their Namespace is
 	// ignored.
 	NewRoles []keystore.Role
-	// Wrong are errors of fields that the spec cannot express. They refuse the key, together with
-	// the errors of the other fields.
-	Wrong []keystore.FieldError
+	// wrong are the known errors: see WithFieldErrors and createRoles.
+	wrong fieldErrors
 }
 
 // MintKey creates a key and its token. The token is valid on every node when MintKey returns. That
@@ -49,6 +48,7 @@ func (k *Keystore) MintKey(
 			return err
 		}
 		spec := spec
+		spec.wrong = fieldErrorsOf(ctx)
 		auth, err := k.addNewRoles(tx, auth, &spec)
 		if err != nil {
 			return err
@@ -126,7 +126,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 		key.Owner = auth.owner
 	}
 
-	p := fieldErrors(slices.Clone(s.Wrong))
+	p := slices.Clone(s.wrong)
 	p.text("name", key.Name, maxName)
 	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
@@ -187,14 +187,14 @@ func (k *Keystore) addNewRoles(tx keystore.Tx, auth authority, s *KeySpec) (auth
 	home.Roles = slices.Clone(home.Roles)
 	s.Home = &home
 	return k.createRoles(tx, auth, cmp.Or(s.Namespace, keystore.DefaultNamespace), s.NewRoles,
-		&home.Roles, &s.Wrong)
+		&home.Roles, &s.wrong)
 }
 
 // createRoles creates roles in a namespace and appends their names to names, and the errors of
 // their fields to wrong. It returns the authority under the policy that contains them.
 func (k *Keystore) createRoles(
 	tx keystore.Tx, auth authority, namespace string, roles []keystore.Role, names *[]string,
-	wrong *[]keystore.FieldError,
+	wrong *fieldErrors,
 ) (authority, error) {
 	for i, r := range roles {
 		r.Namespace = namespace

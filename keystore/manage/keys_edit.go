@@ -29,9 +29,9 @@ type KeyPatch struct {
 	Metadata      map[string]*string // merged into the key's (RFC 7396); nil removes a name
 	ClearMetadata bool               // removes all names before Metadata is merged
 	Limits        LimitsPatch
-	Plan          *string               // empty stands for the default plan of the home namespace
-	NewRoles      []keystore.Role       // see KeySpec
-	Wrong         []keystore.FieldError // see KeySpec
+	Plan          *string         // empty stands for the default plan of the home namespace
+	NewRoles      []keystore.Role // see KeySpec
+	wrong         fieldErrors     // see KeySpec
 }
 
 // GrantEdits add parts to grants and remove parts from them, and keep the rest. RemoveNamespaces
@@ -120,10 +120,11 @@ func (k *Keystore) EditKey(
 			return err
 		}
 		patch := patch
+		patch.wrong = fieldErrorsOf(ctx)
 		if len(patch.NewRoles) > 0 {
 			names := patch.rolesOr(before)
 			auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names,
-				&patch.Wrong)
+				&patch.wrong)
 			if err != nil {
 				return err
 			}
@@ -158,7 +159,7 @@ func (patch KeyPatch) rolesOr(before *keystore.Key) []string {
 
 // apply returns the patched key.
 func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key, error) {
-	p := fieldErrors(slices.Clone(patch.Wrong))
+	p := slices.Clone(patch.wrong)
 	after := *before
 	after.Grants, after.AllowedIPs = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs)
 	set(&after.Name, patch.Name)
