@@ -14,11 +14,17 @@ import (
 // bothLooks are the windows with and without JavaScript.
 var bothLooks = map[string]chromium.Look{"with script": {}, "without script": {NoScript: true}}
 
-// accessibleIn checks the accessibility rules, which needs JavaScript.
+// accessibleIn checks the accessibility rules and the dark colors, which needs JavaScript.
 func accessibleIn(page *chromium.Page, look chromium.Look) {
-	if !look.NoScript {
-		page.Accessible()
+	if look.NoScript {
+		return
 	}
+	page.Accessible()
+	dark := look
+	dark.Dark = true
+	page.Show(dark)
+	page.Legible()
+	page.Show(look)
 }
 
 // TestChoosingInLists checks that arrow keys in a list change nothing but its value (WCAG 3.2.2): Enter,
