@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ func (a *answer) check() {
 		"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
 		"Content-Type": "text/html; charset=utf-8", "Referrer-Policy": "same-origin",
 	} {
+		if strings.Contains(a.Text, "data-test=") && name == "Content-Security-Policy" {
+			want += "; connect-src 'self'" // the page of a new token calls the API
+		}
 		if got := a.Header.Get(name); got != want {
 			a.t.Errorf("%s: %s is %q", a.At, name, got)
 		}
@@ -53,6 +57,11 @@ func (a *answer) check() {
 		for _, at := range n.Attr {
 			if at.Key == "style" || strings.HasPrefix(at.Key, "on") {
 				a.t.Errorf("%s: %s has the attribute %s", a.At, n.Data, at.Key)
+			}
+			if place, local := strings.CutPrefix(at.Val, "#"); local && at.Key == "href" {
+				if id, err := url.PathUnescape(place); err != nil || !ids[id] {
+					a.t.Errorf("%s: a link to #%s does not resolve", a.At, place)
+				}
 			}
 			for _, reference := range []string{"for", "aria-describedby", "aria-labelledby", "list",
 				"data-copy", "data-all"} {
