@@ -37,8 +37,8 @@
 //	return v.again("role_form", "Create role", page, f)
 //	// 303, with a notice on the next page
 //	return v.done("/apikeys/roles", notice{Title: "Role created"})
-//	// the same after a change that reduces access: the notice shows on how many nodes it is in
-//	// force; if it is not complete, the visitor sees the progress page first
+//	// the same after a change that reduces access: the notice shows on how many servers it is
+//	// applied; if it is not complete, the visitor sees the progress page first
 //	return v.changed("/apikeys/roles", "Changes saved", p)
 //	// a page with the refusal of the REST interface, with its status
 //	return err
@@ -52,6 +52,10 @@
 // error. templates/parts.html has templates for fields, which show their value, hint and error.
 // {{template "errors" .}} above the fields lists all errors with links, including those of fields
 // that the page does not have.
+//
+// A button named `again` shows the form again with all that was typed: see form.again. With the
+// attribute data-part it replaces only a part of the page, so that the script can load what is large
+// when it is opened.
 //
 // # Lists
 //

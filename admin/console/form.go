@@ -110,6 +110,30 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
+// again reports whether the form was sent to be shown again, with all that was typed: by a button
+// named `again`, or with a new search in the permission table, for which Enter is enough. The value
+// `NAME=VALUE` of the button adds a value to the form.
+func (f *form) again() bool {
+	button := f.Value("again")
+	if name, value, ok := strings.Cut(button, "="); ok && !f.Has(name, value) {
+		f.values.Add(name, value)
+	}
+	found := false
+	for name := range f.values {
+		table, ok := strings.CutSuffix(name, "_find")
+		if text := f.Value(name); ok && text != f.Value(table+"_found") {
+			f.values.Set(table+"_found", text)
+			f.values.Del(table + "_open") // of the previous results
+			found = true
+		}
+	}
+	if button == "" && !found {
+		return false
+	}
+	f.status = http.StatusOK
+	return true
+}
+
 // fail adds the errors of a refused call to the form. It reports whether the user can fix them, so
 // that the form is shown again.
 func (f *form) fail(err error) bool {

@@ -17,7 +17,8 @@ type keyPage struct {
 	Usage   *usagePart // nil: the visitor may not see it
 	Spent   *quotaUse  // nil: it has no quota, or its use is not known
 	History []event
-	More    bool // whether the history has more rows
+	More    bool     // whether the history has more rows
+	Samples []sample // nil: the visitor may not create a key like it
 }
 
 func showKey(v *visit) error {
@@ -46,6 +47,11 @@ func showKey(v *visit) error {
 		for _, r := range rows.Items {
 			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action),
 				Changes: differences(r.Before, r.After)})
+		}
+	}
+	if v.mayIn("admin.keys:create", k.Namespace) {
+		if p.Samples, err = v.mintSamples(v.likeKey(k)); err != nil {
+			return err
 		}
 	}
 	return v.show("key", k.Name, p)

@@ -107,6 +107,9 @@ func saveKey(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + k.Name
+	if f.again() {
+		return v.again("key_form", title, p, f)
+	}
 	patch := v.patch(p, f)
 	if !f.Ok() {
 		return v.again("key_form", title, p, f)

@@ -41,6 +41,7 @@ type keyForm struct {
 	PlansUnlisted bool
 	GrowOnly      bool // whether edits can only add permissions
 	Once          string
+	Samples       []sample // of the key in the form; nil: not requested
 
 	mayGive func(keystore.Permission) bool // whether the visitor has it in the home namespace
 	current *keystore.Set                  // the permissions of the edited key there

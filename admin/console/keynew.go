@@ -60,8 +60,8 @@ func mintKey(v *visit) error {
 	}
 	now := v.keys.Now()
 	p.Expiries, p.Once = expiryChoices(now), cmp.Or(f.Value("once"), rand.Text())
-	if f.Value("again") != "" { // another namespace was chosen, which changes the form
-		f.status = http.StatusOK
+	again := f.again()
+	if again && f.Value("again") != "samples" {
 		return v.again("key_form", newKeyTitle, p, f)
 	}
 	home := f.homeGrant()
@@ -73,6 +73,14 @@ func mintKey(v *visit) error {
 		ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
 		Owner: f.Value("owner"), Metadata: f.metadata(), RateLimit: f.rateLimit(),
 		Quota: f.quota(), Plan: strings.TrimSpace(f.Value("plan")),
+	}
+	if again {
+		if f.Ok() {
+			if p.Samples, err = v.mintSamples(spec); err != nil {
+				return err
+			}
+		}
+		return v.again("key_form", newKeyTitle, p, f)
 	}
 	if spec.Name == "" {
 		f.wrong("name", "is required")
