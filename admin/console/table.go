@@ -18,9 +18,9 @@ type resource struct {
 }
 
 // Calls returns the number of calls of the resource.
-func (r resource) Calls() (n int) {
+func (r resource) Calls() (n int64) {
 	for _, o := range r.Permissions {
-		n += len(o.Calls)
+		n += int64(len(o.Calls))
 	}
 	return n
 }
@@ -88,9 +88,9 @@ const (
 // A listing is what the table shows.
 type listing struct {
 	Groups   []group
-	Calls    int // of all resources
-	Found    int // calls that match the search
-	Selected int // checked boxes
+	Calls    int64 // of all resources
+	Found    int64 // calls that match the search
+	Selected int   // checked boxes
 }
 
 // Large reports whether the table has more calls than it shows at once.
@@ -118,11 +118,11 @@ func (t table) Listing() listing {
 	for _, r := range t.Resources {
 		g := group{resource: r, Selected: t.selected(r)}
 		asked := t.Form.Has(t.Name+"_open", r.Name)
-		found := 0
+		var found int64
 		for _, o := range r.Permissions {
 			match := len(find) > 0 && o.matches(find)
 			if match {
-				found += len(o.Calls)
+				found += int64(len(o.Calls))
 			}
 			switch {
 			case asked, !l.Large(), t.Box(o.Permission).Checked():
@@ -134,7 +134,7 @@ func (t table) Listing() listing {
 			g.Rows = append(g.Rows, o)
 		}
 		l.Found += found
-		if len(find) > 0 && found+g.Selected == 0 && !asked {
+		if len(find) > 0 && found == 0 && g.Selected == 0 && !asked {
 			continue
 		}
 		g.Open = asked || g.Selected > 0 || len(g.Rows) > 0 && (found > 0 ||

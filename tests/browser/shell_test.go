@@ -71,7 +71,7 @@ func TestLargeTable(t *testing.T) {
 			page.Open("/apikeys/keys/new")
 			page.Fill("Name", "Bot "+name)
 			page.Click("Custom")
-			page.Sees("1223 calls.", "0 selected.")
+			page.Sees("1,223 calls.", "0 selected.")
 			page.Picture("table")
 			page.DoesNotSee("/gists/public")
 			page.Click("gists 20 calls")
@@ -79,10 +79,11 @@ func TestLargeTable(t *testing.T) {
 				page.Click("Show all 20 calls of gists")
 			}
 			page.Click("gists:gists-list-public")
+			page.Click("issues 58 calls")
 			page.Click("All reads issues:read")
 			page.Fill("Find calls", "post pulls reviews")
 			page.Submit("Find calls")
-			page.Sees("of 1223 calls match.", "2 selected.")
+			page.Sees("of 1,223 calls match.", "2 selected.")
 			page.Click("pulls:pulls-create-review")
 			if !look.NoScript {
 				page.Sees("3 selected.")
@@ -101,8 +102,8 @@ func TestLargeTable(t *testing.T) {
 	}
 	page := signedIn(t, g, token, chromium.Look{Width: 360})
 	page.Open("/apikeys/keys/new")
-	page.Click("Custom")
 	page.Steady()
+	page.Click("Custom")
 	page.Accessible()
 }
 
@@ -160,7 +161,7 @@ func TestShortcuts(t *testing.T) {
 
 	page.Press("/")
 	page.Press("?nk") // typed, not shortcuts
-	if page.Value("Search") != "?nk" {
+	if !strings.HasSuffix(page.Value("Search"), "?nk") {
 		t.Fatalf("the search holds %q", page.Value("Search"))
 	}
 	page.Open("/apikeys/roles")
@@ -202,7 +203,7 @@ func TestShortcuts(t *testing.T) {
 	page.Open("/apikeys/roles")
 	page.Click("Keyboard shortcuts")
 	page.Click("Shortcuts of one key")
-	page.Click("Close")
+	page.Touch("Close")
 	page.Open("/apikeys/roles")
 	page.Press("n?")
 	page.Click("Keyboard shortcuts")
@@ -210,7 +211,7 @@ func TestShortcuts(t *testing.T) {
 		t.Error("the setting is lost")
 	}
 	page.Click("Shortcuts of one key")
-	page.Click("Close")
+	page.Touch("Close")
 
 	// Nothing that was typed is lost.
 	page.Open("/apikeys/keys/new")
@@ -245,7 +246,7 @@ func TestTheme(t *testing.T) {
 				if got := page.Style("header", "background-color"); got != step.colour {
 					t.Errorf("with the theme %s the header is %s", step.theme, got)
 				}
-				if step.theme == "Dark" {
+				if step.theme == "Dark" && !look.NoScript { // axe-core needs JavaScript
 					page.Legible()
 				}
 				page.Open("/apikeys/roles")
@@ -287,9 +288,9 @@ func TestFrame(t *testing.T) {
 	if page.Offers("Status") {
 		t.Error("a phone shows all filters at once")
 	}
-	page.Click("Filters")
+	page.Click("More filters")
 	if !page.Offers("Status") {
-		t.Error("the button Filters shows no filters")
+		t.Error("the button More filters shows no filters")
 	}
 	page.Open("/apikeys/keys?status=active")
 	if page.Value("Status") != "Active" {
@@ -300,8 +301,8 @@ func TestFrame(t *testing.T) {
 	page.Show(chromium.Look{Forced: true})
 	page.Open("/apikeys/keys")
 	for _, links := range []string{".side a", ".tabs a"} {
-		current := page.Style(links+"[aria-current]", "border-bottom-color")
-		if other := page.Style(links+":not([aria-current])", "border-bottom-color"); current == other {
+		current := page.Style(links+"[aria-current]", "border-bottom-width")
+		if other := page.Style(links+":not([aria-current])", "border-bottom-width"); current == other {
 			t.Errorf("in forced colours the current one of %s looks like the others: %s", links,
 				current)
 		}

@@ -68,6 +68,8 @@ document.addEventListener("DOMContentLoaded", () => {
 	if (wrong) wrong.focus();
 });
 
+const apple = /Mac|iP/.test(navigator.platform);
+
 // <button data-copy="id of the element to copy">
 document.addEventListener("click", async (e) => {
 	const b = e.target.closest("[data-copy]");
@@ -83,7 +85,7 @@ document.addEventListener("click", async (e) => {
 		range.selectNodeContents(source);
 		getSelection().removeAllRanges();
 		getSelection().addRange(range);
-		words.textContent = `Selected: press ${/Mac|iP/.test(navigator.platform) ? "⌘" : "Ctrl+"}C`;
+		words.textContent = `Selected: press ${apple ? "⌘" : "Ctrl+"}C`;
 	}
 	setTimeout(() => { words.textContent = b.dataset.label; }, 3000);
 });
@@ -102,7 +104,8 @@ const showBoxes = () => {
 		const name = count.closest("[data-boxes]").dataset.boxes;
 		const group = count.closest(".resource");
 		const n = (group ?? count.closest("[data-boxes]")).querySelectorAll(`input[name="${name}"]:checked`).length;
-		const words = group ? (n ? `${n} selected` : "") : `${n} selected.`;
+		const words = group ? `${n} selected` : `${n} selected.`;
+		count.hidden = group && !n;
 		if (count.textContent !== words) count.textContent = words;
 	}
 };
@@ -240,9 +243,13 @@ document.addEventListener("submit", (e) => {
 	const openDialog = (id) => {
 		const dialog = document.getElementById(id);
 		if (!dialog || dialog.open) return;
-		if (id === "help") dialog.querySelector("#single-keys").checked = singleKeys.on;
+		if (id === "help") {
+			dialog.querySelector("#single-keys").checked = singleKeys.on;
+			if (apple) dialog.querySelector("kbd").textContent = "⌘";
+		}
 		if (id === "palette") offer("");
 		dialog.showModal();
+		if (id === "help") dialog.querySelector(".actions button").focus();
 	};
 	document.addEventListener("click", (e) => {
 		const button = e.target.closest("[data-open]");
@@ -332,7 +339,7 @@ const foldFilters = (form) => {
 	const button = document.createElement("button");
 	button.type = "button";
 	button.className = "fold";
-	button.textContent = "Filters";
+	button.textContent = "More filters";
 	const show = (open) => {
 		form.classList.toggle("folded", !open);
 		button.setAttribute("aria-expanded", open);
