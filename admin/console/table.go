@@ -134,11 +134,12 @@ func (t table) Listing() listing {
 			g.Rows = append(g.Rows, o)
 		}
 		l.Found += found
-		if len(find) > 0 && found == 0 && g.Selected == 0 && !asked {
+		if len(find) > 0 && found == 0 && g.Selected == 0 && !asked &&
+			(len(r.Permissions) > 0 || !operations{Permission: r.Name}.matches(find)) {
 			continue
 		}
-		g.Open = asked || g.Selected > 0 || len(g.Rows) > 0 && (found > 0 ||
-			len(g.Permissions) <= maxSpread)
+		g.Open = asked || g.Selected > 0 || found > 0 && len(g.Rows) > 0 ||
+			!l.Large() && len(g.Permissions) <= maxSpread
 		l.Groups = append(l.Groups, g)
 	}
 	return l

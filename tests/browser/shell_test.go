@@ -301,8 +301,8 @@ func TestFrame(t *testing.T) {
 	page.Show(chromium.Look{Forced: true})
 	page.Open("/apikeys/keys")
 	for _, links := range []string{".side a", ".tabs a"} {
-		current := page.Style(links+"[aria-current]", "border-bottom-width")
-		if other := page.Style(links+":not([aria-current])", "border-bottom-width"); current == other {
+		current := page.Style(links+"[aria-current]", "text-decoration-line")
+		if other := page.Style(links+":not([aria-current])", "text-decoration-line"); current == other {
 			t.Errorf("in forced colours the current one of %s looks like the others: %s", links,
 				current)
 		}
