@@ -64,7 +64,7 @@ func TestPending(t *testing.T) {
 	developer.get("/apikeys/keys/" + id).want(200).lacks("Not yet applied")
 	c.silent.Store(false)
 	p.get(at).want(200, "<title>Key revoked: applied on all servers",
-		"Applied on all servers (1 of 1), at most ", "/apikeys/keys/"+id).
+		"Applied on all servers (1 of 1).", "/apikeys/keys/"+id).
 		lacks(`http-equiv="refresh"`)
 	p.get("/apikeys/keys/"+id).want(200).lacks("Not yet applied", "Show progress")
 	for _, wrong := range []string{"", "?revision=x&since=1", "?revision=1"} {
