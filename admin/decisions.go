@@ -122,7 +122,7 @@ func (a *API) verdict(v manage.Verdict, namespace string, err error) (*page[api.
 		out.Status = http.StatusOK
 	}
 	if v.Key != nil {
-		shown := showKey(v.Key, a.keys.Now())
+		shown := a.shownKey(v.Key)
 		out.Key = &shown
 	}
 	return &page[api.Verdict]{out}, nil

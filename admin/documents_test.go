@@ -46,7 +46,7 @@ func TestOpenAPI(t *testing.T) {
 		GET/plans POST/plans
 		DELETE/plans/{namespace}/{name} GET/plans/{namespace}/{name} PATCH/plans/{namespace}/{name}
 		GET/members POST/members DELETE/members/{id} GET/members/{id} PATCH/members/{id}
-		POST/members/{id}/token
+		POST/members/{id}/token POST/members/{id}/transfer
 		GET/audit GET/audit/export GET/audit/verify`)
 	var got []string
 	ids := map[string]bool{}
@@ -73,7 +73,8 @@ func TestOpenAPI(t *testing.T) {
 			}
 			changes := method == "PATCH" || method == "DELETE" ||
 				strings.HasSuffix(path, "/revoke") || strings.HasSuffix(path, "/rotate") ||
-				strings.HasSuffix(path, "/token") || strings.HasSuffix(path, "/grants")
+				strings.HasSuffix(path, "/token") || strings.HasSuffix(path, "/grants") ||
+				strings.HasSuffix(path, "/transfer")
 			if (op.Responses["202"] != nil) != changes {
 				t.Errorf("%s %s: 202 is %v", method, path, op.Responses["202"])
 			}

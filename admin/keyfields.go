@@ -10,15 +10,16 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// showKey returns the wire type of a key.
-func showKey(k *keystore.Key, now time.Time) api.Key {
-	status := k.Status(now)
+// shownKey returns the wire type of a key.
+func (a *API) shownKey(k *keystore.Key) api.Key {
+	status := k.Status(a.keys.Now())
 	out := api.Key{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(),
 		Access: string(k.Access()),
 		Grants: showGrants(k.Grants), Owner: k.Owner, Status: string(status),
-		Active:    k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
-		CreatedAt: k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
+		Active:        k.Active && status != keystore.StatusRevoked && status != keystore.StatusExpired,
+		OwnerDisabled: !a.keys.Policy().OwnerActive(k.Owner),
+		CreatedAt:     k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
 		LastUsedFrom: nilIfEmpty(addressText(k.LastUsedFrom)),
 		Secrets:      make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),

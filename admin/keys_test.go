@@ -38,7 +38,8 @@ func TestShape(t *testing.T) {
 	if err := json.Unmarshal(fmt.Appendf(nil, `{
 		"name":"CI","namespace":"default","prefix":"ak_%s…","access":"read_only",
 		"grants":[{"namespace":"default","permissions":["read"],"roles":[],"connected":false}],
-		"owner":"root","status":"active","active":true,"created_by":"root","expires_at":null,
+		"owner":"root","status":"active","active":true,"owner_disabled":false,
+		"created_by":"root","expires_at":null,
 		"revoked_at":null,"revoked_by":null,"revoke_reason":null,"last_used_at":null,
 		"last_used_from":null,
 		"secrets":[{"created_at":%q,"expires_at":null}],"allowed_ips":[],"rate_limit":null,
@@ -351,6 +352,66 @@ func TestList(t *testing.T) {
 	if a := d.call(t, root, "GET", "/keys?status=expired",
 		nil); strings.TrimSpace(a.text) != `{"items":[],"next_cursor":null}` {
 		t.Errorf("an empty list: %s", a.text)
+	}
+}
+
+// TestDisabledOwner checks that a key shows that its owner is disabled, and that lists find it, as
+// requests with it are refused.
+func TestDisabledOwner(t *testing.T) {
+	d := open(t)
+	ada, _ := d.member(t, `{"name":"Ada","grants":[{"namespace":"*","permissions":["*"]}]}`)
+	ben, _ := d.member(t, `{"name":"Ben","grants":[{"namespace":"*","permissions":["*"]}]}`)
+	ids := make(map[string]string)
+	for name, fields := range map[string]string{
+		"ada's": `"owner":"` + ada.ID + `"`, "ada's inactive": `"active":false,"owner":"` +
+			ada.ID + `"`, "ben's": `"owner":"` + ben.ID + `"`, "root's": `"active":true`,
+	} {
+		ids[name] = d.mint(t, root,
+			`{"name":"`+name+`","access":"read_only",`+fields+`}`).Key.ID
+	}
+	list := func(query string) string {
+		t.Helper()
+		var found api.Keys
+		d.call(t, root, "GET", "/keys?sort=name&status="+query, nil).into(t, 200, &found)
+		var names []string
+		for _, k := range found.Items {
+			name := k.Name
+			if k.OwnerDisabled {
+				name += " (" + k.Status + ")"
+			}
+			names = append(names, name)
+		}
+		return strings.Join(names, ", ")
+	}
+	if got := list("owner_disabled"); got != "" {
+		t.Errorf("before: %s", got)
+	}
+	d.call(t, root, "PATCH", "/members/"+ada.ID, `{"active":false}`).into(t, 200,
+		new(api.MemberChanged))
+	for query, want := range map[string]string{
+		"owner_disabled":                    "ada's (active)",
+		"active":                            "ada's (active), ben's, root's",
+		"inactive":                          "ada's inactive (inactive)",
+		"owner_disabled&owner=" + ada.ID:    "ada's (active)",
+		"owner_disabled&owner=" + ben.ID:    "",
+		"owner_disabled&q=ADA":              "ada's (active)",
+		"owner_disabled&namespace=default":  "ada's (active)",
+		"owner_disabled&namespace=nowhere":  "",
+		"owner_disabled&home=default&q=ben": "",
+	} {
+		if got := list(query); got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	var shown api.Key
+	d.call(t, root, "GET", "/keys/"+ids["ada's"], nil).into(t, 200, &shown)
+	if !shown.OwnerDisabled || shown.Status != "active" || !shown.Active {
+		t.Errorf("%+v", shown)
+	}
+	d.call(t, root, "PATCH", "/members/"+ada.ID, `{"active":true}`).into(t, 200,
+		new(api.MemberChanged))
+	if got := list("owner_disabled"); got != "" {
+		t.Errorf("enabled again: %s", got)
 	}
 }
 

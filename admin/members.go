@@ -55,6 +55,24 @@ func (a *API) registerMembers() {
 			m, token, p, err := a.keys.NewMemberToken(ctx, c, in.ID, spec, o)
 			return k.changed(m, token, p, err)
 		}, mayPend)
+
+	transfer := k.operation("transfer-keys-of", http.MethodPost, "/transfer",
+		"Give all keys of a member to another one")
+	transfer.RequestBody = jsonBody(true, api.JSON)
+	register(a, transfer, "admin.keys:update",
+		func(ctx context.Context, c manage.Caller,
+			in *editInput[api.TransferRequest]) (*changed[api.MemberChanged], error) {
+			o, err := in.options()
+			if err != nil {
+				return nil, err
+			}
+			m, n, p, err := a.keys.TransferKeys(ctx, c, in.ID, in.Body.To, o)
+			out, err := k.changed(m, keystore.Token{}, p, err)
+			if err == nil {
+				out.Body.Transferred = &n
+			}
+			return out, err
+		}, mayPend)
 }
 
 func showMember(m *keystore.Member) api.Member {

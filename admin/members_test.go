@@ -198,6 +198,40 @@ func TestMemberCallers(t *testing.T) {
 	}
 }
 
+// TestTransfer gives the keys of a member to another one over REST.
+func TestTransfer(t *testing.T) {
+	d := open(t)
+	member := func(name string) (m api.Member) {
+		t.Helper()
+		d.call(t, root, "POST", "/members",
+			`{"name":"`+name+`","grants":[{"namespace":"default","permissions":["read"]}]}`).
+			into(t, 201, &m)
+		return m
+	}
+	ada, ben := member("Ada"), member("Ben")
+	key := d.mint(t, root, `{"name":"CI","access":"read_only","owner":"`+ada.ID+`"}`).Key
+	var done api.MemberChanged
+	for _, want := range []int{1, 0} {
+		d.call(t, root, "POST", "/members/"+ada.ID+"/transfer", `{"to":"`+ben.ID+`"}`).into(t, 200,
+			&done)
+		if done.Transferred == nil || *done.Transferred != want || done.Member.ID != ada.ID ||
+			!done.Propagation.Complete {
+			t.Errorf("%+v, want %d keys", done, want)
+		}
+	}
+	d.call(t, root, "GET", "/keys/"+key.ID, nil).into(t, 200, &key)
+	if key.Owner != ben.ID {
+		t.Errorf("the key belongs to %s", key.Owner)
+	}
+	for body, field := range map[string]string{`{}`: "to", `{"to":""}`: "to",
+		`{"to":"` + ben.ID + `"}`: "to", `{"to":"m_000000000000"}`: "to"} {
+		if p := d.call(t, root, "POST", "/members/"+ben.ID+"/transfer", body).problem(t); p.Status !=
+			422 || len(p.Errors) != 1 || p.Errors[0].Field != field {
+			t.Errorf("%s: %+v", body, p)
+		}
+	}
+}
+
 func TestMemberLabels(t *testing.T) {
 	d := open(t)
 	var m api.Member

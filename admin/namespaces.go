@@ -3,6 +3,8 @@ package admin
 import (
 	"cmp"
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -29,11 +31,26 @@ func (a *API) registerNamespaces() {
 			return a.keys.DeleteNamespace(ctx, c, id, o)
 		},
 	}
-	list := func(ctx context.Context, c manage.Caller, _ *Paging) ([]keystore.Namespace, error) {
-		return a.keys.ListNamespaces(ctx, c)
-	}
-	registerAll(a, k, list, a.createNamespace)
+	registerAll(a, k, a.listNamespaces, a.createNamespace)
 	k.registerOne(a)
+}
+
+type listNamespacesInput struct {
+	Paging
+	Q string `query:"q" maxLength:"200" doc:"A text in the id or the name, in any case"`
+}
+
+func (a *API) listNamespaces(
+	ctx context.Context, c manage.Caller, in *listNamespacesInput,
+) ([]keystore.Namespace, error) {
+	list, err := a.keys.ListNamespaces(ctx, c)
+	if text := strings.ToLower(in.Q); text != "" {
+		list = slices.DeleteFunc(list, func(ns keystore.Namespace) bool {
+			return !strings.Contains(strings.ToLower(ns.ID), text) &&
+				!strings.Contains(strings.ToLower(ns.Name), text)
+		})
+	}
+	return list, err
 }
 
 func showNamespace(ns *keystore.Namespace) api.Namespace {

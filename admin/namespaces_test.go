@@ -1,7 +1,9 @@
 package admin_test
 
 import (
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -64,5 +66,31 @@ func TestNamespaceTree(t *testing.T) {
 	if p := d.call(t, root, "PATCH", "/namespaces/acme",
 		`{"parent":"acme"}`).problem(t); p.Status != 422 {
 		t.Errorf("a cycle: %+v", p)
+	}
+}
+
+// TestSearchNamespaces finds namespaces by a part of the id or name.
+func TestSearchNamespaces(t *testing.T) {
+	d := open(t)
+	for _, body := range []string{`{"id":"tenant-01","name":"Zoë AG"}`, `{"id":"tenant-02"}`,
+		`{"id":"other"}`} {
+		d.call(t, root, "POST", "/namespaces", body).into(t, 201, new(api.Namespace))
+	}
+	for q, want := range map[string]string{"TENANT": "tenant-02 tenant-01", "-01": "tenant-01",
+		"zoË": "tenant-01", "nothing": ""} {
+		var list api.Namespaces
+		d.call(t, root, "GET", "/namespaces?q="+url.QueryEscape(q), nil).into(t, 200, &list)
+		var ids []string
+		for _, ns := range list.Items {
+			ids = append(ids, ns.ID)
+		}
+		if got := strings.Join(ids, " "); got != want {
+			t.Errorf("%s: %q, want %q", q, got, want)
+		}
+	}
+	var list api.Namespaces
+	d.call(t, root, "GET", "/namespaces?q=tenant&limit=1", nil).into(t, 200, &list)
+	if len(list.Items) != 1 || list.NextCursor == nil {
+		t.Errorf("the first page: %+v", list)
 	}
 }

@@ -38,8 +38,8 @@ var (
 // new key by itself: the change is the addition of its secrets.
 //
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
-// CountKeys, CountPrefixes, MostKeys, RefusedKeys, Policy, Audits and AuditChain wait for one
-// another. No other method waits for them.
+// CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys, Policy, Audits and AuditChain wait
+// for one another. No other method waits for them.
 //
 // Time: the caller bounds each call through its context. When the context ends, the method returns
 // soon with an error. A write may then have been committed or not, and the same holds after a lost

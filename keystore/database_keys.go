@@ -17,12 +17,19 @@ type KeyReader interface {
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
-	// valid while keys are created and deleted. A filter with a Text examines a few thousand keys
+	// valid while keys are created and deleted. In the reverse order, it leads to the keys before
+	// its key. A filter with a Text examines a few thousand keys
 	// at most: a page may then be short or empty without being the last. Only the order by creation
 	// time works for any number of keys. With another order and more than a few thousand keys, Keys
 	// returns an [Error] of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
+	// MemberTokens returns the keys of the tokens of members, without revoked ones.
+	MemberTokens(ctx context.Context, members []string) ([]Key, error)
+	// CountMatching returns the number of keys that match a filter, but at most a limit. It reports
+	// false instead if that would take more than examining a few thousand keys: with a Text or
+	// Metadata that no other field of the filter narrows down.
+	CountMatching(ctx context.Context, f KeyFilter, limit int) (n int, ok bool, err error)
 	// CountKeys returns the number of keys by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
 	// CountPrefixes returns, by prefix, the number of keys with a token of this deployment whose
@@ -60,6 +67,7 @@ type KeyFilter struct {
 	Status    Status
 	Now       time.Time // the time at which Status is determined
 	Owner     string
+	Owners    []string // the owner is one of these; nil matches any key, an empty list none
 	CreatedBy string
 	Role      string
 	Plan      string            // the plan that the key itself names

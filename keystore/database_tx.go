@@ -47,6 +47,9 @@ type KeyWriter interface {
 	// RevokeKeys revokes keys and increments their Version. reasons maps ids to reasons; ids of
 	// keys that do not exist or are already revoked are ignored.
 	RevokeKeys(reasons map[string]string, by string) error
+	// SetOwner makes a member the owner of keys and increments their Version. Ids of keys that do
+	// not exist or are revoked are ignored.
+	SetOwner(ids []string, owner string) error
 	// DeleteKey deletes a key, or returns ErrNotFound. The digests of its secrets are kept.
 	DeleteKey(id string) error
 }
@@ -82,6 +85,8 @@ type KeyRelations interface {
 	// KeysOwnedBy returns the number of keys that act for a member, without revoked keys and the
 	// member's own token.
 	KeysOwnedBy(member string) (int64, error)
+	// OwnedKeys returns the ids of at most limit of the keys that KeysOwnedBy counts, oldest first.
+	OwnedKeys(member string, limit int) ([]string, error)
 	// CountOwned returns the number of keys that act for an owner, in any status, without members'
 	// own tokens.
 	CountOwned(owner string) (int64, error)

@@ -21,7 +21,12 @@ const (
 	StatusRevoked  Status = "revoked"
 )
 
-// Statuses lists every [Status].
+// StatusOwnerDisabled selects, in a list of keys, those that are active but refused because their
+// owner is disabled: see [OwnerDisabled]. [Key.Status] never returns it, because a key does not know
+// the state of its owner.
+const StatusOwnerDisabled Status = "owner_disabled"
+
+// Statuses lists every status that [Key.Status] returns.
 var Statuses = []Status{StatusActive, StatusInactive, StatusExpired, StatusRevoked}
 
 // A Secret is the stored part of a credential that authenticates as a key.

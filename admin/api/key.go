@@ -4,30 +4,31 @@ import "time"
 
 // A Key is the record of a key. It never holds a token.
 type Key struct {
-	ID           string            `json:"id" doc:"12 letters and digits; never changes"`
-	Name         string            `json:"name"`
-	Namespace    string            `json:"namespace" doc:"The home namespace; never changes"`
-	Prefix       string            `json:"prefix" doc:"The key as shown in lists: the prefix of its token and the first 8 characters of its id" example:"ak_1a2B3c4D…"`
-	Access       string            `json:"access" enum:"read_only,read_write,custom" doc:"A short name for the permissions in the home namespace"`
-	Grants       []Grant           `json:"grants" nullable:"false" doc:"The key's permissions and roles by namespace, the home namespace first"`
-	Owner        string            `json:"owner" doc:"The member that the key acts for"`
-	Status       string            `json:"status" enum:"active,inactive,expired,revoked"`
-	Active       bool              `json:"active" doc:"Whether the key is accepted: false if it was set inactive, has expired or is revoked"`
-	CreatedAt    time.Time         `json:"created_at"`
-	CreatedBy    string            `json:"created_by" doc:"The id of a member or key"`
-	ExpiresAt    *time.Time        `json:"expires_at" doc:"When the key expires; null: never. Cannot be changed."`
-	RevokedAt    *time.Time        `json:"revoked_at"`
-	RevokedBy    *string           `json:"revoked_by"`
-	RevokeReason *string           `json:"revoke_reason"`
-	LastUsedAt   *time.Time        `json:"last_used_at" doc:"The latest use, up to 10 s late; null: never used"`
-	LastUsedFrom *string           `json:"last_used_from" doc:"The address of the client of the latest use; null: unknown"`
-	Secrets      []Secret          `json:"secrets" nullable:"false" doc:"The tokens that are valid now, newest first: two during the grace of a rotation"`
-	AllowedIPs   []string          `json:"allowed_ips" nullable:"false" doc:"The CIDR ranges that the key may be used from; empty: any address"`
-	RateLimit    *RateLimit        `json:"rate_limit" doc:"null: the plan decides"`
-	Quota        *Quota            `json:"quota" doc:"null: the plan decides"`
-	Plan         *string           `json:"plan" doc:"The name of a plan; null: the default plan of the home namespace, if it has one"`
-	Metadata     map[string]string `json:"metadata"`
-	Version      int64             `json:"version" doc:"1 when created, incremented by each change; the ETag is the same number in quotes"`
+	ID            string            `json:"id" doc:"12 letters and digits; never changes"`
+	Name          string            `json:"name"`
+	Namespace     string            `json:"namespace" doc:"The home namespace; never changes"`
+	Prefix        string            `json:"prefix" doc:"The key as shown in lists: the prefix of its token and the first 8 characters of its id" example:"ak_1a2B3c4D…"`
+	Access        string            `json:"access" enum:"read_only,read_write,custom" doc:"A short name for the permissions in the home namespace"`
+	Grants        []Grant           `json:"grants" nullable:"false" doc:"The key's permissions and roles by namespace, the home namespace first"`
+	Owner         string            `json:"owner" doc:"The member that the key acts for"`
+	Status        string            `json:"status" enum:"active,inactive,expired,revoked"`
+	Active        bool              `json:"active" doc:"Whether the key is accepted: false if it was set inactive, has expired or is revoked"`
+	OwnerDisabled bool              `json:"owner_disabled" doc:"Whether the key is refused, whatever its status, because its owner is disabled"`
+	CreatedAt     time.Time         `json:"created_at"`
+	CreatedBy     string            `json:"created_by" doc:"The id of a member or key"`
+	ExpiresAt     *time.Time        `json:"expires_at" doc:"When the key expires; null: never. Cannot be changed."`
+	RevokedAt     *time.Time        `json:"revoked_at"`
+	RevokedBy     *string           `json:"revoked_by"`
+	RevokeReason  *string           `json:"revoke_reason"`
+	LastUsedAt    *time.Time        `json:"last_used_at" doc:"The latest use, up to 10 s late; null: never used"`
+	LastUsedFrom  *string           `json:"last_used_from" doc:"The address of the client of the latest use; null: unknown"`
+	Secrets       []Secret          `json:"secrets" nullable:"false" doc:"The tokens that are valid now, newest first: two during the grace of a rotation"`
+	AllowedIPs    []string          `json:"allowed_ips" nullable:"false" doc:"The CIDR ranges that the key may be used from; empty: any address"`
+	RateLimit     *RateLimit        `json:"rate_limit" doc:"null: the plan decides"`
+	Quota         *Quota            `json:"quota" doc:"null: the plan decides"`
+	Plan          *string           `json:"plan" doc:"The name of a plan; null: the default plan of the home namespace, if it has one"`
+	Metadata      map[string]string `json:"metadata"`
+	Version       int64             `json:"version" doc:"1 when created, incremented by each change; the ETag is the same number in quotes"`
 }
 
 // A Secret describes one valid token of a key, without the token itself.
@@ -56,7 +57,7 @@ type GrantRequest struct {
 // A MintRequest describes a key to mint. Access, Permissions, Roles and Connected are the grant in
 // the home namespace.
 type MintRequest struct {
-	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
+	Name        string            `json:"name" minLength:"1" doc:"1 to 200 characters, at least one of them visible, without control or invisible characters"`
 	Namespace   string            `json:"namespace,omitempty" doc:"The home namespace. Default: default"`
 	Access      string            `json:"access,omitempty" enum:"read_only,read_write,custom" doc:"A short name for permissions; only custom can be combined with permissions"`
 	Permissions []string          `json:"permissions,omitempty" maxItems:"500" example:"[\"orders:read\"]"`

@@ -19,7 +19,7 @@ type Member struct {
 
 // A MemberRequest describes a member to create. A new member is active and has no token.
 type MemberRequest struct {
-	Name   string            `json:"name" minLength:"1" doc:"1 to 200 characters without control characters"`
+	Name   string            `json:"name" minLength:"1" doc:"1 to 200 characters, at least one of them visible, without control or invisible characters"`
 	Kind   string            `json:"kind,omitempty" enum:"person,service" doc:"Default: person"`
 	Login  string            `json:"login,omitempty" doc:"The user name, verified by a site with trust_user, that signs in as this member. Case matters"`
 	Grants []GrantRequest    `json:"grants,omitempty" maxItems:"100"`
@@ -43,10 +43,16 @@ type TokenRequest struct {
 	AllowedIPs []string   `json:"allowed_ips,omitempty" maxItems:"256" doc:"The addresses or CIDR ranges that the token may be used from; empty: any address"`
 }
 
+// A TransferRequest asks to give all keys of a member to another one.
+type TransferRequest struct {
+	To string `json:"to" minLength:"1" doc:"The id of the member that the keys act for from now on"`
+}
+
 // MemberChanged is the answer to a change of a member.
 type MemberChanged struct {
 	Member      Member      `json:"member"`
 	Token       string      `json:"token,omitempty" doc:"The new token if one was requested; it is shown here and never again"`
+	Transferred *int        `json:"transferred,omitempty" doc:"After a transfer, the number of keys that act for the other member now"`
 	Propagation Propagation `json:"propagation"`
 }
 

@@ -128,6 +128,14 @@ func TestRequests(t *testing.T) {
 			_, err := c.ListNamespaces(ctx, "x", 5)
 			return err
 		}, "GET /apikeys/v1/namespaces?cursor=x&limit=5", "", ""},
+		{"search namespaces", func(c *client.Client) error {
+			_, err := c.SearchNamespaces(ctx, "acm", "x", 5)
+			return err
+		}, "GET /apikeys/v1/namespaces?cursor=x&limit=5&q=acm", "", ""},
+		{"transfer keys", func(c *client.Client) error {
+			_, err := c.TransferKeys(ctx, "m_1", "m_2", client.Wait(0))
+			return err
+		}, "POST /apikeys/v1/members/m_1/transfer?wait=0s", `{"to":"m_2"}`, ""},
 		{"list permissions", func(c *client.Client) error {
 			_, err := c.ListPermissions(ctx, "x", 5)
 			return err

@@ -31,7 +31,7 @@ func (c *Client) MintKey(
 type KeyFilter struct {
 	Namespace string // the home namespace, or named by a grant
 	Home      string // the home namespace
-	Status    string // active, inactive, expired or revoked
+	Status    string // active, inactive, expired, revoked or owner_disabled
 	Owner     string // the id of a member
 	Role      string // named by a grant
 	Plan      string // named by the key itself
@@ -40,9 +40,11 @@ type KeyFilter struct {
 	Metadata  string // NAME=VALUE
 	// Sort is created_at, name, expires_at or last_used_at. A leading minus reverses the order.
 	// Empty means -created_at.
-	Sort   string
-	Cursor string // the NextCursor of the previous page
-	Limit  int    // the size of a page: at most 1000, 0 means 100
+	Sort string
+	// Cursor is the NextCursor of the previous page. With the reverse Sort, it leads from the last
+	// key of that page back to the keys before it.
+	Cursor string
+	Limit  int // the size of a page: at most 1000, 0 means 100
 }
 
 // ListKeys returns one page of keys.

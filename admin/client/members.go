@@ -47,6 +47,15 @@ func (c *Client) EditMember(
 		send(http.MethodPatch, memberPath(id), patch, options...))
 }
 
+// TransferKeys gives all keys of a member that are not revoked to another member. Either all keys
+// change or none, and a repeated call changes nothing more.
+func (c *Client) TransferKeys(
+	ctx context.Context, id, to string, options ...ChangeOption,
+) (api.MemberChanged, error) {
+	return call[api.MemberChanged](ctx, c, send(http.MethodPost, memberPath(id)+"/transfer",
+		api.TransferRequest{To: to}, options...))
+}
+
 // DeleteMember deletes a member that no key acts for. Its token is revoked.
 func (c *Client) DeleteMember(
 	ctx context.Context, id string, options ...ChangeOption,

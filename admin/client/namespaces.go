@@ -37,6 +37,17 @@ func (c *Client) AllNamespaces(ctx context.Context) iter.Seq2[api.Namespace, err
 	})
 }
 
+// SearchNamespaces is ListNamespaces for the namespaces whose id or name contains a text, in any
+// case.
+func (c *Client) SearchNamespaces(
+	ctx context.Context, text, cursor string, limit int,
+) (api.Namespaces, error) {
+	r := get(namespacesPath)
+	r.parameter("q", text)
+	r.page(cursor, limit)
+	return call[api.Namespaces](ctx, c, r)
+}
+
 // FindNamespace returns a namespace.
 func (c *Client) FindNamespace(ctx context.Context, id string) (api.Namespace, error) {
 	return call[api.Namespace](ctx, c, get(namespacePath(id)))

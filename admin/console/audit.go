@@ -54,11 +54,11 @@ type auditPage struct {
 // An auditEntry is a row of the audit log as shown.
 type auditEntry struct {
 	api.AuditRow
+	change
 	ActionLabel string
 	ActorName   string // the id if the name is unknown
 	Object      string // the name of the object, or its id
 	Link        string // empty: the object is deleted or has no page
-	Changes     []difference
 }
 
 func listAudit(v *visit) error {
@@ -117,7 +117,7 @@ func (f *form) day(name string) (day time.Time, ok bool) {
 
 func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	e := auditEntry{AuditRow: r, ActionLabel: r.Action, ActorName: cmp.Or(names[r.Actor], r.Actor),
-		Object: r.Object, Changes: differences(r.Before, r.After)}
+		Object: r.Object, change: v.change(r)}
 	if i := slices.IndexFunc(auditActions,
 		func(c choice) bool { return c.Value == r.Action }); i >= 0 {
 		e.ActionLabel = auditActions[i].Label
@@ -128,7 +128,7 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 		now = objectOf(r.Before)
 	}
 	text := func(name string) string { s, _ := now[name].(string); return s }
-	e.Object = cmp.Or(text("name"), r.Object)
+	e.Object = shownName(text("name"), r.Object)
 	kind, _, _ := strings.Cut(r.Action, ".")
 	switch {
 	case deleted:

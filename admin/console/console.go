@@ -85,6 +85,9 @@ func (c *Console) pages() []page {
 		memberPages(),
 		auditPages(),
 		nodePages(),
+		checkPages(),
+		switchPages(),
+		accountPages(),
 	)
 }
 
@@ -96,6 +99,7 @@ var navigation = []struct {
 	{"Keys", keysPath, anyMember, false},
 	{"Overview", overviewPath, "admin.usage:read", false},
 	{"Hygiene", hygienePath, "admin.keys:read", false},
+	{"Check a token", checkPath, "admin.keys:read", false},
 	{"Roles", rolesPath, "admin.roles:read", false},
 	{"Plans", plansPath, "admin.plans:read", false},
 	{"Namespaces", namespacesPath, "admin.namespaces:read", false},
@@ -131,11 +135,16 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 	h.Set("Cache-Control", "no-store")
 	v := &visit{Console: c, Visitor: who, w: w, r: r, ctx: r.Context()}
 	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil || repeats(q) || holdsToken(q, "") || keystore.ContainsToken(r.URL.Path) {
+	token := holdsToken(q, "") || keystore.ContainsToken(r.URL.Path)
+	if err != nil || repeats(q) || token {
 		v.r = r.Clone(r.Context())
 		v.r.URL = &url.URL{Path: Root + "/"} // the page and the sign-in would repeat the address
-		v.refuse(http.StatusBadRequest, "Invalid address",
-			"It is malformed, repeats a parameter or contains a token. Choose the filters again.")
+		text := "It is malformed or repeats a parameter. Choose the filters again."
+		if token {
+			text = "It contains a token, which the browser may keep in its history. If the token " +
+				"works, rotate it or revoke its key: Check a token finds the key."
+		}
+		v.refuse(http.StatusBadRequest, "Invalid address", text)
 		return
 	}
 	// The zero value refuses unsafe methods if Origin or Sec-Fetch-Site names another site.
@@ -156,6 +165,10 @@ func (c *Console) serve(p page) http.HandlerFunc {
 		v := r.Context().Value(visitKey{}).(*visit)
 		v.r = r // with the path values
 		if p.needs != anybody && !v.admitted(p.needs) {
+			return
+		}
+		if to := v.cleanAddress(); to != "" && r.Method != http.MethodPost {
+			v.redirect(to)
 			return
 		}
 		if r.Method == http.MethodPost {

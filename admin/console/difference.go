@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"html/template"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A difference is one changed field of an object. For a list, it holds the added and the removed
@@ -119,19 +122,32 @@ func grantItems(g map[string]any) (list []string) {
 }
 
 func secretItem(s map[string]any) string {
-	text := "created " + moment(plainText(s["created_at"]))
+	text := "created " + plainText(s["created_at"])
 	if until := plainText(s["expires_at"]); until != "" {
-		text += ", valid until " + moment(until)
+		text += ", valid until " + until
 	}
 	return text
 }
 
-// moment shortens a time of the audit log.
-func moment(text string) string {
-	if len(text) < len("2006-01-02T15:04") {
-		return text
+// moments matches the times of the audit log.
+var moments = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`)
+
+// showMoments returns a text with time elements in place of its times, so that all times of a page
+// are in one zone.
+func showMoments(text string) template.HTML {
+	var b strings.Builder
+	end := 0
+	for _, at := range moments.FindAllStringIndex(text, -1) {
+		t, err := time.Parse(time.RFC3339, text[at[0]:at[1]])
+		if err != nil {
+			continue
+		}
+		b.WriteString(template.HTMLEscapeString(text[end:at[0]]))
+		b.WriteString(string(timeElement(t, "2006-01-02 15:04")))
+		end = at[1]
 	}
-	return strings.Replace(text[:len("2006-01-02T15:04")], "T", " ", 1) + " UTC"
+	b.WriteString(template.HTMLEscapeString(text[end:]))
+	return template.HTML(b.String()) //nolint:gosec // the text is escaped
 }
 
 // plainText returns a value other than a list as text.

@@ -88,9 +88,9 @@ var labels = map[string]string{
 	"allowed_ips": "Allowed addresses", "expires_at": "Expires",
 	"grace": "Current token expires", "confirm": "Confirmation", "new_roles": "New role",
 	"parent": "Parent", "key_roles": "Roles of keys", "token_prefix": "Token prefix",
-	"child_prefix": "Child prefix", "edit_policy": "Edits of keys", "token": "Member token",
+	"child_prefix": "Child prefix", "edit_policy": "Edits of keys", "token": "Token",
 	"rate_limit.per": "Rate limit duration", "quota.requests": "Quota units",
-	"quota.per": "Quota period",
+	"quota.per": "Quota period", "q": "Search",
 }
 
 // Named returns the label of a field: "Allowed addresses 2" for `allowed_ips[1]`.

@@ -103,12 +103,11 @@ func (v *visit) examine(name manage.Finding, atOnce int, add func(manage.KeyHygi
 
 type hygienePage struct {
 	Findings []finding
-	Names    map[string]string // of members by id
 	Next     *string
 }
 
 func showHygiene(v *visit) error {
-	p := hygienePage{Names: v.names(), Findings: v.findings()}
+	p := hygienePage{Findings: v.findings()}
 	var err error
 	p.Next, err = v.examine("", maxRead, func(k manage.KeyHygiene) bool {
 		for i := range p.Findings {
@@ -125,7 +124,7 @@ func showHygiene(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("hygiene", "Hygiene", p)
+	return v.show("hygiene", v.pageTitle("Hygiene"), p)
 }
 
 // findings returns the findings that the visitor may see, without keys.
@@ -143,8 +142,7 @@ func (v *visit) findings() []finding {
 
 type findingPage struct {
 	finding
-	Names map[string]string
-	Next  *string
+	Next *string
 }
 
 func listFinding(v *visit) error {
@@ -152,7 +150,7 @@ func listFinding(v *visit) error {
 		if string(f.Name) != v.r.PathValue("finding") {
 			continue
 		}
-		p := findingPage{finding: f, Names: v.names()}
+		p := findingPage{finding: f}
 		if f.Off == "" {
 			var err error
 			p.Next, err = v.examine(f.Name, 4*pageSize, func(k manage.KeyHygiene) bool {
@@ -163,7 +161,7 @@ func listFinding(v *visit) error {
 				return err
 			}
 		}
-		return v.show("finding", f.Title, p)
+		return v.show("finding", v.pageTitle("Hygiene", f.Title), p)
 	}
 	v.refuse(http.StatusNotFound, "Page not found",
 		"The address may be mistyped, or the page no longer exists.")

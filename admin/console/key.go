@@ -1,6 +1,8 @@
 package console
 
 import (
+	"slices"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -9,10 +11,11 @@ import (
 
 type keyPage struct {
 	Key     api.Key
+	Status  string // see keyStatus
 	Names   map[string]string
-	May     []keystore.EffectiveGrant // its effective permissions by namespace
-	Root    bool                      // whether it acts for root, which has no limits
-	Rotate  bool                      // whether the visitor may rotate its token
+	May     []effect
+	Root    bool // whether it acts for root, which has no limits
+	Rotate  bool // whether the visitor may rotate its token
 	Limits  keyLimits
 	Usage   *usagePart // nil: the visitor may not see it
 	Spent   *quotaUse  // nil: it has no quota, or its use is not known
@@ -34,9 +37,13 @@ func showKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := keyPage{Key: k, Names: v.names(), May: v.keys.Policy().Explain(stored),
-		Root: k.Owner == keystore.RootMember, Rotate: v.keys.MayRotate(v.Caller, stored),
+	p := keyPage{Key: k, Status: keyStatus(k), Names: v.names(),
+		Root:   k.Owner == keystore.RootMember,
+		Rotate: k.Status != string(keystore.StatusExpired) && v.keys.MayRotate(v.Caller, stored),
 		Limits: effectiveLimits(v.keys.Policy(), stored)}
+	for _, g := range v.keys.Policy().Explain(stored) {
+		p.May = append(p.May, effectOf(g, p.Refused()))
+	}
 	v.addUsage(&p, chosen, stored)
 	if v.may("admin.audit:read") {
 		rows, err := v.api.ListAudit(v.ctx, client.AuditFilter{Object: k.ID, Limit: pageSize})
@@ -45,8 +52,7 @@ func showKey(v *visit) error {
 		}
 		p.More = rows.NextCursor != nil
 		for _, r := range rows.Items {
-			p.History = append(p.History, event{AuditRow: r, Words: actionWords(r.Action),
-				Changes: differences(r.Before, r.After)})
+			p.History = append(p.History, event{r, v.change(r), actionWords(r.Action)})
 		}
 	}
 	if v.mayIn("admin.keys:create", k.Namespace) {
@@ -54,8 +60,38 @@ func showKey(v *visit) error {
 			return err
 		}
 	}
-	return v.show("key", k.Name, p)
+	return v.show("key", shownName(k.Name, k.Prefix), p)
 }
+
+// Refused reports whether requests with the key are refused.
+func (p keyPage) Refused() bool { return p.Status != string(keystore.StatusActive) }
+
+// An effect is what a key may do through one of its grants, or could do if it is refused.
+type effect struct {
+	keystore.EffectiveGrant
+	Every       bool // every call that is not for the management of keys
+	Permissions []keystore.Permission
+}
+
+// effectOf returns the effect of a grant. A refused key could do what its grant says, whatever its
+// owner may do now.
+func effectOf(g keystore.EffectiveGrant, refused bool) effect {
+	e := effect{EffectiveGrant: g, Permissions: g.Effective}
+	if refused {
+		e.Permissions = nil
+		for _, s := range g.Sources {
+			e.Permissions = append(e.Permissions, s.Permission)
+		}
+	}
+	if e.Every = keystore.NewSet(e.Permissions...).Covers(everything); e.Every {
+		e.Permissions = slices.DeleteFunc(slices.Clone(e.Permissions),
+			func(p keystore.Permission) bool { return !p.IsAdmin() })
+	}
+	return e
+}
+
+// everything is the permission for every call.
+var everything = keystore.Permission{Action: "*"}
 
 // addUsage adds the usage of a key to its page.
 func (v *visit) addUsage(p *keyPage, chosen timeRange, k *keystore.Key) {
@@ -124,8 +160,8 @@ func (v *visit) Reach(namespace string) []string {
 // An event is a row of a key's history.
 type event struct {
 	api.AuditRow
-	Words   string
-	Changes []difference
+	change
+	Words string
 }
 
 var actions = map[string]string{

@@ -286,7 +286,20 @@ func askToRevoke(v *visit) error {
 	if err != nil {
 		return err
 	}
+	if !v.MayRevoke(k) {
+		return v.refuseChange(k, "revoke")
+	}
 	return v.show("key_revoke", "Revoke "+k.Name, revokePage{k})
+}
+
+// refuseChange answers a request for the form of a change that the visitor may not make.
+func (v *visit) refuseChange(k api.Key, operation string) error {
+	if k.Status == string(keystore.StatusRevoked) && operation != "delete" {
+		return v.done(v.keyLink(k.ID), notice{Kind: "warning", Title: "The key is already revoked"})
+	}
+	v.refuse(http.StatusForbidden, "Access denied", "This requires the permission admin.keys:"+
+		operation+" in namespace "+k.Namespace+". Ask an administrator for it.")
+	return nil
 }
 
 func revokeKey(v *visit) error {
@@ -320,6 +333,9 @@ func askToDelete(v *visit) error {
 	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
 	if err != nil {
 		return err
+	}
+	if !v.mayIn("admin.keys:delete", k.Namespace) {
+		return v.refuseChange(k, "delete")
 	}
 	return v.show("key_delete", "Delete "+k.Name, revokePage{k})
 }

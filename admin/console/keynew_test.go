@@ -277,7 +277,7 @@ func TestInvalidFields(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	typed := []string{"name", "\u202egnirts <script>alert(1)</script>", "namespace", "acme",
+	typed := []string{"name", "gnirts <script>alert(1)</script>", "namespace", "acme",
 		"access", "custom", "permissions_more", "Orders:read", "allowed_ips", "10.0.0.0/99",
 		"metadata", "team", "expires", "custom", "expires_day", "tomorrow", "expires_time", "",
 		"zone", "", "grants_more", "nowhere", "active", "-", "new_roles[0].name", "no good"}

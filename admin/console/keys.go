@@ -3,8 +3,12 @@ package console
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
@@ -14,7 +18,7 @@ import (
 const keysPath = Root + "/keys"
 
 func keyPages() []page {
-	return []page{
+	return slices.Concat([]page{
 		{"GET " + keysPath, anyMember, listKeys},
 		{"GET " + keysPath + "/new", "admin.keys:create", newKey},
 		{"POST " + keysPath + "/new", "admin.keys:create", mintKey},
@@ -28,23 +32,30 @@ func keyPages() []page {
 		{"POST " + keysPath + "/{id}/revoke", anyMember, revokeKey},
 		{"GET " + keysPath + "/{id}/delete", "admin.keys:delete", askToDelete},
 		{"POST " + keysPath + "/{id}/delete", "admin.keys:delete", deleteKey},
-	}
+	}, bulkPages())
 }
 
 type keysPage struct {
 	Keys     []api.Key
 	Next     *string
-	Names    map[string]string // names of members by id
 	Sparks   map[string]*spark // charts of keys by id
+	Mine     string            // the visitor's id on the page of its own keys, else empty
+	Count    string            // "50 of 409 keys"
+	Filters  []activeFilter
+	Statuses []choice
 	Owners   []choice
-	Mine     string // the visitor's id on the page of its own keys, else empty
-	Filtered bool
+	Roles    []choice // nil: a text field
+	Plans    []choice // nil: a text field
+	Actions  []bulkAction
 	// Unknown means that the switcher's namespace does not exist or is hidden from the visitor.
 	Unknown bool
 	Sort    string   // empty: newest first
 	Orders  []choice // for Sort
 	Form    *form    // the filters
 }
+
+// An activeFilter is a filter of the list with the address of the list without it.
+type activeFilter struct{ Label, Value, Without string }
 
 // keyOrders are the orders of keys.
 var keyOrders = []choice{
@@ -56,6 +67,27 @@ var keyOrders = []choice{
 	{Value: "last_used_at", Label: "Least recently used"},
 }
 
+// keyStatuses are the statuses of keys with their labels.
+var keyStatuses = []choice{
+	{Value: string(keystore.StatusActive), Label: "Active"},
+	{Value: string(keystore.StatusInactive), Label: "INACTIVE"},
+	{Value: string(keystore.StatusOwnerDisabled), Label: "Owner disabled"},
+	{Value: string(keystore.StatusExpired), Label: "Expired"},
+	{Value: string(keystore.StatusRevoked), Label: "Revoked"},
+}
+
+// keyStatus returns the status of a key with that of its owner: an active key is refused if its
+// owner is disabled.
+func keyStatus(k api.Key) string {
+	if k.OwnerDisabled && k.Status == string(keystore.StatusActive) {
+		return string(keystore.StatusOwnerDisabled)
+	}
+	return k.Status
+}
+
+// statusLabel returns the label of a status.
+func statusLabel(status string) string { return labelOf(keyStatuses, status) }
+
 // A column is a sortable column of a list.
 type column struct {
 	Label  string
@@ -65,7 +97,7 @@ type column struct {
 
 // Column returns a column. The first click sorts in an order, the next one in reverse.
 func (p keysPage) Column(label, by string) column {
-	sorted := cmp.Or(p.Sort, "-created_at")
+	sorted := cmp.Or(p.Sort, newestFirst)
 	c := column{Label: label, Next: by}
 	switch sorted {
 	case by:
@@ -81,6 +113,9 @@ func (p keysPage) Column(label, by string) column {
 	return c
 }
 
+// newestFirst is the default order.
+const newestFirst = "-created_at"
+
 // reverse returns the reverse of an order.
 func reverse(sort string) string {
 	if up, down := strings.CutPrefix(sort, "-"); down {
@@ -92,27 +127,32 @@ func reverse(sort string) string {
 // pageSize is the number of rows on a page.
 const pageSize = 50
 
-func listKeys(v *visit) error {
-	f := client.KeyFilter{
+// keyFilter returns the filter in the address.
+func (v *visit) keyFilter() client.KeyFilter {
+	return client.KeyFilter{
 		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"),
 		Role: v.query("role"), Plan: v.query("plan"), Text: v.query("q"), Sort: v.query("sort"),
 		Cursor: v.query("cursor"), Limit: pageSize,
 	}
+}
+
+func listKeys(v *visit) error {
+	f := v.keyFilter()
+	v.reversible = true
+	if v.query("back") != "" {
+		return v.previousKeys(f)
+	}
 	list, err := v.api.ListKeys(v.ctx, f)
-	refused, ok := errors.AsType[*client.Error](err)
-	if ok && slices.ContainsFunc(refused.Errors,
-		func(e api.FieldError) bool { return e.Field == "sort" }) {
-		return v.done(v.With("sort", ""),
-			notice{Kind: "warning", Title: "Too many keys to sort",
-				Text: "They are shown newest first. At most ten thousand keys can be sorted in " +
-					"another order: filter by namespace, owner or status."})
-	}
 	if err != nil {
-		return err
+		return v.withoutInvalid(err)
 	}
-	p := keysPage{Keys: list.Items, Next: list.NextCursor, Names: v.names(), Sort: f.Sort,
-		Sparks: v.sparks(list.Items),
-		Orders: keyOrders, Form: &form{values: v.r.URL.Query()}}
+	if f.Status == string(keystore.StatusActive) { // those of disabled owners have another filter
+		list.Items = slices.DeleteFunc(list.Items, func(k api.Key) bool { return k.OwnerDisabled })
+	}
+	p := keysPage{Keys: list.Items, Next: list.NextCursor, Sort: f.Sort,
+		Sparks: v.sparks(list.Items), Actions: v.bulkActions(list.Items),
+		Statuses: append([]choice{{Label: "Any"}}, keyStatuses...),
+		Orders:   keyOrders, Form: &form{values: v.r.URL.Query()}}
 	if f.Owner == v.Caller.Member() {
 		p.Mine = f.Owner
 	}
@@ -120,13 +160,182 @@ func listKeys(v *visit) error {
 		_, err := v.api.FindNamespace(v.ctx, f.Namespace)
 		p.Unknown = err != nil && v.keys.Permissions(v.Caller)[f.Namespace] == nil
 	}
-	p.Filtered = f.Status+f.Role+f.Plan+f.Text != "" || f.Owner != p.Mine
-	p.Owners = append([]choice{{Value: "", Label: "Anyone"}}, v.members()...)
-	if f.Owner != "" && !slices.ContainsFunc(p.Owners,
-		func(c choice) bool { return c.Value == f.Owner }) {
-		p.Owners = append(p.Owners, choice{Value: f.Owner, Label: f.Owner})
+	p.Owners = offer(append([]choice{{Label: "Anyone"}}, v.members()...), f.Owner)
+	p.Roles, p.Plans = v.roleFilter(f.Role), v.planFilter(f.Plan)
+	p.Filters = v.activeFilters(f, p.Mine)
+	if p.Count, err = v.countWords(f, len(list.Items), list.NextCursor != nil); err != nil {
+		return err
 	}
-	return v.show("keys", "Keys", p)
+	return v.show("keys", v.keysTitle(p), p)
+}
+
+// keysTitle returns the title of a list: "My keys – revoked, page 2".
+func (v *visit) keysTitle(p keysPage) string {
+	title := "Keys"
+	if p.Mine != "" {
+		title = "My keys"
+	}
+	if in := v.namespace(); in != "" {
+		title += " in " + in
+	}
+	var details []string
+	for _, f := range p.Filters {
+		if f.Label == "Status" {
+			details = append(details, strings.ToLower(f.Value))
+		} else {
+			details = append(details, strings.ToLower(f.Label)+" "+f.Value)
+		}
+	}
+	return v.pageTitle(title, details...)
+}
+
+// activeFilters returns the filters of a list other than the owner of the visitor's own keys.
+func (v *visit) activeFilters(f client.KeyFilter, mine string) (list []activeFilter) {
+	add := func(label, name, value string) {
+		if value != "" {
+			list = append(list, activeFilter{label, value, v.With(name, "")})
+		}
+	}
+	add("Search", "q", f.Text)
+	if f.Status != "" {
+		add("Status", "status", statusLabel(f.Status))
+	}
+	if f.Owner != mine {
+		add("Owner", "owner", cmp.Or(v.names()[f.Owner], f.Owner))
+	}
+	add("Role", "role", f.Role)
+	add("Plan", "plan", f.Plan)
+	return list
+}
+
+// maxTotal is the number up to which lists of keys are counted.
+const maxTotal = 5000
+
+// countWords says how many keys of a list the page shows: "50 of 409 keys". A list that is too long
+// to be counted has no total.
+func (v *visit) countWords(f client.KeyFilter, shown int, more bool) (string, error) {
+	if !more && v.query("cursor") == "" {
+		return counted(int64(shown), "key"), nil
+	}
+	counts := keystore.KeyFilter{In: f.Namespace, Status: keystore.Status(f.Status),
+		Owner: f.Owner, Role: f.Role, Plan: f.Plan, Text: f.Text}
+	total, ok, err := v.keys.CountMatching(v.ctx, v.Caller, counts, maxTotal+1)
+	if err == nil && ok && total <= maxTotal && f.Status == string(keystore.StatusActive) {
+		var refused int
+		counts.Status = keystore.StatusOwnerDisabled
+		refused, ok, err = v.keys.CountMatching(v.ctx, v.Caller, counts, maxTotal+1)
+		total -= refused
+	}
+	switch {
+	case err != nil || !ok:
+		return counted(int64(shown), "key") + " on this page", err
+	case total > maxTotal:
+		return fmt.Sprintf("%d of more than %s keys", shown, humanize.Comma(maxTotal)), nil
+	}
+	return fmt.Sprintf("%d of %s", shown, counted(int64(total), "key")), nil
+}
+
+// roleFilter returns the names of the roles that the visitor may read as choices.
+func (v *visit) roleFilter(current string) []choice {
+	var names []string
+	for _, r := range v.roles() {
+		names = append(names, r.Name)
+	}
+	return filterChoices(names, current, v.may("admin.roles:read"))
+}
+
+// planFilter is like roleFilter for plans.
+func (v *visit) planFilter(current string) []choice {
+	var names []string
+	for _, p := range v.plans() {
+		names = append(names, p.Name)
+	}
+	return filterChoices(names, current, v.may("admin.plans:read"))
+}
+
+// maxChoices is the number of choices up to which a filter is a list. A longer one would be slow to
+// load and to search.
+const maxChoices = 200
+
+// filterChoices returns names as the choices of a filter. It returns nil if the visitor has to type
+// the name, because there are too many for a list or because it may read none.
+func filterChoices(names []string, current string, readable bool) []choice {
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if !readable || len(names) > maxChoices {
+		return nil
+	}
+	list := []choice{{Label: "Any"}}
+	for _, name := range names {
+		list = append(list, choice{Value: name, Label: name})
+	}
+	return offer(list, current)
+}
+
+// withoutInvalid answers a list whose address has invalid filters, such as an old bookmark, with the
+// first page without them.
+func (v *visit) withoutInvalid(err error) error {
+	refused, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return err
+	}
+	var changes, ignored []string
+	for _, e := range refused.Errors {
+		switch e.Field {
+		case "sort":
+			if slices.ContainsFunc(keyOrders,
+				func(c choice) bool { return c.Value == v.query("sort") }) {
+				return v.done(v.With("sort", ""),
+					notice{Kind: "warning", Title: "Too many keys to sort",
+						Text: "They are shown newest first. At most ten thousand keys can be " +
+							"sorted in another order: filter by namespace, owner or status."})
+			}
+		case "cursor", "status", "owner", "role", "plan", "q":
+		default:
+			return err
+		}
+		changes = append(changes, e.Field, "")
+		ignored = append(ignored, sentence(new(form).Named(e.Field)+" "+e.Detail))
+	}
+	if changes == nil {
+		return err
+	}
+	return v.done(v.With(changes...), notice{Kind: "warning", Title: invalidAddress,
+		Text: strings.Join(ignored, " ")})
+}
+
+// maxBack is the number of calls that look for the beginning of the previous page. More than one is
+// needed for a search, which examines a limited number of keys at once.
+const maxBack = 5
+
+// previousKeys redirects to the page before the one in the address. Read in reverse, the keys before
+// that page end where the previous page begins.
+func (v *visit) previousKeys(f client.KeyFilter) error {
+	if f.Cursor == "" {
+		v.redirect(v.With())
+		return nil
+	}
+	f.Sort = reverse(cmp.Or(f.Sort, newestFirst))
+	for range maxBack {
+		list, err := v.api.ListKeys(v.ctx, f)
+		if err != nil {
+			return v.withoutInvalid(err)
+		}
+		if list.NextCursor == nil {
+			f.Cursor = "" // the previous page is the first one
+			break
+		}
+		f.Cursor = *list.NextCursor
+		if f.Limit -= len(list.Items); f.Limit <= 0 {
+			break
+		}
+	}
+	number := ""
+	if n := v.pageNumber(); f.Cursor != "" && n > 2 {
+		number = strconv.Itoa(n - 1)
+	}
+	v.redirect(v.With("cursor", f.Cursor, "page", number))
+	return nil
 }
 
 // maxMembers is the number of members whose names a page knows and offers.
@@ -138,7 +347,7 @@ func (v *visit) names() map[string]string {
 		v.known = map[string]string{keystore.RootMember: "root"}
 		if list, err := v.api.ListMembers(v.ctx, "", maxMembers); err == nil {
 			for _, m := range list.Items {
-				v.known[m.ID] = m.Name
+				v.known[m.ID] = shownName(m.Name, m.ID)
 			}
 		}
 	}
@@ -165,14 +374,14 @@ func (v *visit) members() []choice {
 
 // MayRevoke reports whether the visitor may revoke a key: its own, or a key in a namespace where it
 // has the permission.
-func (d *view) MayRevoke(k api.Key) bool {
+func (v *visit) MayRevoke(k api.Key) bool {
 	return k.Status != string(keystore.StatusRevoked) &&
-		(k.Owner == d.Caller.Member() || d.mayIn("admin.keys:revoke", k.Namespace))
+		(k.Owner == v.Caller.Member() || v.mayIn("admin.keys:revoke", k.Namespace))
 }
 
 // MayEdit reports whether the visitor may edit a key.
-func (d *view) MayEdit(k api.Key) bool {
-	return k.Status != string(keystore.StatusRevoked) && d.mayIn("admin.keys:update", k.Namespace)
+func (v *visit) MayEdit(k api.Key) bool {
+	return k.Status != string(keystore.StatusRevoked) && v.mayIn("admin.keys:update", k.Namespace)
 }
 
 // accessWords returns the label of an access level.
@@ -183,20 +392,40 @@ func accessWords(k api.Key) string {
 	if k.Access == string(keystore.ReadWrite) {
 		return "Read & Write"
 	}
-	for _, g := range k.Grants {
-		if g.Namespace == k.Namespace && len(g.Permissions) == 0 && len(g.Roles) > 0 {
-			return "By roles"
-		}
+	if len(ownScopes(k)) == 0 && len(homeRoles(k)) > 0 {
+		return "By roles"
 	}
 	return "Custom"
 }
 
-// homeRoles returns the roles of a key in its home namespace.
-func homeRoles(k api.Key) []string {
+// grantAtHome returns the grant of a key in its home namespace. If there is none, it is empty.
+func grantAtHome(k api.Key) api.Grant {
 	for _, g := range k.Grants {
 		if g.Namespace == k.Namespace {
-			return g.Roles
+			return g
 		}
 	}
-	return nil
+	return api.Grant{}
+}
+
+// homeRoles returns the roles of a key in its home namespace.
+func homeRoles(k api.Key) []string { return grantAtHome(k).Roles }
+
+// ownScopes returns the permissions of a key in its home namespace, without those of roles.
+func ownScopes(k api.Key) []string { return grantAtHome(k).Permissions }
+
+// shownScopes is the number of scopes that a list shows of a key.
+const shownScopes = 3
+
+// A scopeList is the first scopes of a key, and how many more there are.
+type scopeList struct {
+	Scopes []string
+	More   int
+}
+
+// scopes returns the permissions that a list shows instead of the access level Custom.
+func scopes(k api.Key) scopeList {
+	list := ownScopes(k)
+	n := min(len(list), shownScopes)
+	return scopeList{list[:n], len(list) - n}
 }

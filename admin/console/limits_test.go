@@ -108,7 +108,7 @@ func TestKeyLimits(t *testing.T) {
 		`100 requests per second <span class="muted">(plan)</span>`, "<dd>No limit</dd>")
 	p.get("/apikeys/plans/default/gold").want(200, ">Limited<")
 	p.get("/apikeys/keys?plan=gold").want(200, "Limited", "Clear filters")
-	p.get("/apikeys/keys?plan=free").want(200, "No matching keys").lacks("Limited")
+	p.get("/apikeys/keys?plan=free").want(200, "No keys match").lacks("Limited")
 
 	// An edit of something else keeps the limits.
 	p.submit(at+"/edit", "name", "Renamed").want(200, "Renamed")

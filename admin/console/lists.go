@@ -2,9 +2,14 @@ package console
 
 import (
 	"cmp"
+	"html/template"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
@@ -121,7 +126,7 @@ func offer(list []choice, value string) []choice {
 }
 
 func namespaceLabel(ns api.Namespace) string {
-	if ns.Name == "" || strings.EqualFold(ns.Name, ns.ID) {
+	if !keystore.HasGlyph(ns.Name) || strings.EqualFold(ns.Name, ns.ID) {
 		return ns.ID
 	}
 	return ns.ID + " – " + ns.Name
@@ -130,12 +135,176 @@ func namespaceLabel(ns api.Namespace) string {
 // A dependent is an object that uses another one and prevents its deletion.
 type dependent struct{ Kind, Name, Link string }
 
+// keyDependent returns a key as a dependent.
+func (v *visit) keyDependent(k api.Key) dependent {
+	return dependent{"Key, " + k.Status, shownName(k.Name, k.Prefix), v.keyLink(k.ID)}
+}
+
 // A removal asks for confirmation before an object is deleted.
 type removal struct {
 	Section    string      // the label of the section, such as "Roles"
 	Kind, Name string      // of the object
 	List, Back string      // addresses
 	Text       string      // the consequences
+	First      string      // what to do with the dependents; empty: remove them
+	Transfer   string      // the address of the form to give the keys to a member; empty: none
 	Dependents []dependent // as far as the visitor may see them
 	More       bool        // whether there are more dependents
+	Keys       string      // the address of the list of keys that use it
+}
+
+// pageNumber returns the number of the page of a list, or 0 if it is unknown because the address has
+// only a cursor.
+func (v *visit) pageNumber() int {
+	if v.query("cursor") == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(v.query("page"))
+	if err != nil || n < 2 {
+		return 0
+	}
+	return n
+}
+
+// NextPage returns the address of the next page of a list, which begins at a cursor.
+func (v *visit) NextPage(cursor string) string {
+	number := ""
+	if n := v.pageNumber(); n > 0 {
+		number = strconv.Itoa(n + 1)
+	}
+	return v.With("cursor", cursor, "page", number)
+}
+
+// SamePage returns the address of this page of a list, continued from a cursor.
+func (v *visit) SamePage(cursor string) string {
+	return v.With("cursor", cursor, "page", v.query("page"))
+}
+
+// PreviousPage returns the address of the previous page of a list. It is empty on the first page,
+// and if the list can only be read forwards.
+func (v *visit) PreviousPage() string {
+	switch n := v.pageNumber(); {
+	case n == 1 || n != 2 && !v.reversible:
+		return ""
+	case n == 2:
+		return v.With()
+	}
+	return v.With("cursor", v.query("cursor"), "page", v.query("page"), "back", "1")
+}
+
+// pageTitle returns the title of a page of a list: "Keys – revoked, page 2".
+func (v *visit) pageTitle(title string, details ...string) string {
+	if n := v.pageNumber(); n > 1 {
+		details = append(details, "page "+strconv.Itoa(n))
+	}
+	if len(details) > 0 {
+		title += " – " + strings.Join(details, ", ")
+	}
+	return title
+}
+
+// cleanAddress returns the address of this page without empty parameters, which browsers add for
+// empty fields of a form. It is empty if there are none.
+func (v *visit) cleanAddress() string {
+	q := v.r.URL.Query()
+	for _, values := range q {
+		if values[0] == "" {
+			return address(v.r.URL.Path, q)
+		}
+	}
+	return ""
+}
+
+// A ref is an object with the address of its page, which is empty if the visitor may not see it.
+type ref struct{ ID, Name, Link string }
+
+// Title returns the name, which may be cut where it is shown, and the id.
+func (r ref) Title() string {
+	if r.ID == r.Name {
+		return r.ID
+	}
+	return r.Name + " (" + r.ID + ")"
+}
+
+// MemberRef returns a member.
+func (v *visit) MemberRef(id string) ref {
+	name, known := v.names()[id]
+	r := ref{ID: id, Name: shownName(name, id)}
+	if known && id != keystore.RootMember && v.may("admin.members:read") {
+		r.Link = v.MemberLink(id)
+	}
+	return r
+}
+
+// NamespaceRef returns a namespace, or where shared objects belong for *.
+func (v *visit) NamespaceRef(id string) ref {
+	r := ref{ID: id, Name: id}
+	if id == keystore.AnyNamespace {
+		r.Name = "Shared"
+		return r
+	}
+	if v.mayIn("admin.namespaces:read", id) {
+		r.Link = v.NamespaceLink(id)
+	}
+	return r
+}
+
+// RoleRef returns the role that a grant in a namespace names: one of that namespace or a shared one.
+func (v *visit) RoleRef(namespace, name string) ref {
+	r := ref{ID: name, Name: name}
+	d := v.keys.Policy()
+	switch {
+	case d.Role(keystore.RoleID{Namespace: namespace, Name: name}) != nil:
+		if v.mayIn("admin.roles:read", namespace) {
+			r.Link = v.RoleLink(namespace, name)
+		}
+	case d.Role(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: name}) != nil:
+		if v.may("admin.roles:read") {
+			r.Link = v.RoleLink(keystore.AnyNamespace, name)
+		}
+	}
+	return r
+}
+
+// labelOf returns the label of a choice, or its value if there is no such choice.
+func labelOf(list []choice, value string) string {
+	for _, c := range list {
+		if c.Value == value {
+			return c.Label
+		}
+	}
+	return value
+}
+
+// Ago returns a time relative to now, such as "3 days ago" or "in 2 months", with the exact time as
+// its title. It takes a time.Time or a non-nil *time.Time.
+func (v *visit) Ago(at any) template.HTML {
+	t := timeOf(at)
+	now := v.keys.Now()
+	words := humanize.RelTime(t, now, "ago", "")
+	switch {
+	case t.After(now) && t.Sub(now) >= humanize.LongTime:
+		words = t.UTC().Format(time.DateOnly)
+	case t.Sub(now) >= time.Second:
+		words = "in " + words
+	}
+	//nolint:gosec // a formatted time needs no escaping
+	return template.HTML(`<time class="ago" datetime="` + t.UTC().Format(time.RFC3339) +
+		`" title="` + t.UTC().Format("2006-01-02 15:04") + ` UTC">` + words + `</time>`)
+}
+
+// soon is how long before its expiry a key is marked.
+const soon = 7 * 24 * time.Hour
+
+// Soon reports whether a time is in the next days.
+func (v *visit) Soon(at any) bool {
+	left := timeOf(at).Sub(v.keys.Now())
+	return left > 0 && left <= soon
+}
+
+func timeOf(at any) time.Time {
+	if t, ok := at.(*time.Time); ok {
+		return *t
+	}
+	return at.(time.Time)
 }

@@ -157,8 +157,8 @@ func createMember(v *visit) error {
 	if v.rearranged(f) {
 		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 	}
-	spec := api.MemberRequest{Name: f.Value("name"), Kind: f.Value("kind"), Login: f.Value("login"),
-		Grants: f.grants()}
+	spec := api.MemberRequest{Name: strings.TrimSpace(f.Value("name")), Kind: f.Value("kind"),
+		Login: f.Value("login"), Grants: f.grants()}
 	if spec.Name == "" {
 		f.wrong("name", "is required")
 		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
@@ -238,7 +238,7 @@ func memberPatch(m api.Member, f *form) api.MemberPatch {
 		return patch
 	}
 	if name := f.Value("name"); name != m.Name {
-		patch.Name = api.Some(name)
+		patch.Name = api.Some(strings.TrimSpace(name))
 	}
 	if kind := f.Value("kind"); kind != m.Kind {
 		patch.Kind = api.Some(kind)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 const membersPath = Root + "/members"
@@ -22,7 +23,11 @@ func memberPages() []page {
 		{"GET " + one, "admin.members:read", showMember},
 		{"GET " + one + "/edit", "admin.members:update", editMember},
 		{"POST " + one + "/edit", "admin.members:update", saveMember},
-		{"POST " + one + "/active", "admin.members:update", switchMember},
+		{"GET " + one + "/disable", "admin.members:update", askToDisableMember},
+		{"POST " + one + "/disable", "admin.members:update", disableMember},
+		{"POST " + one + "/enable", "admin.members:update", enableMember},
+		{"GET " + one + "/transfer", "admin.keys:update", askToTransfer},
+		{"POST " + one + "/transfer", "admin.keys:update", transferKeys},
 		{"GET " + one + "/token", "admin.members:update", newMemberToken},
 		{"POST " + one + "/token", "admin.members:update", createMemberToken},
 		{"GET " + one + "/delete", "admin.members:delete", askToDeleteMember},
@@ -38,6 +43,27 @@ func (v *visit) MemberLink(id string, more ...string) string {
 type membersPage struct {
 	Members []api.Member
 	Next    *string
+	Tokens  map[string]tokenState // by member; without those that have none
+}
+
+// A tokenState is what a list of members says about a token.
+type tokenState struct {
+	keystore.Key
+	Ended bool // whether it has expired
+}
+
+// tokens returns the tokens of members that the visitor may read.
+func (v *visit) tokens(members ...api.Member) (map[string]tokenState, error) {
+	ids := make([]string, len(members))
+	for i, m := range members {
+		ids[i] = m.ID
+	}
+	keys, err := v.keys.MemberTokens(v.ctx, v.Caller, ids)
+	states := make(map[string]tokenState, len(keys))
+	for id, k := range keys {
+		states[id] = tokenState{k, k.Status(v.keys.Now()) != keystore.StatusActive}
+	}
+	return states, err
 }
 
 // listMembers shows members. With the switcher set, it shows those with a grant there or in all
@@ -61,15 +87,20 @@ func listMembers(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("members", "Members", membersPage{list, next})
+	tokens, err := v.tokens(list...)
+	if err != nil {
+		return err
+	}
+	return v.show("members", "Members", membersPage{list, next, tokens})
 }
 
 type memberPage struct {
 	Member  api.Member
-	Self    bool      // whether it is the visitor
-	Creator string    // a name or id
-	Keys    []api.Key // the newest keys that act for it
-	More    bool      // whether there are more keys
+	Self    bool        // whether it is the visitor
+	Creator string      // a name or id
+	Keys    []api.Key   // the newest keys that act for it
+	More    bool        // whether there are more keys
+	Token   *tokenState // nil: none
 
 	// MayUpdate, MayActFor and MayDelete are permissions of the visitor, in addition to editing the
 	// grants that it sees.
@@ -95,37 +126,33 @@ func showMember(v *visit) error {
 	if name := v.names()[m.CreatedBy]; name != "" {
 		p.Creator = name
 	}
+	tokens, err := v.tokens(m)
+	if err != nil {
+		return err
+	}
+	if token, ok := tokens[m.ID]; ok {
+		p.Token = &token
+	}
 	// an error means that the visitor may not read keys
 	if keys, err := v.api.ListKeys(v.ctx,
 		client.KeyFilter{Owner: m.ID, Limit: shownKeys}); err == nil {
 		p.Keys, p.More = keys.Items, keys.NextCursor != nil
 	}
-	return v.show("member", m.Name, p)
-}
-
-// switchMember disables or enables a member.
-func switchMember(v *visit) error {
-	active := v.form().Has("active", "true")
-	done, err := v.api.EditMember(v.ctx, v.r.PathValue("id"),
-		api.MemberPatch{Active: api.Some(active)}, client.Wait(shortWait))
-	if err != nil {
-		return err
-	}
-	title := " disabled; all keys that act for it are refused"
-	if active {
-		title = " enabled"
-	}
-	return v.changed(v.MemberLink(done.Member.ID), "Member "+done.Member.Name+title,
-		done.Propagation)
+	return v.show("member", shownName(m.Name, m.ID), p)
 }
 
 func (v *visit) memberRemoval(m api.Member) removal {
 	p := removal{
-		Section: "Members", Kind: "member", Name: m.Name, List: v.link(membersPath),
+		Section: "Members", Kind: "member", Name: shownName(m.Name, m.ID), List: v.link(membersPath),
 		Back: v.MemberLink(m.ID),
 		Text: "The member's token is revoked and its sessions are signed out. The audit log " +
 			"keeps its changes.",
+		First: "Revoke its keys or transfer them to another member first:",
 	}
+	if v.may("admin.keys:update") {
+		p.Transfer = v.MemberLink(m.ID, "/transfer")
+	}
+	p.Keys = v.link(keysPath, "owner", m.ID, "namespace", "")
 	for _, status := range []string{"active", "inactive", "expired"} {
 		keys, err := v.api.ListKeys(v.ctx,
 			client.KeyFilter{Owner: m.ID, Status: status, Limit: maxDependents})
@@ -133,8 +160,7 @@ func (v *visit) memberRemoval(m api.Member) removal {
 			continue
 		}
 		for _, k := range keys.Items {
-			p.Dependents = append(p.Dependents,
-				dependent{"Key, " + status, k.Name, v.link(keysPath + "/" + k.ID)})
+			p.Dependents = append(p.Dependents, v.keyDependent(k))
 		}
 		p.More = p.More || keys.NextCursor != nil
 	}

@@ -127,10 +127,7 @@ func showNamespace(v *visit) error {
 }
 
 func namespaceTitle(ns api.Namespace) string {
-	if ns.Name == "" {
-		return ns.ID
-	}
-	return ns.Name
+	return shownName(ns.Name, ns.ID)
 }
 
 // grantsIn returns the grants that apply in a namespace: those in it, those in its parent that
@@ -270,7 +267,7 @@ func createNamespace(v *visit) error {
 	f := v.form()
 	spec := api.NamespaceRequest{
 		ID: strings.TrimSpace(f.Value("id")), Kind: strings.TrimSpace(f.Value("kind")),
-		Name: f.Value("name"), EditPolicy: f.Value("edit_policy"),
+		Name: strings.TrimSpace(f.Value("name")), EditPolicy: f.Value("edit_policy"),
 		Reach: f.lines("reach"), KeyRoles: f.keyRoles(),
 		TokenPrefix: strings.TrimSpace(f.Value("token_prefix")),
 		ChildPrefix: strings.TrimSpace(f.Value("child_prefix")),
@@ -402,16 +399,16 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		for _, m := range members {
 			if err == nil && slices.ContainsFunc(m.Grants,
 				func(g api.Grant) bool { return g.Namespace == ns.ID }) {
-				p.Dependents = append(p.Dependents, dependent{"Member with a grant here", m.Name,
-					v.MemberLink(m.ID)})
+				p.Dependents = append(p.Dependents, dependent{"Member with a grant here",
+					shownName(m.Name, m.ID), v.MemberLink(m.ID)})
 			}
 		}
 	}
+	p.Keys = v.link(keysPath, "namespace", ns.ID)
 	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Namespace: ns.ID, Limit: maxDependents})
 	for _, k := range keys.Items {
 		if err == nil {
-			p.Dependents = append(p.Dependents, dependent{"Key, " + k.Status, k.Name,
-				v.link(keysPath + "/" + k.ID)})
+			p.Dependents = append(p.Dependents, v.keyDependent(k))
 		}
 	}
 	if p.More = keys.NextCursor != nil; len(p.Dependents) > maxDependents {

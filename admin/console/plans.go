@@ -75,8 +75,7 @@ func (v *visit) planDependents(p api.Plan) (dependents []dependent, more bool) {
 	keys, err := v.api.ListKeys(v.ctx, filter)
 	for _, k := range keys.Items {
 		if err == nil {
-			dependents = append(dependents,
-				dependent{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+			dependents = append(dependents, v.keyDependent(k))
 		}
 	}
 	if len(dependents) > maxDependents {
@@ -85,10 +84,16 @@ func (v *visit) planDependents(p api.Plan) (dependents []dependent, more bool) {
 	return dependents, keys.NextCursor != nil
 }
 
+// PlanKeys returns the address of the list of the keys that name a plan.
+func (v *visit) PlanKeys(p api.Plan) string {
+	return v.link(keysPath, "plan", p.Name, "namespace", inNamespace(p.Namespace))
+}
+
 type planPage struct {
 	Plan       api.Plan
 	Dependents []dependent
 	More       bool
+	Keys       string // see removal
 }
 
 func (v *visit) planFromPath() (api.Plan, error) {
@@ -101,7 +106,7 @@ func showPlan(v *visit) error {
 		return err
 	}
 	dependents, more := v.planDependents(p)
-	return v.show("plan", p.Name, planPage{p, dependents, more})
+	return v.show("plan", p.Name, planPage{p, dependents, more, v.PlanKeys(p)})
 }
 
 type planForm struct {
@@ -196,6 +201,7 @@ func (v *visit) planRemoval(p api.Plan) removal {
 		Text: "Keys can no longer name the plan. The audit log keeps its changes.",
 	}
 	r.Dependents, r.More = v.planDependents(p)
+	r.Keys = v.PlanKeys(p)
 	return r
 }
 

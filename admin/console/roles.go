@@ -80,15 +80,15 @@ func (v *visit) roleDependents(r api.Role) (dependents []dependent, more bool) {
 		members, err := collect(v.api.AllMembers(v.ctx))
 		for _, m := range members {
 			if err == nil && hasRole(m.Grants, r) {
-				dependents = append(dependents, dependent{"Member", m.Name, v.MemberLink(m.ID)})
+				dependents = append(dependents,
+					dependent{"Member", shownName(m.Name, m.ID), v.MemberLink(m.ID)})
 			}
 		}
 	}
 	keys, err := v.api.ListKeys(v.ctx, client.KeyFilter{Role: r.Name, Limit: maxRead})
 	for _, k := range keys.Items {
 		if err == nil && hasRole(k.Grants, r) {
-			dependents = append(dependents,
-				dependent{"Key, " + k.Status, k.Name, v.link(keysPath + "/" + k.ID)})
+			dependents = append(dependents, v.keyDependent(k))
 		}
 	}
 	if len(dependents) > maxDependents {
@@ -97,10 +97,25 @@ func (v *visit) roleDependents(r api.Role) (dependents []dependent, more bool) {
 	return dependents, keys.NextCursor != nil
 }
 
+// RoleKeys returns the address of the list of the keys that have a role.
+func (v *visit) RoleKeys(r api.Role) string {
+	return v.link(keysPath, "role", r.Name, "namespace", inNamespace(r.Namespace))
+}
+
+// inNamespace returns the value of the switcher for the keys that can use a role or a plan of a
+// namespace.
+func inNamespace(id string) string {
+	if id == keystore.AnyNamespace {
+		return ""
+	}
+	return id
+}
+
 type rolePage struct {
 	Role       api.Role
 	Dependents []dependent
 	More       bool
+	Keys       string // see removal
 }
 
 func (v *visit) roleFromPath() (api.Role, error) {
@@ -113,7 +128,7 @@ func showRole(v *visit) error {
 		return err
 	}
 	dependents, more := v.roleDependents(r)
-	return v.show("role", r.Name, rolePage{r, dependents, more})
+	return v.show("role", r.Name, rolePage{r, dependents, more, v.RoleKeys(r)})
 }
 
 type roleForm struct {
@@ -205,6 +220,7 @@ func (v *visit) roleRemoval(r api.Role) removal {
 		Text: "Grants can no longer name the role. The audit log keeps its changes.",
 	}
 	p.Dependents, p.More = v.roleDependents(r)
+	p.Keys = v.RoleKeys(r)
 	return p
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -108,17 +109,14 @@ func (v *visit) namespaces() []api.Namespace {
 // same: a list names its filters, and other pages their section.
 func (d *view) WindowTitle() string {
 	title := d.Title
-	section := ""
 	for _, n := range navigation {
-		if n.path == d.Current {
-			section = n.Label
+		switch {
+		case n.path != d.Current:
+		case d.Title == n.Label: // the list has not named its filters
+			title = d.pageTitle(title, d.filters()...)
+		case d.r.URL.Path != n.path && !strings.HasPrefix(title, n.Label):
+			title += " · " + n.Label
 		}
-	}
-	if list := d.filters(); section != "" && len(list) > 0 {
-		title += " (" + strings.Join(list, ", ") + ")"
-	}
-	if section != "" && section != d.Title {
-		title += " · " + section
 	}
 	switch {
 	case !d.Form.Ok():
@@ -133,14 +131,16 @@ func (d *view) WindowTitle() string {
 func (d *view) filters() (list []string) {
 	q := d.r.URL.Query()
 	for _, name := range slices.Sorted(maps.Keys(q)) {
-		switch value := q.Get(name); {
-		case value == "" || name == "zone":
+		value := q.Get(name)
+		switch {
+		case value == "", slices.Contains([]string{"zone", "page", "back"}, name):
+		case name == "cursor" && d.pageNumber() > 1: // pageTitle names the page
 		case name == "cursor":
 			list = append(list, "another page")
-		case name == "namespace", name == "status":
-			list = append(list, value)
 		case name == "q":
-			list = append(list, "“"+value+"”")
+			list = append(list, "search "+value)
+		case name == "namespace":
+			list = append(list, "in "+value)
 		default:
 			list = append(list, name+" "+cmp.Or(d.known[value], value))
 		}
@@ -187,6 +187,16 @@ func (d *view) SwitchTo() string {
 		}
 	}
 	return Root + "/keys"
+}
+
+// SwitchFrom returns the address to which the switcher adds a namespace, with the parameters that
+// the list keeps.
+func (d *view) SwitchFrom() string {
+	q := make(url.Values)
+	for _, kept := range d.Kept() {
+		q.Set(kept[0], kept[1])
+	}
+	return address(d.SwitchTo(), q)
 }
 
 // Kept returns the parameters, as pairs of name and value, that a list keeps when the switcher
@@ -243,6 +253,7 @@ var functions = template.FuncMap{
 	"asset":     func(name string) string { return assetNames[name] },
 	"time":      showTime,
 	"second":    showSecond,
+	"moments":   showMoments,
 	"field":     newField,
 	"sentence":  sentence,
 	"join":      strings.Join,
@@ -250,6 +261,10 @@ var functions = template.FuncMap{
 	"access":    accessWords,
 	"label":     namespaceLabel,
 	"roles":     homeRoles,
+	"shown":     shownName,
+	"scopes":    scopes,
+	"keyStatus": keyStatus,
+	"status":    statusLabel,
 	"name":      func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
 	"table":     newTable,
 	"rate":      rateWords,
@@ -260,6 +275,15 @@ var functions = template.FuncMap{
 	"refused":   refusedWords,
 	"responses": responseWords,
 	"periods":   func() []choice { return periods },
+}
+
+// shownName returns the name of an object, or its id or prefix instead of a name without a visible
+// character: such a link could not be clicked. Names that are older than the rule can be like that.
+func shownName(name, instead string) string {
+	if keystore.HasGlyph(name) {
+		return name
+	}
+	return instead
 }
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a
@@ -352,4 +376,10 @@ type part struct {
 	It any
 }
 
-func newPart(d *view, it any) part { return part{d, it} }
+// newPart returns a part. A pointer to a string is passed as the string, which functions take.
+func newPart(d *view, it any) part {
+	if s, ok := it.(*string); ok && s != nil {
+		it = *s
+	}
+	return part{d, it}
+}

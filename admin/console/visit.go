@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type visit struct {
 	ctx context.Context
 	api *client.Client // acts as the visitor; nil before admission
 
+	reversible    bool              // whether the list of this page can be read backwards
 	known         map[string]string // see names
 	listed        []api.Namespace   // see namespaces
 	readable      []api.Role        // see roles
@@ -61,7 +63,9 @@ func (v *visit) link(path string, parameters ...string) string {
 // values. An empty value removes a parameter. A list starts at its first page again.
 func (v *visit) With(parameters ...string) string {
 	q := v.r.URL.Query()
-	q.Del("cursor")
+	for _, name := range []string{"cursor", "page", "back"} {
+		q.Del(name)
+	}
 	return address(v.r.URL.Path, q, parameters...)
 }
 
@@ -149,6 +153,10 @@ func (v *visit) again(name, title string, data any, f *form) error {
 
 // fail answers with the refusal of the REST interface. It logs any other error.
 func (v *visit) fail(err error) {
+	if v.query("cursor") != "" && v.r.Method != http.MethodPost && aboutCursor(err) {
+		_ = v.done(v.With(), notice{Kind: "warning", Title: invalidAddress})
+		return
+	}
 	if refused, ok := errors.AsType[*keystore.Error](err); ok { // of a read without the interface
 		v.refuse(kinds[refused.Kind], "Request refused", sentence(refused.Error()))
 		return
@@ -172,6 +180,21 @@ func (v *visit) fail(err error) {
 		title = "Request refused"
 	}
 	v.refuse(refused.Status, title, sentence(refused.Error()))
+}
+
+// invalidAddress is the title of a notice on a list.
+const invalidAddress = "The list begins at its first page, because its address was invalid"
+
+// aboutCursor reports whether an error is about the position in a list, such as that of an old
+// bookmark.
+func aboutCursor(err error) bool {
+	if refused, ok := errors.AsType[*keystore.Error](err); ok {
+		return slices.ContainsFunc(refused.Fields,
+			func(e keystore.FieldError) bool { return e.Field == "cursor" })
+	}
+	refused, ok := errors.AsType[*client.Error](err)
+	return ok && slices.ContainsFunc(refused.Errors,
+		func(e api.FieldError) bool { return e.Field == "cursor" })
 }
 
 // kinds are the statuses of refused reads.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // maxPage is the largest page of the REST API.
@@ -44,7 +45,8 @@ limited to ten thousand keys.`,
 		"Only keys of this `NAMESPACE`, or with a grant for it")
 	flags.StringVar(&f.Home, "home", "", "Only keys of this `NAMESPACE`")
 	flags.StringVar(&f.Status, "status", "",
-		"Only keys with this `STATUS`: active, inactive, expired or revoked")
+		"Only keys with this `STATUS`: active, inactive, expired, revoked, or owner_disabled for "+
+			"active keys whose owner is disabled")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
 	flags.StringVar(&f.Plan, "plan", "",
@@ -170,8 +172,8 @@ func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) er
 }
 
 func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string {
-	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix}, {"Status", k.Status},
-		{"Namespace", k.Namespace}, {"Access", k.Access}}
+	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix},
+		{"Status", keyStatus(k)}, {"Namespace", k.Namespace}, {"Access", k.Access}}
 	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
@@ -203,6 +205,14 @@ func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string 
 	}
 	add("Version", strconv.FormatInt(k.Version, 10))
 	return rows
+}
+
+// keyStatus returns the status of a key. An active key whose owner is disabled is refused.
+func keyStatus(k api.Key) string {
+	if k.OwnerDisabled && k.Status == string(keystore.StatusActive) {
+		return string(keystore.StatusOwnerDisabled)
+	}
+	return k.Status
 }
 
 func by(who *string) string {

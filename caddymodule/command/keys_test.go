@@ -320,6 +320,18 @@ Metadata   a=b
 Metadata   team=erp
 Version    3
 `)
+	for status, want := range map[string]string{"active": "owner_disabled", "expired": "expired"} {
+		orphan := cliKey
+		orphan.Status, orphan.OwnerDisabled = status, true
+		s = serveCLI(t, map[string][]cliAnswer{"GET /keys/" + cliID: {{200, orphan}},
+			"GET /keys": {{200, api.Keys{Items: []api.Key{orphan}}}}})
+		if r := s.run("", "keys", "show", cliID); !strings.Contains(r.out, "Status     "+want+"\n") {
+			t.Errorf("%s", r.out)
+		}
+		if r := s.run("", "keys", "list"); !strings.Contains(r.out, "  "+want+"  ") {
+			t.Errorf("%s", r.out)
+		}
+	}
 	limited, plan := cliKey, "gold"
 	limited.Plan, limited.Quota = &plan, &api.Quota{Unlimited: true}
 	limited.RateLimit = &api.RateLimit{Requests: 10, Per: "1m", Burst: 20, Shadow: true}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 type memberObjects struct {
@@ -59,10 +60,10 @@ come from the member root, who may do everything and is not listed.`,
 			"Disables a member, its token and all keys it owns"),
 		m.activeCommand("enable", "Enabled", true,
 			"Enables a disabled member and its keys"),
-		m.tokenCommand(),
+		m.tokenCommand(), m.transferCommand(),
 		m.deleteCommand("Deletes a member that owns no key", `
-Deletes a member and its token. First revoke the keys that it owns, or change
-their owner.`))
+Deletes a member and its token. First revoke the keys that it owns, or transfer
+them to another member.`))
 }
 
 // memberID returns a member's id from the command line.
@@ -201,6 +202,68 @@ func (m *memberObjects) activeCommand(use, verb string, active bool, short strin
 	return m.editing(cmd, verb, func(currentLimits) (api.MemberPatch, error) {
 		return api.MemberPatch{Active: api.Some(active)}, nil
 	})
+}
+
+func (m *memberObjects) transferCommand() *cobra.Command {
+	var f changeFlags
+	var to string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "transfer ID --to ID",
+		Short: "Gives all keys of a member to another one",
+		Long: `
+Makes another member the owner of all keys that the member owns and that are
+not revoked. Their tokens stay valid. A key never has more permissions than its
+owner, so it may have fewer afterwards. Either all keys change or none: you
+must be allowed to change each key and to give it to the other member.
+
+Exit status 3 means that the change is committed and some nodes may not have
+applied it yet; standard error names them, and until when.`,
+		Example: "  caddy apikeys members transfer m_0hTz81Lk4fYQ --to m_7Kd0aPq3XnWb --yes",
+		Args:    oneID,
+	}
+	cmd.Flags().StringVar(&to, "to", "", "`ID` of the member that owns the keys afterwards")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
+	f.register(cmd)
+	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
+		id, err := memberID(args)
+		if err != nil {
+			return err
+		}
+		if to == "" {
+			return errors.New("give the member that the keys are for with --to")
+		}
+		if to != keystore.RootMember {
+			if to, err = memberID([]string{to}); err != nil {
+				return err
+			}
+		}
+		server, err := m.connect(ctx)
+		if err != nil {
+			return err
+		}
+		if err := m.confirm(ctx, yes, "Transfer all keys of member %s to member %s?", id,
+			to); err != nil {
+			return err
+		}
+		ctx, cancel := f.context(ctx)
+		defer cancel()
+		done, err := server.TransferKeys(ctx, id, to, f.options()...)
+		if err != nil {
+			return err
+		}
+		if m.json {
+			if err := m.writeJSON(done); err != nil {
+				return err
+			}
+		} else if n := *done.Transferred; n == 1 {
+			m.say("Transferred 1 key to member %s.", to)
+		} else {
+			m.say("Transferred %d keys to member %s.", n, to)
+		}
+		return m.propagated(done.Propagation)
+	})
+	return cmd
 }
 
 func (m *memberObjects) tokenCommand() *cobra.Command {

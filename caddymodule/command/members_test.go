@@ -78,6 +78,30 @@ POST /apikeys/v1/members {"name":"Ada","kind":"service"}
 	}
 }
 
+func TestTransferCommand(t *testing.T) {
+	const other = "m_7Kd0aPq3XnWb"
+	one, two := 1, 2
+	s := serveCLI(t, map[string][]cliAnswer{"POST /members/" + cliMember + "/transfer": {
+		{200, api.MemberChanged{Member: ada, Transferred: &two, Propagation: complete}},
+		{202, api.MemberChanged{Member: ada, Transferred: &one, Propagation: incomplete}},
+		problem(403, "exceeds_caller", "Key x: the caller does not have read."),
+	}})
+	s.run("", "members", "transfer", cliMember, "--to", other, "--yes").want(t, 0, "",
+		"Transferred 2 keys to member "+other)
+	s.run("", "members", "transfer", cliMember, "--to", other, "--yes", "--wait", "1s").want(t, 3, "",
+		"Transferred 1 key to", "pending: node n2")
+	s.run("", "members", "transfer", cliMember, "--to", "root", "--yes").want(t, 1, "", "Key x")
+	s.run("", "members", "transfer", cliMember, "--to", other).want(t, 1, "", "--yes")
+	s.run("", "members", "transfer", cliMember).want(t, 1, "", "--to")
+	s.run("", "members", "transfer", cliMember, "--to", "ada").want(t, 1, "", "m_ and 12 letters")
+	path := "POST /apikeys/v1/members/" + cliMember + "/transfer"
+	want := path + `?wait=10s {"to":"` + other + "\"}\n" + path + `?wait=1s {"to":"` + other +
+		"\"}\n" + path + `?wait=10s {"to":"root"}`
+	if got := s.bodies(); got != want {
+		t.Errorf("sent\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestMemberTokenCommand(t *testing.T) {
 	done := api.MemberChanged{Member: ada, Token: cliToken, Propagation: complete}
 	pending := done

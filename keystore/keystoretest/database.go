@@ -27,83 +27,102 @@ type Store interface {
 // TestDatabase tests the contract of [keystore.Database], sentence by sentence. newStore returns an
 // empty store.
 func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T, Store)
-	}{
-		{"Deployment", testDeployment},
-		{"TokenKey", func(t *testing.T, _ Store) { testTokenKey(t, newStore) }},
-		{"Key", testKey},
-		{"InsertKeys", testInsertKeys},
-		{"Rotated", testRotated},
-		{"Missing", testMissing},
-		{"Spent", testSpent},
-		{"ReturnedValues", testReturnedValues},
-		{"Changes", testChanges},
-		{"ManualChanges", testManualChanges},
-		{"Unreadable", testUnreadable},
-		{"Irreversible", testIrreversible},
-		{"NoRevision", testNoRevision},
-		{"Truncated", testTruncated},
-		{"Changed", testChanged},
-		{"Rollback", testRollback},
-		{"Serial", testSerial},
-		{"Waiting", testWaiting},
-		{"Cancelled", testCancelled},
-		{"Linearizable", testLinearizable},
-		{"LastUse", testLastUse},
-		{"LastAddress", testLastAddress},
-		{"Nodes", testNodes},
-		{"Positions", testPositions},
-		{"Time", testTime},
-		{"Imported", testImported},
-		{"Policy", testPolicy},
-		{"PolicySnapshot", testPolicySnapshot},
-		{"PolicyChanges", testPolicyChanges},
-		{"PolicyTruncated", testPolicyTruncated},
-		{"KeyCounts", testKeyCounts},
-		{"RandomChanges", testRandomChanges},
-		{"KeysHolding", testKeysHolding},
-		{"Personal", testPersonal},
-		{"NamespaceInUse", testNamespaceInUse},
-		{"FormerNamespaces", testFormerNamespaces},
-		{"Limits", testLimits},
-		{"Plans", testPlans},
-		{"PlanInUse", testPlanInUse},
-		{"UnreadableLimits", testUnreadableLimits},
-		{"Reserve", testReserve},
-		{"ReserveMany", testReserveMany},
-		{"ReserveTogether", testReserveTogether},
-		{"ReserveCancelled", testReserveCancelled},
-		{"ReserveForgets", testReserveForgets},
-		{"NearQuotas", testNearQuotas},
-		{"Usage", testUsage},
-		{"UsageBatches", testUsageBatches},
-		{"UsageFilters", testUsageFilters},
-		{"UsageLimit", testUsageLimit},
-		{"UsageRolledUp", testUsageRolledUp},
-		{"UsageDropped", testUsageDropped},
-		{"UsedOperations", testUsedOperations},
-		{"UsageInterrupted", testUsageInterrupted},
-		{"UsageTogether", testUsageTogether},
-		{"RandomUsage", testRandomUsage},
-		{"Audit", testAudit},
-		{"Audits", testAudits},
-		{"Remembered", testRemembered},
-		{"Sessions", testSessions},
-		{"Filters", testFilters},
-		{"Orders", testOrders},
-		{"Text", testText},
-		{"Metadata", testMetadata},
-		{"Pages", testPages},
-		{"PageBytes", testPageBytes},
-		{"Count", testCount},
-		{"CountPrefixes", testCountPrefixes},
-		{"KeysCreatedBy", testKeysCreatedBy},
-		{"Reopen", testReopen},
-	} {
+	TestStatements(t, newStore)
+	t.Run("TokenKey", func(t *testing.T) { testTokenKey(t, newStore) })
+	runEach(t, newStore, histories)
+}
+
+// TestStatements is the part of [TestDatabase] that calls every method in each of its ways. It leaves
+// out what calls them again at random, at the same time or with many rows.
+func TestStatements(t *testing.T, newStore func(t *testing.T) Store) {
+	runEach(t, newStore, statements)
+}
+
+type databaseTest struct {
+	name string
+	run  func(*testing.T, Store)
+}
+
+func runEach(t *testing.T, newStore func(t *testing.T) Store, tests []databaseTest) {
+	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newStore(t)) })
 	}
+}
+
+var statements = []databaseTest{
+	{"Deployment", testDeployment},
+	{"Key", testKey},
+	{"InsertKeys", testInsertKeys},
+	{"Rotated", testRotated},
+	{"Missing", testMissing},
+	{"Spent", testSpent},
+	{"ReturnedValues", testReturnedValues},
+	{"Changes", testChanges},
+	{"ManualChanges", testManualChanges},
+	{"Unreadable", testUnreadable},
+	{"Irreversible", testIrreversible},
+	{"NoRevision", testNoRevision},
+	{"Truncated", testTruncated},
+	{"Changed", testChanged},
+	{"Rollback", testRollback},
+	{"Serial", testSerial},
+	{"Waiting", testWaiting},
+	{"Cancelled", testCancelled},
+	{"LastUse", testLastUse},
+	{"LastAddress", testLastAddress},
+	{"Nodes", testNodes},
+	{"Positions", testPositions},
+	{"Time", testTime},
+	{"Imported", testImported},
+	{"Policy", testPolicy},
+	{"PolicySnapshot", testPolicySnapshot},
+	{"PolicyChanges", testPolicyChanges},
+	{"PolicyTruncated", testPolicyTruncated},
+	{"KeyCounts", testKeyCounts},
+	{"KeysHolding", testKeysHolding},
+	{"Personal", testPersonal},
+	{"NamespaceInUse", testNamespaceInUse},
+	{"FormerNamespaces", testFormerNamespaces},
+	{"Limits", testLimits},
+	{"Plans", testPlans},
+	{"PlanInUse", testPlanInUse},
+	{"UnreadableLimits", testUnreadableLimits},
+	{"Reserve", testReserve},
+	{"ReserveMany", testReserveMany},
+	{"ReserveCancelled", testReserveCancelled},
+	{"ReserveForgets", testReserveForgets},
+	{"NearQuotas", testNearQuotas},
+	{"Usage", testUsage},
+	{"UsageBatches", testUsageBatches},
+	{"UsageFilters", testUsageFilters},
+	{"UsageLimit", testUsageLimit},
+	{"UsageDropped", testUsageDropped},
+	{"UsedOperations", testUsedOperations},
+	{"Audit", testAudit},
+	{"Audits", testAudits},
+	{"Remembered", testRemembered},
+	{"Sessions", testSessions},
+	{"Filters", testFilters},
+	{"Orders", testOrders},
+	{"Text", testText},
+	{"Metadata", testMetadata},
+	{"Pages", testPages},
+	{"Count", testCount},
+	{"CountPrefixes", testCountPrefixes},
+	{"KeysCreatedBy", testKeysCreatedBy},
+	{"SetOwner", testSetOwner},
+	{"Reopen", testReopen},
+}
+
+var histories = []databaseTest{
+	{"Linearizable", testLinearizable},
+	{"RandomChanges", testRandomChanges},
+	{"ReserveTogether", testReserveTogether},
+	{"UsageRolledUp", testUsageRolledUp},
+	{"UsageInterrupted", testUsageInterrupted},
+	{"UsageTogether", testUsageTogether},
+	{"RandomUsage", testRandomUsage},
+	{"PageBytes", testPageBytes},
 }
 
 var (

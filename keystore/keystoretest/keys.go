@@ -317,6 +317,39 @@ func testKeysCreatedBy(t *testing.T, s Store) {
 	})
 }
 
+func testSetOwner(t *testing.T, s Store) {
+	db := ready(t, s)
+	a, b, c, revoked := plain("a"), plain("b"), full("c"), plain("revoked")
+	for i, k := range []*keystore.Key{c, b, a, revoked} {
+		k.Owner, k.CreatedAt = "m_1", start.Add(time.Duration(i)*time.Second)
+	}
+	c.RevokedAt, c.RevokedBy, c.RevokeReason = never, "", ""
+	revoked.RevokedAt = start.Add(time.Minute)
+	insert(t, db, a, b, c, revoked)
+	update(t, db, func(tx keystore.Tx) error {
+		ids, err := tx.OwnedKeys("m_1", 2)
+		must(t, err)
+		if !slices.Equal(ids, []string{"c", "b"}) {
+			t.Errorf("the oldest keys: %q", ids)
+		}
+		must(t, tx.SetOwner([]string{"a", "c", "revoked", "unknown"}, "m_2"))
+		keys, err := tx.Keys([]string{"a", "b", "c", "revoked"})
+		must(t, err)
+		for _, k := range []*keystore.Key{a, c} {
+			k.Owner, k.Version = "m_2", k.Version+1
+		}
+		for i, want := range []*keystore.Key{a, b, c, revoked} {
+			wantKey(t, &keys[i], want)
+		}
+		for owner, want := range map[string]int64{"m_1": 2, "m_2": 2} {
+			if n, err := tx.CountOwned(owner); n != want || err != nil {
+				t.Errorf("%s owns %d keys (%v), want %d", owner, n, err, want)
+			}
+		}
+		return nil
+	})
+}
+
 func testReopen(t *testing.T, s Store) {
 	db := ready(t, s)
 	first, err := db.Deployment(ctx, nil)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -71,6 +72,17 @@ func testFilters(t *testing.T, s Store) {
 		{keystore.KeyFilter{Status: keystore.StatusExpired}, "k6 k3"},
 		{keystore.KeyFilter{Status: keystore.StatusRevoked}, "k5 k2"},
 		{keystore.KeyFilter{Owner: "m1"}, "k5 k4 k2 k0"},
+		{keystore.KeyFilter{Owners: []string{}}, ""},
+		{keystore.KeyFilter{Owners: []string{"m2"}}, "k6 k3 k1"},
+		{keystore.KeyFilter{Owners: []string{"m2", "m1", "m1", "nobody"}}, "k6 k5 k4 k3 k2 k1 k0"},
+		{keystore.KeyFilter{Owners: []string{"M1"}}, ""},
+		{keystore.KeyFilter{Owners: []string{"m1", "nobody"}, Status: keystore.StatusActive},
+			"k4 k0"},
+		{keystore.KeyFilter{Owners: []string{"m1"}, Owner: "m2"}, ""},
+		{keystore.KeyFilter{Owners: []string{"m1"}, In: "z", Visible: []string{"a"},
+			OrOwner: "m1", Text: "KEY"}, "k5 k4"},
+		{keystore.KeyFilter{Owners: []string{"m1", "m2"}, Role: "billing",
+			Namespaces: []string{"a", "b"}}, "k5 k3 k1"},
 		{keystore.KeyFilter{CreatedBy: "k0"}, "k5 k4 k2"},
 		{keystore.KeyFilter{Role: "billing"}, "k5 k3 k1"},
 		{keystore.KeyFilter{Role: "bill"}, "k4"},
@@ -106,20 +118,40 @@ func testFilters(t *testing.T, s Store) {
 			"k4 k0"},
 	} {
 		row.filter.Now = now
+		fit := len(strings.Fields(row.want))
+		count := func() {
+			t.Helper()
+			// Nothing else narrows down the search for a text.
+			searches := reflect.DeepEqual(row.filter,
+				keystore.KeyFilter{Text: row.filter.Text, Now: now}) && row.filter.Text != ""
+			for _, limit := range []int{1, 3, 100} {
+				n, ok, err := db.CountMatching(ctx, row.filter, limit)
+				if err != nil || ok == searches || ok && n != min(fit, limit) {
+					t.Errorf("%+v: %d keys up to %d, %v, %v", row.filter, n, limit, ok, err)
+				}
+			}
+		}
 		for _, limit := range []int{1, 2, 100} {
 			if got := strings.Join(all(t, db, row.filter, limit), " "); got != row.want {
 				t.Errorf("%+v in pages of %d: %q, want %q", row.filter, limit, got, row.want)
 			}
 		}
-		// Many namespaces.
-		if len(row.filter.Namespaces) > 0 {
-			row.filter.Namespaces = many(row.filter.Namespaces...)
+		count()
+		// Many namespaces and owners.
+		if len(row.filter.Namespaces)+len(row.filter.Owners) > 0 {
+			if len(row.filter.Namespaces) > 0 {
+				row.filter.Namespaces = many(row.filter.Namespaces...)
+			}
 			if row.filter.Visible != nil {
 				row.filter.Visible = many(row.filter.Visible...)
 			}
-			if got := strings.Join(all(t, db, row.filter, 2), " "); got != row.want {
-				t.Errorf("with many namespaces: %q, want %q", got, row.want)
+			if len(row.filter.Owners) > 0 {
+				row.filter.Owners = many(row.filter.Owners...)
 			}
+			if got := strings.Join(all(t, db, row.filter, 2), " "); got != row.want {
+				t.Errorf("with many namespaces and owners: %q, want %q", got, row.want)
+			}
+			count()
 		}
 	}
 	_, _, err := db.Keys(ctx, keystore.KeyFilter{}, "not a cursor", 5)
@@ -192,6 +224,21 @@ func testOrders(t *testing.T, s Store) {
 			}
 			if got := all(t, db, down, limit); !slices.Equal(got, want) {
 				t.Errorf("%+v in pages of %d: %q, want %q", down, limit, got, want)
+			}
+		}
+	}
+	// In the reverse order, a cursor leads to the keys before its key.
+	for _, sort := range []keystore.KeySort{"created_at", "name", "expires_at", "last_used_at"} {
+		ids := all(t, db, keystore.KeyFilter{Sort: sort}, 100)
+		for n := 1; n < len(ids); n++ {
+			_, cursor, err := db.Keys(ctx, keystore.KeyFilter{Sort: sort}, "", n)
+			must(t, err)
+			before, _, err := db.Keys(ctx, keystore.KeyFilter{Sort: "-" + sort}, cursor, 100)
+			must(t, err)
+			slices.Reverse(before)
+			if len(before) != n-1 || n > 1 && (before[0].ID != ids[0] ||
+				before[n-2].ID != ids[n-2]) {
+				t.Errorf("%d keys before key %d by %s", len(before), n, sort)
 			}
 		}
 	}

@@ -760,10 +760,20 @@ func testPersonal(t *testing.T, s Store) {
 			if n, err := tx.KeysOwnedBy(member); n != owned || err != nil {
 				t.Errorf("%s owns %d keys (%v), want %d", member, n, err, owned)
 			}
+			if ids, err := tx.OwnedKeys(member, 10); int64(len(ids)) != owned || err != nil {
+				t.Errorf("%s owns the keys %q (%v), want %d", member, ids, err, owned)
+			}
 			return nil
 		})
 	}
 	check("m_1", "t1", 2)
+	tokens, err := db.MemberTokens(ctx, []string{"m_3", "m_2", "m_1", "nobody"})
+	must(t, err)
+	if len(tokens) != 2 {
+		t.Fatalf("tokens: %+v", tokens)
+	}
+	wantKey(t, &tokens[0], token("t1", "m_1"))
+	wantKey(t, &tokens[1], token("t3", "m_3"))
 	check("m_2", "", 1)
 	check("m_3", "t3", 0)
 	check("M_1", "", 0)

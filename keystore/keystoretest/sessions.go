@@ -3,6 +3,7 @@ package keystoretest
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,12 +38,22 @@ func testSessions(t *testing.T, s Store) {
 		}
 	}
 	check(a, b)
+	of := func(token string, want ...keystore.Session) {
+		t.Helper()
+		if got, err := other.SessionsOf(ctx, digest(token)); err != nil ||
+			!slices.Equal(got, want) {
+			t.Errorf("sessions of %s: %+v, %v, want %+v", token, got, err, want)
+		}
+	}
+	of("token", b, a)
+	of("nothing")
 
 	must(t, db.UseSession(ctx, a.ID, start.Add(time.Hour)))
 	must(t, other.UseSession(ctx, a.ID, start.Add(time.Minute)))
 	must(t, db.UseSession(ctx, digest("nobody"), start))
 	a.UsedAt = start.Add(time.Hour)
 	check(a, b)
+	of("token", a, b)
 
 	must(t, db.DeleteSessions(ctx, start.Add(time.Minute), start)) // no session is older
 	check(a, b)
@@ -67,4 +78,8 @@ func testSessions(t *testing.T, s Store) {
 			CreatedAt: at, UsedAt: at}))
 	}
 	check(a, c) // a was used after b
+	must(t, db.DeleteSessionsOf(ctx, a.Token))
+	must(t, db.DeleteSessionsOf(ctx, digest("nothing")))
+	check(c)
+	of("token")
 }

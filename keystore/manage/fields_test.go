@@ -92,6 +92,60 @@ func TestNamespaceFields(t *testing.T) {
 	}
 }
 
+// TestInvisibleNames checks that no operation gives an object a name that people cannot see, and
+// that objects with such a name, which earlier versions accepted, can be changed and revoked.
+func TestInvisibleNames(t *testing.T) {
+	w := newWorld(t, "acme")
+	ada := w.member("ada", "acme=read").Member()
+	key, _ := fleet.Mint(t, w.Keystore, manage.KeySpec{Name: "CI"})
+	for _, name := range []string{" ", "\u00a0", "\u200b", "\u2800", "\u3164", "a\u202eb", "a\u00adb",
+		"\ufeffCI", "CI\U000E0041"} {
+		_, _, minted := w.MintKey(ctx, fleet.Root, manage.KeySpec{Name: name,
+			Home: &keystore.Grant{Permissions: fleet.Read}}, nil)
+		_, _, editedKey := w.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Name: &name},
+			manage.ChangeOptions{})
+		_, member := w.CreateMember(ctx, fleet.Root, keystore.Member{Name: name})
+		_, _, editedMember := w.EditMember(ctx, fleet.Root, ada, manage.MemberPatch{Name: &name},
+			manage.ChangeOptions{})
+		_, namespace := w.CreateNamespace(ctx, fleet.Root,
+			keystore.Namespace{ID: "new", Name: name})
+		_, _, editedNamespace := w.EditNamespace(ctx, fleet.Root, "acme",
+			manage.NamespacePatch{Name: &name}, manage.ChangeOptions{})
+		for what, err := range map[string]error{"mint": minted, "edit of a key": editedKey,
+			"member": member, "edit of a member": editedMember, "namespace": namespace,
+			"edit of a namespace": editedNamespace} {
+			if invalidFields(err) != "name" {
+				t.Errorf("%s, %q: %v", what, name, err)
+			}
+		}
+		n, refused, err := w.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{Line: 1,
+			Token: "an old credential", KeySpec: manage.KeySpec{Name: name,
+				Home: &keystore.Grant{Permissions: fleet.Read}}}}, true, nil)
+		if n != 0 || len(refused) != 1 || err != nil {
+			t.Errorf("import, %q: %d, %v, %v", name, n, refused, err)
+		}
+		_, role := w.CreateRole(ctx, fleet.Root,
+			keystore.Role{Namespace: "acme", Name: name, Permissions: fleet.Read})
+		_, plan := w.CreatePlan(ctx, fleet.Root, keystore.Plan{Namespace: "acme", Name: name})
+		if invalidFields(role) != "name" || invalidFields(plan) != "name" {
+			t.Errorf("%q: role %v, plan %v", name, role, plan)
+		}
+	}
+
+	w.fleet.Tamper("UPDATE keys SET name = char(8203) WHERE id = '"+key.ID+"'",
+		"UPDATE members SET name = ' ' WHERE id = '"+ada+"'")
+	was, off := "\u200b", false
+	if after, _, err := w.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Name: &was, Active: &off},
+		manage.ChangeOptions{}); err != nil || after.Name != was || after.Active {
+		t.Errorf("editing a key with an invisible name: %+v, %v", after, err)
+	}
+	fleet.Revoke(t, w.Keystore, key.ID, 0)
+	if _, _, err := w.EditMember(ctx, fleet.Root, ada, manage.MemberPatch{Active: &off},
+		manage.ChangeOptions{}); err != nil {
+		t.Errorf("disabling a member with an invisible name: %v", err)
+	}
+}
+
 // TestNamespacePatches checks that each field of a patch changes that field of the namespace.
 func TestNamespacePatches(t *testing.T) {
 	w := newWorld(t, "acme", "other")

@@ -845,6 +845,11 @@ var operations = []struct {
 		}
 		return id, err
 	}},
+	{"transfer", func(h *history, a actor) (string, error) {
+		from, to := h.someMember(), h.someMember()
+		_, _, _, err := h.TransferKeys(ctx, a.Caller, from, to, manage.ChangeOptions{Wait: -1})
+		return from + " " + to, err
+	}},
 	{"delete member", func(h *history, a actor) (string, error) {
 		id := h.someMember()
 		if !h.oneIn(8) {

@@ -122,7 +122,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	}
 
 	var p fieldErrors
-	p.text("name", key.Name, maxName)
+	p.name("", key.Name)
 	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
 	p.limits(key.Limits)
@@ -248,7 +248,8 @@ func (k *Keystore) findKey(
 }
 
 // ListKeys returns a page of the keys that match a filter and that the caller may read, and the
-// cursor of the next page: see [keystore.Database]. ListKeys sets the filter's Now.
+// cursor of the next page: see [keystore.Database]. ListKeys sets the filter's Now. The filter's
+// Status can be [keystore.StatusOwnerDisabled].
 func (k *Keystore) ListKeys(
 	ctx context.Context, c Caller, f keystore.KeyFilter, cursor string, limit int,
 ) ([]keystore.Key, string, error) {
@@ -263,18 +264,53 @@ func (k *Keystore) ListKeys(
 func (k *Keystore) listKeys(
 	ctx context.Context, auth authority, f keystore.KeyFilter, cursor string, limit int,
 ) ([]keystore.Key, string, error) {
-	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && auth.member == "" {
+	if err := k.limitToReadable(auth, &f); err != nil {
 		return nil, "", err
 	}
-	if list, all := auth.readable(adminKeys); !all {
-		f.Visible, f.OrOwner = list, auth.member
-	}
-	f.Now = k.Now()
 	keys, next, err := k.Database().Keys(ctx, f, cursor, limit)
 	if err != nil {
 		return nil, "", k.RefusalOr("listing keys", err)
 	}
 	return keys, next, nil
+}
+
+// CountMatching returns how many keys a list with a filter has for the caller, at most a limit. It
+// reports false if that would take too long to count: see [keystore.Database].
+func (k *Keystore) CountMatching(
+	ctx context.Context, c Caller, f keystore.KeyFilter, limit int,
+) (n int, ok bool, err error) {
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return 0, false, err
+	}
+	defer done()
+	if err := k.limitToReadable(auth, &f); err != nil {
+		return 0, false, err
+	}
+	if n, ok, err = k.Database().CountMatching(ctx, f, limit); err != nil {
+		return 0, false, k.RefusalOr("counting keys", err)
+	}
+	return n, ok, nil
+}
+
+// limitToReadable limits a filter to the keys that the caller may read, and completes it.
+func (k *Keystore) limitToReadable(auth authority, f *keystore.KeyFilter) error {
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && auth.member == "" {
+		return err
+	}
+	if list, all := auth.readable(adminKeys); !all {
+		f.Visible, f.OrOwner = list, auth.member
+	}
+	f.Now = k.Now()
+	if f.Status == keystore.StatusOwnerDisabled {
+		f.Status, f.Owners = keystore.StatusActive, []string{}
+		for _, m := range auth.policy.AllMembers() {
+			if !auth.policy.OwnerActive(m.ID) {
+				f.Owners = append(f.Owners, m.ID)
+			}
+		}
+	}
+	return nil
 }
 
 // keyFor returns a key on which the caller may do an operation. It checks the version.

@@ -190,7 +190,7 @@ func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key
 		set(&home.Roles, patch.Roles)
 		set(&home.Connected, patch.Connected)
 	}
-	p.changedText("name", before.Name, after.Name, maxName)
+	p.name(before.Name, after.Name)
 	p.texts("metadata", before.Metadata, after.Metadata)
 	p.addresses(after.AllowedIPs)
 	p.limits(after.Limits)

@@ -139,7 +139,7 @@ func checkMember(m *keystore.Member, auth authority, before *keystore.Member) er
 	if m.Name == "" {
 		p.add("name", "is required")
 	}
-	p.changedText("name", before.Name, m.Name, maxName)
+	p.name(before.Name, m.Name)
 	p.changedText("login", before.Login, m.Login, maxName)
 	p.texts("labels", before.Labels, m.Labels)
 	p.grants(auth, "", m.Grants, false)
@@ -336,6 +336,34 @@ func revokeMemberToken(tx keystore.Tx, auth authority, member, reason string) er
 	}
 	_, err = revoke(tx, auth, token, reason)
 	return err
+}
+
+// MemberTokens returns the keys of the tokens of those members that the caller may read, by member.
+// A member without a token is left out. The keys hold digests, which must not be shown.
+func (k *Keystore) MemberTokens(
+	ctx context.Context, c Caller, members []string,
+) (map[string]keystore.Key, error) {
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	readable := slices.DeleteFunc(slices.Clone(members), func(id string) bool {
+		m := auth.policy.Member(id)
+		return m == nil || auth.visible(m) == nil
+	})
+	tokens := make(map[string]keystore.Key, len(readable))
+	if len(readable) == 0 {
+		return tokens, nil
+	}
+	keys, err := k.Database().MemberTokens(ctx, readable)
+	if err != nil {
+		return nil, k.StoreFailed("reading the tokens of members", err)
+	}
+	for _, key := range keys {
+		tokens[key.Owner] = key
+	}
+	return tokens, nil
 }
 
 // A TokenSpec describes a new token of a member.

@@ -116,7 +116,7 @@ func checkNamespace(
 	if before.ID == "" {
 		p.secret("id", ns.ID)
 	}
-	p.changedText("name", before.Name, ns.Name, maxName)
+	p.name(before.Name, ns.Name)
 	p.changedText("kind", before.Kind, ns.Kind, maxKind)
 	if ns.EditPolicy == "" {
 		ns.EditPolicy = keystore.EditFree

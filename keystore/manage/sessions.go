@@ -2,6 +2,7 @@ package manage
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -83,6 +84,45 @@ func (k *Keystore) CloseSession(ctx context.Context, session string) error {
 		return k.StoreFailed("closing a session", err)
 	}
 	return nil
+}
+
+// Sessions returns the sessions of the calling member's token, the most recently used first, and
+// the index of the one with this secret, or -1 if it is not among them.
+func (k *Keystore) Sessions(
+	ctx context.Context, c Caller, secret string,
+) (list []keystore.Session, current int, err error) {
+	token, err := k.ownToken(ctx, c)
+	if err != nil || token == nil {
+		return nil, -1, err
+	}
+	if list, err = k.Database().SessionsOf(ctx, token.Secrets[0].Digest); err != nil {
+		return nil, -1, k.StoreFailed("reading sessions", err)
+	}
+	list = slices.DeleteFunc(list, func(s keystore.Session) bool { return s.Expired(k.Now()) })
+	id, ok := k.sessionID(secret)
+	current = slices.IndexFunc(list, func(s keystore.Session) bool { return ok && s.ID == id })
+	return list, current, nil
+}
+
+// CloseSessions ends all sessions of the calling member's token, on every node.
+func (k *Keystore) CloseSessions(ctx context.Context, c Caller) error {
+	token, err := k.ownToken(ctx, c)
+	if err != nil || token == nil {
+		return err
+	}
+	if err := k.Database().DeleteSessionsOf(ctx, token.Secrets[0].Digest); err != nil {
+		return k.StoreFailed("closing sessions", err)
+	}
+	return nil
+}
+
+// ownToken returns the key of the calling member's token, or nil if it has none.
+func (k *Keystore) ownToken(ctx context.Context, c Caller) (*keystore.Key, error) {
+	tokens, err := k.MemberTokens(ctx, c, []string{c.Member()})
+	if token, ok := tokens[c.Member()]; ok && len(token.Secrets) > 0 {
+		return &token, nil
+	}
+	return nil, err
 }
 
 // sessionID returns the id of the session with this secret. ok is false unless the tag proves that

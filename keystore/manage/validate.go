@@ -65,6 +65,22 @@ func (p *fieldErrors) secret(field, s string) {
 	}
 }
 
+// name checks the name of an object if it has changed. Every list links to an object by its name, so
+// people must be able to see it. An empty name is checked elsewhere.
+func (p *fieldErrors) name(before, after string) {
+	n := len(*p)
+	p.changedText("name", before, after, maxName)
+	if before == after || after == "" || len(*p) > n {
+		return
+	}
+	switch hidden, found := keystore.HiddenIn(after); {
+	case found:
+		p.add("name", "must not contain the invisible character %U", hidden)
+	case !keystore.HasGlyph(after):
+		p.add("name", "must contain a visible character")
+	}
+}
+
 // changedText checks a text if it has changed. An unchanged text may be older than a rule.
 func (p *fieldErrors) changedText(field, before, after string, most int) {
 	if before != after {

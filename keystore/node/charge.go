@@ -113,6 +113,7 @@ type LimitState struct {
 type Terms struct {
 	Key, Namespace keystore.Limits
 	steps          [2]keystore.Step // of the rates
+	defect         error            // why the limits are not known, or nil
 	// Policy is the field value of RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers).
 	Policy string
 }

@@ -97,8 +97,7 @@ func (l *limiter) mode() mode {
 // and those of its home namespace at index 1. A bucket is nil if there is no such limit.
 type buckets struct {
 	directory uint64 // its Serial
-	defect    error  // why the limits are not known, or nil
-	terms     *Terms
+	terms     *Terms // nil: no limits
 	rates     [2]*rateBucket
 	quotas    [2]*quotaBucket
 }
@@ -125,7 +124,7 @@ func (l *limiter) find(a *Answer, d *keystore.Directory) *buckets {
 
 func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 	if defect := d.LimitsDefect(r); defect != "" {
-		return &buckets{directory: d.Serial(), defect: errors.New(defect)}
+		return &buckets{directory: d.Serial(), terms: &Terms{defect: errors.New(defect)}}
 	}
 	key, namespace := d.LimitsOf(r)
 	now := keystore.Micros(l.now())
@@ -217,7 +216,10 @@ func (l *limiter) charge(
 	b := l.find(&a, d)
 	for tries := 0; ; {
 		if b.terms == nil {
-			return b.defect
+			return nil
+		}
+		if b.terms.defect != nil {
+			return b.terms.defect
 		}
 		c.mode = l.mode()
 		if !b.lock() {

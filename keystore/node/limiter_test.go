@@ -99,6 +99,16 @@ func (f *limitedFleet) close() {
 	f.work.Wait()
 }
 
+// eachSeed runs random histories, each in a bubble, until one fails.
+func eachSeed(t *testing.T, seeds uint64, history func(t *testing.T, seed uint64)) {
+	for seed := range seeds {
+		synctest.Test(t, func(t *testing.T) { history(t, seed) })
+		if t.Failed() {
+			return
+		}
+	}
+}
+
 // request sends a request to a node.
 func (f *limitedFleet) request(n *limitedNode, units int64) (c Charge) {
 	answer := Answer{Record: f.record, Now: time.Now().UnixNano()}
@@ -261,34 +271,32 @@ func (s *rateStore) flush(dump map[string]storedRate) {
 
 // TestRateOfOneNode checks that one node admits all requests that the limit allows, and no others.
 func TestRateOfOneNode(t *testing.T) {
-	for seed := range uint64(20) {
-		synctest.Test(t, func(t *testing.T) {
-			limit := randomLimit(rand.New(rand.NewPCG(seed, 2)))
-			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, 1)
-			if seed%2 == 0 {
-				f.store.gone.Store(true)
+	eachSeed(t, 20, func(t *testing.T, seed uint64) {
+		limit := randomLimit(rand.New(rand.NewPCG(seed, 2)))
+		f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, 1)
+		if seed%2 == 0 {
+			f.store.gone.Store(true)
+		}
+		f.load(5*time.Second, 300)
+		f.within(limit, 0)
+		// Each refusal was correct: the admitted requests leave no room.
+		for range 10 {
+			c := f.request(f.nodes[0], 1)
+			if c.Outcome == keystore.OK {
+				continue
 			}
-			f.load(5*time.Second, 300)
-			f.within(limit, 0)
-			// Each refusal was correct: the admitted requests leave no room.
-			for range 10 {
-				c := f.request(f.nodes[0], 1)
-				if c.Outcome == keystore.OK {
-					continue
-				}
-				retry := c.State(KeyRate).Retry
-				time.Sleep(retry - time.Microsecond)
-				if early := f.request(f.nodes[0], 1); early.Outcome == keystore.OK {
-					t.Errorf("%+v: admitted before Retry %v", limit, retry)
-				}
-				time.Sleep(time.Microsecond)
-				if again := f.request(f.nodes[0], 1); again.Outcome != keystore.OK {
-					t.Errorf("%+v: refused after Retry %v", limit, retry)
-				}
+			retry := c.State(KeyRate).Retry
+			time.Sleep(retry - time.Microsecond)
+			if early := f.request(f.nodes[0], 1); early.Outcome == keystore.OK {
+				t.Errorf("%+v: admitted before Retry %v", limit, retry)
 			}
-			f.close()
-		})
-	}
+			time.Sleep(time.Microsecond)
+			if again := f.request(f.nodes[0], 1); again.Outcome != keystore.OK {
+				t.Errorf("%+v: refused after Retry %v", limit, retry)
+			}
+		}
+		f.close()
+	})
 }
 
 func randomLimit(random *rand.Rand) keystore.RateLimit {
@@ -300,17 +308,15 @@ func randomLimit(random *rand.Rand) keystore.RateLimit {
 
 // TestRateOfFleet checks the bound of several nodes with a shared store, fast or slow.
 func TestRateOfFleet(t *testing.T) {
-	for seed := range uint64(40) {
-		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 3))
-			limit, nodes := randomLimit(random), 2+random.IntN(9)
-			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
-			f.store.slow.Store(int64(time.Duration(random.IntN(int(40 * time.Millisecond)))))
-			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
-			f.within(limit, slack(limit, nodes))
-			f.close()
-		})
-	}
+	eachSeed(t, 40, func(t *testing.T, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 3))
+		limit, nodes := randomLimit(random), 2+random.IntN(9)
+		f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+		f.store.slow.Store(int64(time.Duration(random.IntN(int(40 * time.Millisecond)))))
+		f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+		f.within(limit, slack(limit, nodes))
+		f.close()
+	})
 }
 
 // TestSlowLookup checks that a request whose lookup has taken long counts when it is charged, not
@@ -377,19 +383,17 @@ func TestOneRequestInAdvance(t *testing.T) {
 // TestSmallBurstOfFleet checks the bound of limits whose burst is smaller than the number of nodes,
 // so that the requests that all nodes admit in advance are more than two bursts.
 func TestSmallBurstOfFleet(t *testing.T) {
-	for seed := range uint64(20) {
-		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 7))
-			nodes := 3 + random.IntN(8)
-			limit := keystore.RateLimit{Requests: smallLimit * int64(nodes),
-				Per: time.Duration(1+random.IntN(100)) * time.Second, Burst: 1 + random.Int64N(3)}
-			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
-			f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
-			f.load(20*time.Second, 40)
-			f.within(limit, slack(limit, nodes))
-			f.close()
-		})
-	}
+	eachSeed(t, 20, func(t *testing.T, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		nodes := 3 + random.IntN(8)
+		limit := keystore.RateLimit{Requests: smallLimit * int64(nodes),
+			Per: time.Duration(1+random.IntN(100)) * time.Second, Burst: 1 + random.Int64N(3)}
+		f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+		f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
+		f.load(20*time.Second, 40)
+		f.within(limit, slack(limit, nodes))
+		f.close()
+	})
 }
 
 // TestFleetReachesRate checks that several nodes with a shared store admit nearly all that a limit
@@ -421,21 +425,19 @@ func TestFleetReachesRate(t *testing.T) {
 // TestRateWithoutStore checks that the shares of all nodes together stay within the limit, and that
 // the nodes divide what the limit had left when the store became unavailable.
 func TestRateWithoutStore(t *testing.T) {
-	for seed := range uint64(40) {
-		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 4))
-			limit, nodes := randomLimit(random), 2+random.IntN(9)
-			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
-			if seed%2 == 0 {
-				f.store.gone.Store(true)
-			} else {
-				f.store.down.Store(true)
-			}
-			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
-			f.within(limit, slack(limit, nodes))
-			f.close()
-		})
-	}
+	eachSeed(t, 40, func(t *testing.T, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 4))
+		limit, nodes := randomLimit(random), 2+random.IntN(9)
+		f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+		if seed%2 == 0 {
+			f.store.gone.Store(true)
+		} else {
+			f.store.down.Store(true)
+		}
+		f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+		f.within(limit, slack(limit, nodes))
+		f.close()
+	})
 }
 
 // TestUsedUpBurstStaysUsedUp checks that a used-up burst is not refilled when the store becomes
@@ -477,52 +479,50 @@ func TestUsedUpBurstStaysUsedUp(t *testing.T) {
 // TestRateWithFailingStore checks the bound while the store is flushed, rolled back or unavailable
 // to some nodes, and that the bound holds again afterwards.
 func TestRateWithFailingStore(t *testing.T) {
-	for seed := range uint64(40) {
-		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 5))
-			limit, nodes := randomLimit(random), 2+random.IntN(5)
-			f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
-			f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
-			ctx, cancel := context.WithCancel(t.Context())
-			var faults atomic.Int64
-			go func() {
-				dump := f.store.dump()
-				for {
-					time.Sleep(time.Duration(random.IntN(int(time.Second))))
-					if ctx.Err() != nil {
-						return
-					}
-					switch random.IntN(4) {
-					case 0:
-						f.store.flush(nil)
-					case 1:
-						old := f.store.dump()
-						f.store.flush(dump)
-						dump = old
-					case 2:
-						f.store.down.Store(!f.store.down.Load())
-					case 3:
-						n := f.nodes[random.IntN(nodes)]
-						n.away.Store(!n.away.Load())
-					}
-					faults.Add(1)
+	eachSeed(t, 40, func(t *testing.T, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 5))
+		limit, nodes := randomLimit(random), 2+random.IntN(5)
+		f := newLimitedFleet(t, seed, keystore.Limits{Rate: limit}, nodes)
+		f.store.slow.Store(int64(time.Duration(random.IntN(int(20 * time.Millisecond)))))
+		ctx, cancel := context.WithCancel(t.Context())
+		var faults atomic.Int64
+		go func() {
+			dump := f.store.dump()
+			for {
+				time.Sleep(time.Duration(random.IntN(int(time.Second))))
+				if ctx.Err() != nil {
+					return
 				}
-			}()
-			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
-			cancel()
-			// With each fault, grants may be repeated that a node has not yet seen.
-			f.within(limit, slack(limit, nodes)*(1+2*faults.Load())+limit.Requests*5)
-			f.store.down.Store(false)
-			for _, n := range f.nodes {
-				n.away.Store(false)
+				switch random.IntN(4) {
+				case 0:
+					f.store.flush(nil)
+				case 1:
+					old := f.store.dump()
+					f.store.flush(dump)
+					dump = old
+				case 2:
+					f.store.down.Store(!f.store.down.Load())
+				case 3:
+					n := f.nodes[random.IntN(nodes)]
+					n.away.Store(!n.away.Load())
+				}
+				faults.Add(1)
 			}
-			f.load(2*time.Second, 5)
-			f.admitted = nil
-			f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
-			f.within(limit, slack(limit, nodes))
-			f.close()
-		})
-	}
+		}()
+		f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+		cancel()
+		// With each fault, grants may be repeated that a node has not yet seen.
+		f.within(limit, slack(limit, nodes)*(1+2*faults.Load())+limit.Requests*5)
+		f.store.down.Store(false)
+		for _, n := range f.nodes {
+			n.away.Store(false)
+		}
+		f.load(2*time.Second, 5)
+		f.admitted = nil
+		f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
+		f.within(limit, slack(limit, nodes))
+		f.close()
+	})
 }
 
 // TestChangedLimitIsNotNew checks that a node that has not seen a key before its limit was changed
@@ -652,45 +652,43 @@ func (s *quotaStore) totals() []int64 {
 // TestQuotaIsNeverExceeded checks that all nodes together admit exactly the units of the quota and,
 // when something fails, not one unit more.
 func TestQuotaIsNeverExceeded(t *testing.T) {
-	for seed := range uint64(60) {
-		synctest.Test(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 6))
-			nodes := 1 + random.IntN(5)
-			quota := keystore.Quota{Units: 1 + random.Int64N(2000), Per: keystore.Day}
-			f := newLimitedFleet(t, seed, keystore.Limits{Quota: quota}, nodes)
-			failing := seed%2 == 0
-			if failing {
-				f.ledger.lose.Store(random.Int64N(500))
-			}
-			for range 20 {
-				f.load(time.Second, 200)
-				if failing && random.IntN(3) == 0 {
-					i := random.IntN(len(f.nodes))
-					f.nodes[i].stop()
-					if random.IntN(2) == 0 {
-						f.nodes[i].returnAll(t.Context())
-					}
-					f.nodes[i].killed.Store(true)
-					f.nodes = slices.Delete(f.nodes, i, i+1)
-					f.start()
+	eachSeed(t, 60, func(t *testing.T, seed uint64) {
+		random := rand.New(rand.NewPCG(seed, 6))
+		nodes := 1 + random.IntN(5)
+		quota := keystore.Quota{Units: 1 + random.Int64N(2000), Per: keystore.Day}
+		f := newLimitedFleet(t, seed, keystore.Limits{Quota: quota}, nodes)
+		failing := seed%2 == 0
+		if failing {
+			f.ledger.lose.Store(random.Int64N(500))
+		}
+		for range 20 {
+			f.load(time.Second, 40)
+			if failing && random.IntN(3) == 0 {
+				i := random.IntN(len(f.nodes))
+				f.nodes[i].stop()
+				if random.IntN(2) == 0 {
+					f.nodes[i].returnAll(t.Context())
 				}
+				f.nodes[i].killed.Store(true)
+				f.nodes = slices.Delete(f.nodes, i, i+1)
+				f.start()
 			}
-			if n := int64(len(f.admitted)); n > quota.Units {
-				t.Errorf("seed %d: %d of %d units", seed, n, quota.Units)
-			} else if !failing && n < quota.Units {
-				t.Errorf("seed %d: only %d of %d units, although there is room", seed, n, quota.Units)
-			}
-			f.admitted = nil
-			now := time.Now()
-			_, end := quota.Per.Of(now)
-			time.Sleep(end.Sub(now))
-			f.ledger.lose.Store(0)
-			if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
-				t.Errorf("seed %d: %v in the next period", seed, c.Outcome)
-			}
-			f.close()
-		})
-	}
+		}
+		if n := int64(len(f.admitted)); n > quota.Units {
+			t.Errorf("seed %d: %d of %d units", seed, n, quota.Units)
+		} else if !failing && n < quota.Units {
+			t.Errorf("seed %d: only %d of %d units, although there is room", seed, n, quota.Units)
+		}
+		f.admitted = nil
+		now := time.Now()
+		_, end := quota.Per.Of(now)
+		time.Sleep(end.Sub(now))
+		f.ledger.lose.Store(0)
+		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.OK {
+			t.Errorf("seed %d: %v in the next period", seed, c.Outcome)
+		}
+		f.close()
+	})
 }
 
 // TestReservationFollowsUse checks that a node that has reserved many units and then gets few
@@ -913,18 +911,18 @@ func BenchmarkCharge(b *testing.B) {
 }
 
 // BenchmarkLimitMemory measures the memory of a limit in use, without that of the cached record.
-// Run it with -benchtime 1x.
 func BenchmarkLimitMemory(b *testing.B) {
 	const n = 100_000
 	limits := keystore.KeyLimits{Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100,
 		Per: time.Second, Burst: 200}}}
 	policy := keystore.NewDirectory(&keystore.Policy{})
-	entries := make([]*entry, n)
-	for i := range entries {
-		entries[i] = &entry{record: keystore.NewRecord(&keystore.Key{ID: fmt.Sprintf("%012d", i),
-			Secrets: []keystore.Secret{{}}, KeyLimits: limits}, keystore.Digest{})}
-	}
 	for b.Loop() {
+		entries := make([]*entry, n)
+		for i := range entries {
+			entries[i] = &entry{record: keystore.NewRecord(&keystore.Key{
+				ID: fmt.Sprintf("%012d", i), Secrets: []keystore.Secret{{}}, KeyLimits: limits},
+				keystore.Digest{})}
+		}
 		before := heapInUse()
 		l := newLimiter(surroundings{
 			now:    func() int64 { return time.Now().UnixNano() },
@@ -942,8 +940,8 @@ func BenchmarkLimitMemory(b *testing.B) {
 		}
 		b.ReportMetric(float64(heapInUse()-before)/n, "B/key")
 		runtime.KeepAlive(l)
+		runtime.KeepAlive(entries)
 	}
-	runtime.KeepAlive(entries)
 }
 
 func heapInUse() uint64 {

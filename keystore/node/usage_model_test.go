@@ -263,7 +263,7 @@ func (m *usageModel) run(t *testing.T, seed uint64) error {
 	return m.check()
 }
 
-const usageSeeds = 4
+const usageSeeds = 2
 
 // TestUsageAddsUp checks that each request counts once, in the minute in which it has ended, but for
 // the last 10 s of a process that is killed. There are outages of the database, commits without an

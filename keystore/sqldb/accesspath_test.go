@@ -173,6 +173,10 @@ func TestMostSelectivePath(t *testing.T) {
 		{keystore.KeyFilter{Role: "member", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Owner: "m_5", Namespaces: big}, "keys_owner (owner=?"},
 		{keystore.KeyFilter{Owner: "m_5", Namespaces: crowd[1:2]}, "keys_namespace (namespace=?"},
+		{keystore.KeyFilter{Owners: []string{"m_5", "m_6"}, Namespaces: big},
+			"keys_owner (owner=?"},
+		{keystore.KeyFilter{Owners: []string{"m_5"}, Namespaces: crowd[1:2]},
+			"keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: keystore.RootMember}, "keys_owner (owner=?"},
 		{keystore.KeyFilter{Owner: "m_5", CreatedBy: "nobody"}, "keys_created_by (created_by=?"},
 		// Neither is selective.

@@ -110,13 +110,11 @@ func (d *DB) sorted(
 		}
 	}
 	fit := byCreation.union(parts, where, " LIMIT ?", d.maxScan+1)
-	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) {
-		return n, scan(&n)
-	}, "SELECT count(*) FROM ("+fit.sql+") AS fit", fit.args...)
+	n, err := d.count(ctx, fit)
 	if err != nil {
 		return clause{}, err
 	}
-	if n[0] > d.maxScan {
+	if n > d.maxScan {
 		return clause{}, tooMany
 	}
 	return clause{
@@ -125,6 +123,36 @@ func (d *DB) sorted(
 			"WHERE " + from.sql,
 		slices.Concat(fit.args, from.args),
 	}, nil
+}
+
+// count returns the number of rows of a query.
+func (d *DB) count(ctx context.Context, query clause) (int, error) {
+	n, err := list(d.read(ctx), func(scan func(...any) error) (n int, err error) {
+		return n, scan(&n)
+	}, "SELECT count(*) FROM ("+query.sql+") AS fit", query.args...)
+	if err != nil {
+		return 0, err
+	}
+	return n[0], nil
+}
+
+// CountMatching implements [keystore.Database].
+func (d *DB) CountMatching(
+	ctx context.Context, f keystore.KeyFilter, limit int,
+) (n int, ok bool, err error) {
+	const operation = "counting the keys of a list"
+	parts, where, bounded, err := d.parts(ctx, f)
+	if err != nil {
+		return 0, false, d.fail(ctx, operation, err)
+	}
+	if scans(f) && !bounded {
+		return 0, false, nil
+	}
+	n, err = d.count(ctx, byCreation.union(parts, where.and(d.conditions(f)), " LIMIT ?", limit))
+	if err != nil {
+		return 0, false, d.fail(ctx, operation, err)
+	}
+	return min(n, limit), true, nil // each part has its own limit
 }
 
 // conditions returns the conditions of a filter that have no access path.

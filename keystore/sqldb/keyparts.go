@@ -50,6 +50,13 @@ func (d *DB) keyPaths(ctx context.Context, f keystore.KeyFilter) (paths []access
 		}
 	}
 	column("k.owner", f.Owner)
+	if f.Owners != nil {
+		p, err := d.amongPath("k.owner", f.Owners)
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, p)
+	}
 	if f.Namespaces != nil || f.Visible != nil {
 		p, err := d.scopePath(f)
 		if err != nil {
@@ -116,23 +123,14 @@ func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 		homes = slices.DeleteFunc(slices.Clone(homes),
 			func(ns string) bool { return !slices.Contains(f.Visible, ns) })
 	}
-	homes = slices.Compact(slices.Sorted(slices.Values(homes)))
-	array, err := d.array(homes)
-	if err != nil {
+	if p, err = d.amongPath("k.namespace", homes); err != nil {
 		return p, err
-	}
-	among := clause{d.among, []any{array}}
-	p.ids = idsOf(among.within("k.namespace ", ""))
-	p.filter = among.within("k.namespace || '' ", "")
-	if len(homes) <= maxUnion {
-		for _, ns := range homes {
-			p.ordered = append(p.ordered, clause{"k.namespace = ?", []any{ns}})
-		}
 	}
 	if f.Visible != nil && f.OrOwner != "" {
 		where := always
 		if f.Namespaces != nil {
-			if array, err = d.array(f.Namespaces); err != nil {
+			array, err := d.array(f.Namespaces)
+			if err != nil {
 				return p, err
 			}
 			where = clause{"k.namespace || '' " + d.among, []any{array}}
@@ -145,6 +143,24 @@ func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 		}
 	}
 	p.filter = p.filter.within("(", ")")
+	return p, nil
+}
+
+// amongPath returns the access path to the keys with one of these values in an indexed column.
+func (d *DB) amongPath(column string, values []string) (p accessPath, err error) {
+	values = slices.Compact(slices.Sorted(slices.Values(values)))
+	array, err := d.array(values)
+	if err != nil {
+		return p, err
+	}
+	among := clause{d.among, []any{array}}
+	p.ids = idsOf(among.within(column+" ", ""))
+	p.filter = among.within(column+" || '' ", "")
+	if len(values) <= maxUnion {
+		for _, value := range values {
+			p.ordered = append(p.ordered, clause{column + " = ?", []any{value}})
+		}
+	}
 	return p, nil
 }
 

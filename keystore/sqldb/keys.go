@@ -169,6 +169,19 @@ func (d *DB) Key(ctx context.Context, id string) (*keystore.Key, error) {
 	return one(keys, nil)
 }
 
+// MemberTokens implements [keystore.Database].
+func (d *DB) MemberTokens(ctx context.Context, members []string) ([]keystore.Key, error) {
+	array, err := d.array(members)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := d.read(ctx)("SELECT "+keyColumns+" FROM keys k"+keyJoins+
+		" WHERE k.personal = 1 AND k.revoked_at IS NULL AND k.owner "+d.among+" AND "+d.current+
+		" ORDER BY k.id", array)
+	keys, err := scanKeys(rows, err, nil)
+	return keys, d.fail(ctx, "reading the tokens of members", err)
+}
+
 // CountKeys implements [keystore.Database]. It counts active keys as the difference, because most
 // keys are active.
 func (d *DB) CountKeys(ctx context.Context) (map[keystore.Status]int64, error) {

@@ -57,14 +57,14 @@ func (s upgradedStore) Open(t *testing.T) keystore.Database {
 func TestNextSchema(t *testing.T) {
 	t.Run("SQLite", func(t *testing.T) {
 		t.Parallel()
-		keystoretest.TestDatabase(t,
+		keystoretest.TestStatements(t,
 			func(t *testing.T) keystoretest.Store {
 				return upgradedStore{newSQLite(t), sqliteDialect, new(bool)}
 			})
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
 		t.Parallel()
-		keystoretest.TestDatabase(t,
+		keystoretest.TestStatements(t,
 			func(t *testing.T) keystoretest.Store {
 				return upgradedStore{newPostgresStore(t), postgresDialect, new(bool)}
 			})

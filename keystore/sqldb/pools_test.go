@@ -87,6 +87,10 @@ func TestPools(t *testing.T) {
 				_, _, err := d.Keys(ctx, keystore.KeyFilter{Text: "a", Owner: "b"}, "", 1)
 				return err
 			},
+			"CountMatching": func(ctx context.Context) error {
+				_, _, err := d.CountMatching(ctx, keystore.KeyFilter{Owner: "b"}, 1)
+				return err
+			},
 			"CountKeys": func(ctx context.Context) error {
 				_, err := d.CountKeys(ctx)
 				return err

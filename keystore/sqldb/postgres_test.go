@@ -213,6 +213,10 @@ func TestPostgresStandby(t *testing.T) {
 			_, _, err := both.Keys(ctx, keystore.KeyFilter{}, "", 1)
 			return err
 		},
+		"CountMatching": func() error {
+			_, _, err := both.CountMatching(ctx, keystore.KeyFilter{}, 1)
+			return err
+		},
 		"CountKeys": func() error { _, err := both.CountKeys(ctx); return err },
 		"Policy":    func() error { _, err := both.Policy(ctx, keystore.Nowhere); return err },
 		"RenewPolicy": func() error {

@@ -65,6 +65,12 @@ func (t *tx) KeysOwnedBy(member string) (n int64, err error) {
 	return n, err
 }
 
+func (t *tx) OwnedKeys(member string, limit int) ([]string, error) {
+	ids, err := list(t.query, scanText, "SELECT id FROM keys WHERE owner = ? AND revoked_at IS NULL "+
+		"AND personal = 0 ORDER BY created_at, id LIMIT ?", member, limit)
+	return ids, t.note(err)
+}
+
 func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
 	rows, err := t.query("SELECT "+keyColumns+" FROM keys k"+keyJoins+
 		" WHERE k.owner = ? AND k.personal = 1 AND k.revoked_at IS NULL", member)

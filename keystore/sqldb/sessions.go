@@ -24,29 +24,41 @@ func (d *DB) InsertSession(ctx context.Context, s keystore.Session) error {
 
 // Session implements [keystore.Database].
 func (d *DB) Session(ctx context.Context, id keystore.Digest) (*keystore.Session, error) {
-	const operation = "reading a session"
-	rows, err := d.query(ctx, d.readers,
-		"SELECT digest, token, created_at, used_at FROM sessions WHERE digest = ? AND "+d.current,
-		id[:])
+	found, err := d.sessions(ctx, "digest = ?", id[:])
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, keystore.ErrNotFound
+	}
+	return &found[0], nil
+}
+
+// SessionsOf implements [keystore.Database].
+func (d *DB) SessionsOf(ctx context.Context, token keystore.Digest) ([]keystore.Session, error) {
+	return d.sessions(ctx, "token = ?", token[:])
+}
+
+// sessions returns the sessions that match a condition, the most recently used first.
+func (d *DB) sessions(
+	ctx context.Context, where string, args ...any,
+) (found []keystore.Session, err error) {
+	const operation = "reading sessions"
+	rows, err := d.query(ctx, d.readers, "SELECT digest, token, created_at, used_at FROM sessions "+
+		"WHERE "+where+" AND "+d.current+" ORDER BY used_at DESC, created_at DESC", args...)
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
 	}
 	defer rows.Close()
-	var found *keystore.Session
 	for rows.Next() {
-		found = new(keystore.Session)
-		if err := rows.Scan(digestTo{&found.ID}, digestTo{&found.Token}, timeTo{&found.CreatedAt},
-			timeTo{&found.UsedAt}); err != nil {
+		var s keystore.Session
+		if err := rows.Scan(digestTo{&s.ID}, digestTo{&s.Token}, timeTo{&s.CreatedAt},
+			timeTo{&s.UsedAt}); err != nil {
 			return nil, d.fail(ctx, operation, err)
 		}
+		found = append(found, s)
 	}
-	if err := rows.Err(); err != nil {
-		return nil, d.fail(ctx, operation, err)
-	}
-	if found == nil {
-		return nil, keystore.ErrNotFound
-	}
-	return found, nil
+	return found, d.fail(ctx, operation, rows.Err())
 }
 
 // UseSession implements [keystore.Database].
@@ -60,6 +72,14 @@ func (d *DB) UseSession(ctx context.Context, id keystore.Digest, at time.Time) e
 func (d *DB) DeleteSession(ctx context.Context, id keystore.Digest) error {
 	return d.fail(ctx, "deleting a session", d.write(ctx, func(t *tx) error {
 		_, err := t.exec("DELETE FROM sessions WHERE digest = ?", id[:])
+		return err
+	}))
+}
+
+// DeleteSessionsOf implements [keystore.Database].
+func (d *DB) DeleteSessionsOf(ctx context.Context, token keystore.Digest) error {
+	return d.fail(ctx, "deleting the sessions of a token", d.write(ctx, func(t *tx) error {
+		_, err := t.exec("DELETE FROM sessions WHERE token = ?", token[:])
 		return err
 	}))
 }

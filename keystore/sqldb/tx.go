@@ -192,6 +192,16 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	return err
 }
 
+func (t *tx) SetOwner(ids []string, owner string) error {
+	array, err := t.db.array(ids)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("UPDATE keys SET owner = ?, version = version + 1 WHERE revoked_at IS NULL "+
+		"AND id "+t.db.among, append(slices.Clip(t.db.replan), owner, array)...)
+	return err
+}
+
 // UpdateKey changes the secrets before the key, so that the last entry of each secret in the change
 // log is computed from the new row of the key.
 func (t *tx) UpdateKey(k *keystore.Key) error {

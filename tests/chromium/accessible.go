@@ -123,6 +123,18 @@ func (p *Page) Steady() {
 	}
 }
 
+// Uncut fails the test if a table is wider than its box, so that a part of it is hidden until people
+// scroll sideways.
+func (p *Page) Uncut() {
+	p.t.Helper()
+	for _, wide := range evaluate[[]string](p, `
+		[...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth).map(e =>
+			e.scrollWidth + " px in " + e.clientWidth + " px: " + [...e.querySelectorAll("thead th")].map(
+				h => h.textContent.trim() + " " + Math.round(h.getBoundingClientRect().width)).join(", "))`) {
+		p.t.Errorf("%s at %d px: a table is cut off, %s", p.Address(), p.look.width(), wide)
+	}
+}
+
 // stop is a control that the Tab key reaches.
 type stop struct {
 	Control string // "" is the end of the page

@@ -10,34 +10,21 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestLimitAblations checks that the tests of limits in keystore/node detect that a part of the
-// mechanism is missing. They need no processes, so the ablations run in the tests themselves.
-func TestLimitAblations(t *testing.T) {
+// TestNodeAblations checks that the tests of limits and usage in keystore/node detect that a part of
+// the mechanism is missing. They need no processes, so the ablations run in the tests themselves.
+// TestUsageAblations in keystore/sqldb leaves out parts of the database.
+func TestNodeAblations(t *testing.T) {
 	t.Parallel()
-	testAblations(t, map[string]string{
-		"":                     "TestRate|TestUsedUpBurst|TestQuota",
+	tests := map[string]string{
+		"":                     "TestRate|TestUsedUpBurst|TestQuota|TestUsage",
 		"float-without-room":   "TestRateOfFleet",
 		"spend-before-booking": "TestRateOfFleet",
 		"no-merge":             "TestUsedUpBurstStaysUsedUp",
 		"share-not-carried":    "TestUsedUpBurstStaysUsedUp",
 		"grant-twice":          "TestQuotaIsNeverExceeded",
-	})
-}
-
-// TestUsageAblations is TestLimitAblations for usage. TestUsageAblations in keystore/sqldb leaves
-// out parts of the database.
-func TestUsageAblations(t *testing.T) {
-	t.Parallel()
-	testAblations(t, map[string]string{
-		"":                  "TestUsage",
-		"node-clock-bucket": "TestUsageAddsUp",
-		"rebuilt-batch":     "TestUsageAddsUp",
-	})
-}
-
-// testAblations runs tests of keystore/node by the ablation with which they must fail. Without an
-// ablation they must pass.
-func testAblations(t *testing.T, tests map[string]string) {
+		"node-clock-bucket":    "TestUsageAddsUp",
+		"rebuilt-batch":        "TestUsageAddsUp",
+	}
 	root, err := gate.Root()
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ document.addEventListener("DOMContentLoaded", () => {
 	showBoxes();
 
 	// A form is sent only once. The page that follows has a new button.
-	for (const f of document.querySelectorAll("form[method=post]")) {
+	for (const f of document.querySelectorAll("form[method=post]:not([data-again])")) {
 		f.addEventListener("submit", (e) => {
 			if (f.dataset.sent) { e.preventDefault(); return; }
 			f.dataset.sent = "yes";
@@ -63,6 +63,30 @@ document.addEventListener("DOMContentLoaded", () => {
 	const current = document.querySelector(".side [aria-current]");
 	const bar = current?.closest("ul");
 	if (bar && bar.scrollWidth > bar.clientWidth) bar.scrollLeft = current.offsetLeft - (bar.clientWidth - current.offsetWidth) / 2;
+
+	// Lists. The exact times of relative ones are in the viewer's time zone as well.
+	for (const t of document.querySelectorAll("time.ago")) {
+		const at = new Date(t.dateTime);
+		t.title = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+	}
+	// Addresses have no empty parameters.
+	for (const f of document.querySelectorAll("form[method=get]")) {
+		f.addEventListener("formdata", (e) => {
+			for (const [name, value] of [...e.formData]) if (value === "") e.formData.delete(name);
+		});
+	}
+	// <form id=bulk> counts the selected rows.
+	const bulk = document.getElementById("bulk");
+	if (bulk) {
+		const words = document.getElementById("bulk-label");
+		const before = words.textContent;
+		const show = () => {
+			const n = document.querySelectorAll("[form=bulk]:checked").length;
+			words.textContent = n ? `With the ${n} selected ${n === 1 ? "key" : "keys"}:` : before;
+		};
+		document.addEventListener("change", show);
+		show();
+	}
 
 	const wrong = document.querySelector("[autofocus]");
 	if (wrong) wrong.focus();
@@ -291,7 +315,7 @@ document.addEventListener("submit", (e) => {
 		const list = document.getElementById("palette-list");
 		if (tokenShape.test(text)) { // it must not get into an address
 			found.clear();
-			found.set("This is a token. It is not searched for.", () => {});
+			found.set("Check this token", () => checkToken(text));
 		} else if (text.trim()) {
 			const keys = new URL(document.querySelector(".brand").href);
 			keys.searchParams.set("q", text.trim());
@@ -348,3 +372,28 @@ const foldFilters = (form) => {
 	show(used);
 	fields[0].before(button);
 };
+
+// A token that was pasted into a search is checked instead: it must not become part of an address,
+// which the browser would keep in its history.
+const checkToken = (text) => {
+	const form = document.createElement("form");
+	const token = document.createElement("input");
+	form.method = "post";
+	form.action = "/apikeys/check";
+	token.type = "hidden";
+	token.name = "token";
+	token.value = text.trim();
+	form.append(token);
+	document.body.append(form);
+	form.submit();
+	form.remove();
+};
+addEventListener("submit", (e) => {
+	if (e.target.method !== "get") return;
+	const typed = [...e.target.elements].find((i) => /(^|[^a-z0-9])[a-z][a-z0-9_]{0,23}_[0-9A-Za-z]{58}/.test(i.value));
+	if (!typed) return;
+	e.preventDefault();
+	const token = typed.value;
+	typed.value = "";
+	checkToken(token);
+});

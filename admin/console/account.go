@@ -1,0 +1,60 @@
+package console
+
+import (
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const accountPath = Root + "/account"
+
+func accountPages() []page {
+	return []page{
+		{"GET " + accountPath, anyMember, showAccount},
+		{"POST " + accountPath + "/sign-out", anyMember, signOutEverywhere},
+	}
+}
+
+type accountPage struct {
+	Token    *tokenState // nil: none
+	Sessions []sessionLine
+	Mine     string // the address of the visitor's keys
+}
+
+// A sessionLine is a session as shown.
+type sessionLine struct {
+	keystore.Session
+	Here bool // whether it is that of this browser
+}
+
+func showAccount(v *visit) error {
+	own := v.Caller.Member()
+	tokens, err := v.tokens(api.Member{ID: own})
+	if err != nil {
+		return err
+	}
+	p := accountPage{Mine: v.link(keysPath, "owner", own, "namespace", "")}
+	if token, ok := tokens[own]; ok {
+		p.Token = &token
+	}
+	list, current, err := v.keys.Sessions(v.ctx, v.Caller, v.Session)
+	if err != nil {
+		return err
+	}
+	for i, s := range list {
+		p.Sessions = append(p.Sessions, sessionLine{s, i == current && !v.Trusted})
+	}
+	return v.show("account", "My account", p)
+}
+
+// signOutEverywhere ends all sessions of the visitor, also that of this browser.
+func signOutEverywhere(v *visit) error {
+	if err := v.keys.CloseSessions(v.ctx, v.Caller); err != nil {
+		return err
+	}
+	if v.Trusted { // this site signs the visitor in with every request
+		return v.done(accountPath, notice{Title: "All sessions are signed out"})
+	}
+	v.dropSession()
+	v.redirect(signInPath)
+	return nil
+}

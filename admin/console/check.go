@@ -1,0 +1,112 @@
+package console
+
+import (
+	"cmp"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const checkPath = Root + "/check"
+
+func checkPages() []page {
+	return []page{
+		{"GET " + checkPath, "admin.keys:read", askForTokenToCheck},
+		{"POST " + checkPath, "admin.keys:read", checkToken},
+	}
+}
+
+// A checkPage is the form to check a token, with the answer about the last one. It never contains
+// the token.
+type checkPage struct {
+	Answered bool
+	Good     bool        // whether requests with the token are accepted
+	Title    string      // what the token is
+	Text     string      // why it is refused
+	Key      *api.Key    // nil: none that the visitor may read
+	Owner    string      // a name or id
+	Member   *api.Member // whose token it is; nil for the token of a key
+}
+
+func askForTokenToCheck(v *visit) error { return v.show("check", "Check a token", checkPage{}) }
+
+// checkToken answers about a token from the body of a form. No address, cookie or page repeats it.
+func checkToken(v *visit) error {
+	token := strings.TrimSpace(v.form().Value("token"))
+	if scheme, rest, ok := strings.Cut(token, " "); ok && strings.EqualFold(scheme, "Bearer") {
+		token = strings.TrimSpace(rest) // copied from a header
+	}
+	if token == "" {
+		f := &form{status: http.StatusUnprocessableEntity}
+		f.wrong("token", "paste a token")
+		return v.again("check", "Check a token", checkPage{}, f)
+	}
+	if keystore.HasTokenPrefix(keystore.TrimSecretToken(token), keystore.MemberPrefix) {
+		return v.checkMemberToken(keystore.TrimSecretToken(token))
+	}
+	verdict, err := v.api.Verify(v.ctx, api.VerifyRequest{Token: token})
+	if err != nil {
+		return err
+	}
+	p := checkPage{Answered: true, Good: verdict.Outcome == keystore.OK.String(),
+		Title: "This token is refused", Text: whyRefused[verdict.Outcome], Key: verdict.Key}
+	switch {
+	case p.Good:
+		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
+			"permissions of the key. If it has leaked, revoke the key or rotate the token."
+	case p.Text == "":
+		p.Text = "The answer to requests with it is " + verdict.Outcome + "."
+	}
+	if p.Key != nil {
+		p.Owner = cmp.Or(v.names()[p.Key.Owner], p.Key.Owner)
+	}
+	return v.show("check", "Check a token: "+p.Title, p)
+}
+
+// checkMemberToken answers about the token of a member. Only those who may read the member learn
+// whose it is.
+func (v *visit) checkMemberToken(token string) error {
+	a, err := v.keys.LookupMember(v.ctx, token, time.Now())
+	if err != nil {
+		return err
+	}
+	p := checkPage{Answered: true, Title: "This member token is refused",
+		Text: whyRefused[keystore.Unknown.String()]}
+	if a.Record != nil {
+		if m, err := v.api.FindMember(v.ctx, a.Record.Owner); err == nil {
+			p.Member = &m
+		}
+	}
+	if p.Member == nil {
+		return v.show("check", "Check a token: "+p.Title, p)
+	}
+	policy := v.keys.Policy()
+	outcome := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy,
+		Namespace: policy.Namespace(keystore.DefaultNamespace)})
+	switch outcome {
+	case keystore.OK, keystore.Forbidden, keystore.Address: // it calls the API of no handler
+		p.Good, p.Title = true, "This member token works"
+		p.Text = "Anyone who has it can sign in as the member. If it has leaked, create another " +
+			"token for the member, which replaces this one, or disable the member."
+	default:
+		p.Text = cmp.Or(whyRefused[outcome.String()], outcome.Title()+".")
+	}
+	return v.show("check", "Check a token: "+p.Title, p)
+}
+
+// whyRefused says why a token is refused, by outcome.
+var whyRefused = map[string]string{
+	keystore.Malformed.String(): "It is no token of this deployment, or it is incomplete. Check " +
+		"that you copied it completely.",
+	keystore.Unknown.String(): "No key that you may see has this token.",
+	keystore.Rotated.String(): "The token was rotated: the key has another one now. Programs that " +
+		"still send this one must get the new token.",
+	keystore.Revoked.String():  "The key is revoked. This cannot be undone.",
+	keystore.Expired.String():  "It has expired. Create another key.",
+	keystore.Inactive.String(): "The key is inactive. It works again when it is activated.",
+	keystore.OwnerDisabled.String(): "The member that the key acts for is disabled. The key works " +
+		"again when the member is enabled or the key is transferred.",
+}
