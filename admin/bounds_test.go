@@ -102,7 +102,7 @@ func TestFieldTexts(t *testing.T) {
 		{"POST", "/keys", `{"name":"x","permissions":` + "[" + strings.Repeat(`"read",`, 500) +
 			`"read"]}`, "permissions: must contain at most 500 entries"},
 		{"GET", "/keys?limit=0", "", "limit: must be 1 or more"},
-		{"GET", "/namespaces?size=1", "", "size: is unknown; must be one of: cursor, limit"},
+		{"GET", "/namespaces?size=1", "", "size: is unknown; must be one of: cursor, limit, q"},
 	} {
 		var body any
 		if test.body != "" {

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // unknownParameter is huma's message for a query parameter that the operation does not have. huma
@@ -265,6 +267,10 @@ func (f *fields) addNew(field, detail string) {
 		f.add(field, "%s", detail)
 	}
 }
+
+// in returns a context for a change that is refused with the collected errors and with those that
+// the key store finds.
+func (f fields) in(ctx context.Context) context.Context { return manage.WithFieldErrors(ctx, f) }
 
 // err returns the collected errors as one refusal, or nil if there are none.
 func (f fields) err() error {

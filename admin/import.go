@@ -261,8 +261,8 @@ func (a *API) parseImport(text []byte) (spec manage.ImportSpec, err error) {
 		wrong.add("expires_at", "must be a time in the format of RFC 3339")
 		return spec, wrong.err()
 	}
-	if spec.KeySpec, err = keySpec(&k.MintRequest); err != nil {
-		return spec, err
+	if spec.KeySpec, wrong = keySpec(&k.MintRequest); len(wrong) > 0 {
+		return spec, wrong.err()
 	}
 	spec.Token = k.Token
 	switch {

@@ -67,10 +67,10 @@ func permissionTexts(list []keystore.Permission) []string {
 	return out
 }
 
-// keySpec converts the body of a mint. The key store checks whether the values fit together.
-func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
-	var wrong fields
-	spec := manage.KeySpec{
+// keySpec converts the body of a mint. The key store checks whether the values fit together, and
+// reports the values that cannot be converted, which are in wrong, as well.
+func keySpec(r *api.MintRequest) (spec manage.KeySpec, wrong fields) {
+	spec = manage.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),
 		Inactive:   r.Active != nil && !*r.Active,
 		AllowedIPs: wrong.addresses(r.AllowedIPs), Owner: r.Owner, Metadata: r.Metadata,
@@ -81,13 +81,12 @@ func keySpec(r *api.MintRequest) (manage.KeySpec, error) {
 		spec.Home = &keystore.Grant{Permissions: wrong.permissions("", r.Access, r.Permissions),
 			Roles: r.Roles, Connected: r.Connected}
 	}
-	return spec, wrong.err()
+	return spec, wrong
 }
 
-// keyPatch converts the body of an edit.
-func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
-	var wrong fields
-	p := manage.KeyPatch{
+// keyPatch converts the body of an edit, like keySpec.
+func keyPatch(r *api.KeyPatch) (p manage.KeyPatch, wrong fields) {
+	p = manage.KeyPatch{
 		Name:      wrong.needed("name", r.Name),
 		Active:    sent(r.Active, true),
 		Roles:     sent(r.Roles, nil),
@@ -118,7 +117,7 @@ func keyPatch(r *api.KeyPatch) (manage.KeyPatch, error) {
 		p.Metadata = r.Metadata.Or(nil)
 		p.ClearMetadata = r.Metadata.Value == nil
 	}
-	return p, wrong.err()
+	return p, wrong
 }
 
 // sent returns the new value of a patched field: nil if it is absent, the default if it is null.

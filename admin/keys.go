@@ -56,11 +56,8 @@ func (a *API) keyKind() kind[keystore.Key, api.Key, api.KeyPatch, api.KeyChanged
 		},
 		edit: func(ctx context.Context, c manage.Caller, id string, r *api.KeyPatch,
 			o manage.ChangeOptions) (*keystore.Key, node.Propagation, error) {
-			patch, err := keyPatch(r)
-			if err != nil {
-				return nil, node.Propagation{}, err
-			}
-			return a.keys.EditKey(ctx, c, id, patch, o)
+			patch, wrong := keyPatch(r)
+			return a.keys.EditKey(wrong.in(ctx), c, id, patch, o)
 		},
 		remove: func(ctx context.Context, c manage.Caller, id string,
 			o manage.ChangeOptions) (*keystore.Key, node.Propagation, error) {
@@ -77,11 +74,8 @@ type mintInput struct {
 func (a *API) mintKey(
 	ctx context.Context, c manage.Caller, in *mintInput,
 ) (*created[api.Minted], error) {
-	spec, err := keySpec(&in.Body)
-	if err != nil {
-		return nil, err
-	}
-	k, token, err := a.keys.MintKey(ctx, c, spec, in.once())
+	spec, wrong := keySpec(&in.Body)
+	k, token, err := a.keys.MintKey(wrong.in(ctx), c, spec, in.once())
 	if err != nil {
 		return nil, err
 	}

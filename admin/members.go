@@ -94,10 +94,7 @@ func (a *API) createMember(
 	var wrong fields
 	m := keystore.Member{Name: r.Name, Kind: keystore.MemberKind(r.Kind), Login: r.Login,
 		Grants: wrong.grants(r.Grants), Labels: r.Labels}
-	if err := wrong.err(); err != nil {
-		return nil, err
-	}
-	return a.keys.CreateMember(ctx, c, m)
+	return a.keys.CreateMember(wrong.in(ctx), c, m)
 }
 
 func (a *API) editMember(
@@ -116,10 +113,7 @@ func (a *API) editMember(
 	if r.Labels.Sent {
 		patch.Labels, patch.ClearLabels = r.Labels.Or(nil), r.Labels.Value == nil
 	}
-	if err := wrong.err(); err != nil {
-		return nil, node.Propagation{}, err
-	}
-	return a.keys.EditMember(ctx, c, id, patch, o)
+	return a.keys.EditMember(wrong.in(ctx), c, id, patch, o)
 }
 
 // expiry returns *at. It turns nil into the zero time, which means never.

@@ -76,13 +76,10 @@ func (a *API) createNamespace(
 		ChildPrefix: r.ChildPrefix, Limits: wrong.limits(r.RateLimit, r.Quota),
 		DefaultPlan: r.DefaultPlan,
 	}
-	if err := wrong.err(); err != nil {
-		return nil, err
-	}
 	if r.Parent != nil {
 		ns.Parent = *r.Parent
 	}
-	return a.keys.CreateNamespace(ctx, c, ns)
+	return a.keys.CreateNamespace(wrong.in(ctx), c, ns)
 }
 
 func (a *API) editNamespace(
@@ -99,10 +96,7 @@ func (a *API) editNamespace(
 		wrong.fixed("id", r.ID, ns.ID)
 		wrong.fixed("kind", r.Kind, ns.Kind)
 	}
-	if err := wrong.err(); err != nil {
-		return nil, node.Propagation{}, err
-	}
-	return a.keys.EditNamespace(ctx, c, id, manage.NamespacePatch{
+	return a.keys.EditNamespace(wrong.in(ctx), c, id, manage.NamespacePatch{
 		Name:       sent(r.Name, ""),
 		EditPolicy: (*keystore.EditPolicy)(sent(r.EditPolicy, string(keystore.EditFree))),
 		Parent:     sent(r.Parent, ""),

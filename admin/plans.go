@@ -77,10 +77,7 @@ func (a *API) createPlan(
 	var wrong fields
 	plan := keystore.Plan{Namespace: r.Namespace, Name: r.Name, Description: r.Description,
 		Limits: wrong.limits(r.RateLimit, r.Quota)}
-	if err := wrong.err(); err != nil {
-		return nil, err
-	}
-	return a.keys.CreatePlan(ctx, c, plan)
+	return a.keys.CreatePlan(wrong.in(ctx), c, plan)
 }
 
 func (a *API) editPlan(
@@ -95,8 +92,5 @@ func (a *API) editPlan(
 	wrong.fixed("name", r.Name, plan.Name)
 	patch := manage.PlanPatch{Description: sent(r.Description, ""),
 		Limits: wrong.limitsPatch(r.RateLimit, r.Quota)}
-	if err := wrong.err(); err != nil {
-		return nil, node.Propagation{}, err
-	}
-	return a.keys.EditPlan(ctx, c, planID(id), patch, o)
+	return a.keys.EditPlan(wrong.in(ctx), c, planID(id), patch, o)
 }

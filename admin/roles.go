@@ -56,10 +56,7 @@ func (a *API) createRole(
 	var wrong fields
 	role := keystore.Role{Namespace: r.Namespace, Name: r.Name, Description: r.Description,
 		Permissions: wrong.permissions("", "", r.Permissions)}
-	if err := wrong.err(); err != nil {
-		return nil, err
-	}
-	return a.keys.CreateRole(ctx, c, role)
+	return a.keys.CreateRole(wrong.in(ctx), c, role)
 }
 
 func (a *API) editRole(

@@ -98,7 +98,7 @@ func violations(charge *node.Charge) (set int, retry time.Duration) {
 		return 0, 0
 	}
 	for l := range node.LimitName(node.NumLimits) {
-		if charge.Refused(l) && !charge.Terms.Shadow(l) {
+		if charge.Violated(l) {
 			set |= 1 << l
 			retry = max(retry, charge.State(l).Retry)
 		}

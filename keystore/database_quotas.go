@@ -12,8 +12,8 @@ type QuotaLedger interface {
 	// Reserve grants units of quotas in one transaction and returns a grant for each reservation,
 	// in the same order. No two reservations may have the same quota and period. If Reserve fails,
 	// it may have granted units, which nobody may spend, and may have added Booked. It grants
-	// nothing in a period that ended more than a day ago by the database's clock, and deletes such
-	// periods.
+	// nothing in a period that ended more than a day before the stored time, and deletes such
+	// periods: see NoteTime. A database clock that is ahead for a moment deletes none.
 	Reserve(ctx context.Context, reservations []Reservation) ([]QuotaGrant, error)
 	// NearQuotas returns the quotas of which at least a share, from 0 to 1, is granted in the
 	// current period by the database's clock, those with the largest share first. limit is the

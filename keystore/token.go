@@ -1,6 +1,8 @@
 package keystore
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -183,6 +185,23 @@ func NewTokenKey(secret [32]byte) *TokenKey {
 	k := &TokenKey{secret: secret}
 	k.macs.New = func() any { return &tagState{mac: hmac.New(sha256.New, k.secret[:])} }
 	return k
+}
+
+// AEAD returns a cipher under a key that is derived from k for one purpose, which must contain a
+// space. Every node with the same token key opens what one of them has sealed. The nonces are random
+// and part of the sealed text.
+func (k *TokenKey) AEAD(purpose string) cipher.AEAD {
+	mac := hmac.New(sha256.New, k.secret[:])
+	mac.Write([]byte(purpose)) // the space tells it from the text of a token: see putTag
+	block, err := aes.NewCipher(mac.Sum(nil))
+	if err != nil {
+		panic(err) // the key has 32 bytes
+	}
+	sealing, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // AES has the block size of GCM
+	}
+	return sealing
 }
 
 // ParseTokenSecret parses the 64 hex digits of `token_key`. Errors do not contain any of them.

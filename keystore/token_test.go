@@ -228,3 +228,23 @@ func TestRandomBase62IsUniform(t *testing.T) {
 		}
 	}
 }
+
+// TestSealing checks that only the same key opens what was sealed, for the same purpose.
+func TestSealing(t *testing.T) {
+	open := func(key byte, purpose, where string, sealed []byte) (string, error) {
+		text, err := NewTokenKey([32]byte{key}).AEAD(purpose).Open(nil, nil, sealed, []byte(where))
+		return string(text), err
+	}
+	sealed := NewTokenKey([32]byte{1}).AEAD("a form").Seal(nil, nil, []byte("text"), []byte("here"))
+	if text, err := open(1, "a form", "here", sealed); err != nil || text != "text" {
+		t.Errorf("%q, %v", text, err)
+	}
+	for _, test := range []struct {
+		key            byte
+		purpose, where string
+	}{{2, "a form", "here"}, {1, "a page", "here"}, {1, "a form", "there"}} {
+		if text, err := open(test.key, test.purpose, test.where, sealed); err == nil {
+			t.Errorf("%+v opens it: %q", test, text)
+		}
+	}
+}

@@ -51,7 +51,13 @@
 // for an error, the user can fix the form, and the handler shows it again; otherwise it returns the
 // error. templates/parts.html has templates for fields, which show their value, hint and error.
 // {{template "errors" .}} above the fields lists all errors with links, including those of fields
-// that the page does not have.
+// that the page does not have. [form.Target] says which input shows an error.
+//
+// Errors that the handler finds itself are added with form.wrong. It then calls the interface with
+// visit.refusing, which refuses the call and adds the interface's own errors.
+//
+// If the session ends while a form is filled in, the handler of the GET request gets what was
+// entered from visit.kept. A button named `again` asks for the form again, or for a review.
 //
 // A button named `again` shows the form again with all that was typed: see form.again. With the
 // attribute data-part it replaces only a part of the page, so that the script can load what is large

@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // A form holds the values of a form and their errors.
@@ -21,7 +24,10 @@ type form struct {
 	values  url.Values
 	Problem string           // an error of the whole form
 	Errors  []api.FieldError // errors of fields
+	Kept    bool             // whether it was kept when its session ended: see keepForm
 	status  int              // the status of the answer
+
+	targets map[string]string // see Target
 }
 
 // form returns the posted form.
@@ -56,14 +62,23 @@ func (f *form) zone() *time.Location {
 // Has reports whether one of the fields of a name has a value, such as a checked box.
 func (f *form) Has(name, value string) bool { return slices.Contains(f.values[name], value) }
 
-// Error returns the error of a field or of one of its values, or an empty string.
+// Error returns the errors that an input or a group of inputs shows, or an empty string.
 func (f *form) Error(name string) string {
+	var texts []string
 	for _, e := range f.Errors {
-		if e.Field == name || f.Anchor(e.Field) == name {
-			return sentence(e.Detail)
+		if text := sentence(e.Detail); f.Target(e.Field) == name && !slices.Contains(texts, text) {
+			texts = append(texts, text)
 		}
 	}
-	return ""
+	return strings.Join(texts, " ")
+}
+
+// Within reports whether a group of inputs, or one in it, has an error.
+func (f *form) Within(name string) bool {
+	return slices.ContainsFunc(f.Errors, func(e api.FieldError) bool {
+		rest, within := strings.CutPrefix(e.Field, name)
+		return within && (rest == "" || rest[0] == '.' || rest[0] == '[')
+	})
 }
 
 // wrong adds an error of a field.
@@ -74,8 +89,40 @@ func (f *form) wrong(field, detail string) {
 // Ok reports whether the form has no errors.
 func (f *form) Ok() bool { return f.Problem == "" && len(f.Errors) == 0 }
 
-// Anchor returns the name of the input or group of inputs at which an error of a field is shown:
-// `allowed_ips` for `allowed_ips[3]`, `grants` for `grants[0].roles`.
+// Target returns the name of the input, or of the group of inputs, that shows an error of a field:
+// the most specific one that the form has sent. It is `allowed_ips` for `allowed_ips[3]`, and
+// `grants[0]` for `grants[0].roles` if no role is checked.
+func (f *form) Target(field string) string {
+	target, known := f.targets[field]
+	if !known {
+		target = f.target(field)
+		if f.targets == nil {
+			f.targets = make(map[string]string)
+		}
+		f.targets[field] = target
+	}
+	return target
+}
+
+func (f *form) target(field string) string {
+	for name := field; ; {
+		if f.values.Has(name) || f.values.Has(name+"_more") {
+			return name
+		}
+		for sent := range f.values {
+			if strings.HasPrefix(sent, name+".") {
+				return name
+			}
+		}
+		i := strings.LastIndexAny(name, "[.")
+		if i <= 0 {
+			return f.Anchor(field)
+		}
+		name = name[:i]
+	}
+}
+
+// Anchor returns the first part of the name of a field: `grants` for `grants[0].roles`.
 func (f *form) Anchor(field string) string {
 	if i := strings.IndexAny(field, "[."); i > 0 {
 		return field[:i]
@@ -86,7 +133,7 @@ func (f *form) Anchor(field string) string {
 // labels holds the labels of fields that differ from their names.
 var labels = map[string]string{
 	"allowed_ips": "Allowed addresses", "expires_at": "Expires",
-	"grace": "Current token expires", "confirm": "Confirmation", "new_roles": "New role",
+	"grace": "Old token stops working", "confirm": "Confirmation", "new_roles": "New role",
 	"parent": "Parent", "key_roles": "Roles of keys", "token_prefix": "Token prefix",
 	"child_prefix": "Child prefix", "edit_policy": "Edits of keys", "token": "Token",
 	"rate_limit.per": "Rate limit duration", "quota.requests": "Quota units",
@@ -110,28 +157,27 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// again reports whether the form was sent to be shown again, with all that was typed: by a button
-// named `again`, or with a new search in the permission table, for which Enter is enough. The value
-// `NAME=VALUE` of the button adds a value to the form.
-func (f *form) again() bool {
+// again returns the value of the button `again`, which shows the form again with all that was typed,
+// or an empty string for another button. A new search in the permission table does the same,
+// whatever the button, because Enter sends it. The value `NAME=VALUE` adds a value to the form.
+func (f *form) again() string {
 	button := f.Value("again")
+	f.values.Del("again")
 	if name, value, ok := strings.Cut(button, "="); ok && !f.Has(name, value) {
 		f.values.Add(name, value)
 	}
-	found := false
 	for name := range f.values {
 		table, ok := strings.CutSuffix(name, "_find")
 		if text := f.Value(name); ok && text != f.Value(table+"_found") {
 			f.values.Set(table+"_found", text)
 			f.values.Del(table + "_open") // of the previous results
-			found = true
+			button = "find"
 		}
 	}
-	if button == "" && !found {
-		return false
+	if button != "" && button != reviewStep {
+		f.status = http.StatusOK
 	}
-	f.status = http.StatusOK
-	return true
+	return button
 }
 
 // fail adds the errors of a refused call to the form. It reports whether the user can fix them, so
@@ -145,8 +191,38 @@ func (f *form) fail(err error) bool {
 	case http.StatusUnprocessableEntity, http.StatusForbidden, http.StatusConflict,
 		http.StatusPreconditionFailed, http.StatusBadRequest:
 		f.status, f.Problem = refused.Status, sentence(refused.Message())
-		f.Errors = append(f.Errors, refused.Errors...)
+		if refused.Status == http.StatusPreconditionFailed {
+			f.Problem = "Someone changed this while you were editing. Open it in another tab to see " +
+				"the changes."
+		}
+		for _, e := range refused.Errors {
+			e.Detail = cmp.Or(ownWords[e.Detail], e.Detail)
+			if !slices.Contains(f.Errors, e) { // see refusing
+				f.Errors = append(f.Errors, e)
+			}
+		}
 		return true
 	}
 	return false
+}
+
+// refusing returns the context of a call that must be refused if the form has errors. The REST
+// interface adds its own, so that the visitor sees all errors at once.
+func (v *visit) refusing(f *form) context.Context {
+	if f.Ok() {
+		return v.ctx
+	}
+	wrong := make([]keystore.FieldError, len(f.Errors))
+	for i, e := range f.Errors {
+		wrong[i] = keystore.FieldError(e)
+	}
+	return manage.WithFieldErrors(v.ctx, wrong)
+}
+
+// ownWords replaces explanations of the REST interface by what to do in a form.
+var ownWords = map[string]string{
+	"must be in the future":                        "choose a future date",
+	`namespace "" does not exist; create it first`: "choose a namespace",
+	"must not be empty unless the key has an access level, roles or grants": "choose at least one " +
+		"permission",
 }

@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -19,7 +20,8 @@ func (a *answer) check() {
 	}
 	for name, want := range map[string]string{
 		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; " +
-			"img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+			"img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; " +
+			"base-uri 'none'",
 		"X-Content-Type-Options": "nosniff", "Cache-Control": cached, "Vary": "Accept-Encoding",
 		"Content-Type": "text/html; charset=utf-8", "Referrer-Policy": "same-origin",
 	} {
@@ -59,6 +61,11 @@ func (a *answer) check() {
 		for _, at := range n.Attr {
 			if at.Key == "style" || strings.HasPrefix(at.Key, "on") {
 				a.t.Errorf("%s: %s has the attribute %s", a.At, n.Data, at.Key)
+			}
+			if place, local := strings.CutPrefix(at.Val, "#"); local && at.Key == "href" {
+				if id, err := url.PathUnescape(place); err != nil || !ids[id] {
+					a.t.Errorf("%s: a link to #%s does not resolve", a.At, place)
+				}
 			}
 			for _, reference := range []string{"for", "aria-describedby", "aria-labelledby", "list",
 				"data-copy", "data-all"} {

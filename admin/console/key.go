@@ -20,8 +20,8 @@ type keyPage struct {
 	Usage   *usagePart // nil: the visitor may not see it
 	Spent   *quotaUse  // nil: it has no quota, or its use is not known
 	History []event
-	More    bool     // whether the history has more rows
-	Samples []sample // nil: the visitor may not create a key like it
+	More    bool   // whether the history has more rows
+	Code    []code // nil: the visitor may not create a key like it
 }
 
 func showKey(v *visit) error {
@@ -56,7 +56,7 @@ func showKey(v *visit) error {
 		}
 	}
 	if v.mayIn("admin.keys:create", k.Namespace) {
-		if p.Samples, err = v.mintSamples(v.likeKey(k)); err != nil {
+		if p.Code, err = v.mintCode(v.likeKey(k)); err != nil {
 			return err
 		}
 	}

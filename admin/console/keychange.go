@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -28,23 +29,36 @@ func (f *form) ifVersion() client.ChangeOption {
 	return client.IfVersion(n)
 }
 
+// keyToChange returns the key of the address. It refuses a revoked key, before the visitor fills in
+// a form for it.
+func (v *visit) keyToChange() (k api.Key, err error) {
+	if k, err = v.api.FindKey(v.ctx, v.r.PathValue("id")); err == nil &&
+		k.Status == string(keystore.StatusRevoked) {
+		err = &client.Error{Problem: api.NewProblem(http.StatusConflict, "revoked",
+			"the key has been revoked, which is final; create another one")}
+	}
+	return k, err
+}
+
 func editKey(v *visit) error {
-	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
+	k, err := v.keyToChange()
 	if err != nil {
 		return err
 	}
-	p, err := v.keyForm(k.Namespace, &k)
+	p, err := v.keyForm(k.Namespace, &k, nil)
 	if err != nil {
 		return err
 	}
-	return v.write(http.StatusOK, "key_form", "Edit "+k.Name, p, formOf(p))
+	f := v.kept()
+	if f == nil {
+		f = v.editForm(p)
+	}
+	return v.write(http.StatusOK, "key_form", "Edit "+k.Name, p, f)
 }
 
 // formOf returns the form of a key, filled in.
-func formOf(p *keyForm) *form {
-	k := p.Key
-	f := blank("name", k.Name, "owner", k.Owner, "version", strconv.FormatInt(k.Version, 10),
-		"allowed_ips", strings.Join(k.AllowedIPs, "\n"))
+func formOf(p *keyForm, k *api.Key) *form {
+	f := blank("name", k.Name, "owner", k.Owner, "allowed_ips", strings.Join(k.AllowedIPs, "\n"))
 	if k.Active {
 		f.values.Set("active", "true")
 	}
@@ -97,31 +111,69 @@ func accessOf(list []string) keystore.Access {
 }
 
 func saveKey(v *visit) error {
-	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
+	k, err := v.keyToChange()
 	if err != nil {
 		return err
 	}
-	p, err := v.keyForm(k.Namespace, &k)
+	p, err := v.keyForm(k.Namespace, &k, nil)
 	if err != nil {
 		return err
 	}
 	f := v.form()
 	title := "Edit " + k.Name
-	if f.again() {
+	if f.Value("version") == strconv.FormatInt(k.Version, 10) {
+		v.resolve(p, f)
+	} else if v.merge(p, f) {
+		return v.again("key_form", title, p, f)
+	}
+	step := f.again()
+	if step != "" && step != reviewStep {
 		return v.again("key_form", title, p, f)
 	}
 	patch := v.patch(p, f)
-	if !f.Ok() {
+	if step == reviewStep && f.Ok() {
+		return v.reviewed("Review changes of "+k.Name, p, f)
+	}
+	done, err := v.api.EditKey(v.refusing(f), k.ID, patch, f.ifVersion(), client.Wait(shortWait))
+	refused, ok := errors.AsType[*client.Error](err)
+	switch {
+	case ok && refused.Status == http.StatusPreconditionFailed:
+		return saveKey(v) // someone has changed the key since it was read above
+	case ok && refused.Code == "grow_only":
+		p.wouldLose(f, refused)
+		return v.again("key_form", title, p, f)
+	case err == nil:
+		return v.changed(v.keyLink(k.ID), "Changes saved", done.Propagation)
+	case f.fail(err):
 		return v.again("key_form", title, p, f)
 	}
-	done, err := v.api.EditKey(v.ctx, k.ID, patch, f.ifVersion(), client.Wait(shortWait))
-	if err != nil {
-		if f.fail(err) {
-			return v.again("key_form", title, p, f)
+	return err
+}
+
+// wouldLose adds the errors of an edit that removes permissions of a key in a `grow_only`
+// namespace. The REST interface says which permission the key would lose, not by which field.
+func (p *keyForm) wouldLose(f *form, refused *client.Error) {
+	f.Problem = "Permissions of keys of " + p.Home.ID + " can only be added. For fewer permissions, " +
+		"create another key."
+	home := cmp.Or(homeGrantOf(p.Key), new(api.Grant))
+	for _, e := range refused.Errors {
+		field := "grants"
+		if strings.HasSuffix(e.Detail, " in "+p.Home.ID) {
+			switch kept := f.homeGrant(); {
+			case home.Connected && !kept.connected:
+				field = "connected"
+			case kept.access == string(keystore.Custom) &&
+				len(missing(home.Permissions, kept.permissions)) > 0:
+				field = "permissions"
+			case len(p.Fixed) == 0 && len(missing(home.Roles, kept.roles)) > 0:
+				field = "roles"
+			default:
+				field = "access"
+			}
 		}
-		return err
+		f.wrong(field, strings.Replace(e.Detail, "key "+p.Key.ID, "the key "+
+			strconv.Quote(p.Key.Name), 1))
 	}
-	return v.changed(v.keyLink(k.ID), "Changes saved", done.Propagation)
 }
 
 // patch returns the changes that a form makes to a key.
@@ -139,9 +191,14 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 		}
 	}
 	patch := api.KeyPatch{
-		Name: api.Some(f.Value("name")), AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
-		RateLimit: f.rateChange(k.RateLimit), Quota: f.quotaChange(k.Quota),
+		AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
+		RateLimit:  f.rateChange(k.RateLimit), Quota: f.quotaChange(k.Quota),
 		Plan: f.planChange("plan", k.Plan),
+	}
+	if name := f.Value("name"); name != "" {
+		patch.Name = api.Some(name)
+	} else {
+		f.wrong("name", "is required")
 	}
 	// an expired key is shown as inactive
 	if active := f.Has("active", "true"); active != k.Active {
@@ -231,24 +288,34 @@ type rotatePage struct {
 }
 
 var graces = []choice{
-	{Value: "0s", Label: "At once", Hint: "The current token is revoked."},
+	{Value: "0s", Label: "At once", Hint: "The old token is revoked."},
 	{Value: "1h", Label: "In an hour"}, {Value: "24h", Label: "In a day"},
 	{Value: "168h", Label: "In a week"}, {Value: "720h", Label: "In 30 days"},
 }
 
+// Expired reports whether the key has expired. A new token would expire with it.
+func (p rotatePage) Expired() bool { return p.Key.Status == string(keystore.StatusExpired) }
+
 func askToRotate(v *visit) error {
-	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
+	k, err := v.keyToChange()
 	if err != nil {
 		return err
 	}
+	p := rotatePage{k, graces}
+	if p.Expired() {
+		return v.write(http.StatusConflict, "key_rotate", "Key expired", p, nil)
+	}
 	f := blank("grace", "24h", "version", strconv.FormatInt(k.Version, 10))
-	return v.write(http.StatusOK, "key_rotate", "Rotate token of "+k.Name, rotatePage{k, graces}, f)
+	return v.write(http.StatusOK, "key_rotate", "Rotate token of "+k.Name, p, f)
 }
 
 func rotateKey(v *visit) error {
 	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
 	if err != nil {
 		return err
+	}
+	if p := (rotatePage{Key: k}); p.Expired() {
+		return v.write(http.StatusConflict, "key_rotate", "Key expired", p, nil)
 	}
 	f := v.form()
 	grace := cmp.Or(f.Value("grace"), "0s")
@@ -268,10 +335,8 @@ func rotateKey(v *visit) error {
 		return err
 	}
 	p := tokenPage{Key: done.Key, Token: done.Token, Propagation: &done.Propagation}
-	for _, g := range graces {
-		if g.Value == grace {
-			p.Grace = strings.ToLower(g.Label)
-		}
+	if len(done.Key.Secrets) > 1 {
+		p.Old = done.Key.Secrets[1].ExpiresAt
 	}
 	return v.showToken(p, "New token")
 }
@@ -282,14 +347,14 @@ type revokePage struct{ Key api.Key }
 const confirmation = "revoke"
 
 func askToRevoke(v *visit) error {
-	k, err := v.api.FindKey(v.ctx, v.r.PathValue("id"))
+	k, err := v.keyToChange()
 	if err != nil {
 		return err
 	}
 	if !v.MayRevoke(k) {
 		return v.refuseChange(k, "revoke")
 	}
-	return v.show("key_revoke", "Revoke "+k.Name, revokePage{k})
+	return v.write(http.StatusOK, "key_revoke", "Revoke "+k.Name, revokePage{k}, blank())
 }
 
 // refuseChange answers a request for the form of a change that the visitor may not make.

@@ -55,7 +55,7 @@ func TestEdit(t *testing.T) {
 	}
 	form := p.get(edit).fill("name", "lost")
 	p.submit(edit, "name", "first").want(200)
-	p.post(edit, form...).want(412, "now at version")
+	p.post(edit, form...).want(412, "Someone changed this key while you were editing")
 	p.get("/apikeys/keys/"+id).want(200,
 		`<del><span class="visually-hidden">was </span><bdi>ERP 2</bdi></del>`,
 		`<bdi>first</bdi></ins>`, "Granted by",
@@ -136,7 +136,7 @@ func TestKeyLifecycle(t *testing.T) {
 		t.Error("the owner of a key is not offered to rotate its token")
 	}
 	form := p.get(at+"/rotate").fill("grace", "1h")
-	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "in an hour",
+	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "The old token works until",
 		"Applied on all servers (1 of 1)")
 	next := tokens.FindString(a.Text)
 	if next == token || !s.accepts(t, next) || !s.accepts(t, token) {
@@ -146,7 +146,7 @@ func TestKeyLifecycle(t *testing.T) {
 	if len(s.key(t, id).Secrets) != 2 {
 		t.Error("a reload created another token")
 	}
-	a = p.submit(at+"/rotate", "grace", "0s").want(201, "The previous token is revoked")
+	a = p.submit(at+"/rotate", "grace", "0s").want(201, "The old token is revoked")
 	if s.accepts(t, token) || s.accepts(t, next) {
 		t.Error("a previous token is still valid")
 	}

@@ -13,7 +13,14 @@ import (
 
 // A keyForm holds the choices of the form for a key.
 type keyForm struct {
-	Key    *api.Key // the edited key; nil: a new key
+	Key *api.Key // the edited key; nil: a new key
+	// Like is the key whose values the form for a new key begins with; nil: none.
+	Like *api.Key
+	// Less means that the visitor cannot give everything that Like has.
+	Less bool
+	// Conflict is set if someone else has changed the key; nil: nobody has.
+	Conflict *conflict
+
 	Names  map[string]string
 	Home   api.Namespace
 	Homes  []choice // namespaces where the visitor may create keys
@@ -39,9 +46,9 @@ type keyForm struct {
 	Plans    []choice
 	// PlansUnlisted means that the visitor may not list plans and must type the name of one.
 	PlansUnlisted bool
-	GrowOnly      bool // whether edits can only add permissions
+	GrowOnly      bool // whether edits of the namespace's keys can only add permissions
 	Once          string
-	Samples       []sample // of the key in the form; nil: not requested
+	Code          []code // of the key in the form; nil: not requested
 
 	mayGive func(keystore.Permission) bool // whether the visitor has it in the home namespace
 	current *keystore.Set                  // the permissions of the edited key there
@@ -50,7 +57,9 @@ type keyForm struct {
 // An otherNamespace is a namespace, other than its own, in which a key can have a grant.
 type otherNamespace struct {
 	ID, Label string
-	Kept      *api.Grant // the present grant there, if any
+	Kept      *api.Grant // the grant there of the edited key, or of the one that is copied, if any
+	// Loses has the choices of access that would remove a permission that cannot be removed.
+	Loses map[string]bool
 }
 
 // Access levels of the form that the REST interface does not have.
@@ -62,12 +71,13 @@ const (
 
 // Locked reports whether an edit cannot remove a value from a field of the key.
 func (p *keyForm) Locked(field, value string) bool {
-	if !p.GrowOnly {
+	if !p.GrowOnly || p.Key == nil {
 		return false
 	}
 	for _, g := range p.Key.Grants {
 		switch {
-		case field == "grants" && g.Namespace == value:
+		case field == "grants" && g.Namespace == value,
+			field == "connected:" && g.Namespace == value && g.Connected:
 			return true
 		case g.Namespace != p.Home.ID:
 		case field == "permissions" && slices.Contains(g.Permissions, value),
@@ -106,11 +116,12 @@ func compareChoices(a, b choice) int {
 		cmp.Compare(a.Value, b.Value))
 }
 
-// keyForm returns the form for a key with a home namespace.
-func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
-	p := &keyForm{Key: k, Names: v.names(), Home: v.home(home),
+// keyForm returns the form for a key with a home namespace. like is the key whose grants a new key
+// can copy, or nil.
+func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
+	p := &keyForm{Key: k, Like: like, Names: v.names(), Home: v.home(home),
 		mayGive: v.keys.MayGive(v.Caller, home), current: ownPermissions(k)}
-	p.GrowOnly = k != nil && p.Home.EditPolicy == string(keystore.EditGrowOnly)
+	p.GrowOnly = p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
 		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only",
 			Hint: "All calls that read."}, p.Barred, "read"),
@@ -126,6 +137,15 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	if len(p.Roles) > 0 || p.Unlisted || p.MayCreate || len(p.Fixed) > 0 {
 		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles",
 			Hint: "The permissions of its roles."})
+	}
+	if g := homeGrantOf(k); p.GrowOnly && g != nil {
+		for i, l := range p.Levels {
+			if lost := v.lost(*g, keystore.Access(l.Value).Permissions(), g.Roles); lost != "" &&
+				l.Value != string(keystore.Custom) {
+				p.Levels[i].Disabled = true
+				p.Levels[i].Hint = "The key would lose " + lost + "."
+			}
+		}
 	}
 	p.Rules, p.PlansUnlisted = keyLimitRules, !v.mayIn("admin.plans:read", home)
 	none, plan := "Default of the namespace", ""
@@ -150,21 +170,51 @@ func (v *visit) keyForm(home string, k *api.Key) (*keyForm, error) {
 	return p, nil
 }
 
+// homeGrantOf returns the grant of a key in its home namespace, or nil. The key may be nil.
+func homeGrantOf(k *api.Key) *api.Grant {
+	if k == nil {
+		return nil
+	}
+	i := slices.IndexFunc(k.Grants, func(g api.Grant) bool { return g.Namespace == k.Namespace })
+	if i < 0 {
+		return nil
+	}
+	return &k.Grants[i]
+}
+
 // ownPermissions returns the permissions of a key in its home namespace, without those of its
 // roles. It returns an empty set for nil.
 func ownPermissions(k *api.Key) *keystore.Set {
-	var list []keystore.Permission
-	if k != nil {
-		for _, g := range k.Grants {
-			for _, text := range g.Permissions {
-				if p, err := keystore.ParsePermission(text); err == nil &&
-					g.Namespace == k.Namespace {
-					list = append(list, p)
-				}
-			}
+	if g := homeGrantOf(k); g != nil {
+		return keystore.NewSet(parsed(g.Permissions)...)
+	}
+	return keystore.NewSet()
+}
+
+// parsed returns the permissions of the REST interface in a list, without invalid ones.
+func parsed(list []string) (all []keystore.Permission) {
+	for _, text := range list {
+		if p, err := keystore.ParsePermission(text); err == nil {
+			all = append(all, p)
 		}
 	}
-	return keystore.NewSet(list...)
+	return all
+}
+
+// lost returns a permission of a grant that it would not have with other permissions and roles, or
+// an empty string.
+func (v *visit) lost(g api.Grant, permissions []keystore.Permission, roles []string) string {
+	expand := func(permissions []keystore.Permission, roles []string) *keystore.Set {
+		return v.keys.Policy().Expand(&keystore.Grant{Namespace: g.Namespace,
+			Permissions: permissions, Roles: roles})
+	}
+	then := expand(permissions, roles)
+	for _, p := range expand(parsed(g.Permissions), g.Roles).Permissions() {
+		if !then.Covers(p) {
+			return p.String()
+		}
+	}
+	return ""
 }
 
 func (v *visit) roleChoices(p *keyForm) {
@@ -237,10 +287,12 @@ func (v *visit) otherNamespaces(p *keyForm) {
 			Label: "All namespaces, including future ones"})
 		offered[keystore.AnyNamespace] = true
 	}
-	if p.Key == nil {
+	source := cmp.Or(p.Key, p.Like)
+	if source == nil {
 		return
 	}
-	for i, g := range p.Key.Grants {
+	home := cmp.Or(homeGrantOf(source), new(api.Grant))
+	for i, g := range source.Grants {
 		if g.Namespace == p.Home.ID {
 			continue
 		}
@@ -250,11 +302,30 @@ func (v *visit) otherNamespaces(p *keyForm) {
 		for _, list := range [][]otherNamespace{p.Connected, p.Others} {
 			for j := range list {
 				if list[j].ID == g.Namespace {
-					list[j].Kept = &p.Key.Grants[i]
+					list[j].Kept = &source.Grants[i]
+					if p.GrowOnly && p.Key != nil {
+						list[j].Loses = v.losing(g, *home)
+					}
 				}
 			}
 		}
 	}
+}
+
+// losing returns the choices of access in another namespace that would remove a permission from the
+// grant of a key there. home is the grant in the home namespace, which the choice same repeats.
+func (v *visit) losing(g, home api.Grant) map[string]bool {
+	var shared []string
+	for _, name := range v.sharedRoles() {
+		if slices.Contains(home.Roles, name) {
+			shared = append(shared, name)
+		}
+	}
+	losing := map[string]bool{same: v.lost(g, parsed(home.Permissions), shared) != ""}
+	for _, level := range []keystore.Access{keystore.ReadOnly, keystore.ReadWrite} {
+		losing[string(level)] = v.lost(g, level.Permissions(), nil) != ""
+	}
+	return losing
 }
 
 // words splits a text at spaces, commas and line breaks.
@@ -373,6 +444,9 @@ var expiries = []struct {
 }
 
 const never, onDay = "never", "custom"
+
+// defaultExpiry is the chosen expiry of a new key.
+const defaultExpiry = "90d"
 
 func expiryChoices(now time.Time) []choice {
 	list := []choice{{Value: never, Label: "Never"}}

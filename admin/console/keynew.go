@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
@@ -35,61 +36,117 @@ func (v *visit) firstHome() string {
 }
 
 func newKey(v *visit) error {
-	p, err := v.keyForm(v.firstHome(), nil)
+	f := v.kept()
+	p, err := v.newKeyForm(f)
 	if err != nil {
 		return err
 	}
-	p.Expiries, p.Once = expiryChoices(v.keys.Now()), rand.Text()
-	f := blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires", never,
-		"active", "true", "owner", v.Caller.Member())
-	f.setLimits(nil, nil)
 	switch {
-	case p.RoleNeeded:
-		f.values.Set("access", byRoles)
-	case p.Barred("read"):
-		f.values.Set("access", string(keystore.Custom))
+	case f != nil:
+	case p.Like != nil:
+		f = v.formLike(p)
+	default:
+		f = blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires",
+			defaultExpiry, "active", "true", "owner", v.Caller.Member())
+		f.setLimits(nil, nil)
+		switch {
+		case p.RoleNeeded:
+			f.values.Set("access", byRoles)
+		case p.Barred("read"):
+			f.values.Set("access", string(keystore.Custom))
+		}
 	}
 	return v.write(http.StatusOK, "key_form", newKeyTitle, p, f)
 }
 
+// newKeyForm returns the choices of the form for a new key: for a form that was sent or kept, or
+// for a new one if f is nil.
+func (v *visit) newKeyForm(f *form) (*keyForm, error) {
+	var like *api.Key
+	if id := v.query("like"); id != "" {
+		k, err := v.api.FindKey(v.ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		like = &k
+	}
+	var home, once string
+	if f != nil {
+		home, once = cmp.Or(f.Value("namespace"), keystore.DefaultNamespace), f.Value("once")
+	} else if home = v.firstHome(); like != nil && v.mayIn("admin.keys:create", like.Namespace) {
+		home = like.Namespace
+	}
+	p, err := v.keyForm(home, nil, like)
+	if err != nil {
+		return nil, err
+	}
+	p.Expiries, p.Once = expiryChoices(v.keys.Now()), cmp.Or(once, rand.Text())
+	return p, nil
+}
+
+// formLike returns the form for a new key with the values of another one, without what the visitor
+// cannot give.
+func (v *visit) formLike(p *keyForm) *form {
+	f := formOf(p, p.Like)
+	f.values.Set("namespace", p.Home.ID)
+	f.values.Set("active", "true")
+	f.values.Set("expires", defaultExpiry)
+	if !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == p.Like.Owner }) {
+		f.values.Set("owner", v.Caller.Member())
+	}
+	own := homeGrantOf(p.Like)
+	if own != nil && slices.ContainsFunc(own.Permissions, p.Barred) {
+		p.Less = true
+		f.values.Set("access", string(keystore.Custom))
+		f.values.Del("permissions")
+		f.setPermissions(p.Table, slices.DeleteFunc(slices.Clone(own.Permissions), p.Barred))
+	}
+	f.values["roles"] = slices.DeleteFunc(slices.Clone(f.values["roles"]), func(name string) bool {
+		barred := slices.ContainsFunc(slices.Concat(p.Roles, p.Builtin),
+			func(c choice) bool { return c.Value == name && c.Disabled })
+		p.Less = p.Less || barred
+		return barred
+	})
+	return f
+}
+
 func mintKey(v *visit) error {
 	f := v.form()
-	p, err := v.keyForm(cmp.Or(f.Value("namespace"), keystore.DefaultNamespace), nil)
+	p, err := v.newKeyForm(f)
 	if err != nil {
 		return err
 	}
-	now := v.keys.Now()
-	p.Expiries, p.Once = expiryChoices(now), cmp.Or(f.Value("once"), rand.Text())
-	again := f.again()
-	if again && f.Value("again") != "samples" {
+	step := f.again()
+	if step != "" && step != reviewStep && step != codeStep {
 		return v.again("key_form", newKeyTitle, p, f)
 	}
+	now := v.keys.Now()
 	home := f.homeGrant()
 	active := f.Has("active", "true")
 	spec := api.MintRequest{
-		Name: f.Value("name"), Namespace: p.Home.ID, Access: home.access,
+		Name: cmp.Or(f.Value("name"), "-"), Namespace: p.Home.ID, Access: home.access,
 		Permissions: home.permissions, Roles: home.roles, Connected: home.connected,
 		Grants: f.otherGrants(p, home, v.sharedRoles()), NewRoles: home.newRoles, Active: &active,
 		ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
 		Owner: f.Value("owner"), Metadata: f.metadata(), RateLimit: f.rateLimit(),
 		Quota: f.quota(), Plan: strings.TrimSpace(f.Value("plan")),
 	}
-	if again {
+	if step == codeStep {
 		if f.Ok() {
-			if p.Samples, err = v.mintSamples(spec); err != nil {
+			if p.Code, err = v.mintCode(spec); err != nil {
 				return err
 			}
 		}
 		return v.again("key_form", newKeyTitle, p, f)
 	}
-	if spec.Name == "" {
-		f.wrong("name", "is required")
+	if f.Value("name") == "" {
+		f.wrong("name", "is required") // instead of the name above
 	}
 	f.needsRole(p, home, spec.Grants)
-	if !f.Ok() {
-		return v.again("key_form", newKeyTitle, p, f)
+	if step == reviewStep && f.Ok() {
+		return v.reviewed("Review key", p, f)
 	}
-	minted, err := v.api.MintKey(v.ctx, spec, p.Once)
+	minted, err := v.api.MintKey(v.refusing(f), spec, p.Once)
 	if refused, ok := errors.AsType[*client.Error](err); ok && refused.Code == "already_made" {
 		return v.done(v.link(keysPath+"/"+refused.ID),
 			notice{Kind: "warning", Title: "This key already exists",
@@ -105,15 +162,23 @@ func mintKey(v *visit) error {
 	return v.showToken(tokenPage{Key: minted.Key, Token: minted.Token}, "Your new key")
 }
 
+// reviewStep is the value of the field `again` that asks for a review. The button that has it is
+// also the action of the Enter key, so that Enter in a field creates no key.
+const reviewStep = "review"
+
+// codeStep is the value that asks for the samples that create the key.
+const codeStep = "code"
+
 // A tokenPage shows a token once.
 type tokenPage struct {
 	Key         api.Key
 	Token       string
 	Propagation *api.Propagation // of a rotation; nil: a new key
-	Grace       string           // how long the previous token stays valid
-	Example     string           // a call with the token
-	Blanks      bool             // whether the example has parameters to fill in
-	// Elsewhere is the host in the example to replace with the API's; empty: the console's own
+	Old         *time.Time       // when the old token stops working; nil: it does not work
+	Samples     []sample         // a call with the token
+	Blanks      bool             // whether the call has parameters to fill in
+	Test        string           // the path of the call if the page can make it; else empty
+	// Elsewhere is the host in the samples to replace with the API's; empty: the console's own
 	// host.
 	Elsewhere string
 }
@@ -130,13 +195,10 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	}
 	method, path := v.exampleCall(p.Key)
 	p.Blanks = strings.ContainsAny(path, "{*")
-	p.Example = "curl "
-	if method != http.MethodGet {
-		// RFC 9110 allows methods with characters that are special to a shell.
-		p.Example += `-X "` + inShell.Replace(method) + `" `
+	p.Samples = samples(method, address, path, p.Token)
+	if v.Beside && method == http.MethodGet && !p.Blanks {
+		p.Test = path
 	}
-	p.Example += `-H "Authorization: Bearer ` + p.Token + `" "` + inShell.Replace(address+path) +
-		`"`
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }
 
@@ -175,6 +237,3 @@ func (v *visit) exampleCall(k api.Key) (method, path string) {
 	}
 	return method, path
 }
-
-// inShell escapes the characters that a shell interprets in double quotes.
-var inShell = strings.NewReplacer(`"`, "%22", "$", "%24", "!", "%21", "`", "%60", `\`, "%5C")

@@ -64,8 +64,9 @@ func (f *form) setLimits(rate *api.RateLimit, quota *api.Quota) {
 	}
 }
 
-// rateLimit returns the rate limit of a form, or nil for none.
+// rateLimit returns the rate limit of a form, or nil for none or for one with errors.
 func (f *form) rateLimit() *api.RateLimit {
+	before := len(f.Errors)
 	switch f.Value("rate_limit_rule") {
 	case unlimited:
 		return &api.RateLimit{Unlimited: true}
@@ -76,19 +77,27 @@ func (f *form) rateLimit() *api.RateLimit {
 		if strings.TrimSpace(f.Value("rate_limit.burst")) != "" {
 			l.Burst = f.number("rate_limit.burst")
 		}
+		if len(f.Errors) > before {
+			return nil
+		}
 		return l
 	}
 	return nil
 }
 
-// quota returns the quota of a form, or nil for none.
+// quota returns the quota of a form, or nil for none or for one with errors.
 func (f *form) quota() *api.Quota {
 	switch f.Value("quota_rule") {
 	case unlimited:
 		return &api.Quota{Unlimited: true}
 	case limited:
-		return &api.Quota{Requests: f.number("quota.requests"), Per: f.Value("quota.per"),
+		before := len(f.Errors)
+		q := &api.Quota{Requests: f.number("quota.requests"), Per: f.Value("quota.per"),
 			Shadow: f.Has("quota.shadow", "true")}
+		if len(f.Errors) > before {
+			return nil
+		}
+		return q
 	}
 	return nil
 }

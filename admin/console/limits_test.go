@@ -30,7 +30,7 @@ func TestPlans(t *testing.T) {
 		`id="f-rate_limit.requests-error">Must be a whole number`,
 		`id="f-rate_limit.burst-error">Must be a whole number`,
 		`id="f-quota.requests-error">Must be a whole number`,
-		`<a href="#f-quota">Quota units</a>`)
+		`<a href="#f-quota.requests">Quota units</a>`)
 	for i := 0; i < len(fields); i += 2 {
 		if got, _ := a.field(fields[i]); got != fields[i+1] {
 			t.Errorf("%s is %q, want %q", fields[i], got, fields[i+1])

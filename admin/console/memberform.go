@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -33,16 +34,6 @@ func (g grantForm) Field(name string) string { return g.Name + "." + name }
 
 // Number returns the number of the grant, counted from 1.
 func (g grantForm) Number() int { return g.Index + 1 }
-
-// Errors returns the errors of the grant.
-func (g grantForm) Errors() (list []string) {
-	for _, e := range g.Form.Errors {
-		if e.Field == g.Name || strings.HasPrefix(e.Field, g.Name+".") {
-			list = append(list, sentence(e.Detail))
-		}
-	}
-	return list
-}
 
 func grantName(i int) string { return fmt.Sprintf("grants[%d]", i) }
 
@@ -79,8 +70,11 @@ func (f *form) grants() []api.GrantRequest {
 	list := []api.GrantRequest{}
 	for i := range f.grantCount() {
 		at := grantName(i) + "."
+		if f.Value(at+"namespace") == "" {
+			f.wrong(at+"namespace", "choose a namespace")
+		}
 		list = append(list, api.GrantRequest{
-			Namespace:   f.Value(at + "namespace"),
+			Namespace:   cmp.Or(f.Value(at+"namespace"), keystore.DefaultNamespace),
 			Roles:       slices.Concat(f.Values(at+"roles"), words(f.Value(at+"other_roles"))),
 			Permissions: words(f.Value(at + "permissions")),
 			Connected:   f.Has(at+"connected", "true"),
@@ -148,7 +142,10 @@ func (v *visit) rearranged(f *form) bool {
 }
 
 func newMember(v *visit) error {
-	f := blank("kind", string(keystore.Person), "grants[0].namespace", v.namespace())
+	f := v.kept()
+	if f == nil {
+		f = blank("kind", string(keystore.Person), "grants[0].namespace", v.namespace())
+	}
 	return v.write(http.StatusOK, "member_form", "Create member", v.memberForm(nil, f), f)
 }
 
@@ -157,13 +154,13 @@ func createMember(v *visit) error {
 	if v.rearranged(f) {
 		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 	}
-	spec := api.MemberRequest{Name: strings.TrimSpace(f.Value("name")), Kind: f.Value("kind"),
+	name := strings.TrimSpace(f.Value("name"))
+	spec := api.MemberRequest{Name: cmp.Or(name, "-"), Kind: f.Value("kind"),
 		Login: f.Value("login"), Grants: f.grants()}
-	if spec.Name == "" {
-		f.wrong("name", "is required")
-		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
+	if name == "" {
+		f.wrong("name", "is required") // instead of the name above
 	}
-	created, err := v.api.CreateMember(v.ctx, spec)
+	created, err := v.api.CreateMember(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
 			return v.again("member_form", "Create member", v.memberForm(nil, f), f)
@@ -183,6 +180,9 @@ func editMember(v *visit) error {
 	m, err := v.memberFromPath()
 	if err != nil {
 		return err
+	}
+	if f := v.kept(); f != nil {
+		return v.write(http.StatusOK, "member_form", "Edit "+m.Name, v.memberForm(&m, f), f)
 	}
 	f := blank("version", strconv.FormatInt(m.Version, 10), "name", m.Name, "kind", m.Kind)
 	if m.Login != nil {
@@ -219,8 +219,8 @@ func saveMember(v *visit) error {
 	if v.rearranged(f) {
 		return v.again("member_form", title, v.memberForm(&m, f), f)
 	}
-	done, err := v.api.EditMember(v.ctx, m.ID, memberPatch(m, f), f.ifVersion(),
-		client.Wait(shortWait))
+	patch := memberPatch(m, f)
+	done, err := v.api.EditMember(v.refusing(f), m.ID, patch, f.ifVersion(), client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.again("member_form", title, v.memberForm(&m, f), f)

@@ -257,9 +257,12 @@ func (f *form) lines(name string) []string {
 }
 
 func newNamespace(v *visit) error {
-	f := blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree), "key_roles_rule",
-		rolesAny)
-	f.setLimits(nil, nil)
+	f := v.kept()
+	if f == nil {
+		f = blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree),
+			"key_roles_rule", rolesAny)
+		f.setLimits(nil, nil)
+	}
 	return v.write(http.StatusOK, "namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
 }
 
@@ -277,10 +280,7 @@ func createNamespace(v *visit) error {
 	if parent := f.Value("parent"); parent != "" {
 		spec.Parent = &parent
 	}
-	if !f.Ok() {
-		return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
-	}
-	created, err := v.api.CreateNamespace(v.ctx, spec)
+	created, err := v.api.CreateNamespace(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
 			return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
@@ -299,6 +299,10 @@ func editNamespace(v *visit) error {
 	ns, err := v.namespaceFromPath()
 	if err != nil {
 		return err
+	}
+	if f := v.kept(); f != nil {
+		return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns),
+			v.namespaceForm(&ns, f), f)
 	}
 	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy",
 		ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"))
@@ -352,10 +356,7 @@ func saveNamespace(v *visit) error {
 	if prefix := strings.TrimSpace(f.Value("child_prefix")); prefix != "" {
 		patch.ChildPrefix = api.Some(prefix)
 	}
-	if !f.Ok() {
-		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
-	}
-	done, err := v.api.EditNamespace(v.ctx, ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
+	done, err := v.api.EditNamespace(v.refusing(f), ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {
 			return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)

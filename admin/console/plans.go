@@ -127,9 +127,12 @@ func (v *visit) writePlanForm(plan *api.Plan, f *form) error {
 }
 
 func newPlan(v *visit) error {
-	f := blank("namespace", v.namespace())
-	f.setLimits(nil, nil)
-	f.values.Set("rate_limit_rule", limited)
+	f := v.kept()
+	if f == nil {
+		f = blank("namespace", v.namespace())
+		f.setLimits(nil, nil)
+		f.values.Set("rate_limit_rule", limited)
+	}
 	return v.writePlanForm(nil, f)
 }
 
@@ -140,10 +143,7 @@ func createPlan(v *visit) error {
 		Description: strings.TrimSpace(f.Value("description")),
 		RateLimit:   f.rateLimit(), Quota: f.quota(),
 	}
-	if !f.Ok() {
-		return v.writePlanForm(nil, f)
-	}
-	created, err := v.api.CreatePlan(v.ctx, spec)
+	created, err := v.api.CreatePlan(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
 			return v.writePlanForm(nil, f)
@@ -159,8 +159,11 @@ func editPlan(v *visit) error {
 	if err != nil {
 		return err
 	}
-	f := blank("version", strconv.FormatInt(p.Version, 10), "description", p.Description)
-	f.setLimits(bounds(p.RateLimit, p.Quota))
+	f := v.kept()
+	if f == nil {
+		f = blank("version", strconv.FormatInt(p.Version, 10), "description", p.Description)
+		f.setLimits(bounds(p.RateLimit, p.Quota))
+	}
 	return v.writePlanForm(&p, f)
 }
 
@@ -179,10 +182,7 @@ func savePlan(v *visit) error {
 	if f.values.Has("description") {
 		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))
 	}
-	if !f.Ok() {
-		return v.writePlanForm(&p, f)
-	}
-	done, err := v.api.EditPlan(v.ctx, p.Namespace, p.Name, patch, f.ifVersion(),
+	done, err := v.api.EditPlan(v.refusing(f), p.Namespace, p.Name, patch, f.ifVersion(),
 		client.Wait(shortWait))
 	if err != nil {
 		if f.fail(err) {

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
@@ -149,7 +150,7 @@ func (v *visit) writeRoleForm(r *api.Role, f *form) error {
 	} else {
 		title = "Edit " + r.Name
 	}
-	if r != nil && f.Ok() && !f.values.Has("permissions_more") { // shown for the first time
+	if r != nil && f.Ok() && !f.Kept && !f.values.Has("permissions_more") { // shown first
 		f.setPermissions(p.Table, r.Permissions)
 		f.values.Set("description", r.Description)
 	}
@@ -157,12 +158,12 @@ func (v *visit) writeRoleForm(r *api.Role, f *form) error {
 }
 
 func newRole(v *visit) error {
-	return v.writeRoleForm(nil, blank("namespace", v.namespace()))
+	return v.writeRoleForm(nil, cmp.Or(v.kept(), blank("namespace", v.namespace())))
 }
 
 func createRole(v *visit) error {
 	f := v.form()
-	if f.again() {
+	if f.again() != "" {
 		return v.writeRoleForm(nil, f)
 	}
 	created, err := v.api.CreateRole(v.ctx, api.RoleRequest{
@@ -185,7 +186,8 @@ func editRole(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.writeRoleForm(&r, blank("version", strconv.FormatInt(r.Version, 10)))
+	return v.writeRoleForm(&r, cmp.Or(v.kept(),
+		blank("version", strconv.FormatInt(r.Version, 10))))
 }
 
 func saveRole(v *visit) error {
@@ -194,7 +196,7 @@ func saveRole(v *visit) error {
 		return err
 	}
 	f := v.form()
-	if f.again() {
+	if f.again() != "" {
 		return v.writeRoleForm(&r, f)
 	}
 	patch := api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}

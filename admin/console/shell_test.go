@@ -138,7 +138,7 @@ func TestSamples(t *testing.T) {
   --allow-ip 10.0.0.0/8 \
   --metadata 'team=the erp' \
   --inactive`
-	a := p.submit("/apikeys/keys/new", append(fields, "again", "samples")...).want(200)
+	a := p.submit("/apikeys/keys/new", append(fields, "again", "code")...).want(200)
 	if got, want := sample(a, "as-cli"), fmt.Sprintf(mint, "read_only"); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
@@ -166,7 +166,7 @@ func TestSamples(t *testing.T) {
 	}
 
 	// A form with errors has no samples, and says so.
-	p.submit("/apikeys/keys/new", "name", "x", "metadata", "team", "again", "samples").want(200,
+	p.submit("/apikeys/keys/new", "name", "x", "metadata", "team", "again", "code").want(200,
 		"Correct the fields first.").lacks(`id="as-cli"`)
 	s.signedIn(t, "Vera", "*=@viewer").get("/apikeys/keys/" + minted.Key.ID).want(200).
 		lacks(`id="as-cli"`)

@@ -47,9 +47,14 @@ func cookieName(secure bool) string {
 
 // setCookie sets a cookie that only the console receives. A negative life removes it.
 func (v *visit) setCookie(name, value string, life time.Duration) {
+	v.setCookieAt(Root+"/", name, value, life)
+}
+
+// setCookieAt is setCookie for a cookie that only pages below a path receive.
+func (v *visit) setCookieAt(path, name, value string, life time.Duration) {
 	//nolint:gosec // Secure is unset only where the console is served without TLS
 	http.SetCookie(v.w, &http.Cookie{
-		Name: name, Value: value, Path: Root + "/", MaxAge: int(life / time.Second), HttpOnly: true,
+		Name: name, Value: value, Path: path, MaxAge: int(life / time.Second), HttpOnly: true,
 		Secure: v.Secure, SameSite: http.SameSiteStrictMode,
 	})
 }
@@ -72,19 +77,29 @@ func (v *visit) bounce() {
 	}
 }
 
-// askToSignIn redirects to the sign-in page, which leads back to the current page.
+// askToSignIn redirects to the sign-in page, which leads back to the current page. A form is kept
+// for it.
 func (v *visit) askToSignIn() {
-	here := v.r.URL
-	if from, err := url.Parse(v.r.Referer()); v.r.Method == http.MethodPost && err == nil {
-		here = from // the page with the form
+	q := url.Values{"next": {v.r.URL.RequestURI()}}
+	if v.r.Method == http.MethodPost {
+		switch from, err := url.Parse(v.r.Referer()); {
+		case v.isForm() && v.keepForm():
+			q.Set("form", formKept)
+		case v.isForm():
+			q.Set("form", formLost)
+		case err == nil:
+			q.Set("next", from.RequestURI()) // the page with the button
+		}
 	}
-	q := url.Values{"next": {here.RequestURI()}}
 	if v.Session != "" {
 		v.dropSession()
 		q.Set("ended", v.Outcome.String())
 	}
 	v.redirect(address(signInPath, q))
 }
+
+// Values of the parameter `form` of the sign-in page.
+const formKept, formLost = "kept", "lost"
 
 // next returns the page of the console to open after signing in.
 func (v *visit) next() string {
@@ -100,6 +115,7 @@ func (v *visit) next() string {
 type signInPage struct {
 	Next  string
 	Ended string // why a session ended; empty: there was none
+	Form  string // what happened to the form that the visitor was filling in; empty: there was none
 }
 
 func askForToken(v *visit) error {
@@ -115,6 +131,12 @@ func askForToken(v *visit) error {
 	if v.query("ended") != "" {
 		p.Ended = "Your session has ended: it was unused for an hour, is twelve hours old, or your " +
 			"token has been replaced. Sign in again to continue."
+	}
+	switch v.query("form") {
+	case formKept:
+		p.Form = "What you entered has not been saved. The form shows it again after you sign in."
+	case formLost:
+		p.Form = "What you entered is too long to be kept and has not been saved."
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."
@@ -178,7 +200,7 @@ func signIn(v *visit) error {
 func refusedToken(o keystore.Outcome, address string) string {
 	switch o {
 	case keystore.Expired:
-		return "This token has expired. Ask whoever manages members for another one."
+		return "This token has expired. Ask an administrator for another one."
 	case keystore.Revoked:
 		return "This token has been replaced by another one."
 	case keystore.Inactive, keystore.OwnerDisabled:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
+	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -52,6 +53,7 @@ type view struct {
 	Title      string
 	Page       any
 	Form       *form // never nil
+	Composes   bool  // whether the page has a form to fill in
 	Notice     *notice
 	Pending    []notice    // changes of this page that are not in force everywhere
 	Member     *api.Member // the signed-in member, or nil
@@ -61,7 +63,7 @@ type view struct {
 
 // write answers with the page templates/NAME.html, whose .Page is data.
 func (v *visit) write(status int, name, title string, data any, f *form) error {
-	d := &view{visit: v, Title: title, Page: data, Form: f}
+	d := &view{visit: v, Title: title, Page: data, Form: f, Composes: f != nil}
 	if f == nil {
 		d.Form = blank()
 	}
@@ -177,6 +179,12 @@ func (d *view) Known(namespace string) bool {
 		}
 	}
 	return false
+}
+
+// Switches reports whether the page has the namespace switcher. Leaving a form by it would lose
+// what was typed, and leaving the answer to a form would lose a new token.
+func (d *view) Switches() bool {
+	return d.Member != nil && !d.Composes && d.r.Method != http.MethodPost
 }
 
 // SwitchTo returns the target of the switcher: the list of the current section.
@@ -316,7 +324,8 @@ func timeElement(t time.Time, layout string) template.HTML {
 }
 
 // A field is one input of a form with its label. Options: hint, type, inputmode, value (of a
-// checkbox), rows (of a text area), placeholder, autocomplete, list, required, disabled, spellcheck.
+// checkbox), rows (of a text area), placeholder, autocomplete, list, required, disabled, spellcheck,
+// autofocus.
 type field struct {
 	Form        *form
 	Name, Label string

@@ -26,6 +26,7 @@ type visit struct {
 	ctx context.Context
 	api *client.Client // acts as the visitor; nil before admission
 
+	allowed       map[string]bool   // see may
 	reversible    bool              // whether the list of this page can be read backwards
 	known         map[string]string // see names
 	listed        []api.Namespace   // see namespaces
@@ -33,10 +34,19 @@ type visit struct {
 	readablePlans []api.Plan        // see plans
 }
 
-// may reports whether the visitor has a permission ("admin.keys:read") in some namespace.
+// may reports whether the visitor has a permission ("admin.keys:read") in some namespace. Each row of
+// a list may ask, and there may be thousands of namespaces to look at.
 func (v *visit) may(permission string) bool {
-	resource, operation, _ := strings.Cut(permission, ":")
-	return v.keys.May(v.Caller, resource, operation) == nil
+	ok, known := v.allowed[permission]
+	if !known {
+		resource, operation, _ := strings.Cut(permission, ":")
+		ok = v.keys.May(v.Caller, resource, operation) == nil
+		if v.allowed == nil {
+			v.allowed = make(map[string]bool)
+		}
+		v.allowed[permission] = ok
+	}
+	return ok
 }
 
 // mayIn reports whether the visitor has a permission in a namespace.

@@ -91,3 +91,28 @@ x: {x-apikeys-cost: 3}
 		t.Errorf("two costs of one operation: %v", err)
 	}
 }
+
+// TestCostsOfLeftOutOperations checks that a query parameter does not make a call cheaper.
+func TestCostsOfLeftOutOperations(t *testing.T) {
+	document := writeDocument(t, `
+openapi: 3.1.0
+paths:
+  /export: {get: {operationId: export, x-apikeys-cost: 10}}
+  /export?format=csv: {get: {operationId: csv}}
+  /report?full=true: {get: {operationId: report, x-apikeys-cost: 7}}
+`)
+	document.SkipUnsupported = true
+	table, err := NewTable(TableConfig{Methods: classes, Documents: []OpenAPI{document}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for call, want := range map[string]int64{
+		"/export": 10, "/export?x=1": 10, "/export?format=csv": 10, "/export?format": 10,
+		"/report": 7, "/report?full=true": 7,
+	} {
+		path, query, _ := strings.Cut(call, "?")
+		if need, _, cost := table.Need("GET", path, query, keystore.Read); cost != want {
+			t.Errorf("GET %s costs %d, want %d: %+v", call, cost, want, need)
+		}
+	}
+}

@@ -68,11 +68,14 @@ type operation struct {
 func (t *Table) Need(
 	method, path, query string, class keystore.Class,
 ) (need keystore.Need, text string, cost int64) {
-	if o := t.index.find(method, path); o != nil && !o.leftOut && !hasParameter(query, o.queries) {
-		return o.need, o.text, max(1, o.cost)
-	}
 	cost = 1
-	if method == http.MethodOptions {
+	switch o := t.index.find(method, path); {
+	case o != nil:
+		cost = max(1, o.cost)
+		if !o.leftOut && !hasParameter(query, o.queries) {
+			return o.need, o.text, cost
+		}
+	case method == http.MethodOptions:
 		cost = t.index.maxCost(path)
 	}
 	return t.unmatched(class), t.permissions[class], cost

@@ -91,6 +91,7 @@ var statements = []databaseTest{
 	{"ReserveMany", testReserveMany},
 	{"ReserveCancelled", testReserveCancelled},
 	{"ReserveForgets", testReserveForgets},
+	{"ReserveClock", testReserveClock},
 	{"NearQuotas", testNearQuotas},
 	{"Usage", testUsage},
 	{"UsageBatches", testUsageBatches},

@@ -465,6 +465,7 @@ func testReserveForgets(t *testing.T, s Store) {
 	ago := func(d time.Duration) time.Time {
 		return time.Now().Add(-d).UTC().Truncate(time.Microsecond)
 	}
+	must(t, db.NoteTime(ctx, time.Now()))
 	old, recent := ago(72*time.Hour), ago(12*time.Hour)
 	ended := func(quota string, end time.Time) keystore.Reservation {
 		return keystore.Reservation{Quota: quota, Begin: end.Add(-time.Hour), End: end, Limit: 9,
@@ -495,6 +496,23 @@ func testReserveForgets(t *testing.T, s Store) {
 	if err := s.Exec("INSERT INTO quota_grants (quota, begins, ends, granted) VALUES ('late', " +
 		fmt.Sprint(old.Add(-time.Hour).UnixMicro()) + ", 0, 0)"); err != nil {
 		t.Errorf("a period that ended three days ago was written: %v", err)
+	}
+}
+
+// testReserveClock: a database clock that is ahead of the time of the nodes ends no period.
+func testReserveClock(t *testing.T, s Store) {
+	db := ready(t, s)
+	now := time.Now().Add(-72 * time.Hour)
+	must(t, db.NoteTime(ctx, now))
+	begin, end := keystore.Hour.Of(now)
+	for i, want := range []keystore.QuotaGrant{
+		{Units: 4, Total: 4}, {Units: 4, Total: 8}, {Units: 1, Total: 9},
+	} {
+		got := reserve(t, s.Open(t), keystore.Reservation{Quota: "q", Begin: begin, End: end,
+			Limit: 9, Want: 4})[0]
+		if got != want {
+			t.Errorf("reservation %d: %+v, want %+v", i, got, want)
+		}
 	}
 }
 

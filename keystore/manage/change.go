@@ -60,7 +60,52 @@ func (k *Keystore) add(
 func (k *Keystore) commit(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
-	return k.commitAs(ctx, k.withAuthority(c, f))
+	return k.commitAs(ctx, k.withAuthority(c, refused(ctx, f)))
+}
+
+type fieldErrorsKey struct{}
+
+// WithFieldErrors returns a context for a change that is refused with these errors of fields and
+// with those that the key store finds. A caller that has found errors itself can thus report all of
+// them at once. It adds to the errors of ctx.
+func WithFieldErrors(ctx context.Context, wrong []keystore.FieldError) context.Context {
+	if len(wrong) == 0 {
+		return ctx
+	}
+	return context.WithValue(ctx, fieldErrorsKey{}, append(fieldErrorsOf(ctx), wrong...))
+}
+
+// fieldErrorsOf returns a copy of the errors of a context: see WithFieldErrors.
+func fieldErrorsOf(ctx context.Context) fieldErrors {
+	known, _ := ctx.Value(fieldErrorsKey{}).(fieldErrors)
+	return slices.Clone(known)
+}
+
+// refused returns a change that is refused with the errors of a context, if it has any. It drops
+// other errors of the same fields, because the values may stand for what cannot be expressed.
+func refused(
+	ctx context.Context, f func(keystore.Tx, authority) error,
+) func(keystore.Tx, authority) error {
+	known := fieldErrorsOf(ctx)
+	if len(known) == 0 {
+		return f
+	}
+	return func(tx keystore.Tx, auth authority) error {
+		err := f(tx, auth)
+		found, ok := errors.AsType[*keystore.Error](err)
+		if err != nil && (!ok || len(found.Fields) == 0) {
+			return err
+		}
+		all := slices.Clone(known)
+		if ok {
+			for _, e := range found.Fields {
+				if !known.about(e.Field) {
+					all.add(e.Field, "%s", e.Detail)
+				}
+			}
+		}
+		return all.err()
+	}
 }
 
 // commitAs is commit for a change that is already authorised.

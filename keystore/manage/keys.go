@@ -3,6 +3,7 @@ package manage
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -28,6 +29,8 @@ type KeySpec struct {
 	// NewRoles are created in the home namespace and added to the home grant. Their Namespace is
 	// ignored.
 	NewRoles []keystore.Role
+	// wrong are the known errors: see WithFieldErrors and createRoles.
+	wrong fieldErrors
 }
 
 // MintKey creates a key and its token. The token is valid on every node when MintKey returns. That
@@ -44,6 +47,8 @@ func (k *Keystore) MintKey(
 		if err := refuseRepeat(once, tx, auth); err != nil {
 			return err
 		}
+		spec := spec
+		spec.wrong = fieldErrorsOf(ctx)
 		auth, err := k.addNewRoles(tx, auth, &spec)
 		if err != nil {
 			return err
@@ -121,7 +126,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 		key.Owner = auth.owner
 	}
 
-	var p fieldErrors
+	p := slices.Clone(s.wrong)
 	p.name("", key.Name)
 	p.texts("metadata", nil, key.Metadata)
 	p.addresses(key.AllowedIPs)
@@ -182,13 +187,14 @@ func (k *Keystore) addNewRoles(tx keystore.Tx, auth authority, s *KeySpec) (auth
 	home.Roles = slices.Clone(home.Roles)
 	s.Home = &home
 	return k.createRoles(tx, auth, cmp.Or(s.Namespace, keystore.DefaultNamespace), s.NewRoles,
-		&home.Roles)
+		&home.Roles, &s.wrong)
 }
 
-// createRoles creates roles in a namespace and appends their names to names. It returns the
-// authority under the policy that contains them.
+// createRoles creates roles in a namespace and appends their names to names, and the errors of
+// their fields to wrong. It returns the authority under the policy that contains them.
 func (k *Keystore) createRoles(
 	tx keystore.Tx, auth authority, namespace string, roles []keystore.Role, names *[]string,
+	wrong *fieldErrors,
 ) (authority, error) {
 	for i, r := range roles {
 		r.Namespace = namespace
@@ -200,7 +206,15 @@ func (k *Keystore) createRoles(
 				Detail: fmt.Sprintf("new_roles contains another role whose name differs from %q "+
 					"only in case", r.Name)}
 		}
-		if _, err := createRole(tx, auth, r); err != nil {
+		_, err := createRole(tx, auth, r)
+		if refused, ok := errors.AsType[*keystore.Error](err); ok && len(refused.Fields) > 0 {
+			for _, e := range refused.Fields {
+				e.Field = fmt.Sprintf("new_roles[%d].%s", i, e.Field)
+				*wrong = append(*wrong, e)
+			}
+			continue
+		}
+		if err != nil {
 			return auth, err
 		}
 		*names = append(*names, r.Name)

@@ -31,6 +31,7 @@ type KeyPatch struct {
 	Limits        LimitsPatch
 	Plan          *string         // empty stands for the default plan of the home namespace
 	NewRoles      []keystore.Role // see KeySpec
+	wrong         fieldErrors     // see KeySpec
 }
 
 // GrantEdits add parts to grants and remove parts from them, and keep the rest. RemoveNamespaces
@@ -119,9 +120,11 @@ func (k *Keystore) EditKey(
 			return err
 		}
 		patch := patch
+		patch.wrong = fieldErrorsOf(ctx)
 		if len(patch.NewRoles) > 0 {
 			names := patch.rolesOr(before)
-			auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names)
+			auth, err = k.createRoles(tx, auth, before.Namespace, patch.NewRoles, &names,
+				&patch.wrong)
 			if err != nil {
 				return err
 			}
@@ -156,7 +159,7 @@ func (patch KeyPatch) rolesOr(before *keystore.Key) []string {
 
 // apply returns the patched key.
 func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key, error) {
-	var p fieldErrors
+	p := slices.Clone(patch.wrong)
 	after := *before
 	after.Grants, after.AllowedIPs = slices.Clone(before.Grants), slices.Clone(before.AllowedIPs)
 	set(&after.Name, patch.Name)

@@ -202,10 +202,10 @@ func planInUse(tx keystore.Tx, auth authority, id keystore.PlanID) (string, erro
 
 // limits checks the limits of a key, a plan or a namespace.
 func (p *fieldErrors) limits(l keystore.Limits) {
-	if defect := l.Rate.Defect(); defect != "" {
+	if defect := l.Rate.Defect(); defect != "" && !p.about("rate_limit") {
 		p.add("rate_limit", "%s", defect)
 	}
-	if defect := l.Quota.Defect(); defect != "" {
+	if defect := l.Quota.Defect(); defect != "" && !p.about("quota") {
 		p.add("quota", "%s", defect)
 	}
 }

@@ -232,7 +232,7 @@ func checkGrowOnly(
 		if lost := lostPermission(auth.policy, key.Grants, changed, key.Grants); lost != "" {
 			name := "a key that the caller may not read"
 			if auth.mayReadKey(key.ID, key.Namespace, key.Owner) {
-				name = "key " + key.ID
+				name = fmt.Sprintf("key %q (%s)", key.Name, key.ID)
 			}
 			fields = append(fields, keystore.FieldError{Field: "permissions",
 				Detail: name + " would lose " + lost})

@@ -44,6 +44,14 @@ func (p fieldErrors) err() error {
 		Detail: "some fields are not valid", Fields: p}
 }
 
+// about reports whether one of the fields, or a part of it, has an error.
+func (p fieldErrors) about(fields ...string) bool {
+	return slices.ContainsFunc(p, func(e keystore.FieldError) bool {
+		return slices.ContainsFunc(fields,
+			func(field string) bool { return strings.HasPrefix(e.Field, field) })
+	})
+}
+
 func (p *fieldErrors) text(field, s string, most int) {
 	switch {
 	case !utf8.ValidString(s):
@@ -180,7 +188,8 @@ func (p *fieldErrors) grants(
 	case roles > maxRoles:
 		p.add("roles", "must contain at most %d entries in total", maxRoles)
 		return
-	case permissions+roles == 0 && home != "":
+	case permissions+roles == 0 && home != "" &&
+		!p.about("permissions", "roles", "new_roles", "grants"):
 		p.add("permissions",
 			"must not be empty unless the key has an access level, roles or grants")
 	}
@@ -249,7 +258,7 @@ func (p *fieldErrors) keyRoles(home *keystore.Namespace, k *keystore.Key) {
 	}
 	g := k.HomeGrant()
 	if home.KeyRoles[0] == keystore.AnyRole {
-		if g == nil || len(g.Roles) == 0 {
+		if (g == nil || len(g.Roles) == 0) && !p.about("roles", "new_roles") {
 			p.add("roles", "must contain at least one role: namespace %q requires it", home.ID)
 		}
 		return

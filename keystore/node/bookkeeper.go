@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,9 +29,13 @@ type batch[B any] struct {
 
 // A booking is one call to a store.
 type booking struct {
-	done chan struct{}
-	err  error // set before done is closed
+	number uint32 // unique in the process
+	done   chan struct{}
+	err    error // set before done is closed
 }
+
+// bookings is the number of bookings.
+var bookings atomic.Uint32
 
 func (k *booking) finish(err error) {
 	k.err = err
@@ -50,7 +55,7 @@ func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.queue) == 0 || len(k.queue[len(k.queue)-1].buckets) == maxBooked {
-		next := &batch[B]{booking: booking{done: make(chan struct{})}}
+		next := &batch[B]{booking: booking{number: bookings.Add(1), done: make(chan struct{})}}
 		if k.closed {
 			next.finish(errClosed)
 			return &next.booking

@@ -44,15 +44,22 @@ type Charge struct {
 
 // A limitState is the state of a limit from which [Charge.State] computes its result.
 type limitState struct {
-	refused bool
-	meter   keystore.Meter // of a rate
-	held    int64          // requests that this node holds, or units of a quota left to all: see Remaining
-	end     int64          // of a quota's period, in Unix nanoseconds
+	refused  bool
+	violated bool           // refused, and not in shadow
+	meter    keystore.Meter // of a rate
+	// held is the number of requests that this node holds, or of units of a quota that are left to
+	// all: see LimitState.Remaining.
+	held int64
+	end  int64 // of a quota's period, in Unix nanoseconds
 }
 
 // Refused reports whether a limit refused the request, or would have refused it if it were not a
 // shadow limit.
 func (c *Charge) Refused(l LimitName) bool { return c.states[l].refused }
+
+// Violated reports whether a limit refused the request. Unlike [Charge.Refused], it is false for
+// shadow limits.
+func (c *Charge) Violated(l LimitName) bool { return c.states[l].violated }
 
 // RefusedBy returns the limits for which [Charge.Refused] is true, as a set of 1<<LimitName.
 func (c *Charge) RefusedBy() (set int) {

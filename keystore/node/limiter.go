@@ -40,7 +40,10 @@ type surroundings struct {
 	epoch  func() string
 	rates  func() keystore.SharedRates // nil if there is none
 	ledger keystore.QuotaLedger
-	policy func() *keystore.Directory          // the current one
+	policy func() *keystore.Directory // the current one
+	// latest reports whether no change of the answer's record has been applied since its lookup. It
+	// may be false without one.
+	latest func(Answer) bool
 	failed func(doing string, err error) error // reports a failure of the ledger
 }
 
@@ -70,6 +73,9 @@ func (n *Node) newLimiter() *limiter {
 		rates:  func() keystore.SharedRates { return n.settings.Load().Rates },
 		ledger: n.db,
 		policy: n.Policy,
+		latest: func(a Answer) bool {
+			return n.cache.shard(&a.Record.Digest).generation.Load() == a.generation
+		},
 		failed: n.StoreFailed,
 	})
 }
@@ -115,16 +121,19 @@ func (l *limiter) find(a *Answer, d *keystore.Directory) *buckets {
 			return b
 		}
 	}
-	b := l.resolve(a.Record, d)
-	if a.entry != nil {
+	b, latest := l.resolve(a, d)
+	if a.entry != nil && latest {
 		a.entry.buckets.Store(b)
 	}
 	return b
 }
 
-func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
+// resolve returns the buckets of a record, and whether their limits are those of the record. Else
+// the record or the directory has changed since, and the limits of buckets may be newer.
+func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest bool) {
+	r := a.Record
 	if defect := d.LimitsDefect(r); defect != "" {
-		return &buckets{directory: d.Serial(), terms: &Terms{defect: errors.New(defect)}}
+		return &buckets{directory: d.Serial(), terms: &Terms{defect: errors.New(defect)}}, true
 	}
 	key, namespace := d.LimitsOf(r)
 	now := keystore.Micros(l.now())
@@ -134,15 +143,16 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 		if l.unlimited == nil || l.unlimited.directory != d.Serial() {
 			l.unlimited = &buckets{directory: d.Serial()}
 		}
-		return l.unlimited
+		return l.unlimited, true
 	}
 	t := l.terms[[2]keystore.Limits{key, namespace}]
 	if t == nil {
 		t = newTerms(key, namespace)
 		l.terms[[2]keystore.Limits{key, namespace}] = t
 	}
-	b := &buckets{directory: d.Serial(), terms: t}
-	current := d == l.policy() // else the limits of buckets may be newer
+	b = &buckets{directory: d.Serial(), terms: t}
+	// Asked under the lock, so that no newer limits are replaced.
+	latest = d == l.policy() && l.latest(*a)
 	ids := bucketIDs(r)
 	for i, limits := range []*keystore.Limits{&t.Key, &t.Namespace} {
 		id := ids[i]
@@ -152,7 +162,7 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 				b.rates[i] = &rateBucket{id: id, limit: &limits.Rate}
 				l.rateMap[id] = b.rates[i]
 			}
-			if current {
+			if latest {
 				b.rates[i].setLimit(&limits.Rate, now)
 			}
 		}
@@ -162,12 +172,12 @@ func (l *limiter) resolve(r *keystore.Record, d *keystore.Directory) *buckets {
 				b.quotas[i] = &quotaBucket{id: id, limit: &limits.Quota}
 				l.quotaMap[id] = b.quotas[i]
 			}
-			if current {
+			if latest {
 				b.quotas[i].setLimit(&limits.Quota)
 			}
 		}
 	}
-	return b
+	return b, latest
 }
 
 // lock locks all buckets, those of the key first. If one is retired, it unlocks them and returns
@@ -306,13 +316,20 @@ func (l *limiter) chargeLocked(
 		return wait, false, err
 	}
 	if waits && c.Outcome == keystore.OK {
-		for i := range b.rates {
+		counted := b.count(l, c.mode, verdicts, micros)
+		for i, r := range b.rates {
 			if name := rateNames[i]; verdicts[name] == unknown {
-				b.rates[i].waiting++
-				wait[name] = b.rates[i].queue(l)
+				wait[name] = r.queue(l)
+				if counted {
+					r.waiting++
+				}
 			}
 			if name := quotaNames[i]; verdicts[name] == unknown {
-				wait[name] = b.quotas[i].await(l, units)
+				if counted {
+					wait[name] = b.quotas[i].await(l, units)
+				} else {
+					wait[name] = b.quotas[i].queue(l)
+				}
 			}
 		}
 		return wait, true, nil
@@ -325,10 +342,15 @@ func (l *limiter) chargeLocked(
 			case v == refused:
 				r.refuse(l, c.mode)
 			case c.Outcome == keystore.OK:
-				r.take(l, c.mode, b.terms.steps[i], micros)
+				step := b.terms.steps[i]
+				if rate, _ := b.terms.of(name); *rate != *r.limit { // it has changed since
+					step = r.limit.Step()
+				}
+				r.take(l, c.mode, step, micros)
 			}
 			c.states[name] = r.state(micros)
 			c.states[name].refused = v == refused
+			c.states[name].violated = v == refused && !r.limit.Shadow
 		}
 		if q := b.quotas[i]; q != nil {
 			name := quotaNames[i]
@@ -338,9 +360,36 @@ func (l *limiter) chargeLocked(
 			}
 			c.states[name] = q.state()
 			c.states[name].refused = v == refused
+			c.states[name].violated = v == refused && !q.limit.Shadow
 		}
 	}
 	return wait, false, nil
+}
+
+// count reports whether something is to be booked for a request that waits. Else one of its rate
+// limits has no room for it beside the requests that wait already, so what the others book would
+// be lost. The caller holds the locks.
+func (b *buckets) count(l *limiter, m mode, verdicts [NumLimits]verdict, now int64) bool {
+	var k *booking
+	for i := range b.rates {
+		switch {
+		case verdicts[rateNames[i]] == unknown:
+			k = b.rates[i].queue(l)
+		case k == nil && verdicts[quotaNames[i]] == unknown:
+			k = b.quotas[i].queue(l)
+		}
+	}
+	for _, r := range b.rates {
+		if r != nil && !r.limit.Shadow && !r.admitsAnother(m, k, now) {
+			return false
+		}
+	}
+	for _, r := range b.rates {
+		if r != nil {
+			r.counted++
+		}
+	}
+	return true
 }
 
 // spend charges units to the quotas of a record, even beyond them.
@@ -479,7 +528,7 @@ func (n *limitCounts) add(c *Charge, r *keystore.Record) {
 			if c.Outcome == keystore.OK {
 				n.admitted[r.Digest[0]%countStripes].n[name].Add(1)
 			}
-		case c.Terms.Shadow(name):
+		case !c.Violated(name):
 			n.others[name][LimitShadow].Add(1)
 		default:
 			n.others[name][LimitRefused].Add(1)

@@ -81,6 +81,7 @@ func (f *limitedFleet) start() *limitedNode {
 		},
 		ledger: f.ledger,
 		policy: func() *keystore.Directory { return f.policy },
+		latest: func(Answer) bool { return true },
 		failed: func(_ string, err error) error { return err },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -891,6 +892,7 @@ func BenchmarkCharge(b *testing.B) {
 				rates:  func() keystore.SharedRates { return nil },
 				ledger: &quotaStore{granted: make(map[string]int64)},
 				policy: func() *keystore.Directory { return policy },
+				latest: func(Answer) bool { return true },
 			})
 			go l.rateBooks.run(b.Context())
 			go l.quotaBooks.run(b.Context())
@@ -930,6 +932,7 @@ func BenchmarkLimitMemory(b *testing.B) {
 			rates:  func() keystore.SharedRates { return nil },
 			ledger: &quotaStore{},
 			policy: func() *keystore.Directory { return policy },
+			latest: func(Answer) bool { return true },
 		})
 		for _, e := range entries {
 			var c Charge

@@ -195,3 +195,42 @@ func TestLimitsFromSharedCache(t *testing.T) {
 		}
 	})
 }
+
+// TestOldRecordKeepsNewLimits checks that a request whose record was read before a change of its
+// key, and which is charged afterwards, does not bring the former limits back.
+func TestOldRecordKeepsNewLimits(t *testing.T) {
+	for name, cached := range map[string]bool{"a slow load": false, "a cached record": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, _ := fleet.New(t).Node(node.Settings{})
+				key, token := fleet.Mint(t, a, manage.KeySpec{
+					Limits: keystore.KeyLimits{Limits: keystore.Limits{Rate: perMinute(100),
+						Quota: keystore.Quota{Units: 100, Per: keystore.Month}}}})
+				lookUp := func() node.Answer {
+					t.Helper()
+					answer, err := a.Lookup(t.Context(), token, time.Now())
+					if err != nil {
+						t.Fatal(err)
+					}
+					return answer
+				}
+				old := lookUp()
+				if cached {
+					old = lookUp()
+				}
+				rate, quota := perMinute(10), keystore.Quota{Units: 5, Per: keystore.Month}
+				if _, _, err := a.EditKey(t.Context(), fleet.Root, key.ID, manage.KeyPatch{
+					Limits: manage.LimitsPatch{Rate: &rate, Quota: &quota}},
+					manage.ChangeOptions{Wait: time.Minute}); err != nil {
+					t.Fatal(err)
+				}
+				charge(t, a, token)
+				charge(t, a, token) // from the cache
+				if _, err := a.Charge(t.Context(), old, a.Policy(), 1); err != nil {
+					t.Fatal(err)
+				}
+				admits(t, a, token, 2)
+			})
+		})
+	}
+}

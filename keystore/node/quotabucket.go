@@ -217,7 +217,8 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 	}
 	b.owed -= booked
 	if b.limit.Units != r.Limit {
-		return // the same
+		b.owed -= g.Units // the next reservation returns them
+		return
 	}
 	b.left += g.Units
 	b.since = now

@@ -19,16 +19,22 @@ type rateBucket struct {
 	// meter counts the requests that all nodes have booked, as far as this node knows. While the
 	// nodes do not share the limit, it counts the requests that this node has admitted.
 	meter   keystore.Meter
-	until   int64 // when held expires
+	until   int64 // when the oldest of held expire
+	later   int64 // when the newest of held expire
 	booked  int64 // when the last booking began
 	next    *booking
-	held    int32 // requests that are booked and not used, at most MaxRate
+	held    int32 // requests that are booked and not used
+	newest  int32 // how many of held expire later
+	ahead   int32 // the most requests to book before they come
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
-	floated int8  // requests admitted in advance and not booked: more than 1 only after an error
-	advance int8  // how many of floated the store is asked to book
-	booking bool  // the store is asked
-	retired bool  // not in the limiter's map any more
+	counted int32 // requests for which the booking countedIn books something, in any bucket
+	// countedIn is the number of a booking.
+	countedIn uint32
+	floated   int8 // requests admitted in advance and not booked: more than 1 only after an error
+	advance   int8 // how many of floated the store is asked to book
+	booking   bool // the store is asked
+	retired   bool // not in the limiter's map any more
 }
 
 const (
@@ -37,6 +43,8 @@ const (
 	// smallLimit is the number of requests in Per, for each node, that a limit needs so that a node
 	// may admit one request before it books it.
 	smallLimit = 20
+	// burstBookings is the number of successive bookings without requests in advance.
+	burstBookings = 4
 	// bookingGap limits each node to 66 bookings of rate limits a second.
 	bookingGap = 15 * time.Millisecond
 )
@@ -90,7 +98,13 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 // validity returns how long a grant is valid, in microseconds.
 func (b *rateBucket) validity() int64 { return b.limit.Per.Microseconds() / grantShare }
 
-func (b *rateBucket) holds(now int64) bool { return b.held > 0 && now < b.until }
+// holds reports whether the bucket holds a grant. It forgets what has expired.
+func (b *rateBucket) holds(now int64) bool {
+	if b.held > 0 && now >= b.until {
+		b.held, b.newest, b.until = b.newest, 0, b.later
+	}
+	return b.held > 0 && now < b.until
+}
 
 // settle adds the requests that were admitted in advance to the node's own meter, except those that
 // the store is asked to book.
@@ -108,7 +122,9 @@ func (b *rateBucket) take(l *limiter, m mode, step keystore.Step, now int64) {
 	}
 	switch {
 	case b.holds(now):
-		b.held--
+		if b.held--; b.held == b.newest { // the oldest are used first
+			b.newest, b.until = 0, b.later
+		}
 		if b.held*2 >= b.used { // enough for half the time since the last booking
 			return
 		}
@@ -129,6 +145,19 @@ func (b *rateBucket) refuse(l *limiter, m mode) {
 	if m.stored && !m.shared && m.nodes > 1 { // ask whether the store is back
 		b.queue(l)
 	}
+}
+
+// admitsAnother reports whether the bucket admits a request beside those for which a booking books
+// something.
+func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
+	if b.countedIn != k.number {
+		b.countedIn, b.counted = k.number, 0
+	}
+	room := b.meter.Room(m.part(b.limit), now)
+	if b.holds(now) {
+		room += int64(b.held)
+	}
+	return int64(b.counted) < room
 }
 
 // queue adds the bucket to the next booking. The caller holds the lock.
@@ -158,7 +187,7 @@ func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 	if *b.limit != *to {
 		b.settle(b.limit, now)
 		b.meter = b.meter.Within(b.limit, to, now)
-		b.held = 0
+		b.held, b.newest = 0, 0
 	}
 	b.limit = to
 }
@@ -172,10 +201,19 @@ func (b *rateBucket) idle(now int64) bool {
 func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	want := int64(0)
 	if m.shared {
-		if elapsed := max(now-b.booked, 1); b.used > 1 {
+		used, elapsed := int64(b.used), max(now-b.booked, 1)
+		// It doubles while the use goes on. A burst ends before that: its grants would expire.
+		switch {
+		case elapsed > b.validity():
+			b.ahead = -burstBookings
+		case b.ahead < 0:
+			b.ahead++
+		default:
+			b.ahead = min(2*b.ahead+1, keystore.MaxRate)
+		}
+		if used > 1 {
 			// The use since the last booking, scaled to the validity of the grant.
-			used := int64(b.used)
-			want = min(used*b.validity()/elapsed, 2*used, b.limit.Burst)
+			want = min(used*b.validity()/elapsed, 2*used, max(0, int64(b.ahead)), b.limit.Burst)
 		}
 		if b.holds(now) {
 			want -= int64(b.held)
@@ -208,11 +246,15 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
 	granted := int32(min(answer.Granted, k.Want))
 	until := began + b.validity()
-	if !b.holds(now) {
-		b.held, b.until = granted, until
-	} else if granted > 0 {
+	switch {
+	case !b.holds(now):
+		b.held, b.newest, b.until, b.later = granted, 0, until, until
+	case granted > 0:
+		if b.newest == 0 { // else these expire with the grant before
+			b.later = until
+		}
 		b.held += granted
-		b.until = min(b.until, until)
+		b.newest += granted
 	}
 }
 

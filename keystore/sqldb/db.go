@@ -41,7 +41,7 @@ type dialect struct {
 	timeline string // expression: the server's timeline
 	current  string // condition: the data of this server is not older than that of any other
 	// begin is a query that takes the lock of all writers, unless BEGIN has taken it, and returns
-	// the time of the change. It has a placeholder like clock.
+	// tx.now and tx.noted. It has a placeholder like clock.
 	begin string
 	// beginApart replaces begin in transactions that lock their own rows instead of all writers.
 	beginApart string
@@ -436,7 +436,7 @@ func (d *DB) beginWrite(ctx context.Context, pool *sql.DB, begin string) (*tx, e
 		return nil, err
 	}
 	if err := t.sql.QueryRowContext(ctx, d.bind(begin),
-		d.clockArg()).Scan(timeTo{&t.now}); err != nil {
+		d.clockArg()).Scan(timeTo{&t.now}, timeTo{&t.noted}); err != nil {
 		t.close()
 		return nil, err
 	}

@@ -54,7 +54,7 @@ var postgresDialect = dialect{
 	// Rows of quota_grants are updated often. A sequential scan would read the old versions of all
 	// rows.
 	beginApart: fmt.Sprintf(`SELECT greatest(CAST(? AS bigint),
-		CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint), noted)
+		CAST(floor(extract(epoch FROM clock_timestamp()) * 1000000) AS bigint), noted), noted
 		FROM clock, (SELECT set_config('idle_in_transaction_session_timeout', '%d', true),
 			set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
 			set_config('enable_mergejoin', 'off', true) OFFSET 0) AS settings`,
@@ -145,7 +145,7 @@ func openPostgres(p *postgres, conns int) *sql.DB {
 // beginChange returns dialect.begin with these timeouts.
 func beginChange(lockWait, maxIdle time.Duration) string {
 	return fmt.Sprintf("SELECT greatest(CAST(? AS bigint), begin_change('%d', '%d'), (SELECT "+
-		"noted FROM clock))",
+		"noted FROM clock)), (SELECT noted FROM clock)",
 		lockWait.Milliseconds(), maxIdle.Milliseconds())
 }
 

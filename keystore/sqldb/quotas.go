@@ -48,7 +48,7 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 	list := make([][4]any, 0, len(reservations)) // quota, begins, ends and the index
 	for i := range reservations {
 		r := &reservations[i]
-		if r.End.Before(t.now.Add(-quotaKept)) {
+		if r.End.Before(t.noted.Add(-quotaKept)) {
 			// The row may be deleted, and a new one would grant all units again.
 			grants[i].Total = r.Limit
 			continue
@@ -124,7 +124,7 @@ func (t *tx) forgetQuotas() error {
 	}
 	n, err := t.exec("DELETE FROM quota_grants WHERE (quota, begins) IN (SELECT quota, begins "+
 		"FROM quota_grants WHERE ends < ? ORDER BY ends LIMIT ?"+t.db.skipLocked+")",
-		t.now.Add(-quotaKept-quotaMargin).UnixMicro(), maxForgotten)
+		t.noted.Add(-quotaKept-quotaMargin).UnixMicro(), maxForgotten)
 	if err == nil && n < maxForgotten { // else the next call continues
 		t.db.forgetAt.Store(time.Now().Add(forgetInterval).UnixNano())
 	}

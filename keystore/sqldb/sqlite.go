@@ -32,7 +32,7 @@ const (
 	importCache = "-262144"
 )
 
-const beginSQLite = "SELECT max(?, coalesce(noted, 0)) FROM clock"
+const beginSQLite = "SELECT max(?, coalesce(noted, 0)), noted FROM clock"
 
 var sqliteDialect = dialect{
 	goose:       goose.DialectSQLite3,

@@ -16,7 +16,10 @@ type tx struct {
 	ctx  context.Context
 	conn *sql.Conn // on which sql runs
 	sql  *sql.Tx
-	now  time.Time
+	now  time.Time // of the change
+	// noted is the time that nodes have stored, or zero: see DB.NoteTime. Unlike now, it does not
+	// follow a database clock that is ahead for a moment.
+	noted time.Time
 	// stmts are prepared statements by query, if dialect.prepares: an import runs the same few
 	// statements thousands of times.
 	stmts  map[string]*sql.Stmt

@@ -81,7 +81,7 @@ func (t *tx) rollUp(marks *usageMarks, tables []usageTable) (bool, error) {
 	for _, step := range keystore.Periods[1:] {
 		for _, s := range allSeries {
 			from, mark := shorter(step), marks.of(&s, step)
-			limit := toMinutes(t.now.Add(-rollUpDelay))
+			limit := toMinutes(t.noted.Add(-rollUpDelay))
 			if from != keystore.Minute {
 				limit = min(limit, marks.of(&s, from).Bucket)
 			}
@@ -215,7 +215,7 @@ func (t *tx) dropUsage(
 	}
 	for _, table := range tables {
 		age, wider := kept.Of(table.step), longer(table.step)
-		if age == 0 || table.end() > toMinutes(t.now.Add(-age)) ||
+		if age == 0 || table.end() > toMinutes(t.noted.Add(-age)) ||
 			wider != "" && slices.ContainsFunc(allSeries, func(s usageSeries) bool {
 				return marks.of(&s, wider).Bucket < table.end()
 			}) {
@@ -266,6 +266,6 @@ func (t *tx) dropTables(table usageTable) (bool, error) {
 // forgetWriters deletes the numbers of processes that have ended long ago.
 func (t *tx) forgetWriters() error {
 	_, err := t.exec("DELETE FROM usage_batches WHERE writer IN (SELECT writer FROM usage_batches "+
-		"WHERE at < ? LIMIT ?)", t.now.Add(-batchesKept).UnixMicro(), maxForgottenWriters)
+		"WHERE at < ? LIMIT ?)", t.noted.Add(-batchesKept).UnixMicro(), maxForgottenWriters)
 	return err
 }

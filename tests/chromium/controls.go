@@ -94,19 +94,46 @@ func (p *Page) Fill(name, text string) {
 	}
 }
 
-// Choose chooses an option of a list that leads to another document: at once with JavaScript, and
-// by pressing the button with a name without.
+// Choose chooses an option of a list that leads to another document: with Enter if there is
+// JavaScript, else by pressing the button with a name.
 func (p *Page) Choose(list, option, button string) {
 	p.t.Helper()
+	chosen := p.Value(list) == option
+	p.Fill(list, option)
 	if p.look.NoScript {
-		p.Fill(list, option)
 		p.Click(button)
-		return
+	} else if !chosen {
+		p.Submit(list)
 	}
-	p.load("choosing "+option, chromedp.Func(func(context.Context, *chromedp.Target) error {
-		p.Fill(list, option)
-		return nil
-	}))
+}
+
+// Focus gives the focus to the control with a name.
+func (p *Page) Focus(name string) {
+	p.t.Helper()
+	control := p.find(name, append(slices.Clone(fillable), pressable...))
+	call[bool](p, control, `function() { this.focus(); return true }`)
+}
+
+// Focused returns the id of the element with the focus, or its HTML if it has no id.
+func (p *Page) Focused() string {
+	p.t.Helper()
+	return evaluate[string](p, `(e => e?.id || e?.outerHTML?.slice(0, 200) || "")`+
+		`(document.activeElement)`)
+}
+
+// Jump follows the link to the element with an id in this document.
+func (p *Page) Jump(id string) {
+	p.t.Helper()
+	if !evaluate[bool](p, fmt.Sprintf(`(link => { link?.click(); return !!link })`+
+		`([...document.links].find(a => decodeURIComponent(a.getAttribute("href")) === %q))`, "#"+id)) {
+		p.t.Fatalf("%s: no link leads to #%s", p.Address(), id)
+	}
+}
+
+// Leave presses a key that leads to another document.
+func (p *Page) Leave(key string) {
+	p.t.Helper()
+	p.load(fmt.Sprintf("pressing %q", key), chromedp.KeyEvent(key))
 }
 
 // Press sends keys, such as kb.Tab, to the control with the focus. Use Submit for keys that lead to

@@ -36,24 +36,75 @@ document.addEventListener("DOMContentLoaded", () => {
 	for (const z of document.querySelectorAll("input[name=zone]")) z.value = zone;
 	for (const z of document.querySelectorAll(".zone")) z.textContent = `(${zone})`;
 
-	// A choice that takes effect immediately.
-	for (const s of document.querySelectorAll("[data-autosubmit]")) {
-		s.addEventListener("change", () => s.form.requestSubmit());
+	// A list that leads to another page, with data-autosubmit, or that changes its form, with
+	// data-resubmit and the id of the button that sends it. It is applied by choosing with the
+	// pointer, by Enter and by leaving it for another field. Arrow keys alone only change the value
+	// (WCAG 3.2.2).
+	for (const s of document.querySelectorAll("[data-autosubmit], [data-resubmit]")) {
+		let applied = s.value;
+		let pointed = false;
+		const apply = () => {
+			if (s.value === applied) return;
+			applied = s.value;
+			s.form.requestSubmit(document.getElementById(s.dataset.resubmit));
+		};
+		s.addEventListener("pointerdown", () => { pointed = true; });
+		s.addEventListener("keydown", (e) => {
+			pointed = false;
+			if (e.key === "Enter" && s.value !== applied) {
+				e.preventDefault();
+				apply();
+			}
+		});
+		s.addEventListener("change", () => { if (pointed) apply(); });
+		s.addEventListener("blur", (e) => {
+			// Applying would take away the page under a click on a link or button.
+			if (!e.relatedTarget?.closest("a, button")) setTimeout(apply);
+		});
 	}
 
-	// A choice that changes the form: its button sends the form, and the answer keeps the typed values.
-	for (const s of document.querySelectorAll("[data-resubmit]")) {
-		s.addEventListener("change", () => s.form.requestSubmit(document.getElementById(s.dataset.resubmit)));
-	}
+	// The focus returns to the control that changed the page, if the browser stores its id.
+	addEventListener("submit", (e) => {
+		if (e.target.method !== "get" && !e.submitter?.formNoValidate) return;
+		try { sessionStorage.setItem("apikeys-focus", document.activeElement.id); } catch {}
+	});
+	try {
+		const last = sessionStorage.getItem("apikeys-focus");
+		sessionStorage.removeItem("apikeys-focus");
+		if (last && !document.querySelector("[autofocus]")) document.getElementById(last)?.focus();
+	} catch {}
+
+	// A page that shows a token answers a form. Going back to it must not send the form again.
+	const shown = document.querySelector("[data-address]");
+	if (shown) history.replaceState(null, "", shown.dataset.address);
 
 	showBoxes();
+
+	// <button data-test="path of the API">, on the page of a new token, calls the API with the token.
+	for (const b of document.querySelectorAll("[data-test]")) {
+		const out = b.nextElementSibling;
+		b.addEventListener("click", async () => {
+			out.textContent = "Calling the API…";
+			try {
+				const r = await fetch(b.dataset.test, {
+					headers: { Authorization: `Bearer ${document.getElementById("token").textContent}` },
+					cache: "no-store", credentials: "omit", redirect: "manual",
+				});
+				const answer = r.status ? `${r.status} ${r.statusText}`.trim() : "a redirect";
+				out.textContent = r.ok ? `The token works: ${answer}.` : `The API answered ${answer}.`;
+			} catch {
+				out.textContent = "The API did not answer.";
+			}
+		});
+	}
 
 	// A form is sent only once. The page that follows has a new button.
 	for (const f of document.querySelectorAll("form[method=post]:not([data-again])")) {
 		f.addEventListener("submit", (e) => {
 			if (f.dataset.sent) { e.preventDefault(); return; }
 			f.dataset.sent = "yes";
-			for (const b of f.querySelectorAll("button[data-busy]")) {
+			const b = e.submitter;
+			if (b?.dataset.busy) {
 				b.setAttribute("aria-disabled", "true");
 				b.textContent = b.dataset.busy;
 			}

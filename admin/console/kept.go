@@ -1,0 +1,81 @@
+package console
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/base64"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// keptCookie carries a form over the sign-in if its session has ended: sealed, compressed, and only
+// to the page of the form. That page shows the form filled in and does not send it.
+const keptCookie = "apikeys-form"
+
+const (
+	// maxKept keeps the cookie below the limit of browsers, in bytes. That is a form with a few
+	// hundred checked permissions.
+	maxKept = 3800
+	// keptLife is how long a visitor has to find the token and sign in.
+	keptLife = time.Hour
+	// keptPurpose separates the key of the cookie from other keys.
+	keptPurpose = "console form"
+)
+
+// isForm reports whether the page of this address can show a kept form.
+func (v *visit) isForm() bool {
+	return strings.HasSuffix(v.r.URL.Path, "/new") || strings.HasSuffix(v.r.URL.Path, "/edit")
+}
+
+// keepForm keeps the posted form for its page. It reports whether it could: not a form that is too
+// long, incomplete, or that contains a token.
+func (v *visit) keepForm() bool {
+	if err := v.r.ParseForm(); err != nil || len(v.r.PostForm) == 0 || holdsToken(v.r.PostForm, "") {
+		return false
+	}
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestCompression)
+	if err != nil {
+		panic(err) // the level is valid
+	}
+	_, _ = io.WriteString(w, v.r.PostForm.Encode()) // a buffer accepts everything
+	_ = w.Close()
+	//nolint:gosec // the cipher chooses a random nonce
+	sealed := v.keys.TokenKey().AEAD(keptPurpose).Seal(nil, nil, packed.Bytes(),
+		[]byte(v.r.URL.Path))
+	value := base64.RawURLEncoding.EncodeToString(sealed)
+	if len(value) > maxKept {
+		return false
+	}
+	v.setCookieAt(v.r.URL.EscapedPath(), keptCookie, value, keptLife)
+	return true
+}
+
+// kept returns the form that was kept for this page, or nil. It returns it once.
+func (v *visit) kept() *form {
+	cookie, err := v.r.Cookie(keptCookie)
+	if err != nil {
+		return nil
+	}
+	v.setCookieAt(v.r.URL.EscapedPath(), keptCookie, "", -time.Second)
+	sealed, err := base64.RawURLEncoding.DecodeString(cookie.Value)
+	if err != nil {
+		return nil
+	}
+	packed, err := v.keys.TokenKey().AEAD(keptPurpose).Open(nil, nil, sealed, []byte(v.r.URL.Path))
+	if err != nil {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(packed)), 3*maxForm))
+	if err != nil {
+		return nil
+	}
+	values, err := url.ParseQuery(string(text))
+	if err != nil {
+		return nil
+	}
+	return &form{values: values, status: http.StatusOK, Kept: true}
+}

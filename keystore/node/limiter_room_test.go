@@ -1,0 +1,172 @@
+package node
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// together sends n requests to a node at the same time.
+func (f *limitedFleet) together(n int, to *limitedNode) {
+	var requests sync.WaitGroup
+	for range n {
+		requests.Go(func() { f.request(to, 1) })
+	}
+	requests.Wait()
+}
+
+// TestSteadyUseLosesNoGrants checks that several nodes with a shared store admit a stream of nine
+// tenths of the rate completely, whether it reaches one node or all. Grants that expire before they
+// are used would count too.
+func TestSteadyUseLosesNoGrants(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 1000, Per: time.Second, Burst: 100}
+	for _, reached := range []int{1, 3} {
+		t.Run(fmt.Sprint(reached, " of 3 nodes"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 3)
+				f.store.slow.Store(int64(2 * time.Millisecond))
+				var requests sync.WaitGroup
+				for i := range 10_000 {
+					requests.Go(func() { f.request(f.nodes[i%reached], 1) })
+					time.Sleep(time.Second / 900)
+				}
+				requests.Wait()
+				if f.refused > 0 {
+					t.Errorf("%d requests refused", f.refused)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
+// TestBurstLeavesTheRest checks that a burst uses up no more of a limit than its requests: a node
+// must not book more for a stream that has ended.
+func TestBurstLeavesTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 60}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
+		f.together(30, f.nodes[0])
+		time.Sleep(time.Second)
+		f.together(40, f.nodes[0])
+		if f.refused > 0 {
+			t.Errorf("%d of 40 requests refused", f.refused)
+		}
+		f.close()
+	})
+}
+
+// TestRefusedRequestsUseUpNoOtherLimit checks that requests which the limit of a key refuses book
+// nothing of the limit of its namespace.
+func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := keystore.RateLimit{Requests: 1000, Per: 24 * time.Hour, Burst: 1000}
+		quota := keystore.Quota{Units: 1000, Per: keystore.Month}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: keystore.RateLimit{Requests: 10,
+			Per: time.Second, Burst: 10}}, 2)
+		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+			{ID: "acme", Limits: keystore.Limits{Rate: shared, Quota: quota}}}})
+		f.store.slow.Store(int64(2 * time.Millisecond))
+		for range 10 {
+			f.together(500, f.nodes[0])
+			time.Sleep(time.Second)
+		}
+		admitted := int64(len(f.admitted))
+		var m keystore.Meter
+		for _, stored := range f.store.meters {
+			if stored.limit == shared {
+				m.TAT = stored.tat
+			}
+		}
+		booked := shared.Burst - m.Room(&shared, time.Now().UnixMicro())
+		granted := f.ledger.totals()[0]
+		// Streams are booked in advance.
+		if admitted < 90 || booked > 2*admitted || granted > 3*admitted {
+			t.Errorf("%d admitted, %d requests booked and %d units reserved", admitted, booked,
+				granted)
+		}
+		f.close()
+	})
+}
+
+// TestRaisedLimitDuringWait checks that a request which waits for its quota while its rate limit is
+// raised is charged to the new limit like any other.
+func TestRaisedLimitDuringWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := func(rate keystore.RateLimit) *keystore.Directory {
+			return keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+				{ID: "acme", Limits: keystore.Limits{Rate: rate,
+					Quota: keystore.Quota{Units: 1000, Per: keystore.Month}}}}})
+		}
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		f.ledger.slow.Store(int64(time.Second))
+		former := policy(keystore.RateLimit{Requests: 1, Per: 24 * time.Hour, Burst: 1})
+		f.policy = former
+		var waiting sync.WaitGroup
+		waiting.Go(func() { f.ask(new(entry), former) })
+		synctest.Wait()
+		f.policy = policy(keystore.RateLimit{Requests: 1000, Per: time.Second, Burst: 1000})
+		waiting.Go(func() { f.ask(new(entry), f.policy) })
+		waiting.Wait()
+		time.Sleep(time.Second)
+		if outcome := f.ask(new(entry), f.policy); outcome != keystore.OK {
+			t.Errorf("%v under the raised limit", outcome)
+		}
+		f.close()
+	})
+}
+
+// TestChangedQuotaLosesNoUnits checks that units which were reserved while the quota changed are
+// returned.
+func TestChangedQuotaLosesNoUnits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		f.ledger.slow.Store(int64(time.Second))
+		f.policy = hourly(1000)
+		former := f.policy
+		var waiting sync.WaitGroup
+		waiting.Go(func() { f.ask(new(entry), former) })
+		synctest.Wait()
+		f.policy = hourly(50)
+		waiting.Go(func() { f.ask(new(entry), f.policy) })
+		waiting.Wait()
+		for range 48 {
+			if outcome := f.ask(new(entry), f.policy); outcome != keystore.OK {
+				t.Fatalf("%v although units are left", outcome)
+			}
+		}
+		if outcome := f.ask(new(entry), f.policy); outcome != keystore.Exhausted {
+			t.Errorf("%v for a unit beyond the quota", outcome)
+		}
+		f.close()
+	})
+}
+
+// TestEnforcedLimitDuringRequest checks that a request which began while a limit was in shadow, and
+// which the limit refuses now, names the limit.
+func TestEnforcedLimitDuringRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		policy := func(shadow bool) *keystore.Directory {
+			return keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+				{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 1,
+					Per: time.Hour, Burst: 1, Shadow: shadow}}}}})
+		}
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		former := policy(true)
+		f.policy = policy(false)
+		f.ask(new(entry), f.policy)
+		var c Charge
+		a := Answer{Record: f.record, Now: time.Now().UnixNano()}
+		if err := f.nodes[0].charge(t.Context(), &c, a, former, 1); err != nil {
+			t.Fatal(err)
+		}
+		if c.Outcome != keystore.Limited || !c.Violated(NamespaceRate) {
+			t.Errorf("%v, violated: %v", c.Outcome, c.Violated(NamespaceRate))
+		}
+		f.close()
+	})
+}
