@@ -359,9 +359,6 @@ func askToRevoke(v *visit) error {
 
 // refuseChange answers a request for the form of a change that the visitor may not make.
 func (v *visit) refuseChange(k api.Key, operation string) error {
-	if k.Status == string(keystore.StatusRevoked) && operation != "delete" {
-		return v.done(v.keyLink(k.ID), notice{Kind: "warning", Title: "The key is already revoked"})
-	}
 	v.refuse(http.StatusForbidden, "Access denied", "This requires the permission admin.keys:"+
 		operation+" in namespace "+k.Namespace+". Ask an administrator for it.")
 	return nil

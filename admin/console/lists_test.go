@@ -332,7 +332,7 @@ func TestRefusedForms(t *testing.T) {
 	viewer.get("/apikeys/keys/"+id+"/delete").want(403, "admin.keys:delete")
 	deleter.get("/apikeys/keys/"+id+"/revoke").want(200, "Type revoke to confirm")
 	deleter.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200)
-	deleter.get("/apikeys/keys/"+id+"/revoke").want(200, "The key is already revoked")
+	deleter.get("/apikeys/keys/"+id+"/revoke").want(409, "The key has been revoked")
 }
 
 // mint creates a key of root that may read, and returns its id.

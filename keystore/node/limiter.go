@@ -47,22 +47,20 @@ type surroundings struct {
 	failed func(doing string, err error) error // reports a failure of the ledger
 }
 
-// A bucketID identifies the limits of a key or a namespace.
-type bucketID struct {
-	namespace bool
-	id        string
-}
+// A bucketID identifies the limits of a key or a namespace. It is the id of a key, or a slash and the
+// id of a namespace: neither id contains a slash.
+type bucketID string
 
 func (b bucketID) String() string {
-	if b.namespace {
-		return "namespace/" + b.id
+	if strings.HasPrefix(string(b), "/") {
+		return "namespace" + string(b)
 	}
-	return "key/" + b.id
+	return "key/" + string(b)
 }
 
 // bucketIDs returns the ids of the limits of a record's key and of its home namespace.
 func bucketIDs(r *keystore.Record) [2]bucketID {
-	return [2]bucketID{{id: r.KeyID}, {namespace: true, id: r.Namespace}}
+	return [2]bucketID{bucketID(r.KeyID), bucketID("/" + r.Namespace)}
 }
 
 func (n *Node) newLimiter() *limiter {

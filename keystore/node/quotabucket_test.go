@@ -164,7 +164,7 @@ func TestReturnsDelayNoRequest(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: quota}, 1)
 		n := f.nodes[0]
 		for i := range 20_000 {
-			id := bucketID{id: string(rune(i + 0x4e00))}
+			id := bucketID(string(rune(i + 0x4e00)))
 			n.quotaMap[id] = &quotaBucket{id: id, limit: &quota, left: 4,
 				end: time.Now().Add(time.Hour).UnixNano()}
 		}
@@ -190,7 +190,7 @@ func TestRemainingDuringReservation(t *testing.T) {
 		f.request(f.nodes[0], 1)
 		f.ledger.slow.Store(int64(time.Second))
 		f.nodes[0].spend(f.record, 20)
-		b := f.nodes[0].quotaMap[bucketID{id: f.record.KeyID}]
+		b := f.nodes[0].quotaMap[bucketID(f.record.KeyID)]
 		for _, when := range []string{"while they are booked", "afterwards"} {
 			synctest.Wait()
 			b.mu.Lock()
@@ -228,10 +228,11 @@ func TestLostHistory(t *testing.T) {
 
 // TestParseQuota checks that the names in the ledger can be split.
 func TestParseQuota(t *testing.T) {
-	for _, id := range []bucketID{{id: "4fYQ0hTz81Lk"}, {namespace: true, id: "acme~key.1"}} {
+	for i, id := range bucketIDs(&keystore.Record{KeyID: "4fYQ0hTz81Lk", Namespace: "acme~key.1"}) {
 		b := &quotaBucket{id: id, limit: &keystore.Quota{Units: 1, Per: keystore.Month}}
 		got, per, namespace := ParseQuota(b.ledgerName())
-		if got != id.id || per != keystore.Month || namespace != id.namespace {
+		if got != []string{"4fYQ0hTz81Lk", "acme~key.1"}[i] || per != keystore.Month ||
+			namespace != (i == 1) {
 			t.Errorf("%s: %s, %s, %v", b.ledgerName(), got, per, namespace)
 		}
 	}
