@@ -2,11 +2,8 @@ package chromium
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/chromedp/chromedp"
-
-	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
 // Named returns the names of the elements with a role in the accessibility tree, such as
@@ -30,17 +27,6 @@ func (p *Page) Touch(name string) {
 	if _, err := run(p, chromedp.MouseClickXY(x, y)); err != nil {
 		p.t.Fatalf("touching %s: %v", name, err)
 	}
-}
-
-// Focused returns the text of the element with the focus, or its value.
-func (p *Page) Focused() string {
-	p.t.Helper()
-	text := strings.Join(strings.Fields(evaluate[string](p, `(() => {
-		const e = document.activeElement
-		return e && e !== document.body ? e.value || e.innerText || e.name || e.localName : ""
-	})()`)), " ")
-	gate.WatchTokensIn(text)
-	return text
 }
 
 // Style returns a computed property of the first element that a selector matches, such as
