@@ -78,6 +78,7 @@ func (c *Console) pages() []page {
 		overviewPages(),
 		hygienePages(),
 		progressPages(),
+		themePages(),
 		rolePages(),
 		planPages(),
 		namespacePages(),
@@ -109,7 +110,7 @@ var navigation = []struct {
 
 // policy is the Content-Security-Policy: everything comes from this server.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; " +
-	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+	"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 // maxForm is the maximum length of a form in bytes. The longest forms have a few thousand fields.
 const maxForm = 256 << 10
@@ -222,7 +223,7 @@ func (v *visit) admitted(needs string) bool {
 		}
 		v.refuse(http.StatusForbidden, "Access denied",
 			"This page requires the permission "+needs+
-				", which you have in no namespace. Ask whoever manages members for it.")
+				", which you have in no namespace. Ask an administrator for it.")
 	case v.Outcome == keystore.Unavailable:
 		v.w.Header().Set("Retry-After", "1")
 		v.refuse(http.StatusServiceUnavailable, "The key database is unavailable",
@@ -232,8 +233,8 @@ func (v *visit) admitted(needs string) bool {
 			"This request was sent before the connection was secure.")
 	case v.Trusted:
 		v.refuse(http.StatusForbidden, "No member matches your login",
-			"This site has signed you in, but no active member has your login. Ask whoever "+
-				"manages members to set it.")
+			"This site has signed you in, but no active member has your login. Ask an "+
+				"administrator to set it.")
 	case v.Outcome == keystore.Address:
 		v.refuse(http.StatusForbidden, "Address not allowed",
 			"Your token may not be used from "+v.Address+".")

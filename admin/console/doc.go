@@ -37,8 +37,8 @@
 //	return v.again("role_form", "Create role", page, f)
 //	// 303, with a notice on the next page
 //	return v.done("/apikeys/roles", notice{Title: "Role created"})
-//	// the same after a change that reduces access: the notice shows on how many nodes it is in
-//	// force; if it is not complete, the visitor sees the progress page first
+//	// the same after a change that reduces access: the notice shows on how many servers it is
+//	// applied; if it is not complete, the visitor sees the progress page first
 //	return v.changed("/apikeys/roles", "Changes saved", p)
 //	// a page with the refusal of the REST interface, with its status
 //	return err
@@ -58,6 +58,10 @@
 //
 // If the session ends while a form is filled in, the handler of the GET request gets what was
 // entered from visit.kept. A button named `again` asks for the form again, or for a review.
+//
+// A button named `again` shows the form again with all that was typed: see form.again. With the
+// attribute data-part it replaces only a part of the page, so that the script can load what is large
+// when it is opened.
 //
 // # Lists
 //

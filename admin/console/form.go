@@ -157,6 +157,29 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
+// again returns the value of the button `again`, which shows the form again with all that was typed,
+// or an empty string for another button. A new search in the permission table does the same,
+// whatever the button, because Enter sends it. The value `NAME=VALUE` adds a value to the form.
+func (f *form) again() string {
+	button := f.Value("again")
+	f.values.Del("again")
+	if name, value, ok := strings.Cut(button, "="); ok && !f.Has(name, value) {
+		f.values.Add(name, value)
+	}
+	for name := range f.values {
+		table, ok := strings.CutSuffix(name, "_find")
+		if text := f.Value(name); ok && text != f.Value(table+"_found") {
+			f.values.Set(table+"_found", text)
+			f.values.Del(table + "_open") // of the previous results
+			button = "find"
+		}
+	}
+	if button != "" && button != reviewStep {
+		f.status = http.StatusOK
+	}
+	return button
+}
+
 // fail adds the errors of a refused call to the form. It reports whether the user can fix them, so
 // that the form is shown again.
 func (f *form) fail(err error) bool {

@@ -20,7 +20,8 @@ type keyPage struct {
 	Usage   *usagePart // nil: the visitor may not see it
 	Spent   *quotaUse  // nil: it has no quota, or its use is not known
 	History []event
-	More    bool // whether the history has more rows
+	More    bool   // whether the history has more rows
+	Code    []code // nil: the visitor may not create a key like it
 }
 
 func showKey(v *visit) error {
@@ -52,6 +53,11 @@ func showKey(v *visit) error {
 		p.More = rows.NextCursor != nil
 		for _, r := range rows.Items {
 			p.History = append(p.History, event{r, v.change(r), actionWords(r.Action)})
+		}
+	}
+	if v.mayIn("admin.keys:create", k.Namespace) {
+		if p.Code, err = v.mintCode(v.likeKey(k)); err != nil {
+			return err
 		}
 	}
 	return v.show("key", shownName(k.Name, k.Prefix), p)

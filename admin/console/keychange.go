@@ -126,14 +126,12 @@ func saveKey(v *visit) error {
 	} else if v.merge(p, f) {
 		return v.again("key_form", title, p, f)
 	}
-	again := f.Value("again")
-	f.values.Del("again")
-	if again != "" && again != reviewStep {
-		f.status = http.StatusOK
+	step := f.again()
+	if step != "" && step != reviewStep {
 		return v.again("key_form", title, p, f)
 	}
 	patch := v.patch(p, f)
-	if again == reviewStep && f.Ok() {
+	if step == reviewStep && f.Ok() {
 		return v.reviewed("Review changes of "+k.Name, p, f)
 	}
 	done, err := v.api.EditKey(v.refusing(f), k.ID, patch, f.ifVersion(), client.Wait(shortWait))

@@ -43,7 +43,7 @@ func TestEdit(t *testing.T) {
 		{"active", []string{"active", "true"},
 			"ERP 2 true acme [orders:read] [shop]; us [orders:read] [] [] map[c:3]"},
 	} {
-		p.submit(edit, test.fields...).want(200, "Changes saved", "In force on 1 of 1 node,")
+		p.submit(edit, test.fields...).want(200, "Changes saved", "Applied on all servers (1 of 1)")
 		k := s.key(t, id)
 		if got := fmt.Sprint(k.Name, " ", k.Active, " ", grantsOf(k), " ", k.AllowedIPs, " ",
 			k.Metadata); got != test.want {
@@ -137,7 +137,7 @@ func TestKeyLifecycle(t *testing.T) {
 	}
 	form := p.get(at+"/rotate").fill("grace", "1h")
 	a := p.post(at+"/rotate", form...).want(201, "It will not be shown again", "The old token works until",
-		"In force on 1 of 1 node")
+		"Applied on all servers (1 of 1)")
 	next := tokens.FindString(a.Text)
 	if next == token || !s.accepts(t, next) || !s.accepts(t, token) {
 		t.Error("both tokens should be valid")
@@ -159,7 +159,7 @@ func TestKeyLifecycle(t *testing.T) {
 		t.Error("revoked without a confirmation")
 	}
 	p.submit(at+"/revoke", "confirm", " Revoke ", "reason", "it leaked").want(200,
-		"Key revoked", "In force on 1 of 1 node", "Revoked", "it leaked").lacks("/edit",
+		"Key revoked", "Applied on all servers (1 of 1)", "Revoked", "it leaked").lacks("/edit",
 		"/rotate", `/revoke"`)
 	if s.accepts(t, last) {
 		t.Error("a revoked key is accepted")

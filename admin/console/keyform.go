@@ -48,6 +48,7 @@ type keyForm struct {
 	PlansUnlisted bool
 	GrowOnly      bool // whether edits of the namespace's keys can only add permissions
 	Once          string
+	Code          []code // of the key in the form; nil: not requested
 
 	mayGive func(keystore.Permission) bool // whether the visitor has it in the home namespace
 	current *keystore.Set                  // the permissions of the edited key there

@@ -116,10 +116,8 @@ func mintKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	again := f.Value("again")
-	f.values.Del("again")
-	if again != "" && again != reviewStep { // another namespace was chosen, which changes the form
-		f.status = http.StatusOK
+	step := f.again()
+	if step != "" && step != reviewStep && step != codeStep {
 		return v.again("key_form", newKeyTitle, p, f)
 	}
 	now := v.keys.Now()
@@ -133,11 +131,19 @@ func mintKey(v *visit) error {
 		Owner: f.Value("owner"), Metadata: f.metadata(), RateLimit: f.rateLimit(),
 		Quota: f.quota(), Plan: strings.TrimSpace(f.Value("plan")),
 	}
+	if step == codeStep {
+		if f.Ok() {
+			if p.Code, err = v.mintCode(spec); err != nil {
+				return err
+			}
+		}
+		return v.again("key_form", newKeyTitle, p, f)
+	}
 	if f.Value("name") == "" {
 		f.wrong("name", "is required") // instead of the name above
 	}
 	f.needsRole(p, home, spec.Grants)
-	if again == reviewStep && f.Ok() {
+	if step == reviewStep && f.Ok() {
 		return v.reviewed("Review key", p, f)
 	}
 	minted, err := v.api.MintKey(v.refusing(f), spec, p.Once)
@@ -159,6 +165,9 @@ func mintKey(v *visit) error {
 // reviewStep is the value of the field `again` that asks for a review. The button that has it is
 // also the action of the Enter key, so that Enter in a field creates no key.
 const reviewStep = "review"
+
+// codeStep is the value that asks for the samples that create the key.
+const codeStep = "code"
 
 // A tokenPage shows a token once.
 type tokenPage struct {
@@ -189,7 +198,6 @@ func (v *visit) showToken(p tokenPage, title string) error {
 	p.Samples = samples(method, address, path, p.Token)
 	if v.Beside && method == http.MethodGet && !p.Blanks {
 		p.Test = path
-		v.w.Header().Set("Content-Security-Policy", policy+"; connect-src 'self'")
 	}
 	return v.write(http.StatusCreated, "token", title, p, nil)
 }

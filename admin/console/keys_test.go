@@ -140,7 +140,7 @@ func TestList(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
-	p.get("/apikeys/keys").want(200, "No keys yet", "Create key")
+	p.get("/apikeys/keys").want(200, "First steps", "Create key")
 	p.get("/apikeys/keys?q=x").want(200, "No keys match")
 	var specs []manage.ImportSpec
 	for i := range 70 {

@@ -62,7 +62,7 @@ func TestPlans(t *testing.T) {
 	form := edit.fill("rate_limit.burst", "", "rate_limit.shadow", "-", "quota_rule", "limit",
 		"quota.requests", "5000")
 	p.post("/apikeys/plans/acme/gold/edit", form...).want(200, "Changes saved",
-		"In force on 1 of 1 node", "1,000 requests per minute<", "5,000 units per month")
+		"Applied on all servers (1 of 1)", "1,000 requests per minute<", "5,000 units per month")
 	p.post("/apikeys/plans/acme/gold/edit", form...).want(412)
 	p.submit("/apikeys/plans/acme/gold/edit", "rate_limit_rule", "none").want(200)
 	stored := s.keys.Policy().Plan(keystore.PlanID{Namespace: "acme", Name: "gold"})

@@ -37,7 +37,7 @@ func (s *site) imported(t testing.TB, prefix string, n int, change func(int, *ma
 
 func (a answer) title() (title string) {
 	each(a.Doc, func(n *html.Node) {
-		if n.Data == "title" {
+		if n.Data == "title" && n.Parent.Data == "head" { // charts have titles too
 			title = strings.TrimSuffix(textOf(n), " · API keys")
 		}
 	})

@@ -223,7 +223,7 @@ func TestRoles(t *testing.T) {
 	form := p.get("/apikeys/roles/acme/billing/edit").want(200).fill("permissions", "-",
 		"permissions_more", "orders:read", "description", " Reads <orders> ")
 	p.post("/apikeys/roles/acme/billing/edit", form...).want(200, "Changes saved",
-		"In force on 1 of 1 node", "Reads &lt;orders&gt;").lacks("orders:list")
+		"Applied on all servers (1 of 1)", "Reads &lt;orders&gt;").lacks("orders:list")
 	edit := p.get("/apikeys/roles/acme/billing/edit")
 	if text, _ := edit.field("description"); text != "Reads <orders>" {
 		t.Errorf("the form has the description %q", text)

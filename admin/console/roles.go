@@ -150,7 +150,7 @@ func (v *visit) writeRoleForm(r *api.Role, f *form) error {
 	} else {
 		title = "Edit " + r.Name
 	}
-	if r != nil && f.Ok() && !f.Kept {
+	if r != nil && f.Ok() && !f.Kept && !f.values.Has("permissions_more") { // shown first
 		f.setPermissions(p.Table, r.Permissions)
 		f.values.Set("description", r.Description)
 	}
@@ -163,6 +163,9 @@ func newRole(v *visit) error {
 
 func createRole(v *visit) error {
 	f := v.form()
+	if f.again() != "" {
+		return v.writeRoleForm(nil, f)
+	}
 	created, err := v.api.CreateRole(v.ctx, api.RoleRequest{
 		Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
 		Description: strings.TrimSpace(f.Value("description")),
@@ -193,6 +196,9 @@ func saveRole(v *visit) error {
 		return err
 	}
 	f := v.form()
+	if f.again() != "" {
+		return v.writeRoleForm(&r, f)
+	}
 	patch := api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}
 	if f.values.Has("description") {
 		patch.Description = api.Some(strings.TrimSpace(f.Value("description")))

@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 	"slices"
@@ -16,13 +17,41 @@ type resource struct {
 	Permissions []operations
 }
 
+// Calls returns the number of calls of the resource.
+func (r resource) Calls() (n int64) {
+	for _, o := range r.Permissions {
+		n += int64(len(o.Calls))
+	}
+	return n
+}
+
 // operations are the calls that one permission allows.
 type operations struct {
 	Permission string
 	Calls      []api.Operation
 }
 
-// A table is the permission table in a form.
+// Class returns the class that all calls have, read or write, or an empty string.
+func (o operations) Class() string {
+	class := o.Calls[0].Class
+	if slices.ContainsFunc(o.Calls, func(c api.Operation) bool { return c.Class != class }) {
+		return ""
+	}
+	return class
+}
+
+// matches reports whether each of the words is in the permission or in one of its calls.
+func (o operations) matches(words []string) bool {
+	texts := []string{o.Permission}
+	for _, c := range o.Calls {
+		texts = append(texts, c.Method+" "+c.Path, c.Summary)
+	}
+	return !slices.ContainsFunc(words, func(w string) bool { return !contains(w, texts...) })
+}
+
+// A table is the permission table in a form. Beside the checkboxes and the text field NAME_more, its
+// fields are NAME_open, the resources whose calls are all shown, NAME_find, the text to search for,
+// and NAME_found, the text of which it shows the results: see [form.again].
 type table struct {
 	Form      *form
 	Name      string // the name of the checkboxes
@@ -44,6 +73,86 @@ func newTable(f *form, name string, resources []resource, key ...*keyForm) table
 func (t table) ID(more ...string) string {
 	return strings.Join(append([]string{"f-" +
 		strings.NewReplacer("[", "-", "]", "", ".", "-").Replace(t.Name)}, more...), "-")
+}
+
+const (
+	// maxWhole is the number of calls up to which the table shows all of them. A larger table shows
+	// the calls of a resource when it is opened.
+	maxWhole = 100
+	// maxFound is the number of permissions that a search shows.
+	maxFound = 200
+	// maxSpread is the number of permissions up to which a resource is open from the start.
+	maxSpread = 6
+)
+
+// A listing is what the table shows.
+type listing struct {
+	Groups   []group
+	Calls    int64 // of all resources
+	Found    int64 // calls that match the search
+	Selected int   // checked boxes
+}
+
+// Large reports whether the table has more calls than it shows at once.
+func (l listing) Large() bool { return l.Calls > maxWhole }
+
+// A group is a resource as shown.
+type group struct {
+	resource
+	Rows     []operations // the permissions with a box
+	Selected int          // checked boxes, including those of the whole resource
+	Open     bool
+}
+
+// All reports whether every permission has a box.
+func (g group) All() bool { return len(g.Rows) == len(g.Permissions) }
+
+// Listing returns what the table shows. Checked boxes are always shown, because a form only sends
+// the boxes that it has.
+func (t table) Listing() listing {
+	l := listing{Selected: len(t.Form.Values(t.Name))}
+	for _, r := range t.Resources {
+		l.Calls += r.Calls()
+	}
+	find, left := words(t.Form.Value(t.Name+"_found")), maxFound
+	for _, r := range t.Resources {
+		g := group{resource: r, Selected: t.selected(r)}
+		asked := t.Form.Has(t.Name+"_open", r.Name)
+		var found int64
+		for _, o := range r.Permissions {
+			match := len(find) > 0 && o.matches(find)
+			if match {
+				found += int64(len(o.Calls))
+			}
+			switch {
+			case asked, !l.Large(), t.Box(o.Permission).Checked():
+			case match && left > 0:
+				left--
+			default:
+				continue
+			}
+			g.Rows = append(g.Rows, o)
+		}
+		l.Found += found
+		if len(find) > 0 && found == 0 && g.Selected == 0 && !asked &&
+			(len(r.Permissions) > 0 || !operations{Permission: r.Name}.matches(find)) {
+			continue
+		}
+		g.Open = asked || g.Selected > 0 || found > 0 && len(g.Rows) > 0 ||
+			!l.Large() && len(g.Permissions) <= maxSpread
+		l.Groups = append(l.Groups, g)
+	}
+	return l
+}
+
+// selected returns the number of checked boxes of a resource.
+func (t table) selected(r resource) (n int) {
+	for _, p := range t.Form.Values(t.Name) {
+		if strings.HasPrefix(p, r.Name+":") {
+			n++
+		}
+	}
+	return n
 }
 
 // A box is the checkbox of one permission.
@@ -74,13 +183,8 @@ func (b box) Barred() bool {
 	return b.key.Barred(b.Permission)
 }
 
-// Any reports whether a permission of a resource is checked.
-func (t table) Any(r resource) bool {
-	return slices.ContainsFunc(t.Form.Values(t.Name),
-		func(p string) bool { return strings.HasPrefix(p, r.Name+":") })
-}
-
-// table returns the permission table: the operations that handlers declare, by resource.
+// table returns the permission table: the operations that handlers declare, by resource, sorted by
+// their paths.
 func (v *visit) table() (all []resource, err error) {
 	by := make(map[string]map[string][]api.Operation)
 	if declared := v.resources.Load(); declared != nil {
@@ -105,12 +209,27 @@ func (v *visit) table() (all []resource, err error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(by)) {
 		r := resource{Name: name}
-		for _, permission := range slices.Sorted(maps.Keys(by[name])) {
-			r.Permissions = append(r.Permissions, operations{permission, by[name][permission]})
+		for permission, calls := range by[name] {
+			slices.SortFunc(calls, compareCalls)
+			r.Permissions = append(r.Permissions, operations{permission, calls})
 		}
+		slices.SortFunc(r.Permissions, func(a, b operations) int {
+			return cmp.Or(compareCalls(a.Calls[0], b.Calls[0]),
+				cmp.Compare(a.Permission, b.Permission))
+		})
 		all = append(all, r)
 	}
 	return all, nil
+}
+
+// methods is the order of calls of one path. Other methods follow by name.
+var methods = []string{http.MethodDelete, http.MethodPatch, http.MethodPut, http.MethodPost,
+	http.MethodHead, http.MethodGet}
+
+func compareCalls(a, b api.Operation) int {
+	return cmp.Or(cmp.Compare(a.Path, b.Path),
+		cmp.Compare(slices.Index(methods, b.Method), slices.Index(methods, a.Method)),
+		cmp.Compare(a.Method, b.Method))
 }
 
 // setPermissions checks the boxes of permissions. It puts permissions without a box into the text

@@ -55,6 +55,7 @@ type view struct {
 	Form       *form // never nil
 	Composes   bool  // whether the page has a form to fill in
 	Notice     *notice
+	Pending    []notice    // changes of this page that are not in force everywhere
 	Member     *api.Member // the signed-in member, or nil
 	Namespaces []api.Namespace
 	Current    string // the path of the current section
@@ -80,16 +81,14 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 		d.Current = path.Join(Root, strings.Split(strings.TrimPrefix(v.r.URL.Path, Root+"/"),
 			"/")[0])
 		d.Notice = v.takeNotice()
+		d.Pending = v.pendingHere()
 	}
 	var b bytes.Buffer
 	if err := templates()[name].ExecuteTemplate(&b, "layout", d); err != nil {
 		return fmt.Errorf("template %s: %w", name, err)
 	}
 	v.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	v.w.WriteHeader(status)
-	if v.r.Method != http.MethodHead {
-		_, _ = v.w.Write(b.Bytes())
-	}
+	respond(v.w, v.r, status, b.Bytes())
 	return nil
 }
 
@@ -106,6 +105,49 @@ func (v *visit) namespaces() []api.Namespace {
 		v.listed = page.Items
 	}
 	return v.listed
+}
+
+// WindowTitle returns the title of the window. It begins with the news, and no two pages have the
+// same: a list names its filters, and other pages their section.
+func (d *view) WindowTitle() string {
+	title := d.Title
+	for _, n := range navigation {
+		switch {
+		case n.path != d.Current:
+		case d.Title == n.Label: // the list has not named its filters
+			title = d.pageTitle(title, d.filters()...)
+		case d.r.URL.Path != n.path && !strings.HasPrefix(title, n.Label):
+			title += " · " + n.Label
+		}
+	}
+	switch {
+	case !d.Form.Ok():
+		title = "Error: " + title
+	case d.Notice != nil:
+		title = d.Notice.Title + " · " + title
+	}
+	return title
+}
+
+// filters returns the parameters of a list in words.
+func (d *view) filters() (list []string) {
+	q := d.r.URL.Query()
+	for _, name := range slices.Sorted(maps.Keys(q)) {
+		value := q.Get(name)
+		switch {
+		case value == "", slices.Contains([]string{"zone", "page", "back"}, name):
+		case name == "cursor" && d.pageNumber() > 1: // pageTitle names the page
+		case name == "cursor":
+			list = append(list, "another page")
+		case name == "q":
+			list = append(list, "search "+value)
+		case name == "namespace":
+			list = append(list, "in "+value)
+		default:
+			list = append(list, name+" "+cmp.Or(d.known[value], value))
+		}
+	}
+	return list
 }
 
 // A navItem is one entry of the main navigation.
@@ -186,6 +228,13 @@ func (d *view) Link(path string, parameters ...string) string {
 	return d.link(Root+path, parameters...)
 }
 
+// Theme returns the theme that the visitor has chosen, light or dark, or an empty string for that of
+// the system.
+func (d *view) Theme() string { return d.theme() }
+
+// Themes returns the choices for Theme.
+func (d *view) Themes() []choice { return themes }
+
 // Query returns a parameter of the address.
 func (d *view) Query(name string) string { return d.query(name) }
 
@@ -199,10 +248,10 @@ func (d *view) May(permission string) bool { return d.may(permission) }
 func (d *view) MayIn(permission, namespace string) bool { return d.mayIn(permission, namespace) }
 
 // MayHere reports whether the visitor has a permission in the switcher's namespace, or in some
-// namespace if none is set.
+// namespace if none is set. Nobody has one in a namespace that does not exist.
 func (d *view) MayHere(permission string) bool {
 	if in := d.namespace(); in != "" {
-		return d.mayIn(permission, in)
+		return d.keys.Policy().Namespace(in) != nil && d.mayIn(permission, in)
 	}
 	return d.may(permission)
 }

@@ -103,6 +103,7 @@ type notice struct {
 	Text  string `json:"text,omitempty"`
 	// Propagation is the state of the change on the nodes; nil: not shown.
 	Propagation *api.Propagation `json:"propagation,omitempty"`
+	Link        string           `json:"-"` // to the progress page; empty: none
 }
 
 // noticeCookie carries a notice over a redirect. It is not secret, and pages show it as text.

@@ -26,6 +26,9 @@ type Look struct {
 	Dark     bool
 	NoScript bool
 	Zone     string // a time zone such as Asia/Kolkata
+	// Forced means forced colours, as in the contrast themes of Windows.
+	Forced bool
+	Print  bool // as on paper
 }
 
 func (l Look) width() int {
@@ -73,9 +76,15 @@ func New(t testing.TB, site string, look Look) *Page {
 // next page on.
 func (p *Page) Show(look Look) {
 	p.t.Helper()
-	scheme, zone := "light", cmp.Or(look.Zone, "UTC")
+	scheme, zone, forced, media := "light", cmp.Or(look.Zone, "UTC"), "none", ""
 	if look.Dark {
 		scheme = "dark"
+	}
+	if look.Forced {
+		forced = "active"
+	}
+	if look.Print {
+		media = "print"
 	}
 	p.do(
 		chromedp.EmulateViewport(int64(look.width()), int64(cmp.Or(look.Height, 900)),
@@ -83,8 +92,10 @@ func (p *Page) Show(look Look) {
 		chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
 			if _, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia,
 				emulation.SetEmulatedMediaParams{
+					Media: media,
 					Features: []*emulation.MediaFeature{
 						{Name: "prefers-color-scheme", Value: scheme},
+						{Name: "forced-colors", Value: forced},
 						// so that no picture shows half of a transition
 						{Name: "prefers-reduced-motion", Value: "reduce"},
 					},

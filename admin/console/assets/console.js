@@ -19,12 +19,17 @@ const showTimes = () => {
 		t.textContent = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}${seconds}`;
 	}
 };
-const reading = new MutationObserver(showTimes);
+const reading = new MutationObserver(() => {
+	showTimes();
+	// The element after a form shows that the form is complete.
+	for (const form of document.querySelectorAll("form.filters:has(+ *)")) foldFilters(form);
+});
 reading.observe(document, { childList: true, subtree: true });
 
 document.addEventListener("DOMContentLoaded", () => {
 	reading.disconnect();
 	showTimes();
+	for (const form of document.querySelectorAll("form.filters")) foldFilters(form);
 
 	// Days and times in forms use the viewer's time zone as well.
 	const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -73,26 +78,7 @@ document.addEventListener("DOMContentLoaded", () => {
 	const shown = document.querySelector("[data-address]");
 	if (shown) history.replaceState(null, "", shown.dataset.address);
 
-	// <button data-copy="id of the element to copy">
-	for (const b of document.querySelectorAll("[data-copy]")) {
-		const source = document.getElementById(b.dataset.copy);
-		const words = b.firstElementChild;
-		const label = words.textContent;
-		b.addEventListener("click", async () => {
-			try {
-				await navigator.clipboard.writeText(source.textContent);
-				words.textContent = "Copied";
-			} catch {
-				const range = document.createRange();
-				range.selectNodeContents(source);
-				getSelection().removeAllRanges();
-				getSelection().addRange(range);
-				const copy = /Mac|iP(hone|ad)/.test(navigator.platform) ? "⌘C" : "Ctrl+C";
-				words.textContent = `Selected: press ${copy}`;
-			}
-			setTimeout(() => { words.textContent = label; }, 3000);
-		});
-	}
+	showBoxes();
 
 	// <button data-test="path of the API">, on the page of a new token, calls the API with the token.
 	for (const b of document.querySelectorAll("[data-test]")) {
@@ -112,19 +98,6 @@ document.addEventListener("DOMContentLoaded", () => {
 		});
 	}
 
-	// <input type=checkbox data-all="id of the group to check">
-	for (const all of document.querySelectorAll("[data-all]")) {
-		const boxes = [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all], :disabled, [name^='connected:'])")];
-		const show = () => {
-			const n = boxes.filter((b) => b.checked).length;
-			all.checked = n > 0 && n === boxes.length;
-			all.indeterminate = n > 0 && n < boxes.length;
-		};
-		all.addEventListener("change", () => { for (const b of boxes) b.checked = all.checked; });
-		for (const b of boxes) b.addEventListener("change", show);
-		show();
-	}
-
 	// A form is sent only once. The page that follows has a new button.
 	for (const f of document.querySelectorAll("form[method=post]:not([data-again])")) {
 		f.addEventListener("submit", (e) => {
@@ -137,6 +110,11 @@ document.addEventListener("DOMContentLoaded", () => {
 			}
 		});
 	}
+	// On a phone the navigation scrolls.
+	const current = document.querySelector(".side [aria-current]");
+	const bar = current?.closest("ul");
+	if (bar && bar.scrollWidth > bar.clientWidth) bar.scrollLeft = current.offsetLeft - (bar.clientWidth - current.offsetWidth) / 2;
+
 	// Lists. The exact times of relative ones are in the viewer's time zone as well.
 	for (const t of document.querySelectorAll("time.ago")) {
 		const at = new Date(t.dateTime);
@@ -165,23 +143,308 @@ document.addEventListener("DOMContentLoaded", () => {
 	if (wrong) wrong.focus();
 });
 
+const apple = /Mac|iP/.test(navigator.platform);
+
+// <button data-copy="id of the element to copy">
+document.addEventListener("click", async (e) => {
+	const b = e.target.closest("[data-copy]");
+	if (!b) return;
+	const source = document.getElementById(b.dataset.copy);
+	const words = b.firstElementChild;
+	b.dataset.label ??= words.textContent;
+	try {
+		await navigator.clipboard.writeText(source.textContent);
+		words.textContent = "Copied";
+	} catch {
+		const range = document.createRange();
+		range.selectNodeContents(source);
+		getSelection().removeAllRanges();
+		getSelection().addRange(range);
+		words.textContent = `Selected: press ${apple ? "⌘" : "Ctrl+"}C`;
+	}
+	setTimeout(() => { words.textContent = b.dataset.label; }, 3000);
+});
+
+// <input type=checkbox data-all="id of the group to check"> checks a group of boxes, and [data-count] shows
+// how many boxes of a table with data-boxes="their name" are checked.
+const boxesOf = (all) => [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all], :disabled, [name^='connected:'])")];
+const showBoxes = () => {
+	for (const all of document.querySelectorAll("[data-all]")) {
+		const boxes = boxesOf(all);
+		const n = boxes.filter((b) => b.checked).length;
+		all.checked = n > 0 && n === boxes.length;
+		all.indeterminate = n > 0 && n < boxes.length;
+	}
+	for (const count of document.querySelectorAll("[data-boxes] [data-count]")) {
+		const name = count.closest("[data-boxes]").dataset.boxes;
+		const group = count.closest(".resource");
+		const n = (group ?? count.closest("[data-boxes]")).querySelectorAll(`input[name="${name}"]:checked`).length;
+		const words = group ? `${n} selected` : `${n} selected.`;
+		count.hidden = group && !n;
+		if (count.textContent !== words) count.textContent = words;
+	}
+};
+document.addEventListener("change", (e) => {
+	if (e.target.dataset.all) for (const b of boxesOf(e.target)) b.checked = e.target.checked;
+	if (e.target.type === "checkbox") showBoxes();
+});
+
+// <button data-part="ids"> sends its form, and only the elements with these ids are replaced by those of the
+// answer, so what was typed stays. <details data-load> presses its button when it is opened.
+const replaceParts = async (button) => {
+	const form = button.form;
+	const ids = button.dataset.part.split(" ");
+	const fields = () => {
+		const list = new URLSearchParams(new FormData(form));
+		list.set(button.name, button.value);
+		return list.toString();
+	};
+	const focused = document.activeElement === button;
+	for (const id of ids) document.getElementById(id)?.setAttribute("aria-busy", "true");
+	let sent, page;
+	try {
+		do { // once more if something was typed meanwhile
+			sent = fields();
+			const answer = await fetch(button.formAction, { method: "POST", body: new URLSearchParams(sent) });
+			if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
+			page = new DOMParser().parseFromString(await answer.text(), "text/html");
+			if (ids.some((id) => !page.getElementById(id))) throw new Error("another form");
+		} while (fields() !== sent);
+	} catch {
+		if (button.isConnected) form.requestSubmit(button); // such as for signing in again
+		return;
+	}
+	for (const id of ids) {
+		const part = document.getElementById(id);
+		if (!part) continue; // a search was faster
+		part.replaceChildren(...page.getElementById(id).childNodes);
+		part.removeAttribute("aria-busy");
+		if (focused) part.querySelector("tbody input")?.focus();
+	}
+	showBoxes();
+};
+document.addEventListener("click", (e) => {
+	const button = e.target.closest("button[data-part]");
+	if (!button) return;
+	e.preventDefault();
+	replaceParts(button);
+});
+document.addEventListener("toggle", (e) => {
+	if (!e.target.open || !e.target.hasAttribute("data-load")) return;
+	e.target.removeAttribute("data-load");
+	replaceParts(e.target.querySelector("button[data-part]"));
+}, true);
+
+// <input data-find="id of its button"> searches while one types.
+{
+	let searching;
+	const search = (input, delay) => {
+		clearTimeout(searching);
+		searching = setTimeout(() => replaceParts(document.getElementById(input.dataset.find)), delay);
+	};
+	document.addEventListener("input", (e) => { if (e.target.dataset.find) search(e.target, 300); });
+	document.addEventListener("keydown", (e) => {
+		if (e.key !== "Enter" || !e.target.dataset?.find) return;
+		e.preventDefault(); // Enter would send the form
+		search(e.target, 0);
+	});
+}
+
+// The page of a change in progress is read again every two seconds. Its live region, which a screen reader
+// announces, is only replaced when it has changed.
+{
+	const watch = async (region) => {
+		for (;;) {
+			await new Promise((done) => setTimeout(done, 2000));
+			const answer = await fetch(location.href).catch(() => null);
+			if (!answer) continue; // the network may come back
+			if (answer.redirected || !answer.ok) { location.reload(); return; }
+			const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+			const now = page.getElementById(region.id);
+			if (!now || now.dataset.watch === region.dataset.watch) continue;
+			for (const part of [region, ...["progress-head", "progress-next"].map((id) => document.getElementById(id))]) {
+				part.replaceChildren(...page.getElementById(part.id).childNodes);
+			}
+			region.dataset.watch = now.dataset.watch;
+			document.title = page.title;
+			showTimes();
+			if (!region.querySelector("progress")) return;
+			countDown();
+		}
+	};
+	// <span data-left="milliseconds"> counts down.
+	const countDown = () => {
+		for (const left of document.querySelectorAll("[data-left]")) {
+			const end = performance.now() + Number(left.dataset.left);
+			const show = () => {
+				const seconds = Math.max(0, Math.ceil((end - performance.now()) / 1000));
+				left.textContent = `At most ${seconds} ${seconds === 1 ? "second" : "seconds"} left`;
+				if (seconds && left.isConnected) setTimeout(show, 1000);
+			};
+			show();
+		}
+	};
+	document.addEventListener("DOMContentLoaded", () => {
+		const region = document.querySelector("[data-watch]");
+		if (!region?.querySelector("progress")) return;
+		countDown();
+		watch(region);
+	});
+}
+
+// The theme changes at once, and the server stores it.
+document.addEventListener("submit", (e) => {
+	if (!e.target.matches(".themes")) return;
+	e.preventDefault();
+	const theme = e.submitter.value;
+	const root = document.documentElement;
+	if (theme) root.dataset.theme = theme; else delete root.dataset.theme;
+	document.querySelector("meta[name=color-scheme]").content = theme || "light dark";
+	for (const b of e.target.querySelectorAll("button")) b.setAttribute("aria-pressed", b === e.submitter);
+	fetch(e.target.action, { method: "POST", redirect: "manual", body: new URLSearchParams({ theme }) });
+});
+
+// Shortcuts. Those of one key can be turned off (WCAG 2.1.4) and never work where one types.
+{
+	const shown = (e) => e.checkVisibility({ visibilityProperty: true });
+	const unsaved = () => [...document.querySelectorAll("main form[method=post] :is(input, textarea, select)")].some((f) =>
+		f.type === "checkbox" || f.type === "radio" ? f.checked !== f.defaultChecked :
+			f.localName === "select" ? [...f.options].some((o) => o.selected !== o.defaultSelected) && [...f.options].some((o) => o.defaultSelected) :
+				f.type !== "hidden" && f.value !== f.defaultValue);
+	const singleKeys = {
+		get on() { try { return localStorage.getItem("apikeys-single-keys") !== "off"; } catch { return true; } },
+		set on(on) { try { localStorage.setItem("apikeys-single-keys", on ? "on" : "off"); } catch { /* until the next page */ } },
+	};
+	const openDialog = (id) => {
+		const dialog = document.getElementById(id);
+		if (!dialog || dialog.open) return;
+		if (id === "help") {
+			dialog.querySelector("#single-keys").checked = singleKeys.on;
+			if (apple) dialog.querySelector("kbd").textContent = "⌘";
+		}
+		if (id === "palette") offer("");
+		dialog.showModal();
+		if (id === "help") dialog.querySelector(".actions button").focus();
+	};
+	document.addEventListener("click", (e) => {
+		const button = e.target.closest("[data-open]");
+		if (button) openDialog(button.dataset.open);
+		if (e.target.localName === "dialog") e.target.close(); // a click beside it
+	});
+	document.addEventListener("change", (e) => { if (e.target.id === "single-keys") singleKeys.on = e.target.checked; });
+	document.addEventListener("keydown", (e) => {
+		if ((e.ctrlKey || e.metaKey) && !e.altKey && !e.shiftKey && e.key.toLowerCase() === "k") {
+			if (!document.getElementById("palette")) return;
+			e.preventDefault();
+			openDialog("palette");
+			return;
+		}
+		if (e.ctrlKey || e.metaKey || e.altKey || e.defaultPrevented || !singleKeys.on || document.querySelector("dialog[open]") ||
+			e.target.isContentEditable || e.target.matches("input, select, textarea")) return;
+		if (e.key === "?") openDialog("help");
+		else if (e.key === "/") {
+			const field = [...document.querySelectorAll("main input[type=search]")].find(shown);
+			if (!field) { openDialog("palette"); } else { field.focus(); field.select(); }
+		} else if (e.key === "n" && !unsaved()) document.querySelector("#help [data-key=n]")?.click();
+		else return;
+		e.preventDefault();
+	});
+
+	// The palette offers what the page links to: its sections, actions and tabs.
+	const tokenShape = /[a-z0-9]_[0-9A-Za-z]{58}/;
+	const offer = (text) => {
+		const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+		const found = new Map();
+		for (const a of document.querySelectorAll(".side a, #help a, main .actions a, main .tabs a, main .pager a")) {
+			const label = a.textContent.trim().replace(/\s+/g, " ");
+			if (words.every((w) => label.toLowerCase().includes(w)) && !found.has(label)) found.set(label, () => a.click());
+		}
+		for (const b of document.querySelectorAll(".themes button")) {
+			const label = `Theme: ${b.textContent}`;
+			if (words.every((w) => label.toLowerCase().includes(w))) found.set(label, () => b.click());
+		}
+		const list = document.getElementById("palette-list");
+		if (tokenShape.test(text)) { // it must not get into an address
+			found.clear();
+			found.set("Check this token", () => checkToken(text));
+		} else if (text.trim()) {
+			const keys = new URL(document.querySelector(".brand").href);
+			keys.searchParams.set("q", text.trim());
+			found.set(`Search keys for “${text.trim()}”`, () => { location.href = keys; });
+		}
+		list.replaceChildren(...[...found].slice(0, 20).map(([label, run], i) => {
+			const item = document.createElement("li");
+			item.role = "option";
+			item.id = `palette-${i}`;
+			item.textContent = label;
+			item.addEventListener("click", () => { list.closest("dialog").close(); run(); });
+			return item;
+		}));
+		select(list.firstElementChild);
+	};
+	const select = (item) => {
+		const list = document.getElementById("palette-list");
+		for (const other of list.children) other.setAttribute("aria-selected", other === item);
+		const input = list.previousElementSibling;
+		if (item) input.setAttribute("aria-activedescendant", item.id); else input.removeAttribute("aria-activedescendant");
+		item?.scrollIntoView({ block: "nearest" });
+	};
+	document.addEventListener("DOMContentLoaded", () => {
+		const palette = document.getElementById("palette");
+		if (!palette) return;
+		const input = palette.querySelector("input");
+		const chosen = () => palette.querySelector("[aria-selected=true]");
+		palette.addEventListener("close", () => { input.value = ""; });
+		input.addEventListener("input", () => offer(input.value));
+		input.addEventListener("keydown", (e) => {
+			const next = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[e.key];
+			if (e.key === "Enter") chosen()?.click();
+			else if (next) select(chosen()?.[next] ?? chosen());
+			else return;
+			e.preventDefault();
+		});
+	});
+}
+
+// On a phone, the filters of a list are behind a button, unless one is set.
+const foldFilters = (form) => {
+	const fields = [...form.children].filter((c) => c.matches(".field:not(.grow, .narrow-only)"));
+	if (fields.length < 2 || form.querySelector(".fold")) return;
+	const used = fields.some((f) => [...f.querySelectorAll("input, select")].some((i) => i.value));
+	const button = document.createElement("button");
+	button.type = "button";
+	button.className = "fold";
+	button.textContent = "More filters";
+	const show = (open) => {
+		form.classList.toggle("folded", !open);
+		button.setAttribute("aria-expanded", open);
+	};
+	button.addEventListener("click", () => show(form.classList.contains("folded")));
+	show(used);
+	fields[0].before(button);
+};
+
 // A token that was pasted into a search is checked instead: it must not become part of an address,
 // which the browser would keep in its history.
-addEventListener("submit", (e) => {
-	if (e.target.method !== "get") return;
-	const typed = [...e.target.elements].find((i) => /(^|[^a-z0-9])[a-z][a-z0-9_]{0,23}_[0-9A-Za-z]{58}/.test(i.value));
-	if (!typed) return;
-	e.preventDefault();
+const checkToken = (text) => {
 	const form = document.createElement("form");
 	const token = document.createElement("input");
 	form.method = "post";
 	form.action = "/apikeys/check";
 	token.type = "hidden";
 	token.name = "token";
-	token.value = typed.value.trim();
-	typed.value = "";
+	token.value = text.trim();
 	form.append(token);
 	document.body.append(form);
 	form.submit();
 	form.remove();
+};
+addEventListener("submit", (e) => {
+	if (e.target.method !== "get") return;
+	const typed = [...e.target.elements].find((i) => /(^|[^a-z0-9])[a-z][a-z0-9_]{0,23}_[0-9A-Za-z]{58}/.test(i.value));
+	if (!typed) return;
+	e.preventDefault();
+	const token = typed.value;
+	typed.value = "";
+	checkToken(token);
 });

@@ -1,0 +1,173 @@
+package console_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/html"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// TestTitles checks that no two pages have the same title, and that the title begins with the news.
+func TestTitles(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "billing"})
+	for _, ns := range []string{"acme", "billing"} {
+		roles(t, s, keystore.Role{Namespace: ns, Name: "billing",
+			Permissions: permissions(t, "orders:read")})
+	}
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	id, _ := p.createKey("name", "billing")
+	for range 60 {
+		p.createKey("name", "x")
+	}
+	next := ""
+	each(p.get("/apikeys/keys").Doc, func(n *html.Node) {
+		if attr(n, "rel") == "next" {
+			next = attr(n, "href")
+		}
+	})
+	seen := make(map[string]string)
+	for _, path := range []string{"/keys", next, "/keys?q=bill", "/keys?status=active",
+		"/keys?namespace=acme", "/keys?role=billing", "/keys?sort=name", "/keys/new",
+		"/keys/" + id, "/keys/" + id + "/edit",
+		"/keys/" + id + "/rotate", "/keys/" + id + "/revoke", "/overview", "/hygiene",
+		"/hygiene/never_used", "/roles", "/roles?q=bill", "/roles?namespace=acme", "/roles/new",
+		"/roles/billing/billing/edit", "/roles/acme/billing/delete", "/namespaces",
+		"/namespaces/billing", "/namespaces/billing/edit", "/namespaces/new", "/members",
+		"/members/new", "/plans", "/plans/new", "/audit", "/audit?action=role.create", "/nodes",
+		"/nothing"} {
+		title := p.get("/apikeys" + strings.TrimPrefix(path, "/apikeys")).title()
+		if other, again := seen[title]; again {
+			t.Errorf("%s and %s have the title %q", other, path, title)
+		}
+		seen[title] = path
+	}
+	if got := p.submit("/apikeys/keys/"+id+"/edit", "name", "bills").want(200,
+		`<div tabindex="-1" autofocus>`).title(); got != "Changes saved · bills · Keys" {
+		t.Errorf("after a change the title is %q", got)
+	}
+	if got := p.submit("/apikeys/keys/new", "name", "").title(); got !=
+		"Error: Create key · Keys" {
+		t.Errorf("after an error the title is %q", got)
+	}
+}
+
+// TestTheme checks that the server knows the theme, so that no page shows another one first.
+func TestTheme(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	p.get("/apikeys/keys").want(200, `<html lang="en">`, `content="light dark"`,
+		`value="" aria-pressed="true"`)
+	a := p.post("/apikeys/theme", "theme", "dark", "next", "/apikeys/roles").want(200,
+		`<html lang="en" data-theme="dark">`, `name="color-scheme" content="dark"`,
+		`value="dark" aria-pressed="true"`)
+	if a.At.Path != "/apikeys/roles" {
+		t.Errorf("the theme leads to %s", a.At)
+	}
+	s.person(t).get("/apikeys/sign-in").lacks("data-theme")
+	p.post("/apikeys/theme", "theme", `dark" onload="x`).want(200, `<html lang="en">`)
+	p.post("/apikeys/theme", "theme", "light").want(200, `data-theme="light"`)
+	p.post("/apikeys/theme", "theme", "", "next", "//evil.example").want(200, `<html lang="en">`)
+}
+
+// TestFirstSteps checks the checklist of a deployment without keys.
+func TestFirstSteps(t *testing.T) {
+	s := open(t)
+	s.apart = true
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	a := p.get("/apikeys/keys").want(200, "First steps", "Require keys for your API", "openapi",
+		"/apikeys/members/new")
+	if n := strings.Count(a.Text, ">Done<"); n != 0 {
+		t.Errorf("%d steps are done", n)
+	}
+	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",
+		Path: "/orders"}})
+	s.member(t, "Ben", "default=@viewer")
+	if n := strings.Count(p.get("/apikeys/keys").Text, ">Done<"); n != 3 {
+		t.Errorf("%d steps are done, want 3", n)
+	}
+	p.get("/apikeys/keys?namespace=default").want(200, "No keys yet").lacks("First steps")
+	s.signedIn(t, "Vera", "*=@viewer").get("/apikeys/keys").want(200,
+		"No keys yet").lacks("First steps")
+	s.signedIn(t, "Dev", "default=@developer").get("/apikeys/keys").want(200,
+		"First steps").lacks("Invite others")
+	p.createKey("name", "CI")
+	p.get("/apikeys/keys").want(200, "CI").lacks("First steps")
+}
+
+// TestSamples checks the commands that create a key like the one in a form or on a page.
+func TestSamples(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu", Parent: "acme"})
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "billing",
+		Permissions: permissions(t, "orders:read")})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	fields := []string{"name", "Ada's $(id)", "namespace", "acme", "access", "custom",
+		"permissions_more", "orders:read orders:search", "roles", "billing", "connected", "true",
+		"grants", "eu", "access:eu", "read_only", "connected:eu", "true", "allowed_ips",
+		"10.0.0.0/8", "metadata", "team=the erp", "expires", "custom", "expires_day", "2037-01-31",
+		"rate_limit_rule", "limit", "rate_limit.requests", "100", "rate_limit.per", "1s",
+		"rate_limit.burst", "200", "quota_rule", "unlimited", "active", "-"}
+	sample := func(a answer, id string) (text string) {
+		each(a.Doc, func(n *html.Node) {
+			if attr(n, "id") == id {
+				text = textOf(n)
+			}
+		})
+		return text
+	}
+	const mint = `caddy apikeys keys mint \
+  --name 'Ada'\''s $(id)' \
+  --namespace acme \
+  --permission orders:read \
+  --permission orders:search \
+  --role billing \
+  --connected \
+  --grant eu+=%s \
+  --rate 100/1s \
+  --burst 200 \
+  --quota unlimited \
+  --expires 2037-01-31T00:00:00Z \
+  --allow-ip 10.0.0.0/8 \
+  --metadata 'team=the erp' \
+  --inactive`
+	a := p.submit("/apikeys/keys/new", append(fields, "again", "code")...).want(200)
+	if got, want := sample(a, "as-cli"), fmt.Sprintf(mint, "read_only"); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
+		t.Error("showing the samples created a key")
+	}
+	// The body of the curl line creates the key.
+	curl := sample(a, "as-curl")
+	if !strings.HasPrefix(curl, "curl "+s.URL+"/apikeys/v1/keys \\\n") {
+		t.Errorf("the call is %s", curl)
+	}
+	_, body, _ := strings.Cut(curl, "-d '")
+	body = strings.ReplaceAll(strings.TrimSuffix(body, "'"), `'\''`, "'")
+	r := httptest.NewRequest("POST", "/apikeys/v1/keys", strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
+	var minted api.Minted
+	if err := json.Unmarshal(w.Body.Bytes(), &minted); err != nil || w.Code != 201 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	a = p.get("/apikeys/keys/" + minted.Key.ID).want(200).lacks(minted.Token)
+	if got, want := sample(a, "as-cli"), fmt.Sprintf(mint, "read"); got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+
+	// A form with errors has no samples, and says so.
+	p.submit("/apikeys/keys/new", "name", "x", "metadata", "team", "again", "code").want(200,
+		"Correct the fields first.").lacks(`id="as-cli"`)
+	s.signedIn(t, "Vera", "*=@viewer").get("/apikeys/keys/" + minted.Key.ID).want(200).
+		lacks(`id="as-cli"`)
+}

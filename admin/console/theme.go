@@ -1,0 +1,41 @@
+package console
+
+import "time"
+
+const themePath = Root + "/theme"
+
+// themeCookie holds the theme. The server reads it, so that a page never shows another one first.
+const themeCookie = "apikeys-theme"
+
+var themes = []choice{{Value: "", Label: "System"}, {Value: "light", Label: "Light"},
+	{Value: "dark", Label: "Dark"}}
+
+func themePages() []page {
+	return []page{{"POST " + themePath, anyMember, setTheme}}
+}
+
+// theme returns the visitor's theme, or an empty string for that of the system.
+func (v *visit) theme() string {
+	cookie, err := v.r.Cookie(themeCookie)
+	if err != nil {
+		return ""
+	}
+	for _, t := range themes {
+		if t.Value == cookie.Value {
+			return t.Value
+		}
+	}
+	return ""
+}
+
+// setTheme stores the theme in this browser. The script does not wait for the answer.
+func setTheme(v *visit) error {
+	life := 365 * 24 * time.Hour
+	theme := v.form().Value("theme")
+	if theme == "" {
+		life = -time.Second
+	}
+	v.setCookie(themeCookie, theme, life)
+	v.redirect(v.next())
+	return nil
+}

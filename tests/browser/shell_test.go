@@ -1,0 +1,355 @@
+package browser
+
+import (
+	"compress/gzip"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/chromium"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// githubDocument writes GitHub's OpenAPI document, with 1,223 operations, and returns its path.
+func githubDocument(t *testing.T) string {
+	t.Helper()
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := os.Open(filepath.Join(root, "caddymodule", "route", "testdata", "openapi",
+		"github.json.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close()
+	text, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "github.json")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// permissionsOf returns the permissions of a key in its home namespace.
+func permissionsOf(t *testing.T, g *gate.Gate, id string) (list []string) {
+	t.Helper()
+	grant := g.Show(t, id)["grants"].([]any)[0].(gate.JSON)
+	for _, p := range grant["permissions"].([]any) {
+		list = append(list, p.(string))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// TestLargeTable chooses calls of GitHub's API, by opening a resource and by searching, with and
+// without JavaScript.
+func TestLargeTable(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: strings.Replace(site, "public",
+		"openapi "+githubDocument(t)+"\n\tpublic", 1)})
+	_, token := member(t, g, "ada", everywhere)
+	for name, look := range map[string]chromium.Look{"with script": {},
+		"without script": {NoScript: true}} {
+		t.Run(name, func(t *testing.T) {
+			page := signedIn(t, g, token, look)
+			page.Open("/apikeys/keys/new")
+			page.Fill("Name", "Bot "+name)
+			page.Click("Custom")
+			page.Sees("1,223 calls.", "0 selected.")
+			page.Picture("table")
+			page.DoesNotSee("/gists/public")
+			page.Click("gists 20 calls")
+			if look.NoScript {
+				page.Click("Show all 20 calls of gists")
+			}
+			page.Click("gists:gists-list-public")
+			page.Click("issues 58 calls")
+			page.Click("All reads issues:read")
+			page.Fill("Find calls", "post pulls reviews")
+			page.Submit("Find calls")
+			page.Sees("of 1,223 calls match.", "2 selected.")
+			page.Click("pulls:pulls-create-review")
+			if !look.NoScript {
+				page.Sees("3 selected.")
+			}
+			page.Picture("table-found")
+			if page.Value("Name") != "Bot "+name {
+				t.Errorf("the name is now %q", page.Value("Name"))
+			}
+			page.Click("Create key")
+			id := string(newToken(t, page))[3:15]
+			if got := permissionsOf(t, g, id); !slices.Equal(got, []string{
+				"gists:gists-list-public", "issues:read", "pulls:pulls-create-review"}) {
+				t.Errorf("the key has %v", got)
+			}
+		})
+	}
+	page := signedIn(t, g, token, chromium.Look{Width: 360})
+	page.Open("/apikeys/keys/new")
+	page.Steady()
+	page.Click("Custom")
+	page.Accessible()
+}
+
+// TestProgress watches a change that one of two nodes has not applied.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	lease := gate.Config{Site: site, APIKeys: "lease 2m"}
+	g := gate.Start(t, lease)
+	lease.DataOf = g
+	other := gate.Start(t, lease)
+	_, token := member(t, g, "ada", everywhere)
+	for name, look := range map[string]chromium.Look{"with script": {},
+		"without script": {NoScript: true}} {
+		t.Run(name, func(t *testing.T) {
+			key := g.Mint(t, gate.JSON{"name": "Till " + name, "access": "read_only"})
+			page := signedIn(t, g, token, look)
+			page.Open("/apikeys/keys/" + key.ID + "/revoke")
+			page.Fill("Type revoke to confirm", "revoke")
+			other.Pause(t)
+			defer other.Resume()
+			page.Click("Revoke key")
+			page.Sees("Key revoked", "Till "+name, "Not yet applied on all servers (1 of 2).")
+			at := page.Address()
+			page.Picture("progress-pending")
+			if !look.NoScript {
+				page.Sees("seconds left")
+				page.Accessible()
+			}
+			page.Open("/apikeys/keys/" + key.ID)
+			page.Sees("Not yet applied on all servers (1 of 2).")
+			page.Picture("key-pending")
+			page.Click("Show progress")
+			if page.Address() != at {
+				t.Errorf("the progress page is at %s, was at %s", page.Address(), at)
+			}
+			other.Resume()
+			page.Sees("Key revoked", "Till "+name, "Applied on all servers (2 of 2)")
+			if page.Address() != at {
+				t.Errorf("the page has gone to %s", page.Address())
+			}
+			page.Click("Continue")
+			page.Sees("Revoked")
+			page.DoesNotSee("Not yet applied")
+		})
+	}
+}
+
+// TestShortcuts uses the console by shortcuts.
+func TestShortcuts(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	g.Mint(t, gate.JSON{"name": "Till", "access": "read_only"})
+	page := signedIn(t, g, token, chromium.Look{})
+
+	page.Press("/")
+	page.Press("?nk") // typed, not shortcuts
+	if !strings.HasSuffix(page.Value("Search"), "?nk") {
+		t.Fatalf("the search holds %q", page.Value("Search"))
+	}
+	page.Open("/apikeys/roles")
+	page.Press("?")
+	page.Sees("Keyboard shortcuts", "Shortcuts of one key")
+	page.Accessible()
+	page.Picture("help")
+	page.Press(kb.Escape)
+	page.Press("n")
+	page.Sees("Access level")
+	if page.Address() != "/apikeys/keys/new" {
+		t.Errorf("n leads to %s", page.Address())
+	}
+
+	page.Open("/apikeys/roles")
+	page.Click("Go to…")
+	page.Accessible()
+	page.Picture("palette")
+	page.Fill("Page or action", "audit")
+	page.Press(kb.Enter)
+	page.Sees("Verify log")
+	page.Click("Go to…")
+	page.Fill("Page or action", "till")
+	page.Press(kb.Enter)
+	page.Sees("Till", "Clear filters")
+	if page.Address() != "/apikeys/keys?q=till" {
+		t.Errorf("a search from the palette leads to %s", page.Address())
+	}
+	// A pasted token is checked, and gets into no address.
+	page.Click("Go to…")
+	page.Fill("Page or action", string(token))
+	page.Sees("Check this token")
+	page.Press(kb.Enter)
+	page.Sees("Check a token")
+	if strings.Contains(page.Address(), string(token)) {
+		t.Error("the token of the palette is in the address")
+	}
+
+	// Shortcuts of one key can be turned off (WCAG 2.1.4).
+	page.Open("/apikeys/roles")
+	page.Click("Keyboard shortcuts")
+	page.Click("Shortcuts of one key")
+	page.Touch("Close")
+	page.Open("/apikeys/roles")
+	page.Press("n?")
+	page.Click("Keyboard shortcuts")
+	if page.Value("Shortcuts of one key") != "" {
+		t.Error("the setting is lost")
+	}
+	page.Click("Shortcuts of one key")
+	page.Touch("Close")
+
+	// Nothing that was typed is lost.
+	page.Open("/apikeys/keys/new")
+	page.Fill("Name", "Half")
+	page.Press(kb.Tab + "n")
+	page.Click("Read & Write")
+	page.Press("n")
+	if page.Value("Name") != "Half" {
+		t.Errorf("the name is %q", page.Value("Name"))
+	}
+}
+
+// TestTheme chooses a theme with and without JavaScript.
+func TestTheme(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	const light, dark = "rgb(255, 255, 255)", "rgb(23, 23, 27)"
+	for name, look := range map[string]chromium.Look{"with script": {},
+		"without script": {NoScript: true}} {
+		t.Run(name, func(t *testing.T) {
+			page := signedIn(t, g, token, look)
+			for _, step := range []struct{ theme, colour string }{
+				{"Dark", dark}, {"Light", light}, {"System", light},
+			} {
+				if look.NoScript {
+					page.Click(step.theme)
+				} else {
+					page.Touch(step.theme)
+				}
+				page.Sees("Keys")
+				if got := page.Style("header", "background-color"); got != step.colour {
+					t.Errorf("with the theme %s the header is %s", step.theme, got)
+				}
+				if step.theme == "Dark" && !look.NoScript { // axe-core needs JavaScript
+					page.Legible()
+				}
+				page.Open("/apikeys/roles")
+				if got := page.Style("header", "background-color"); got != step.colour {
+					t.Errorf("on the next page the header is %s, with %s", got, step.theme)
+				}
+			}
+			page.Show(chromium.Look{Dark: true, NoScript: look.NoScript})
+			if got := page.Style("header", "background-color"); got != dark {
+				t.Errorf("with the system's dark theme the header is %s", got)
+			}
+		})
+	}
+}
+
+// TestFrame checks what surrounds all pages: notices, narrow tables, filters on a phone, forced
+// colours and paper.
+func TestFrame(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	key := g.Mint(t, gate.JSON{"name": "Till", "access": "read_only"})
+	for name, look := range map[string]chromium.Look{"with script": {},
+		"without script": {NoScript: true}} {
+		page := signedIn(t, g, token, look)
+		page.Open("/apikeys/keys/" + key.ID + "/edit")
+		page.Fill("Name", "Till "+name)
+		page.Click("Save changes")
+		page.Sees("Changes saved")
+		if got := page.Focused(); !strings.Contains(got, "Changes saved") {
+			t.Errorf("%s: after a change the focus is on %q", name, got)
+		}
+	}
+
+	page := signedIn(t, g, token, chromium.Look{Width: 360})
+	if heads := page.Named("columnheader"); !slices.Contains(heads, "Status") {
+		t.Errorf("the columns of a narrow table are %q", heads)
+	}
+	if page.Offers("Status") {
+		t.Error("a phone shows all filters at once")
+	}
+	page.Click("More filters")
+	if !page.Offers("Status") {
+		t.Error("the button More filters shows no filters")
+	}
+	page.Open("/apikeys/keys?status=active")
+	if page.Value("Status") != "Active" {
+		t.Error("a filter in use is hidden")
+	}
+	page.Steady()
+
+	page.Show(chromium.Look{Forced: true})
+	page.Open("/apikeys/keys")
+	for _, links := range []string{".side a", ".tabs a"} {
+		current := page.Style(links+"[aria-current]", "text-decoration-line")
+		if other := page.Style(links+":not([aria-current])", "text-decoration-line"); current == other {
+			t.Errorf("in forced colours the current one of %s looks like the others: %s", links,
+				current)
+		}
+	}
+	page.Picture("forced-colours")
+	page.Show(chromium.Look{Print: true})
+	if got := page.Style(".side", "display") + page.Style(".shell", "display"); got != "noneblock" {
+		t.Errorf("on paper the navigation and the page are %s", got)
+	}
+}
+
+// TestFirstSteps checks the page of a deployment without keys.
+func TestFirstSteps(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	page := signedIn(t, g, token, chromium.Look{})
+	page.Sees("First steps", "Require keys for your API Done")
+	look(t, page, looks, "first-steps", "/apikeys/keys")
+}
+
+// TestAsCode runs the command that New key shows.
+func TestAsCode(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	var page *chromium.Page
+	for name, look := range map[string]chromium.Look{"scripted": {}, "plain": {NoScript: true}} {
+		page = signedIn(t, g, token, look)
+		page.Open("/apikeys/keys/new")
+		page.Fill("Name", name)
+		page.Click("Read & Write")
+		page.Click("As code")
+		if look.NoScript {
+			page.Click("Show")
+		}
+		page.Sees("caddy apikeys keys mint", "--name "+name, "--access read_write")
+		page.Picture("samples")
+		if got := page.Value("Name"); got != name {
+			t.Errorf("the name is now %q", got)
+		}
+	}
+	_, command, _ := strings.Cut(page.Text(), "caddy apikeys ")
+	command, _, _ = strings.Cut(command, "Caddyfile of a site")
+	command, _, _ = strings.Cut(command, "Copy")
+	if r := g.APIKeys(t, "", strings.Fields(strings.ReplaceAll(command, `\`, ""))...); r.Exit != 0 {
+		t.Errorf("%s: %v", command, r)
+	}
+}
