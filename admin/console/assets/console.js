@@ -7,13 +7,14 @@ document.documentElement.classList.add("script");
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 
 // Times are shown in the viewer's time zone, with UTC on hover. They are converted while the page
-// is parsed, before the first paint, so that nothing moves. A time element without a following node
-// may still be incomplete.
+// is parsed, before the first paint, so that nothing moves. An element that nothing follows, in it
+// or after one that contains it, may still be incomplete.
+const followed = (node) => node && (node.nextSibling || followed(node.parentNode));
 const pad = (n) => String(n).padStart(2, "0");
 const showTimes = () => {
 	for (const t of document.querySelectorAll("time[datetime]:not([title])")) {
 		const at = new Date(t.dateTime);
-		if (isNaN(at) || document.readyState === "loading" && !t.nextSibling && !t.parentNode.nextSibling) continue;
+		if (isNaN(at) || document.readyState === "loading" && !followed(t)) continue;
 		t.title = t.textContent;
 		const seconds = /:\d\d:\d\d /.test(t.title) ? `:${pad(at.getSeconds())}` : "";
 		t.textContent = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())} ${pad(at.getHours())}:${pad(at.getMinutes())}${seconds}`;
