@@ -85,8 +85,12 @@ func TestSwitchNamespace(t *testing.T) {
 		"/apikeys/keys?namespace=tenant-049&amp;owner=root&amp;status=revoked").lacks("tenant-050</code>")
 	find("tenant").want(200, "There are more")
 	find("nothing").want(200, "No namespace that you may see")
-	if a := p.get("/apikeys/switch?q=default&next=//evil.example/"); a.At.Path != "/apikeys/keys" {
-		t.Errorf("an address of another site leads to %s", a.At)
+	for _, next := range []string{"//evil.example/", "///evil.example/../apikeys/x",
+		"/%252Fevil.example/../apikeys/x", "/apikeys/../x", "https://evil.example/apikeys/keys"} {
+		a := p.get("/apikeys/switch?q=default&next=" + next)
+		if a.At.Path != "/apikeys/keys" {
+			t.Errorf("%s leads to %s", next, a.At)
+		}
 	}
 	// a member sees only what it may
 	one := s.signedIn(t, "Ben", "tenant-007=read")

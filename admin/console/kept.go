@@ -19,6 +19,8 @@ const (
 	// maxKept keeps the cookie below the limit of browsers, in bytes. That is a form with a few
 	// hundred checked permissions.
 	maxKept = 3800
+	// maxPacked bounds the work for visitors who are not signed in, in bytes.
+	maxPacked = 64 << 10
 	// keptLife is how long a visitor has to find the token and sign in.
 	keptLife = time.Hour
 	// keptPurpose separates the key of the cookie from other keys.
@@ -36,12 +38,16 @@ func (v *visit) keepForm() bool {
 	if err := v.r.ParseForm(); err != nil || len(v.r.PostForm) == 0 || holdsToken(v.r.PostForm, "") {
 		return false
 	}
+	text := v.r.PostForm.Encode()
+	if len(text) > maxPacked {
+		return false
+	}
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestCompression)
 	if err != nil {
 		panic(err) // the level is valid
 	}
-	_, _ = io.WriteString(w, v.r.PostForm.Encode()) // a buffer accepts everything
+	_, _ = io.WriteString(w, text) // a buffer accepts everything
 	_ = w.Close()
 	//nolint:gosec // the cipher chooses a random nonce
 	sealed := v.keys.TokenKey().AEAD(keptPurpose).Seal(nil, nil, packed.Bytes(),

@@ -58,7 +58,8 @@ func (v *visit) aspects(p *keyForm, sent *form) (list []aspect) {
 			roles = append(roles, r.Name+" (new: "+strings.Join(r.Permissions, ", ")+")")
 		}
 		slices.Sort(roles)
-		add("roles", "Roles", slices.Compact(roles), "roles", "roles_more")
+		add("roles", "Roles", slices.Compact(roles), "roles", "roles_more", "new_roles[0].name",
+			"new_roles[0].permissions", "new_roles[0].permissions_more")
 	}
 	if p.MayConnect || f.Has("connected", "true") {
 		add("connected", "Valid in all children of "+p.Home.ID, yes(f.Has("connected", "true")),

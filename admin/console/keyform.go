@@ -254,6 +254,9 @@ func (v *visit) roleChoices(p *keyForm) {
 	slices.SortFunc(p.Roles, compareChoices)
 }
 
+// maxRepeated is the maximum number of permissions and roles that other namespaces repeat.
+const maxRepeated = 500
+
 // maxOthers is the number of namespaces that a form offers. Others can be typed.
 const maxOthers = 200
 
@@ -374,6 +377,10 @@ func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.Gr
 	ids := slices.Concat(f.Values("grants"), words(f.Value("grants_more")))
 	if len(ids) > maxGrants { // each grant repeats the home grant
 		f.wrong("grants", fmt.Sprintf("must contain at most %d namespaces", maxGrants))
+		return grants
+	}
+	if len(home.permissions)+len(home.roles) > maxRepeated {
+		f.wrong("grants", fmt.Sprintf("must not repeat more than %d permissions and roles", maxRepeated))
 		return grants
 	}
 	var roles []string

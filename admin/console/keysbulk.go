@@ -359,9 +359,11 @@ func exportKeys(v *visit) error {
 
 // harmless returns a cell that spreadsheets do not read as a formula: names can be anything.
 func harmless(cell string) string {
-	if strings.HasPrefix(cell, "\t") || strings.HasPrefix(cell, "\r") ||
-		cell != "" && strings.Contains("=+-@", cell[:1]) {
-		return "'" + cell
+	// Some split the line at semicolons or tabs.
+	for part := range strings.FieldsFuncSeq(cell, func(r rune) bool { return r == ';' || r == '\t' }) {
+		if strings.ContainsAny(part[:1], "=+-@\r") {
+			return "'" + strings.NewReplacer(";", ",", "\t", " ").Replace(cell)
+		}
 	}
 	return cell
 }

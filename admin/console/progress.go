@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -64,6 +65,7 @@ func (v *visit) changed(to, title string, p api.Propagation) error {
 		return err
 	}
 	if value := base64.RawURLEncoding.EncodeToString(text); len(value) <= maxNotice {
+		v.forgetOldest()
 		v.setCookie(c.cookie(), value, changeLife)
 	}
 	v.redirect(c.Link())
@@ -72,6 +74,16 @@ func (v *visit) changed(to, title string, p api.Propagation) error {
 
 func (c pendingChange) cookie() string {
 	return changeCookie + strconv.FormatInt(int64(c.Revision), 10)
+}
+
+// forgetOldest removes cookies of changes until there is room for another one. Browsers and proxies
+// limit the length of all cookies.
+func (v *visit) forgetOldest() {
+	list := v.pendingChanges()
+	slices.SortFunc(list, func(a, b pendingChange) int { return cmp.Compare(a.Revision, b.Revision) })
+	for i := 0; len(list)-i >= maxPending; i++ {
+		v.setCookie(list[i].cookie(), "", -time.Second)
+	}
 }
 
 // pendingChanges returns the changes of the visitor that have a cookie, at most maxPending.
@@ -167,7 +179,7 @@ func watch(v *visit) error {
 	}
 	for _, c := range v.pendingChanges() {
 		if int64(c.Revision) == revision {
-			p.Change, p.Next = c.Title, c.Page
+			p.Change, p.Next = c.Title, ownPage(c.Page)
 		}
 	}
 	p.Object = v.objectAt(p.Next)

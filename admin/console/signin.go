@@ -102,14 +102,18 @@ func (v *visit) askToSignIn() {
 const formKept, formLost = "kept", "lost"
 
 // next returns the page of the console to open after signing in.
-func (v *visit) next() string {
-	next := v.r.FormValue("next")
-	u, err := url.Parse(next)
-	if err != nil || u.IsAbs() || u.Host != "" ||
-		!strings.HasPrefix(path.Clean(u.Path), Root+"/") || strings.Contains(next, "\\") {
-		return Root + "/keys"
+func (v *visit) next() string { return ownPage(v.r.FormValue("next")) }
+
+// ownPage returns an address of the console that came with a request, or that of the keys if it
+// leads elsewhere.
+func ownPage(address string) string {
+	u, err := url.Parse(address)
+	// The path may have escapes, so the text must begin like a page, too.
+	if err != nil || !strings.HasPrefix(address, Root+"/") ||
+		!strings.HasPrefix(path.Clean(u.Path), Root+"/") || strings.Contains(address, "\\") {
+		return keysPath
 	}
-	return next
+	return address
 }
 
 type signInPage struct {

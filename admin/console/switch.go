@@ -61,5 +61,5 @@ func (v *visit) switchedTo(id string) string {
 	}
 	q := to.Query()
 	q.Del("cursor")
-	return address(to.Path, q, "namespace", id)
+	return address(to.EscapedPath(), q, "namespace", id)
 }

@@ -79,6 +79,8 @@ const (
 	// maxWhole is the number of calls up to which the table shows all of them. A larger table shows
 	// the calls of a resource when it is opened.
 	maxWhole = 100
+	// maxWords is the number of words that a search compares. It ignores the others.
+	maxWords = 10
 	// maxFound is the number of permissions that a search shows.
 	maxFound = 200
 	// maxSpread is the number of permissions up to which a resource is open from the start.
@@ -115,6 +117,7 @@ func (t table) Listing() listing {
 		l.Calls += r.Calls()
 	}
 	find, left := words(t.Form.Value(t.Name+"_found")), maxFound
+	find = find[:min(len(find), maxWords)]
 	for _, r := range t.Resources {
 		g := group{resource: r, Selected: t.selected(r)}
 		asked := t.Form.Has(t.Name+"_open", r.Name)

@@ -1,6 +1,9 @@
 package console
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const themePath = Root + "/theme"
 
@@ -20,18 +23,21 @@ func (v *visit) theme() string {
 	if err != nil {
 		return ""
 	}
-	for _, t := range themes {
-		if t.Value == cookie.Value {
-			return t.Value
-		}
+	return knownTheme(cookie.Value)
+}
+
+// knownTheme returns a theme, or an empty string if there is no such theme.
+func knownTheme(name string) string {
+	if !slices.ContainsFunc(themes, func(t choice) bool { return t.Value == name }) {
+		return ""
 	}
-	return ""
+	return name
 }
 
 // setTheme stores the theme in this browser. The script does not wait for the answer.
 func setTheme(v *visit) error {
 	life := 365 * 24 * time.Hour
-	theme := v.form().Value("theme")
+	theme := knownTheme(v.form().Value("theme"))
 	if theme == "" {
 		life = -time.Second
 	}

@@ -21,8 +21,7 @@ type transfer struct {
 	options  ChangeOptions
 }
 
-// TransferKeys makes the member to the owner of all keys that the member id owns and that are not
-// revoked. It returns the member id and how many keys it no longer owns. The caller must be allowed
+// TransferKeys gives all keys that the member id owns to the member to, except revoked ones. It returns the member id and how many keys it no longer owns. The caller must be allowed
 // to change each key and to give it to that owner (docs/authority.md, rules 6 and 7). All keys are
 // checked before the first one changes, so either all change or none. More than transferBatch keys
 // take several transactions. If a later one fails, calling TransferKeys again transfers the rest.
@@ -152,10 +151,14 @@ func (t *transfer) given(auth authority, before *keystore.Key) (*keystore.Key, e
 		return nil, refusal
 	}
 	err := authorise(auth, before, &after)
-	if refusal, ok := errors.AsType[*keystore.Error](err); ok &&
-		auth.mayReadKey(before.ID, before.Namespace, before.Owner) {
+	if refusal, ok := errors.AsType[*keystore.Error](err); ok {
 		named := *refusal
-		named.ID, named.Detail = before.ID, "key "+before.ID+": "+refusal.Detail
+		if auth.mayReadKey(before.ID, before.Namespace, before.Owner) {
+			named.ID, named.Detail = before.ID, "key "+before.ID+": "+refusal.Detail
+		} else {
+			named.Detail = "the caller may not give a key of the member, which it may not read, to " +
+				"the new owner"
+		}
 		return nil, &named
 	}
 	return &after, err
@@ -171,7 +174,9 @@ func (t *transfer) batches(ctx context.Context) (done node.Commit, transferred i
 	for {
 		n := 0
 		last, err := t.commitBulk(ctx, t.caller, func(tx keystore.Tx, auth authority) (err error) {
-			n, err = t.batch(tx, auth, true)
+			if _, err = t.begin(tx, auth); err == nil {
+				n, err = t.batch(tx, auth, true)
+			}
 			return err
 		})
 		if err != nil {

@@ -77,7 +77,7 @@ func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
 		}
 		admitted := int64(len(f.admitted))
 		var m keystore.Meter
-		for _, stored := range f.store.meters {
+		for _, stored := range f.store.dump() {
 			if stored.limit == shared {
 				m.TAT = stored.tat
 			}

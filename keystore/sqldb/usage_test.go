@@ -207,6 +207,9 @@ func TestPostgresDropInUse(t *testing.T) {
 	s := newPostgresStore(t)
 	d := openOnce(t, s.URL(s.schema))
 	begin := time.Now().Add(-3 * time.Hour)
+	if err := d.NoteTime(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	if err := d.AddUsage(t.Context(), keystore.UsageBatch{Writer: "w", Number: 1,
 		Rows: []keystore.UsageRow{{Begin: begin, Key: "k",
 			UsageCounts: keystore.UsageCounts{Requests: 1}}}}); err != nil {
