@@ -58,7 +58,7 @@ func checkToken(v *visit) error {
 		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
 			"permissions of the key. If it has leaked, revoke the key or rotate the token."
 	case p.Text == "":
-		p.Text = "The answer to requests with it is " + verdict.Outcome + "."
+		p.Text = "The outcome of requests with it is " + verdict.Outcome + "."
 	}
 	if p.Key != nil {
 		p.Owner = cmp.Or(v.names()[p.Key.Owner], p.Key.Owner)
@@ -99,14 +99,14 @@ func (v *visit) checkMemberToken(token string) error {
 
 // whyRefused says why a token is refused, by outcome.
 var whyRefused = map[string]string{
-	keystore.Malformed.String(): "It is no token of this deployment, or it is incomplete. Check " +
-		"that you copied it completely.",
+	keystore.Malformed.String(): "It is not a token of this deployment, or it is incomplete. Check " +
+		"that you copied all of it.",
 	keystore.Unknown.String(): "No key that you may see has this token.",
-	keystore.Rotated.String(): "The token was rotated: the key has another one now. Programs that " +
-		"still send this one must get the new token.",
+	keystore.Rotated.String(): "The token was rotated: the key has a newer one. Give the new token to " +
+		"programs that still send this one.",
 	keystore.Revoked.String():  "The key is revoked. This cannot be undone.",
-	keystore.Expired.String():  "It has expired. Create another key.",
-	keystore.Inactive.String(): "The key is inactive. It works again when it is activated.",
+	keystore.Expired.String():  "The key has expired. Create another key.",
+	keystore.Inactive.String(): "The key is inactive. Activate it to accept the token again.",
 	keystore.OwnerDisabled.String(): "The member that the key acts for is disabled. The key works " +
 		"again when the member is enabled or the key is transferred.",
 }

@@ -241,7 +241,7 @@ func TestGrowOnlyForm(t *testing.T) {
 		"permissions_more", "orders:search", "roles", "billing", "grants", "eu", "access:eu",
 		"read_write", "connected:eu", "true")
 	edit := "/apikeys/keys/" + id + "/edit"
-	a := p.get(edit).want(200, "The key would lose orders:search.", "can only add permissions")
+	a := p.get(edit).want(200, "The key would lose orders:search.", "can only be added")
 	want := "access read_only, access roles, roles billing, grants eu, access:eu same, " +
 		"access:eu read_only, connected:eu true"
 	if got := a.disabled(); got != want {
@@ -258,7 +258,7 @@ func TestGrowOnlyForm(t *testing.T) {
 	} {
 		p.post(edit, a.fill(test.change...)...).want(422, `href="#f-`+test.field+`"`,
 			`id="f-`+test.field+`-error"`, "The key &#34;ERP&#34; would lose",
-			"Permissions of keys of acme can only be added.").lacks("key " + id)
+			"Permissions of keys in acme can only be added.").lacks("key " + id)
 	}
 	p.submit(edit, "name", "Renamed").want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got !=
@@ -358,7 +358,7 @@ func TestReview(t *testing.T) {
 	p.submit(path, "name", "", "again", "review").want(422, "Is required")
 
 	edit := "/apikeys/keys/" + id + "/edit"
-	p.submit(edit, "again", "review").want(200, "You have changed nothing")
+	p.submit(edit, "again", "review").want(200, "You have made no changes")
 	a = p.submit(edit, "permissions_more", "orders:write", "name", "ERP 2", "grants", "-",
 		"again", "review").want(200, "Review changes", "Nothing is saved yet",
 		`removed </span><bdi>orders:read</bdi></del>`,

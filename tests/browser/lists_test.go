@@ -67,8 +67,8 @@ func TestKeyTables(t *testing.T) {
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
 	page.Click("ERP")
-	page.Sees("Every node refuses the key, because the member that it acts for is disabled",
-		"What it could do", "Every call (read and write)")
+	page.Sees("Every node refuses the key because its owner is disabled",
+		"Permissions (not in effect)", "Every call (read and write)")
 	for _, l := range looks {
 		page.Show(l)
 		page.Accessible()
