@@ -33,7 +33,7 @@ type checkPage struct {
 
 func askForTokenToCheck(v *visit) error { return v.show("check", "Check a token", checkPage{}) }
 
-// checkToken answers about a token from the body of a form. No address, cookie or page repeats it.
+// checkToken checks the token in a form. No address, cookie or page contains the token.
 func checkToken(v *visit) error {
 	token := strings.TrimSpace(v.form().Value("token"))
 	if scheme, rest, ok := strings.Cut(token, " "); ok && strings.EqualFold(scheme, "Bearer") {
@@ -66,8 +66,8 @@ func checkToken(v *visit) error {
 	return v.show("check", "Check a token: "+p.Title, p)
 }
 
-// checkMemberToken answers about the token of a member. Only those who may read the member learn
-// whose it is.
+// checkMemberToken checks the token of a member. Only visitors who may read the member learn whose
+// token it is.
 func (v *visit) checkMemberToken(token string) error {
 	a, err := v.keys.LookupMember(v.ctx, token, time.Now())
 	if err != nil {

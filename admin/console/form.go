@@ -157,9 +157,10 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// again returns the value of the button `again`, which shows the form again with all that was typed,
-// or an empty string for another button. A new search in the permission table does the same,
-// whatever the button, because Enter sends it. The value `NAME=VALUE` adds a value to the form.
+// again returns the value of the button `again`, which shows the form again with all that was
+// typed, or an empty string for another button. A new search in the permission table does the same
+// with every button, because Enter submits the form. The value `NAME=VALUE` adds a value to the
+// form.
 func (f *form) again() string {
 	button := f.Value("again")
 	f.values.Del("again")

@@ -21,7 +21,7 @@ func progressPages() []page {
 	return []page{{"GET " + progressPath, anyMember, watch}}
 }
 
-// A pendingChange is a change that was not in force on every node when it was answered. A cookie
+// A pendingChange is a change that some nodes had not applied when the response was sent. A cookie
 // carries it, so that the progress page and the page of the changed object can name it. It is not
 // secret, and pages show it as text.
 type pendingChange struct {
@@ -94,8 +94,8 @@ func (v *visit) pendingChanges() (list []pendingChange) {
 	return list
 }
 
-// pendingHere returns warnings about changes that led to this page and are not in force everywhere
-// yet.
+// pendingHere returns warnings about changes that led to this page and that some nodes have not
+// applied yet.
 func (v *visit) pendingHere() (list []notice) {
 	if v.r.URL.Path == progressPath {
 		return nil
@@ -145,7 +145,7 @@ type progressPage struct {
 	Change string // such as "Key revoked"; empty: unknown
 	Object string // the name of the changed object; empty: the change has none
 	Next   string
-	// Left is the longest time in milliseconds until the change is in force.
+	// Left is the longest time in milliseconds until all nodes have applied the change.
 	Left int64
 }
 

@@ -55,7 +55,7 @@ type view struct {
 	Form       *form // never nil
 	Composes   bool  // whether the page has a form to fill in
 	Notice     *notice
-	Pending    []notice    // changes of this page that are not in force everywhere
+	Pending    []notice    // changes of this page that some nodes have not applied
 	Member     *api.Member // the signed-in member, or nil
 	Namespaces []api.Namespace
 	Current    string // the path of the current section
@@ -107,8 +107,8 @@ func (v *visit) namespaces() []api.Namespace {
 	return v.listed
 }
 
-// WindowTitle returns the title of the window. It begins with the news, and no two pages have the
-// same: a list names its filters, and other pages their section.
+// WindowTitle returns the title of the window. It begins with an error or the notice, if any. No
+// two pages have the same title: a list names its filters, and other pages their section.
 func (d *view) WindowTitle() string {
 	title := d.Title
 	for _, n := range navigation {
