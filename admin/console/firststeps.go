@@ -1,6 +1,6 @@
 package console
 
-// A step is an entry of the checklist that the list of keys shows while there is no key.
+// A step is an entry of the checklist that the list of keys shows while no key exists.
 type step struct {
 	Title, Text string
 	Code        string // of a Caddyfile; empty: none
@@ -8,7 +8,8 @@ type step struct {
 	Done        bool
 }
 
-// FirstSteps returns the checklist of a new deployment, with what can be seen to be done.
+// FirstSteps returns the checklist of a new deployment. Done marks the steps that are known to be
+// done.
 func (d *view) FirstSteps() []step {
 	permissions := false
 	if list, err := d.api.ListPermissions(d.ctx, "", 1); err == nil {

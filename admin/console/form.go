@@ -220,7 +220,7 @@ func (v *visit) refusing(f *form) context.Context {
 	return manage.WithFieldErrors(v.ctx, wrong)
 }
 
-// ownWords replaces explanations of the REST interface by what to do in a form.
+// ownWords replaces explanations of the REST interface with instructions for a form.
 var ownWords = map[string]string{
 	"must be in the future":                        "choose a future date",
 	`namespace "" does not exist; create it first`: "choose a namespace",

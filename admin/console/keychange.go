@@ -338,7 +338,7 @@ func rotateKey(v *visit) error {
 	if len(done.Key.Secrets) > 1 {
 		p.Old = done.Key.Secrets[1].ExpiresAt
 	}
-	return v.showToken(p, "New token")
+	return v.showToken(p, "Token rotated")
 }
 
 type revokePage struct{ Key api.Key }

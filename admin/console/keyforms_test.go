@@ -27,8 +27,8 @@ func (s *site) endSession(t testing.TB, id string) string {
 	return secret.Reveal()
 }
 
-// TestFormsAreKept checks that a form outlives the end of its session: it is shown again after the
-// sign-in with what was entered, and nothing happens until it is sent again.
+// TestFormsAreKept checks that a form keeps its input when the session ends: the form is shown
+// again with its input after the sign-in, and nothing is saved until it is submitted again.
 func TestFormsAreKept(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
@@ -173,7 +173,7 @@ func TestExpiredKey(t *testing.T) {
 		t.Error(got)
 	}
 
-	// What a visitor cannot give is left out, and what it may not read cannot be copied.
+	// Permissions that the visitor lacks are left out, and an unreadable key cannot be copied.
 	small := s.signedIn(t, "Small", "default=admin.keys:create,admin.keys:read,orders:read")
 	a = small.get(like).want(200, "Permissions that you lack are left out")
 	if got, _ := a.field("permissions_more"); got != "" {
@@ -267,8 +267,8 @@ func TestGrowOnlyForm(t *testing.T) {
 	}
 }
 
-// TestConflict checks that an edit of a key that someone else has changed in the meantime keeps
-// what was entered, shows the changes, and asks where both have changed something.
+// TestConflict checks that an edit of a key that someone else has changed in the meantime keeps the
+// input, shows the changes, and asks which values to take if both have changed the same field.
 func TestConflict(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")

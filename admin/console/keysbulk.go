@@ -17,8 +17,8 @@ import (
 
 const bulkPath = keysPath + "/bulk"
 
-// bulkPages are the pages that change several keys of a list. The list posts the chosen keys and the
-// action. The address of the summary then has the keys and the filters of the list.
+// bulkPages are the pages that change several keys of a list. The list posts the selected keys and
+// the action. The address of the summary then has the keys and the filters of the list.
 func bulkPages() []page {
 	pages := []page{
 		{"POST " + bulkPath, anyMember, chooseBulk},
@@ -151,7 +151,7 @@ const idSeparator = "."
 // bulkList returns the address of the list on which the keys were chosen.
 func (v *visit) bulkList() string { return address(keysPath, v.r.URL.Query(), "keys", "") }
 
-// chooseBulk leads from a list to the summary of an action.
+// chooseBulk redirects from a list to the summary of an action.
 func chooseBulk(v *visit) error {
 	f := v.form()
 	ids := f.Values("key")

@@ -463,7 +463,7 @@ func many(n int) []string {
 	return ids
 }
 
-// TestTransfer gives keys to another owner.
+// TestTransfer transfers selected keys to another owner.
 func TestTransfer(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")

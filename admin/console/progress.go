@@ -50,7 +50,7 @@ func (c pendingChange) Link() string {
 		"since":    {strconv.FormatInt(c.Since, 10)}})
 }
 
-// changed answers after a change that reduces access. If the change is in force everywhere, it
+// changed answers after a change that reduces access. If all nodes have applied the change, it
 // redirects to a page with a notice, else to the progress page.
 func (v *visit) changed(to, title string, p api.Propagation) error {
 	if p.Complete {
@@ -152,8 +152,8 @@ type progressPage struct {
 // State changes whenever the page does.
 func (p progressPage) State() string { return fmt.Sprintf("%d of %d", p.Acknowledged, p.Nodes) }
 
-// watch shows the progress of a change. The page refreshes itself until the change is in force
-// everywhere.
+// watch shows the progress of a change. The page refreshes itself until all nodes
+// have applied the change.
 func watch(v *visit) error {
 	revision, err := strconv.ParseInt(v.query("revision"), 10, 64)
 	since, err2 := strconv.ParseInt(v.query("since"), 10, 64)

@@ -181,8 +181,8 @@ func (d *view) Known(namespace string) bool {
 	return false
 }
 
-// Switches reports whether the page has the namespace switcher. Leaving a form by it would lose
-// what was typed, and leaving the answer to a form would lose a new token.
+// Switches reports whether the page has the namespace switcher. Using it on a form would lose
+// the input, and on the answer to a form a new token.
 func (d *view) Switches() bool {
 	return d.Member != nil && !d.Composes && d.r.Method != http.MethodPost
 }
@@ -286,7 +286,7 @@ var functions = template.FuncMap{
 }
 
 // shownName returns the name of an object, or its id or prefix instead of a name without a visible
-// character: such a link could not be clicked. Names that are older than the rule can be like that.
+// character, which could not be clicked. Names can be like that if they are older than the rule.
 func shownName(name, instead string) string {
 	if keystore.HasGlyph(name) {
 		return name
