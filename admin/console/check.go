@@ -99,14 +99,14 @@ func (v *visit) checkMemberToken(token string) error {
 
 // whyRefused says why a token is refused, by outcome.
 var whyRefused = map[string]string{
-	keystore.Malformed.String(): "It is not a token of this deployment, or it is incomplete. Check " +
-		"that you copied all of it.",
+	keystore.Malformed.String(): "It is not a token of this deployment, or it is incomplete. " +
+		"Check that you copied all of it.",
 	keystore.Unknown.String(): "No key that you may see has this token.",
-	keystore.Rotated.String(): "The token was rotated: the key has a newer one. Give the new token to " +
-		"programs that still send this one.",
+	keystore.Rotated.String(): "The token was rotated: the key has a newer one. Give the new " +
+		"token to programs that still send this one.",
 	keystore.Revoked.String():  "The key is revoked. This cannot be undone.",
 	keystore.Expired.String():  "The key has expired. Create another key.",
-	keystore.Inactive.String(): "The key is inactive. Activate it to accept the token again.",
+	keystore.Inactive.String(): "The key is inactive. It works again once it is activated.",
 	keystore.OwnerDisabled.String(): "The member that the key acts for is disabled. The key works " +
 		"again when the member is enabled or the key is transferred.",
 }

@@ -153,8 +153,8 @@ func saveKey(v *visit) error {
 // wouldLose adds the errors of an edit that removes permissions of a key in a `grow_only`
 // namespace. The REST interface says which permission the key would lose, not by which field.
 func (p *keyForm) wouldLose(f *form, refused *client.Error) {
-	f.Problem = "Permissions of keys in " + p.Home.ID + " can only be added. For fewer permissions, " +
-		"create another key."
+	f.Problem = "Permissions of keys in " + p.Home.ID + " can only be added. For fewer " +
+		"permissions, create another key."
 	home := cmp.Or(homeGrantOf(p.Key), new(api.Grant))
 	for _, e := range refused.Errors {
 		field := "grants"

@@ -89,7 +89,8 @@ var bulkActions = []bulkAction{
 		},
 	}, {
 		Name: "transfer", Button: "Transfer…", Title: "Transfer %s", Done: "%s transferred",
-		Text:    "The keys then act for the new owner. A key never has more permissions than its owner.",
+		Text: "The keys then act for the new owner. A key never has more permissions than its " +
+			"owner.",
 		hinders: func(v *visit, k api.Key) string { return v.hindersEdit(k) },
 		check: func(_ *visit, f *form) {
 			if f.Value("owner") == "" {
