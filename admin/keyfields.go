@@ -67,8 +67,8 @@ func permissionTexts(list []keystore.Permission) []string {
 	return out
 }
 
-// keySpec converts the body of a mint. The key store checks whether the values fit together, and
-// reports the values that cannot be converted, which are in wrong, as well.
+// keySpec converts the body of a mint. wrong has the values that cannot be converted. The key store
+// checks whether the values fit together, and reports its errors with those in wrong.
 func keySpec(r *api.MintRequest) (spec manage.KeySpec, wrong fields) {
 	spec = manage.KeySpec{
 		Name: r.Name, Namespace: r.Namespace, Grants: wrong.grants(r.Grants),

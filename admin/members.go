@@ -57,7 +57,7 @@ func (a *API) registerMembers() {
 		}, mayPend)
 
 	transfer := k.operation("transfer-keys-of", http.MethodPost, "/transfer",
-		"Give all keys of a member to another one")
+		"Transfer all keys of a member to another member")
 	transfer.RequestBody = jsonBody(true, api.JSON)
 	register(a, transfer, "admin.keys:update",
 		func(ctx context.Context, c manage.Caller,

@@ -198,7 +198,7 @@ func TestMemberCallers(t *testing.T) {
 	}
 }
 
-// TestTransfer gives the keys of a member to another one over REST.
+// TestTransfer transfers the keys of a member to another member over REST.
 func TestTransfer(t *testing.T) {
 	d := open(t)
 	member := func(name string) (m api.Member) {

@@ -37,7 +37,7 @@ func (a *API) registerNamespaces() {
 
 type listNamespacesInput struct {
 	Paging
-	Q string `query:"q" maxLength:"200" doc:"A text in the id or the name, in any case"`
+	Q string `query:"q" maxLength:"200" doc:"A text that the id or the name contains; case is ignored"`
 }
 
 func (a *API) listNamespaces(

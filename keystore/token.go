@@ -188,7 +188,7 @@ func NewTokenKey(secret [32]byte) *TokenKey {
 }
 
 // AEAD returns a cipher under a key that is derived from k for one purpose, which must contain a
-// space. Every node with the same token key opens what one of them has sealed. The nonces are random
+// space. Any node with the same token key can open a sealed text. The nonces are random
 // and part of the sealed text.
 func (k *TokenKey) AEAD(purpose string) cipher.AEAD {
 	mac := hmac.New(sha256.New, k.secret[:])

@@ -229,7 +229,7 @@ func TestRandomBase62IsUniform(t *testing.T) {
 	}
 }
 
-// TestSealing checks that only the same key opens what was sealed, for the same purpose.
+// TestSealing checks that only the same key opens a sealed text, for the same purpose.
 func TestSealing(t *testing.T) {
 	open := func(key byte, purpose, where string, sealed []byte) (string, error) {
 		text, err := NewTokenKey([32]byte{key}).AEAD(purpose).Open(nil, nil, sealed, []byte(where))

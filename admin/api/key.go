@@ -13,7 +13,7 @@ type Key struct {
 	Owner         string            `json:"owner" doc:"The member that the key acts for"`
 	Status        string            `json:"status" enum:"active,inactive,expired,revoked"`
 	Active        bool              `json:"active" doc:"Whether the key is accepted: false if it was set inactive, has expired or is revoked"`
-	OwnerDisabled bool              `json:"owner_disabled" doc:"Whether the key is refused, whatever its status, because its owner is disabled"`
+	OwnerDisabled bool              `json:"owner_disabled" doc:"Whether the owner is disabled; if so, the key is refused"`
 	CreatedAt     time.Time         `json:"created_at"`
 	CreatedBy     string            `json:"created_by" doc:"The id of a member or key"`
 	ExpiresAt     *time.Time        `json:"expires_at" doc:"When the key expires; null: never. Cannot be changed."`

@@ -43,16 +43,16 @@ type TokenRequest struct {
 	AllowedIPs []string   `json:"allowed_ips,omitempty" maxItems:"256" doc:"The addresses or CIDR ranges that the token may be used from; empty: any address"`
 }
 
-// A TransferRequest asks to give all keys of a member to another one.
+// A TransferRequest asks to transfer all keys of a member to another member.
 type TransferRequest struct {
-	To string `json:"to" minLength:"1" doc:"The id of the member that the keys act for from now on"`
+	To string `json:"to" minLength:"1" doc:"The id of the new owner"`
 }
 
 // MemberChanged is the answer to a change of a member.
 type MemberChanged struct {
 	Member      Member      `json:"member"`
 	Token       string      `json:"token,omitempty" doc:"The new token if one was requested; it is shown here and never again"`
-	Transferred *int        `json:"transferred,omitempty" doc:"After a transfer, the number of keys that act for the other member now"`
+	Transferred *int        `json:"transferred,omitempty" doc:"The number of transferred keys; only after a transfer"`
 	Propagation Propagation `json:"propagation"`
 }
 

@@ -24,7 +24,7 @@ type Namespace struct {
 
 // A NamespaceRequest describes a namespace to create.
 type NamespaceRequest struct {
-	ID          string     `json:"id" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	ID          string     `json:"id" doc:"Starts with a letter or digit; at most 64 letters, digits, '.', '_', '~' and '-'"`
 	Kind        string     `json:"kind,omitempty" minLength:"0"`
 	Parent      *string    `json:"parent,omitempty" nullable:"true" doc:"The id of the parent namespace; null or absent: none"`
 	Name        string     `json:"name,omitempty" minLength:"0"`

@@ -18,7 +18,7 @@ type Plan struct {
 // A PlanRequest describes a plan to create.
 type PlanRequest struct {
 	Namespace   string     `json:"namespace" doc:"An id, or * for a shared plan"`
-	Name        string     `json:"name" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	Name        string     `json:"name" doc:"Starts with a letter or digit; at most 64 letters, digits, '.', '_', '~' and '-'"`
 	Description string     `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`
 	RateLimit   *RateLimit `json:"rate_limit,omitempty" doc:"null or absent: no limit"`
 	Quota       *Quota     `json:"quota,omitempty" doc:"null or absent: no quota"`

@@ -17,7 +17,7 @@ type Role struct {
 
 // A NewRole describes a role to create together with the key that gets it.
 type NewRole struct {
-	Name        string   `json:"name" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	Name        string   `json:"name" doc:"Starts with a letter or digit; at most 64 letters, digits, '.', '_', '~' and '-'"`
 	Description string   `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`
 	Permissions []string `json:"permissions" nullable:"false" maxItems:"500" example:"[\"orders:read\"]"`
 }
@@ -25,7 +25,7 @@ type NewRole struct {
 // A RoleRequest describes a role to create.
 type RoleRequest struct {
 	Namespace   string   `json:"namespace" doc:"An id, or * for a shared role"`
-	Name        string   `json:"name" doc:"A letter or digit, then at most 63 more of these, '.', '_', '~' and '-'"`
+	Name        string   `json:"name" doc:"Starts with a letter or digit; at most 64 letters, digits, '.', '_', '~' and '-'"`
 	Description string   `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`
 	Permissions []string `json:"permissions" nullable:"false" maxItems:"500" example:"[\"orders:read\"]"`
 }

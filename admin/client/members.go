@@ -47,8 +47,8 @@ func (c *Client) EditMember(
 		send(http.MethodPatch, memberPath(id), patch, options...))
 }
 
-// TransferKeys gives all keys of a member that are not revoked to another member. Either all keys
-// change or none, and a repeated call changes nothing more.
+// TransferKeys transfers all keys of a member that are not revoked to another member. Either all
+// keys change or none. A repeated call changes nothing more.
 func (c *Client) TransferKeys(
 	ctx context.Context, id, to string, options ...ChangeOption,
 ) (api.MemberChanged, error) {

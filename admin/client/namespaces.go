@@ -37,7 +37,7 @@ func (c *Client) AllNamespaces(ctx context.Context) iter.Seq2[api.Namespace, err
 	})
 }
 
-// SearchNamespaces is ListNamespaces for the namespaces whose id or name contains a text, in any
+// SearchNamespaces is ListNamespaces for the namespaces whose id or name contains a text, ignoring
 // case.
 func (c *Client) SearchNamespaces(
 	ctx context.Context, text, cursor string, limit int,

@@ -46,7 +46,7 @@ func showAccount(v *visit) error {
 	return v.show("account", "My account", p)
 }
 
-// signOutEverywhere ends all sessions of the visitor, also that of this browser.
+// signOutEverywhere ends all sessions of the visitor, including that of this browser.
 func signOutEverywhere(v *visit) error {
 	if err := v.keys.CloseSessions(v.ctx, v.Caller); err != nil {
 		return err

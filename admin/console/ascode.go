@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A code is a text to copy that does outside of the console what a page is about. It never holds
-// a token.
+// A code is a text to copy, such as a command, that does the same as a page of the console. It
+// never contains a token.
 type code struct {
 	ID, Label, Text string
 }

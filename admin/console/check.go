@@ -33,7 +33,7 @@ type checkPage struct {
 
 func askForTokenToCheck(v *visit) error { return v.show("check", "Check a token", checkPage{}) }
 
-// checkToken answers about a token from the body of a form. No address, cookie or page repeats it.
+// checkToken checks the token in a form. No address, cookie or page contains the token.
 func checkToken(v *visit) error {
 	token := strings.TrimSpace(v.form().Value("token"))
 	if scheme, rest, ok := strings.Cut(token, " "); ok && strings.EqualFold(scheme, "Bearer") {
@@ -58,7 +58,7 @@ func checkToken(v *visit) error {
 		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
 			"permissions of the key. If it has leaked, revoke the key or rotate the token."
 	case p.Text == "":
-		p.Text = "The answer to requests with it is " + verdict.Outcome + "."
+		p.Text = "The outcome of requests with it is " + verdict.Outcome + "."
 	}
 	if p.Key != nil {
 		p.Owner = cmp.Or(v.names()[p.Key.Owner], p.Key.Owner)
@@ -66,8 +66,8 @@ func checkToken(v *visit) error {
 	return v.show("check", "Check a token: "+p.Title, p)
 }
 
-// checkMemberToken answers about the token of a member. Only those who may read the member learn
-// whose it is.
+// checkMemberToken checks the token of a member. Only visitors who may read the member learn whose
+// token it is.
 func (v *visit) checkMemberToken(token string) error {
 	a, err := v.keys.LookupMember(v.ctx, token, time.Now())
 	if err != nil {
@@ -99,14 +99,14 @@ func (v *visit) checkMemberToken(token string) error {
 
 // whyRefused says why a token is refused, by outcome.
 var whyRefused = map[string]string{
-	keystore.Malformed.String(): "It is no token of this deployment, or it is incomplete. Check " +
-		"that you copied it completely.",
+	keystore.Malformed.String(): "It is not a token of this deployment, or it is incomplete. " +
+		"Check that you copied all of it.",
 	keystore.Unknown.String(): "No key that you may see has this token.",
-	keystore.Rotated.String(): "The token was rotated: the key has another one now. Programs that " +
-		"still send this one must get the new token.",
+	keystore.Rotated.String(): "The token was rotated: the key has a newer one. Give the new " +
+		"token to programs that still send this one.",
 	keystore.Revoked.String():  "The key is revoked. This cannot be undone.",
-	keystore.Expired.String():  "It has expired. Create another key.",
-	keystore.Inactive.String(): "The key is inactive. It works again when it is activated.",
+	keystore.Expired.String():  "The key has expired. Create another key.",
+	keystore.Inactive.String(): "The key is inactive. It works again once it is activated.",
 	keystore.OwnerDisabled.String(): "The member that the key acts for is disabled. The key works " +
 		"again when the member is enabled or the key is transferred.",
 }

@@ -142,7 +142,7 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, who Visitor)
 		text := "It is malformed or repeats a parameter. Choose the filters again."
 		if token {
 			text = "It contains a token, which the browser may keep in its history. If the token " +
-				"works, rotate it or revoke its key: Check a token finds the key."
+				"works, rotate it or revoke its key. “Check a token” finds the key."
 		}
 		v.refuse(http.StatusBadRequest, "Invalid address", text)
 		return
@@ -233,7 +233,7 @@ func (v *visit) admitted(needs string) bool {
 			"This request was sent before the connection was secure.")
 	case v.Trusted:
 		v.refuse(http.StatusForbidden, "No member matches your login",
-			"This site has signed you in, but no active member has your login. Ask an "+
+			"This site has signed you in, but no enabled member has your login. Ask an "+
 				"administrator to set it.")
 	case v.Outcome == keystore.Address:
 		v.refuse(http.StatusForbidden, "Address not allowed",

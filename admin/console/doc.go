@@ -56,20 +56,20 @@
 // Errors that the handler finds itself are added with form.wrong. It then calls the interface with
 // visit.refusing, which refuses the call and adds the interface's own errors.
 //
-// If the session ends while a form is filled in, the handler of the GET request gets what was
-// entered from visit.kept. A button named `again` asks for the form again, or for a review.
+// If the session ends while a form is filled in, the handler of the GET request gets the input from
+// visit.kept.
 //
-// A button named `again` shows the form again with all that was typed: see form.again. With the
-// attribute data-part it replaces only a part of the page, so that the script can load what is large
-// when it is opened.
+// A button named `again` shows the form again with its input, or a review: see form.again. With the
+// attribute data-part it replaces only a part of the page, so that the script can load a large part
+// when the visitor opens it.
 //
 // # Lists
 //
 // The address of a list holds its filters, `namespace` (set by the switcher and kept by .Link) and
 // `cursor` (from the REST interface). visit.link(path, "name", value, …) and .With in templates
-// return such addresses. {{template "pager" …}} links to the next page; the browser's back button
-// leads to the previous one. Lists are sorted newest first. Keys can also be sorted in the other
-// orders of the REST interface.
+// return such addresses. {{template "pager" …}} links to the next page and, in lists that can be
+// read backwards, to the previous one. Lists are sorted newest first. Keys can also be sorted in
+// the other orders of the REST interface.
 //
 // To add a column, add a th and a td with data-label to the template of the list. A sortable column
 // uses {{template "sorted" …}} and keysPage.Column.

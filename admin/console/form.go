@@ -157,9 +157,10 @@ func (f *form) Named(field string) string {
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// again returns the value of the button `again`, which shows the form again with all that was typed,
-// or an empty string for another button. A new search in the permission table does the same,
-// whatever the button, because Enter sends it. The value `NAME=VALUE` adds a value to the form.
+// again returns the value of the button `again`, which shows the form again with all that was
+// typed, or an empty string for another button. A new search in the permission table does the same
+// with every button, because Enter submits the form. The value `NAME=VALUE` adds a value to the
+// form.
 func (f *form) again() string {
 	button := f.Value("again")
 	f.values.Del("again")
@@ -219,7 +220,7 @@ func (v *visit) refusing(f *form) context.Context {
 	return manage.WithFieldErrors(v.ctx, wrong)
 }
 
-// ownWords replaces explanations of the REST interface by what to do in a form.
+// ownWords replaces explanations of the REST interface with instructions for a form.
 var ownWords = map[string]string{
 	"must be in the future":                        "choose a future date",
 	`namespace "" does not exist; create it first`: "choose a namespace",

@@ -59,7 +59,7 @@ var findings = []finding{
 	{Name: manage.ExpiresSoon, Title: "Expire within 30 days", Text: "From the expiry on, every " +
 		"node refuses them: create new keys for the programs that stay in use."},
 	{Name: manage.DisabledOwner, Title: "Owner disabled", Text: "Every node refuses them because " +
-		"their owner is disabled: give them another owner, or revoke them."},
+		"their owner is disabled: transfer or revoke them."},
 	{Name: manage.UnusedPermissions, Title: "Permissions unused for 90 days", Text: "A stolen " +
 		"token can do more than its program needs: remove the permissions that no request needed."},
 }

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// keptCookie carries a form over the sign-in if its session has ended: sealed, compressed, and only
-// to the page of the form. That page shows the form filled in and does not send it.
+// keptCookie keeps the input of a form, sealed and compressed, for the page of the form if the
+// session has ended. After the sign-in, that page shows the form with its input and does not send
+// it.
 const keptCookie = "apikeys-form"
 
 const (
@@ -32,8 +33,8 @@ func (v *visit) isForm() bool {
 	return strings.HasSuffix(v.r.URL.Path, "/new") || strings.HasSuffix(v.r.URL.Path, "/edit")
 }
 
-// keepForm keeps the posted form for its page. It reports whether it could: not a form that is too
-// long, incomplete, or that contains a token.
+// keepForm keeps the posted form for its page. It returns false for a form that is too long or
+// incomplete, or that contains a token.
 func (v *visit) keepForm() bool {
 	if err := v.r.ParseForm(); err != nil || len(v.r.PostForm) == 0 || holdsToken(v.r.PostForm, "") {
 		return false
@@ -60,7 +61,7 @@ func (v *visit) keepForm() bool {
 	return true
 }
 
-// kept returns the form that was kept for this page, or nil. It returns it once.
+// kept returns the form that was kept for this page, or nil. It returns a form only once.
 func (v *visit) kept() *form {
 	cookie, err := v.r.Cookie(keptCookie)
 	if err != nil {

@@ -73,8 +73,8 @@ type effect struct {
 	Permissions []keystore.Permission
 }
 
-// effectOf returns the effect of a grant. A refused key could do what its grant says, whatever its
-// owner may do now.
+// effectOf returns the effect of a grant. For a refused key it ignores the current permissions of
+// the owner.
 func effectOf(g keystore.EffectiveGrant, refused bool) effect {
 	e := effect{EffectiveGrant: g, Permissions: g.Effective}
 	if refused {

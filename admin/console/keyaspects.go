@@ -21,7 +21,7 @@ type aspect struct {
 	Name, Label string
 	Values      []string // empty: none
 	Moment      bool     // whether the value is a time
-	// fields are the names of its fields. One that ends in a colon stands for all that begin so.
+	// fields are the names of its fields. A name that ends in a colon is a prefix of names.
 	fields []string
 }
 
@@ -34,7 +34,7 @@ func (a aspect) fingerprint() string {
 	return a.Name + ":" + hex.EncodeToString(sum[:6])
 }
 
-// aspects returns what a form says about a key. Aspects whose fields the form does not have are
+// aspects returns the aspects of the key in a form. Aspects whose fields the form does not have are
 // missing.
 func (v *visit) aspects(p *keyForm, sent *form) (list []aspect) {
 	f := &form{values: sent.values} // the errors of fields are not those of the form
@@ -281,7 +281,7 @@ func (v *visit) eventsSince(id, version string) (list []event) {
 	return list
 }
 
-// A review shows what a form would do.
+// A review shows the effect of a form before it is saved.
 type review struct {
 	*keyForm
 	Aspects []aspect     // of a new key
@@ -289,7 +289,7 @@ type review struct {
 	Fields  [][2]string  // the form, as names and values
 }
 
-// reviewed shows what a form for a key would do. The answer can be sent or edited again.
+// reviewed shows the review of a form for a key. The visitor can save it or edit it again.
 func (v *visit) reviewed(title string, p *keyForm, f *form) error {
 	r := review{keyForm: p}
 	after := v.aspects(p, f)

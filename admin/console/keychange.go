@@ -153,8 +153,8 @@ func saveKey(v *visit) error {
 // wouldLose adds the errors of an edit that removes permissions of a key in a `grow_only`
 // namespace. The REST interface says which permission the key would lose, not by which field.
 func (p *keyForm) wouldLose(f *form, refused *client.Error) {
-	f.Problem = "Permissions of keys of " + p.Home.ID + " can only be added. For fewer permissions, " +
-		"create another key."
+	f.Problem = "Permissions of keys in " + p.Home.ID + " can only be added. For fewer " +
+		"permissions, create another key."
 	home := cmp.Or(homeGrantOf(p.Key), new(api.Grant))
 	for _, e := range refused.Errors {
 		field := "grants"
@@ -338,7 +338,7 @@ func rotateKey(v *visit) error {
 	if len(done.Key.Secrets) > 1 {
 		p.Old = done.Key.Secrets[1].ExpiresAt
 	}
-	return v.showToken(p, "New token")
+	return v.showToken(p, "Token rotated")
 }
 
 type revokePage struct{ Key api.Key }

@@ -102,7 +102,7 @@ func TestGrowOnly(t *testing.T) {
 	id, _ := p.createKey("name", "a", "namespace", "acme", "access", "custom", "permissions",
 		"orders:search")
 	edit := "/apikeys/keys/" + id + "/edit"
-	p.get(edit).want(200, "can only add permissions")
+	p.get(edit).want(200, "can only be added")
 	p.submit(edit, "permissions", "orders:search", "permissions", "orders:make").
 		want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got != "acme [orders:make orders:search] []" {

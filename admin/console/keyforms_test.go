@@ -27,8 +27,8 @@ func (s *site) endSession(t testing.TB, id string) string {
 	return secret.Reveal()
 }
 
-// TestFormsAreKept checks that a form outlives the end of its session: it is shown again after the
-// sign-in with what was entered, and nothing happens until it is sent again.
+// TestFormsAreKept checks that a form keeps its input when the session ends: the form is shown
+// again with its input after the sign-in, and nothing is saved until it is submitted again.
 func TestFormsAreKept(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"})
@@ -173,7 +173,7 @@ func TestExpiredKey(t *testing.T) {
 		t.Error(got)
 	}
 
-	// What a visitor cannot give is left out, and what it may not read cannot be copied.
+	// Permissions that the visitor lacks are left out, and an unreadable key cannot be copied.
 	small := s.signedIn(t, "Small", "default=admin.keys:create,admin.keys:read,orders:read")
 	a = small.get(like).want(200, "Permissions that you lack are left out")
 	if got, _ := a.field("permissions_more"); got != "" {
@@ -241,7 +241,7 @@ func TestGrowOnlyForm(t *testing.T) {
 		"permissions_more", "orders:search", "roles", "billing", "grants", "eu", "access:eu",
 		"read_write", "connected:eu", "true")
 	edit := "/apikeys/keys/" + id + "/edit"
-	a := p.get(edit).want(200, "The key would lose orders:search.", "can only add permissions")
+	a := p.get(edit).want(200, "The key would lose orders:search.", "can only be added")
 	want := "access read_only, access roles, roles billing, grants eu, access:eu same, " +
 		"access:eu read_only, connected:eu true"
 	if got := a.disabled(); got != want {
@@ -258,7 +258,7 @@ func TestGrowOnlyForm(t *testing.T) {
 	} {
 		p.post(edit, a.fill(test.change...)...).want(422, `href="#f-`+test.field+`"`,
 			`id="f-`+test.field+`-error"`, "The key &#34;ERP&#34; would lose",
-			"Permissions of keys of acme can only be added.").lacks("key " + id)
+			"Permissions of keys in acme can only be added.").lacks("key " + id)
 	}
 	p.submit(edit, "name", "Renamed").want(200, "Changes saved")
 	if got := grantsOf(s.key(t, id)); got !=
@@ -267,8 +267,8 @@ func TestGrowOnlyForm(t *testing.T) {
 	}
 }
 
-// TestConflict checks that an edit of a key that someone else has changed in the meantime keeps
-// what was entered, shows the changes, and asks where both have changed something.
+// TestConflict checks that an edit of a key that someone else has changed in the meantime keeps the
+// input, shows the changes, and asks which values to take if both have changed the same field.
 func TestConflict(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -358,7 +358,7 @@ func TestReview(t *testing.T) {
 	p.submit(path, "name", "", "again", "review").want(422, "Is required")
 
 	edit := "/apikeys/keys/" + id + "/edit"
-	p.submit(edit, "again", "review").want(200, "You have changed nothing")
+	p.submit(edit, "again", "review").want(200, "You have made no changes")
 	a = p.submit(edit, "permissions_more", "orders:write", "name", "ERP 2", "grants", "-",
 		"again", "review").want(200, "Review changes", "Nothing is saved yet",
 		`removed </span><bdi>orders:read</bdi></del>`,

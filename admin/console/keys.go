@@ -287,7 +287,7 @@ func (v *visit) withoutInvalid(err error) error {
 				func(c choice) bool { return c.Value == v.query("sort") }) {
 				return v.done(v.With("sort", ""),
 					notice{Kind: "warning", Title: "Too many keys to sort",
-						Text: "They are shown newest first. At most ten thousand keys can be " +
+						Text: "They are shown newest first. At most 10,000 keys can be " +
 							"sorted in another order: filter by namespace, owner or status."})
 			}
 		case "cursor", "status", "owner", "role", "plan", "q":

@@ -17,8 +17,8 @@ import (
 
 const bulkPath = keysPath + "/bulk"
 
-// bulkPages are the pages that change several keys of a list. The list posts the chosen keys and the
-// action. The address of the summary then has the keys and the filters of the list.
+// bulkPages are the pages that change several keys of a list. The list posts the selected keys and
+// the action. The address of the summary then has the keys and the filters of the list.
 func bulkPages() []page {
 	pages := []page{
 		{"POST " + bulkPath, anyMember, chooseBulk},
@@ -59,7 +59,7 @@ var bulkActions = []bulkAction{
 			case string(keystore.StatusInactive):
 				return "It is already inactive."
 			case string(keystore.StatusExpired):
-				return "It has expired, so it is refused already."
+				return "It has expired, so it is already refused."
 			}
 			return v.hindersEdit(k)
 		},
@@ -89,7 +89,8 @@ var bulkActions = []bulkAction{
 		},
 	}, {
 		Name: "transfer", Button: "Transfer…", Title: "Transfer %s", Done: "%s transferred",
-		Text:    "The keys then act for the new owner, and never have more permissions than it has.",
+		Text: "The keys then act for the new owner. A key never has more permissions than its " +
+			"owner.",
 		hinders: func(v *visit, k api.Key) string { return v.hindersEdit(k) },
 		check: func(_ *visit, f *form) {
 			if f.Value("owner") == "" {
@@ -101,7 +102,7 @@ var bulkActions = []bulkAction{
 		},
 	}, {
 		Name: "plan", Button: "Set plan…", Title: "Set the plan of %s", Done: "Plan of %s set",
-		Text:    "The plan decides about the limits that a key does not set itself.",
+		Text:    "The plan sets the limits that a key does not set itself.",
 		hinders: func(v *visit, k api.Key) string { return v.hindersEdit(k) },
 		apply: func(v *visit, k api.Key, f *form, o client.ChangeOption) (api.KeyChanged, error) {
 			plan := api.Null[string]()
@@ -117,7 +118,7 @@ var bulkActions = []bulkAction{
 func (v *visit) hindersEdit(k api.Key) string {
 	switch {
 	case k.Status == string(keystore.StatusRevoked):
-		return "It is revoked, which is final."
+		return "It is revoked and cannot be changed."
 	case !v.MayEdit(k):
 		return requires("admin.keys:update", k.Namespace)
 	}
@@ -151,7 +152,7 @@ const idSeparator = "."
 // bulkList returns the address of the list on which the keys were chosen.
 func (v *visit) bulkList() string { return address(keysPath, v.r.URL.Query(), "keys", "") }
 
-// chooseBulk leads from a list to the summary of an action.
+// chooseBulk redirects from a list to the summary of an action.
 func chooseBulk(v *visit) error {
 	f := v.form()
 	ids := f.Values("key")
@@ -160,7 +161,7 @@ func chooseBulk(v *visit) error {
 	switch {
 	case len(ids) == 0:
 		return v.done(v.bulkList(), notice{Kind: "warning", Title: "No key is selected",
-			Text: "Check the boxes of the keys first."})
+			Text: "Select the checkboxes of the keys first."})
 	case len(ids) > pageSize:
 		v.refuseSelection()
 	case action == "export.csv" || known:
@@ -299,7 +300,7 @@ func changeBulk(v *visit, a bulkAction) error {
 	var changed []bulkKey
 	for i, k := range p.Can {
 		if down := len(p.Cannot); down > 0 && p.Cannot[down-1].Down {
-			k.Why, k.Down = "It was not tried.", true
+			k.Why, k.Down = "Not attempted, because an earlier change failed.", true
 			p.Cannot = append(p.Cannot, k)
 			continue
 		}

@@ -147,7 +147,7 @@ type removal struct {
 	List, Back string      // addresses
 	Text       string      // the consequences
 	First      string      // what to do with the dependents; empty: remove them
-	Transfer   string      // the address of the form to give the keys to a member; empty: none
+	Transfer   string      // the address of the form that transfers the keys; empty: none
 	Dependents []dependent // as far as the visitor may see them
 	More       bool        // whether there are more dependents
 	Keys       string      // the address of the list of keys that use it

@@ -287,17 +287,18 @@ func TestStatuses(t *testing.T) {
 		lacks []string
 	}{
 		"alive": {"active", "", []string{">Permissions</h2>", "Every call (read and write)",
-			"In effect"}, []string{"What it could do", ">*</li>"}},
-		"asleep": {"inactive", "", []string{"What it could do", "until somebody activates it"},
+			"In effect"}, []string{"Permissions (not in effect)", ">*</li>"}},
+		"asleep": {"inactive", "", []string{"Permissions (not in effect)", "until it is activated"},
 			[]string{"In effect"}},
-		"orphan": {"owner_disabled", "", []string{"What it could do", "/apikeys/members/" + gone,
-			"Gone &lt;b&gt;", "Every call (read and write)"}, []string{"A key never has"}},
+		"orphan": {"owner_disabled", "", []string{"Permissions (not in effect)",
+			"/apikeys/members/" + gone, "Gone &lt;b&gt;", "Every call (read and write)"}, []string{"A key never has"}},
 		"ending": {"active", `<span class="badge warning"><time`,
 			[]string{"Expires <time", ">in 3 days<", ">Permissions</h2>"}, nil},
 		"later": {"active", "<td data-label=\"Expires\"><time", nil, []string{`notice warning`}},
-		"ended": {"expired", "", []string{"Expired on <time", "What it could do",
+		"ended": {"expired", "", []string{"Expired on <time", "Permissions (not in effect)",
 			"Create a key like this"}, []string{"Rotate token", "In effect"}},
-		"revoked": {"revoked", "<td data-label=\"Expires\"><time", []string{"Revoked by <bdi>root</bdi> on <time", "What it could do",
+		"revoked": {"revoked", "<td data-label=\"Expires\"><time", []string{
+			"Revoked by <bdi>root</bdi> on <time", "Permissions (not in effect)",
 			"Reason: <bdi>lost &lt;i&gt;</bdi>"}, []string{"In effect", "Edit key", "A key never"}},
 	} {
 		a := p.get("/apikeys/keys/"+keys[name].ID).want(200, want.texts...).lacks(want.lacks...)
@@ -404,7 +405,7 @@ func TestBulk(t *testing.T) {
 
 	a := p.choose(list, "deactivate", ids["a"], ids["c"], ids["locked"], ids["dead"],
 		ids["asleep"]).want(200, "Deactivate 2 keys", "It is already inactive",
-		"It is revoked, which is final", "You lack admin.keys:update in closed")
+		"It is revoked and cannot be changed", "You lack admin.keys:update in closed")
 	if k := s.key(t, ids["a"]); !k.Active {
 		t.Error("the summary has changed a key")
 	}
@@ -462,7 +463,7 @@ func many(n int) []string {
 	return ids
 }
 
-// TestTransfer gives keys to another owner.
+// TestTransfer transfers selected keys to another owner.
 func TestTransfer(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")

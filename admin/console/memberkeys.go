@@ -96,7 +96,7 @@ func enableMember(v *visit) error {
 		"Member "+shownName(done.Member.Name, done.Member.ID)+" enabled", done.Propagation)
 }
 
-// A transferPage is the form that gives the keys of a member to another one.
+// A transferPage is the form that transfers the keys of a member to another member.
 type transferPage struct {
 	Member api.Member
 	Keys   string   // "12 keys": how many the visitor may see

@@ -53,7 +53,7 @@ func TestDisableMember(t *testing.T) {
 	viewer.get("/apikeys/members/" + ben).want(200).lacks("/transfer")
 }
 
-// TestTransferKeys gives the keys of a member to another one.
+// TestTransferKeys transfers the keys of a member to another member.
 func TestTransferKeys(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})

@@ -319,7 +319,7 @@ func TestNamespaces(t *testing.T) {
 		"Namespace acme created", "&lt;i&gt;Acme")
 	add("id", "eu", "parent", "acme", "kind", "work space", "reach", "user group\n\n shop ",
 		"edit_policy", "grow_only", "key_roles_rule", "some").want(200, "user group",
-		"At least one", "Can only add permissions")
+		"At least one", "Permissions can only be added")
 	add("id", "zz", "parent", "eu", "key_roles_rule", "exactly", "key_roles", "viewer").want(200,
 		"Exactly")
 	a := add("id", "no good", "name", "kept", "parent", "eu", "key_roles_rule", "exactly",
@@ -340,7 +340,7 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("child_prefix in the form is %q", prefix)
 	}
 	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Changes saved",
-		"any id below is allowed")
+		"children can have any id")
 	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined",
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func progressPages() []page {
 	return []page{{"GET " + progressPath, anyMember, watch}}
 }
 
-// A pendingChange is a change that was not in force on every node when it was answered. A cookie
+// A pendingChange is a change that some nodes had not applied when the response was sent. A cookie
 // carries it, so that the progress page and the page of the changed object can name it. It is not
 // secret, and pages show it as text.
 type pendingChange struct {
@@ -51,7 +51,7 @@ func (c pendingChange) Link() string {
 		"since":    {strconv.FormatInt(c.Since, 10)}})
 }
 
-// changed answers after a change that reduces access. If the change is in force everywhere, it
+// changed answers after a change that reduces access. If all nodes have applied the change, it
 // redirects to a page with a notice, else to the progress page.
 func (v *visit) changed(to, title string, p api.Propagation) error {
 	if p.Complete {
@@ -106,8 +106,8 @@ func (v *visit) pendingChanges() (list []pendingChange) {
 	return list
 }
 
-// pendingHere returns warnings about changes that led to this page and are not in force everywhere
-// yet.
+// pendingHere returns warnings about changes that led to this page and that some nodes have not
+// applied yet.
 func (v *visit) pendingHere() (list []notice) {
 	if v.r.URL.Path == progressPath {
 		return nil
@@ -157,15 +157,15 @@ type progressPage struct {
 	Change string // such as "Key revoked"; empty: unknown
 	Object string // the name of the changed object; empty: the change has none
 	Next   string
-	// Left is the longest time in milliseconds until the change is in force.
+	// Left is the longest time in milliseconds until all nodes have applied the change.
 	Left int64
 }
 
 // State changes whenever the page does.
 func (p progressPage) State() string { return fmt.Sprintf("%d of %d", p.Acknowledged, p.Nodes) }
 
-// watch shows the progress of a change. The page refreshes itself until the change is in force
-// everywhere.
+// watch shows the progress of a change. The page refreshes itself until all nodes
+// have applied the change.
 func watch(v *visit) error {
 	revision, err := strconv.ParseInt(v.query("revision"), 10, 64)
 	since, err2 := strconv.ParseInt(v.query("since"), 10, 64)

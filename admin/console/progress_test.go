@@ -29,7 +29,7 @@ func (c *silentNodeDB) Nodes(ctx context.Context) ([]keystore.Node, error) {
 	return nodes, err
 }
 
-// TestPending checks the progress page until the change is in force everywhere.
+// TestPending checks the progress page until all nodes have applied the change.
 func TestPending(t *testing.T) {
 	db, err := sqldb.OpenSQLite(ctx, fleet.File(t))
 	if err != nil {

@@ -138,9 +138,9 @@ func askForToken(v *visit) error {
 	}
 	switch v.query("form") {
 	case formKept:
-		p.Form = "What you entered has not been saved. The form shows it again after you sign in."
+		p.Form = "Your input has not been saved. The form shows it again after you sign in."
 	case formLost:
-		p.Form = "What you entered is too long to be kept and has not been saved."
+		p.Form = "Your input is too long to be kept and has not been saved."
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."

@@ -208,7 +208,7 @@ func TestTrusted(t *testing.T) {
 	s := open(t)
 	s.trusted = "ada"
 	p := s.person(t)
-	p.get("/apikeys/keys").want(403, "no active member has your login")
+	p.get("/apikeys/keys").want(403, "no enabled member has your login")
 	if _, err := s.keys.CreateMember(ctx, root,
 		keystore.Member{Name: "Ada", Login: "ada"}); err != nil {
 		t.Fatal(err)

@@ -159,7 +159,7 @@ func listWords(d difference) string {
 	return strings.Join(parts, ", ")
 }
 
-// some returns the first items of a list, and how many there are more.
+// some returns the first items of a list and the number of the others.
 func some(list []string) string {
 	const most = 3
 	if more := len(list) - most; more > 0 {

@@ -21,8 +21,8 @@ type switchPage struct {
 	All     string            // the address for all namespaces
 }
 
-// switchNamespace leads from the text in the switcher to the page for a namespace. If several
-// match, it offers them.
+// switchNamespace redirects from the text in the switcher to the page for a namespace. If several
+// namespaces match, it lists them.
 func switchNamespace(v *visit) error {
 	text := strings.TrimSpace(v.query("q"))
 	p := switchPage{Text: text, All: v.switchedTo(""), Targets: make(map[string]string)}

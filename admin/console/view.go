@@ -55,7 +55,7 @@ type view struct {
 	Form       *form // never nil
 	Composes   bool  // whether the page has a form to fill in
 	Notice     *notice
-	Pending    []notice    // changes of this page that are not in force everywhere
+	Pending    []notice    // changes of this page that some nodes have not applied
 	Member     *api.Member // the signed-in member, or nil
 	Namespaces []api.Namespace
 	Current    string // the path of the current section
@@ -107,8 +107,8 @@ func (v *visit) namespaces() []api.Namespace {
 	return v.listed
 }
 
-// WindowTitle returns the title of the window. It begins with the news, and no two pages have the
-// same: a list names its filters, and other pages their section.
+// WindowTitle returns the title of the window. It begins with an error or the notice, if any. No
+// two pages have the same title: a list names its filters, and other pages their section.
 func (d *view) WindowTitle() string {
 	title := d.Title
 	for _, n := range navigation {
@@ -181,8 +181,8 @@ func (d *view) Known(namespace string) bool {
 	return false
 }
 
-// Switches reports whether the page has the namespace switcher. Leaving a form by it would lose
-// what was typed, and leaving the answer to a form would lose a new token.
+// Switches reports whether the page has the namespace switcher. Using it on a form would lose
+// the input, and on the answer to a form a new token.
 func (d *view) Switches() bool {
 	return d.Member != nil && !d.Composes && d.r.Method != http.MethodPost
 }
@@ -286,7 +286,7 @@ var functions = template.FuncMap{
 }
 
 // shownName returns the name of an object, or its id or prefix instead of a name without a visible
-// character: such a link could not be clicked. Names that are older than the rule can be like that.
+// character, which could not be clicked. Names can be like that if they are older than the rule.
 func shownName(name, instead string) string {
 	if keystore.HasGlyph(name) {
 		return name

@@ -210,19 +210,19 @@ func (m *memberObjects) transferCommand() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "transfer ID --to ID",
-		Short: "Gives all keys of a member to another one",
+		Short: "Transfers all keys of a member to another member",
 		Long: `
-Makes another member the owner of all keys that the member owns and that are
-not revoked. Their tokens stay valid. A key never has more permissions than its
-owner, so it may have fewer afterwards. Either all keys change or none: you
-must be allowed to change each key and to give it to the other member.
+Makes another member the owner of all keys of a member that are not revoked.
+Their tokens stay valid. A key never has more permissions than its owner, so a
+transferred key may have fewer. Either all keys change or none: you must be
+allowed to change each key and to transfer it to the new owner.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them, and until when.`,
 		Example: "  caddy apikeys members transfer m_0hTz81Lk4fYQ --to m_7Kd0aPq3XnWb --yes",
 		Args:    oneID,
 	}
-	cmd.Flags().StringVar(&to, "to", "", "`ID` of the member that owns the keys afterwards")
+	cmd.Flags().StringVar(&to, "to", "", "`ID` of the new owner")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
 	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
@@ -231,7 +231,7 @@ applied it yet; standard error names them, and until when.`,
 			return err
 		}
 		if to == "" {
-			return errors.New("give the member that the keys are for with --to")
+			return errors.New("give the id of the new owner with --to")
 		}
 		if to != keystore.RootMember {
 			if to, err = memberID([]string{to}); err != nil {

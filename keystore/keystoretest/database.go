@@ -32,8 +32,8 @@ func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
 	runEach(t, newStore, histories)
 }
 
-// TestStatements is the part of [TestDatabase] that calls every method in each of its ways. It leaves
-// out what calls them again at random, at the same time or with many rows.
+// TestStatements is the part of [TestDatabase] that runs every statement of every method. It leaves
+// out tests that repeat them at random, concurrently or with many rows.
 func TestStatements(t *testing.T, newStore func(t *testing.T) Store) {
 	runEach(t, newStore, statements)
 }

@@ -65,9 +65,9 @@ func (k *Keystore) commit(
 
 type fieldErrorsKey struct{}
 
-// WithFieldErrors returns a context for a change that is refused with these errors of fields and
-// with those that the key store finds. A caller that has found errors itself can thus report all of
-// them at once. It adds to the errors of ctx.
+// WithFieldErrors returns a context whose changes are refused with these field errors and with
+// those that the key store finds. A caller that has found errors itself can thus report all of them
+// at once. The errors are added to those of ctx.
 func WithFieldErrors(ctx context.Context, wrong []keystore.FieldError) context.Context {
 	if len(wrong) == 0 {
 		return ctx
@@ -82,7 +82,7 @@ func fieldErrorsOf(ctx context.Context) fieldErrors {
 }
 
 // refused returns a change that is refused with the errors of a context, if it has any. It drops
-// other errors of the same fields, because the values may stand for what cannot be expressed.
+// other errors of the same fields, because their values may stand in for invalid ones.
 func refused(
 	ctx context.Context, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx, authority) error {

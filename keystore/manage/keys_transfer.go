@@ -9,11 +9,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// transferBatch is how many keys one transaction gives to another owner. Another change waits for
-// at most one such transaction.
+// transferBatch is the maximum number of keys that one transaction transfers. Another change waits
+// for at most one such transaction.
 const transferBatch = 500
 
-// A transfer gives all keys of a member to another one.
+// A transfer makes another member the owner of all keys of a member.
 type transfer struct {
 	*Keystore
 	caller   Caller
@@ -21,10 +21,12 @@ type transfer struct {
 	options  ChangeOptions
 }
 
-// TransferKeys gives all keys that the member id owns to the member to, except revoked ones. It returns the member id and how many keys it no longer owns. The caller must be allowed
-// to change each key and to give it to that owner (docs/authority.md, rules 6 and 7). All keys are
-// checked before the first one changes, so either all change or none. More than transferBatch keys
-// take several transactions. If a later one fails, calling TransferKeys again transfers the rest.
+// TransferKeys transfers the keys of a member that are not revoked to another member, by their ids.
+// It returns the previous owner and the number of transferred keys. The caller must be allowed to
+// change each key and to transfer it to the new owner (docs/authority.md, rules 6 and 7). All keys
+// are checked before the first one changes, so either all change or none. More than transferBatch
+// keys take several transactions. If a later one fails, calling TransferKeys again transfers the
+// rest.
 func (k *Keystore) TransferKeys(
 	ctx context.Context, c Caller, id, to string, o ChangeOptions,
 ) (m *keystore.Member, transferred int, p node.Propagation, err error) {
@@ -52,7 +54,7 @@ func (k *Keystore) TransferKeys(
 	return m, transferred, p, err
 }
 
-// begin checks what does not depend on the keys. It returns the member that gives them, as the
+// begin makes the checks that do not depend on the keys. It returns the current owner as the
 // caller may see it.
 func (t *transfer) begin(tx keystore.Tx, auth authority) (*keystore.Member, error) {
 	if err := auth.requireMember(); err != nil {
@@ -140,7 +142,7 @@ func (t *transfer) batch(tx keystore.Tx, auth authority, several bool) (int, err
 	return len(keys), auditAll(tx, auth, "key.edit", list)
 }
 
-// given returns a key with its new owner, or an error if the caller may not give it to them.
+// given returns a key with its new owner, or an error if the caller may not transfer it.
 func (t *transfer) given(auth authority, before *keystore.Key) (*keystore.Key, error) {
 	after := *before
 	after.Owner, after.Version = t.to, before.Version+1
@@ -192,14 +194,14 @@ func (t *transfer) batches(ctx context.Context) (done node.Commit, transferred i
 	}
 }
 
-// transferInterrupted adds to a refusal that some keys have been transferred.
+// transferInterrupted adds the number of keys that have been transferred to a refusal.
 func transferInterrupted(err error, transferred int) error {
 	refusal, ok := errors.AsType[*keystore.Error](err)
 	if !ok || transferred == 0 {
 		return err
 	}
 	more := *refusal
-	more.Detail = fmt.Sprintf("%s; %d keys were transferred before; repeat the request to transfer "+
+	more.Detail = fmt.Sprintf("%s; %d keys have been transferred; repeat the request to transfer "+
 		"the rest", refusal.Detail, transferred)
 	return &more
 }

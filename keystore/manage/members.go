@@ -313,7 +313,7 @@ func (k *Keystore) DeleteMember(
 		if n > 0 {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
 				Detail: fmt.Sprintf("the member owns keys that are not revoked (%d); revoke them "+
-					"or give them another owner first", n), ID: id}
+					"or transfer them first", n), ID: id}
 		}
 		if err := revokeMemberToken(tx, auth, id, "the member was deleted"); err != nil {
 			return err

@@ -110,8 +110,8 @@ func checkNamespace(
 	var p fieldErrors
 	if !keystore.ValidNamespaceID(ns.ID) {
 		p.add("id",
-			"must be a letter or digit, then up to 63 of these, '.', '_', '~' or '-'; "+
-				"%q is reserved", keystore.HomeNamespace)
+			"must start with a letter or digit and have at most 64 letters, digits, '.', '_', "+
+				"'~' and '-'; %q is reserved", keystore.HomeNamespace)
 	}
 	if before.ID == "" {
 		p.secret("id", ns.ID)
@@ -143,8 +143,8 @@ func checkNamespace(
 	if ns.ChildPrefix != "" && (!keystore.ValidName(ns.ChildPrefix) ||
 		len(ns.ChildPrefix) == keystore.MaxNameLen) {
 		p.add("child_prefix",
-			"must be the beginning of an id: a letter or digit, then up to %d of these, '.', '_', "+
-				"'~' or '-'", keystore.MaxNameLen-2)
+			"must start with a letter or digit and have at most %d letters, digits, '.', '_', "+
+				"'~' and '-'", keystore.MaxNameLen-1)
 	}
 	if len(ns.Reach) > maxReach {
 		p.add("reach", "must contain at most %d kinds", maxReach)

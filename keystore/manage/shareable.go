@@ -42,7 +42,8 @@ func (p *fieldErrors) shareable(d *keystore.Directory, namespace, name, descript
 		p.namespace(d, "namespace", namespace)
 	}
 	if !keystore.ValidName(name) {
-		p.add("name", "must be a letter or digit, then up to 63 of these, '.', '_', '~' or '-'")
+		p.add("name", "must start with a letter or digit and have at most 64 letters, digits, "+
+			"'.', '_', '~' and '-'")
 	}
 	p.secret("name", name)
 	p.text("description", description, maxDescription)

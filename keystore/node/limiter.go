@@ -42,7 +42,7 @@ type surroundings struct {
 	ledger keystore.QuotaLedger
 	policy func() *keystore.Directory // the current one
 	// latest reports whether no change of the answer's record has been applied since its lookup. It
-	// may be false without one.
+	// may also be false without such a change.
 	latest func(Answer) bool
 	failed func(doing string, err error) error // reports a failure of the ledger
 }
@@ -126,8 +126,8 @@ func (l *limiter) find(a *Answer, d *keystore.Directory) *buckets {
 	return b
 }
 
-// resolve returns the buckets of a record, and whether their limits are those of the record. Else
-// the record or the directory has changed since, and the limits of buckets may be newer.
+// resolve returns the buckets of a record, and whether their limits are those of the record. If
+// not, the record or the directory has changed since, and the limits of the buckets may be newer.
 func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest bool) {
 	r := a.Record
 	if defect := d.LimitsDefect(r); defect != "" {
@@ -149,7 +149,7 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 		l.terms[[2]keystore.Limits{key, namespace}] = t
 	}
 	b = &buckets{directory: d.Serial(), terms: t}
-	// Asked under the lock, so that no newer limits are replaced.
+	// Check it under the lock, so that no newer limits are replaced.
 	latest = d == l.policy() && l.latest(*a)
 	ids := bucketIDs(r)
 	for i, limits := range []*keystore.Limits{&t.Key, &t.Namespace} {
@@ -364,9 +364,9 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// count reports whether something is to be booked for a request that waits. Else one of its rate
-// limits has no room for it beside the requests that wait already, so what the others book would
-// be lost. The caller holds the locks.
+// count reports whether to book anything for a request that waits. It is false if one of the rate
+// limits has no room beside the requests that wait already: bookings of the other limits would be
+// lost. The caller holds the locks.
 func (b *buckets) count(l *limiter, m mode, verdicts [NumLimits]verdict, now int64) bool {
 	var k *booking
 	for i := range b.rates {

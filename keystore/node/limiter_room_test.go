@@ -44,8 +44,8 @@ func TestSteadyUseLosesNoGrants(t *testing.T) {
 	}
 }
 
-// TestBurstLeavesTheRest checks that a burst uses up no more of a limit than its requests: a node
-// must not book more for a stream that has ended.
+// TestBurstLeavesTheRest checks that a burst uses only as much of a limit as it has requests: a
+// node must not book more for a stream that has ended.
 func TestBurstLeavesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 60}
@@ -60,7 +60,7 @@ func TestBurstLeavesTheRest(t *testing.T) {
 	})
 }
 
-// TestRefusedRequestsUseUpNoOtherLimit checks that requests which the limit of a key refuses book
+// TestRefusedRequestsUseUpNoOtherLimit checks that requests refused by the limit of a key book
 // nothing of the limit of its namespace.
 func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -120,8 +120,7 @@ func TestRaisedLimitDuringWait(t *testing.T) {
 	})
 }
 
-// TestChangedQuotaLosesNoUnits checks that units which were reserved while the quota changed are
-// returned.
+// TestChangedQuotaLosesNoUnits checks that units reserved while the quota changes are returned.
 func TestChangedQuotaLosesNoUnits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
@@ -146,8 +145,8 @@ func TestChangedQuotaLosesNoUnits(t *testing.T) {
 	})
 }
 
-// TestEnforcedLimitDuringRequest checks that a request which began while a limit was in shadow, and
-// which the limit refuses now, names the limit.
+// TestEnforcedLimitDuringRequest checks that the refusal names a limit that was in shadow when the
+// request began.
 func TestEnforcedLimitDuringRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		policy := func(shadow bool) *keystore.Directory {

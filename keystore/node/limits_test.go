@@ -196,8 +196,8 @@ func TestLimitsFromSharedCache(t *testing.T) {
 	})
 }
 
-// TestOldRecordKeepsNewLimits checks that a request whose record was read before a change of its
-// key, and which is charged afterwards, does not bring the former limits back.
+// TestOldRecordKeepsNewLimits checks that a request does not restore former limits if its record
+// was read before a change of its key and it is charged after the change.
 func TestOldRecordKeepsNewLimits(t *testing.T) {
 	for name, cached := range map[string]bool{"a slow load": false, "a cached record": true} {
 		t.Run(name, func(t *testing.T) {

@@ -25,7 +25,7 @@ type rateBucket struct {
 	next    *booking
 	held    int32 // requests that are booked and not used
 	newest  int32 // how many of held expire later
-	ahead   int32 // the most requests to book before they come
+	ahead   int32 // maximum number of requests to book before they arrive
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
 	counted int32 // requests for which the booking countedIn books something, in any bucket
@@ -98,7 +98,7 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 // validity returns how long a grant is valid, in microseconds.
 func (b *rateBucket) validity() int64 { return b.limit.Per.Microseconds() / grantShare }
 
-// holds reports whether the bucket holds a grant. It forgets what has expired.
+// holds reports whether the bucket holds a grant. It drops expired grants.
 func (b *rateBucket) holds(now int64) bool {
 	if b.held > 0 && now >= b.until {
 		b.held, b.newest, b.until = b.newest, 0, b.later
@@ -202,7 +202,8 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	want := int64(0)
 	if m.shared {
 		used, elapsed := int64(b.used), max(now-b.booked, 1)
-		// It doubles while the use goes on. A burst ends before that: its grants would expire.
+		// ahead doubles while the use continues. Grants booked for a burst would expire, because
+		// the burst ends first.
 		switch {
 		case elapsed > b.validity():
 			b.ahead = -burstBookings
@@ -250,7 +251,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	case !b.holds(now):
 		b.held, b.newest, b.until, b.later = granted, 0, until, until
 	case granted > 0:
-		if b.newest == 0 { // else these expire with the grant before
+		if b.newest == 0 { // otherwise these expire with the previous grant
 			b.later = until
 		}
 		b.held += granted

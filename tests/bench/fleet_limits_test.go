@@ -34,7 +34,7 @@ func benchmarkLimits(b *testing.B) {
 		"|--:|--:|---|---|--:|--:|--:|\n", limitLoad, limitConns)
 	for _, nodes := range limitNodes {
 		f := startFleet(b, nodes, true)
-		// Redis is away last: afterwards the nodes need a moment until they use it again.
+		// Redis is unavailable last: afterwards the nodes need a moment until they use it again.
 		for _, redis := range []string{"up", "flushed", "away"} {
 			for _, rate := range limitRates {
 				for _, used := range slices.Compact([]int{nodes, 1}) {

@@ -67,8 +67,8 @@ func TestKeyTables(t *testing.T) {
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
 	page.Click("ERP")
-	page.Sees("Every node refuses the key, because the member that it acts for is disabled",
-		"What it could do", "Every call (read and write)")
+	page.Sees("Every node refuses the key because its owner is disabled",
+		"Permissions (not in effect)", "Every call (read and write)")
 	for _, l := range looks {
 		page.Show(l)
 		page.Accessible()
@@ -171,7 +171,7 @@ func TestBulk(t *testing.T) {
 		page.Click("Deactivate 2 keys")
 		page.Sees("2 keys deactivated", "INACTIVE", named("Cart"))
 		if status("Till") != "inactive" || status("Shop") != "inactive" || status("Cart") != "active" {
-			t.Error("not the selected keys are inactive")
+			t.Error("the wrong keys are inactive")
 		}
 
 		for _, name := range []string{"Till", "Cart"} {
@@ -198,7 +198,7 @@ func TestBulk(t *testing.T) {
 		page.Click("Revoke 2 keys")
 		page.Sees("2 keys revoked", "Revoked")
 		if status("Till") != "revoked" || status("Shop") != "revoked" || status("Cart") != "active" {
-			t.Error("not the selected keys are revoked")
+			t.Error("the wrong keys are revoked")
 		}
 	}
 }

@@ -135,7 +135,7 @@ func TestDeveloperPortal(t *testing.T) {
 		// "An existing key can be given more permissions and can never lose any; to reduce, make a
 		// new key."
 		devi.Click("Edit key")
-		devi.Sees("Edits of keys of acme-uk can only add permissions")
+		devi.Sees("Permissions of keys in acme-uk can only be added")
 		devi.Click("campaigns:showCampaign")
 		devi.Picture("portal-edit")
 		devi.Click("Save changes")

@@ -166,7 +166,7 @@ func TestShortcuts(t *testing.T) {
 	}
 	page.Open("/apikeys/roles")
 	page.Press("?")
-	page.Sees("Keyboard shortcuts", "Shortcuts of one key")
+	page.Sees("Keyboard shortcuts", "Single-key shortcuts")
 	page.Accessible()
 	page.Picture("help")
 	page.Press(kb.Escape)
@@ -200,18 +200,18 @@ func TestShortcuts(t *testing.T) {
 		t.Error("the token of the palette is in the address")
 	}
 
-	// Shortcuts of one key can be turned off (WCAG 2.1.4).
+	// Single-key shortcuts can be turned off (WCAG 2.1.4).
 	page.Open("/apikeys/roles")
 	page.Click("Keyboard shortcuts")
-	page.Click("Shortcuts of one key")
+	page.Click("Single-key shortcuts")
 	page.Touch("Close")
 	page.Open("/apikeys/roles")
 	page.Press("n?")
 	page.Click("Keyboard shortcuts")
-	if page.Value("Shortcuts of one key") != "" {
+	if page.Value("Single-key shortcuts") != "" {
 		t.Error("the setting is lost")
 	}
-	page.Click("Shortcuts of one key")
+	page.Click("Single-key shortcuts")
 	page.Touch("Close")
 
 	// Nothing that was typed is lost.

@@ -7,8 +7,8 @@ document.documentElement.classList.add("script");
 addEventListener("pageshow", (e) => { if (e.persisted) location.reload(); });
 
 // Times are shown in the viewer's time zone, with UTC on hover. They are converted while the page
-// is parsed, before the first paint, so that nothing moves. An element that nothing follows, in it
-// or after one that contains it, may still be incomplete.
+// is parsed, before the first paint, so that nothing moves. An element is complete once the parser
+// has added a node after it or after one of its ancestors.
 const followed = (node) => node && (node.nextSibling || followed(node.parentNode));
 const pad = (n) => String(n).padStart(2, "0");
 const showTimes = () => {
