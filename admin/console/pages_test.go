@@ -323,7 +323,8 @@ func TestNamespaces(t *testing.T) {
 	add("id", "zz", "parent", "eu", "key_roles_rule", "exactly", "key_roles", "viewer").want(200,
 		"Exactly")
 	a := add("id", "no good", "name", "kept", "parent", "eu", "key_roles_rule", "exactly",
-		"key_roles", "nobody", "token_prefix", "x_", "reach", "a\nb").want(422, "must start with a letter or digit",
+		"key_roles", "nobody", "token_prefix", "x_", "reach", "a\nb").want(422,
+		"Must start with a letter or digit",
 		"Role &#34;nobody&#34; does not exist", "one that the configuration accepts")
 	for name, want := range map[string]string{"id": "no good", "name": "kept", "parent": "eu",
 		"key_roles": "nobody", "token_prefix": "x_", "reach": "a\nb"} {
