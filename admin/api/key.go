@@ -31,6 +31,15 @@ type Key struct {
 	Version       int64             `json:"version" doc:"1 when created, incremented by each change; the ETag is the same number in quotes"`
 }
 
+// EffectiveStatus returns Status, or owner_disabled for an active key whose owner is disabled. Lists
+// can be filtered by it.
+func (k Key) EffectiveStatus() string {
+	if k.OwnerDisabled && k.Status == "active" {
+		return "owner_disabled"
+	}
+	return k.Status
+}
+
 // A Secret describes one valid token of a key, without the token itself.
 type Secret struct {
 	CreatedAt time.Time  `json:"created_at"`

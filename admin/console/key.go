@@ -11,7 +11,7 @@ import (
 
 type keyPage struct {
 	Key     api.Key
-	Status  string // see keyStatus
+	Status  string // see api.Key.EffectiveStatus
 	Names   map[string]string
 	May     []effect
 	Root    bool // whether it acts for root, which has no limits
@@ -37,7 +37,7 @@ func showKey(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := keyPage{Key: k, Status: keyStatus(k), Names: v.names(),
+	p := keyPage{Key: k, Status: k.EffectiveStatus(), Names: v.names(),
 		Root:   k.Owner == keystore.RootMember,
 		Rotate: k.Status != string(keystore.StatusExpired) && v.keys.MayRotate(v.Caller, stored),
 		Limits: effectiveLimits(v.keys.Policy(), stored)}

@@ -46,19 +46,14 @@ func (v *visit) aspects(p *keyForm, sent *form) (list []aspect) {
 	add("name", "Name", []string{f.Value("name")}, "name")
 	add("active", "Active", yes(f.Has("active", "true")), "active")
 	home := f.homeGrant()
-	own := home.permissions
-	for _, permission := range keystore.Access(home.access).Permissions() {
-		own = append(own, permission.String())
-	}
-	slices.Sort(own)
-	add("access", "Permissions", slices.Compact(own), "access", "permissions", "permissions_more")
+	add("access", "Permissions", sorted(withAccess(home.permissions, home.access)), "access",
+		"permissions", "permissions_more")
 	if len(p.Fixed) == 0 {
 		roles := slices.Clone(home.roles)
 		for _, r := range home.newRoles {
 			roles = append(roles, r.Name+" (new: "+strings.Join(r.Permissions, ", ")+")")
 		}
-		slices.Sort(roles)
-		add("roles", "Roles", slices.Compact(roles), "roles", "roles_more", "new_roles[0].name",
+		add("roles", "Roles", sorted(roles), "roles", "roles_more", "new_roles[0].name",
 			"new_roles[0].permissions", "new_roles[0].permissions_more")
 	}
 	if p.MayConnect || f.Has("connected", "true") {
@@ -112,13 +107,21 @@ func (v *visit) aspects(p *keyForm, sent *form) (list []aspect) {
 	return list
 }
 
+// withAccess returns permissions with those of an access level of the REST interface.
+func withAccess(permissions []string, access string) []string {
+	all := slices.Clone(permissions)
+	for _, permission := range keystore.Access(access).Permissions() {
+		all = append(all, permission.String())
+	}
+	return all
+}
+
+// sorted returns the elements of a list in order, each once.
+func sorted(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
+
 // otherGrantWords describes a grant in a namespace other than the key's own.
 func otherGrantWords(g api.GrantRequest) string {
-	has := slices.Clone(g.Permissions)
-	for _, permission := range keystore.Access(g.Access).Permissions() {
-		has = append(has, permission.String())
-	}
-	slices.Sort(has)
+	has := sorted(withAccess(g.Permissions, g.Access))
 	for _, role := range g.Roles {
 		has = append(has, "role "+role)
 	}

@@ -155,7 +155,7 @@ func saveKey(v *visit) error {
 func (p *keyForm) wouldLose(f *form, refused *client.Error) {
 	f.Problem = "Permissions of keys in " + p.Home.ID + " can only be added. For fewer " +
 		"permissions, create another key."
-	home := cmp.Or(homeGrantOf(p.Key), new(api.Grant))
+	home := homeGrantOf(p.Key)
 	for _, e := range refused.Errors {
 		field := "grants"
 		if strings.HasSuffix(e.Detail, " in "+p.Home.ID) {
@@ -183,13 +183,7 @@ func (v *visit) patch(p *keyForm, f *form) api.KeyPatch {
 	if len(p.Fixed) > 0 {
 		home.roles = p.Fixed
 	}
-	permissions := home.permissions
-	if access := keystore.Access(home.access); access != keystore.Custom {
-		permissions = nil
-		for _, one := range access.Permissions() {
-			permissions = append(permissions, one.String())
-		}
-	}
+	permissions := withAccess(home.permissions, home.access)
 	patch := api.KeyPatch{
 		AllowedIPs: api.Some(words(f.Value("allowed_ips"))),
 		RateLimit:  f.rateChange(k.RateLimit), Quota: f.quotaChange(k.Quota),
@@ -346,6 +340,13 @@ type revokePage struct{ Key api.Key }
 // confirmation is the word to type before a key is revoked.
 const confirmation = "revoke"
 
+// needsConfirmation adds an error unless the confirmation has been typed.
+func (f *form) needsConfirmation() {
+	if strings.ToLower(strings.TrimSpace(f.Value("confirm"))) != confirmation {
+		f.wrong("confirm", fmt.Sprintf("type the word %s to confirm", confirmation))
+	}
+}
+
 func askToRevoke(v *visit) error {
 	k, err := v.keyToChange()
 	if err != nil {
@@ -367,12 +368,11 @@ func (v *visit) refuseChange(k api.Key, operation string) error {
 func revokeKey(v *visit) error {
 	id := v.r.PathValue("id")
 	f := v.form()
-	if strings.ToLower(strings.TrimSpace(f.Value("confirm"))) != confirmation {
+	if f.needsConfirmation(); !f.Ok() {
 		k, err := v.api.FindKey(v.ctx, id)
 		if err != nil {
 			return err
 		}
-		f.wrong("confirm", fmt.Sprintf("type the word %s to confirm", confirmation))
 		return v.again("key_revoke", "Revoke "+k.Name, revokePage{k}, f)
 	}
 	done, err := v.api.RevokeKey(v.ctx, id,

@@ -123,9 +123,9 @@ func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
 		mayGive: v.keys.MayGive(v.Caller, home), current: ownPermissions(k)}
 	p.GrowOnly = p.Home.EditPolicy == string(keystore.EditGrowOnly)
 	p.Levels = []choice{
-		bar(choice{Value: string(keystore.ReadOnly), Label: "Read-Only",
+		bar(choice{Value: string(keystore.ReadOnly), Label: accessLabels[keystore.ReadOnly],
 			Hint: "All calls that read."}, p.Barred, "read"),
-		bar(choice{Value: string(keystore.ReadWrite), Label: "Read & Write",
+		bar(choice{Value: string(keystore.ReadWrite), Label: accessLabels[keystore.ReadWrite],
 			Hint: "All calls that read or write."}, p.Barred, "read", "write"),
 		{Value: string(keystore.Custom), Label: "Custom", Hint: "The calls that you choose."},
 	}
@@ -138,9 +138,9 @@ func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
 		p.Levels = append(p.Levels, choice{Value: byRoles, Label: "By roles",
 			Hint: "The permissions of its roles."})
 	}
-	if g := homeGrantOf(k); p.GrowOnly && g != nil {
+	if g := homeGrantOf(k); p.GrowOnly {
 		for i, l := range p.Levels {
-			if lost := v.lost(*g, keystore.Access(l.Value).Permissions(), g.Roles); lost != "" &&
+			if lost := v.lost(g, keystore.Access(l.Value).Permissions(), g.Roles); lost != "" &&
 				l.Value != string(keystore.Custom) {
 				p.Levels[i].Disabled = true
 				p.Levels[i].Hint = "The key would lose " + lost + "."
@@ -170,25 +170,23 @@ func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
 	return p, nil
 }
 
-// homeGrantOf returns the grant of a key in its home namespace, or nil. The key may be nil.
-func homeGrantOf(k *api.Key) *api.Grant {
-	if k == nil {
-		return nil
+// homeGrantOf returns the grant of a key in its home namespace. It is empty if there is none, and for
+// nil.
+func homeGrantOf(k *api.Key) api.Grant {
+	if k != nil {
+		for _, g := range k.Grants {
+			if g.Namespace == k.Namespace {
+				return g
+			}
+		}
 	}
-	i := slices.IndexFunc(k.Grants, func(g api.Grant) bool { return g.Namespace == k.Namespace })
-	if i < 0 {
-		return nil
-	}
-	return &k.Grants[i]
+	return api.Grant{}
 }
 
 // ownPermissions returns the permissions of a key in its home namespace, without those of its
 // roles. It returns an empty set for nil.
 func ownPermissions(k *api.Key) *keystore.Set {
-	if g := homeGrantOf(k); g != nil {
-		return keystore.NewSet(parsed(g.Permissions)...)
-	}
-	return keystore.NewSet()
+	return keystore.NewSet(parsed(homeGrantOf(k).Permissions)...)
 }
 
 // parsed returns the permissions of the REST interface in a list, without invalid ones.
@@ -294,7 +292,7 @@ func (v *visit) otherNamespaces(p *keyForm) {
 	if source == nil {
 		return
 	}
-	home := cmp.Or(homeGrantOf(source), new(api.Grant))
+	home := homeGrantOf(source)
 	for i, g := range source.Grants {
 		if g.Namespace == p.Home.ID {
 			continue
@@ -307,7 +305,7 @@ func (v *visit) otherNamespaces(p *keyForm) {
 				if list[j].ID == g.Namespace {
 					list[j].Kept = &source.Grants[i]
 					if p.GrowOnly && p.Key != nil {
-						list[j].Loses = v.losing(g, *home)
+						list[j].Loses = v.losing(g, home)
 					}
 				}
 			}

@@ -95,7 +95,7 @@ func (v *visit) formLike(p *keyForm) *form {
 		f.values.Set("owner", v.Caller.Member())
 	}
 	own := homeGrantOf(p.Like)
-	if own != nil && slices.ContainsFunc(own.Permissions, p.Barred) {
+	if slices.ContainsFunc(own.Permissions, p.Barred) {
 		p.Less = true
 		f.values.Set("access", string(keystore.Custom))
 		f.values.Del("permissions")

@@ -76,15 +76,6 @@ var keyStatuses = []choice{
 	{Value: string(keystore.StatusRevoked), Label: "Revoked"},
 }
 
-// keyStatus returns the status of a key with that of its owner: an active key is refused if its
-// owner is disabled.
-func keyStatus(k api.Key) string {
-	if k.OwnerDisabled && k.Status == string(keystore.StatusActive) {
-		return string(keystore.StatusOwnerDisabled)
-	}
-	return k.Status
-}
-
 // statusLabel returns the label of a status.
 func statusLabel(status string) string { return labelOf(keyStatuses, status) }
 
@@ -384,13 +375,14 @@ func (v *visit) MayEdit(k api.Key) bool {
 	return k.Status != string(keystore.StatusRevoked) && v.mayIn("admin.keys:update", k.Namespace)
 }
 
-// accessWords returns the label of an access level.
+// accessLabels are the labels of the access levels other than custom.
+var accessLabels = map[keystore.Access]string{
+	keystore.ReadOnly: "Read-Only", keystore.ReadWrite: "Read & Write"}
+
+// accessWords returns the label of a key's access level.
 func accessWords(k api.Key) string {
-	if k.Access == string(keystore.ReadOnly) {
-		return "Read-Only"
-	}
-	if k.Access == string(keystore.ReadWrite) {
-		return "Read & Write"
+	if label := accessLabels[keystore.Access(k.Access)]; label != "" {
+		return label
 	}
 	if len(ownScopes(k)) == 0 && len(homeRoles(k)) > 0 {
 		return "By roles"
@@ -398,21 +390,11 @@ func accessWords(k api.Key) string {
 	return "Custom"
 }
 
-// grantAtHome returns the grant of a key in its home namespace. If there is none, it is empty.
-func grantAtHome(k api.Key) api.Grant {
-	for _, g := range k.Grants {
-		if g.Namespace == k.Namespace {
-			return g
-		}
-	}
-	return api.Grant{}
-}
-
 // homeRoles returns the roles of a key in its home namespace.
-func homeRoles(k api.Key) []string { return grantAtHome(k).Roles }
+func homeRoles(k api.Key) []string { return homeGrantOf(&k).Roles }
 
 // ownScopes returns the permissions of a key in its home namespace, without those of roles.
-func ownScopes(k api.Key) []string { return grantAtHome(k).Permissions }
+func ownScopes(k api.Key) []string { return homeGrantOf(&k).Permissions }
 
 // shownScopes is the number of scopes that a list shows of a key.
 const shownScopes = 3

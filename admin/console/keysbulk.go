@@ -45,7 +45,7 @@ type bulkAction struct {
 	// hinders returns why a key cannot be changed; empty: it can.
 	hinders func(v *visit, k api.Key) string
 	// check adds the errors of the form.
-	check func(v *visit, f *form)
+	check func(f *form)
 	// apply changes a key as the form says.
 	apply func(v *visit, k api.Key, f *form, o client.ChangeOption) (api.KeyChanged, error)
 }
@@ -79,11 +79,7 @@ var bulkActions = []bulkAction{
 			}
 			return ""
 		},
-		check: func(_ *visit, f *form) {
-			if strings.ToLower(strings.TrimSpace(f.Value("confirm"))) != confirmation {
-				f.wrong("confirm", fmt.Sprintf("type the word %s to confirm", confirmation))
-			}
-		},
+		check: (*form).needsConfirmation,
 		apply: func(v *visit, k api.Key, f *form, o client.ChangeOption) (api.KeyChanged, error) {
 			return v.api.RevokeKey(v.ctx, k.ID, api.RevokeRequest{Reason: f.Value("reason")}, o)
 		},
@@ -91,8 +87,8 @@ var bulkActions = []bulkAction{
 		Name: "transfer", Button: "Transfer…", Title: "Transfer %s", Done: "%s transferred",
 		Text: "The keys then act for the new owner. A key never has more permissions than its " +
 			"owner.",
-		hinders: func(v *visit, k api.Key) string { return v.hindersEdit(k) },
-		check: func(_ *visit, f *form) {
+		hinders: (*visit).hindersEdit,
+		check: func(f *form) {
 			if f.Value("owner") == "" {
 				f.wrong("owner", "choose the new owner")
 			}
@@ -103,7 +99,7 @@ var bulkActions = []bulkAction{
 	}, {
 		Name: "plan", Button: "Set plan…", Title: "Set the plan of %s", Done: "Plan of %s set",
 		Text:    "The plan sets the limits that a key does not set itself.",
-		hinders: func(v *visit, k api.Key) string { return v.hindersEdit(k) },
+		hinders: (*visit).hindersEdit,
 		apply: func(v *visit, k api.Key, f *form, o client.ChangeOption) (api.KeyChanged, error) {
 			plan := api.Null[string]()
 			if name := f.Value("plan"); name != "" {
@@ -140,12 +136,6 @@ func (v *visit) bulkActions(keys []api.Key) []bulkAction {
 // filters of the list.
 func (v *visit) BulkLink() string { return address(bulkPath, v.r.URL.Query()) }
 
-// bulkLink returns an address for the chosen keys. It keeps the position and the filters of the
-// list.
-func (v *visit) bulkLink(name string, ids []string) string {
-	return address(bulkPath+"/"+name, v.r.URL.Query(), "keys", strings.Join(ids, idSeparator))
-}
-
 // idSeparator is between the ids of keys in an address. Ids have only letters and digits.
 const idSeparator = "."
 
@@ -165,7 +155,8 @@ func chooseBulk(v *visit) error {
 	case len(ids) > pageSize:
 		v.refuseSelection()
 	case action == "export.csv" || known:
-		v.redirect(v.bulkLink(action, ids))
+		v.redirect(address(bulkPath+"/"+action, v.r.URL.Query(), "keys",
+			strings.Join(ids, idSeparator)))
 	default:
 		v.refuse(http.StatusUnprocessableEntity, "Unknown action", "Choose one of the buttons.")
 	}
@@ -292,7 +283,7 @@ func changeBulk(v *visit, a bulkAction) error {
 	}
 	f := v.form()
 	if a.check != nil {
-		a.check(v, f)
+		a.check(f)
 	}
 	if !f.Ok() {
 		return v.again("key_bulk", p.Title, p, f)
@@ -344,7 +335,7 @@ func exportKeys(v *visit) error {
 		"roles", "owner", "owner_name", "plan", "created_at", "expires_at", "last_used_at"}}
 	for _, k := range keys {
 		if k.Why == "" {
-			rows = append(rows, []string{k.ID, k.Prefix, k.Name, k.Namespace, keyStatus(k.Key),
+			rows = append(rows, []string{k.ID, k.Prefix, k.Name, k.Namespace, k.EffectiveStatus(),
 				k.Access, strings.Join(ownScopes(k.Key), " "), strings.Join(homeRoles(k.Key), " "),
 				k.Owner, names[k.Owner], textOrNone(k.Plan), csvTime(&k.CreatedAt), csvTime(k.ExpiresAt),
 				csvTime(k.LastUsedAt)})

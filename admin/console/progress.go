@@ -2,8 +2,6 @@ package console
 
 import (
 	"cmp"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -60,11 +58,7 @@ func (v *visit) changed(to, title string, p api.Propagation) error {
 	since := v.keys.Now().Add(-time.Duration(p.MS) * time.Millisecond)
 	c := pendingChange{Title: title, Page: to, Since: since.UnixMilli(),
 		Member: v.Caller.Member(), Revision: keystore.Revision(p.Revision)}
-	text, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	if value := base64.RawURLEncoding.EncodeToString(text); len(value) <= maxNotice {
+	if value := cookieValue(c); len(value) <= maxNotice {
 		v.forgetOldest()
 		v.setCookie(c.cookie(), value, changeLife)
 	}
@@ -95,8 +89,7 @@ func (v *visit) pendingChanges() (list []pendingChange) {
 			continue
 		}
 		c := pendingChange{Revision: keystore.Revision(revision)}
-		text, err := base64.RawURLEncoding.DecodeString(cookie.Value)
-		if err == nil && json.Unmarshal(text, &c) == nil && c.Member == v.Caller.Member() {
+		if readCookie(cookie.Value, &c) && c.Member == v.Caller.Member() {
 			list = append(list, c)
 		}
 		if len(list) == maxPending {
@@ -164,8 +157,8 @@ type progressPage struct {
 // State changes whenever the page does.
 func (p progressPage) State() string { return fmt.Sprintf("%d of %d", p.Acknowledged, p.Nodes) }
 
-// watch shows the progress of a change. The page refreshes itself until all nodes
-// have applied the change.
+// watch shows the progress of a change. The page refreshes itself until all nodes have applied the
+// change.
 func watch(v *visit) error {
 	revision, err := strconv.ParseInt(v.query("revision"), 10, 64)
 	since, err2 := strconv.ParseInt(v.query("since"), 10, 64)

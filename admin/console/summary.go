@@ -88,9 +88,7 @@ func created(o map[string]any, names map[string]string) string {
 // grantWords sums up a grant: "Read-Only in default".
 func grantWords(g map[string]any) string {
 	list := items("permissions", g["permissions"])
-	access := accessOf(list)
-	words := map[keystore.Access]string{
-		keystore.ReadOnly: "Read-Only", keystore.ReadWrite: "Read & Write"}[access]
+	words := accessLabels[accessOf(list)]
 	if words == "" && len(list) > 0 {
 		words = some(list)
 	}

@@ -271,7 +271,6 @@ var functions = template.FuncMap{
 	"roles":     homeRoles,
 	"shown":     shownName,
 	"scopes":    scopes,
-	"keyStatus": keyStatus,
 	"status":    statusLabel,
 	"name":      func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
 	"table":     newTable,

@@ -119,15 +119,26 @@ func (v *visit) done(to string, n notice) error {
 		p.Pending = p.Pending[:5]
 		n.Propagation = &p
 	}
-	text, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
-	if value := base64.RawURLEncoding.EncodeToString(text); len(value) <= maxNotice {
+	if value := cookieValue(n); len(value) <= maxNotice {
 		v.setCookie(noticeCookie, value, time.Minute)
 	}
 	v.redirect(to)
 	return nil
+}
+
+// cookieValue returns an object that JSON can express as the value of a cookie.
+func cookieValue(o any) string {
+	text, err := json.Marshal(o)
+	if err != nil {
+		panic(err) // notices and changes consist of texts and numbers
+	}
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// readCookie reads an object from the value of a cookie. It reports whether it could.
+func readCookie(value string, o any) bool {
+	text, err := base64.RawURLEncoding.DecodeString(value)
+	return err == nil && json.Unmarshal(text, o) == nil
 }
 
 // redirect leads to another page of the console.
@@ -143,9 +154,8 @@ func (v *visit) takeNotice() *notice {
 		return nil
 	}
 	v.setCookie(noticeCookie, "", -1)
-	text, err := base64.RawURLEncoding.DecodeString(cookie.Value)
 	n := new(notice)
-	if err != nil || json.Unmarshal(text, n) != nil {
+	if !readCookie(cookie.Value, n) {
 		return nil
 	}
 	return n

@@ -27,7 +27,7 @@ func (c *cli) keysCommand() *cobra.Command {
 		},
 		header: "ID\tNAME\tNAMESPACE\tACCESS\tSTATUS\tEXPIRES\tLAST USED",
 		cells: func(k api.Key) []string {
-			return []string{k.ID, k.Name, k.Namespace, k.Access, keyStatus(k),
+			return []string{k.ID, k.Name, k.Namespace, k.Access, k.EffectiveStatus(),
 				timeOr(k.ExpiresAt, "never"), timeOr(k.LastUsedAt, "never")}
 		},
 		limits: func(k api.Key) string {

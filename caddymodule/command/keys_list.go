@@ -13,7 +13,6 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
-	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // maxPage is the largest page of the REST API.
@@ -173,7 +172,7 @@ func documentOf[T any](c *cli) (write func([]T) error, end func(int, *string) er
 
 func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string {
 	rows := [][2]string{{"Id", k.ID}, {"Name", k.Name}, {"Token", k.Prefix},
-		{"Status", keyStatus(k)}, {"Namespace", k.Namespace}, {"Access", k.Access}}
+		{"Status", k.EffectiveStatus()}, {"Namespace", k.Namespace}, {"Access", k.Access}}
 	add := func(name, value string) { rows = append(rows, [2]string{name, value}) }
 	for _, g := range k.Grants {
 		add("Grant", grantText(g))
@@ -205,14 +204,6 @@ func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string 
 	}
 	add("Version", strconv.FormatInt(k.Version, 10))
 	return rows
-}
-
-// keyStatus returns the status of a key. An active key whose owner is disabled is refused.
-func keyStatus(k api.Key) string {
-	if k.OwnerDisabled && k.Status == string(keystore.StatusActive) {
-		return string(keystore.StatusOwnerDisabled)
-	}
-	return k.Status
 }
 
 func by(who *string) string {
