@@ -27,29 +27,16 @@ type Store interface {
 // TestDatabase tests the contract of [keystore.Database], sentence by sentence. newStore returns an
 // empty store.
 func TestDatabase(t *testing.T, newStore func(t *testing.T) Store) {
-	TestStatements(t, newStore)
-	t.Run("TokenKey", func(t *testing.T) { testTokenKey(t, newStore) })
-	runEach(t, newStore, histories)
-}
-
-// TestStatements is the part of [TestDatabase] that runs every statement of every method. It leaves
-// out tests that repeat them at random, concurrently or with many rows.
-func TestStatements(t *testing.T, newStore func(t *testing.T) Store) {
-	runEach(t, newStore, statements)
-}
-
-type databaseTest struct {
-	name string
-	run  func(*testing.T, Store)
-}
-
-func runEach(t *testing.T, newStore func(t *testing.T) Store, tests []databaseTest) {
-	for _, test := range tests {
+	for _, test := range databaseTests {
 		t.Run(test.name, func(t *testing.T) { test.run(t, newStore(t)) })
 	}
+	t.Run("TokenKey", func(t *testing.T) { testTokenKey(t, newStore) })
 }
 
-var statements = []databaseTest{
+var databaseTests = []struct {
+	name string
+	run  func(*testing.T, Store)
+}{
 	{"Deployment", testDeployment},
 	{"Key", testKey},
 	{"InsertKeys", testInsertKeys},
@@ -113,9 +100,6 @@ var statements = []databaseTest{
 	{"KeysCreatedBy", testKeysCreatedBy},
 	{"SetOwner", testSetOwner},
 	{"Reopen", testReopen},
-}
-
-var histories = []databaseTest{
 	{"Linearizable", testLinearizable},
 	{"RandomChanges", testRandomChanges},
 	{"ReserveTogether", testReserveTogether},

@@ -76,8 +76,9 @@ func (s postgresStore) Exec(statement string) error { return s.Server.Exec(s.sch
 
 func TestPostgres(t *testing.T) {
 	t.Parallel()
-	keystoretest.TestDatabase(t,
-		func(t *testing.T) keystoretest.Store { return newPostgresStore(t) })
+	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store {
+		return upgradedStore{newPostgresStore(t), postgresDialect, new(bool)}
+	})
 }
 
 // TestPostgresSchema: several processes start at the same time on two empty schemas. They create

@@ -85,5 +85,7 @@ func (s sqliteStore) Exec(statement string) error {
 
 func TestSQLite(t *testing.T) {
 	t.Parallel()
-	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store { return newSQLite(t) })
+	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store {
+		return upgradedStore{newSQLite(t), sqliteDialect, new(bool)}
+	})
 }

@@ -156,15 +156,7 @@ func look(t *testing.T, page *chromium.Page, looks []chromium.Look, name, path s
 			page.Open(path)
 			page.Steady()
 		}
-		page.Picture(name)
-		if !l.Dark {
-			page.Accessible()
-			continue
-		}
-		page.Legible()
-		if l.Width != 768 {
-			page.ByKeyboard() // last, because it scrolls
-		}
+		check(page, l, name)
 	}
 }
 
@@ -173,11 +165,22 @@ func shown(t *testing.T, page *chromium.Page, name string) {
 	t.Helper()
 	for _, l := range looks {
 		page.Show(l)
-		page.Accessible()
-		page.Picture(name)
+		check(page, l, name)
 	}
-	page.ByKeyboard()
 	page.Show(chromium.Look{})
+}
+
+// check checks the current page in its current look.
+func check(page *chromium.Page, l chromium.Look, name string) {
+	page.Picture(name)
+	switch {
+	case l.Width == 768: // has the controls and colours of the other widths
+	case l.Dark:
+		page.Legible()
+		page.ByKeyboard() // last, because it scrolls
+	default:
+		page.Accessible()
+	}
 }
 
 // TestHostileNames shows hostile names on every page of a key.

@@ -62,6 +62,10 @@ func (f *faults) look(event any) {
 			// A field may have a name that autofill recognizes, such as "name".
 			return
 		}
+		if q := e.Issue.Details.QuirksModeIssueDetails; q != nil &&
+			strings.HasPrefix(q.URL, "chrome-error:") {
+			return // a page of Chromium, such as for a 401 without a body
+		}
 		details, _ := json.Marshal(e.Issue.Details)
 		f.add("%s: %s", e.Issue.Code, details)
 	case *network.EventRequestWillBeSent:

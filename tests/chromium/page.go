@@ -59,6 +59,18 @@ func New(t testing.TB, site string, look Look) *Page {
 	p := &Page{t: t, site: site, ctx: ctx, faults: &faults{sites: []string{site}}}
 	p.do(chromedp.Func(p.faults.watch))
 	t.Cleanup(p.faultless)
+	for _, permission := range []string{"clipboard-read", "clipboard-write"} {
+		// Without windows, Chromium cannot ask the user.
+		if _, err := chromedp.CallBrowser(ctx, cdpbrowser.SetPermission,
+			cdpbrowser.SetPermissionParams{
+				Permission:       &cdpbrowser.PermissionDescriptor{Name: permission},
+				Setting:          cdpbrowser.PermissionSettingGranted,
+				Origin:           site,
+				BrowserContextID: chromedp.FromContext(ctx).BrowserContextID,
+			}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p.do(chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
 		if _, err := cdp.Call(ctx, tab, emulation.SetFocusEmulationEnabled,
 			emulation.SetFocusEmulationEnabledParams{Enabled: true}); err != nil {
@@ -282,20 +294,9 @@ func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// Clipboard returns the text in the clipboard. It allows the site to read the clipboard.
+// Clipboard returns the text in the clipboard.
 func (p *Page) Clipboard() string {
 	p.t.Helper()
-	origin := evaluate[string](p, `location.origin`)
-	for _, permission := range []string{"clipboard-read", "clipboard-write"} {
-		if _, err := chromedp.CallBrowser(p.ctx, cdpbrowser.SetPermission,
-			cdpbrowser.SetPermissionParams{
-				Permission: &cdpbrowser.PermissionDescriptor{Name: permission},
-				Setting:    cdpbrowser.PermissionSettingGranted, Origin: origin,
-				BrowserContextID: chromedp.FromContext(p.ctx).BrowserContextID,
-			}); err != nil {
-			p.t.Fatal(err)
-		}
-	}
 	text := evaluate[string](p, `navigator.clipboard.readText()`)
 	gate.WatchTokensIn(text)
 	return text
