@@ -106,8 +106,10 @@ func (p *Page) Steady() {
 	}
 	moved := p.moved()
 	if len(moved) > 0 {
-		// A busy Chromium may lay a new page out before it knows the size of the window.
-		p.Reload()
+		// A busy Chromium may lay a page out before it knows the size of the window. Then nothing
+		// moves when the page is opened again; what does move is reported within a moment.
+		p.Open(p.Address())
+		evaluate[bool](p, `new Promise(done => setTimeout(() => done(true), 500))`)
 		moved = p.moved()
 	}
 	if len(moved) > 0 {
@@ -131,9 +133,7 @@ func (p *Page) moved() []string {
 		}
 		const observer = new PerformanceObserver(list => count(list.getEntries()))
 		observer.observe({type: "layout-shift", buffered: true})
-		const after = frames => requestAnimationFrame(() => frames > 1 ? after(frames - 1)
-			: setTimeout(() => { count(observer.takeRecords()); done(moved) }))
-		after(4) // scripts move things when the page has loaded
+		requestAnimationFrame(() => setTimeout(() => { count(observer.takeRecords()); done(moved) }))
 	})`)
 }
 
