@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -409,19 +407,3 @@ func each[T any](items iter.Seq2[T, error], f func(T)) error {
 	}
 	return nil
 }
-
-// versions returns the versions of the plugin and of Caddy in this binary.
-func versions() (plugin, ours string) {
-	ours, _ = caddy.Version()
-	plugin = "(devel)"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, dep := range append(info.Deps, &info.Main) {
-			if dep.Path == modulePath && dep.Version != "" {
-				plugin = dep.Version
-			}
-		}
-	}
-	return plugin, ours
-}
-
-const modulePath = "github.com/caddy-apikeys/caddy-apikeys"
