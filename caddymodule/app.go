@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -353,6 +354,7 @@ func (a *App) Start() error {
 		s.warnIfUnreachable()
 	}
 	a.warnOfOrder()
+	a.warnOfDangers(startedWith(os.Args))
 	return nil
 }
 
