@@ -125,33 +125,41 @@ func (g *guard) addOption(of any, option, value, check, problem, advice string) 
 func (g *guard) follow(
 	routes caddyhttp.RouteList, p passed, within []caddyhttp.MatcherSets,
 ) passed {
+	// Only one route of a group runs, so what a request has passed in it counts after the group.
+	var group string
+	var inGroup [][]caddyhttp.MatcherSets
 	for _, r := range routes {
+		if r.Group != group {
+			p.some, inGroup, group = append(p.some, inGroup...), nil, r.Group
+		}
 		around := within
 		if len(r.MatcherSets) > 0 {
 			around = append(slices.Clone(within), r.MatcherSets)
 		}
 		end := g.handle(r.Handlers, p.clone(), around)
 		switch {
-		case r.Terminal || r.Group != "":
-			// What follows is for other requests, unless the route lets some of its own go on: for
-			// those, its api_key counts.
-			if len(r.MatcherSets) == 0 {
-				p.answered = p.answered || end.answered || r.Terminal
-				continue
-			}
-		case len(r.MatcherSets) == 0:
+		case len(r.MatcherSets) == 0 && group == "" && !r.Terminal:
 			p = end
-			continue
+		case len(r.MatcherSets) == 0:
+			p.answered = p.answered || end.answered || r.Terminal
+		case r.Terminal || end.answered: // no request goes on after it
+		default:
+			passed := end.some[len(p.some):]
+			if end.key && !p.key {
+				passed = append(passed, nil)
+			}
+			for _, some := range passed {
+				some = append([]caddyhttp.MatcherSets{r.MatcherSets}, some...)
+				if group == "" {
+					p.some = append(p.some, some)
+				} else {
+					inGroup = append(inGroup, some)
+				}
+			}
+			p.key = p.key || complementary(p.some)
 		}
-		inner := end.some[len(p.some):]
-		if end.key && !p.key {
-			inner = append(inner, nil)
-		}
-		for _, some := range inner {
-			p.some = append(p.some, append([]caddyhttp.MatcherSets{r.MatcherSets}, some...))
-		}
-		p.key = p.key || complementary(p.some)
 	}
+	p.some = append(p.some, inGroup...)
 	return p
 }
 
@@ -346,10 +354,10 @@ func (g *guard) checkPreflight(h *Handler, within []caddyhttp.MatcherSets) {
 		}
 		switch host := u.Hostname(); {
 		case strings.HasSuffix(host, "."):
-			g.addOption(h, "preflight", origin, "preflight", "preflight: browsers send no origin "+
-				"that ends in a dot: "+redact.Argument(origin), "Remove the dot.")
+			g.addOption(h, "preflight", origin, "preflight", "browsers send no origin with a host "+
+				"that ends in a dot: "+u.Host, "Remove the dot.")
 		case slices.Contains(g.site.hosts, host) && g.ownPort(u):
-			g.addOption(h, "preflight", origin, "preflight", "preflight: "+redact.Argument(origin)+
+			g.addOption(h, "preflight", origin, "preflight", u.Scheme+"://"+u.Host+
 				" is this site itself, and browsers send no preflight to their own origin",
 				"Name the origins of the pages that call the API, or remove this one.")
 		}

@@ -91,26 +91,29 @@ func (c *readCaddyfile) number(tokens caddyfile.Segment) (out caddyfile.Segment)
 			word.Line += moved
 			out = append(out, word)
 		}
-		previous := out[len(out)-1]
-		line := func(words ...string) {
-			moved++
-			previous.Line++
-			for _, word := range words {
-				word := caddyfile.Token{File: previous.File, Line: previous.Line, Text: word}
-				out = append(out, word)
+		// Copies of t, because a token knows which imports it comes from.
+		added := t
+		added.Line = out[len(out)-1].Line
+		add := func(words ...string) {
+			for _, added.Text = range words {
+				out = append(out, added)
 			}
 		}
 		if !opened {
-			out = append(out, caddyfile.Token{File: previous.File, Line: previous.Line, Text: "{"})
+			add("{")
 		}
 		i = end - 1
 		if at := ownOption(tokens, end, last, option[0]); opened && option[0] == "realm" && at > 0 {
 			tokens[at+1].Text = value
 			continue
 		}
-		line(append(slices.Clone(option), value)...)
+		added.Line++
+		moved++
+		add(append(slices.Clone(option), value)...)
 		if !opened {
-			line("}")
+			added.Line++
+			moved++
+			add("}")
 		}
 	}
 	return out

@@ -123,11 +123,10 @@ func (d *doctor) add(f finding) {
 	case f.OK != nil:
 		mark = "✗"
 	}
-	at := ""
+	fmt.Fprintln(d.out, mark, printable(f.Found))
 	if f.At != "" {
-		at = f.At + ": "
+		fmt.Fprintln(d.out, "  at", printable(f.At))
 	}
-	fmt.Fprintln(d.out, mark, printable(at+f.Found))
 	if f.Advice != "" {
 		fmt.Fprintln(d.out, "  →", printable(f.Advice))
 	}

@@ -241,7 +241,7 @@ func TestFit(t *testing.T) {
 	for width, want := range map[int]string{
 		100: "4fYQ0hTz81Lk|A key with a long näme|acme|2027-01-01T00:00:00Z",
 		60:  "4fYQ0hTz81Lk|A key with a long näme|acme|2027-01-01",
-		50:  "4fYQ0hTz81Lk|A key with a …|acme|2027-01-01",
+		50:  "4fYQ0hTz81Lk|A key with a…|acme|2027-01-01",
 		5:   "4fYQ0hTz81Lk|A key…|acme|2027-…",
 	} {
 		table := rows()
@@ -294,6 +294,9 @@ func TestManualPages(t *testing.T) {
 	}
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {
+		if cmd.Name() == "help" { // which cobra adds
+			return
+		}
 		page, err := os.ReadFile(filepath.Join(dir, strings.ReplaceAll(cmd.CommandPath(), " ", "-")+".8"))
 		if err != nil {
 			t.Fatal(err)
