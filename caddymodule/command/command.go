@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
@@ -133,11 +134,13 @@ func (c *cli) prepare(cmd *cobra.Command) {
 			if kind := f.Value.Type(); !may && strings.HasPrefix(kind, "string") {
 				f.Value, f.DefValue = notEmpty{f.Value}, strings.TrimPrefix(f.DefValue, "[]")
 			}
+			f.Usage = forManual(f.Usage)
 			if values := c.completion(cmd, f.Name); values != nil {
 				_ = cmd.RegisterFlagCompletionFunc(f.Name, values)
 			}
 		})
 	}
+	cmd.Long = forManual(cmd.Long)
 	if alias, ok := aliases[cmd.Name()]; ok {
 		cmd.Aliases = append(cmd.Aliases, alias)
 	}
@@ -161,6 +164,14 @@ func (c *cli) prepare(cmd *cobra.Command) {
 				Value: new(ignored), NoOptDefVal: f.NoOptDefVal})
 		})
 	}
+}
+
+// forManual escapes the asterisks of a text for `caddy manpage`, which takes it for Markdown.
+func forManual(text string) string {
+	if len(os.Args) > 1 && os.Args[1] == "manpage" {
+		text = strings.ReplaceAll(text, "*", `\*`)
+	}
+	return text
 }
 
 // aliases are the short names of subcommands, wherever these are.
