@@ -103,6 +103,7 @@ type App struct {
 	resources []string           // of all handlers
 	sites     []*AdminSite
 	servers   []*caddyhttp.Server // that have handlers
+	lines     map[string]string   // of the Caddyfile, by the check of doctor that found them
 
 	store     atomic.Pointer[store] // nil until it is open
 	started   chan struct{}         // closed by Start, when it succeeds
@@ -350,11 +351,11 @@ func (a *App) Start() error {
 	}
 	running.add(a, s)
 	close(a.started)
+	a.warnOfDangers(startedWith(os.Args))
 	for _, s := range a.sites {
 		s.warnIfUnreachable()
 	}
 	a.warnOfOrder()
-	a.warnOfDangers(startedWith(os.Args))
 	return nil
 }
 

@@ -72,6 +72,13 @@ func (p passed) clone() passed {
 	return p
 }
 
+// Checks and problems that have a warning of their own at the start.
+const (
+	refusedCheck = "sites"
+	orderCheck   = "order"
+	orderProblem = "rate_limit runs before api_key, so all callers share one limit"
+)
+
 // guardServers returns the dangers of servers. Their routes must have their handlers and matchers.
 func guardServers(servers []*caddyhttp.Server) []danger {
 	g := &guard{required: make(map[string]bool)}
@@ -144,11 +151,11 @@ func (g *guard) follow(
 			p.answered = p.answered || end.answered || r.Terminal
 		case r.Terminal || end.answered: // no request goes on after it
 		default:
-			passed := end.some[len(p.some):]
+			inner := end.some[len(p.some):]
 			if end.key && !p.key {
-				passed = append(passed, nil)
+				inner = append(inner, nil)
 			}
-			for _, some := range passed {
+			for _, some := range inner {
 				some = append([]caddyhttp.MatcherSets{r.MatcherSets}, some...)
 				if group == "" {
 					p.some = append(p.some, some)
@@ -220,7 +227,7 @@ func (g *guard) other(handler any, p passed, within []caddyhttp.MatcherSets) pas
 	}
 	switch id := string(m.CaddyModule().ID); {
 	case id == rateLimitModule && !p.key && usesIdentity(handler):
-		g.add(handler, "order", "rate_limit runs before api_key, so all callers share one limit",
+		g.add(handler, orderCheck, orderProblem,
 			"Add `order rate_limit after api_key` to the global options.")
 	case slices.Contains(forwarding, id):
 		return g.upstream(handler, strings.TrimPrefix(id, "http.handlers."), p, within)
@@ -268,7 +275,7 @@ func (g *guard) checkOpen() {
 	for _, o := range g.opens {
 		switch {
 		case o.before:
-			g.add(o.handler, "order", "api_key comes after reverse_proxy "+o.to+" in the same route "+
+			g.add(o.handler, orderCheck, "api_key comes after reverse_proxy "+o.to+" in the same route "+
 				"and never runs: the upstream needs no key",
 				"Move api_key before reverse_proxy, or out of `route`.")
 			g.dangers[len(g.dangers)-1].certain = true
@@ -411,7 +418,7 @@ func (g *guard) checkAdmin(s *AdminSite, p passed, within []caddyhttp.MatcherSet
 	}
 	for _, h := range p.keys {
 		if !h.rules.isPublic(sitePath+"/") || !h.rules.isPublic(sitePath+"/v1/keys") {
-			g.add(h, "sites", "api_key refuses the requests for "+adminSiteDirective+
+			g.add(h, refusedCheck, "api_key refuses the requests for "+adminSiteDirective+
 				" on the same site", publicAdvice)
 		}
 	}

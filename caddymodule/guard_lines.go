@@ -175,7 +175,7 @@ func (c *readCaddyfile) where(d danger) string {
 			}
 		}
 	case caddyhttp.MiddlewareHandler:
-		if d.check == "order" {
+		if d.problem == orderProblem {
 			return c.lines("rate_limit", "{http.api_key.", "{"+userPlaceholder+"}")
 		}
 	}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -109,7 +110,8 @@ func linesOf(file command.ConfigFile) (found []command.Danger) {
 		return nil
 	}
 	for check, where := range map[string]string{
-		"logs": read.unredactedLogs(file.Name), "prefixes": read.lines("token_prefix"),
+		"logs":       read.unredactedLogs(file.Name),
+		"prefixes":   cmp.Or(read.lines("token_prefix"), read.lines(appName)),
 		"namespaces": read.lines("namespace"),
 	} {
 		if where != "" {
@@ -136,8 +138,10 @@ func (c *readCaddyfile) unredactedLogs(name string) string {
 }
 
 // warnOfDangers logs the dangers of the running configuration, with the lines of the Caddyfile that
-// Caddy was started with. All handlers must be provisioned.
+// Caddy was started with. It only remembers the lines of those that have a warning of their own. All
+// handlers must be provisioned.
 func (a *App) warnOfDangers(file command.ConfigFile) {
+	a.lines = make(map[string]string)
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
 		return
@@ -151,11 +155,12 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 		servers = append(servers, http.Servers[name])
 	}
 	for _, d := range locate(guardServers(servers), file) {
-		if d.Check == "sites" || strings.HasPrefix(d.Problem, "rate_limit ") {
-			continue // has a warning of its own
-		}
 		if d.Where == "" {
 			d.Where = "unknown; `caddy apikeys doctor --config FILE` tells it"
+		}
+		if d.Check == refusedCheck || d.Problem == orderProblem {
+			a.lines[d.Check] = d.Where
+			continue
 		}
 		a.logger.Warn("configuration can leave requests without a key or an option without effect",
 			slog.String("check", d.Check), slog.String("problem", d.Problem),

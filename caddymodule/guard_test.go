@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -132,6 +133,55 @@ func TestStartedWith(t *testing.T) {
 		if got := file.Name + " " + file.Adapter; got != want {
 			t.Errorf("%s: %q", args, got)
 		}
+	}
+}
+
+// TestNumberedCopies checks that the copy with numbers of every Caddyfile in testdata is adapted, and
+// to the same configuration apart from the numbers.
+func TestNumberedCopies(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.caddyfiletest")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	copies := 0
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for one := range strings.SplitSeq(string(text), "==========\n") {
+			input, _, _ := strings.Cut(one, "----------\n")
+			file := command.ConfigFile{Name: "Caddyfile", Body: []byte(input), Adapter: "caddyfile"}
+			config, err := file.JSON()
+			if err != nil {
+				continue // one of the invalid ones
+			}
+			read, err := parseCaddyfile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied, err := read.adapt(file)
+			if err != nil {
+				t.Errorf("%s: %v\n%s", name, err, input)
+				continue
+			}
+			for _, check := range []json.RawMessage{config, copied} {
+				if found, err := inspect(check); err != nil || found.Handlers+found.AdminSites == 0 &&
+					strings.Contains(input, "\tapi_key") {
+					t.Errorf("%s: %v %+v\n%s", name, err, found, input)
+				}
+			}
+			original, _, err1 := guardConfig(config)
+			numbered, _, err2 := guardConfig(copied)
+			if err1 != nil || err2 != nil || len(original) != len(numbered) {
+				t.Errorf("%s: %v, %v: %d dangers, %d with numbers\n%s", name, err1, err2, len(original),
+					len(numbered), input)
+			}
+			copies++
+		}
+	}
+	if copies < 20 {
+		t.Errorf("only %d Caddyfiles", copies)
 	}
 }
 

@@ -152,6 +152,15 @@ func (c *cli) prepare(cmd *cobra.Command) {
 			return c.failure(cmd, check(cmd, args))
 		}
 	}
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(cmd, args); err != nil {
+				return c.failure(cmd, err)
+			}
+		}
+		return c.failure(cmd, cmd.ValidateFlagGroups()) // which cobra would report as text
+	}
 	for _, sub := range cmd.Commands() {
 		c.prepare(sub)
 		// cobra looks for the subcommand before it knows the flags of the subcommand. It would take

@@ -220,9 +220,12 @@ func (d *doctor) dangers(config json.RawMessage) (dangers []Danger) {
 	for _, one := range found {
 		if one.Problem == "" || one.Check == "sites" {
 			d.lines[one.Check] = one.Where
-		} else {
-			dangers = append(dangers, one)
+			continue
 		}
+		if file.Name == "" {
+			one.Where += " (give --config FILE for the line in the Caddyfile)"
+		}
+		dangers = append(dangers, one)
 	}
 	return dangers
 }

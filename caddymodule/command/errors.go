@@ -111,7 +111,7 @@ func (c *cli) run(
 // failure reports an error that cobra would report as text, if errors are to be JSON. The flags
 // need not be parsed yet.
 func (c *cli) failure(cmd *cobra.Command, err error) error {
-	if err != nil && (c.json || slices.Contains(os.Args, "--json")) {
+	if err != nil && (c.json || c.output == outputJSON || slices.Contains(os.Args, "--json")) {
 		c.json, c.err = true, cmd.ErrOrStderr()
 		cmd.SilenceErrors = true
 		c.report(err)

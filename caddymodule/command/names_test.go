@@ -110,7 +110,8 @@ func TestCommandExitStatus(t *testing.T) {
 	if !strings.Contains(r.err, `"exit_status":6`) {
 		t.Errorf("unreachable: %+v", r)
 	}
-	for _, words := range []string{"keys mnit", "keys show", "keys list --nonsense", "keys mint"} {
+	for _, words := range []string{"keys mnit", "keys show", "keys list --nonsense", "keys mint",
+		"keys list --limit 0", "keys edit x --active --inactive", "keys mint --name x --out /none/x"} {
 		if r := runCLI("", append([]string{"--json"}, strings.Fields(words)...)...); !strings.HasPrefix(
 			r.err, `{"error":"`) || !strings.HasSuffix(r.err, `"exit_status":1}`+"\n") {
 			t.Errorf("%s: %s", words, r.err)

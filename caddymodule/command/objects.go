@@ -312,22 +312,23 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 func (c *cli) tokenOutFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.tokenOut, "out", "",
 		"Write the token to this `FILE`, which only its owner can read, not to standard output")
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.PreRunE = func(*cobra.Command, []string) error {
 		switch {
 		case c.tokenOut == "" && c.output == outputID:
-			return c.failure(cmd, errors.New("--output id does not show the token: give --out FILE "+
-				"for it, or --json for both"))
-		case c.tokenOut != "" && (c.json || c.output == outputJSON):
-			return c.failure(cmd, errors.New("give --out or --json, not both"))
-		case c.tokenOut != "":
-			// Before the token exists: afterwards it would be lost.
-			dir, err := os.Stat(filepath.Dir(c.tokenOut))
-			if err == nil && !dir.IsDir() {
-				err = errors.New("is not a directory")
-			}
-			if err != nil {
-				return c.failure(cmd, fmt.Errorf("--out: %w", err))
-			}
+			return errors.New("--output id does not show the token: give --out FILE for it, or " +
+				"--json for both")
+		case c.tokenOut == "":
+			return nil
+		case c.json || c.output == outputJSON:
+			return errors.New("give --out or --json, not both")
+		}
+		// Now, because a token that cannot be written is lost.
+		dir, err := os.Stat(filepath.Dir(c.tokenOut))
+		if err == nil && !dir.IsDir() {
+			err = errors.New("is not a directory")
+		}
+		if err != nil {
+			return fmt.Errorf("--out: %w", err)
 		}
 		return nil
 	}
