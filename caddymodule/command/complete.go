@@ -67,9 +67,7 @@ func (c *cli) completion(cmd *cobra.Command, flag string) cobra.CompletionFunc {
 			return r.Name, strings.Join(r.Permissions, ", ")
 		})
 	case "plan", "default-plan":
-		return propose(c, allPlans, func(p api.Plan) (string, string) {
-			return p.Name, p.Description
-		})
+		return proposePlans(c, func(p api.Plan) string { return p.Name })
 	case "context":
 		return func(*cobra.Command, []string, string) (
 			[]cobra.Completion, cobra.ShellCompDirective,
@@ -112,9 +110,7 @@ func (c *cli) arguments(cmd *cobra.Command) cobra.CompletionFunc {
 			return idOf(r), strings.Join(r.Permissions, ", ")
 		})
 	case "plans":
-		return propose(c, allPlans, func(p api.Plan) (string, string) {
-			return idOf(p), p.Description
-		})
+		return proposePlans(c, func(p api.Plan) string { return idOf(p) })
 	case "contexts":
 		return c.completion(cmd, "context")
 	}
@@ -124,8 +120,10 @@ func (c *cli) arguments(cmd *cobra.Command) cobra.CompletionFunc {
 func describeNamespace(n api.Namespace) (id, about string) { return n.ID, n.Name }
 func describeMember(m api.Member) (id, about string)       { return m.ID, m.Name }
 
-func allPlans(server *client.Client, ctx context.Context) iter.Seq2[api.Plan, error] {
-	return server.AllPlans(ctx, "")
+func proposePlans(c *cli, id func(api.Plan) string) cobra.CompletionFunc {
+	return propose(c, func(server *client.Client, ctx context.Context) iter.Seq2[api.Plan, error] {
+		return server.AllPlans(ctx, "")
+	}, func(p api.Plan) (string, string) { return id(p), p.Description })
 }
 
 // propose returns a function that proposes objects of the server. It proposes none if the server

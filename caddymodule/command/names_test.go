@@ -209,10 +209,15 @@ func TestCommandTokenFile(t *testing.T) {
 		info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %q", err, body)
 	}
+	s.run("", append(mint, "--out", os.DevNull)...).want(t, 0, "")
+	if info, err := os.Stat(os.DevNull); err != nil || info.Mode().IsRegular() {
+		t.Fatal("the device has been replaced", err)
+	}
+	s.run("", append(mint, "--out", filepath.Dir(file))...).want(t, 1, "", "is a directory")
 	s.run("", append(mint, "-o", "id")...).want(t, 1, "", "give --out FILE")
 	s.run("", append(mint, "--out", file, "--json")...).want(t, 1, "", "not both")
 	s.run("", append(mint, "--out", "/none/such/token")...).want(t, 1, "", "no such file")
-	if len(s.requests()) != 1 {
+	if len(s.requests()) != 2 {
 		t.Errorf("%d requests", len(s.requests()))
 	}
 }

@@ -323,14 +323,15 @@ func (c *cli) tokenOutFlag(cmd *cobra.Command) {
 			return errors.New("give --out or --json, not both")
 		}
 		// Now, because a token that cannot be written is lost.
-		dir, err := os.Stat(filepath.Dir(c.tokenOut))
-		if err == nil && !dir.IsDir() {
-			err = errors.New("is not a directory")
+		if info, err := os.Stat(c.tokenOut); err == nil && info.IsDir() {
+			return fmt.Errorf("--out: %s is a directory", c.tokenOut)
 		}
+		probe, err := os.CreateTemp(filepath.Dir(c.tokenOut), filepath.Base(c.tokenOut)+".*")
 		if err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
-		return nil
+		probe.Close()
+		return os.Remove(probe.Name())
 	}
 }
 
