@@ -74,9 +74,10 @@ func (p passed) clone() passed {
 
 // Checks and problems that have a warning of their own at the start.
 const (
-	refusedCheck = "sites"
-	orderCheck   = "order"
-	orderProblem = "rate_limit runs before api_key, so all callers share one limit"
+	refusedCheck    = "sites"
+	withoutKeyCheck = "sites_without_key"
+	orderCheck      = "order"
+	orderProblem    = "rate_limit runs before api_key, so all callers share one limit"
 )
 
 // guardServers returns the dangers of servers. Their routes must have their handlers and matchers.
@@ -294,7 +295,7 @@ func (g *guard) checkOpen() {
 				"another route requires for it",
 				"Put api_key into this site too, or do not proxy to this upstream from it.")
 		default:
-			g.add(o.handler, "sites_without_key", o.site.name+" reaches "+o.to+" and has no api_key",
+			g.add(o.handler, withoutKeyCheck, o.site.name+" reaches "+o.to+" and has no api_key",
 				"Put api_key into the site if it is an API that requires keys.")
 		}
 	}
@@ -399,22 +400,25 @@ func (g *guard) ownPort(u *url.URL) bool {
 func (g *guard) checkAdmin(s *AdminSite, p passed, within []caddyhttp.MatcherSets) {
 	const advice = "Write `handle " + sitePath + "/* { " + adminSiteDirective + " }`, before other " +
 		"`handle` blocks."
+	var outside []string
+	for _, sets := range within {
+		outside = append(outside, pathsOutsideSite(caddyhttp.Route{MatcherSets: sets})...)
+	}
+	strips := p.stripped != "" &&
+		(outside != nil || strings.HasPrefix(sitePath, strings.TrimSuffix(p.stripped, "/")))
 	switch {
 	case p.answered:
 		g.add(s, "admin_path", "no request reaches "+adminSiteDirective+
 			", because a handler before it answers all", advice)
 		return
-	case p.stripped != "":
+	case strips:
 		g.add(s, "admin_path", servesOnlyUnder+"the route around it removes "+
 			redact.Argument(p.stripped)+" from the path", advice)
 		return
-	}
-	for _, sets := range within {
-		if paths := pathsOutsideSite(caddyhttp.Route{MatcherSets: sets}); paths != nil {
-			g.add(s, "admin_path", servesOnlyUnder+"the route around it matches only "+
-				redact.Argument(strings.Join(paths, " ")), advice)
-			return
-		}
+	case outside != nil:
+		g.add(s, "admin_path", servesOnlyUnder+"the route around it matches only "+
+			redact.Argument(strings.Join(outside, " ")), advice)
+		return
 	}
 	for _, h := range p.keys {
 		if !h.rules.isPublic(sitePath+"/") || !h.rules.isPublic(sitePath+"/v1/keys") {

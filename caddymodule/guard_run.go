@@ -142,6 +142,13 @@ func (c *readCaddyfile) unredactedLogs(name string) string {
 // handlers must be provisioned.
 func (a *App) warnOfDangers(file command.ConfigFile) {
 	a.lines = make(map[string]string)
+	defer func() {
+		// Other plugins read their directives of the file again. Whatever happens, Caddy starts.
+		if failed := recover(); failed != nil {
+			a.logger.Error("looking for mistakes in the configuration failed",
+				slog.Any("error", failed))
+		}
+	}()
 	app, err := a.ctx.AppIfConfigured("http")
 	if err != nil {
 		return
@@ -154,9 +161,14 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 	for _, name := range slices.Sorted(maps.Keys(http.Servers)) {
 		servers = append(servers, http.Servers[name])
 	}
+	var withoutKey []string
 	for _, d := range locate(guardServers(servers), file) {
 		if d.Where == "" {
 			d.Where = "unknown; `caddy apikeys doctor --config FILE` tells it"
+		}
+		if d.Check == withoutKeyCheck {
+			withoutKey = append(withoutKey, d.Where)
+			continue
 		}
 		if d.Check == refusedCheck || d.Problem == orderProblem {
 			a.lines[d.Check] = d.Where
@@ -165,6 +177,10 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 		a.logger.Warn("configuration can leave requests without a key or an option without effect",
 			slog.String("check", d.Check), slog.String("problem", d.Problem),
 			slog.String("at", d.Where), slog.String("advice", d.Advice))
+	}
+	if len(withoutKey) > 0 { // in one message, because a Caddy may serve many websites
+		a.logger.Warn("sites without api_key reach an upstream", slog.Int("upstreams",
+			len(withoutKey)), slog.Any("at", firstOf(withoutKey)))
 	}
 }
 

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -165,14 +164,19 @@ func TestNumberedCopies(t *testing.T) {
 				t.Errorf("%s: %v\n%s", name, err, input)
 				continue
 			}
-			for _, check := range []json.RawMessage{config, copied} {
-				if found, err := inspect(check); err != nil || found.Handlers+found.AdminSites == 0 &&
-					strings.Contains(input, "\tapi_key") {
-					t.Errorf("%s: %v %+v\n%s", name, err, found, input)
-				}
+			before, err1 := inspect(config)
+			after, err2 := inspect(copied)
+			if err1 != nil || err2 != nil || before.Handlers != after.Handlers ||
+				before.AdminSites != after.AdminSites {
+				t.Errorf("%s: %v, %v: %+v, %+v\n%s", name, err1, err2, before, after, input)
 			}
 			original, _, err1 := guardConfig(config)
 			numbered, _, err2 := guardConfig(copied)
+			for _, d := range numbered {
+				if read.where(d) == "" {
+					t.Errorf("%s: no line of %s\n%s", name, d.problem, input)
+				}
+			}
 			if err1 != nil || err2 != nil || len(original) != len(numbered) {
 				t.Errorf("%s: %v, %v: %d dangers, %d with numbers\n%s", name, err1, err2, len(original),
 					len(numbered), input)

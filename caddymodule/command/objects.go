@@ -323,8 +323,12 @@ func (c *cli) tokenOutFlag(cmd *cobra.Command) {
 			return errors.New("give --out or --json, not both")
 		}
 		// Now, because a token that cannot be written is lost.
-		if info, err := os.Stat(c.tokenOut); err == nil && info.IsDir() {
+		info, err := os.Stat(c.tokenOut)
+		switch {
+		case err == nil && info.IsDir():
 			return fmt.Errorf("--out: %s is a directory", c.tokenOut)
+		case err == nil && !info.Mode().IsRegular():
+			return nil // a device or pipe
 		}
 		probe, err := os.CreateTemp(filepath.Dir(c.tokenOut), filepath.Base(c.tokenOut)+".*")
 		if err != nil {
