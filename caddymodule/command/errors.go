@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"slices"
@@ -50,7 +51,8 @@ func exitStatus(err error) int {
 	if refusal, ok := errors.AsType[*client.Error](err); ok {
 		return exitOfRefusal(refusal)
 	}
-	_, network := errors.AsType[net.Error](err)
+	_, network := errors.AsType[*net.OpError](err)
+	_, request := errors.AsType[*url.Error](err)
 	switch {
 	case err == nil:
 		return 0
@@ -58,7 +60,7 @@ func exitStatus(err error) int {
 		return exitPending
 	case errors.Is(err, errNotFound):
 		return exitNotFound
-	case network, errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.ErrUnexpectedEOF):
+	case network, request, errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.ErrUnexpectedEOF):
 		return exitUnavailable
 	}
 	return exitFailed
@@ -128,7 +130,7 @@ func (c *cli) report(err error) {
 		}
 		return
 	}
-	failed := failure{ExitStatus: exitStatus(err)}
+	failed := failure{ExitStatus: exitStatus(err), Text: text}
 	for line := range strings.SplitSeq(text, "\n") {
 		if message, ok := strings.CutPrefix(line, "Error: "); ok {
 			failed.Error = joined(failed.Error, message)
@@ -146,6 +148,7 @@ func (c *cli) report(err error) {
 type failure struct {
 	Error      string       `json:"error"`
 	Advice     string       `json:"advice,omitempty"`
+	Text       string       `json:"text"` // what is written without --json
 	ExitStatus int          `json:"exit_status"`
 	Problem    *api.Problem `json:"problem,omitempty"` // the answer of the REST interface
 }
