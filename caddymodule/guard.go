@@ -245,6 +245,9 @@ func passesOn(h *reverseproxy.Handler) bool {
 func upstreamsOf(h *reverseproxy.Handler) string {
 	var list []string
 	for _, u := range h.Upstreams {
+		if u == nil {
+			continue
+		}
 		list = append(list, redact.Argument(u.Dial))
 	}
 	if len(list) == 0 {

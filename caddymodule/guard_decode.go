@@ -32,10 +32,16 @@ func (d *decoder) servers(raw json.RawMessage) (servers []*caddyhttp.Server, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
 		server, path := app.Servers[name], "apps/http/servers/"+name
+		if server == nil {
+			continue
+		}
 		if err := d.routes(server.Routes, path+"/routes"); err != nil {
 			return nil, err
 		}
 		for name, named := range server.NamedRoutes {
+			if named == nil {
+				continue
+			}
 			one := caddyhttp.RouteList{*named}
 			if err := d.routes(one, path+"/named_routes/"+name); err != nil {
 				return nil, err

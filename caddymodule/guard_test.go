@@ -189,6 +189,19 @@ func TestNumberedCopies(t *testing.T) {
 	}
 }
 
+// FuzzGuardRunning checks that no configuration makes doctor panic.
+func FuzzGuardRunning(f *testing.F) {
+	f.Add([]byte(`{"apps":{"http":{"servers":{"a":null,"b":{"named_routes":{"c":null},"routes":[null,`+
+		`{"handle":[null,{"handler":"subroute","routes":null},{"handler":"invoke","name":"c"},`+
+		`{"handler":"reverse_proxy","upstreams":[null],"headers":{"request":null}},`+
+		`{"handler":"api_key","preflight":{"origins":["::"]}}],"match":[null,{"path":null,`+
+		`"not":[null,{"x":1}]}]}]}}}}}`), []byte(openSite))
+	f.Fuzz(func(_ *testing.T, config, file []byte) {
+		_, _ = guardRunning(config, command.ConfigFile{Name: "Caddyfile", Body: file,
+			Adapter: "caddyfile"})
+	})
+}
+
 // TestGuardLines checks the lines that other checks of doctor report.
 func TestGuardLines(t *testing.T) {
 	for text, want := range map[string]string{
