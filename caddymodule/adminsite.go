@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -91,8 +92,8 @@ func (s *AdminSite) warnIfUnreachable() {
 		return
 	}
 	if found, refuses := s.refusedIn(s.server.Routes, false); found && refuses {
-		s.auth.logger.Warn("api_key on the same site refuses requests for " + adminSiteDirective +
-			": " + publicAdvice)
+		s.auth.logger.Warn("api_key on the same site refuses requests for "+adminSiteDirective+
+			": "+publicAdvice, zap.String("at", s.auth.app.lines[refusedCheck]))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -102,6 +103,7 @@ type App struct {
 	resources []string           // of all handlers
 	sites     []*AdminSite
 	servers   []*caddyhttp.Server // that have handlers
+	lines     map[string]string   // of the Caddyfile, by the check of doctor that found them
 
 	store     atomic.Pointer[store] // nil until it is open
 	started   chan struct{}         // closed by Start, when it succeeds
@@ -349,6 +351,7 @@ func (a *App) Start() error {
 	}
 	running.add(a, s)
 	close(a.started)
+	a.warnOfDangers(startedWith(os.Args))
 	for _, s := range a.sites {
 		s.warnIfUnreachable()
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/command"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
@@ -17,7 +15,7 @@ import (
 
 func init() {
 	command.Register(command.Modules{Inspect: inspect, PrefixAdvice: prefixAdvice,
-		PublicAdvice: publicAdvice})
+		PublicAdvice: publicAdvice, Guard: guardRunning})
 }
 
 // inspect returns the parts of a Caddy configuration that `caddy apikeys doctor` checks. It
@@ -103,25 +101,14 @@ func readConfig(raw json.RawMessage) (*inspection, error) {
 
 // readSites counts the api_keys_admin handlers and finds those whose requests an api_key refuses.
 func (c *inspection) readSites(raw json.RawMessage) error {
-	var app struct {
-		Servers map[string]struct {
-			Listen []string            `json:"listen"`
-			Routes caddyhttp.RouteList `json:"routes"`
-		} `json:"servers"`
-	}
-	if len(raw) == 0 {
-		return nil
-	}
-	if err := json.Unmarshal(raw, &app); err != nil {
+	d := decoder{paths: make(map[any]string)}
+	servers, err := d.servers(raw)
+	if err != nil {
 		return err
 	}
-	for _, server := range app.Servers {
-		sites, err := decodeHandlers(server.Routes)
-		if err != nil {
-			return err
-		}
-		c.adminSites += len(sites)
-		for _, site := range sites {
+	c.adminSites = len(d.sites)
+	for _, server := range servers {
+		for _, site := range d.sites {
 			if found, refuses := site.refusedIn(server.Routes, false); found && refuses {
 				c.refused = append(c.refused, server.Listen...)
 			}
@@ -130,52 +117,6 @@ func (c *inspection) readSites(raw json.RawMessage) error {
 	slices.Sort(c.refused)
 	c.refused = slices.Compact(c.refused)
 	return nil
-}
-
-// decodeHandlers decodes those handlers of unprovisioned routes that [AdminSite.refusedIn]
-// inspects. It returns the api_keys_admin handlers.
-func decodeHandlers(routes caddyhttp.RouteList) (sites []*AdminSite, err error) {
-	for i := range routes {
-		r := &routes[i]
-		r.MatcherSets = make(caddyhttp.MatcherSets, len(r.MatcherSetsRaw))
-		for _, raw := range r.HandlersRaw {
-			var module struct{ Handler string }
-			if err := json.Unmarshal(raw, &module); err != nil {
-				return nil, err
-			}
-			switch module.Handler {
-			case "api_key":
-				h := Handler{rules: new(rules)}
-				var public struct{ Public []string }
-				if err := json.Unmarshal(raw, &public); err != nil {
-					return nil, err
-				}
-				for _, text := range public.Public {
-					if h.rules.public, err = route.AddPattern(h.rules.public, "public", text,
-						true); err != nil {
-						return nil, err
-					}
-				}
-				r.Handlers = append(r.Handlers, &h)
-			case adminSiteDirective:
-				site := new(AdminSite)
-				sites = append(sites, site)
-				r.Handlers = append(r.Handlers, site)
-			case "subroute":
-				inner := new(caddyhttp.Subroute)
-				if err := json.Unmarshal(raw, inner); err != nil {
-					return nil, err
-				}
-				within, err := decodeHandlers(inner.Routes)
-				if err != nil {
-					return nil, err
-				}
-				sites = append(sites, within...)
-				r.Handlers = append(r.Handlers, inner)
-			}
-		}
-	}
-	return sites, nil
 }
 
 // collect finds api_key handlers at any depth: in subroutes, named routes, error routes and the

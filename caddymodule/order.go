@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"log/slog"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,8 +15,9 @@ func (a *App) warnOfOrder() {
 	for _, server := range a.servers {
 		f := orderFinder{server: server, invoked: make(map[string]bool)}
 		if f.follow(server.Routes); f.found {
-			a.logger.Warn("rate_limit runs before api_key, so all callers share one limit; add " +
-				"`order rate_limit after api_key` to the global options")
+			a.logger.Warn("rate_limit runs before api_key, so all callers share one limit; add "+
+				"`order rate_limit after api_key` to the global options",
+				slog.String("at", a.lines[orderCheck]))
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -48,7 +47,7 @@ which --cursor continues from.`,
 	flags.StringVar(&f.Action, "action", "", "Only this `ACTION`, such as key.mint or role.edit")
 	flags.StringVar(&f.Object, "object", "", "Only changes of the object with this `ID`")
 	flags.StringVar(&from, "from", "",
-		"Only since this `TIME`: 2026-01-01T00:00:00Z, or 24h or 90d ago")
+		"Only since this `TIME`: 2026-01-01 or 2026-01-01T00:00:00Z, or 24h or 90d ago")
 	flags.StringVar(&to, "to", "", "Only before this `TIME`")
 	flags.StringVar(&f.Cursor, "cursor", "",
 		"Continue from this `CURSOR` of an earlier list")
@@ -85,15 +84,12 @@ func parsePast(flag, word string, now time.Time) (time.Time, error) {
 	if word == "" {
 		return time.Time{}, nil
 	}
-	if at, err := time.Parse(time.RFC3339, word); err == nil {
-		return at, nil
+	at, ok := parseTime(word, now, -1)
+	if !ok || strings.HasPrefix(word, "-") {
+		return time.Time{}, fmt.Errorf("--%s %q must be a time such as 2026-01-01T00:00:00Z or "+
+			"2026-01-01, or a duration before now such as 24h or 90d", flag, word)
 	}
-	d, err := caddy.ParseDuration(word)
-	if err != nil || d < 0 {
-		return time.Time{}, fmt.Errorf("--%s %q must be a time such as 2026-01-01T00:00:00Z "+
-			"or a duration before now such as 24h or 90d", flag, word)
-	}
-	return now.Add(-d), nil
+	return at, nil
 }
 
 func (c *cli) verifyAuditCommand() *cobra.Command {

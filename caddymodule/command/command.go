@@ -4,12 +4,11 @@
 package command
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
+	"slices"
 	"strings"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -33,20 +32,33 @@ The command connects to Caddy's admin endpoint. It finds the address as
 or a Caddyfile in the working directory, else $CADDY_ADMIN, else
 localhost:2019. Unix sockets work too: --address unix//run/caddy/admin.sock
 
-If the admin endpoint is off, --server names a site with the api_keys_admin
-handler. Authenticate with the token of a member, or of a key with admin
-permissions. The token is read from --token-file, else from the terminal or
-standard input. It is sent over https, or unencrypted to this machine only.
+If the admin endpoint is off, --server or $APIKEYS_SERVER names a site with the
+api_keys_admin handler. Authenticate with the token of a member, or of a key
+with admin permissions. The token is read from --token-file or
+$APIKEYS_TOKEN_FILE, else from the terminal or standard input. It is sent over
+https, or unencrypted to this machine only. 'caddy apikeys contexts' gives
+servers a name for --context.
 
 No flag accepts a token: other users of the machine can read command lines.
 mint, rotate and members token write only the new token to standard output, so
 that it can be piped. Messages go to standard error.
 
 With --json, the response of the REST API is written to standard output as one
-JSON document.
+JSON document, and an error to standard error as another. --output id writes
+only ids. Tables are cut to the width of the terminal; --output wide shows all.
 
-Exit status: 0 done, 1 failed or refused, 3 committed, but not yet confirmed by
-every node.`,
+Keys and members are named by their id, by a unique beginning of it of at least
+4 characters, or by their name.
+
+Exit status:
+
+    0  done
+    1  failed or refused for another reason, or the answer is no
+    3  committed, but not yet confirmed by every node
+    4  not found
+    5  access denied: the token is invalid or lacks a permission
+    6  no answer: unreachable, or the database is unavailable
+    7  conflict: it exists, is in use or has changed`,
 		CobraFunc: func(cmd *cobra.Command) {
 			c := &cli{modules: modules}
 			cmd.Use = "apikeys"
@@ -64,12 +76,18 @@ every node.`,
 				"`URL` of a site with api_keys_admin, instead of the admin endpoint")
 			flags.StringVar(&c.tokenFile, "token-file", "",
 				"`FILE` with the token for --server, instead of standard input")
+			flags.StringVar(&c.context, "context", "",
+				"`NAME` of a server in the configuration file: see 'caddy apikeys contexts'")
 			flags.BoolVar(&c.json, "json", false, "Write the result as JSON")
+			flags.StringVarP(&c.output, "output", "o", "",
+				"`FORMAT` of the result: table, wide, json or id (default table)")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.plansCommand(),
 				c.membersCommand(), c.usageCommand(), c.auditCommand(), c.nodesCommand(),
-				c.verifyCommand(), c.doctorCommand())
-			refuseEmpty(cmd)
-			cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
+				c.verifyCommand(), c.doctorCommand(), c.contextsCommand(), c.versionCommand())
+			c.prepare(cmd)
+			cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+				return c.failure(cmd, flagError(err))
+			})
 		},
 	})
 }
@@ -79,7 +97,11 @@ type cli struct {
 	modules                  Modules
 	address, config, adapter string
 	server, tokenFile        string
+	context                  string // name of a server in the configuration file
 	json                     bool
+	output                   string // table, wide, json or id; empty: table
+	tokenOut                 string // file for the new token; empty: standard output
+	noServer                 bool   // the command uses no server
 
 	in       io.Reader
 	out, err io.Writer // results, and messages
@@ -102,21 +124,74 @@ func mayBeEmpty(flags *pflag.FlagSet, name string) {
 	_ = flags.SetAnnotation(name, "empty", nil)
 }
 
-// refuseEmpty makes the flags of cmd and of its subcommands refuse an empty value. An unset shell
+// prepare gives cmd and its subcommands what all of them have: the short aliases, values for the
+// completion of the shell, errors in JSON, and flags that refuse an empty value. An unset shell
 // variable would otherwise select the default or clear a list.
-func refuseEmpty(cmd *cobra.Command) {
+func (c *cli) prepare(cmd *cobra.Command) {
 	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
 		flags.VisitAll(func(f *pflag.Flag) {
 			_, may := f.Annotations["empty"]
 			if kind := f.Value.Type(); !may && strings.HasPrefix(kind, "string") {
 				f.Value, f.DefValue = notEmpty{f.Value}, strings.TrimPrefix(f.DefValue, "[]")
 			}
+			f.Usage = forManual(f.Usage)
+			if values := c.completion(cmd, f.Name); values != nil {
+				_ = cmd.RegisterFlagCompletionFunc(f.Name, values)
+			}
 		})
 	}
-	for _, c := range cmd.Commands() {
-		refuseEmpty(c)
+	cmd.Long = forManual(cmd.Long)
+	if alias, ok := aliases[cmd.Name()]; ok {
+		cmd.Aliases = append(cmd.Aliases, alias)
+	}
+	if !cmd.HasSubCommands() && cmd.Name() != "import" { // which reads a file
+		cmd.ValidArgsFunction = c.arguments(cmd)
+	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			return c.failure(cmd, check(cmd, args))
+		}
+	}
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(cmd, args); err != nil {
+				return c.failure(cmd, err)
+			}
+		}
+		return c.failure(cmd, cmd.ValidateFlagGroups()) // which cobra would report as text
+	}
+	for _, sub := range cmd.Commands() {
+		c.prepare(sub)
+		// cobra looks for the subcommand before it knows the flags of the subcommand. It would take
+		// the word after a flag without a value, as in `keys --yes revoke ID`, for its value.
+		sub.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.NoOptDefVal == "" || f.Name == "help" || cmd.Flags().Lookup(f.Name) != nil {
+				return
+			}
+			cmd.Flags().AddFlag(&pflag.Flag{Name: f.Name, Shorthand: f.Shorthand, Hidden: true,
+				Value: new(ignored), NoOptDefVal: f.NoOptDefVal})
+		})
 	}
 }
+
+// forManual escapes the asterisks of a text for `caddy manpage`, which takes it for Markdown.
+func forManual(text string) string {
+	if len(os.Args) > 1 && os.Args[1] == "manpage" {
+		text = strings.ReplaceAll(text, "*", `\*`)
+	}
+	return text
+}
+
+// aliases are the short names of subcommands, wherever these are.
+var aliases = map[string]string{"list": "ls", "delete": "rm", "show": "get", "mint": "create"}
+
+// ignored is the value of a flag that only tells cobra that the flag has none.
+type ignored struct{}
+
+func (*ignored) String() string   { return "" }
+func (*ignored) Set(string) error { return nil }
+func (*ignored) Type() string     { return "bool" }
 
 // flagError returns err without the value of the flag: it may be a token.
 func flagError(err error) error {
@@ -153,44 +228,13 @@ func (v notEmpty) Set(s string) error {
 	return v.Value.Set(s)
 }
 
-// errFailed ends the command with status 1 after the command has reported the failure itself.
-var errFailed = errors.New("failed")
-
-// errPending ends the command with status 3: the change is committed, but not every node has
-// confirmed it.
-var errPending = errors.New("not yet in force on every node")
-
-const exitPending = 3
-
-// run makes f a command's RunE. Errors go to standard error as text, not through Caddy's logger.
-func (c *cli) run(
-	f func(ctx context.Context, args []string) error,
-) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
-		c.in, c.out, c.err = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
-		cmd.SilenceErrors = true
-		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-		defer stop()
-		err := f(ctx, args)
-		switch {
-		case errors.Is(err, errPending):
-			// Only this wrapper makes Caddy's main exit with a status other than 1.
-			pending := func(caddycmd.Flags) (int, error) { return exitPending, nil }
-			return caddycmd.WrapCommandFuncForCobra(pending)(cmd, nil)
-		case err != nil && !errors.Is(err, errFailed):
-			c.report(err)
-		}
-		return err
-	}
-}
-
 // unknownCommand refuses arguments and lists the subcommands. It does not repeat the argument: it
 // may be a token.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+	if near := suggestions(cmd, args[0]); len(near) > 0 {
 		return fmt.Errorf("unknown subcommand of %s; did you mean %s?", cmd.CommandPath(),
 			strings.Join(near, " or "))
 	}
@@ -200,6 +244,19 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	}
 	return fmt.Errorf("unknown subcommand of %s: must be one of %s", cmd.CommandPath(),
 		strings.Join(names, ", "))
+}
+
+// suggestions returns the subcommands that a word may have been meant for. Cobra knows misspelt and
+// abbreviated names, but no aliases.
+func suggestions(cmd *cobra.Command, word string) []string {
+	near := cmd.SuggestionsFor(word)
+	for _, c := range cmd.Commands() {
+		if slices.ContainsFunc(c.Aliases, func(a string) bool { return word == a+"s" }) &&
+			!slices.Contains(near, c.Name()) {
+			near = append(near, c.Name())
+		}
+	}
+	return near
 }
 
 // oneID requires one argument, the ID of an object.

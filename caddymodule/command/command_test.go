@@ -181,7 +181,6 @@ func TestCommandMistyped(t *testing.T) {
 		"roles edit acme/b/c": "a role must be NAMESPACE/NAME",
 		"roles create acme/b": "give --permission",
 		"members create":      "give --name",
-		"members show root":   "m_ and 12 letters",
 		"audit list --from x": "must be a time",
 		"members " +
 			cliToken: "must be one of create, delete, disable, edit, enable, list, show, token",
@@ -228,6 +227,10 @@ func TestCommandAddress(t *testing.T) {
 			write("x.caddyfile", "{\n\tadmin \"unix/"+socket+"|0220\"\n}\n")},
 		"adapter": {"--config", write("config", "{\n\tadmin "+s.address+"\n}\n"), "--adapter",
 			"caddyfile"},
+		"invalid Caddyfile": {"--config", write("Caddyfile.bad", "{\n\tnonsense {\n\t\tadmin x\n\t}\n"+
+			"\tadmin {$CLI_TEST_PLACE} {\n\t\torigins a\n\t}\n}\nimport none\n:80 {\n\tnonsense {\n}\n")},
+		"default of a variable": {"--config", write("Caddyfile.default",
+			"{\n\tadmin {$CLI_TEST_NONE:"+s.address+"}\n}\n} }")},
 		"JSON":        {"--config", write("c.json", `{"admin":{"listen":"`+s.address+`"}}`)},
 		"placeholder": {"--config", write("p.json", `{"admin":{"listen":"{env.CLI_TEST_PLACE}"}}`)},
 	} {
@@ -248,14 +251,14 @@ func TestCommandAddress(t *testing.T) {
 		flags []string
 		want  string
 	}{
+		"admin off in a Caddyfile": {[]string{"--config",
+			write("off.caddyfile", "{\n\tadmin off\n}\n:80 {\n\tnonsense\n}\n")}, "give --server"},
 		"admin off": {[]string{"--config", write("off.json", `{"admin":{"disabled":true}}`)},
 			"give --server"},
 		"missing config": {[]string{"--config", "none.json"}, "none.json"},
 		"only --adapter": {[]string{"--adapter", "caddyfile"}, "--adapter requires --config"},
 		"unknown adapter": {[]string{"--config", "c.json", "--adapter", "toml9"},
 			`unknown config adapter "toml9"`},
-		"invalid Caddyfile": {[]string{"--config", write("Caddyfile.bad", "{\n\tnonsense\n}\n")},
-			"or give --address"},
 		"range": {[]string{"--address", "localhost:1-9"}, "cannot be connected to"},
 		"fd":    {[]string{"--address", "fd/3"}, "cannot be connected to"},
 		"--server and --address": {[]string{"--server", "https://x", "--address", s.address},

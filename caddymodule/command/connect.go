@@ -3,62 +3,108 @@ package command
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"golang.org/x/term"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
+// settle completes the flags with the environment and the configuration file. A flag that names a
+// server wins over both, and the environment over the file.
+func (c *cli) settle() error {
+	switch c.output {
+	case "", outputTable, outputWide, outputID:
+		if c.json && c.output != "" {
+			return errors.New("give --json or --output, not both")
+		}
+	case outputJSON:
+		c.json = true
+	default:
+		return errors.New("--output must be table, wide, json or id")
+	}
+	if c.noServer {
+		return nil
+	}
+	if c.server == "" && c.address == "" && c.config == "" && c.adapter == "" && c.context == "" {
+		c.server = os.Getenv("APIKEYS_SERVER")
+	}
+	if c.server == "" && c.address == "" && c.config == "" && c.adapter == "" {
+		if err := c.useContext(); err != nil {
+			return err
+		}
+	} else if c.context != "" {
+		return errors.New("--context names a server: give no other flag that does")
+	}
+	if c.server != "" && c.tokenFile == "" {
+		c.tokenFile = os.Getenv("APIKEYS_TOKEN_FILE")
+	}
+	return nil
+}
+
+// Values of --output.
+const (
+	outputTable = "table"
+	outputWide  = "wide"
+	outputJSON  = "json"
+	outputID    = "id"
+)
+
 // connect returns a client for the endpoint that the flags name. With --server and without
 // --token-file it reads the token from the first line of standard input.
 func (c *cli) connect(ctx context.Context) (*client.Client, error) {
-	if c.server != "" {
-		if c.address != "" || c.config != "" || c.adapter != "" {
-			return nil, errors.New("--server replaces --address, --config and --adapter: give only " +
-				"one kind")
-		}
-		if _, err := client.New(c.server); err != nil {
-			return nil, err
-		}
-		c.where = c.server
-		token, err := c.readToken(ctx, c.tokenFile, "Token for "+c.server)
-		if err != nil {
-			return nil, err
-		}
-		return client.New(c.server, client.WithToken(token))
+	endpoint, err := c.endpoint()
+	switch {
+	case err != nil:
+		return nil, err
+	case c.server == "":
+		return client.New(endpoint)
 	}
-	address, err := c.adminAddress()
+	token, err := c.readToken(ctx, c.tokenFile, "Token for "+c.server)
 	if err != nil {
 		return nil, err
 	}
+	return client.New(endpoint, client.WithToken(token))
+}
+
+// endpoint returns the address that the flags name, as [client.New] accepts it.
+func (c *cli) endpoint() (string, error) {
+	if c.server != "" {
+		if c.address != "" || c.config != "" || c.adapter != "" {
+			return "", errors.New("--server replaces --address, --config and --adapter: give only " +
+				"one kind")
+		}
+		c.where = c.server
+		_, err := client.New(c.server)
+		return c.server, err
+	}
+	address, err := c.adminAddress()
+	if err != nil {
+		return "", err
+	}
 	if redact.Argument(address) != address {
-		return nil, errors.New("the admin endpoint's address must be host:port or unix//path, " +
+		return "", errors.New("the admin endpoint's address must be host:port or unix//path, " +
 			"without scheme, user or password")
 	}
 	c.where = "Caddy's admin endpoint at " + address
 	parsed, err := caddy.ParseNetworkAddress(address)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the admin endpoint's address %q: %w", address, err)
+		return "", fmt.Errorf("the admin endpoint's address %q: %w", address, err)
 	case parsed.IsUnixNetwork():
 		path, _, _ := strings.Cut(parsed.Host, "|") // the socket's permissions follow
-		return client.New("unix/" + path)
+		return "unix/" + path, nil
 	case parsed.IsFdNetwork() || parsed.PortRangeSize() != 1:
-		return nil, fmt.Errorf("the admin endpoint's address %q cannot be connected to: "+
+		return "", fmt.Errorf("the admin endpoint's address %q cannot be connected to: "+
 			"give --address", address)
 	}
-	return client.New("http://" + parsed.JoinHostPort(0))
+	return "http://" + parsed.JoinHostPort(0), nil
 }
 
 // adminAddress finds the admin endpoint as `caddy reload` does, without its log lines.
@@ -69,69 +115,27 @@ func (c *cli) adminAddress() (string, error) {
 	if c.address != "" {
 		return c.address, nil
 	}
-	config, err := c.loadConfig()
+	file, err := c.configFile()
 	if err != nil {
 		return "", err
 	}
-	var admin struct {
-		Admin caddy.AdminConfig `json:"admin"`
+	admin, err := file.admin()
+	if err != nil {
+		return "", fmt.Errorf("%w; or give --address", err)
 	}
-	if config != nil {
-		if err := json.Unmarshal(config, &admin); err != nil {
-			return "", fmt.Errorf("looking for the admin endpoint in the configuration: %w", err)
-		}
-	}
-	if admin.Admin.Disabled {
+	if admin.Disabled {
 		return "", errors.New("the configuration disables Caddy's admin endpoint: give --server " +
 			"with the URL of a site that has api_keys_admin")
 	}
-	if admin.Admin.Listen == "" {
+	if admin.Listen == "" {
 		return caddy.DefaultAdminListen, nil // from $CADDY_ADMIN, if that is set
 	}
-	address, err := caddy.NewReplacer().ReplaceOrErr(admin.Admin.Listen, true, true)
+	address, err := caddy.NewReplacer().ReplaceOrErr(admin.Listen, true, true)
 	if err != nil {
 		return "", fmt.Errorf("the admin endpoint's address in the configuration: %w; give "+
 			"--address", err)
 	}
 	return address, nil
-}
-
-// loadConfig returns the configuration that --config names, or the Caddyfile of the working
-// directory, as JSON. It returns nil if there is neither.
-func (c *cli) loadConfig() ([]byte, error) {
-	file, adapter := c.config, c.adapter
-	if file == "" {
-		if adapter != "" {
-			return nil, errors.New("--adapter requires --config")
-		}
-		file = "Caddyfile"
-	}
-	body, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) && c.config == "" {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the configuration for the admin endpoint's address: %w; "+
-			"or give --address", err)
-	}
-	name := strings.ToLower(filepath.Base(file))
-	if adapter == "" && filepath.Ext(name) != ".json" &&
-		(strings.HasPrefix(name, "caddyfile") || filepath.Ext(name) == ".caddyfile") {
-		adapter = "caddyfile"
-	}
-	if adapter == "" {
-		return body, nil
-	}
-	a := caddyconfig.GetAdapter(adapter)
-	if a == nil {
-		return nil, fmt.Errorf("unknown config adapter %q", adapter)
-	}
-	config, _, err := a.Adapt(body, map[string]any{"filename": file})
-	if err != nil {
-		return nil, fmt.Errorf("adapting %s for the admin endpoint's address: %w; or give "+
-			"--address", file, err)
-	}
-	return config, nil
 }
 
 // maxToken bounds the line of a token, in bytes. It is more than the longest credential, 512

@@ -2,14 +2,13 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
-	"runtime/debug"
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -36,6 +35,12 @@ Runs these checks, one line each, with advice if a check fails:
     plan, and the default plans of namespaces exist
   - several Caddy processes share rate limits in Redis; without it, each admits
     its share of a limit. This is a warning: it does not change the exit status
+
+  - the routes: no upstream is reached without passing api_key, no matcher lets
+    forged headers through, and no option is without effect. These are mostly
+    warnings, with the line of the Caddyfile that --config names or that is in
+    the working directory, else with the path in the configuration. They are
+    checked in the file if Caddy does not run
 
 It changes nothing. With --server it cannot check the configuration. The exit
 status is 0 if all checks pass, else 1.`,
@@ -65,7 +70,8 @@ type doctor struct {
 	*cli
 	server   *client.Client
 	findings []finding
-	rated    bool // whether a plan or a namespace has a rate limit
+	rated    bool              // whether a plan or a namespace has a rate limit
+	lines    map[string]string // where what a check looks at is in the Caddyfile
 }
 
 // A finding is the result of one check.
@@ -76,6 +82,7 @@ type finding struct {
 	Warning bool   `json:"warning,omitempty"`
 	Found   string `json:"found"`
 	Advice  string `json:"advice,omitempty"`
+	At      string `json:"at,omitempty"` // File:LINE of the Caddyfile, or a path in the configuration
 }
 
 // found adds and prints a finding. advice is dropped if the check passes.
@@ -83,7 +90,11 @@ func (d *doctor) found(check string, ok bool, advice, format string, args ...any
 	if ok {
 		advice = ""
 	}
-	d.add(finding{Check: check, OK: &ok, Found: fmt.Sprintf(format, args...), Advice: advice})
+	f := finding{Check: check, OK: &ok, Found: fmt.Sprintf(format, args...), Advice: advice}
+	if !ok {
+		f.At = d.lines[check]
+	}
+	d.add(f)
 }
 
 // warn adds and prints a finding that does not change the exit status.
@@ -113,6 +124,9 @@ func (d *doctor) add(f finding) {
 		mark = "✗"
 	}
 	fmt.Fprintln(d.out, mark, printable(f.Found))
+	if f.At != "" {
+		fmt.Fprintln(d.out, "  at", printable(f.At))
+	}
 	if f.Advice != "" {
 		fmt.Fprintln(d.out, "  →", printable(f.Advice))
 	}
@@ -142,10 +156,12 @@ func (d *doctor) examine(ctx context.Context) {
 	plugin, ours := versions()
 	d.found("version", true, "", "this program is caddy-apikeys %s in Caddy %s", plugin, ours)
 	var config *Config
+	var dangers []Danger
 	if d.cli.server == "" {
 		raw, err := d.server.CaddyConfig(ctx)
 		if err != nil {
 			d.unreached("endpoint", err)
+			d.guards(d.dangers(nil))
 			return
 		}
 		d.found("endpoint", true, "", "%s is reachable", d.where)
@@ -156,8 +172,10 @@ func (d *doctor) examine(ctx context.Context) {
 			return
 		}
 		config = &inspected
+		dangers = d.dangers(raw)
 	}
 	if !d.store(ctx) {
+		d.guards(dangers)
 		return
 	}
 	d.prefixes(ctx)
@@ -174,9 +192,51 @@ func (d *doctor) examine(ctx context.Context) {
 	d.documents(config)
 	d.sites(config)
 	d.logs(config)
+	d.guards(dangers)
 	d.namespaces(ctx, config)
 	d.rows(ctx)
 	d.rates(ctx, config)
+}
+
+// dangers returns the mistakes in the routes of a configuration, or of the configuration file if
+// there is none. It remembers the lines that other checks report.
+func (d *doctor) dangers(config json.RawMessage) (dangers []Danger) {
+	file, err := d.configFile()
+	if err == nil && file.Name != "" {
+		if _, wrong := file.JSON(); wrong != nil {
+			d.warn("configuration_file", "Correct it: `caddy reload` would refuse it.", "%v", wrong)
+			file = ConfigFile{}
+		}
+	}
+	if err != nil || file.Name == "" && config == nil {
+		return nil
+	}
+	found, err := d.modules.Guard(config, file)
+	if err != nil {
+		d.unknown("routes", err.Error())
+		return nil
+	}
+	d.lines = make(map[string]string)
+	for _, one := range found {
+		if one.Problem == "" || one.Check == "sites" {
+			d.lines[one.Check] = one.Where
+			continue
+		}
+		if file.Name == "" {
+			one.Where += " (give --config FILE for the line in the Caddyfile)"
+		}
+		dangers = append(dangers, one)
+	}
+	return dangers
+}
+
+// guards reports mistakes in the routes. Most are warnings, because they may be on purpose.
+func (d *doctor) guards(dangers []Danger) {
+	for _, one := range dangers {
+		ok := !one.Certain
+		d.add(finding{Check: one.Check, OK: &ok, Warning: ok, Found: one.Problem, Advice: one.Advice,
+			At: one.Where})
+	}
 }
 
 // unreached adds a finding for an error, with the advice that other commands give.
@@ -409,19 +469,3 @@ func each[T any](items iter.Seq2[T, error], f func(T)) error {
 	}
 	return nil
 }
-
-// versions returns the versions of the plugin and of Caddy in this binary.
-func versions() (plugin, ours string) {
-	ours, _ = caddy.Version()
-	plugin = "(devel)"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, dep := range append(info.Deps, &info.Main) {
-			if dep.Path == modulePath && dep.Version != "" {
-				plugin = dep.Version
-			}
-		}
-	}
-	return plugin, ours
-}
-
-const modulePath = "github.com/caddy-apikeys/caddy-apikeys"

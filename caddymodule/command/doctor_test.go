@@ -254,3 +254,48 @@ func TestDoctorCommandUnreachable(t *testing.T) {
 	}
 	noToken(t, r.out, r.err)
 }
+
+// TestDoctorCommandFindsRoutes checks that mistakes in the routes have the line of the Caddyfile, if
+// there is one, and are found without a running Caddy.
+func TestDoctorCommandFindsRoutes(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const caddyfile = "a.test {\n\troute {\n\t\treverse_proxy localhost:9\n\t\tapi_key {\n" +
+		"\t\t\tfrom bearer\n\t\t}\n\t}\n}\n"
+	config, err := ConfigFile{Name: "x", Body: []byte(caddyfile), Adapter: "caddyfile"}.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveCLI(t, map[string][]cliAnswer{
+		"GET /config/":            {{200, string(config)}},
+		"GET /health":             {{200, api.Health{Healthy: true}}},
+		"GET /prefixes":           {{200, api.TokenPrefixes{Accepted: []string{"ak"}}}},
+		"GET /namespaces/default": {{200, api.Namespace{ID: "default"}}},
+		"GET /namespaces":         {{200, api.Namespaces{}}},
+		"GET /roles":              {{200, api.Roles{}}},
+		"GET /members":            {{200, api.Members{}}},
+		"GET /plans":              {{200, api.Plans{}}},
+		"GET /nodes":              {{200, api.Nodes{}}},
+	})
+	const found = "✗ api_key comes after reverse_proxy localhost:9 in the same route and never runs: " +
+		"the upstream needs no key\n"
+	want := func(r cliRun, texts ...string) {
+		t.Helper()
+		for _, text := range texts {
+			if r.status != 1 || !strings.Contains(r.out, text) {
+				t.Errorf("status %d, lacks %q:\n%s%s", r.status, text, r.out, r.err)
+			}
+		}
+	}
+	want(s.run("", "doctor"), found+"  at apps/http/servers/srv0/routes/0/", "give --config FILE")
+	if err := os.WriteFile("Caddyfile", []byte("# moved\n"+caddyfile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(s.run("", "doctor"), found+"  at Caddyfile:4\n  → Move api_key before reverse_proxy")
+	want(s.run("", "doctor", "--json"), `"at": "Caddyfile:4"`)
+	want(runCLI("", "doctor", "--address", "127.0.0.1:1"), "✗ cannot reach", found+"  at Caddyfile:4")
+	if err := os.WriteFile("Caddyfile", []byte("a.test {\n\tnonsense\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want(s.run("", "doctor"), "! adapting Caddyfile: Caddyfile:2: unrecognized directive: nonsense",
+		found+"  at apps/http/")
+}

@@ -22,6 +22,7 @@ type keyObjects struct {
 func (c *cli) keysCommand() *cobra.Command {
 	k := &keyObjects{objects[api.Key, api.KeyPatch, api.KeyChanged]{
 		cli: c, noun: "key", argument: "ID", example: "4fYQ0hTz81Lk", id: keyID,
+		naming: keyNaming, tokens: true,
 		describe: func(k api.Key) string {
 			return fmt.Sprintf("key %s (%s) in namespace %s", k.ID, k.Name, k.Namespace)
 		},
@@ -44,13 +45,16 @@ func (c *cli) keysCommand() *cobra.Command {
 		remove: (*client.Client).DeleteKey,
 	}}
 	return group(&cobra.Command{
-		Use:   "keys",
-		Short: "Mints, lists, edits, rotates and revokes keys",
+		Use:     "keys",
+		Aliases: []string{"key"},
+		Short:   "Mints, lists, edits, rotates and revokes keys",
 	}, c.mintCommand(), k.listCommand(),
 		k.showCommand("Shows a key without its token, and the limits that apply to it",
 			`  caddy apikeys keys show 4fYQ0hTz81Lk
+  caddy apikeys keys show CI
+  caddy apikeys keys show - < token
   caddy apikeys keys show 4fYQ0hTz81Lk --json | jq .version`),
-		k.editCommand(), k.revokeCommand(), c.rotateCommand(), c.importCommand(),
+		k.editCommand(), k.revokeCommand(), k.rotateCommand(), c.importCommand(),
 		k.deleteCommand("Deletes a revoked key", `
 Deletes the record of a revoked key. Its token remains refused permanently: it
 cannot be imported again.`))
@@ -105,7 +109,7 @@ func (f *changeFlags) context(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeout(ctx, f.wait+callTimeout)
 }
 
-func (c *cli) rotateCommand() *cobra.Command {
+func (k *keyObjects) rotateCommand() *cobra.Command {
 	var f changeFlags
 	var grace string
 	cmd := &cobra.Command{
@@ -119,36 +123,33 @@ revoked at once. The key keeps its id, name, grants and expiry.
 Exit status 3 means that the new token is valid and some nodes may still accept
 the old one; standard error names them, and until when.`,
 		Example: `  caddy apikeys keys rotate 4fYQ0hTz81Lk --grace 24h > token
-  caddy apikeys keys rotate 4fYQ0hTz81Lk`,
+  caddy apikeys keys rotate CI --out ci.token`,
 		Args: oneID,
 	}
 	cmd.Flags().StringVar(&grace, "grace", "0s",
 		"`DURATION` for which the current token stays valid, at most 30d")
 	f.register(cmd)
-	cmd.RunE = c.run(func(ctx context.Context, args []string) error {
-		id, err := keyID(args)
-		if err != nil {
-			return err
-		}
+	k.tokenOutFlag(cmd)
+	cmd.RunE = k.run(func(ctx context.Context, args []string) error {
 		overlap, err := caddy.ParseDuration(grace)
 		if err != nil {
 			return fmt.Errorf("--grace %q must be a duration such as 24h or 7d", grace)
 		}
-		server, err := c.connect(ctx)
+		server, ids, err := k.chosen(ctx, args)
 		if err != nil {
 			return err
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()
-		done, err := server.RotateKey(ctx, id, api.RotateRequest{Grace: overlap.String()},
+		done, err := server.RotateKey(ctx, ids[0], api.RotateRequest{Grace: overlap.String()},
 			f.options()...)
 		if err != nil {
 			return err
 		}
-		if err := c.showKeyToken(done, done.Token, done.Key); err != nil {
+		if err := k.showKeyToken(done, done.Token, done.Key); err != nil {
 			return err
 		}
-		return c.propagated(done.Propagation)
+		return k.propagated(done.Propagation)
 	})
 	return cmd
 }
@@ -156,5 +157,9 @@ the old one; standard error names them, and until when.`,
 func (c *cli) showKeyToken(answer any, token string, k api.Key) error {
 	about := fmt.Sprintf("Key %s (%s) in namespace %s, access %s, expires %s.", k.ID, k.Name,
 		k.Namespace, k.Access, timeOr(k.ExpiresAt, "never"))
-	return c.showToken(answer, token, "key "+k.ID, about, "rotate the key to get a new one")
+	err := c.showToken(answer, token, "key "+k.ID, about, "rotate the key to get a new one")
+	if err == nil && c.output == outputID {
+		err = writeIDs(c, []api.Key{k})
+	}
+	return err
 }

@@ -135,7 +135,12 @@ the key as it was; standard error names them, and until when.`,
 				"changes: use two edits")
 		case whole:
 			return func(server *client.Client, ctx context.Context, id string,
-				options ...client.ChangeOption) (api.KeyChanged, error) {
+				options ...client.ChangeOption) (done api.KeyChanged, err error) {
+				if patch.Owner.Value != nil {
+					if *patch.Owner.Value, err = ownerNamed(ctx, server, owner); err != nil {
+						return done, err
+					}
+				}
 				return k.edit(server, ctx, id, patch, options...)
 			}, nil
 		case parts.given():

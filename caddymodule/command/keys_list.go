@@ -63,8 +63,11 @@ limited to ten thousand keys.`,
 	k.limitsFlag(cmd)
 	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
 		return k.listed(ctx, f.Cursor, limit,
-			func(server *client.Client, ctx context.Context, cursor string, size int) (api.Keys,
-				error) {
+			func(server *client.Client, ctx context.Context, cursor string, size int) (keys api.Keys,
+				err error) {
+				if f.Owner, err = ownerNamed(ctx, server, f.Owner); err != nil {
+					return keys, err
+				}
 				f.Cursor, f.Limit = cursor, size
 				return server.ListKeys(ctx, f)
 			})
@@ -117,20 +120,23 @@ func listPages[T any](
 	return end(listed, next)
 }
 
-// tableOf returns functions that write a list as a table. Each page is aligned by itself.
+// tableOf returns functions that write a list as a table, or as ids. Each page is aligned by itself.
 func tableOf[T any](
 	c *cli, header string, cells func(T) []string,
 ) (write func([]T) error, end func(int, *string) error) {
+	heading := strings.Split(header, "\t")
 	return func(items []T) error {
-			table := c.columns()
-			if header != "" && len(items) > 0 {
-				fmt.Fprintln(table, header)
-				header = ""
+			if c.output == outputID {
+				return writeIDs(c, items)
+			}
+			var rows [][]string
+			if heading != nil && len(items) > 0 {
+				rows, heading = append(rows, heading), nil
 			}
 			for _, item := range items {
-				row(table, cells(item)...)
+				rows = append(rows, cells(item))
 			}
-			return table.Flush()
+			return c.writeTable(rows)
 		}, func(listed int, next *string) error {
 			switch {
 			case listed == 0:

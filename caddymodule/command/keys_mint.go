@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -74,8 +75,8 @@ revoked.`,
 	flags.StringVar(&spec.Owner, "owner", "", "Owner, a `MEMBER` (default the creator)")
 	flags.StringVar(&spec.Plan, "plan", "", "`PLAN` of its namespace, or a shared one")
 	limits.register(cmd, "the key")
-	flags.StringVar(&expires, "expires", "",
-		"Expiry `TIME`: 2027-01-01T00:00:00Z, or 720h or 90d from now")
+	flags.StringVar(&expires, "expires", "", expiryUsage)
+	c.tokenOutFlag(cmd)
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
 		"Address or `RANGE` (10.0.0.0/8) from which it may be used; may be repeated (default any)")
 	flags.StringArrayVar(&metadata, "metadata", nil,
@@ -108,6 +109,9 @@ revoked.`,
 		}
 		server, err := c.connect(ctx)
 		if err != nil {
+			return err
+		}
+		if spec.Owner, err = ownerNamed(ctx, server, spec.Owner); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -172,24 +176,41 @@ func parseNewRoles(words []string) ([]api.NewRole, error) {
 	return roles, nil
 }
 
+const expiryUsage = "Expiry `TIME`: 2027-01-01 or 2027-01-01T00:00:00Z in UTC, or 720h, 90d or 1y " +
+	"from now"
+
 // parseExpiry parses a time, or a duration from now. It returns nil for an empty word.
 func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	if word == "" {
 		return nil, nil
 	}
-	at, err := time.Parse(time.RFC3339, word)
-	if err != nil {
-		d, err := caddy.ParseDuration(word)
-		if err != nil {
-			return nil, fmt.Errorf("--expires %q must be a time such as 2027-01-01T00:00:00Z "+
-				"or a duration such as 720h or 90d", word)
-		}
-		at = now.Add(d).UTC().Truncate(time.Second)
-	}
-	if !at.After(now) {
+	at, ok := parseTime(word, now, 1)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("--expires %q must be a time such as 2027-01-01T00:00:00Z or "+
+			"2027-01-01, or a duration such as 720h, 90d or 1y", word)
+	case !at.After(now):
 		return nil, errors.New("--expires " + word + " must be in the future")
 	}
+	at = at.UTC().Truncate(time.Second)
 	return &at, nil
+}
+
+// parseTime parses a time, a date, which begins at midnight UTC, or a duration such as 24h, 90d or
+// 1y from now. With the direction -1, durations lead to the past.
+func parseTime(word string, now time.Time, direction int) (time.Time, bool) {
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if at, err := time.Parse(layout, word); err == nil {
+			return at, true
+		}
+	}
+	if count, ok := strings.CutSuffix(word, "y"); ok {
+		if years, err := strconv.Atoi(count); err == nil && years >= 0 && years <= 1000 {
+			return now.AddDate(direction*years, 0, 0), true
+		}
+	}
+	d, err := caddy.ParseDuration(word)
+	return now.Add(time.Duration(direction) * d), err == nil
 }
 
 func parseTexts(flag string, words []string) (map[string]string, error) {

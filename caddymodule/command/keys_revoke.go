@@ -25,19 +25,24 @@ func (k *keyObjects) revokeCommand() *cobra.Command {
 	var why api.RevokeRequest
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "revoke ID",
+		Use:   "revoke ID...",
 		Short: "Revokes a key permanently, on every node",
 		Long: `
-Revokes a key permanently and ends its running requests. Repeating it is
-harmless. Exit status 0 means that no node accepts the key any more.
+Revokes keys permanently and ends their running requests. Repeating it is
+harmless. Exit status 0 means that no node accepts the keys any more.
+
+- stands for the key of a token on standard input, which nobody else sees. Use
+it for a token that has leaked: an old one is found too.
 
 An unreachable node delays this, at most until its lease expires. Standard error
 names the pending nodes, and until when. After --wait the command exits with
 status 3: the key is revoked, and those nodes refuse it by the time named.`,
 		Example: `  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "left the company"
   caddy apikeys keys revoke 4fYQ0hTz81Lk --yes --wait 1m
+  caddy apikeys keys revoke "CI, nightly" 7wNF --yes
+  caddy apikeys keys revoke - --yes --reason "leaked" < token
   caddy apikeys keys revoke 4fYQ0hTz81Lk --made   # and every key that it created`,
-		Args: oneID,
+		Args: someIDs,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&why.Reason, "reason", "", "`TEXT` to store with the key")
@@ -45,22 +50,16 @@ status 3: the key is revoked, and those nodes refuse it by the time named.`,
 	flags.BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
 	cmd.RunE = k.run(func(ctx context.Context, args []string) error {
-		id, err := keyID(args)
+		server, ids, err := k.chosen(ctx, args)
 		if err != nil {
 			return err
 		}
-		server, err := k.connect(ctx)
-		if err != nil {
+		if err := k.confirmed(ctx, server, yes, "Revoke %s permanently?", ids); err != nil {
 			return err
 		}
-		if err := k.confirm(ctx, yes, "Revoke key %s permanently?", id); err != nil {
-			return err
-		}
-		done, err := k.revoke(ctx, server, id, why, f)
-		if err != nil {
-			return err
-		}
-		return k.changed(done, "Revoked")
+		return k.changeEach(ids, "Revoked", func(id string) (api.KeyChanged, error) {
+			return k.revoke(ctx, server, id, why, f)
+		})
 	})
 	return cmd
 }

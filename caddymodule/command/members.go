@@ -24,6 +24,7 @@ type memberObjects struct {
 func (c *cli) membersCommand() *cobra.Command {
 	m := &memberObjects{objects[api.Member, api.MemberPatch, api.MemberChanged]{
 		cli: c, noun: "member", argument: "ID", example: "m_0hTz81Lk4fYQ", id: memberID,
+		naming:   memberNaming,
 		describe: func(m api.Member) string { return fmt.Sprintf("member %s (%s)", m.ID, m.Name) },
 		header:   "ID\tNAME\tKIND\tLOGIN\tSTATUS\tNAMESPACES\tCREATED",
 		cells: func(m api.Member) []string {
@@ -196,12 +197,14 @@ applied it yet; standard error names them, and until when.`,
 
 func (m *memberObjects) activeCommand(use, verb string, active bool, short string) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use + " ID", Short: short,
+		Use: use + " ID...", Short: short,
 		Example: "  caddy apikeys members " + use + " m_0hTz81Lk4fYQ",
 	}
-	return m.editing(cmd, verb, func(currentLimits) (api.MemberPatch, error) {
+	m.editing(cmd, verb, func(currentLimits) (api.MemberPatch, error) {
 		return api.MemberPatch{Active: api.Some(active)}, nil
 	})
+	cmd.Args = someIDs
+	return cmd
 }
 
 func (m *memberObjects) transferCommand() *cobra.Command {
@@ -226,29 +229,28 @@ applied it yet; standard error names them, and until when.`,
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
 	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
-		id, err := memberID(args)
-		if err != nil {
-			return err
-		}
 		if to == "" {
 			return errors.New("give the id of the new owner with --to")
 		}
 		if to != keystore.RootMember {
-			if to, err = memberID([]string{to}); err != nil {
+			if err := m.check(to); err != nil {
 				return err
 			}
 		}
-		server, err := m.connect(ctx)
+		server, ids, err := m.chosen(ctx, args)
 		if err != nil {
 			return err
 		}
-		if err := m.confirm(ctx, yes, "Transfer all keys of member %s to member %s?", id,
-			to); err != nil {
+		if to, err = ownerNamed(ctx, server, to); err != nil {
+			return err
+		}
+		if err := m.confirmed(ctx, server, yes, "Transfer all keys of %s to member "+to+"?",
+			ids); err != nil {
 			return err
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()
-		done, err := server.TransferKeys(ctx, id, to, f.options()...)
+		done, err := server.TransferKeys(ctx, ids[0], to, f.options()...)
 		if err != nil {
 			return err
 		}
@@ -284,26 +286,23 @@ the old one; standard error names them, and until when.`,
 		Args: oneID,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&expires, "expires", "",
-		"Expiry `TIME`: 2027-01-01T00:00:00Z, or 720h or 90d from now")
+	flags.StringVar(&expires, "expires", "", expiryUsage)
+	m.tokenOutFlag(cmd)
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
 		"Address or `RANGE` (10.0.0.0/8) from which it may be used; may be repeated (default any)")
 	f.register(cmd)
 	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
-		id, err := memberID(args)
-		if err != nil {
-			return err
-		}
+		var err error
 		if spec.ExpiresAt, err = parseExpiry(expires, time.Now()); err != nil {
 			return err
 		}
-		server, err := m.connect(ctx)
+		server, ids, err := m.chosen(ctx, args)
 		if err != nil {
 			return err
 		}
 		ctx, cancel := f.context(ctx)
 		defer cancel()
-		done, err := server.NewMemberToken(ctx, id, spec, f.options()...)
+		done, err := server.NewMemberToken(ctx, ids[0], spec, f.options()...)
 		if err != nil {
 			return err
 		}
@@ -312,6 +311,11 @@ the old one; standard error names them, and until when.`,
 		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about,
 			"create a new one"); err != nil {
 			return err
+		}
+		if m.output == outputID {
+			if err := writeIDs(m.cli, []api.Member{done.Member}); err != nil {
+				return err
+			}
 		}
 		return m.propagated(done.Propagation)
 	})

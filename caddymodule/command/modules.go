@@ -10,6 +10,19 @@ type Modules struct {
 	PrefixAdvice func(accepted, refused []string) string
 	// PublicAdvice says how to let requests for api_keys_admin past an api_key.
 	PublicAdvice string
+	// Guard finds mistakes in the routes of a configuration, and their lines if the file is the
+	// Caddyfile that it comes from. Without a configuration it looks into the file.
+	Guard func(config json.RawMessage, file ConfigFile) ([]Danger, error)
+}
+
+// A Danger is a mistake in a configuration. One without a Problem only says where what another
+// check looks at is.
+type Danger struct {
+	Check   string
+	Where   string // File:LINE of the Caddyfile, or a path in the configuration
+	Problem string
+	Advice  string
+	Certain bool // whether it is a mistake in any case
 }
 
 // Config is the part of a configuration of Caddy that doctor checks.

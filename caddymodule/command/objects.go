@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,6 +25,8 @@ type objects[T any, P comparable, C any] struct {
 
 	// id returns the id from the command line. Its error does not repeat it: it may be a token.
 	id       func(args []string) (string, error)
+	naming   *naming[T]     // finds ids by other words; nil: only id does
+	tokens   bool           // whether `-` is a token on standard input
 	describe func(T) string // the object in a sentence: `namespace acme`
 	header   string         // of the list
 	cells    func(T) []string
@@ -86,39 +90,55 @@ func (o *objects[T, P, C]) listed(
 
 func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 	return &cobra.Command{
-		Use: "show " + o.argument, Short: short, Args: oneID,
+		Use: "show " + o.argument + "...", Short: short, Args: someIDs,
 		Example: examples,
 		RunE: o.run(func(ctx context.Context, args []string) error {
-			id, err := o.id(args)
-			if err != nil {
-				return err
-			}
-			server, err := o.connect(ctx)
+			server, ids, err := o.chosen(ctx, args)
 			if err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
-			t, err := o.find(server, ctx, id)
-			if err != nil {
-				return err
+			var found []T
+			for _, id := range ids {
+				t, err := o.find(server, ctx, id)
+				if err != nil {
+					return err
+				}
+				found = append(found, t)
 			}
-			if o.json {
-				return o.writeJSON(t)
+			switch {
+			case o.output == outputID:
+				return writeIDs(o.cli, found)
+			case o.json && len(found) == 1:
+				return o.writeJSON(found[0])
+			case o.json:
+				return o.writeJSON(map[string][]T{"items": found})
 			}
-			var rows [][2]string
-			if o.rowsFrom != nil {
-				rows = o.rowsFrom(ctx, server, t)
-			} else {
-				rows = o.rows(t)
+			for i, t := range found {
+				if i > 0 {
+					fmt.Fprintln(o.out)
+				}
+				if err := o.shown(ctx, server, t); err != nil {
+					return err
+				}
 			}
-			table := o.columns()
-			for _, r := range rows {
-				row(table, r[0], r[1])
-			}
-			return table.Flush()
+			return nil
 		}),
 	}
+}
+
+// shown writes the names and values of an object.
+func (o *objects[T, P, C]) shown(ctx context.Context, server *client.Client, t T) error {
+	rows := o.rows
+	if o.rowsFrom != nil {
+		rows = func(t T) [][2]string { return o.rowsFrom(ctx, server, t) }
+	}
+	table := o.columns()
+	for _, r := range rows(t) {
+		row(table, r[0], r[1])
+	}
+	return table.Flush()
 }
 
 // created creates an object and reports it.
@@ -135,8 +155,11 @@ func (o *objects[T, P, C]) created(
 	if err != nil {
 		return err
 	}
-	if o.json {
+	switch {
+	case o.json:
 		return o.writeJSON(t)
+	case o.output == outputID:
+		return writeIDs(o.cli, []T{t})
 	}
 	o.say("Created %s.", o.describe(t))
 	return nil
@@ -176,19 +199,20 @@ func (o *objects[T, P, C]) editingBy(
 	f.register(cmd)
 	cmd.Args = oneID
 	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
-		id, err := o.id(args)
-		if err != nil {
-			return err
+		for _, word := range args {
+			if err := o.check(word); err != nil {
+				return err
+			}
 		}
 		var server *client.Client
-		edit, err := read(func() (*api.RateLimit, *api.Quota, error) {
-			var err error
-			if server, err = o.connect(ctx); err != nil {
+		var ids []string
+		edit, err := read(func() (rate *api.RateLimit, quota *api.Quota, err error) {
+			if server, ids, err = o.chosen(ctx, args); err != nil {
 				return nil, nil, err
 			}
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
-			t, err := o.find(server, ctx, id)
+			t, err := o.find(server, ctx, ids[0])
 			if err != nil {
 				return nil, nil, err
 			}
@@ -200,17 +224,15 @@ func (o *objects[T, P, C]) editingBy(
 			return err
 		}
 		if server == nil {
-			if server, err = o.connect(ctx); err != nil {
+			if server, ids, err = o.chosen(ctx, args); err != nil {
 				return err
 			}
 		}
-		ctx, cancel := f.context(ctx)
-		defer cancel()
-		done, err := edit(server, ctx, id, f.options()...)
-		if err != nil {
-			return err
-		}
-		return o.changed(done, verb)
+		return o.changeEach(ids, verb, func(id string) (C, error) {
+			ctx, cancel := f.context(ctx)
+			defer cancel()
+			return edit(server, ctx, id, f.options()...)
+		})
 	})
 	return cmd
 }
@@ -219,30 +241,24 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 	var f changeFlags
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "delete " + o.argument, Short: short, Long: long, Args: oneID,
+		Use: "delete " + o.argument + "...", Short: short, Long: long, Args: someIDs,
 		Example: fmt.Sprintf("  caddy apikeys %ss delete %s --yes", o.noun, o.example),
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
 	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
-		id, err := o.id(args)
+		server, ids, err := o.chosen(ctx, args)
 		if err != nil {
 			return err
 		}
-		server, err := o.connect(ctx)
-		if err != nil {
+		if err := o.confirmed(ctx, server, yes, "Delete %s?", ids); err != nil {
 			return err
 		}
-		if err := o.confirm(ctx, yes, "Delete %s %s?", o.noun, id); err != nil {
-			return err
-		}
-		ctx, cancel := f.context(ctx)
-		defer cancel()
-		done, err := o.remove(server, ctx, id, f.options()...)
-		if err != nil {
-			return err
-		}
-		return o.changed(done, "Deleted")
+		return o.changeEach(ids, "Deleted", func(id string) (C, error) {
+			ctx, cancel := f.context(ctx)
+			defer cancel()
+			return o.remove(server, ctx, id, f.options()...)
+		})
 	})
 	return cmd
 }
@@ -257,6 +273,11 @@ func (o *objects[T, P, C]) changed(done C, verb string) error {
 	} else {
 		o.say("%s %s.", verb, o.describe(t))
 	}
+	if o.output == outputID {
+		if err := writeIDs(o.cli, []T{t}); err != nil {
+			return err
+		}
+	}
 	return o.propagated(p)
 }
 
@@ -264,9 +285,19 @@ func (o *objects[T, P, C]) changed(done C, verb string) error {
 // about to standard error. If writing the token fails, the error names its owner and the remedy.
 func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 	var err error
-	if c.json {
+	switch {
+	case c.json:
 		err = c.writeJSON(answer)
-	} else {
+	case c.tokenOut != "":
+		c.say("%s", about)
+		err = replaceFile(c.tokenOut, func(f *os.File) error {
+			_, err := fmt.Fprintln(f, token)
+			return err
+		})
+		if err == nil {
+			c.say("The token is in %s and is not shown again. Keep it like a password.", c.tokenOut)
+		}
+	default:
 		c.say("%s", about)
 		c.say("The token is not shown again. Keep it like a password:")
 		_, err = fmt.Fprintln(c.out, token)
@@ -275,6 +306,37 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 		return fmt.Errorf("writing the token of %s, which is lost: %w; %s", owner, err, remedy)
 	}
 	return nil
+}
+
+// tokenOutFlag adds --out to a command that creates a token.
+func (c *cli) tokenOutFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.tokenOut, "out", "",
+		"Write the token to this `FILE`, which only its owner can read, not to standard output")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		switch {
+		case c.tokenOut == "" && c.output == outputID:
+			return errors.New("--output id does not show the token: give --out FILE for it, or " +
+				"--json for both")
+		case c.tokenOut == "":
+			return nil
+		case c.json || c.output == outputJSON:
+			return errors.New("give --out or --json, not both")
+		}
+		// Now, because a token that cannot be written is lost.
+		info, err := os.Stat(c.tokenOut)
+		switch {
+		case err == nil && info.IsDir():
+			return fmt.Errorf("--out: %s is a directory", c.tokenOut)
+		case err == nil && !info.Mode().IsRegular():
+			return nil // a device or pipe
+		}
+		probe, err := os.CreateTemp(filepath.Dir(c.tokenOut), filepath.Base(c.tokenOut)+".*")
+		if err != nil {
+			return fmt.Errorf("--out: %w", err)
+		}
+		probe.Close()
+		return os.Remove(probe.Name())
+	}
 }
 
 // given returns a field of a patch, which is set if the flag is.

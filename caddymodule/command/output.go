@@ -6,17 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
+	"io"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
-	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
 // writeJSON writes the document of --json.
@@ -37,6 +37,124 @@ func row(w *tabwriter.Writer, cells ...string) {
 		cells[i] = printable(cell)
 	}
 	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
+// writeIDs writes the id of each item, as commands accept it, on a line of its own.
+func writeIDs[T any](c *cli, items []T) error {
+	var b strings.Builder
+	for _, item := range items {
+		id := idOf(item)
+		if id == "" {
+			return errNoID
+		}
+		b.WriteString(printable(id) + "\n")
+	}
+	_, err := io.WriteString(c.out, b.String())
+	return err
+}
+
+var errNoID = errors.New("this result has no ids: use another --output")
+
+// idOf returns the id of an object as commands accept it, or "" if it has none.
+func idOf(object any) string {
+	switch o := object.(type) {
+	case api.Key:
+		return o.ID
+	case api.Namespace:
+		return o.ID
+	case api.Member:
+		return o.ID
+	case api.Role:
+		return o.Namespace + "/" + o.Name
+	case api.Plan:
+		return o.Namespace + "/" + o.Name
+	case api.AuditRow:
+		return strconv.FormatInt(o.Seq, 10)
+	case api.Node:
+		return o.Address
+	case string:
+		return o
+	}
+	return ""
+}
+
+// writeTable aligns rows. On a terminal it makes them fit, unless --output is wide.
+func (c *cli) writeTable(rows [][]string) error {
+	for _, cells := range rows {
+		for i, cell := range cells {
+			cells[i] = printable(cell)
+		}
+	}
+	if fd, ok := terminal(c.out); ok && c.output != outputWide {
+		if width, _, err := term.GetSize(fd); err == nil && width > 0 {
+			fit(rows, width)
+		}
+	}
+	table := c.columns()
+	for _, cells := range rows {
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	return table.Flush()
+}
+
+// minColumn is the width to which fit may cut a column.
+const minColumn = 6
+
+// fit shortens cells so that a line has at most width characters, if that is possible: first it cuts
+// times to dates, then it cuts the widest columns. It never cuts the first column, which has the id
+// in most tables.
+func fit(rows [][]string, width int) {
+	widths := widthsOf(rows)
+	if lineWidth(widths) > width {
+		for _, cells := range rows {
+			for i, cell := range cells {
+				if _, err := time.Parse(time.RFC3339, cell); err == nil {
+					cells[i] = cell[:len(time.DateOnly)]
+				}
+			}
+		}
+		widths = widthsOf(rows)
+	}
+	for lineWidth(widths) > width {
+		widest := 0
+		for i := 1; i < len(widths); i++ {
+			if widths[i] > minColumn && (widest == 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest == 0 {
+			break
+		}
+		widths[widest]--
+	}
+	for _, cells := range rows {
+		for i, cell := range cells {
+			if letters := []rune(cell); len(letters) > widths[i] {
+				cells[i] = string(letters[:widths[i]-1]) + "…"
+			}
+		}
+	}
+}
+
+func widthsOf(rows [][]string) (widths []int) {
+	for _, cells := range rows {
+		for i, cell := range cells {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	return widths
+}
+
+// lineWidth returns the width of a line, with two spaces between columns.
+func lineWidth(widths []int) int {
+	sum := 2 * (len(widths) - 1)
+	for _, w := range widths {
+		sum += w
+	}
+	return sum
 }
 
 // printable escapes the characters that a terminal would act upon.
@@ -104,70 +222,4 @@ func (c *cli) propagated(p api.Propagation) error {
 	}
 	c.say("The change is committed; %d of %d nodes have applied it.", p.Acknowledged, p.Nodes)
 	return errPending
-}
-
-// report writes an error to standard error, with advice.
-func (c *cli) report(err error) {
-	for line := range strings.Lines(c.explain(err)) {
-		c.say("%s", strings.TrimSuffix(line, "\n"))
-	}
-}
-
-// explain returns an error and, in the lines that follow, advice.
-func (c *cli) explain(err error) string {
-	if refusal, ok := errors.AsType[*client.Error](err); ok {
-		return c.explainRefusal(refusal)
-	}
-	op, _ := errors.AsType[*net.OpError](err)
-	switch {
-	case errors.Is(err, context.Canceled):
-		return "Error: interrupted; a change may have been committed"
-	case errors.Is(err, context.DeadlineExceeded):
-		return "Error: no answer from " + c.where +
-			" in time; a change may have been committed: check before you repeat it"
-	case op == nil || op.Op != "dial":
-		return "Error: " + err.Error()
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Sprintf("Error: cannot reach %s: %v\nPermission to open the socket is "+
-			"denied: use sudo, or run this as the user of Caddy.", c.where, op.Err)
-	case c.server == "":
-		return fmt.Sprintf("Error: cannot reach %s: %v\nIs Caddy running there? --address names "+
-			"another address, --config a configuration with the address. Use --server if the admin "+
-			"endpoint is off.", c.where, op.Err)
-	}
-	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
-}
-
-func (c *cli) explainRefusal(e *client.Error) string {
-	var lines []string
-	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
-	switch {
-	case len(e.Errors) > 0:
-		for _, f := range e.Errors {
-			add("Error: %s: %s", f.Field, f.Detail)
-		}
-	case e.Status == http.StatusNotFound && e.Code == "" && c.server == "":
-		add("Error: %s does not manage API keys", c.where)
-		add("Check that `caddy list-modules` of that Caddy lists admin.api.api_keys.")
-	case e.Status == http.StatusNotFound && e.Code == "":
-		add("Error: %s does not manage API keys", c.where)
-		add("Check that the site has api_keys_admin, and that no other handler responds first.")
-	case e.Status == http.StatusUnauthorized:
-		add("Error: %s does not accept the token: %s", c.where, e.Message())
-	default:
-		add("Error: %s", e.Message())
-	}
-	for _, r := range e.Refused {
-		add("line %d: %s", r.Line, r.Detail)
-	}
-	if e.Code == "already_made" && e.ID != "" && !strings.Contains(e.Detail, e.ID) {
-		add("The key's id is %s.", e.ID)
-	}
-	if e.Needed != "" && !strings.Contains(e.Detail, e.Needed) {
-		add("Permission %s in namespace %s is required.", e.Needed, e.Namespace)
-	}
-	if e.RetryAfter > 0 {
-		add("Try again in %s.", e.RetryAfter)
-	}
-	return strings.Join(lines, "\n")
 }

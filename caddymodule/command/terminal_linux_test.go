@@ -127,15 +127,15 @@ func TestConfirmCommandAtTerminal(t *testing.T) {
 	for answer, want := range map[string]int{"y\n": 0, "Yes\n": 0, "n\n": 1, "\n": 1, "yep\n": 1,
 		"\x04": 1} {
 		s := serveCLI(t, map[string][]cliAnswer{"POST /keys/" + cliID +
-			"/revoke": {changed(complete)}})
+			"/revoke": {changed(complete)}, "GET /keys/" + cliID: {{200, cliKey}}})
 		u := newTerminalUser(t)
 		status := u.start(t.Context(), io.Discard, "keys", "revoke", cliID, "--address", s.address)
-		u.sees(t, "Revoke key "+cliID+" permanently? [y/N] ")
-		if len(s.requests()) > 0 {
+		u.sees(t, "Revoke key "+cliID+" (CI) in namespace acme permanently? [y/N] ")
+		if len(s.requests()) > 1 {
 			t.Fatal("revoked before it was confirmed")
 		}
 		u.types(t, answer)
-		if got := <-status; got != want || len(s.requests()) != 1-want {
+		if got := <-status; got != want || len(s.requests()) != 2-want {
 			t.Errorf("%q: status %d, %d calls", answer, got, len(s.requests()))
 		}
 	}

@@ -72,7 +72,7 @@ Without --step, the buckets are minutes, hours, days or months, whichever suits
 		case flags.Changed("top") && (f.Limit < 1 || f.Limit > maxPage):
 			return fmt.Errorf("--top %d must be 1 to %d", f.Limit, maxPage)
 		case len(args) > 0:
-			if f.Key, err = keyID(args); err != nil {
+			if err := keyNaming.check(args[0]); err != nil {
 				return err
 			}
 		}
@@ -96,6 +96,11 @@ Without --step, the buckets are minutes, hours, days or months, whichever suits
 		server, err := c.connect(ctx)
 		if err != nil {
 			return err
+		}
+		if len(args) > 0 {
+			if f.Key, err = keyNaming.find(ctx, server, args[0]); err != nil {
+				return err
+			}
 		}
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()

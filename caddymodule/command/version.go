@@ -1,0 +1,48 @@
+package command
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Shows the version of the plugin and of Caddy",
+		Long: `
+Shows the version of caddy-apikeys in this program, and that of Caddy. 'caddy
+apikeys doctor' and 'caddy apikeys nodes' are about a running Caddy.`,
+		Example: "  caddy apikeys version\n  caddy apikeys version --json | jq -r .version",
+		Args:    noArguments,
+		RunE: c.local(func([]string) error {
+			plugin, ours := versions()
+			if c.json {
+				return c.writeJSON(struct {
+					Version string `json:"version"`
+					Caddy   string `json:"caddy"`
+				}{plugin, ours})
+			}
+			_, err := fmt.Fprintf(c.out, "caddy-apikeys %s (Caddy %s)\n", plugin, ours)
+			return err
+		}),
+	}
+}
+
+// versions returns the versions of the plugin and of Caddy in this binary.
+func versions() (plugin, ours string) {
+	ours, _ = caddy.Version()
+	plugin = "(devel)"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range append(info.Deps, &info.Main) {
+			if dep.Path == modulePath && dep.Version != "" {
+				plugin = dep.Version
+			}
+		}
+	}
+	return plugin, ours
+}
+
+const modulePath = "github.com/caddy-apikeys/caddy-apikeys"

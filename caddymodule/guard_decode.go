@@ -1,0 +1,148 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
+)
+
+// A decoder decodes routes, whose handlers and matchers are then not provisioned.
+type decoder struct {
+	paths map[any]string // of the handlers in the configuration
+	sites []*AdminSite
+}
+
+// servers returns the servers of a configuration of the HTTP app with their handlers and matchers.
+// Modules that this program does not have are left out.
+func (d *decoder) servers(raw json.RawMessage) (servers []*caddyhttp.Server, err error) {
+	var app struct {
+		Servers map[string]*caddyhttp.Server `json:"servers"`
+	}
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	if err := json.Unmarshal(raw, &app); err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
+		server, path := app.Servers[name], "apps/http/servers/"+name
+		if server == nil {
+			continue
+		}
+		if err := d.routes(server.Routes, path+"/routes"); err != nil {
+			return nil, err
+		}
+		for name, named := range server.NamedRoutes {
+			if named == nil {
+				continue
+			}
+			one := caddyhttp.RouteList{*named}
+			if err := d.routes(one, path+"/named_routes/"+name); err != nil {
+				return nil, err
+			}
+			*named = one[0]
+		}
+		servers = append(servers, server)
+	}
+	return servers, nil
+}
+
+// routes sets the handlers and matchers of routes from their JSON.
+func (d *decoder) routes(routes caddyhttp.RouteList, path string) error {
+	for i := range routes {
+		r := &routes[i]
+		for _, raw := range r.MatcherSetsRaw {
+			set := caddyhttp.MatcherSet{}
+			for _, name := range slices.Sorted(maps.Keys(raw)) {
+				m, err := decodeMatcher(name, raw[name])
+				if err != nil {
+					return err
+				}
+				set = append(set, m)
+			}
+			r.MatcherSets = append(r.MatcherSets, set)
+		}
+		for j, raw := range r.HandlersRaw {
+			handler, err := d.handler(raw, fmt.Sprintf("%s/%d/handle/%d", path, i, j))
+			if err != nil {
+				return err
+			}
+			if handler != nil {
+				r.Handlers = append(r.Handlers, handler)
+			}
+		}
+	}
+	return nil
+}
+
+// An unknownMatcher is one that this program does not have.
+type unknownMatcher struct {
+	Name string
+	Raw  json.RawMessage
+}
+
+func decodeMatcher(name string, raw json.RawMessage) (any, error) {
+	info, err := caddy.GetModule("http.matchers." + name)
+	if err != nil {
+		return unknownMatcher{name, raw}, nil //nolint:nilerr // its routes still count
+	}
+	m := info.New()
+	if err := json.Unmarshal(raw, m); err != nil {
+		return nil, err
+	}
+	if not, ok := m.(*caddyhttp.MatchNot); ok {
+		for _, raw := range not.MatcherSetsRaw {
+			set := caddyhttp.MatcherSet{}
+			for _, name := range slices.Sorted(maps.Keys(raw)) {
+				inner, err := decodeMatcher(name, raw[name])
+				if err != nil {
+					return nil, err
+				}
+				set = append(set, inner)
+			}
+			not.MatcherSets = append(not.MatcherSets, set)
+		}
+	}
+	return m, nil
+}
+
+// handler returns a handler, or nil for one that this program does not have.
+func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.MiddlewareHandler, error) {
+	var named struct{ Handler string }
+	if err := json.Unmarshal(raw, &named); err != nil {
+		return nil, err
+	}
+	info, err := caddy.GetModule("http.handlers." + named.Handler)
+	if err != nil {
+		return nil, nil //nolint:nilerr // nothing is known about it
+	}
+	module := info.New()
+	if err := json.Unmarshal(raw, module); err != nil {
+		return nil, err
+	}
+	d.paths[module] = path
+	switch h := module.(type) {
+	case *Handler:
+		h.rules = new(rules)
+		for _, text := range h.Public {
+			if h.rules.public, err = route.AddPattern(h.rules.public, "public", text,
+				true); err != nil {
+				return nil, err
+			}
+		}
+	case *AdminSite:
+		d.sites = append(d.sites, h)
+	case *caddyhttp.Subroute:
+		if err := d.routes(h.Routes, path+"/routes"); err != nil {
+			return nil, err
+		}
+	}
+	handler, _ := module.(caddyhttp.MiddlewareHandler)
+	return handler, nil
+}
