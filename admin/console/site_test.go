@@ -111,7 +111,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.trusted != "":
 		who.Trusted = true
-		who.Caller, _ = s.keys.MemberByLogin(r.Context(), s.trusted, who.Address, now)
+		who.Caller, _ = s.keys.CallerByLogin(r.Context(), s.trusted, s.groups, who.Address, now)
 	case who.Session != "":
 		record, outcome := judge(s.keys.LookupSession(r.Context(), who.Session, now))
 		if who.Outcome = outcome; outcome == keystore.OK {

@@ -788,7 +788,7 @@ func testPersonal(t *testing.T, s Store) {
 		{}, {Owner: "m_1"}, {CreatedBy: "k_1"}, {Text: "t1"}, {Namespaces: []string{"acme"}},
 		{Status: keystore.StatusInactive, Now: start},
 		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)},
-		{Visible: []string{}, OrOwner: "m_1"},
+		{Visible: []string{}, OrOwners: []string{"m_1"}},
 	} {
 		for _, id := range all(t, db, f, 2) {
 			if strings.HasPrefix(id, "t") {

@@ -391,7 +391,7 @@ type actor struct {
 func (h *history) actor() (a actor, ok bool) {
 	id := h.pick(h.order)
 	if login := h.logins[id]; login != "" {
-		c, err := h.MemberByLogin(ctx, login, "", time.Now())
+		c, err := h.CallerByLogin(ctx, login, nil, "", time.Now())
 		h.must(err)
 		return actor{c, id}, c.Member() == id
 	}
