@@ -13,7 +13,7 @@ type Member struct {
 	Labels     map[string]string `json:"labels"`
 	Active     bool              `json:"active" doc:"If false, the member's token and all keys that act for it are refused"`
 	CreatedAt  time.Time         `json:"created_at"`
-	CreatedBy  string            `json:"created_by" doc:"The id of a member"`
+	CreatedBy  string            `json:"created_by" doc:"The id of a member, or the actor of a person that acts for groups as in the audit log"`
 	Version    int64             `json:"version"`
 	Unreadable string            `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. It grants nothing until it is repaired."`
 }

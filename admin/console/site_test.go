@@ -43,8 +43,9 @@ type site struct {
 	api     *admin.API
 	console *console.Console
 	log     bytes.Buffer
-	trusted string // the login that the server has authenticated; empty: sessions
-	apart   bool   // the API is at another address
+	trusted string   // the login that the server has authenticated; empty: sessions
+	groups  []string // the names of the groups of that user
+	apart   bool     // the API is at another address
 }
 
 func open(t testing.TB) *site {
