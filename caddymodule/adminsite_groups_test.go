@@ -64,7 +64,8 @@ func TestTrustGroups(t *testing.T) {
 	}
 	load(fmt.Sprintf("forward_auth %s {\n\t\turi /check\n\t\tcopy_headers Remote-User Remote-Groups\n\t}",
 		auth.Listener.Addr()))
-	ada, token := g.member(object{"name": "Ada", "login": "ada", "grants": grantOf("viewer")})
+	ada, _ := g.member(object{"name": "Ada", "login": "ada", "grants": grantOf("viewer")})
+	_, token := g.member(object{"name": "Pat", "grants": grantOf("viewer")})
 	bob, _ := g.member(object{"name": "Bob", "login": "bob", "grants": grantOf("viewer")})
 	g.mustDo("PATCH", "admin", "/apikeys/v1/members/"+bob, `{"active":false}`)
 	ops, dev := g.group("ops", "client-admin"), g.group("dev team", "viewer")
