@@ -351,6 +351,7 @@ func (a *App) Start() error {
 	close(a.started)
 	for _, s := range a.sites {
 		s.warnIfUnreachable()
+		s.warnIfSpoofable()
 	}
 	a.warnOfOrder()
 	return nil
