@@ -88,8 +88,16 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 	return nil
 }
 
-// maxSwitch is the number of namespaces that the switcher offers. Others can be typed.
-const maxSwitch = 1000
+const (
+	// maxSwitch is the number of namespaces that the switcher knows. Others can be typed.
+	maxSwitch = 1000
+	// maxListed is the number of namespaces up to which the switcher is a list. With more, it is a
+	// text field.
+	maxListed = 100
+)
+
+// ListsNamespaces reports whether the switcher is a list.
+func (d *view) ListsNamespaces() bool { return len(d.Namespaces) <= maxListed }
 
 // namespaces returns the namespaces that the visitor may read, at most maxSwitch.
 func (v *visit) namespaces() []api.Namespace {
