@@ -31,9 +31,11 @@ func (s *AdminSite) warnIfSpoofable() {
 }
 
 // replacedIn looks for s in routes. It reports whether a handler before s, or any handler if s is
-// not found, replaces a header of the request. A handler that is not a part of Caddy may do so.
+// not found, replaces a header of the request. A handler that is not a part of Caddy may do so. A
+// request that a terminal route without s has handled does not reach s.
 func (s *AdminSite) replacedIn(routes caddyhttp.RouteList, header string) (found, replaced bool) {
 	for _, route := range routes {
+		before := replaced
 		for _, handler := range route.Handlers {
 			within := false
 			switch h := handler.(type) {
@@ -63,6 +65,9 @@ func (s *AdminSite) replacedIn(routes caddyhttp.RouteList, header string) (found
 			if replaced = replaced || within; found {
 				return true, replaced
 			}
+		}
+		if route.Terminal {
+			replaced = before
 		}
 	}
 	return false, replaced
