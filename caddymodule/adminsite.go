@@ -47,9 +47,9 @@ type AdminSite struct {
 	TrustUser string `json:"trust_user,omitempty"`
 
 	// A placeholder for the groups of that user, such as `{http.auth.user.groups}`: a JSON array of
-	// strings, or a list with commas or spaces. A user that is no member acts for the groups that are
-	// members of kind `group` with this login. It requires `trust_user`. Never use a placeholder that
-	// clients can set themselves. Default is none.
+	// strings, or a list with commas or spaces. A user that is no member acts for the groups that
+	// are members of kind `group` with this login. It requires `trust_user`. Never use a placeholder
+	// that clients can set themselves. Default is none.
 	TrustGroups string `json:"trust_groups,omitempty"`
 
 	// The realm in the `WWW-Authenticate` header of a 401: ASCII without quotes and backslashes.
@@ -344,7 +344,8 @@ func (s *AdminSite) compile() error {
 // checkGroups refuses groups without a user: the audit log names the person.
 func (s *AdminSite) checkGroups() error {
 	if s.TrustGroups != "" && s.TrustUser == "" {
-		return errors.New("trust_groups requires trust_user, which names the person in the audit log")
+		return errors.New(
+			"trust_groups requires trust_user, which names the person in the audit log")
 	}
 	return nil
 }

@@ -75,8 +75,8 @@ func (s *AdminSite) authorizeConsole(
 	return caller, outcome
 }
 
-// callerForUser returns the member whose login is the user that Caddy has authenticated, or the user
-// acting for groups. The outcome is Forbidden if there is neither.
+// callerForUser returns the member whose login is the user that Caddy has authenticated, or the
+// user acting for groups. The outcome is Forbidden if there is neither.
 func (s *AdminSite) callerForUser(
 	c *call, user, from string,
 ) (caller manage.Caller, outcome keystore.Outcome) {

@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// warnIfSpoofable logs a warning for each header that s trusts although no handler before it replaces
-// the header of the client. All handlers must be provisioned.
+// warnIfSpoofable logs a warning for each header that s trusts although no handler before it
+// replaces the header of the client. All handlers must be provisioned.
 func (s *AdminSite) warnIfSpoofable() {
 	if s.server == nil {
 		return
@@ -24,8 +24,9 @@ func (s *AdminSite) warnIfSpoofable() {
 			continue
 		}
 		if found, replaced := s.replacedIn(s.server.Routes, header); found && !replaced {
-			s.auth.logger.Warn(adminSiteDirective+" trusts a request header that no handler before it "+
-				"replaces, so clients can set it", zap.String("header", header))
+			s.auth.logger.Warn(
+				"api_keys_admin trusts a request header that no handler before it replaces",
+				zap.String("header", header))
 		}
 	}
 }

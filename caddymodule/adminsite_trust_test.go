@@ -44,7 +44,7 @@ func TestSpoofableHeaders(t *testing.T) {
 	log := readFile(t, g.path("caddy.log"))
 	for i, site := range sites {
 		header := fmt.Sprintf("X-Trusted-%d-End", i)
-		warning := `no handler before it replaces, so clients can set it","header":"` + header + `"`
+		warning := `no handler before it replaces","header":"` + header + `"`
 		if strings.Contains(log, warning) != site.warns {
 			t.Errorf("%q: warning %v, want %v", site.before, !site.warns, site.warns)
 		}

@@ -54,8 +54,8 @@ func (m *Member) Touches() []string {
 	return list
 }
 
-// maxActingGroups is the maximum number of groups that a person acts for at the same time. It bounds
-// the cost of a decision.
+// maxActingGroups is the maximum number of groups that a person acts for at the same time. It
+// bounds the cost of a decision.
 const maxActingGroups = 50
 
 // via separates the login of a person from the groups in the name of an actor.
@@ -67,8 +67,8 @@ func GroupActor(login string, groups []string) string {
 	return login + via + strings.Join(groups, ",")
 }
 
-// ParseGroupActor returns the login and the groups of a name that [GroupActor] returned. ok is false
-// for any other actor: an id contains no space.
+// ParseGroupActor returns the login and the groups of a name that [GroupActor] returned. ok is
+// false for any other actor: an id contains no space.
 func ParseGroupActor(actor string) (login string, groups []string, ok bool) {
 	i := strings.LastIndex(actor, via)
 	if i < 0 {

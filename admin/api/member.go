@@ -2,8 +2,8 @@ package api
 
 import "time"
 
-// A Member is a person, a service or a group that manages keys. Keys act for members. People act for
-// a group if the site that they sign in to says that they are in it.
+// A Member is a person, a service or a group that manages keys. Keys act for members. People act
+// for a group if the site that they sign in to says that they are in it.
 type Member struct {
 	ID         string            `json:"id" doc:"m_ and 12 letters and digits; never changes"`
 	Name       string            `json:"name"`

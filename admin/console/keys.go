@@ -349,7 +349,8 @@ func (v *visit) names() map[string]string {
 	return v.known
 }
 
-// members returns the members that the visitor may read as choices, the visitor or its groups first.
+// members returns the members that the visitor may read as choices. The visitor or its groups come
+// first.
 func (v *visit) members() []choice {
 	names := v.names()
 	list := v.groups()

@@ -38,8 +38,8 @@ type authority struct {
 	owners    []string // may own keys that the caller creates: members, or the owner of the key
 	policy    *keystore.Directory
 	keyGrants *keystore.CompiledGrants // of the key that acts; nil for a member
-	// memberGrants are those of members, or of the owner of the key that acts. They are nil for root,
-	// which has no limits.
+	// memberGrants are those of members, or of the owner of the key that acts. They are nil for
+	// root, which has no limits.
 	memberGrants *keystore.CompiledGrants
 	// expiresAt and allowedIPs are the restrictions of the credential, and limits the limits of the
 	// calling key. authorityIn sets them. Zero means none.

@@ -43,8 +43,8 @@ func (a authority) chooseGroup(k *keystore.Key) error {
 		return exceedsCaller("the key would belong to the group %s: %s", a.named(candidates)[0],
 			refusal)
 	}
-	return exceedsCaller("none of the caller's groups has all permissions of the key; create a key " +
-		"for each group")
+	return exceedsCaller("none of the caller's groups has all permissions of the key; create a " +
+		"key for each group")
 }
 
 // actingFor returns the authority of a person for only one of its groups.

@@ -227,8 +227,8 @@ func (k *Keystore) createRoles(
 	return k.checkCapacity(tx, auth, false)
 }
 
-// ownsKey reports whether the caller is the member that owns a key, or acts for the group that does.
-// It may always list, read and revoke the key (docs/authority.md, rule 10).
+// ownsKey reports whether the caller is the member that owns a key, or acts for the group that
+// does. It may always list, read and revoke the key (docs/authority.md, rule 10).
 func (a authority) ownsKey(owner string) bool { return slices.Contains(a.members, owner) }
 
 // mayReadKey reports whether the caller may read the key with this id, home namespace and owner. A
