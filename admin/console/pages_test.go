@@ -663,6 +663,6 @@ func TestRoleKeys(t *testing.T) {
 	}
 	s.signedIn(t, "Ada", "*=@client-admin").get("/apikeys/roles").want(200, ">2 keys<span",
 		">1 key<span", ">0 keys<span")
-	s.signedIn(t, "Eve", "acme=admin.roles:read").get("/apikeys/roles").want(200, ">Show keys<span").
-		lacks("2 keys")
+	s.signedIn(t, "Eve", "acme=admin.roles:read").get("/apikeys/roles").want(200, ">0 keys<span").
+		lacks("2 keys") // it may not read those of others
 }

@@ -43,12 +43,13 @@ type roleLine struct {
 // maxRoleKeys is the number up to which a list of roles counts the keys of each.
 const maxRoleKeys = 100
 
-// roleKeys says how many keys have a role, as the list of these keys shows them.
+// roleKeys says how many keys that the visitor may read have a role: those that the list shows to
+// which the number leads.
 func (v *visit) roleKeys(r api.Role) string {
 	f := keystore.KeyFilter{Role: r.Name, In: inNamespace(r.Namespace)}
 	n, ok, err := v.keys.CountMatching(v.ctx, v.Caller, f, maxRoleKeys+1)
 	switch {
-	case err != nil || !ok: // an error means that the visitor may not read keys
+	case err != nil || !ok:
 		return ""
 	case n > maxRoleKeys:
 		return fmt.Sprintf("More than %d keys", maxRoleKeys)
