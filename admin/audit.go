@@ -51,7 +51,7 @@ func (a *API) registerAudit() {
 type listAuditInput struct {
 	Paging
 	Namespace string    `query:"namespace" maxLength:"200" doc:"Only rows that affect this namespace"`
-	Actor     string    `query:"actor" maxLength:"200" doc:"Only changes made by this member or key"`
+	Actor     string    `query:"actor" maxLength:"1000" doc:"Only changes made by this member, key or person, as the rows name it"`
 	Action    string    `query:"action" maxLength:"200" doc:"Only this action" example:"key.mint"`
 	Object    string    `query:"object" maxLength:"200" doc:"Only changes of the object with this id"`
 	From      time.Time `query:"from" doc:"Only changes at or after this time (RFC 3339)"`

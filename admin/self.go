@@ -25,6 +25,13 @@ func (a *API) showSelf(
 	ctx context.Context, c manage.Caller, _ *struct{},
 ) (*page[api.Self], error) {
 	self := api.Self{Member: nilIfEmpty(c.Member()), Permissions: make(map[string][]string)}
+	if self.Login = c.Login(); self.Login != "" {
+		for _, id := range c.Members() {
+			if m := a.keys.Policy().Member(id); m != nil {
+				self.Groups = append(self.Groups, api.SelfGroup{ID: id, Name: m.Name})
+			}
+		}
+	}
 	for namespace, list := range a.keys.Permissions(c) {
 		self.Permissions[namespace] = permissionTexts(list)
 	}
@@ -47,9 +54,9 @@ type revokeSelfInput struct {
 func (a *API) revokeSelf(
 	ctx context.Context, c manage.Caller, in *revokeSelfInput,
 ) (*changed[api.KeyChanged], error) {
-	if c.Member() != "" {
+	if len(c.Members()) > 0 {
 		return nil, newProblem(http.StatusConflict, "no_key",
-			"the caller is the member "+c.Member()+", not a key; to invalidate a member's token, "+
+			"the caller is "+c.Actor()+", not a key; to invalidate a member's token, "+
 				"create another one or disable the member")
 	}
 	return a.revokeKey(ctx, c, &editInput[api.RevokeRequest]{ByID{c.Credential()}, in.Change,

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -46,12 +47,19 @@ type AdminSite struct {
 	// requests need a token.
 	TrustUser string `json:"trust_user,omitempty"`
 
+	// A placeholder for the groups of that user, such as `{http.auth.user.groups}`: a JSON array of
+	// strings, or a list with commas or spaces. A user that is no member acts for the groups that
+	// are members of kind `group` with this login. It requires `trust_user`. Never use a placeholder
+	// that clients can set themselves. Default is none.
+	TrustGroups string `json:"trust_groups,omitempty"`
+
 	// The realm in the `WWW-Authenticate` header of a 401: ASCII without quotes and backslashes.
 	// Default is `api`.
 	Realm string `json:"realm,omitempty"`
 
 	auth   Handler           // finds and verifies the credential
 	user   string            // TrustUser without the braces
+	groups string            // TrustGroups without the braces
 	server *caddyhttp.Server // nil if no server runs the handler
 }
 
@@ -69,6 +77,9 @@ func (AdminSite) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler.
 func (s *AdminSite) Provision(ctx caddy.Context) error {
 	if err := s.compile(); err != nil {
+		return err
+	}
+	if err := s.checkGroups(); err != nil {
 		return err
 	}
 	if err := checkRoutes(ctx); err != nil {
@@ -172,7 +183,7 @@ func (s *AdminSite) ServeHTTP(
 
 const noMember = "No member is signed in: " + adminSiteDirective +
 	" trusts users that this site has authenticated before, and this request has no user, or one " +
-	"that is not the login of an active member."
+	"that is not the login of an active member and is in no group that is an active member."
 
 // authorize is [Handler.authorize] for the REST API. It also returns the caller, whose permissions
 // the API checks itself.
@@ -223,12 +234,17 @@ func (s *AdminSite) trustedUser(c *call) string {
 	if s.user == "" || c.request.outcome == keystore.OK && c.request.record != nil {
 		return ""
 	}
+	return caddy.ToString(c.placeholder(s.user))
+}
+
+// placeholder returns the value of a placeholder of a request, or nil.
+func (c *call) placeholder(name string) any {
 	repl, ok := c.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
+	if !ok || name == "" {
+		return nil
 	}
-	user, _ := repl.GetString(s.user)
-	return user
+	value, _ := repl.Get(name)
+	return value
 }
 
 // member reports whether a call's credential is a member's token or a console session.
@@ -280,6 +296,7 @@ func parseAdminSite(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //
 //	api_keys_admin [<matcher>] {
 //	    trust_user <placeholder>
+//	    trust_groups <placeholder>
 //	    realm <text>
 //	}
 func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -290,11 +307,11 @@ func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for d.NextBlock(0) {
 		option, args := d.Val(), d.RemainingArgs()
-		field, known := map[string]*string{"trust_user": &s.TrustUser, "realm": &s.Realm}[option]
+		field, known := map[string]*string{"trust_user": &s.TrustUser,
+			"trust_groups": &s.TrustGroups, "realm": &s.Realm}[option]
 		if !known {
-			return d.Errf("unknown option %q in %s: must be trust_user or realm",
-				redact.Argument(option),
-				adminSiteDirective)
+			return d.Errf("unknown option %q in %s: must be trust_user, trust_groups or realm",
+				redact.Argument(option), adminSiteDirective)
 		}
 		if d.NextBlock(1) {
 			return d.Errf("%s accepts no block", option)
@@ -306,27 +323,51 @@ func (s *AdminSite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.WrapErr(err)
 		}
 	}
+	if err := s.checkGroups(); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 
-// compile checks the configuration.
+// compile checks each option.
 func (s *AdminSite) compile() error {
-	if _, err := realmOr(s.Realm, defaultRealm); err != nil || s.TrustUser == "" {
+	if _, err := realmOr(s.Realm, defaultRealm); err != nil {
 		return err
 	}
-	name, opens := strings.CutPrefix(s.TrustUser, "{")
+	var err error
+	if s.user, err = trusted("trust_user", s.TrustUser, "{http.auth.user.id}"); err != nil {
+		return err
+	}
+	s.groups, err = trusted("trust_groups", s.TrustGroups, "{http.auth.user.groups}")
+	return err
+}
+
+// checkGroups refuses groups without a user: the audit log names the person.
+func (s *AdminSite) checkGroups() error {
+	if s.TrustGroups != "" && s.TrustUser == "" {
+		return errors.New(
+			"trust_groups requires trust_user, which names the person in the audit log")
+	}
+	return nil
+}
+
+// trusted checks the placeholder of an option and returns it without the braces. example is a valid
+// one.
+func trusted(option, placeholder, example string) (string, error) {
+	if placeholder == "" {
+		return "", nil
+	}
+	name, opens := strings.CutPrefix(placeholder, "{")
 	name, closes := strings.CutSuffix(name, "}")
 	switch {
 	case !opens || !closes || strings.ContainsAny(name, "{}") || !strings.HasPrefix(name, "http."):
-		return fmt.Errorf("trust_user: %q must be a placeholder of the request, such as "+
-			"{http.auth.user.id}: otherwise all requests come from the same member",
-			redact.Argument(s.TrustUser))
+		return "", fmt.Errorf("%s: %q must be a placeholder of the request, such as %s: otherwise "+
+			"all requests come from the same member", option, redact.Argument(placeholder), example)
 	case strings.HasPrefix(name, "http.api_key."):
-		return fmt.Errorf("trust_user: %s describes a key, not an authenticated user: use "+
-			"{http.auth.user.id}", redact.Argument(s.TrustUser))
+		return "", fmt.Errorf("%s: %s describes a key, not an authenticated user: use %s", option,
+			redact.Argument(placeholder), example)
 	}
-	s.user = name
-	return nil
+	return name, nil
 }
 
 var (

@@ -75,19 +75,20 @@ func (s *AdminSite) authorizeConsole(
 	return caller, outcome
 }
 
-// callerForUser returns the member whose login is the user that Caddy has authenticated. The
-// outcome is Forbidden if there is no such member.
+// callerForUser returns the member whose login is the user that Caddy has authenticated, or the
+// user acting for groups. The outcome is Forbidden if there is neither.
 func (s *AdminSite) callerForUser(
 	c *call, user, from string,
 ) (caller manage.Caller, outcome keystore.Outcome) {
 	if isEarly(c.r) && c.need.Class == keystore.Write {
 		return caller, keystore.Early
 	}
-	caller, err := c.keys.MemberByLogin(c.r.Context(), user, from, c.now)
+	caller, err := c.keys.CallerByLogin(c.r.Context(), user,
+		groupNames(c.placeholder(s.groups)), from, c.now)
 	switch {
 	case err != nil:
 		return caller, keystore.Unavailable
-	case caller.Member() == "":
+	case caller.Actor() == "":
 		return caller, keystore.Forbidden
 	}
 	return caller, keystore.Anonymous // without a token

@@ -81,8 +81,10 @@ var optionLines = map[string]map[string][]string{
 		"realm":           {"realm acme"},
 		"forwarded":       {"forwarded nginx"},
 	},
-	"api_keys_admin": {"trust_user": {"trust_user {http.auth.user.id}"}, "realm": {"realm acme"}},
-	"log":            {"wrap": {"wrap json"}},
+	"api_keys_admin": {"trust_user": {"trust_user {http.auth.user.id}"},
+		"trust_groups": {"trust_user {http.auth.user.id}\ntrust_groups {http.auth.user.groups}"},
+		"realm":        {"realm acme"}},
+	"log": {"wrap": {"wrap json"}},
 }
 
 // withArgument returns variants of a line with the argument in place of each word, before it and

@@ -60,10 +60,10 @@ type LastUse struct {
 type KeyFilter struct {
 	Namespaces []string // the home is one of these; nil matches any key, an empty list none
 	In         string   // the home, or the namespace of a grant; empty matches any key
-	// Visible and OrOwner are one condition: the home is in Visible, or the member OrOwner owns the
-	// key. A nil Visible matches any key.
+	// Visible and OrOwners are one condition: the home is in Visible, or one of the members OrOwners
+	// owns the key. A nil Visible matches any key.
 	Visible   []string
-	OrOwner   string // empty for no member
+	OrOwners  []string
 	Status    Status
 	Now       time.Time // the time at which Status is determined
 	Owner     string

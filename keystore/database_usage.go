@@ -56,10 +56,10 @@ type UsageQuery struct {
 	// Keys selects keys by their ids; nil selects any key, an empty list none.
 	Keys []string
 	Home string // of the keys; empty selects any
-	// Namespaces and OrOwner are one condition: the home of the key is one of Namespaces, or
-	// OrOwner owns the key, both at the time of the request. Nil Namespaces match any key.
+	// Namespaces and OrOwners are one condition: the home of the key is one of Namespaces, or one of
+	// OrOwners owns the key, both at the time of the request. Nil Namespaces match any key.
 	Namespaces []string
-	OrOwner    string // empty for no member
+	OrOwners   []string
 	// By groups the sums by key, namespace, owner or operation. Zero means one group. The usage of
 	// single Keys is not kept by operation.
 	By UsageGroup

@@ -55,7 +55,8 @@ type Directory struct {
 	plans      map[PlanID]*Plan
 	limited    bool // a namespace has a limit or a default plan
 	members    map[string]*member
-	logins     map[string]*member
+	logins     map[string]*member // by the logins of persons and services
+	groups     map[string]*member // by the logins of groups
 	usage      usage
 }
 
@@ -121,12 +122,13 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 	d = &Directory{
 		serial: serials.Add(1), revision: p.Revision, namespaces: maps.Clone(d.namespaces), reached: d.reached,
 		roles: maps.Clone(d.roles), plans: maps.Clone(d.plans), limited: d.limited,
-		members: maps.Clone(d.members), logins: maps.Clone(d.logins),
+		members: maps.Clone(d.members), logins: maps.Clone(d.logins), groups: maps.Clone(d.groups),
 		usage: d.usage.clone(),
 	}
 	if d.namespaces == nil {
 		d.namespaces, d.plans = make(map[string]*Namespace), make(map[PlanID]*Plan)
 		d.members, d.logins = make(map[string]*member), make(map[string]*member)
+		d.groups = make(map[string]*member)
 	}
 	moved := len(p.Namespaces) > 0
 	for _, o := range p.Changed {
@@ -171,7 +173,7 @@ func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {
 		m := &member{&p.Members[i], CompileGrants(p.Members[i].Grants, "")}
 		d.members[m.ID] = m
 		if m.Login != "" {
-			d.logins[m.Login] = m
+			d.loginsOf(m)[m.Login] = m
 		}
 		d.usage.member(m.Member, 1)
 	}
@@ -210,8 +212,8 @@ func (d *Directory) remove(o Object) {
 	case MemberObject:
 		if m := d.members[o.Name]; m != nil {
 			delete(d.members, o.Name)
-			if d.logins[m.Login] == m {
-				delete(d.logins, m.Login)
+			if logins := d.loginsOf(m); logins[m.Login] == m {
+				delete(logins, m.Login)
 			}
 			d.usage.member(m.Member, -1)
 		}
@@ -427,11 +429,31 @@ func (d *Directory) Reaches(above string, below *Namespace) bool {
 // ReachedFrom returns the descendants of a namespace that its `reach` includes.
 func (d *Directory) ReachedFrom(above string) []*Namespace { return d.reached[above] }
 
-// MemberByLogin returns the enabled member with this verified login, or nil.
-func (d *Directory) MemberByLogin(login string) *Member {
-	m := d.logins[login]
-	if m == nil || !m.Active {
-		return nil
+// loginsOf returns the index of logins that contains a member's.
+func (d *Directory) loginsOf(m *member) map[string]*member {
+	if m.Kind == Group {
+		return d.groups
 	}
-	return m.Member
+	return d.logins
+}
+
+// MembersByLogin returns the enabled members as which a person with a verified login acts, which is
+// in groups with these verified names. A login of a member, even of a disabled one, is that member,
+// and the groups do not count. Otherwise these are the groups that are members, at most
+// maxActingGroups, ordered by their ids.
+func (d *Directory) MembersByLogin(login string, groups []string) (list []*Member) {
+	if m := d.logins[login]; m != nil {
+		groups = nil
+		if m.Active {
+			list = append(list, m.Member)
+		}
+	}
+	for _, name := range groups {
+		if m := d.groups[name]; m != nil && m.Active {
+			list = append(list, m.Member)
+		}
+	}
+	slices.SortFunc(list, func(a, b *Member) int { return cmp.Compare(a.ID, b.ID) })
+	list = slices.Compact(list)
+	return list[:min(len(list), maxActingGroups)]
 }

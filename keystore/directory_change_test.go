@@ -1,25 +1,72 @@
 package keystore
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
 
-func TestMemberByLogin(t *testing.T) {
+func TestMembersByLogin(t *testing.T) {
 	d := NewDirectory(&Policy{Members: []Member{
 		{ID: "ada", Login: "ada@example.com", Active: true},
 		{ID: "bob", Login: "bob@example.com"},
 		{ID: "eve", Active: true},
+		{ID: "g2", Kind: Group, Login: "ops", Active: true},
+		{ID: "g1", Kind: Group, Login: "dev", Active: true},
+		{ID: "g3", Kind: Group, Login: "gone"},
+		{ID: "g4", Kind: Group, Active: true},
+		{ID: "service", Kind: Service, Login: "ci", Active: true},
+		{ID: "both", Login: "dev", Active: true}, // a user named like a group
 	}})
-	for login, want := range map[string]string{
-		"ada@example.com": "ada", "Ada@example.com": "", "bob@example.com": "", "eve": "", "": "",
+	for _, c := range []struct{ login, groups, want string }{
+		{"ada@example.com", "", "ada"}, {"Ada@example.com", "", ""}, {"bob@example.com", "", ""},
+		{"eve", "", ""}, {"", "", ""},
+		{"eve", "ops dev", "g1 g2"}, {"eve", "ops ops", "g2"}, {"eve", "Ops", ""},
+		{"eve", "gone", ""}, {"eve", "gone ops", "g2"}, {"eve", "nothing", ""},
+		{"ada@example.com", "ops", "ada"}, {"bob@example.com", "ops", ""},
+		{"ops", "", ""}, {"dev", "ops", "both"}, // the name of a group is no login
+		{"eve", "ci ada@example.com", ""}, // a login is not the name of a group
 	} {
-		got := ""
-		if m := d.MemberByLogin(login); m != nil {
-			got = m.ID
+		var got []string
+		for _, m := range d.MembersByLogin(c.login, strings.Fields(c.groups)) {
+			got = append(got, m.ID)
 		}
-		if got != want {
-			t.Errorf("login %q: member %q, want %q", login, got, want)
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("login %q in %q: members %q, want %q", c.login, c.groups, got, c.want)
+		}
+	}
+	if got := d.MembersByLogin("eve", []string{""}); len(got) > 0 {
+		t.Errorf("an empty name is the group %s", got[0].ID)
+	}
+}
+
+func TestMembersByLoginAreBounded(t *testing.T) {
+	var p Policy
+	var names []string
+	for i := range 2 * maxActingGroups {
+		name := fmt.Sprint(i)
+		names = append(names, name)
+		p.Members = append(p.Members, Member{ID: "g" + name, Kind: Group, Login: name, Active: true})
+	}
+	if got := NewDirectory(&p).MembersByLogin("eve", names); len(got) != maxActingGroups {
+		t.Errorf("%d groups, want %d", len(got), maxActingGroups)
+	}
+}
+
+func TestGroupActor(t *testing.T) {
+	for _, login := range []string{"ada", "ada via m_1", " via ", "ada via "} {
+		for _, groups := range [][]string{{"m_1"}, {"m_1", "m_2"}} {
+			actor := GroupActor(login, groups)
+			got, in, ok := ParseGroupActor(actor)
+			if !ok || got != login || !slices.Equal(in, groups) {
+				t.Errorf("%q: %q in %q, %v", actor, got, in, ok)
+			}
+		}
+	}
+	for _, actor := range []string{"", "root", "m_1", "ada via ", "ada via m_1,"} {
+		if _, _, ok := ParseGroupActor(actor); ok {
+			t.Errorf("%q is the actor of a group", actor)
 		}
 	}
 }

@@ -7,15 +7,23 @@ import "slices"
 var NoGrants = new(CompiledGrants)
 
 // GrantsOf returns the grants that limit a member and the keys it owns. It returns nil for root,
-// which nothing limits, and [NoGrants] for a member that does not exist or is disabled.
-func (d *Directory) GrantsOf(member string) *CompiledGrants {
-	if member == RootMember {
-		return nil
+// which nothing limits, and [NoGrants] for a member that does not exist or is disabled. For several
+// members it returns the grants of all of them.
+func (d *Directory) GrantsOf(members ...string) *CompiledGrants {
+	granted := NoGrants
+	for _, id := range members {
+		if id == RootMember {
+			return nil
+		}
+		switch m := d.members[id]; {
+		case m == nil || !m.Active:
+		case granted == NoGrants:
+			granted = m.grants
+		default:
+			granted = &CompiledGrants{grants: slices.Concat(granted.grants, m.grants.grants)}
+		}
 	}
-	if m := d.members[member]; m != nil && m.Active {
-		return m.grants
-	}
-	return NoGrants
+	return granted
 }
 
 // SetFor returns the permissions that grants give in a namespace, or in all namespaces for

@@ -234,6 +234,9 @@ func shape(d *Directory) map[string]any {
 	for login, m := range d.logins {
 		s["login "+login] = m.ID
 	}
+	for login, m := range d.groups {
+		s["group "+login] = m.ID
+	}
 	return s
 }
 

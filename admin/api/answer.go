@@ -46,11 +46,20 @@ type Verdict struct {
 	Key       *Key    `json:"key,omitempty" doc:"The key; absent unless the caller may read it"`
 }
 
-// Self describes the caller: a key, a member, or the member root at Caddy's admin endpoint.
+// Self describes the caller: a key, a member, a person that acts for groups, or the member root at
+// Caddy's admin endpoint.
 type Self struct {
-	Member      *string             `json:"member" doc:"The id of the member, root at Caddy's admin endpoint; null for a key"`
+	Member      *string             `json:"member" doc:"The id of the member, root at Caddy's admin endpoint; null for a key and for a person that acts for groups"`
+	Login       string              `json:"login,omitempty" doc:"The login of a person that is no member and acts for groups"`
+	Groups      []SelfGroup         `json:"groups,omitempty" doc:"The groups that this person acts for"`
 	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; for a member that sent its token, the record of that token"`
 	Permissions map[string][]string `json:"permissions" doc:"The caller's permissions by namespace; * is every namespace. A key has no permission that its owner lacks"`
+}
+
+// A SelfGroup is a member of kind group that the caller acts for.
+type SelfGroup struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
 }
 
 // Health is the state of the node that answers. The status is 503 if it is unhealthy.

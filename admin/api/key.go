@@ -15,7 +15,7 @@ type Key struct {
 	Active        bool              `json:"active" doc:"Whether the key is accepted: false if it was set inactive, has expired or is revoked"`
 	OwnerDisabled bool              `json:"owner_disabled" doc:"Whether the owner is disabled; if so, the key is refused"`
 	CreatedAt     time.Time         `json:"created_at"`
-	CreatedBy     string            `json:"created_by" doc:"The id of a member or key"`
+	CreatedBy     string            `json:"created_by" doc:"The id of a member or key, or the actor of a person that acts for groups as in the audit log"`
 	ExpiresAt     *time.Time        `json:"expires_at" doc:"When the key expires; null: never. Cannot be changed."`
 	RevokedAt     *time.Time        `json:"revoked_at"`
 	RevokedBy     *string           `json:"revoked_by"`

@@ -2,17 +2,18 @@ package api
 
 import "time"
 
-// A Member is a person or a service that manages keys. Keys act for members.
+// A Member is a person, a service or a group that manages keys. Keys act for members. People act
+// for a group if the site that they sign in to says that they are in it.
 type Member struct {
 	ID         string            `json:"id" doc:"m_ and 12 letters and digits; never changes"`
 	Name       string            `json:"name"`
-	Kind       string            `json:"kind" enum:"person,service"`
-	Login      *string           `json:"login" doc:"The user name, verified by a site with trust_user, that signs in as this member; null: none"`
+	Kind       string            `json:"kind" enum:"person,service,group"`
+	Login      *string           `json:"login" doc:"The user name, verified by a site with trust_user, that signs in as this member; for a group its name in trust_groups; null: none"`
 	Grants     []Grant           `json:"grants" nullable:"false" doc:"The grants that the caller may see"`
 	Labels     map[string]string `json:"labels"`
 	Active     bool              `json:"active" doc:"If false, the member's token and all keys that act for it are refused"`
 	CreatedAt  time.Time         `json:"created_at"`
-	CreatedBy  string            `json:"created_by" doc:"The id of a member"`
+	CreatedBy  string            `json:"created_by" doc:"The id of a member, or the actor of a person that acts for groups as in the audit log"`
 	Version    int64             `json:"version"`
 	Unreadable string            `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. It grants nothing until it is repaired."`
 }
@@ -20,8 +21,8 @@ type Member struct {
 // A MemberRequest describes a member to create. A new member is active and has no token.
 type MemberRequest struct {
 	Name   string            `json:"name" minLength:"1" doc:"1 to 200 characters, at least one of them visible, without control or invisible characters"`
-	Kind   string            `json:"kind,omitempty" enum:"person,service" doc:"Default: person"`
-	Login  string            `json:"login,omitempty" doc:"The user name, verified by a site with trust_user, that signs in as this member. Case matters"`
+	Kind   string            `json:"kind,omitempty" enum:"person,service,group" doc:"Default: person. A group has no token. A member cannot become a group, nor a group something else"`
+	Login  string            `json:"login,omitempty" doc:"The user name, verified by a site with trust_user, that signs in as this member; for a group its name in trust_groups. Case matters"`
 	Grants []GrantRequest    `json:"grants,omitempty" maxItems:"100"`
 	Labels map[string]string `json:"labels,omitempty" doc:"At most 4 KiB of names and values"`
 }
@@ -30,7 +31,7 @@ type MemberRequest struct {
 // default.
 type MemberPatch struct {
 	Name   Optional[string]             `json:"name,omitzero" minLength:"1"`
-	Kind   Optional[string]             `json:"kind,omitzero" enum:"person,service"`
+	Kind   Optional[string]             `json:"kind,omitzero" enum:"person,service,group"`
 	Login  Optional[string]             `json:"login,omitzero" doc:"null: none"`
 	Grants Optional[[]GrantRequest]     `json:"grants,omitzero" maxItems:"100" doc:"Replaces the grants that the caller may see; the others stay"`
 	Labels Optional[map[string]*string] `json:"labels,omitzero" doc:"Merged into the member's labels. A null value removes its name; null for the object removes all"`

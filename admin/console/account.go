@@ -15,7 +15,8 @@ func accountPages() []page {
 }
 
 type accountPage struct {
-	Token    *tokenState // nil: none
+	Groups   []api.Member // that the visitor acts for
+	Token    *tokenState  // nil: none
 	Sessions []sessionLine
 	Mine     string // the address of the visitor's keys
 }
@@ -33,6 +34,16 @@ func showAccount(v *visit) error {
 		return err
 	}
 	p := accountPage{Mine: v.link(keysPath, "owner", own, "namespace", "")}
+	for _, group := range v.groups() {
+		m, err := v.api.FindMember(v.ctx, group.Value)
+		if err != nil {
+			return err
+		}
+		p.Groups = append(p.Groups, m)
+	}
+	if v.Caller.Login() != "" { // neither token nor sessions
+		return v.show("account", "My account", p)
+	}
 	if token, ok := tokens[own]; ok {
 		p.Token = &token
 	}

@@ -3,6 +3,7 @@ package console
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -92,6 +93,9 @@ func listAudit(v *visit) error {
 	for id, name := range names {
 		p.Actors = append(p.Actors, choice{Value: id, Label: name})
 	}
+	for _, actor := range people(f.Actor, list.Items) {
+		p.Actors = append(p.Actors, choice{Value: actor, Label: nameOf(names, actor)})
+	}
 	slices.SortFunc(p.Actors, func(a, b choice) int {
 		return cmp.Or(cmp.Compare(strings.ToLower(a.Label), strings.ToLower(b.Label)),
 			cmp.Compare(a.Value, b.Value))
@@ -106,6 +110,17 @@ func listAudit(v *visit) error {
 	return v.show("audit", "Audit", p)
 }
 
+// people returns the actors of a page that are persons in groups, and the chosen one.
+func people(chosen string, rows []api.AuditRow) []string {
+	seen := make(map[string]bool)
+	for _, r := range append(rows, api.AuditRow{Actor: chosen}) {
+		if _, _, ok := keystore.ParseGroupActor(r.Actor); ok {
+			seen[r.Actor] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
 // day parses a date in the viewer's time zone. An empty field is the zero time.
 func (f *form) day(name string) (day time.Time, ok bool) {
 	if f.Value(name) == "" {
@@ -116,7 +131,7 @@ func (f *form) day(name string) (day time.Time, ok bool) {
 }
 
 func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
-	e := auditEntry{AuditRow: r, ActionLabel: r.Action, ActorName: cmp.Or(names[r.Actor], r.Actor),
+	e := auditEntry{AuditRow: r, ActionLabel: r.Action, ActorName: nameOf(names, r.Actor),
 		Object: r.Object, change: v.change(r)}
 	if i := slices.IndexFunc(auditActions,
 		func(c choice) bool { return c.Value == r.Action }); i >= 0 {

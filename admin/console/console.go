@@ -217,7 +217,7 @@ func repeats(q url.Values) bool {
 // admitted reports whether the visitor may see a page. If not, it answers the request.
 func (v *visit) admitted(needs string) bool {
 	switch {
-	case v.Caller.Member() != "":
+	case v.Caller.Actor() != "":
 		if needs == anyMember || v.may(needs) {
 			return true
 		}
@@ -233,8 +233,8 @@ func (v *visit) admitted(needs string) bool {
 			"This request was sent before the connection was secure.")
 	case v.Trusted:
 		v.refuse(http.StatusForbidden, "No member matches your login",
-			"This site has signed you in, but no enabled member has your login. Ask an "+
-				"administrator to set it.")
+			"This site has signed you in, but no enabled member has your login, and you are in no "+
+				"group that is an enabled member. Ask an administrator to add you.")
 	case v.Outcome == keystore.Address:
 		v.refuse(http.StatusForbidden, "Address not allowed",
 			"Your token may not be used from "+v.Address+".")

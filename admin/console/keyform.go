@@ -166,6 +166,11 @@ func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
 			p.Owners = append(p.Owners, choice{Value: k.Owner,
 				Label: cmp.Or(p.Names[k.Owner], k.Owner)})
 		}
+	} else if groups := v.groups(); k == nil || v.owns(k.Owner) {
+		p.Owners = groups
+	}
+	if k == nil && len(v.groups()) > 1 {
+		p.Owners = append([]choice{{Label: "The group that has these permissions"}}, p.Owners...)
 	}
 	return p, nil
 }

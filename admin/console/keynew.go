@@ -47,7 +47,7 @@ func newKey(v *visit) error {
 		f = v.formLike(p)
 	default:
 		f = blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires",
-			defaultExpiry, "active", "true", "owner", v.Caller.Member())
+			defaultExpiry, "active", "true", "owner", v.ownOwner())
 		f.setLimits(nil, nil)
 		switch {
 		case p.RoleNeeded:
@@ -92,7 +92,7 @@ func (v *visit) formLike(p *keyForm) *form {
 	f.values.Set("active", "true")
 	f.values.Set("expires", defaultExpiry)
 	if !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == p.Like.Owner }) {
-		f.values.Set("owner", v.Caller.Member())
+		f.values.Set("owner", v.ownOwner())
 	}
 	own := homeGrantOf(p.Like)
 	if slices.ContainsFunc(own.Permissions, p.Barred) {

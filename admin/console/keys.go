@@ -39,7 +39,8 @@ type keysPage struct {
 	Keys     []api.Key
 	Next     *string
 	Sparks   map[string]*spark // charts of keys by id
-	Mine     string            // the visitor's id on the page of its own keys, else empty
+	Mine     string            // the owner on the page of the visitor's own keys, else empty
+	Whose    string            // the title of that page
 	Count    string            // "50 of 409 keys"
 	Filters  []activeFilter
 	Statuses []choice
@@ -144,8 +145,11 @@ func listKeys(v *visit) error {
 		Sparks: v.sparks(list.Items), Actions: v.bulkActions(list.Items),
 		Statuses: append([]choice{{Label: "Any"}}, keyStatuses...),
 		Orders:   keyOrders, Form: &form{values: v.r.URL.Query()}}
-	if f.Owner == v.Caller.Member() {
-		p.Mine = f.Owner
+	if v.owns(f.Owner) {
+		p.Mine, p.Whose = f.Owner, "My keys"
+		if v.Caller.Login() != "" {
+			p.Whose = "Keys of " + cmp.Or(v.names()[f.Owner], f.Owner)
+		}
 	}
 	if f.Namespace != "" && len(list.Items) == 0 {
 		_, err := v.api.FindNamespace(v.ctx, f.Namespace)
@@ -164,7 +168,7 @@ func listKeys(v *visit) error {
 func (v *visit) keysTitle(p keysPage) string {
 	title := "Keys"
 	if p.Mine != "" {
-		title = "My keys"
+		title = p.Whose
 	}
 	if in := v.namespace(); in != "" {
 		title += " in " + in
@@ -345,15 +349,21 @@ func (v *visit) names() map[string]string {
 	return v.known
 }
 
-// members returns the members that the visitor may read as choices, the visitor first.
+// members returns the members that the visitor may read as choices. The visitor or its groups come
+// first.
 func (v *visit) members() []choice {
-	own := v.Caller.Member()
 	names := v.names()
-	list := []choice{{Value: own, Label: names[own] + " (you)"}}
+	list := v.groups()
+	for i := range list {
+		list[i].Label += " (your group)"
+	}
+	if own := v.Caller.Member(); own != "" {
+		list = append(list, choice{Value: own, Label: names[own] + " (you)"})
+	}
 	if v.may("admin.members:read") {
 		var others []choice
 		for id, name := range names {
-			if id != own && id != keystore.RootMember {
+			if !v.owns(id) && id != keystore.RootMember {
 				others = append(others, choice{Value: id, Label: name})
 			}
 		}
@@ -367,7 +377,7 @@ func (v *visit) members() []choice {
 // has the permission.
 func (v *visit) MayRevoke(k api.Key) bool {
 	return k.Status != string(keystore.StatusRevoked) &&
-		(k.Owner == v.Caller.Member() || v.mayIn("admin.keys:revoke", k.Namespace))
+		(v.owns(k.Owner) || v.mayIn("admin.keys:revoke", k.Namespace))
 }
 
 // MayEdit reports whether the visitor may edit a key.

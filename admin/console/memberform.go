@@ -106,7 +106,14 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 			{Value: string(keystore.Person), Label: "Person"},
 			{Value: string(keystore.Service), Label: "Service",
 				Hint: "A program that manages keys."},
+			{Value: string(keystore.Group), Label: "Group",
+				Hint: "A team that the site names when it signs people in. It has no token."},
 		}}
+	if m != nil { // a member stays a group, or none
+		group := m.Kind == string(keystore.Group)
+		p.Kinds = slices.DeleteFunc(p.Kinds,
+			func(c choice) bool { return (c.Value == string(keystore.Group)) != group })
+	}
 	permission := "admin.members:update"
 	if m == nil {
 		permission = "admin.members:create"
@@ -169,8 +176,14 @@ func createMember(v *visit) error {
 	}
 	n := notice{Title: "Member " + created.Name + " created",
 		Text: "The member has no token yet. Create one and hand it over securely."}
-	if created.Login != nil {
-		n.Text = "The user " + *created.Login + " of this site is this member. A token is needed " +
+	switch login := created.Login; {
+	case created.Kind == string(keystore.Group) && login != nil:
+		n.Text = "People whom this site signs in and finds in the group " + *login +
+			" act for it, unless they are members themselves."
+	case created.Kind == string(keystore.Group):
+		n.Text = "Nobody acts for it until it has a login: the name of the group on this site."
+	case login != nil:
+		n.Text = "The user " + *login + " of this site is this member. A token is needed " +
 			"only for requests without that login."
 	}
 	return v.done(v.MemberLink(created.ID), n)

@@ -119,13 +119,11 @@ func showMember(v *visit) error {
 	if err != nil {
 		return err
 	}
-	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(), Creator: m.CreatedBy,
+	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(),
+		Creator:   nameOf(v.names(), m.CreatedBy),
 		MayUpdate: v.keys.MayMember(v.Caller, "update", m.ID),
 		MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID),
 		MayDelete: v.keys.MayMember(v.Caller, "delete", m.ID)}
-	if name := v.names()[m.CreatedBy]; name != "" {
-		p.Creator = name
-	}
 	tokens, err := v.tokens(m)
 	if err != nil {
 		return err

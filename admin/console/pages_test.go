@@ -644,3 +644,25 @@ func TestPastedToken(t *testing.T) {
 	}
 	p.get("/apikeys/audit").want(200).lacks(token)
 }
+
+// TestRoleKeys checks that the list of roles counts the keys of each.
+func TestRoleKeys(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
+	for _, namespace := range []string{"acme", "other"} {
+		if _, err := s.keys.CreateRole(ctx, root, keystore.Role{Namespace: namespace, Name: "clerk",
+			Permissions: keystore.MustParsePermissions("read")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, namespace := range []string{"acme", "acme", "other"} {
+		if _, _, err := s.keys.MintKey(ctx, root, manage.KeySpec{Name: "key", Namespace: namespace,
+			Home: &keystore.Grant{Roles: []string{"clerk"}}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.signedIn(t, "Ada", "*=@client-admin").get("/apikeys/roles").want(200, ">2 keys<span",
+		">1 key<span", ">0 keys<span")
+	s.signedIn(t, "Eve", "acme=admin.roles:read").get("/apikeys/roles").want(200, ">0 keys<span").
+		lacks("2 keys") // it may not read those of others
+}

@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -29,8 +30,31 @@ func rolePages() []page {
 }
 
 type rolesPage struct {
-	Roles []api.Role
+	Roles []roleLine
 	Next  *string
+}
+
+// A roleLine is a role in a list.
+type roleLine struct {
+	api.Role
+	Keys string // how many keys have it; empty: not counted
+}
+
+// maxRoleKeys is the number up to which a list of roles counts the keys of each.
+const maxRoleKeys = 100
+
+// roleKeys says how many keys that the visitor may read have a role: those that the list shows to
+// which the number leads.
+func (v *visit) roleKeys(r api.Role) string {
+	f := keystore.KeyFilter{Role: r.Name, In: inNamespace(r.Namespace)}
+	n, ok, err := v.keys.CountMatching(v.ctx, v.Caller, f, maxRoleKeys+1)
+	switch {
+	case err != nil || !ok:
+		return ""
+	case n > maxRoleKeys:
+		return fmt.Sprintf("More than %d keys", maxRoleKeys)
+	}
+	return counted(int64(n), "key")
 }
 
 // RoleLink returns the address of a role's page.
@@ -53,7 +77,11 @@ func listRoles(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("roles", "Roles", rolesPage{list, next})
+	p := rolesPage{Next: next}
+	for _, r := range list {
+		p.Roles = append(p.Roles, roleLine{r, v.roleKeys(r)})
+	}
+	return v.show("roles", "Roles", p)
 }
 
 // maxDependents is the number of dependents of an object that a page lists.

@@ -123,7 +123,7 @@ type signInPage struct {
 }
 
 func askForToken(v *visit) error {
-	if v.Caller.Member() != "" {
+	if v.Caller.Actor() != "" {
 		v.redirect(v.next())
 		return nil
 	}

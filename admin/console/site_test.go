@@ -43,8 +43,9 @@ type site struct {
 	api     *admin.API
 	console *console.Console
 	log     bytes.Buffer
-	trusted string // the login that the server has authenticated; empty: sessions
-	apart   bool   // the API is at another address
+	trusted string   // the login that the server has authenticated; empty: sessions
+	groups  []string // the names of the groups of that user
+	apart   bool     // the API is at another address
 }
 
 func open(t testing.TB) *site {
@@ -111,7 +112,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.trusted != "":
 		who.Trusted = true
-		who.Caller, _ = s.keys.MemberByLogin(r.Context(), s.trusted, who.Address, now)
+		who.Caller, _ = s.keys.CallerByLogin(r.Context(), s.trusted, s.groups, who.Address, now)
 	case who.Session != "":
 		record, outcome := judge(s.keys.LookupSession(r.Context(), who.Session, now))
 		if who.Outcome = outcome; outcome == keystore.OK {

@@ -131,7 +131,7 @@ func (v *visit) spent(id string, quota *api.Quota) (*quotaUse, error) {
 // showsUsage reports whether lists show the visitor the usage of a key with this home and owner: one
 // of its own keys, or of a namespace where it has the permission, as in the sums of the overview.
 func (v *visit) showsUsage(namespace, owner string) bool {
-	return owner == v.Caller.Member() || v.mayIn("admin.usage:read", namespace)
+	return v.owns(owner) || v.mayIn("admin.usage:read", namespace)
 }
 
 // sparks returns the charts of the keys of a list by their ids. It reads the usage of all keys at

@@ -56,7 +56,8 @@ type view struct {
 	Composes   bool  // whether the page has a form to fill in
 	Notice     *notice
 	Pending    []notice    // changes of this page that some nodes have not applied
-	Member     *api.Member // the signed-in member, or nil
+	Member     *api.Member // the signed-in member or person, or nil
+	Groups     []choice    // those that the person acts for
 	Namespaces []api.Namespace
 	Current    string // the path of the current section
 }
@@ -67,16 +68,11 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 	if f == nil {
 		d.Form = blank()
 	}
-	if v.Caller.Member() != "" && v.api == nil {
+	if v.Caller.Actor() != "" && v.api == nil {
 		v.api = v.clientFor(v.Caller)
 	}
-	if v.Caller.Member() != "" {
-		// The page that reports an unavailable database must not need it.
-		if m, err := v.api.FindMember(v.ctx, v.Caller.Member()); err == nil {
-			d.Member = &m
-		} else {
-			d.Member = &api.Member{ID: v.Caller.Member(), Name: v.Caller.Member()}
-		}
+	if v.Caller.Actor() != "" {
+		d.Member, d.Groups = v.who(), v.groups()
 		d.Namespaces = v.namespaces()
 		d.Current = path.Join(Root, strings.Split(strings.TrimPrefix(v.r.URL.Path, Root+"/"),
 			"/")[0])
@@ -92,8 +88,16 @@ func (v *visit) write(status int, name, title string, data any, f *form) error {
 	return nil
 }
 
-// maxSwitch is the number of namespaces that the switcher offers. Others can be typed.
-const maxSwitch = 1000
+const (
+	// maxSwitch is the number of namespaces that the switcher knows. Others can be typed.
+	maxSwitch = 1000
+	// maxListed is the number of namespaces up to which the switcher is a list. With more, it is a
+	// text field.
+	maxListed = 100
+)
+
+// ListsNamespaces reports whether the switcher is a list.
+func (d *view) ListsNamespaces() bool { return len(d.Namespaces) <= maxListed }
 
 // namespaces returns the namespaces that the visitor may read, at most maxSwitch.
 func (v *visit) namespaces() []api.Namespace {
@@ -272,7 +276,7 @@ var functions = template.FuncMap{
 	"shown":     shownName,
 	"scopes":    scopes,
 	"status":    statusLabel,
-	"name":      func(names map[string]string, id string) string { return cmp.Or(names[id], id) },
+	"name":      nameOf,
 	"table":     newTable,
 	"rate":      rateWords,
 	"quota":     quotaWords,

@@ -106,9 +106,10 @@ type memberFlags struct {
 func (f *memberFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "Display `NAME`")
-	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default) or service")
+	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default), service or group")
 	flags.StringVar(&f.login, "login", "",
-		"`USER` of a site with trust_user who authenticates as the member")
+		"`USER` of a site with trust_user who authenticates as the member, or name in\n"+
+			"trust_groups of a group")
 	flags.StringArrayVar(&f.grants, "grant", nil,
 		"A grant, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
 	flags.StringArrayVar(&f.labels, "label", nil,
@@ -125,13 +126,16 @@ Creates a member without a token. Create its token with
 
   caddy apikeys members token ID
 
-or let a site authenticate it: --login, and trust_user there. In --grant, @ROLE
-is a role, and NAMESPACE+ includes the namespace's children, present and future.
-The built-in roles are for members: client-admin may do everything, developer
-manages keys and roles, viewer reads.`,
+or let a site authenticate it: --login, and trust_user there. A group has no
+token: with --kind group, --login is its name in trust_groups of a site, and
+everybody in it acts for it. In --grant, @ROLE is a role, and NAMESPACE+
+includes the namespace's children, present and future. The built-in roles are
+for members: client-admin may do everything, developer manages keys and roles,
+viewer reads.`,
 		Example: `  caddy apikeys members create --name Ada --grant '*=@client-admin'
   caddy apikeys members create --name "Acme CI" --kind service --grant acme=@developer
-  caddy apikeys members create --name Grace --login grace@acme.example --grant acme+=@viewer`,
+  caddy apikeys members create --name Grace --login grace@acme.example --grant acme+=@viewer
+  caddy apikeys members create --name Operations --kind group --login ops --grant acme=@developer`,
 		Args: noArguments,
 	}
 	f.register(cmd)

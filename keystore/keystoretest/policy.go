@@ -89,6 +89,8 @@ func testPolicy(t *testing.T, s Store) {
 				{Namespace: "*", Permissions: permissions("admin.audit:read")},
 			}},
 		{ID: "M_1", Login: "ada", Active: true, CreatedAt: at(4), Version: 1},
+		// A group may have the login of a user.
+		{ID: "m_3", Kind: keystore.Group, Login: "Ada", Active: true, CreatedAt: at(3), Version: 1},
 		{ID: "m_0", CreatedAt: at(0), Version: 1}, // a second member without a login
 	}
 	start := policy(t, db)
@@ -149,6 +151,10 @@ func testPolicy(t *testing.T, s Store) {
 			keystore.ErrNotFound)
 		wantErr(t, tx.InsertMember(&members[0]), keystore.ErrExists)
 		wantErr(t, tx.InsertMember(&keystore.Member{ID: "m_9", Login: "Ada"}), keystore.ErrExists)
+		wantErr(t, tx.InsertMember(&keystore.Member{ID: "m_9", Kind: keystore.Group, Login: "Ada"}),
+			keystore.ErrExists)
+		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "m_2", Kind: keystore.Group, Login: "Ada"}),
+			keystore.ErrExists)
 		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody"}), keystore.ErrNotFound)
 		wantErr(t, tx.UpdateMember(&keystore.Member{ID: "nobody", Login: "Ada"}),
 			keystore.ErrNotFound)
@@ -788,7 +794,7 @@ func testPersonal(t *testing.T, s Store) {
 		{}, {Owner: "m_1"}, {CreatedBy: "k_1"}, {Text: "t1"}, {Namespaces: []string{"acme"}},
 		{Status: keystore.StatusInactive, Now: start},
 		{Status: keystore.StatusExpired, Now: start.Add(2 * time.Hour)},
-		{Visible: []string{}, OrOwner: "m_1"},
+		{Visible: []string{}, OrOwners: []string{"m_1"}},
 	} {
 		for _, id := range all(t, db, f, 2) {
 			if strings.HasPrefix(id, "t") {

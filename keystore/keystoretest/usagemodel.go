@@ -68,7 +68,7 @@ func (u *usageTest) sums(q keystore.UsageQuery) []keystore.UsageSum {
 		if q.Keys != nil && !slices.Contains(q.Keys, r.Key) ||
 			q.Home != "" && r.Namespace != q.Home ||
 			q.Namespaces != nil && !slices.Contains(q.Namespaces, r.Namespace) &&
-				(q.OrOwner == "" || r.Owner != q.OrOwner) ||
+				!slices.Contains(q.OrOwners, r.Owner) ||
 			!q.From.IsZero() && c.begin.Before(q.From) || !q.To.IsZero() && !c.begin.Before(q.To) {
 			continue
 		}
@@ -248,7 +248,7 @@ func (u *usageTest) randomStep(
 			By:         usageGroups[random.IntN(len(usageGroups))],
 			Home:       []string{"", "", "a"}[random.IntN(3)],
 			Namespaces: [][]string{nil, nil, {"a"}, {"b", "Ünï '\" %"}, {}}[random.IntN(5)],
-			OrOwner:    []string{"", "m_1"}[random.IntN(2)], Limit: random.IntN(4),
+			OrOwners:   [][]string{nil, {"m_1"}, {"m_0", "m_1"}}[random.IntN(3)], Limit: random.IntN(4),
 		}
 		if q.By != keystore.ByOperation {
 			q.Keys = [][]string{nil, nil, {"k1", "k2", "nobody"}, {"k0"}, {}}[random.IntN(5)]

@@ -29,14 +29,17 @@ const (
 type authority struct {
 	root       bool
 	actor      string // see Caller.Actor
-	member     string // the member that acts; empty for a key
+	person     bool   // whether a person acts for groups
 	from       string // the client's address
 	credential string // see Caller.Credential
-	owner      string // the owner of keys that the caller creates
-	policy     *keystore.Directory
-	keyGrants  *keystore.CompiledGrants // of the key that acts; nil for a member
-	// memberGrants are those of the member that acts or of the owner of the key that acts. They are
-	// nil for root, which has no limits.
+	// members are the member that acts or the enabled groups for which a person acts; empty for a
+	// key.
+	members   []string
+	owners    []string // may own keys that the caller creates: members, or the owner of the key
+	policy    *keystore.Directory
+	keyGrants *keystore.CompiledGrants // of the key that acts; nil for a member
+	// memberGrants are those of members, or of the owner of the key that acts. They are nil for
+	// root, which has no limits.
 	memberGrants *keystore.CompiledGrants
 	// expiresAt and allowedIPs are the restrictions of the credential, and limits the limits of the
 	// calling key. authorityIn sets them. Zero means none.
@@ -56,17 +59,18 @@ func internalAuthority(cause string) authority {
 func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, k.Policy()) }
 
 func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
-	auth := authority{root: c.root, actor: c.Actor(), member: c.member, from: c.from,
-		credential: c.Credential(), owner: c.member, policy: policy}
-	switch {
-	case c.root:
-	case c.member != "":
-		auth.memberGrants = policy.GrantsOf(c.member)
-	case c.record != nil:
-		auth.keyGrants, auth.owner = c.record.Grants(), c.record.Owner
-		auth.memberGrants = policy.GrantsOf(c.record.Owner)
-	default:
-		auth.memberGrants = keystore.NoGrants
+	auth := authority{root: c.root, actor: c.Actor(), person: c.person != nil, members: c.Members(),
+		from: c.from, credential: c.Credential(), policy: policy}
+	if auth.person {
+		auth.members = slices.DeleteFunc(slices.Clone(auth.members),
+			func(id string) bool { return !policy.OwnerActive(id) })
+	}
+	auth.owners = auth.members
+	if auth.owners == nil && c.record != nil {
+		auth.keyGrants, auth.owners = c.record.Grants(), []string{c.record.Owner}
+	}
+	if !c.root {
+		auth.memberGrants = policy.GrantsOf(auth.owners...)
 	}
 	return auth
 }
@@ -119,8 +123,7 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	if err != nil {
 		return authority{}, err
 	}
-	auth := k.authorityOf(c)
-	auth.policy = policy
+	auth := k.authorityUnder(c, policy)
 	if c.root {
 		return auth, nil
 	}
@@ -135,13 +138,14 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 			return auth, err
 		}
 		if auth.keyGrants != nil {
-			auth.keyGrants, auth.owner = keystore.CompileGrants(key.Grants, key.Owner), key.Owner
+			auth.keyGrants = keystore.CompileGrants(key.Grants, key.Owner)
+			auth.owners = []string{key.Owner}
+			auth.memberGrants = policy.GrantsOf(key.Owner)
 			auth.limits = policy.KeyLimits(key.Namespace, key.KeyLimits)
 		}
 		auth.expiresAt, auth.allowedIPs = key.ExpiresAt, key.AllowedIPs
 	}
-	auth.memberGrants = policy.GrantsOf(auth.owner)
-	if auth.memberGrants == keystore.NoGrants && auth.owner != "" {
+	if auth.memberGrants == keystore.NoGrants && auth.actor != "" {
 		return auth, forbidden(keystore.OwnerDisabled.Code(),
 			"the calling member, or the owner of the calling key, is disabled")
 	}
@@ -407,9 +411,9 @@ func (a authority) requireCover(
 // caller that may not read the member must not learn whether it exists.
 func (a authority) checkActsFor(id string) error {
 	switch {
-	case a.root, a.member != "" && a.member == id:
+	case a.root, slices.Contains(a.members, id):
 		return nil
-	case a.member == "":
+	case len(a.members) == 0:
 		return exceedsCaller("a key acts only for its own owner")
 	case id == keystore.RootMember:
 		return exceedsCaller("only root acts for root")
@@ -436,7 +440,7 @@ func (a authority) checkActsFor(id string) error {
 // from no other addresses and has no higher limits (docs/authority.md, rule 11). Members have no
 // such limits.
 func (a authority) checkLimits(k *keystore.Key) error {
-	if a.member != "" {
+	if len(a.members) > 0 {
 		return nil
 	}
 	return a.checkCredentialLimits(k)

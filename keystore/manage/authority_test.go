@@ -89,7 +89,7 @@ func (w *world) member(name, holds string) manage.Caller {
 		w.Fatal(err)
 	}
 	w.ids[name] = m.ID
-	c, err := w.MemberByLogin(ctx, name, "test", time.Now())
+	c, err := w.CallerByLogin(ctx, name, nil, "test", time.Now())
 	if err != nil || c.Member() == "" {
 		w.Fatalf("looking up the member's login: %v", err)
 	}

@@ -12,8 +12,15 @@ import (
 type Caller struct {
 	root   bool
 	record *keystore.Record // the credential: a key or a member's token
-	member string           // the member that acts; empty for a key and for the zero value
+	member string           // the member that acts; empty for a person, a key and the zero value
+	person *person          // nil for any other caller
 	from   string           // the client's address, for the audit log
+}
+
+// A person is in groups that are members, and acts for them.
+type person struct {
+	login  string
+	groups []string // ids, sorted
 }
 
 // Root returns the caller for requests to Caddy's admin endpoint: the member `root`, which may do
@@ -29,30 +36,73 @@ func MemberCaller(token *keystore.Record, from string) Caller {
 	return Caller{record: token, member: token.Owner, from: from}
 }
 
-// MemberByLogin returns the caller for a login that Caddy has verified. It returns the zero Caller
-// if no enabled member has this login. now must have been read after the request arrived. An error
-// means that the member could not be looked up.
-func (k *Keystore) MemberByLogin(
-	ctx context.Context, login, from string, now time.Time,
+// CallerByLogin returns the caller for a login that Caddy has verified: the member with this login,
+// or the person for all groups, by their verified names, that are enabled members. It returns the
+// zero Caller if there is neither: see [keystore.Directory.MembersByLogin]. now must have been read
+// after the request arrived. An error means that the members could not be looked up.
+func (k *Keystore) CallerByLogin(
+	ctx context.Context, login string, groups []string, from string, now time.Time,
 ) (Caller, error) {
-	m, err := k.LookupLogin(ctx, login, now)
-	if m == nil {
+	list, err := k.LookupLogin(ctx, login, groups, now)
+	if err != nil || len(list) == 0 {
 		return Caller{}, err
 	}
-	return Caller{member: m.ID, from: from}, nil
+	if list[0].Kind != keystore.Group {
+		return Caller{member: list[0].ID, from: from}, nil
+	}
+	if !namesPerson(login) {
+		return Caller{}, nil
+	}
+	p := &person{login: login}
+	for _, m := range list {
+		p.groups = append(p.groups, m.ID)
+	}
+	return Caller{person: p, from: from}, nil
 }
 
-// Actor returns the caller's id in `created_by`, `revoked_by` and the audit log:
-// [keystore.RootMember], a member's id or a key's id. It is empty for the zero Caller.
+// namesPerson reports whether a login can stand in the audit log.
+func namesPerson(login string) bool {
+	var p fieldErrors
+	p.text("login", login, maxName)
+	_, hidden := keystore.HiddenIn(login)
+	return len(p) == 0 && !hidden && keystore.HasGlyph(login)
+}
+
+// Actor returns the caller in `created_by`, `revoked_by` and the audit log: [keystore.RootMember],
+// the id of a member or a key, or a [keystore.GroupActor]. It is empty for the zero Caller.
 func (c Caller) Actor() string {
-	if c.member != "" || c.record == nil {
+	switch {
+	case c.person != nil:
+		return keystore.GroupActor(c.person.login, c.person.groups)
+	case c.member != "" || c.record == nil:
 		return c.member
 	}
 	return c.record.KeyID
 }
 
-// Member returns the id of the member that acts, empty for a key.
+// Member returns the id of the member that acts, empty for a key and for a person that acts for
+// groups.
 func (c Caller) Member() string { return c.member }
+
+// Members returns the ids of the member that acts, or of the groups for which a person acts. It
+// returns none for a key.
+func (c Caller) Members() []string {
+	switch {
+	case c.person != nil:
+		return c.person.groups
+	case c.member != "":
+		return []string{c.member}
+	}
+	return nil
+}
+
+// Login returns the login of a person that acts for groups. It is empty for any other caller.
+func (c Caller) Login() string {
+	if c.person == nil {
+		return ""
+	}
+	return c.person.login
+}
 
 // Credential returns the id of the key, or of the record of the member's token, that the caller is
 // authenticated with. It is empty for root and for members authenticated by their login.

@@ -130,16 +130,18 @@ func (m *model) grants(list []keystore.Grant, s scope, key bool) (mask uint32) {
 	return mask
 }
 
-// member returns what a member may do in a scope.
-func (m *model) member(id string, s scope) uint32 {
+// member returns what a member, or a person that acts for groups, may do in a scope. The id of the
+// latter is a list of ids with commas.
+func (m *model) member(id string, s scope) (mask uint32) {
 	if id == keystore.RootMember {
 		return 1<<len(demands) - 1
 	}
-	member := m.members[id]
-	if !member.Active {
-		return 0
+	for _, one := range strings.Split(id, ",") {
+		if member := m.members[one]; member.Active {
+			mask |= m.grants(member.Grants, s, false)
+		}
 	}
-	return m.grants(member.Grants, s, false)
+	return mask
 }
 
 // key returns what a key may do in a scope.

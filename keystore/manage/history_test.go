@@ -73,7 +73,7 @@ func TestRandomHistories(t *testing.T) {
 type history struct {
 	*world
 	rng     *rand.Rand
-	logins  map[string]string // logins of the group's members, by id
+	logins  map[string]string // logins of the group's members, by id; of groups, their names
 	tokens  map[string]string // member tokens that the group has, by member
 	secrets map[string]string // current tokens of keys that the group has, by key
 	dead    []string          // former tokens that no longer work
@@ -129,6 +129,14 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 		h.logins[h.ids[name]] = name
 		h.order = append(h.order, h.ids[name])
 	}
+	for i := range 3 {
+		name := fmt.Sprint("team", i)
+		team, err := h.CreateMember(ctx, fleet.Root, keystore.Member{Name: name,
+			Kind: keystore.Group, Login: name, Grants: roleGrants(h, h.grantsText(true))})
+		h.must(err)
+		h.logins[team.ID] = name
+	}
+	h.order = append(h.order, somebody, somebody)
 	boss := h.member("boss", "*=*,admin:*").Member()
 	h.member("little", h.grantsText(false))
 	for i, owner := range []string{"root", "root", boss, "root", "root", boss} {
@@ -156,6 +164,10 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	}
 	return h
 }
+
+// somebody stands in history.order for a person that acts for some of the group's groups, other ones
+// in each step.
+const somebody = "somebody"
 
 func second3[A, B any](_ A, _ B, err error) error { return err }
 
@@ -263,10 +275,11 @@ func (h *history) someGrants(admin bool) []keystore.Grant {
 
 // own returns the grants of an actor.
 func (h *history) own(a actor) []keystore.Grant {
-	if a.Member() != "" {
-		return h.state().members[a.id].Grants
+	list := slices.Clone(h.state().keys[a.id].Grants)
+	for _, id := range a.Members() {
+		list = append(list, h.state().members[id].Grants...)
 	}
-	return h.state().keys[a.id].Grants
+	return list
 }
 
 // someNamespace returns a random namespace, usually one in which the actor has a grant.
@@ -381,19 +394,28 @@ func (h *history) check() {
 	}
 }
 
-// An actor is a member or a key of the group as a caller.
+// An actor is a member or a key of the group as a caller, or a person that acts for groups.
 type actor struct {
 	manage.Caller
-	id string
+	id string // ids with commas for a person
 }
+
+// is reports whether an id is the actor's, or that of a group that it acts for.
+func (a actor) is(id string) bool { return id == a.id || slices.Contains(a.Members(), id) }
 
 // actor picks a member or key of the group. ok is false if its credential is not accepted.
 func (h *history) actor() (a actor, ok bool) {
 	id := h.pick(h.order)
-	if login := h.logins[id]; login != "" {
-		c, err := h.MemberByLogin(ctx, login, "", time.Now())
+	if login := h.logins[id]; login != "" || id == somebody {
+		groups := []string{login, "no member"}
+		if h.state().members[id].Kind == keystore.Group {
+			login = somebody
+		} else if id == somebody {
+			login, groups = somebody, h.someNames()
+		}
+		c, err := h.CallerByLogin(ctx, login, groups, "", time.Now())
 		h.must(err)
-		return actor{c, id}, c.Member() == id
+		return actor{c, strings.Join(c.Members(), ",")}, c.Actor() != ""
 	}
 	lookup, caller, token := h.Lookup, manage.KeyCaller, h.secrets[id]
 	if token == "" {
@@ -412,6 +434,16 @@ func (h *history) actor() (a actor, ok bool) {
 	outcome := keystore.Decide(answer.Record, &q)
 	return actor{caller(answer.Record, ""), id},
 		outcome == keystore.OK || outcome == keystore.Forbidden
+}
+
+// someNames returns the names of some of the group's groups.
+func (h *history) someNames() (list []string) {
+	for _, m := range h.state().lists.members {
+		if name := h.logins[m.ID]; m.Kind == keystore.Group && name != "" && !h.oneIn(3) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // step does one random operation.
@@ -530,7 +562,7 @@ func (h *history) addKey(a actor, key *keystore.Key, token string) {
 	}
 	h.secrets[key.ID] = token
 	h.addToGroup(key.ID)
-	if a.Member() != "" {
+	if len(a.Members()) > 0 {
 		return
 	}
 	h.now = nil
@@ -552,6 +584,25 @@ func (h *history) addKey(a actor, key *keystore.Key, token string) {
 			func(p netip.Prefix) bool { return !inside(p) })) {
 		h.Errorf("key %s is accepted from more addresses than %s, which created it", key.ID,
 			creator.ID)
+	}
+}
+
+// checkOwner checks that the group that owns a new key has all of its permissions.
+func (h *history) checkOwner(a actor, key *keystore.Key) {
+	if a.Login() == "" || !a.is(key.Owner) {
+		return
+	}
+	h.now = nil
+	now := h.state()
+	for _, g := range key.Grants {
+		s := scope{g.Namespace, g.Connected}
+		if g.Namespace == "*" {
+			s = everywhere
+		}
+		if excess := now.gives(g) &^ now.member(key.Owner, s); excess != 0 {
+			h.Errorf("key %s belongs to the group %s, which lacks its permissions in %s", key.ID,
+				key.Owner, g.Namespace)
+		}
 	}
 }
 
@@ -581,7 +632,7 @@ func (h *history) checkRaise(a actor, before *model, id string) {
 				g.Namespace)
 		}
 	}
-	if a.Member() == "" && now.limit(id) > before.limit(a.id) {
+	if len(a.Members()) == 0 && now.limit(id) > before.limit(a.id) {
 		h.Errorf("%s raised the limit of key %s beyond its own", a.id, id)
 	}
 }
@@ -634,6 +685,7 @@ var operations = []struct {
 		key, token, err := h.MintKey(ctx, a.Caller, spec, nil)
 		if err == nil {
 			h.addKey(a, key, token.Reveal())
+			h.checkOwner(a, key)
 		}
 		return fmt.Sprintf("%+v", spec), err
 	}},
@@ -657,8 +709,8 @@ var operations = []struct {
 			patch.AllowedIPs = &list
 		case 6:
 			owner := h.someOwner()
-			if owner == "" {
-				owner = a.Member()
+			if owner == "" && len(a.Members()) > 0 {
+				owner = h.pick(a.Members())
 			}
 			patch.Owner = &owner
 		case 7:
@@ -742,6 +794,7 @@ var operations = []struct {
 			key, err := h.FindKey(ctx, fleet.Root, answer.Record.KeyID)
 			h.must(err)
 			h.addKey(a, key, spec.Token)
+			h.checkOwner(a, key)
 		}
 		return fmt.Sprintf("%+v", spec.KeySpec), err
 	}},
@@ -800,7 +853,10 @@ var operations = []struct {
 		h.created++
 		m := keystore.Member{Name: "new", Login: fmt.Sprint("n", h.created),
 			Grants: h.someGrantsOf(a, h.oneIn(2))}
-		if len(h.logins) > 8 {
+		if h.oneIn(3) {
+			m.Kind = keystore.Group
+		}
+		if len(h.logins) > 10 {
 			return "", nil
 		}
 		member, err := h.CreateMember(ctx, a.Caller, m)
@@ -975,7 +1031,7 @@ func (h *history) somePlan(a actor) keystore.PlanID {
 // checkPlan checks that the limit of a plan that an actor has written does not exceed its own. It
 // returns err.
 func (h *history) checkPlan(a actor, rate keystore.RateLimit, err error) error {
-	if err == nil && a.Member() == "" && perMinuteOf(rate) > h.state().limit(a.id) {
+	if err == nil && len(a.Members()) == 0 && perMinuteOf(rate) > h.state().limit(a.id) {
 		h.Errorf("%s wrote a plan beyond its own limit", a.id)
 	}
 	return err
@@ -1027,7 +1083,7 @@ func (h *history) checkLists(a actor) error {
 			func(s scope) bool { return !s.connected && reads(resource, s.namespace) })
 	}
 	keys, _, err := h.ListKeys(ctx, a.Caller, keystore.KeyFilter{}, "", 1000)
-	if allowed := a.Member() != "" || anywhere("keys"); allowed != (err == nil) {
+	if allowed := len(a.Members()) > 0 || anywhere("keys"); allowed != (err == nil) {
 		h.Errorf("%s lists keys: %v", a.id, err)
 	}
 	seen := map[string]bool{}
@@ -1035,13 +1091,12 @@ func (h *history) checkLists(a actor) error {
 		seen[k.ID] = true
 	}
 	for id, k := range now.keys {
-		if visible := reads("keys", k.Namespace) || a.Member() != "" &&
-			k.Owner == a.id; err == nil && visible != seen[id] {
+		if visible := reads("keys", k.Namespace) || a.is(k.Owner); err == nil && visible != seen[id] {
 			h.Errorf("%s is shown the key %s: %v, want %v", a.id, id, seen[id], visible)
 		}
 		if _, err := h.FindKey(ctx, a.Caller,
-			id); (err == nil) != (reads("keys", k.Namespace) || a.Member() != "" &&
-			k.Owner == a.id || id == a.id) {
+			id); (err == nil) != (reads("keys", k.Namespace) || a.is(k.Owner) ||
+			id == a.id) {
 			h.Errorf("%s finds the key %s: %v", a.id, id, err)
 		}
 	}
@@ -1075,12 +1130,12 @@ func (h *history) checkLists(a actor) error {
 	members, err := h.ListMembers(ctx, a.Caller)
 	for _, m := range members {
 		for _, g := range m.Grants {
-			if m.ID != a.id && !reads("members", g.Namespace) {
+			if !a.is(m.ID) && !reads("members", g.Namespace) {
 				h.Errorf("%s is shown the grant of %s in %s", a.id, m.ID, g.Namespace)
 			}
 		}
 	}
-	if (a.Member() != "" || anywhere("members")) != (err == nil) {
+	if (len(a.Members()) > 0 || anywhere("members")) != (err == nil) {
 		h.Errorf("%s lists members: %v", a.id, err)
 	}
 	rows, _, err := h.ListAudit(ctx, a.Caller, keystore.AuditFilter{}, "", 50)

@@ -122,8 +122,8 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 		key.Grants = append(key.Grants, home)
 	}
 	key.Grants = slices.Concat(key.Grants, s.Grants)
-	if key.Owner == "" {
-		key.Owner = auth.owner
+	if key.Owner == "" && len(auth.owners) == 1 {
+		key.Owner = auth.owners[0]
 	}
 
 	p := slices.Clone(s.wrong)
@@ -133,11 +133,16 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	p.limits(key.Limits)
 	p.plan(auth.policy, "plan", key.Namespace, key.Plan)
 	p.namespace(auth.policy, "namespace", key.Namespace)
-	p.owner(auth, key.Owner)
+	if key.Owner != "" {
+		p.owner(auth, key.Owner)
+	}
 	p.keyRoles(auth.policy.Namespace(key.Namespace), key)
 	p.grants(auth, key.Namespace, key.Grants, s.Home != nil)
 	p.expiry(key.ExpiresAt, now)
 	if err := p.err(); err != nil {
+		return nil, err
+	}
+	if err := auth.chooseGroup(key); err != nil {
 		return nil, err
 	}
 	if err := auth.checkToken(key); err != nil {
@@ -150,7 +155,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 // checkToken checks that the caller may have a token of a key: it must act for the key's owner and
 // be allowed to give everything that the key has.
 func (a authority) checkToken(k *keystore.Key) error {
-	if k.Owner != a.owner {
+	if !slices.Contains(a.owners, k.Owner) {
 		if err := a.checkActsFor(k.Owner); err != nil {
 			return err
 		}
@@ -222,9 +227,9 @@ func (k *Keystore) createRoles(
 	return k.checkCapacity(tx, auth, false)
 }
 
-// ownsKey reports whether the caller is the member that owns a key. That member may always list,
-// read and revoke the key (docs/authority.md, rule 10).
-func (a authority) ownsKey(owner string) bool { return a.member != "" && a.member == owner }
+// ownsKey reports whether the caller is the member that owns a key, or acts for the group that
+// does. It may always list, read and revoke the key (docs/authority.md, rule 10).
+func (a authority) ownsKey(owner string) bool { return slices.Contains(a.members, owner) }
 
 // mayReadKey reports whether the caller may read the key with this id, home namespace and owner. A
 // caller may always read its own key and the keys that it owns.
@@ -246,7 +251,7 @@ func (k *Keystore) findKey(
 	ctx context.Context, auth authority, id string,
 ) (*keystore.Key, error) {
 	err := auth.requireAnywhere(adminKeys, "read")
-	if err != nil && id != auth.credential && auth.member == "" {
+	if err != nil && id != auth.credential && len(auth.members) == 0 {
 		return nil, err
 	}
 	key, err := k.Database().Key(ctx, id)
@@ -309,11 +314,11 @@ func (k *Keystore) CountMatching(
 
 // limitToReadable limits a filter to the keys that the caller may read, and completes it.
 func (k *Keystore) limitToReadable(auth authority, f *keystore.KeyFilter) error {
-	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && auth.member == "" {
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && len(auth.members) == 0 {
 		return err
 	}
 	if list, all := auth.readable(adminKeys); !all {
-		f.Visible, f.OrOwner = list, auth.member
+		f.Visible, f.OrOwners = list, auth.members
 	}
 	f.Now = k.Now()
 	if f.Status == keystore.StatusOwnerDisabled {

@@ -242,7 +242,7 @@ func authorise(auth authority, before, after *keystore.Key) error {
 		if err := auth.checkLimits(after); err != nil {
 			return err
 		}
-		actsForOwner := after.Owner != before.Owner || after.Owner == auth.owner
+		actsForOwner := after.Owner != before.Owner || slices.Contains(auth.owners, after.Owner)
 		if err := auth.checkGiveBelow(had, after.Grants, actsForOwner); err != nil {
 			return err
 		}

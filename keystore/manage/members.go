@@ -21,7 +21,7 @@ func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]keystore.Member
 		return nil, err
 	}
 	defer done()
-	if err := auth.requireAnywhere(adminMembers, "read"); err != nil && auth.member == "" {
+	if err := auth.requireAnywhere(adminMembers, "read"); err != nil && len(auth.members) == 0 {
 		return nil, err
 	}
 	var list []keystore.Member
@@ -36,7 +36,7 @@ func (k *Keystore) ListMembers(ctx context.Context, c Caller) ([]keystore.Member
 // visible returns a member with those grants that the caller may read, or nil if the caller may not
 // read the member.
 func (a authority) visible(m *keystore.Member) *keystore.Member {
-	if a.member == m.ID {
+	if slices.Contains(a.members, m.ID) {
 		return m
 	}
 	if m.Unreadable != "" && !a.may(adminMembers, "read", keystore.AnyNamespace) {
@@ -68,7 +68,7 @@ func (k *Keystore) FindMember(ctx context.Context, c Caller, id string) (*keysto
 // requireMember refuses a key as caller: keys never change members or their tokens
 // (docs/authority.md, rule 11).
 func (a authority) requireMember() error {
-	if a.member == "" {
+	if len(a.members) == 0 {
 		return &keystore.Error{Kind: keystore.KindForbidden, Code: keystore.Forbidden.Code(),
 			Detail: "a key cannot change members or their tokens; use a member's token"}
 	}
@@ -133,8 +133,12 @@ func checkMember(m *keystore.Member, auth authority, before *keystore.Member) er
 	if m.Kind == "" {
 		m.Kind = keystore.Person
 	}
-	if m.Kind != keystore.Person && m.Kind != keystore.Service {
-		p.add("kind", "must be %s or %s", keystore.Person, keystore.Service)
+	switch kinds := []keystore.MemberKind{keystore.Person, keystore.Service, keystore.Group}; {
+	case !slices.Contains(kinds, m.Kind):
+		p.add("kind", "must be %s, %s or %s", keystore.Person, keystore.Service, keystore.Group)
+	case before.ID != "" && (m.Kind == keystore.Group) != (before.Kind == keystore.Group):
+		p.add("kind", "cannot change to or from %s; create another member and transfer the keys "+
+			"to it", keystore.Group)
 	}
 	if m.Name == "" {
 		p.add("name", "is required")
@@ -385,6 +389,11 @@ func (k *Keystore) NewMemberToken(
 		if err != nil {
 			return err
 		}
+		if before.Kind == keystore.Group {
+			return &keystore.Error{Kind: keystore.KindConflict, Code: "no_token", ID: id,
+				Detail: "a group has no token; people act for it when they sign in to a site with " +
+					"trust_groups. Create a member of kind service for a program"}
+		}
 		if err := auth.checkActsFor(id); err != nil {
 			return err
 		}
@@ -407,7 +416,7 @@ func (k *Keystore) NewMemberToken(
 			return err
 		}
 		// Otherwise a leaked token could replace itself with one that has no limits.
-		if id == auth.member {
+		if slices.Contains(auth.members, id) {
 			if err := auth.checkCredentialLimits(key); err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ func (k *Keystore) NearQuotas(
 		return nil, err
 	}
 	defer done()
-	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && auth.member == "" {
+	if err := auth.requireAnywhere(adminKeys, "read"); err != nil && len(auth.members) == 0 {
 		return nil, err
 	}
 	uses, err := k.Database().NearQuotas(ctx, share, maxNearQuotas)

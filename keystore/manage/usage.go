@@ -83,12 +83,12 @@ func (k *Keystore) Usage(ctx context.Context, c Caller, f UsageFilter) (*Usage, 
 		return nil, err
 	}
 	defer done()
-	if err := auth.requireAnywhere(adminUsage, "read"); err != nil && auth.member == "" {
+	if err := auth.requireAnywhere(adminUsage, "read"); err != nil && len(auth.members) == 0 {
 		return nil, err
 	}
 	q := keystore.UsageQuery{Home: f.Namespace, By: f.By, Limit: f.Limit}
 	if list, all := auth.readable(adminUsage); !all {
-		q.Namespaces, q.OrOwner = list, auth.member
+		q.Namespaces, q.OrOwners = list, auth.members
 	}
 	return k.usage(ctx, q, f.UsageSpan)
 }

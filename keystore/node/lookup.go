@@ -72,17 +72,18 @@ func (n *Node) LookupMemberDigest(
 	return a.restrict(true), err
 }
 
-// LookupLogin returns the enabled member with a login that Caddy has authenticated, or nil. now was
-// read after the request arrived. An error means that the answer is [keystore.Unavailable].
+// LookupLogin returns the members as which a person acts that Caddy has authenticated: see
+// [keystore.Directory.MembersByLogin]. now was read after the request arrived. An error means that
+// the answer is [keystore.Unavailable].
 func (n *Node) LookupLogin(
-	ctx context.Context, login string, now time.Time,
-) (*keystore.Member, error) {
+	ctx context.Context, login string, groups []string, now time.Time,
+) ([]*keystore.Member, error) {
 	now = n.clock.of(now)
 	//fault: now = cachedClock(now)
 	if err := n.ensureLease(ctx, now); err != nil {
 		return nil, err
 	}
-	return n.Policy().MemberByLogin(login), nil
+	return n.Policy().MembersByLogin(login, groups), nil
 }
 
 // LookupAgain is Lookup for a record that an earlier lookup returned, without its credential.

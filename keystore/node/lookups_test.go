@@ -136,14 +136,15 @@ func TestMemberLookups(t *testing.T) {
 			}
 		}
 		for login, want := range map[string]string{"ada": m.ID, "Ada": "", "": ""} {
-			found, err := k.LookupLogin(ctx, login, time.Now())
-			if err != nil || (found != nil) != (want != "") || found != nil && found.ID != want {
+			found, err := k.LookupLogin(ctx, login, nil, time.Now())
+			if err != nil || (len(found) > 0) != (want != "") ||
+				len(found) > 0 && found[0].ID != want {
 				t.Errorf("login %q: %+v, %v", login, found, err)
 			}
 		}
 		f.Cut.Store(true)
 		time.Sleep(11 * time.Second)
-		if found, err := k.LookupLogin(ctx, "ada", time.Now()); err == nil {
+		if found, err := k.LookupLogin(ctx, "ada", nil, time.Now()); err == nil {
 			t.Errorf("without a lease: %+v", found)
 		}
 		if a, err := k.LookupMember(ctx, token, time.Now()); err == nil {
@@ -164,8 +165,8 @@ func TestLookupLoginUnderLease(t *testing.T) {
 		f.Hangs.Store(true)
 		for range 20 {
 			time.Sleep(time.Second)
-			found, err := k.LookupLogin(ctx, "ada", time.Now())
-			if err != nil || found == nil || found.ID != m.ID {
+			found, err := k.LookupLogin(ctx, "ada", nil, time.Now())
+			if err != nil || len(found) != 1 || found[0].ID != m.ID {
 				t.Fatal(found, err)
 			}
 		}

@@ -80,7 +80,7 @@ func TestAccessPathsAgree(t *testing.T) {
 				Plan: []string{"", "gold", "free"}[choose(3)],
 			}
 			if f.Visible != nil {
-				f.OrOwner = "m1"
+				f.OrOwners = []string{"m1"}
 			}
 			same(f, func(cursor string) (ids []string, next string, err error) {
 				list, next, err := d.Keys(ctx, f, cursor, 10)
@@ -188,7 +188,7 @@ func TestMostSelectivePath(t *testing.T) {
 			"SCAN k USING INDEX keys_expiring_page"},
 		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big},
 			"SCAN k USING INDEX keys_revoked"},
-		{keystore.KeyFilter{Visible: crowd, OrOwner: "nobody"}, "keys_namespace (namespace=?"},
+		{keystore.KeyFilter{Visible: crowd, OrOwners: []string{"nobody"}}, "keys_namespace (namespace=?"},
 		{keystore.KeyFilter{Plan: "gold"}, "key_limits_plan (plan=?)"},
 		{keystore.KeyFilter{Plan: "gold", Text: "x"}, "key_limits_plan (plan=?)"},
 		{keystore.KeyFilter{Plan: "gold", Namespaces: big},

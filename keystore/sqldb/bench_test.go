@@ -157,8 +157,8 @@ func BenchmarkKeys(b *testing.B) {
 		{"role", keystore.KeyFilter{Role: "member"}},
 		{"role, few", keystore.KeyFilter{Role: "rare"}},
 		{"role, none", keystore.KeyFilter{Role: "billing"}},
-		{"visible", keystore.KeyFilter{Visible: few, OrOwner: "m_5"}},
-		{"visible, none", keystore.KeyFilter{Visible: []string{}, OrOwner: "nobody"}},
+		{"visible", keystore.KeyFilter{Visible: few, OrOwners: []string{"m_5"}}},
+		{"visible, none", keystore.KeyFilter{Visible: []string{}, OrOwners: []string{"nobody"}}},
 	} {
 		list.f.Now = time.Now()
 		b.Run("page/"+list.name, func(b *testing.B) {

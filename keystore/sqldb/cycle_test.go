@@ -97,7 +97,7 @@ func TestNamespaceCycle(t *testing.T) {
 					Action: "*"}}},
 			}})
 		must(err)
-		ada, err := a.MemberByLogin(ctx, "ada", "test", time.Now())
+		ada, err := a.CallerByLogin(ctx, "ada", nil, "test", time.Now())
 		must(err)
 		for i, parent := range []string{"below", "two", "one"} {
 			sql("UPDATE namespaces SET parent = '%s' WHERE id = 'one'", parent)

@@ -113,7 +113,7 @@ func idsOf(condition clause) clause {
 	return condition.within("SELECT k.id FROM keys k WHERE ", "")
 }
 
-// scopePath returns the access path for the Namespaces, Visible and OrOwner of a filter.
+// scopePath returns the access path for the Namespaces, Visible and OrOwners of a filter.
 func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 	homes := f.Namespaces
 	switch {
@@ -126,7 +126,7 @@ func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 	if p, err = d.amongPath("k.namespace", homes); err != nil {
 		return p, err
 	}
-	if f.Visible != nil && f.OrOwner != "" {
+	if f.Visible != nil && len(f.OrOwners) > 0 {
 		where := always
 		if f.Namespaces != nil {
 			array, err := d.array(f.Namespaces)
@@ -135,11 +135,18 @@ func (d *DB) scopePath(f keystore.KeyFilter) (p accessPath, err error) {
 			}
 			where = clause{"k.namespace || '' " + d.among, []any{array}}
 		}
-		owned := clause{"k.owner = ?", []any{f.OrOwner}}.and(where)
-		p.ids = p.ids.join(" UNION ALL ", idsOf(owned))
-		p.filter = p.filter.join(" OR ", clause{"k.owner || '' = ?", []any{f.OrOwner}}.and(where))
-		if len(homes) <= maxUnion {
-			p.ordered = append(p.ordered, owned)
+		owned, err := d.amongPath("k.owner", f.OrOwners)
+		if err != nil {
+			return p, err
+		}
+		p.ids = p.ids.join(" UNION ALL ", owned.ids.and(where))
+		p.filter = p.filter.join(" OR ", owned.filter.and(where))
+		if len(homes) > maxUnion || len(f.OrOwners) > maxUnion {
+			p.ordered = nil
+		} else {
+			for _, c := range owned.ordered {
+				p.ordered = append(p.ordered, c.and(where))
+			}
 		}
 	}
 	p.filter = p.filter.within("(", ")")

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -261,6 +262,9 @@ func scanMember(scan func(...any) error) (m keystore.Member, err error) {
 		timeTo{&m.CreatedAt}, &m.CreatedBy, &m.Version); err != nil {
 		return m, err
 	}
+	if m.Kind == keystore.Group {
+		m.Login = strings.TrimPrefix(m.Login, groupLogin)
+	}
 	if m.Grants, err = toGrants(grants); err != nil {
 		m.Unreadable = err.Error()
 	}
@@ -381,13 +385,25 @@ func (t *tx) DeletePlan(id keystore.PlanID) error {
 		id.Name))
 }
 
+// groupLogin precedes the login of a group in the database. Users and groups can thus have the same
+// name although the column is unique, and a node of a version without groups never takes a user for
+// a group: no login of a user contains a control character.
+const groupLogin = "group\x1f"
+
+func storedLogin(m *keystore.Member) string {
+	if m.Kind == keystore.Group && m.Login != "" {
+		return groupLogin + m.Login
+	}
+	return m.Login
+}
+
 func memberValues(m *keystore.Member) ([]any, error) {
 	grants, err := fromGrants(m.Grants)
 	if err != nil {
 		return nil, err
 	}
 	labels, err := fromMap(m.Labels)
-	return []any{m.Name, m.Kind, m.Login, grants, labels, fromBool(m.Active),
+	return []any{m.Name, m.Kind, storedLogin(m), grants, labels, fromBool(m.Active),
 		m.CreatedAt.UnixMicro(), m.CreatedBy, m.Version, m.ID}, err
 }
 
@@ -411,7 +427,7 @@ func (t *tx) UpdateMember(m *keystore.Member) error {
 	var missing, taken bool
 	err = t.row("SELECT NOT EXISTS (SELECT 1 FROM members WHERE id = ?), EXISTS (SELECT 1 FROM "+
 		"members WHERE login = ? AND login <> '' AND id <> ?)",
-		m.ID, m.Login, m.ID).Scan(&missing, &taken)
+		m.ID, storedLogin(m), m.ID).Scan(&missing, &taken)
 	switch {
 	case err != nil:
 		return err

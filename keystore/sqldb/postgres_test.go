@@ -291,7 +291,7 @@ func TestPostgresOddTexts(t *testing.T) {
 		}
 		if _, _, err := d.Keys(ctx, keystore.KeyFilter{Text: odd,
 			Metadata: map[string]string{odd: odd}, Owner: odd, Role: odd,
-			Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwner: odd}, "1_"+odd,
+			Namespaces: []string{odd, "a"}, Visible: []string{odd}, OrOwners: []string{odd}}, "1_"+odd,
 			5); err != nil {
 			t.Errorf("%q: %v", odd, err)
 		}

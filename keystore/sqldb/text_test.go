@@ -50,8 +50,8 @@ func TestSearchIsBounded(t *testing.T) {
 		}
 		for _, f := range []keystore.KeyFilter{
 			{}, {Namespaces: []string{"a"}}, {Namespaces: []string{"a", "b"}},
-			{Visible: []string{"b", "c"}, OrOwner: "m"},
-			{Visible: []string{"c"}, OrOwner: "m", Namespaces: []string{"a", "c"}}, {Owner: "m"},
+			{Visible: []string{"b", "c"}, OrOwners: []string{"m"}},
+			{Visible: []string{"c"}, OrOwners: []string{"m"}, Namespaces: []string{"a", "c"}}, {Owner: "m"},
 			{Visible: []string{}},
 			{Sort: "created_at"}, {Sort: "created_at", Namespaces: []string{"a", "b"}},
 		} {

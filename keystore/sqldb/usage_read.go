@@ -43,7 +43,7 @@ func (d *DB) Usage(ctx context.Context, q keystore.UsageQuery) ([]keystore.Usage
 	case q.By == keystore.ByOperation && q.Keys != nil:
 		return nil, errors.New(operation + ": usage of single keys is not kept by operation")
 	case q.Keys != nil && len(q.Keys) == 0,
-		q.Namespaces != nil && len(q.Namespaces) == 0 && q.OrOwner == "":
+		q.Namespaces != nil && len(q.Namespaces) == 0 && len(q.OrOwners) == 0:
 		return nil, nil
 	}
 	var sums []keystore.UsageSum
@@ -151,8 +151,12 @@ func (d *DB) selectedUsage(q *keystore.UsageQuery) (s *usageSeries, where clause
 			return nil, clause{}, err
 		}
 		seen := clause{"namespace " + d.among, []any{array}}
-		if q.OrOwner != "" {
-			seen = seen.join(" OR ", clause{"owner = ?", []any{q.OrOwner}}).within("(", ")")
+		if len(q.OrOwners) > 0 {
+			array, err := d.array(q.OrOwners)
+			if err != nil {
+				return nil, clause{}, err
+			}
+			seen = seen.join(" OR ", clause{"owner " + d.among, []any{array}}).within("(", ")")
 		}
 		where = where.and(seen)
 	}

@@ -27,6 +27,7 @@ var commands = []struct {
 		echo '{"name": "CI", "access": "read_only", "token": "0123456789abcdef"}' > keys.ndjson`},
 	{"docs/limits.md", `caddy apikeys namespaces create acme`},
 	{"docs/usage.md", ""},
+	{"docs/recipes/teams.md", ""},
 	{"docs/authority.md", `caddy apikeys namespaces create acme`},
 	{"docs/api_keys.md", `cd "$XDG_DATA_HOME/caddy"`},
 	{"docs/logging.md", `
