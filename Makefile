@@ -2,6 +2,14 @@
 
 GOLANGCI_LINT ?= v2.15.0
 GREMLINS      ?= v0.6.0
+ACTIONLINT    ?= v1.7.12
+CYCLONEDX     ?= v1.10.0
+GORELEASER    ?= v2.16.0
+GOVULNCHECK   ?= v1.9.0
+HELM          ?= v3.22.0
+KUBECONFORM   ?= v0.8.0
+KUBERNETES    ?= 37.0
+XCADDY        ?= v0.4.5
 TRAEFIK       ?= v3.6.12
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
@@ -13,6 +21,10 @@ FAILOVERS     ?= 50
 STEPS         ?= 1000000
 PACKAGES      ?= keystore keystore/node keystore/manage caddymodule caddymodule/redact
 FILES         ?=
+UPDATE        ?=
+
+# Where release-test builds, and keeps a Debian of 300 MB.
+RELEASE       ?= $(CURDIR)/.run/release
 
 # The race detector watches the main module: its tests, and the Caddys that the tests in tests/ run.
 # The tests in tests/ and the commands of Caddy that they call are only clients, and run without it.
@@ -41,9 +53,12 @@ AXE = .run/axe/node_modules/axe-core/axe.min.js
 # The version is in the name, so that another one is installed beside it.
 GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
 MUTATOR  = .run/bin/gremlins-$(GREMLINS)
+TOOLS    = .run/bin/actionlint-$(ACTIONLINT) .run/bin/helm-$(HELM) .run/bin/kubeconform-$(KUBECONFORM)
+RELEASER = .run/bin/goreleaser-$(GORELEASER) .run/bin/cyclonedx-gomod-$(CYCLONEDX)
 
 .PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
-	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate clean
+	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate lint-deploy \
+	vulnerabilities snapshot release release-test plugins clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -160,5 +175,48 @@ $(MUTATOR):
 mutate: $(MUTATOR) ## List the one-operator changes of PACKAGES (or their FILES) that no test notices
 	@for package in $(PACKAGES); do scripts/mutate $(CURDIR)/$(MUTATOR) $$package $(FILES) || exit; done
 
+.run/bin/actionlint-$(ACTIONLINT): PROGRAM = github.com/rhysd/actionlint/cmd/actionlint
+.run/bin/cyclonedx-gomod-$(CYCLONEDX): PROGRAM = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+.run/bin/goreleaser-$(GORELEASER): PROGRAM = github.com/goreleaser/goreleaser/v2
+.run/bin/govulncheck-$(GOVULNCHECK): PROGRAM = golang.org/x/vuln/cmd/govulncheck
+.run/bin/helm-$(HELM): PROGRAM = helm.sh/helm/v3/cmd/helm
+.run/bin/kubeconform-$(KUBECONFORM): PROGRAM = github.com/yannh/kubeconform/cmd/kubeconform
+$(TOOLS) $(RELEASER) .run/bin/govulncheck-$(GOVULNCHECK):
+	GOBIN=$(CURDIR)/.run/bin CGO_ENABLED=0 go install $(PROGRAM)@$(lastword $(subst -, ,$@))
+	mv $(patsubst %-$(lastword $(subst -, ,$@)),%,$@) $@
+
+# kubeconform checks the objects against the API of Kubernetes 1.$(KUBERNETES).
+lint-deploy: $(TOOLS) ## Check the workflows and the Helm chart; UPDATE=update accepts changed objects
+	@scripts/deps jq
+	.run/bin/actionlint-$(ACTIONLINT)
+	scripts/chart $(CURDIR)/.run/bin/helm-$(HELM) $(CURDIR)/.run/bin/kubeconform-$(KUBECONFORM) \
+		$(KUBERNETES) $(UPDATE)
+
+vulnerabilities: .run/bin/govulncheck-$(GOVULNCHECK) ## List known vulnerabilities that the code reaches
+	.run/bin/govulncheck-$(GOVULNCHECK) ./...
+
+# goreleaser finds cyclonedx-gomod by its name.
+GORELEASE = ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod && \
+	PATH=$(CURDIR)/.run/bin:$$PATH .run/bin/goreleaser-$(GORELEASER)
+
+snapshot: $(RELEASER) ## Build the archives, packages, SBOMs and checksums of a release in .run/dist
+	$(GORELEASE) release --snapshot --clean
+
+# Only .github/workflows/release.yml runs this. It needs a tag and GITHUB_TOKEN. The notes of the
+# release are its section of the changelog.
+release: $(RELEASER)
+	sed -n '/^## \['"$${GITHUB_REF_NAME#v}"'\]/,/^## /{/^## /d;p}' CHANGELOG.md >.run/notes.md
+	test -s .run/notes.md
+	$(GORELEASE) release --clean --release-notes .run/notes.md
+
+release-test: $(RELEASER) ## Build the release twice, compare, and test the .deb in a Debian (root)
+	@scripts/deps debootstrap git systemd-container
+	ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod
+	scripts/release-test $(CURDIR)/.run/bin/goreleaser-$(GORELEASER) $(RELEASE)
+
+plugins: ## Build Caddy with this plugin and the plugins that people combine most (xcaddy)
+	scripts/plugins $(XCADDY)
+
+clean: ## Remove .run
 clean: ## Remove .run
 	rm -rf .run
