@@ -37,13 +37,6 @@ RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/li
 # at a time.
 JOBS = $(shell expr $$(nproc) + 1)
 
-# SQLite waits for the disk after each change. Where there are two gigabytes per processor, the
-# tests keep their files in memory. They kill processes but not the machine, so none could see what
-# a disk loses.
-MEMORY    = $(shell df --output=avail --block-size=1G /dev/shm 2>/dev/null | tr -dc 0-9)
-IN_MEMORY = $(shell test 0$(MEMORY) -ge $$((2 * $$(nproc))) && \
-	echo "TMPDIR=/dev/shm GOTMPDIR=$${TMPDIR:-/tmp}")
-
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
 
@@ -56,7 +49,7 @@ MUTATOR  = .run/bin/gremlins-$(GREMLINS)
 TOOLS    = .run/bin/actionlint-$(ACTIONLINT) .run/bin/helm-$(HELM) .run/bin/kubeconform-$(KUBECONFORM)
 RELEASER = .run/bin/goreleaser-$(GORELEASER) .run/bin/cyclonedx-gomod-$(CYCLONEDX)
 
-.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
+.PHONY: help run build room test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
 	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate lint-deploy \
 	vulnerabilities snapshot release release-test plugins clean
 
@@ -74,17 +67,23 @@ check: lint ## Check formatting, lint, and test what has changed; before each co
 	go test ./...
 
 # Without -j, make runs the two kinds of tests one after the other: together they take longer.
-test: deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
+test: room deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
+
+# It only warns: what is cached already takes no new space.
+room:
+	@df --output=avail --block-size=1G "$$(go env GOCACHE)" .run 2>/dev/null | awk \
+		'NR > 1 && $$1 < 10 { print "make test needs up to 10 GB for compiled packages (go env" \
+			" GOCACHE) and 1 GB in .run. Free: " $$1 " GB. go clean -cache frees space."; exit }'
 
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
-	$(IN_MEMORY) go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		./keystore/sqldb ./admin ./keystore/node ./caddymodule ./keystore/manage ./...
 
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		$(IN_MEMORY) go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
+		../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
 		./faults ./adversarial ./browser ./...
 
 caddy-race:
