@@ -129,7 +129,7 @@ type DatabaseConfig struct {
 // CaddyModule returns the Caddy module information.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  appName,
+		ID:  "api_keys", // appName; the documentation on caddyserver.com needs a literal
 		New: func() caddy.Module { return new(App) },
 	}
 }
