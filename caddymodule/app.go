@@ -129,7 +129,7 @@ type DatabaseConfig struct {
 // CaddyModule returns the Caddy module information.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  "api_keys", // appName; the documentation on caddyserver.com needs a literal
+		ID:  "api_keys",
 		New: func() caddy.Module { return new(App) },
 	}
 }
