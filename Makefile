@@ -2,6 +2,14 @@
 
 GOLANGCI_LINT ?= v2.15.0
 GREMLINS      ?= v0.6.0
+ACTIONLINT    ?= v1.7.12
+CYCLONEDX     ?= v1.10.0
+GORELEASER    ?= v2.16.0
+GOVULNCHECK   ?= v1.9.0
+HELM          ?= v3.22.0
+KUBECONFORM   ?= v0.8.0
+KUBERNETES    ?= 37.0
+XCADDY        ?= v0.4.5
 TRAEFIK       ?= v3.6.12
 FUZZTIME      ?= 10s
 KEYS          ?= 1000000
@@ -13,6 +21,10 @@ FAILOVERS     ?= 50
 STEPS         ?= 1000000
 PACKAGES      ?= keystore keystore/node keystore/manage caddymodule caddymodule/redact
 FILES         ?=
+UPDATE        ?=
+
+# Where release-test builds, and keeps a Debian of 300 MB.
+RELEASE       ?= $(CURDIR)/.run/release
 
 # The race detector watches the tests of the node, of changes, databases and handlers, and the Caddys
 # that the tests in tests/ run. The tests in tests/ and the commands of Caddy that they call are only
@@ -27,13 +39,6 @@ RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/li
 # at a time.
 JOBS = $(shell expr $$(nproc) + 1)
 
-# SQLite waits for the disk after each change. Where there are two gigabytes per processor, the
-# tests keep their files in memory. They kill processes but not the machine, so none could see what
-# a disk loses.
-MEMORY    = $(shell df --output=avail --block-size=1G /dev/shm 2>/dev/null | tr -dc 0-9)
-IN_MEMORY = $(shell test 0$(MEMORY) -ge $$((2 * $$(nproc))) && \
-	echo "TMPDIR=/dev/shm GOTMPDIR=$${TMPDIR:-/tmp}")
-
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
 
@@ -43,9 +48,12 @@ AXE = .run/axe/node_modules/axe-core/axe.min.js
 # The version is in the name, so that another one is installed beside it.
 GOLANGCI = .run/bin/golangci-lint-$(GOLANGCI_LINT)
 MUTATOR  = .run/bin/gremlins-$(GREMLINS)
+TOOLS    = .run/bin/actionlint-$(ACTIONLINT) .run/bin/helm-$(HELM) .run/bin/kubeconform-$(KUBECONFORM)
+RELEASER = .run/bin/goreleaser-$(GORELEASER) .run/bin/cyclonedx-gomod-$(CYCLONEDX)
 
-.PHONY: help run build test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
-	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate clean
+.PHONY: help run build room test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
+	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate lint-deploy \
+	vulnerabilities snapshot release release-test plugins clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -61,19 +69,25 @@ check: lint ## Check formatting, lint, and test what has changed; before each co
 	go test ./...
 
 # Without -j, make runs the two kinds of tests one after the other: together they take longer.
-test: deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
+test: room deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
+
+# It only warns: what is cached already takes no new space.
+room:
+	@df --output=avail --block-size=1G "$$(go env GOCACHE)" .run 2>/dev/null | awk \
+		'NR > 1 && $$1 < 10 { print "make test needs up to 10 GB for compiled packages (go env" \
+			" GOCACHE) and 1 GB in .run. Free: " $$1 " GB. go clean -cache frees space."; exit }'
 
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
-	$(IN_MEMORY) go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		./keystore/sqldb ./keystore/node ./keystore/manage ./caddymodule ./keystore/...
-	$(IN_MEMORY) go test $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+	scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		$$(go list ./... | grep -v -e /keystore -e '/caddymodule$$')
 
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		$(IN_MEMORY) go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
+		../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
 		./faults ./adversarial ./browser ./...
 
 caddy-race:
@@ -164,5 +178,48 @@ $(MUTATOR):
 mutate: $(MUTATOR) ## List the one-operator changes of PACKAGES (or their FILES) that no test notices
 	@for package in $(PACKAGES); do scripts/mutate $(CURDIR)/$(MUTATOR) $$package $(FILES) || exit; done
 
+.run/bin/actionlint-$(ACTIONLINT): PROGRAM = github.com/rhysd/actionlint/cmd/actionlint
+.run/bin/cyclonedx-gomod-$(CYCLONEDX): PROGRAM = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+.run/bin/goreleaser-$(GORELEASER): PROGRAM = github.com/goreleaser/goreleaser/v2
+.run/bin/govulncheck-$(GOVULNCHECK): PROGRAM = golang.org/x/vuln/cmd/govulncheck
+.run/bin/helm-$(HELM): PROGRAM = helm.sh/helm/v3/cmd/helm
+.run/bin/kubeconform-$(KUBECONFORM): PROGRAM = github.com/yannh/kubeconform/cmd/kubeconform
+$(TOOLS) $(RELEASER) .run/bin/govulncheck-$(GOVULNCHECK):
+	GOBIN=$(CURDIR)/.run/bin CGO_ENABLED=0 go install $(PROGRAM)@$(lastword $(subst -, ,$@))
+	mv $(patsubst %-$(lastword $(subst -, ,$@)),%,$@) $@
+
+# kubeconform checks the objects against the API of Kubernetes 1.$(KUBERNETES).
+lint-deploy: $(TOOLS) ## Check the workflows and the Helm chart; UPDATE=update accepts changed objects
+	@scripts/deps jq
+	.run/bin/actionlint-$(ACTIONLINT)
+	scripts/chart $(CURDIR)/.run/bin/helm-$(HELM) $(CURDIR)/.run/bin/kubeconform-$(KUBECONFORM) \
+		$(KUBERNETES) $(UPDATE)
+
+vulnerabilities: .run/bin/govulncheck-$(GOVULNCHECK) ## List known vulnerabilities that the code reaches
+	.run/bin/govulncheck-$(GOVULNCHECK) ./...
+
+# goreleaser finds cyclonedx-gomod by its name.
+GORELEASE = ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod && \
+	PATH=$(CURDIR)/.run/bin:$$PATH .run/bin/goreleaser-$(GORELEASER)
+
+snapshot: $(RELEASER) ## Build the archives, packages, SBOMs and checksums of a release in .run/dist
+	$(GORELEASE) release --snapshot --clean
+
+# Only .github/workflows/release.yml runs this. It needs a tag and GITHUB_TOKEN. The notes of the
+# release are its section of the changelog.
+release: $(RELEASER)
+	sed -n '/^## \['"$${GITHUB_REF_NAME#v}"'\]/,/^## /{/^## /d;p}' CHANGELOG.md >.run/notes.md
+	test -s .run/notes.md
+	$(GORELEASE) release --clean --release-notes .run/notes.md
+
+release-test: $(RELEASER) ## Build the release twice, compare, and test the .deb in a Debian (root)
+	@scripts/deps debootstrap git systemd-container
+	ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod
+	scripts/release-test $(CURDIR)/.run/bin/goreleaser-$(GORELEASER) $(RELEASE)
+
+plugins: ## Build Caddy with this plugin and the plugins that people combine most (xcaddy)
+	scripts/plugins $(XCADDY)
+
+clean: ## Remove .run
 clean: ## Remove .run
 	rm -rf .run

@@ -69,7 +69,7 @@ const sitePath = "/apikeys"
 // CaddyModule returns the Caddy module information.
 func (AdminSite) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  "http.handlers." + adminSiteDirective,
+		ID:  "http.handlers.api_keys_admin",
 		New: func() caddy.Module { return new(AdminSite) },
 	}
 }

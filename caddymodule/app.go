@@ -131,7 +131,7 @@ type DatabaseConfig struct {
 // CaddyModule returns the Caddy module information.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  appName,
+		ID:  "api_keys",
 		New: func() caddy.Module { return new(App) },
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -67,17 +68,9 @@ const unredactedWarning = "API keys may be written into the logs, because Caddy'
 //   - other processes that read the logs, and anything that does not log through Caddy.
 func probeLogs(ctx caddy.Context) (unprotected, all int) {
 	probe := new(encoderProbe)
-	ctx.Logger(httpAppName{}).Core().With([]zapcore.Field{zap.Inline(probe)})
+	// Caddy names the loggers of all handlers and of the access and error logs after the HTTP app.
+	ctx.Logger(new(caddyhttp.App)).Core().With([]zapcore.Field{zap.Inline(probe)})
 	return probe.encoders - probe.redacting, probe.encoders
-}
-
-// httpAppName is a module with the name of the HTTP app. Caddy names the loggers of all handlers
-// and of the access and error logs after that app.
-type httpAppName struct{}
-
-// CaddyModule returns the Caddy module information.
-func (httpAppName) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http", New: func() caddy.Module { return new(httpAppName) }}
 }
 
 // encoderProbe is a log field that counts the encoders it is added to. It adds itself to each of

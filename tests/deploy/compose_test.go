@@ -99,8 +99,9 @@ func TestCompose(t *testing.T) {
 			published[name+" "+p.HostIP] = true
 		}
 	}
-	if len(published) != 2 || !published["balancer "] || !published["prometheus 127.0.0.1"] {
-		t.Errorf("only the balancer and, on this machine, Prometheus may publish ports: %v",
+	if len(published) != 2 || !published["balancer 127.0.0.1"] ||
+		!published["prometheus 127.0.0.1"] {
+		t.Errorf("only the balancer and Prometheus may publish ports, on this machine: %v",
 			published)
 	}
 	for _, target := range regexp.MustCompile(`gate[0-9]`).FindAllString(text(t,
@@ -159,14 +160,17 @@ func TestDockerfile(t *testing.T) {
 		t.Fatal(err)
 	}
 	dockerfile := text(t, file(t, "Dockerfile"))
-	image := regexp.MustCompile(`FROM golang:(1\.[0-9]+)\.[0-9]+`).FindStringSubmatch(dockerfile)
+	image := regexp.MustCompile(`ARG GO=golang:(1\.[0-9]+)\.[0-9]+`).FindStringSubmatch(dockerfile)
 	module := regexp.MustCompile(`(?m)^go (1\.[0-9]+)`).FindStringSubmatch(text(t,
 		filepath.Join(root, "go.mod")))
 	if image == nil || module == nil || image[1] != module[1] {
 		t.Errorf("the image builds with Go %v, go.mod requires %v", image, module)
 	}
-	if !strings.Contains(dockerfile, "go build -trimpath -ldflags='-s -w' -o /caddy ./cmd/caddy") {
-		t.Error("the image is not built from ./cmd/caddy")
+	for _, line := range []string{"-o /out/usr/bin/caddy ./cmd/caddy", "go build -trimpath ",
+		"\nUSER 65532:65532\n", "\nHEALTHCHECK "} {
+		if !strings.Contains(dockerfile, line) {
+			t.Errorf("the Dockerfile lacks %q", line)
+		}
 	}
 
 	var seen []string

@@ -26,19 +26,64 @@ func tool(t *testing.T, dir, name string, args ...string) string {
 	return string(out)
 }
 
-// TestValidate runs `caddy validate`, which needs no running server.
+// TestValidate runs `caddy validate`, which needs no running server, for the Caddyfiles here and in
+// the objects that the Helm chart creates.
 func TestValidate(t *testing.T) {
 	t.Parallel()
-	home, made := t.TempDir(), secrets(t)
-	for _, caddyfile := range []string{"Caddyfile", "Caddyfile.balancer"} {
-		cmd := exec.Command(gate.Client(t), "validate", "--config", file(t, caddyfile))
+	made := secrets(t)
+	for _, name := range []string{"Caddyfile", "Caddyfile.balancer", "package/Caddyfile",
+		"helm/ci/sqlite.yaml", "helm/ci/postgres.yaml"} {
+		caddyfile := text(t, file(t, name))
+		if filepath.Ext(name) == ".yaml" {
+			caddyfile = inConfigMap(caddyfile)
+		}
+		home := t.TempDir()
+		config := filepath.Join(home, "Caddyfile")
+		if err := os.WriteFile(config, []byte(strings.ReplaceAll(caddyfile, "/run/secrets",
+			made)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(gate.Client(t), "validate", "--config", config)
 		cmd.Env = []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_CONFIG_HOME=" + home,
 			"GORACE=atexit_sleep_ms=0", "UPSTREAM=api:8000",
 			"DATABASE=postgres://apikeys:{file." + made +
 				"/database_password}@postgres:5432/apikeys?search_path=gate",
 			"CACHE=redis://apikeys:{file." + made + "/redis_password}@redis:6379"}
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%s: %v\n%s", caddyfile, err, out)
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// inConfigMap returns the Caddyfile in the ConfigMap among the objects.
+func inConfigMap(objects string) string {
+	var caddyfile strings.Builder
+	_, data, _ := strings.Cut(objects, "\n  Caddyfile: |\n")
+	for line := range strings.Lines(data) {
+		content, found := strings.CutPrefix(line, "    ")
+		if !found && line != "\n" {
+			break
+		}
+		caddyfile.WriteString(content)
+	}
+	return caddyfile.String()
+}
+
+// TestProbes checks that an outage of the database neither takes a pod out of its Service nor
+// restarts it: only the probe of a starting pod looks at its health.
+func TestProbes(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"sqlite", "postgres"} {
+		objects := text(t, file(t, "helm/ci/"+name+".yaml"))
+		for probe, path := range map[string]string{"startup": "/health", "readiness": "/alive",
+			"liveness": "/alive"} {
+			_, after, _ := strings.Cut(objects, " "+probe+"Probe:\n")
+			if line, _, _ := strings.Cut(after, "\n"); !strings.Contains(line, path+",") {
+				t.Errorf("%s: the %s probe does not use %s: %s", name, probe, path, line)
+			}
+		}
+		if health := strings.Contains(inConfigMap(objects), "handle /alive"); !health {
+			t.Errorf("%s: the Caddyfile does not serve /alive", name)
 		}
 	}
 }

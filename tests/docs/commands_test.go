@@ -45,6 +45,8 @@ var elsewhere = map[string]string{
 	"docs/recipes/developer-portal.md":      "tests/scenarios",
 	"docs/recipes/finance-cloud.md":         "tests/scenarios",
 	"docs/recipes/organizations.md":         "tests/scenarios",
+	"docs/debian.md":                        "scripts/debian-test, in a Debian that boots",
+	"docs/versions.md":                      "scripts/release-test",
 	"docs/recipes/ollama.md":                "needs Ollama and a model",
 	"deploy/README.md":                      "tests/deploy",
 	"CONTRIBUTING.md":                       "it builds and tests this checkout",
