@@ -9,7 +9,8 @@ import (
 )
 
 // A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
-// immutable except for the time of its last use.
+// immutable except for the time of its last use and for its deriving key, which may become known
+// later.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -27,7 +28,9 @@ type Record struct {
 	active        bool
 	personal      bool
 
-	usedAt atomic.Int64 // Unix nanoseconds: see NoteUse
+	usedAt   atomic.Int64 // Unix nanoseconds: see NoteUse
+	deriving atomic.Pointer[DerivingKey]
+	soughtAt atomic.Int64 // Unix nanoseconds: when the deriving key was last not found
 }
 
 const (
@@ -47,6 +50,9 @@ func NewRecord(k *Key, digest Digest) *Record {
 	for _, s := range k.Secrets {
 		if s.Digest == digest {
 			r.secretExpires = UnixNano(s.ExpiresAt)
+			if s.Deriving != (DerivingKey{}) {
+				r.deriving.Store(&DerivingKey{s.Deriving.Public, canonical(s.Deriving.Prefix)})
+			}
 		}
 	}
 	if r.RotatedOut() {
@@ -64,7 +70,7 @@ func NewRecord(k *Key, digest Digest) *Record {
 
 // Size returns the approximate memory of the record in bytes, without its grants.
 func (r *Record) Size() int64 {
-	return int64(320 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
+	return int64(390 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
 }
 
 // RotatedOut reports whether a rotation has replaced the record's credential for good.
@@ -103,6 +109,21 @@ func (r *Record) NoteUse(now int64, grain time.Duration) bool {
 	last := r.usedAt.Load()
 	return now-last >= int64(grain) && r.usedAt.CompareAndSwap(last, now)
 }
+
+// Deriving returns the deriving key of the record's credential, or nil if it is unknown.
+func (r *Record) Deriving() *DerivingKey { return r.deriving.Load() }
+
+// SetDeriving sets the deriving key of the record's credential.
+func (r *Record) SetDeriving(k DerivingKey) { r.deriving.Store(&k) }
+
+// SoughtDeriving reports whether the deriving key was not found in the last grain before now, in
+// Unix nanoseconds.
+func (r *Record) SoughtDeriving(now int64, grain time.Duration) bool {
+	return now-r.soughtAt.Load() < int64(grain)
+}
+
+// NoteSought notes that the deriving key was not found at now, in Unix nanoseconds.
+func (r *Record) NoteSought(now int64) { r.soughtAt.Store(now) }
 
 // Set returns the permissions that the record's key and its owner both have in a namespace.
 func (r *Record) Set(d *Directory, ns *Namespace) *Set {

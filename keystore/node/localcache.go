@@ -19,10 +19,15 @@ const (
 	negativeTTL = 2 * time.Second
 	// recordTTL limits the effect of bugs. The lease is what keeps records valid.
 	recordTTL = 10 * time.Minute
+
+	// derivedEntries and derivedBytes limit the verified derived tokens that the process remembers.
+	derivedEntries = 100_000
+	derivedBytes   = 64 << 20
 )
 
 // localCache holds the records of recently used credentials. Unknown credentials are remembered
-// separately, so that a flood of them cannot evict records. Lookups take no lock. Everything else
+// separately, so that a flood of them cannot evict records, and so are derived tokens (derived.go).
+// Lookups take no lock. Everything else
 // about one credential happens in its shard, under the shard's lock: insertion, invalidation, loads
 // (load.go) and running requests (running.go).
 type localCache struct {
@@ -35,6 +40,7 @@ type shard struct {
 	generation atomic.Uint64
 	records    table
 	negatives  table
+	derived    table // by the digest of the signature; never invalidated, see verified
 
 	mu       sync.Mutex
 	changes  recentChanges
@@ -58,6 +64,8 @@ func newLocalCache(capacity int, bytes int64) *localCache {
 		s.records.limit.Store(perShard(capacity))
 		s.records.maxBytes.Store(bytes / cacheShards)
 		s.negatives.limit.Store(perShard(negativeEntries))
+		s.derived.limit.Store(perShard(derivedEntries))
+		s.derived.maxBytes.Store(derivedBytes / cacheShards)
 		s.loads = make(map[keystore.Digest]*pendingLoad)
 		s.running.next, s.running.prev = &s.running, &s.running
 	}
@@ -182,6 +190,8 @@ type entry struct {
 	marked  atomic.Bool
 	buckets atomic.Pointer[buckets] // of the record's limits; nil until the first charge
 	uses    atomic.Pointer[useCell] // of the credential; nil until the first use
+
+	verified *verified // for a derived token, which has no record
 }
 
 // table is an open-addressed hash table. Readers take no lock, and writers hold their shard's lock.
