@@ -102,6 +102,20 @@ func (n *Narrowing) Left(set *Set, ns *Namespace) *Set {
 	return left
 }
 
+// Namespaces returns the namespaces in which the token is valid, or nil for all. The caller must not
+// modify the list.
+func (n *Narrowing) Namespaces() []string {
+	if n == nil {
+		return nil
+	}
+	return n.namespaces
+}
+
+// LeftIn is Left for the id of a namespace, which need not exist.
+func (n *Narrowing) LeftIn(set *Set, namespace string) *Set {
+	return n.Left(set, &Namespace{ID: namespace})
+}
+
 // Size returns the approximate memory of the narrowing in bytes.
 func (n *Narrowing) Size() int64 {
 	size := 200 + len(n.Note) + 32*len(n.AllowedIPs)

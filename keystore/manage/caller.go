@@ -14,6 +14,8 @@ type Caller struct {
 	record *keystore.Record // the credential: a key or a member's token
 	member string           // the member that acts; empty for a key and for the zero value
 	from   string           // the client's address, for the audit log
+	// narrowing is that of a derived token, or nil. Such a caller may only read its permissions.
+	narrowing *keystore.Narrowing
 }
 
 // Root returns the caller for requests to Caddy's admin endpoint: the member `root`, which may do
@@ -22,6 +24,13 @@ func Root(from string) Caller { return Caller{root: true, member: keystore.RootM
 
 // KeyCaller returns the caller for a key. The key must have just been looked up and found valid.
 func KeyCaller(r *keystore.Record, from string) Caller { return Caller{record: r, from: from} }
+
+// Narrowed returns the caller for a derived token of the caller's key, or the caller itself for nil.
+// [Keystore.Permissions] is the only operation for such a caller that narrows its permissions.
+func (c Caller) Narrowed(n *keystore.Narrowing) Caller {
+	c.narrowing = n
+	return c
+}
 
 // MemberCaller returns the caller for a member's token. The token must have just been looked up and
 // found valid.
