@@ -191,7 +191,7 @@ func (f *forgeries) check(
 	}
 	begun := time.Now()
 	if ok = verify(); !ok {
-		f.failed(d, p, time.Since(begun))
+		f.failed(d, time.Since(begun))
 	}
 	return ok, nil
 }
@@ -200,7 +200,10 @@ func (f *forgeries) check(
 func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.find(d)
+	p := f.parents[*d]
+	if p == nil {
+		p = f.parents[othersPace]
+	}
 	if p == nil {
 		return nil, nil
 	}
@@ -211,13 +214,9 @@ func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 	return p, nil
 }
 
-// find returns the pace of a parent, or nil. The caller holds the lock.
-func (f *forgeries) find(d *keystore.Digest) *pace {
-	if p := f.parents[*d]; p != nil || len(f.parents) < maxForged {
-		return p
-	}
-	return f.parents[keystore.Digest{}]
-}
+// othersPace is the key of the pace that the parents share for which there is no room. It exists
+// only as long as there is none.
+var othersPace keystore.Digest
 
 // pause waits until the next verification.
 func (f *forgeries) pause(ctx context.Context, p *pace) error {
@@ -238,15 +237,14 @@ func (f *forgeries) pause(ctx context.Context, p *pace) error {
 	}
 }
 
-// failed notes a wrong signature. p is nil if the parent had no pace.
-func (f *forgeries) failed(d *keystore.Digest, p *pace, took time.Duration) {
+// failed notes a wrong signature.
+func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
+	p := f.parents[*d]
 	if p == nil {
-		if p = f.find(d); p == nil {
-			p = f.add(*d, now)
-		}
+		p = f.add(*d, now)
 	}
 	if p.next.Before(now) {
 		p.next = now
@@ -259,18 +257,21 @@ func (f *forgeries) add(d keystore.Digest, now time.Time) *pace {
 	if f.parents == nil {
 		f.parents = make(map[keystore.Digest]*pace)
 	}
-	if len(f.parents) >= maxForged-1 {
+	if len(f.parents) >= maxForged {
 		for other, p := range f.parents {
 			if p.waiting == 0 && now.After(p.next) {
 				delete(f.parents, other)
 			}
 		}
 	}
-	if len(f.parents) >= maxForged-1 {
-		d = keystore.Digest{}
+	if len(f.parents) >= maxForged {
+		d = othersPace
 	}
-	p := &pace{turn: make(chan struct{}, 1)}
-	f.parents[d] = p
+	p := f.parents[d]
+	if p == nil {
+		p = &pace{turn: make(chan struct{}, 1)}
+		f.parents[d] = p
+	}
 	return p
 }
 

@@ -75,7 +75,11 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 			return err
 		}, keystore.Rotated},
 		"deleted": {func(k *manage.Keystore, key *keystore.Key) error {
-			_, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{Wait: time.Minute})
+			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{})
+			if err != nil {
+				return err
+			}
+			_, _, err = k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{Wait: time.Minute})
 			return err
 		}, keystore.Unknown},
 	} {
