@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // connect returns a client for the endpoint that the flags name. With --server and without
@@ -134,9 +135,9 @@ func (c *cli) loadConfig() ([]byte, error) {
 	return config, nil
 }
 
-// maxToken bounds the line of a token, in bytes. It is more than the longest credential, 512
-// characters, and short enough to detect the wrong file.
-const maxToken = 4096
+// maxToken bounds the line of a token, in bytes. It is more than the longest derived token, and short
+// enough to detect the wrong file.
+const maxToken = 2 * keystore.MaxDerivedLen
 
 // readToken reads a token from the first line of file or, if file is empty, of standard input. On a
 // terminal it prompts and does not echo.
