@@ -10,12 +10,11 @@ import (
 
 // TestDerive: the command needs no server, and writes only the derived token.
 func TestDerive(t *testing.T) {
-	s := serveCLI(t, nil)
-	out, messages, err := s.run(cliToken+"\n", "derive", "--expires", "15m", "--permission",
+	made := runCLI(cliToken+"\n", "derive", "--expires", "15m", "--permission",
 		"orders:read,read", "--namespace", "acme", "--allow-ip", "192.0.2.1", "--note", "nightly")
-	token, err2 := keystore.ParseDerived(strings.TrimSuffix(out, "\n"))
-	if err != nil || err2 != nil || messages != "" {
-		t.Fatalf("%q, %v, %v", messages, err, err2)
+	token, err := keystore.ParseDerived(strings.TrimSuffix(made.out, "\n"))
+	if err != nil || made.err != "" || made.status != 0 {
+		t.Fatalf("%q, %v", made.err, err)
 	}
 	if token.Parent != keystore.DigestOf(cliToken) || token.Narrowing.Note != "nightly" ||
 		token.Narrowing.ValidAt(time.Now().UnixNano(), 15*time.Minute) != keystore.OK {
@@ -31,13 +30,14 @@ func TestDerive(t *testing.T) {
 		"derive --expires 1h --server https://keys.example.com": "derive works offline",
 		"derive --expires 1h token":                             "accepts flags only",
 	} {
-		out, messages, err := s.run(cliToken+"\n", strings.Fields(args)...)
-		if err == nil || !strings.Contains(messages+err.Error(), want) || out != "" {
-			t.Errorf("%s: %q, %q, %v", args, out, messages, err)
+		r := runCLI(cliToken+"\n", strings.Fields(args)...)
+		if r.status != 1 || !strings.Contains(r.err, want) || r.out != "" {
+			t.Errorf("%s: %q, %q", args, r.out, r.err)
 		}
+		noToken(t, r.err)
 	}
-	if _, messages, err := s.run(out, "derive", "--expires", "1m"); err == nil ||
-		!strings.Contains(messages, "this is a derived token") {
-		t.Errorf("from a derived token: %q, %v", messages, err)
+	if r := runCLI(made.out, "derive", "--expires", "1m"); r.status != 1 ||
+		!strings.Contains(r.err, "this is a derived token") {
+		t.Errorf("from a derived token: %q", r.err)
 	}
 }

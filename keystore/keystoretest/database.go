@@ -70,6 +70,7 @@ var statements = []databaseTest{
 	{"Cancelled", testCancelled},
 	{"LastUse", testLastUse},
 	{"LastAddress", testLastAddress},
+	{"Deriving", testDeriving},
 	{"Nodes", testNodes},
 	{"Positions", testPositions},
 	{"Time", testTime},
@@ -241,7 +242,8 @@ func full(id string) *keystore.Key {
 		RevokeReason: "leaked\n",
 		Secrets: []keystore.Secret{
 			{Digest: digest(id + " new"), CreatedAt: start.Add(time.Second), Imported: true},
-			{Digest: digest(id + " old"), CreatedAt: start, ExpiresAt: start.Add(time.Minute)},
+			{Digest: digest(id + " old"), CreatedAt: start, ExpiresAt: start.Add(time.Minute),
+				Deriving: deriving(id)},
 		},
 		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"),
 			netip.MustParsePrefix("2001:db8::/32")},
