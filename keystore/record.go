@@ -3,6 +3,7 @@ package keystore
 import (
 	"math"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unique"
@@ -28,9 +29,11 @@ type Record struct {
 	active        bool
 	personal      bool
 
-	usedAt   atomic.Int64 // Unix nanoseconds: see NoteUse
-	deriving atomic.Pointer[DerivingKey]
-	soughtAt atomic.Int64 // Unix nanoseconds: when the deriving key was last not found
+	// The deriving key of the credential. There may be a million records, so its prefix is a number.
+	derivingPrefix atomic.Uint32             // see prefixNumber
+	deriving       atomic.Pointer[PublicKey] // nil if it is unknown
+
+	usedAt atomic.Int64 // Unix nanoseconds: see NoteUse
 }
 
 const (
@@ -51,7 +54,7 @@ func NewRecord(k *Key, digest Digest) *Record {
 		if s.Digest == digest {
 			r.secretExpires = UnixNano(s.ExpiresAt)
 			if s.Deriving != (DerivingKey{}) {
-				r.deriving.Store(&DerivingKey{s.Deriving.Public, canonical(s.Deriving.Prefix)})
+				r.SetDeriving(s.Deriving)
 			}
 		}
 	}
@@ -70,7 +73,7 @@ func NewRecord(k *Key, digest Digest) *Record {
 
 // Size returns the approximate memory of the record in bytes, without its grants.
 func (r *Record) Size() int64 {
-	return int64(390 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
+	return int64(352 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
 }
 
 // RotatedOut reports whether a rotation has replaced the record's credential for good.
@@ -110,20 +113,56 @@ func (r *Record) NoteUse(now int64, grain time.Duration) bool {
 	return now-last >= int64(grain) && r.usedAt.CompareAndSwap(last, now)
 }
 
-// Deriving returns the deriving key of the record's credential, or nil if it is unknown.
-func (r *Record) Deriving() *DerivingKey { return r.deriving.Load() }
+// KnowsDeriving reports whether the deriving key of the record's credential is known.
+func (r *Record) KnowsDeriving() bool { return r.deriving.Load() != nil }
 
-// SetDeriving sets the deriving key of the record's credential.
-func (r *Record) SetDeriving(k DerivingKey) { r.deriving.Store(&k) }
-
-// SoughtDeriving reports whether the deriving key was not found in the last grain before now, in
-// Unix nanoseconds.
-func (r *Record) SoughtDeriving(now int64, grain time.Duration) bool {
-	return now-r.soughtAt.Load() < int64(grain)
+// Deriving returns the deriving key of the record's credential. known is false if it is unknown.
+func (r *Record) Deriving() (k DerivingKey, known bool) {
+	public := r.deriving.Load()
+	if public == nil {
+		return k, false
+	}
+	return DerivingKey{*public, prefixOf(r.derivingPrefix.Load())}, true
 }
 
-// NoteSought notes that the deriving key was not found at now, in Unix nanoseconds.
-func (r *Record) NoteSought(now int64) { r.soughtAt.Store(now) }
+// SetDeriving sets the deriving key of the record's credential.
+func (r *Record) SetDeriving(k DerivingKey) {
+	r.derivingPrefix.Store(prefixNumber(k.Prefix))
+	public := k.Public // &k.Public would keep the rest of k too
+	r.deriving.Store(&public)
+}
+
+// prefixNumbers numbers the prefixes of tokens, of which a deployment has few.
+var prefixNumbers struct {
+	numbers sync.Map // string → uint32
+	mu      sync.Mutex
+	list    []string
+}
+
+// prefixNumber returns the number of a prefix in this process.
+func prefixNumber(prefix string) uint32 {
+	p := &prefixNumbers
+	if n, known := p.numbers.Load(prefix); known {
+		return n.(uint32)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n, known := p.numbers.Load(prefix); known {
+		return n.(uint32)
+	}
+	n := uint32(len(p.list))
+	p.list = append(p.list, prefix)
+	p.numbers.Store(prefix, n)
+	return n
+}
+
+// prefixOf returns the prefix with a number.
+func prefixOf(n uint32) string {
+	p := &prefixNumbers
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.list[n]
+}
 
 // Set returns the permissions that the record's key and its owner both have in a namespace.
 func (r *Record) Set(d *Directory, ns *Namespace) *Set {

@@ -100,7 +100,7 @@ func (n *Node) verify(
 	ctx context.Context, r *keystore.Record, t *keystore.DerivedToken,
 ) (*verified, error) {
 	k, err := n.derivingKey(ctx, r)
-	if k == nil || err != nil {
+	if k == (keystore.DerivingKey{}) || err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
@@ -112,35 +112,42 @@ func (n *Node) verify(
 	return &verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), t.Narrowing}, nil
 }
 
-// derivingKey returns the deriving key of a record's credential, or nil if it is unknown. The record
-// may have been read before another node learned the key.
+// derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown.
+// The record may have been read before another node learned the key.
 func (n *Node) derivingKey(
 	ctx context.Context, r *keystore.Record,
-) (*keystore.DerivingKey, error) {
-	if k := r.Deriving(); k != nil || r.SoughtDeriving(n.clock.now().UnixNano(), negativeTTL) {
+) (k keystore.DerivingKey, err error) {
+	if k, known := r.Deriving(); known {
+		return k, nil
+	}
+	// It is remembered like an unknown credential that the database has no key.
+	d := keystore.DigestOf("the deriving key of " + string(r.Digest[:]))
+	s := n.cache.shard(&d)
+	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
 		return k, nil
 	}
 	if n.membership.unavailable(n.clock.now()) {
-		return nil, errUnavailable
+		return k, errUnavailable
 	}
 	free, err := n.acquireSlot(ctx, false)
 	if err != nil {
-		return nil, err
+		return k, err
 	}
 	defer free()
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
-	k, err := n.db.DerivingKey(ctx, r.Digest)
-	switch {
-	case err != nil:
+	if k, err = n.db.DerivingKey(ctx, r.Digest); err != nil {
 		_ = n.StoreFailed("looking up a deriving key", err)
-		return nil, err
-	case k == keystore.DerivingKey{}:
-		r.NoteSought(n.clock.now().UnixNano())
-		return nil, nil
+		return k, err
 	}
-	r.SetDeriving(k)
-	return &k, nil
+	if k != (keystore.DerivingKey{}) {
+		r.SetDeriving(k)
+		return k, nil
+	}
+	s.mu.Lock()
+	s.insert(&d, nil, n.clock.now().UnixNano())
+	s.mu.Unlock()
+	return k, nil
 }
 
 const (

@@ -62,7 +62,7 @@ func (n *Node) computeDeriving(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case seen := <-b.queue:
-			if seen.record.Deriving() != nil {
+			if seen.record.KnowsDeriving() {
 				continue
 			}
 			k := keystore.NewDerivingKey(seen.token, seen.prefix)

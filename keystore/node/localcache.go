@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/binary"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -167,7 +168,7 @@ func (s *shard) insert(d *keystore.Digest, r *keystore.Record, now int64) {
 		s.negatives.insert(&entry{digest: *d, record: r, until: now + int64(negativeTTL)})
 	} else {
 		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL),
-			size: r.Size()})
+			size: int32(min(r.Size(), math.MaxInt32))})
 	}
 }
 
@@ -186,7 +187,7 @@ type entry struct {
 	digest  keystore.Digest
 	record  *keystore.Record
 	until   int64 // Unix nanoseconds
-	size    int64 // bytes, without the record's grants, which other records may share
+	size    int32 // bytes, without the record's grants, which other records may share
 	marked  atomic.Bool
 	buckets atomic.Pointer[buckets] // of the record's limits; nil until the first charge
 	uses    atomic.Pointer[useCell] // of the credential; nil until the first use
@@ -238,7 +239,7 @@ func (t *table) find(d *keystore.Digest) *entry {
 func (t *table) insert(e *entry) {
 	t.remove(&e.digest)
 	limit := t.maxBytes.Load()
-	if limit > 0 && e.size+e.grants().Size() > limit {
+	if limit > 0 && int64(e.size)+e.grants().Size() > limit {
 		return // does not fit
 	}
 	for t.count.Load() >= t.limit.Load() || limit > 0 && t.bytes.Load()+t.cost(e) > limit {
@@ -263,9 +264,9 @@ func (t *table) insert(e *entry) {
 // cost returns how many bytes an entry adds. Grants that another entry shares add nothing.
 func (t *table) cost(e *entry) int64 {
 	if g := e.grants(); t.grantUsers[g] == 0 {
-		return e.size + g.Size()
+		return int64(e.size) + g.Size()
 	}
-	return e.size
+	return int64(e.size)
 }
 
 func (e *entry) grants() *keystore.CompiledGrants {

@@ -61,7 +61,7 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 	}
 	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
 	a = a.restrict(false)
-	if a.Record != nil && a.Record.Deriving() == nil {
+	if a.Record != nil && !a.Record.KnowsDeriving() {
 		n.learnDeriving(a.Record, credential)
 	}
 	return a, err
