@@ -166,7 +166,8 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	n := d.Narrowing
 	got := fmt.Sprintf("%d %d %v %v %v %s", n.expires, n.notBefore, n.scope, n.namespaces,
 		n.AllowedIPs, n.Note)
-	if want := "2000 1000 orders:search,reports:read [acme b] [10.0.0.0/8] <nächtlich> & 夜"; got != want {
+	want := "2000 1000 orders:search,reports:read [acme b] [10.0.0.0/8] <nächtlich> & 夜"
+	if got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	if parent, ok := DerivedParent(jwt); !ok || parent != DigestOf(tokenVectors[1].token) {
@@ -217,30 +218,33 @@ func TestDecideNarrowed(t *testing.T) {
 	wide := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 	narrow := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
 	read, write := Need{Class: Read, Resource: "orders"}, Need{Class: Write, Resource: "orders"}
+	const all = "orders:write,read" // the permissions of the key
+	outside := netip.MustParseAddr("192.0.2.1")
+	scope := func(permissions ...string) Caveats { return Caveats{Permissions: permissions} }
+	in := func(namespaces ...string) Caveats { return Caveats{Namespaces: namespaces} }
+	from := func(ranges []netip.Prefix) Caveats { return Caveats{AllowedIPs: ranges} }
 	for name, c := range map[string]struct {
 		caveats   Caveats
 		need      Need
 		namespace string
 		client    netip.Addr
-		early     bool
 		want      Outcome
 		left      string
 	}{
-		"nothing narrowed":      {Caveats{}, write, "acme", here, false, OK, "orders:write,read"},
-		"a scope":               {Caveats{Permissions: []string{"read"}}, read, "acme", here, false, OK, "read"},
-		"beyond the scope":      {Caveats{Permissions: []string{"read"}}, write, "acme", here, false, Forbidden, "read"},
-		"a scope of a resource": {Caveats{Permissions: []string{"orders:read"}}, read, "acme", here, false, OK, "orders:read"},
-		"beyond the key":        {Caveats{Permissions: []string{"*"}}, Need{Class: Write}, "acme", here, false, Forbidden, "orders:write,read"},
-		"nothing of the key":    {Caveats{Permissions: []string{"billing:write"}}, write, "acme", here, false, Forbidden, ""},
-		"in the namespace":      {Caveats{Namespaces: []string{"b", "acme"}}, read, "acme", here, false, OK, "orders:write,read"},
-		"another namespace":     {Caveats{Namespaces: []string{"b"}}, read, "acme", here, false, Forbidden, ""},
-		"no namespace":          {Caveats{Namespaces: []string{"gone"}}, read, "gone", here, false, Forbidden, ""},
-		"its addresses":         {Caveats{AllowedIPs: narrow}, read, "acme", here, false, OK, "orders:write,read"},
-		"another address":       {Caveats{AllowedIPs: narrow}, read, "acme", there, false, Address, "orders:write,read"},
-		"not the key's address": {Caveats{AllowedIPs: wide}, read, "acme", netip.MustParseAddr("192.0.2.1"), false, Address, "orders:write,read"},
-		"no address":            {Caveats{AllowedIPs: narrow}, read, "acme", netip.Addr{}, false, Address, "orders:write,read"},
-		"early data":            {Caveats{}, read, "acme", here, true, Early, "orders:write,read"},
-		"expired":               {Caveats{ExpiresAt: at(1000)}, read, "acme", here, false, Expired, "orders:write,read"},
+		"nothing narrowed":      {Caveats{}, write, "acme", here, OK, all},
+		"a scope":               {scope("read"), read, "acme", here, OK, "read"},
+		"beyond the scope":      {scope("read"), write, "acme", here, Forbidden, "read"},
+		"a scope of a resource": {scope("orders:read"), read, "acme", here, OK, "orders:read"},
+		"beyond the key":        {scope("*"), Need{Class: Write}, "acme", here, Forbidden, all},
+		"nothing of the key":    {scope("billing:write"), write, "acme", here, Forbidden, ""},
+		"in the namespace":      {in("b", "acme"), read, "acme", here, OK, all},
+		"another namespace":     {in("b"), read, "acme", here, Forbidden, ""},
+		"no namespace":          {in("gone"), read, "gone", here, Forbidden, ""},
+		"its addresses":         {from(narrow), read, "acme", here, OK, all},
+		"another address":       {from(narrow), read, "acme", there, Address, all},
+		"not the key's address": {from(wide), read, "acme", outside, Address, all},
+		"no address":            {from(narrow), read, "acme", netip.Addr{}, Address, all},
+		"expired":               {Caveats{ExpiresAt: at(1000)}, read, "acme", here, Expired, all},
 	} {
 		if c.caveats.ExpiresAt.IsZero() {
 			c.caveats.ExpiresAt = at(1001)
@@ -251,7 +255,7 @@ func TestDecideNarrowed(t *testing.T) {
 		}
 		ns := d.Namespace(c.namespace)
 		q := &Request{Now: now, Policy: d, Namespace: ns, Need: c.need, Client: c.client,
-			Early: c.early, Narrowing: n}
+			Narrowing: n}
 		if got := Decide(r, q); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}

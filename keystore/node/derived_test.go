@@ -62,7 +62,8 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 		want   keystore.Outcome
 	}{
 		"revoked": {func(k *manage.Keystore, key *keystore.Key) error {
-			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{Wait: time.Minute})
+			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false,
+				manage.ChangeOptions{Wait: time.Minute})
 			return err
 		}, keystore.Revoked},
 		"inactivated": {func(k *manage.Keystore, key *keystore.Key) error {
@@ -71,7 +72,8 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 			return err
 		}, keystore.Inactive},
 		"rotated": {func(k *manage.Keystore, key *keystore.Key) error {
-			_, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0, manage.ChangeOptions{Wait: time.Minute})
+			_, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0,
+				manage.ChangeOptions{Wait: time.Minute})
 			return err
 		}, keystore.Rotated},
 		"deleted": {func(k *manage.Keystore, key *keystore.Key) error {
@@ -79,7 +81,8 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_, _, err = k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{Wait: time.Minute})
+			_, _, err = k.DeleteKey(ctx, fleet.Root, key.ID,
+				manage.ChangeOptions{Wait: time.Minute})
 			return err
 		}, keystore.Unknown},
 	} {

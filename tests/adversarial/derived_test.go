@@ -90,6 +90,9 @@ func TestDerivedTokens(t *testing.T) {
 	alg := func(name string) string { return strings.Replace(d.header(), "EdDSA", name, 1) }
 	good := d.sign(d.header(), ok)
 	parts := strings.Split(good, ".")
+	nobody, child := newDeriver(t, "nobody's token"), newDeriver(t, good)
+	scopes := claimsUntil(time.Minute, `,"scope":"read","scope":"*"`)
+	later := claimsUntil(time.Hour, fmt.Sprintf(`,"nbf":%d`, time.Now().Unix()+600))
 	for what, token := range map[string]string{
 		"alg none":                            b64(alg("none")) + "." + parts[1] + ".",
 		"alg none with a signature":           d.sign(alg("none"), ok),
@@ -103,19 +106,19 @@ func TestDerivedTokens(t *testing.T) {
 		"an unencoded payload":      d.sign(with(`"b64":false`), ok),
 		"a nested JWT":              d.sign(with(`"cty":"JWT"`), good),
 		"a compressed payload":      d.sign(with(`"zip":"DEF"`), ok),
-		"two of a name":             d.sign(d.header(), claimsUntil(time.Minute, `,"scope":"read","scope":"*"`)),
+		"two of a name":             d.sign(d.header(), scopes),
 		"an unknown claim":          d.sign(d.header(), claimsUntil(time.Minute, `,"aud":"api"`)),
 		"another key's signature":   other.sign(d.header(), ok),
 		"another key's kid":         d.sign(other.header(), ok),
-		"an unknown kid":            newDeriver(t, "nobody's token").sign(newDeriver(t, "nobody's token").header(), ok),
+		"an unknown kid":            nobody.sign(nobody.header(), ok),
 		"padding":                   good + "==",
 		"another claim":             parts[0] + "." + b64(claimsUntil(time.Hour, "")) + "." + parts[2],
 		"no signature":              parts[0] + "." + parts[1] + ".",
 		"valid for too long":        d.sign(d.header(), claimsUntil(48*time.Hour, "")),
-		"not valid yet":             d.sign(d.header(), claimsUntil(time.Hour, fmt.Sprintf(`,"nbf":%d`, time.Now().Unix()+600))),
+		"not valid yet":             d.sign(d.header(), later),
 		"4 MiB of nothing":          "eyJ" + strings.Repeat("A", 8000),
 		"deeply nested claims":      d.sign(d.header(), strings.Repeat("[", 2000)),
-		"a derived token's child":   newDeriver(t, good).sign(newDeriver(t, good).header(), ok),
+		"a derived token's child":   child.sign(child.header(), ok),
 		"a path instead of the kid": d.sign(strings.Replace(d.header(), d.kid, "/dev/null", 1), ok),
 	} {
 		if r := send(token); r.Status != 401 || string(r.Body) != string(mistyped.Body) ||
