@@ -47,9 +47,8 @@ hours after now by default. A permission that the key lacks gives nothing.`,
 	flags.StringVar(&caveats.Note, "note", "", "`TEXT` for the access log of the server")
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
 		switch {
-		case c.server != "" || c.address != "" || c.config != "" || c.adapter != "":
-			return errors.New("derive works offline: leave out --server, --address, --config and " +
-				"--adapter")
+		case c.server != "":
+			return errors.New("derive works offline: leave out --server")
 		case expires == "":
 			return errors.New("--expires is required, for example --expires 15m")
 		}
