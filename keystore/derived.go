@@ -139,6 +139,31 @@ func CutDerived(credential string) (signed, signature string, ok bool) {
 	return credential[:dot], credential[dot+1:], true
 }
 
+// containsDerived reports whether s contains the claims and the signature of a derived token.
+func containsDerived(s string) bool {
+	for {
+		dot := strings.Index(s, ".ey") // {"
+		if dot < 0 {
+			return false
+		}
+		s = s[dot+1:]
+		rest := s[segmentLen(s):]
+		if strings.HasPrefix(rest, ".") && segmentLen(rest[1:]) == signatureLen {
+			return true
+		}
+	}
+}
+
+// segmentLen returns how many characters at the beginning of s are base64url.
+func segmentLen(s string) int {
+	for i := range len(s) {
+		if !isBase62[s[i]] && s[i] != '-' && s[i] != '_' {
+			return i
+		}
+	}
+	return len(s)
+}
+
 // IsDerived reports whether a credential says that it is a derived token, even if it is malformed.
 func IsDerived(credential string) bool {
 	_, err := ParseDerived(credential)

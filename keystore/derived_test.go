@@ -176,6 +176,14 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	if !IsDerived(jwt) || IsDerived(tokenVectors[1].token) {
 		t.Error("IsDerived")
 	}
+	for text, want := range map[string]bool{
+		jwt: true, "a " + jwt + ", b": true, jwt[:len(jwt)-1]: false, jwt + "A": false,
+		strings.Repeat(".ey", 1000): false, jwt[strings.Index(jwt, ".")+1:]: false,
+	} {
+		if ContainsToken(text) != want {
+			t.Errorf("ContainsToken(%q) is %v", text, !want)
+		}
+	}
 }
 
 // TestForeignJWTs: a JWT of another issuer is no derived token, and everything that claims the type
