@@ -23,12 +23,12 @@ const (
 		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		l.rate_limit, l.quota, l.plan,
 		u.used_at, a.address, s.digest, s.created_at, s.ends_at, s.imported,
-		p.public_key, p.prefix`
+		dk.public_key, dk.prefix`
 	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
 		LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN last_addresses a ON a.key_id = k.id AND a.used_at = u.used_at
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0
-		LEFT JOIN deriving_keys p ON p.digest = s.digest`
+		LEFT JOIN deriving_keys dk ON dk.digest = s.digest`
 
 	byDigestQuery = `SELECT h.revision,
 			coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''), ` + keyColumns + `
