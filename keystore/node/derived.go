@@ -87,7 +87,7 @@ func (n *Node) lookupDerived(
 
 func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
 	size := int64(200+len(v.signed)+len(v.prefix)) + v.narrowing.Size()
-	e := &entry{digest: *d, verified: v, size: int32(size)} //nolint:gosec // a token is short
+	e := &entry{digest: *d, verified: v, size: int32(size)}
 	s.mu.Lock()
 	s.derived.insert(e)
 	s.mu.Unlock()
