@@ -100,8 +100,8 @@ caddy-faults:
 
 deps: $(AXE) ## Install the programs that the tests need (Debian)
 	@scripts/deps gcc chromium-headless-shell curl etcd-server faketime haproxy jq \
-		libnginx-mod-http-headers-more-filter nginx patroni postgresql prometheus python3-etcd \
-		redis-server spin sqlite3 systemd
+		libnginx-mod-http-headers-more-filter nginx node-jose nodejs openssl patroni postgresql \
+		prometheus python3-cryptography python3-etcd python3-jwt redis-server spin sqlite3 systemd
 
 $(AXE): tests/chromium/package-lock.json
 	@scripts/deps npm

@@ -35,7 +35,8 @@ func init() {
 // and passes on the others. `/apikeys/` is a web console in which members sign in with their token.
 // `/apikeys/v1/` is the REST API. REST requests authenticate with the token of a member or key in
 // `Authorization: Bearer` or `X-API-Key`, and require permissions on `admin…` resources. Any valid
-// key may read `/apikeys/v1/self` and its own usage. `openapi.json`, `docs` and `health` require no
+// key may read `/apikeys/v1/self` and its own usage. A derived token may only
+// read `/apikeys/v1/self`. `openapi.json`, `docs` and `health` require no
 // token.
 //
 // If the same site has `api_key`, add `public /apikeys/*` to it. Otherwise it refuses member tokens
@@ -225,7 +226,12 @@ func (s *AdminSite) authorize(c *call) (caller manage.Caller, outcome keystore.O
 	if c.member() {
 		return manage.MemberCaller(c.record, from), outcome
 	}
-	return manage.KeyCaller(c.record, from), outcome
+	return manage.KeyCaller(c.record, from).Narrowed(c.answer.Narrowing), outcome
+}
+
+// readsSelf reports whether a call reads its caller's permissions, as any valid credential may.
+func readsSelf(c *call) bool {
+	return c.need.Class == keystore.Read && c.path == api.Prefix+"/self"
 }
 
 // trustedUser returns the user that earlier handlers have authenticated, or "". A user that an

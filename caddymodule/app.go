@@ -89,6 +89,9 @@ type App struct {
 	// period.
 	Usage *UsageConfig `json:"usage,omitempty"`
 
+	// Which derived tokens are accepted. Default is those that expire within 24 hours.
+	Derive *DeriveConfig `json:"derive,omitempty"`
+
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
@@ -190,6 +193,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.Usage != nil {
 		var err error
 		if a.settings.Usage, err = a.Usage.settings(); err != nil {
+			return err
+		}
+	}
+	if a.Derive != nil {
+		var err error
+		if a.settings.Derive, err = a.Derive.settings(); err != nil {
 			return err
 		}
 	}

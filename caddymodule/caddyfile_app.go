@@ -133,6 +133,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	},
 	"capacity": parseCapacity,
 	"abuse":    parseAbuse,
+	"derive":   parseDerive,
 	"usage":    parseUsage,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
@@ -145,7 +146,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 }
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
-	"token_key, capacity, request_memory, abuse, usage"
+	"token_key, capacity, request_memory, abuse, usage, derive"
 
 // checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
 // others.
@@ -187,6 +188,8 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	        days    <duration>|forever
 //	        months  <duration>|forever
 //	    }
+//	    derive         off
+//	    derive         max <duration>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys

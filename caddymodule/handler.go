@@ -32,7 +32,7 @@ func init() {
 //
 // Placeholders: `{http.auth.user.id}` and `{http.api_key.id}` (the key's id),
 // `{http.api_key.name}`, `{http.api_key.namespace}`, `{http.api_key.owner}`,
-// `{http.api_key.outcome}`.
+// `{http.api_key.outcome}`, and `{http.api_key.note}` (that of a derived token).
 //
 // Path patterns are split at `/`. `{anything}` or `*` matches exactly one segment, a final `**` or
 // `*` matches any rest, even an empty one, and everything else is literal. Patterns ignore case,
@@ -350,6 +350,8 @@ func (h *Handler) checkToken(c *call) keystore.Outcome {
 	switch {
 	case c.credential.broken:
 		return keystore.Malformed
+	case c.credential.source.kind == redact.Cookie && keystore.IsDerived(c.credential.token):
+		return keystore.Malformed // a page must not make a browser send it
 	case h.Foreign != "" && c.credential.source.bearer && c.keys.Foreign(c.credential.token):
 		if !isB64Token(c.credential.token) {
 			return keystore.Malformed // it may contain one of our tokens
@@ -420,7 +422,10 @@ const maxLookUps = 100
 
 func (h *Handler) lookUpOnce(c *call) (node.Answer, error) {
 	if c.repeated {
-		return c.keys.LookupAgain(c.r.Context(), c.request.record, c.now)
+		return c.keys.LookupAgain(c.r.Context(), c.request.record, c.request.narrowing, c.now)
+	}
+	if h.forAdmin && keystore.IsDerived(c.credential.token) && !readsSelf(c) {
+		return node.Answer{Outcome: keystore.Malformed}, nil
 	}
 	if c.session != "" {
 		return c.keys.LookupSession(c.r.Context(), c.session, c.now)
@@ -443,8 +448,8 @@ func (h *Handler) decide(c *call, record *keystore.Record) keystore.Outcome {
 	c.policy = c.keys.Policy()
 	c.namespace = c.policy.Namespace(c.namespaceID)
 	q := keystore.Request{Now: c.answer.Now, Policy: c.policy, Namespace: c.namespace, Need: c.need,
-		Early: isEarly(c.r)}
-	if len(record.AllowedIPs) > 0 {
+		Early: isEarly(c.r), Narrowing: c.answer.Narrowing}
+	if len(record.AllowedIPs) > 0 || q.Narrowing != nil && len(q.Narrowing.AllowedIPs) > 0 {
 		q.Client = c.request.client()
 	}
 	outcome := keystore.Decide(record, &q)

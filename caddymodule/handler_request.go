@@ -27,7 +27,8 @@ type request struct {
 	namespaceID  string         // of the accessed namespace, which need not exist
 	policy       *keystore.Directory
 	namespace    *keystore.Namespace
-	record       *keystore.Record // of the credential, even if it was refused
+	record       *keystore.Record    // of the credential, even if it was refused
+	narrowing    *keystore.Narrowing // of a derived token
 	outcome      keystore.Outcome
 	decided      bool  // whether outcome is set
 	limits       int   // that refused the request or would have, in shadow: a set of 1<<LimitName
@@ -113,6 +114,7 @@ func (req *request) readBrackets(r *http.Request) {
 func (req *request) setOutcome(c *call, outcome keystore.Outcome) {
 	req.namespaceID, req.policy, req.namespace = c.namespaceID, c.policy, c.namespace
 	req.record, req.outcome, req.decided = c.record, outcome, true
+	req.narrowing = c.answer.Narrowing
 	if outcome == keystore.OK && req.repl != nil {
 		req.repl.Delete(userPlaceholder) // a value set by basic_auth would take precedence
 	}
@@ -135,6 +137,14 @@ func (req *request) keyID() string {
 		return ""
 	}
 	return req.record.KeyID
+}
+
+// note returns the note of a derived token.
+func (req *request) note() string {
+	if req.narrowing == nil {
+		return ""
+	}
+	return req.narrowing.Note
 }
 
 // String returns the key's id. Caddy calls it for `{http.vars.api_key.request}`.
@@ -171,6 +181,8 @@ func (req *request) placeholder(key string) (any, bool) {
 		return req.namespaceID, true
 	case "id":
 		return req.keyID(), true
+	case "note":
+		return req.note(), true
 	case "name", "owner":
 		switch {
 		case req.record == nil:
@@ -190,6 +202,9 @@ func (req *request) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	}
 	if req.namespaceID != "" {
 		enc.AddString("api_key_namespace", req.namespaceID)
+	}
+	if note := req.note(); note != "" {
+		enc.AddString("api_key_note", note)
 	}
 	enc.AddString("api_key_outcome", req.outcome.String())
 	if req.limits != 0 {

@@ -83,10 +83,10 @@ func (req *request) identify(header http.Header, rules *rules) {
 // accept only 8 KiB of headers.
 const maxPermissionsHeader = 4 << 10
 
-// permissions returns the permissions that both the key and its owner have, or "" if that is too
-// long for a header.
+// permissions returns the permissions that both the key and its owner have, as far as a derived token
+// leaves them, or "" if that is too long for a header.
 func (req *request) permissions() string {
-	list := req.record.Set(req.policy, req.namespace).String()
+	list := req.narrowing.Left(req.record.Set(req.policy, req.namespace), req.namespace).String()
 	if len(list) > maxPermissionsHeader {
 		return ""
 	}

@@ -27,10 +27,12 @@ func (h *Handler) serveNext(
 	}
 	r.Header["Accept-Encoding"] = []string{"identity"} // without it, Go's client asks for gzip
 	// Capturing c would allocate it for every call.
-	record, policy, need := c.record, c.policy, c.need
+	record, narrowing, policy, need := c.record, c.answer.Narrowing, c.policy, c.need
 	a := newListResponse(w, r, jsonlist.Filter{Items: l.ItemsPath, ID: l.IDPath,
 		Keep: func(id string) bool {
-			return record != nil && record.MaySee(policy, policy.Namespace(id), l.Kind, need)
+			ns := policy.Namespace(id)
+			return record != nil && record.MaySee(policy, ns, l.Kind, need) &&
+				narrowing.Allows(ns, &need)
 		}})
 	cause, err := a.serve(r, next)
 	if cause == nil {

@@ -34,8 +34,8 @@ var (
 // secret, a namespace, a role, a plan or a member, by any program, takes the next [Revision] in its
 // own transaction, from a single row, and logs at least one [Change] with it. Revisions have no
 // gaps and follow the order of the commits: a reader that sees revision r sees all changes up to r.
-// Last uses, usage, nodes, sessions, grants of quotas and expiring values take no revision. Neither does a
-// new key by itself: the change is the addition of its secrets.
+// Last uses, deriving keys, usage, nodes, sessions, grants of quotas and expiring values take no
+// revision. Neither does a new key by itself: the change is the addition of its secrets.
 //
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
 // CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys, Policy, Audits and AuditChain wait

@@ -13,6 +13,9 @@ type KeyReader interface {
 	// was rotated out still finds its key, but is not among the key's Secrets. The key is nil, with
 	// no error, if no key has or had the secret.
 	KeyByDigest(ctx context.Context, d Digest) (*Key, Position, error)
+	// DerivingKey returns the deriving key of the secret with this digest. It returns the zero value
+	// if it is unknown, and for a secret that was rotated out.
+	DerivingKey(ctx context.Context, d Digest) (DerivingKey, error)
 	// Key returns one key, or ErrNotFound.
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
@@ -43,11 +46,14 @@ type KeyReader interface {
 	RefusedKeys(ctx context.Context, keys []*Key) (refused map[int]error, err error)
 }
 
-// UsageRecorder is the part of a [Database] that stores when keys were last used.
+// UsageRecorder is the part of a [Database] that stores what nodes learn when keys are used.
 type UsageRecorder interface {
 	// RecordUse stores last uses, by key id. It ignores unknown ids and uses that are not later
 	// than the stored one.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
+	// RecordDeriving stores the deriving keys of secrets that have none. It ignores unknown digests
+	// and those of secrets that were rotated out.
+	RecordDeriving(ctx context.Context, keys map[Digest]DerivingKey) error
 }
 
 // A LastUse is the last request that a key was accepted for.

@@ -40,7 +40,7 @@ type KeyWriter interface {
 	// digests. A refused key does not affect those after it.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
 	// UpdateKey replaces the key with the id of k, except its LastUsedAt. It adds the secrets that
-	// are new in k and sets the ExpiresAt of the others. A secret that is no longer in k becomes
+	// are new in k and sets only the ExpiresAt of the others. A secret that is no longer in k becomes
 	// invalid, but its digest is kept. UpdateKey returns ErrNotFound if the key does not exist, and
 	// ErrSpent if any key ever had the digest of a new secret.
 	UpdateKey(k *Key) error

@@ -11,6 +11,8 @@ type Request struct {
 	Need      Need
 	Client    netip.Addr // the zero Addr matches no allowed address
 	Early     bool       // arrived as TLS early data (RFC 8470)
+	// Narrowing is that of the derived token with which the request came, or nil.
+	Narrowing *Narrowing
 }
 
 // Decide returns the outcome of a request with a record's credential. A nil record stands for a
@@ -25,20 +27,22 @@ func Decide(r *Record, q *Request) Outcome {
 		return Rotated
 	case r.revoked:
 		return Revoked
-	case q.Now >= r.keyExpires:
+	case q.Now >= min(r.keyExpires, q.Narrowing.Expiry()):
 		return Expired
 	case !r.active:
 		return Inactive
 	}
 	e := r.grants.under(q.Policy, q.Namespace)
+	narrowed := q.Narrowing.addresses()
 	switch {
 	case !e.ownerActive:
 		return OwnerDisabled
-	case q.Early && (q.Need.Class == Write || len(r.AllowedIPs) > 0):
+	case q.Early && (q.Need.Class == Write || len(r.AllowedIPs)+len(narrowed) > 0):
 		return Early
-	case len(r.AllowedIPs) > 0 && !contains(r.AllowedIPs, q.Client):
+	case len(r.AllowedIPs) > 0 && !contains(r.AllowedIPs, q.Client),
+		len(narrowed) > 0 && !contains(narrowed, q.Client):
 		return Address
-	case !e.allows(&q.Need):
+	case !e.allows(&q.Need) || !q.Narrowing.Allows(q.Namespace, &q.Need):
 		return Forbidden
 	}
 	return OK

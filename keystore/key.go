@@ -35,6 +35,13 @@ type Secret struct {
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero if it expires with the key
 	Imported  bool      // another system created the credential, so it has no tag
+	Deriving  DerivingKey
+}
+
+// Secret returns the stored part of a new token. It takes some 20 µs.
+func (t Token) Secret(createdAt time.Time) Secret {
+	return Secret{Digest: t.Digest(), CreatedAt: createdAt,
+		Deriving: NewDerivingKey(t.text, t.Prefix())}
 }
 
 // A Key gives a program access. Its id never changes. Times are UTC in microseconds.

@@ -3,13 +3,15 @@ package keystore
 import (
 	"math"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unique"
 )
 
 // A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
-// immutable except for the time of its last use.
+// immutable except for the time of its last use and for its deriving key, which may become known
+// later.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -26,6 +28,10 @@ type Record struct {
 	revoked       bool
 	active        bool
 	personal      bool
+
+	// The deriving key of the credential. There may be a million records, so its prefix is a number.
+	derivingPrefix atomic.Uint32             // see prefixNumber
+	deriving       atomic.Pointer[PublicKey] // nil if it is unknown
 
 	usedAt atomic.Int64 // Unix nanoseconds: see NoteUse
 }
@@ -47,6 +53,9 @@ func NewRecord(k *Key, digest Digest) *Record {
 	for _, s := range k.Secrets {
 		if s.Digest == digest {
 			r.secretExpires = UnixNano(s.ExpiresAt)
+			if s.Deriving != (DerivingKey{}) {
+				r.SetDeriving(s.Deriving)
+			}
 		}
 	}
 	if r.RotatedOut() {
@@ -64,7 +73,7 @@ func NewRecord(k *Key, digest Digest) *Record {
 
 // Size returns the approximate memory of the record in bytes, without its grants.
 func (r *Record) Size() int64 {
-	return int64(320 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
+	return int64(352 + len(r.KeyID) + len(r.Name) + 32*len(r.AllowedIPs) + len(r.metadata))
 }
 
 // RotatedOut reports whether a rotation has replaced the record's credential for good.
@@ -102,6 +111,57 @@ func (r *Record) Usable() bool { return r.active && !r.revoked }
 func (r *Record) NoteUse(now int64, grain time.Duration) bool {
 	last := r.usedAt.Load()
 	return now-last >= int64(grain) && r.usedAt.CompareAndSwap(last, now)
+}
+
+// KnowsDeriving reports whether the deriving key of the record's credential is known.
+func (r *Record) KnowsDeriving() bool { return r.deriving.Load() != nil }
+
+// Deriving returns the deriving key of the record's credential. known is false if it is unknown.
+func (r *Record) Deriving() (k DerivingKey, known bool) {
+	public := r.deriving.Load()
+	if public == nil {
+		return k, false
+	}
+	return DerivingKey{*public, prefixOf(r.derivingPrefix.Load())}, true
+}
+
+// SetDeriving sets the deriving key of the record's credential.
+func (r *Record) SetDeriving(k DerivingKey) {
+	r.derivingPrefix.Store(prefixNumber(k.Prefix))
+	public := k.Public // &k.Public would keep the rest of k too
+	r.deriving.Store(&public)
+}
+
+// prefixNumbers numbers the prefixes of tokens, of which a deployment has few.
+var prefixNumbers struct {
+	numbers sync.Map // string → uint32
+	mu      sync.Mutex
+	list    []string
+}
+
+// prefixNumber returns the number of a prefix in this process.
+func prefixNumber(prefix string) uint32 {
+	p := &prefixNumbers
+	if n, known := p.numbers.Load(prefix); known {
+		return n.(uint32)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n, known := p.numbers.Load(prefix); known {
+		return n.(uint32)
+	}
+	n := uint32(len(p.list))
+	p.list = append(p.list, prefix)
+	p.numbers.Store(prefix, n)
+	return n
+}
+
+// prefixOf returns the prefix with a number.
+func prefixOf(n uint32) string {
+	p := &prefixNumbers
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.list[n]
 }
 
 // Set returns the permissions that the record's key and its owner both have in a namespace.

@@ -120,9 +120,12 @@ func ParseToken(s string) (Token, error) {
 	return Token{text: s, prefix: prefix}, nil
 }
 
-// ContainsToken reports whether s contains a well-formed token of this or any other deployment. It
-// takes linear time.
+// ContainsToken reports whether s contains a well-formed token of this or any other deployment, or
+// something shaped like a derived token. It takes linear time.
 func ContainsToken(s string) bool {
+	if containsDerived(s) {
+		return true
+	}
 	for body := 0; ; {
 		i := strings.IndexByte(s[body:], '_')
 		if i < 0 || len(s)-body-i <= tokenBodyLen {

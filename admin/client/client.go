@@ -1,6 +1,7 @@
 // Package client calls the REST interface from Go. `caddy apikeys` and the console are built on it.
-// It imports the standard library and the wire types in
-// [github.com/caddy-apikeys/caddy-apikeys/admin/api], and knows neither Caddy nor the key store.
+// It imports the standard library, the wire types in
+// [github.com/caddy-apikeys/caddy-apikeys/admin/api], and package keystore for [Derive], which needs
+// no server. It knows neither Caddy nor the store.
 //
 // Create a [Client] with [New]. Its methods are the operations of the REST interface, one file for
 // each kind of object. The All methods iterate over whole lists. A refused request returns an

@@ -51,6 +51,27 @@ func (v *visit) mintCode(spec api.MintRequest) ([]code, error) {
 	}, nil
 }
 
+// deriveCode returns the texts that derive a token which can only read, in the key's namespace.
+func deriveCode(k api.Key) []code {
+	return []code{
+		{"derive-cli", "Command line", "caddy apikeys derive --expires 15m --permission read" +
+			" --namespace " + shellWord(k.Namespace) + " \\\n  < key.token"},
+		{"derive-python", "Python", fmt.Sprintf(derivePython, k.Namespace)},
+	}
+}
+
+// derivePython is the program in docs/derived.md, with a verb for the namespace.
+const derivePython = `import base64, hashlib, sys, time, jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+token = sys.stdin.read().strip().encode()
+seed = HKDF(SHA256(), 32, None, b"caddy-apikeys/derive/1").derive(token)
+kid = base64.urlsafe_b64encode(hashlib.sha256(token).digest()).rstrip(b"=").decode()
+claims = {"exp": int(time.time()) + 900, "scope": "read", "ns": [%q]}
+print(jwt.encode(claims, Ed25519PrivateKey.from_private_bytes(seed), "EdDSA", {"typ": "ak+jwt", "kid": kid}))`
+
 // mintCommand returns the `caddy apikeys keys mint` for a request.
 func mintCommand(spec api.MintRequest) string {
 	var b strings.Builder

@@ -22,6 +22,7 @@ type keyPage struct {
 	History []event
 	More    bool   // whether the history has more rows
 	Code    []code // nil: the visitor may not create a key like it
+	Derive  []code // nil: requests with the key, or with derived tokens, are refused
 }
 
 func showKey(v *visit) error {
@@ -54,6 +55,9 @@ func showKey(v *visit) error {
 		for _, r := range rows.Items {
 			p.History = append(p.History, event{r, v.change(r), actionWords(r.Action)})
 		}
+	}
+	if !p.Refused() && !v.keys.Settings().Derive.Off {
+		p.Derive = deriveCode(k)
 	}
 	if v.mayIn("admin.keys:create", k.Namespace) {
 		if p.Code, err = v.mintCode(v.likeKey(k)); err != nil {

@@ -331,7 +331,7 @@ func TestCommandServer(t *testing.T) {
 		"empty":       {"\n" + cliToken, url, "is empty: it must be a token"},
 		"not a token": {"two " + cliToken + "\n", url, "is not a token"},
 		"binary":      {"\x00\x01" + cliToken, url, "is not a token"},
-		"endless":     {strings.Repeat(cliToken, 100), url, "is not a token"},
+		"endless":     {strings.Repeat(cliToken, 200), url, "is not a token"},
 		"no URL":      {cliToken, s.address, "the server's address"},
 	} {
 		t.Run(name, func(t *testing.T) {

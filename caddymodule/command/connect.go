@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // settle completes the flags with the environment and the configuration file. A flag that names a
@@ -138,9 +139,9 @@ func (c *cli) adminAddress() (string, error) {
 	return address, nil
 }
 
-// maxToken bounds the line of a token, in bytes. It is more than the longest credential, 512
-// characters, and short enough to detect the wrong file.
-const maxToken = 4096
+// maxToken bounds the line of a token, in bytes. It is more than the longest derived token, and short
+// enough to detect the wrong file.
+const maxToken = 2 * keystore.MaxDerivedLen
 
 // readToken reads a token from the first line of file or, if file is empty, of standard input. On a
 // terminal it prompts and does not echo.

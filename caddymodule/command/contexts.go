@@ -154,7 +154,7 @@ func (c *cli) listContextsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "Lists contexts; the current one is marked with *", Args: noArguments,
 		Example: "  caddy apikeys contexts list",
-		RunE: c.local(func([]string) error {
+		RunE: c.local(func(context.Context, []string) error {
 			config, err := readClientConfig()
 			switch {
 			case err != nil:
@@ -179,8 +179,10 @@ func (c *cli) listContextsCommand() *cobra.Command {
 }
 
 // local is [cli.run] for commands that use no server.
-func (c *cli) local(f func(args []string) error) func(*cobra.Command, []string) error {
-	run := c.run(func(_ context.Context, args []string) error { return f(args) })
+func (c *cli) local(
+	f func(ctx context.Context, args []string) error,
+) func(*cobra.Command, []string) error {
+	run := c.run(f)
 	return func(cmd *cobra.Command, args []string) error {
 		c.noServer = true
 		return run(cmd, args)
@@ -204,7 +206,7 @@ The first context becomes the current one.`,
 		Example: `  caddy apikeys contexts set prod --server https://keys.example.com --token-file ~/.prod.token
   caddy apikeys contexts set here --address unix//run/caddy/admin.sock`,
 		Args: oneName,
-		RunE: c.local(func(args []string) error {
+		RunE: c.local(func(_ context.Context, args []string) error {
 			if (c.server == "") == (c.address == "") || c.config != "" {
 				return errors.New("a context needs a server: give --server or --address")
 			}
@@ -237,7 +239,7 @@ func (c *cli) editContextsCommand(
 	return &cobra.Command{
 		Use: use + " NAME", Short: short, Args: oneName,
 		Example: "  caddy apikeys contexts " + use + " prod",
-		RunE: c.local(func(args []string) error {
+		RunE: c.local(func(_ context.Context, args []string) error {
 			config, err := readClientConfig()
 			if err != nil {
 				return err

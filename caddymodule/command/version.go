@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
 
@@ -17,7 +18,7 @@ Shows the version of caddy-apikeys in this program, and that of Caddy. 'caddy
 apikeys doctor' and 'caddy apikeys nodes' are about a running Caddy.`,
 		Example: "  caddy apikeys version\n  caddy apikeys version --json | jq -r .version",
 		Args:    noArguments,
-		RunE: c.local(func([]string) error {
+		RunE: c.local(func(context.Context, []string) error {
 			plugin, ours := versions()
 			if c.json {
 				return c.writeJSON(struct {

@@ -375,6 +375,8 @@ func testNoRevision(t *testing.T, s Store) {
 	db := ready(t, s)
 	at := insert(t, db, plain("k"))
 	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: start}}))
+	must(t, db.RecordDeriving(ctx,
+		map[keystore.Digest]keystore.DerivingKey{digest("k"): deriving("k")}))
 	reserve(t, db, keystore.Reservation{Quota: "q", Limit: 1, Want: 1})
 	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 1,
 		Rows: []keystore.UsageRow{requests(time.Now().AddDate(0, -2, 0), "k", "n", "o", "", 1)}}))

@@ -57,6 +57,7 @@ var databaseTests = []struct {
 	{"Cancelled", testCancelled},
 	{"LastUse", testLastUse},
 	{"LastAddress", testLastAddress},
+	{"Deriving", testDeriving},
 	{"Nodes", testNodes},
 	{"Positions", testPositions},
 	{"Time", testTime},
@@ -225,7 +226,8 @@ func full(id string) *keystore.Key {
 		RevokeReason: "leaked\n",
 		Secrets: []keystore.Secret{
 			{Digest: digest(id + " new"), CreatedAt: start.Add(time.Second), Imported: true},
-			{Digest: digest(id + " old"), CreatedAt: start, ExpiresAt: start.Add(time.Minute)},
+			{Digest: digest(id + " old"), CreatedAt: start, ExpiresAt: start.Add(time.Minute),
+				Deriving: deriving(id)},
 		},
 		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"),
 			netip.MustParsePrefix("2001:db8::/32")},

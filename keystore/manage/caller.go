@@ -15,6 +15,8 @@ type Caller struct {
 	member string           // the member that acts; empty for a person, a key and the zero value
 	person *person          // nil for any other caller
 	from   string           // the client's address, for the audit log
+	// narrowing is that of a derived token, or nil. Such a caller may only read its permissions.
+	narrowing *keystore.Narrowing
 }
 
 // A person is in groups that are members, and acts for them.
@@ -29,6 +31,13 @@ func Root(from string) Caller { return Caller{root: true, member: keystore.RootM
 
 // KeyCaller returns the caller for a key. The key must have just been looked up and found valid.
 func KeyCaller(r *keystore.Record, from string) Caller { return Caller{record: r, from: from} }
+
+// Narrowed returns the caller for a derived token of the caller's key, or the caller itself for nil.
+// [Keystore.Permissions] is the only operation for such a caller that narrows its permissions.
+func (c Caller) Narrowed(n *keystore.Narrowing) Caller {
+	c.narrowing = n
+	return c
+}
 
 // MemberCaller returns the caller for a member's token. The token must have just been looked up and
 // found valid.

@@ -502,9 +502,12 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 			return nil, err
 		}
 		secret.Digest = keystore.DigestOf(s.Token)
+		tokenPrefix := ""
 		if ours.Reveal() != "" {
-			id, prefix, secret.Imported = ours.ID(), ours.Prefix(), false
+			tokenPrefix = ours.Prefix()
+			id, prefix, secret.Imported = ours.ID(), tokenPrefix, false
 		}
+		secret.Deriving = keystore.NewDerivingKey(s.Token, tokenPrefix)
 	case s.Digest.IsZero():
 		return nil, badCredential("exactly one of token and sha256 is required")
 	}

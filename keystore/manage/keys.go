@@ -61,7 +61,7 @@ func (k *Keystore) MintKey(
 			return err
 		}
 		token = k.TokenKey().Generate(key.Prefix, key.ID)
-		key.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
+		key.Secrets = []keystore.Secret{token.Secret(tx.Now())}
 		refused, err := insertKeys(tx, auth, "key.mint", []*keystore.Key{key})
 		if err == nil {
 			err = refused[0] // an internal error: the id and the token are random

@@ -31,7 +31,7 @@ func (k *Keystore) RotateKey(
 		after := *before
 		after.Prefix = k.prefixIn(auth.policy, after.Namespace)
 		token = k.TokenKey().Generate(after.Prefix, after.ID)
-		after.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
+		after.Secrets = []keystore.Secret{token.Secret(tx.Now())}
 		if current := before.Current(tx.Now()); current != nil && grace > 0 {
 			old := *current
 			old.ExpiresAt = earlier(earlier(tx.Now().Add(grace), before.ExpiresAt),

@@ -16,13 +16,17 @@ func (k *Keystore) Permissions(c Caller) map[string][]keystore.Permission {
 		granted = auth.memberGrants
 	}
 	permissions := make(map[string][]keystore.Permission)
-	for _, namespace := range auth.policy.Touched(granted, isKey) {
+	namespaces := c.narrowing.Namespaces()
+	if namespaces == nil {
+		namespaces = auth.policy.Touched(granted, isKey)
+	}
+	for _, namespace := range namespaces {
 		set := auth.policy.SetFor(granted, namespace, false, isKey)
 		if isKey && auth.memberGrants != nil {
 			set = keystore.Intersection(set,
 				auth.policy.SetFor(auth.memberGrants, namespace, false, false))
 		}
-		if list := set.Permissions(); len(list) > 0 {
+		if list := c.narrowing.LeftIn(set, namespace).Permissions(); len(list) > 0 {
 			permissions[namespace] = list
 		}
 	}

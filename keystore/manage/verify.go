@@ -3,9 +3,11 @@ package manage
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // A Verdict is the decision about a credential.
@@ -72,9 +74,9 @@ func (k *Keystore) Verify(
 	}
 	policy := k.Policy()
 	q := keystore.Request{Now: a.Now, Policy: policy, Namespace: policy.Namespace(namespace),
-		Need: needed}
-	if q.Client = r.Client; !q.Client.IsValid() && len(a.Record.AllowedIPs) > 0 {
-		q.Client = a.Record.AllowedIPs[0].Addr()
+		Need: needed, Narrowing: a.Narrowing}
+	if q.Client = r.Client; !q.Client.IsValid() {
+		q.Client = acceptedAddress(a)
 	}
 	v.Outcome = keystore.Decide(a.Record, &q)
 	if onlyValidity && v.Outcome == keystore.Forbidden {
@@ -85,6 +87,27 @@ func (k *Keystore) Verify(
 		return Verdict{}, k.StoreFailed("reading a key", err)
 	}
 	return v, nil
+}
+
+// acceptedAddress returns an address from which a credential is accepted, or the zero Addr if there
+// is none or it is accepted from all. The first address of the smaller of two ranges is in both if
+// they overlap.
+func acceptedAddress(a node.Answer) netip.Addr {
+	lists := [][]netip.Prefix{a.Record.AllowedIPs}
+	if a.Narrowing != nil {
+		lists = append(lists, a.Narrowing.AllowedIPs)
+	}
+	for _, candidates := range lists {
+		for _, p := range candidates {
+			if !slices.ContainsFunc(lists, func(list []netip.Prefix) bool {
+				return len(list) > 0 && !slices.ContainsFunc(list,
+					func(other netip.Prefix) bool { return other.Contains(p.Addr()) })
+			}) {
+				return p.Addr()
+			}
+		}
+	}
+	return netip.Addr{}
 }
 
 // parseNeed parses a required permission. Only the handlers know the class of an operation, so a

@@ -29,7 +29,7 @@ func TestLookupAgain(t *testing.T) {
 		}
 		again := func() node.Answer {
 			t.Helper()
-			a, err := k.LookupAgain(context.Background(), first.Record, time.Now())
+			a, err := k.LookupAgain(context.Background(), first.Record, nil, time.Now())
 			if err != nil || a.Record == nil {
 				t.Fatal(a.Outcome, err)
 			}

@@ -21,7 +21,8 @@ func FillCache(n int, key func(i int) *keystore.Key) any {
 	for i := range n {
 		k := key(i)
 		d := keystore.DigestOf(k.ID)
-		k.Secrets = []keystore.Secret{{Digest: d}}
+		k.Secrets = []keystore.Secret{{Digest: d,
+			Deriving: keystore.DerivingKey{Public: keystore.PublicKey{1}, Prefix: "ak"}}}
 		s := c.shard(&d)
 		s.mu.Lock()
 		s.insert(&d, keystore.NewRecord(k, d), 0)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/binary"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,10 +20,15 @@ const (
 	negativeTTL = 2 * time.Second
 	// recordTTL limits the effect of bugs. The lease is what keeps records valid.
 	recordTTL = 10 * time.Minute
+
+	// derivedEntries and derivedBytes limit the verified derived tokens that the process remembers.
+	derivedEntries = 100_000
+	derivedBytes   = 64 << 20
 )
 
 // localCache holds the records of recently used credentials. Unknown credentials are remembered
-// separately, so that a flood of them cannot evict records. Lookups take no lock. Everything else
+// separately, so that a flood of them cannot evict records, and so are derived tokens (derived.go).
+// Lookups take no lock. Everything else
 // about one credential happens in its shard, under the shard's lock: insertion, invalidation, loads
 // (load.go) and running requests (running.go).
 type localCache struct {
@@ -35,6 +41,7 @@ type shard struct {
 	generation atomic.Uint64
 	records    table
 	negatives  table
+	derived    table // by the digest of the signature; never invalidated, see verified
 
 	mu       sync.Mutex
 	changes  recentChanges
@@ -58,6 +65,8 @@ func newLocalCache(capacity int, bytes int64) *localCache {
 		s.records.limit.Store(perShard(capacity))
 		s.records.maxBytes.Store(bytes / cacheShards)
 		s.negatives.limit.Store(perShard(negativeEntries))
+		s.derived.limit.Store(perShard(derivedEntries))
+		s.derived.maxBytes.Store(derivedBytes / cacheShards)
 		s.loads = make(map[keystore.Digest]*pendingLoad)
 		s.running.next, s.running.prev = &s.running, &s.running
 	}
@@ -159,7 +168,7 @@ func (s *shard) insert(d *keystore.Digest, r *keystore.Record, now int64) {
 		s.negatives.insert(&entry{digest: *d, record: r, until: now + int64(negativeTTL)})
 	} else {
 		s.records.insert(&entry{digest: *d, record: r, until: now + int64(recordTTL),
-			size: r.Size()})
+			size: int32(min(r.Size(), math.MaxInt32))})
 	}
 }
 
@@ -178,10 +187,12 @@ type entry struct {
 	digest  keystore.Digest
 	record  *keystore.Record
 	until   int64 // Unix nanoseconds
-	size    int64 // bytes, without the record's grants, which other records may share
+	size    int32 // bytes, without the record's grants, which other records may share
 	marked  atomic.Bool
 	buckets atomic.Pointer[buckets] // of the record's limits; nil until the first charge
 	uses    atomic.Pointer[useCell] // of the credential; nil until the first use
+
+	verified *verified // for a derived token, which has no record
 }
 
 // table is an open-addressed hash table. Readers take no lock, and writers hold their shard's lock.
@@ -228,7 +239,7 @@ func (t *table) find(d *keystore.Digest) *entry {
 func (t *table) insert(e *entry) {
 	t.remove(&e.digest)
 	limit := t.maxBytes.Load()
-	if limit > 0 && e.size+e.grants().Size() > limit {
+	if limit > 0 && int64(e.size)+e.grants().Size() > limit {
 		return // does not fit
 	}
 	for t.count.Load() >= t.limit.Load() || limit > 0 && t.bytes.Load()+t.cost(e) > limit {
@@ -253,9 +264,9 @@ func (t *table) insert(e *entry) {
 // cost returns how many bytes an entry adds. Grants that another entry shares add nothing.
 func (t *table) cost(e *entry) int64 {
 	if g := e.grants(); t.grantUsers[g] == 0 {
-		return e.size + g.Size()
+		return int64(e.size) + g.Size()
 	}
-	return e.size
+	return int64(e.size)
 }
 
 func (e *entry) grants() *keystore.CompiledGrants {

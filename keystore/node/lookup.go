@@ -25,15 +25,33 @@ type Answer struct {
 	// Now is the time of the request on the database's clock, in Unix nanoseconds, for
 	// [keystore.Decide]. A wrong clock of this machine does not delay the expiry of keys.
 	Now int64
+	// Narrowing is what a derived token leaves of its key, or nil if the credential is the key's own.
+	Narrowing *keystore.Narrowing
 
 	generation uint64 // of the record's shard, before the lookup
 	entry      *entry // of the cache; nil if the record was not cached
 }
 
-// Lookup looks up the credential of a request; now was read after the request arrived. The outcome
-// is [keystore.Malformed], without a query, for a member's token and for a credential that
-// cannot be valid in this deployment. An error means that the answer is [keystore.Unavailable].
+// A provenance says what is known about the credential of a lookup.
+type provenance uint8
+
+const (
+	// inspected: its tag proved that this deployment created it, or it was looked up before.
+	inspected provenance = iota
+	// uninspected: nothing is known.
+	uninspected
+	// named: a derived token, which anyone may have forged, names its digest.
+	named
+)
+
+// Lookup looks up the credential of a request; now was read after the request arrived. A derived
+// token leads to the record of its key. The outcome is [keystore.Malformed], without a query, for a
+// member's token and for a credential that cannot be valid in this deployment. An error means that
+// the answer is [keystore.Unavailable].
 func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
+	if a, derived, err := n.lookupDerived(ctx, credential, now); derived {
+		return a, err
+	}
 	// This avoids a hash. Everything else is inspected only if the credential is not cached.
 	if len(credential) < keystore.MinCredentialLen || len(credential) > keystore.MaxCredentialLen {
 		return Answer{Outcome: keystore.Malformed}, nil
@@ -41,8 +59,12 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 	if n.Abandoned(credential) { // its record may be cached
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	a, err := n.lookup(ctx, keystore.DigestOf(credential), credential, now)
-	return a.restrict(false), err
+	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
+	a = a.restrict(false)
+	if a.Record != nil && !a.Record.KnowsDeriving() {
+		n.learnDeriving(a.Record, credential)
+	}
+	return a, err
 }
 
 // LookupMember is [Node.Lookup] for members' tokens. The outcome for any other credential is
@@ -51,7 +73,7 @@ func (n *Node) LookupMember(ctx context.Context, token string, now time.Time) (A
 	if !n.IsMemberToken(token) {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	a, err := n.lookup(ctx, keystore.DigestOf(token), "", now)
+	a, err := n.lookup(ctx, keystore.DigestOf(token), inspected, "", now)
 	return a.restrict(true), err
 }
 
@@ -68,7 +90,7 @@ func (a Answer) restrict(personal bool) Answer {
 func (n *Node) LookupMemberDigest(
 	ctx context.Context, d keystore.Digest, now time.Time,
 ) (Answer, error) {
-	a, err := n.lookup(ctx, d, "", now)
+	a, err := n.lookup(ctx, d, inspected, "", now)
 	return a.restrict(true), err
 }
 
@@ -86,14 +108,19 @@ func (n *Node) LookupLogin(
 	return n.Policy().MembersByLogin(login, groups), nil
 }
 
-// LookupAgain is Lookup for a record that an earlier lookup returned, without its credential.
-func (n *Node) LookupAgain(ctx context.Context, r *keystore.Record, now time.Time) (Answer, error) {
-	return n.lookup(ctx, r.Digest, "", now)
+// LookupAgain is Lookup for a record and a narrowing that an earlier lookup returned, without the
+// credential.
+func (n *Node) LookupAgain(
+	ctx context.Context, r *keystore.Record, narrowing *keystore.Narrowing, now time.Time,
+) (Answer, error) {
+	a, err := n.lookup(ctx, r.Digest, inspected, "", now)
+	a.Narrowing = narrowing
+	return a, err
 }
 
-// lookup looks up a digest. credential is empty if it was inspected before.
+// lookup looks up a digest. Only an uninspected credential is needed.
 func (n *Node) lookup(
-	ctx context.Context, d keystore.Digest, credential string, now time.Time,
+	ctx context.Context, d keystore.Digest, p provenance, credential string, now time.Time,
 ) (Answer, error) {
 	now = n.clock.of(now)
 	//fault: now = cachedClock(now)
@@ -106,8 +133,8 @@ func (n *Node) lookup(
 			return a.withRecord(s, e.record), nil
 		}
 	}
-	tagged, ok := true, true
-	if credential != "" {
+	tagged, ok := p == inspected, true
+	if p == uninspected {
 		tagged, ok = n.Inspect(credential)
 	}
 	if !ok {
@@ -120,7 +147,7 @@ func (n *Node) lookup(
 		a.generation = s.generation.Load()
 		a.Now, _ = n.membership.lease.term.Load().at(now)
 	}
-	if !tagged && !n.membership.imported.Load() { // under the lease, nothing was imported
+	if !tagged && p != named && !n.membership.imported.Load() { // under the lease, nothing was imported
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
 	s.misses.Add(1) // only now, because forged tokens do not count

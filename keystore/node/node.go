@@ -35,6 +35,8 @@ type Node struct {
 
 	untagged chan struct{} // slots for loads of credentials without a tag
 	uses     pendingUses
+	deriving *derivingBook
+	forged   forgeries
 	usage    *usageBook
 	watched  atomic.Int64 // changes that propagateObserved watches without a caller
 
@@ -65,6 +67,7 @@ func open(
 		membership: &membership{lease: lease{extended: make(chan struct{}, 1)}},
 		untagged:   make(chan struct{}, untaggedLoads),
 		usage:      newUsageBook(),
+		deriving:   newDerivingBook(),
 	}
 	n.settings.Store(&s)
 	n.membership.newIncarnation()
@@ -81,6 +84,8 @@ func open(
 	n.Every(cutInterval, func(context.Context) { n.cache.cutExpired(n.Now().UnixNano()) })
 	n.Every(flushInterval, n.flushUses)
 	n.Every(flushInterval, n.flushUsage)
+	n.Go(n.computeDeriving)
+	n.Every(flushInterval, n.flushDeriving)
 	n.Go(n.maintainUsage)
 	n.Every(noteInterval, n.noteTime)
 	n.Go(n.limiter.rateBooks.run)
@@ -153,6 +158,7 @@ func (n *Node) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), QueryTimeout)
 	defer cancel()
 	n.flushUses(ctx)
+	n.flushDeriving(ctx)
 	n.noteTime(ctx)
 	n.limiter.returnAll(ctx)
 	n.closeUsage()

@@ -29,10 +29,10 @@ func (n *Node) Inspect(credential string) (tagged, ok bool) {
 	return false, !n.HasPrefix(credential)
 }
 
-// Foreign reports whether a credential has none of the accepted prefixes and was not created by
-// this deployment.
+// Foreign reports whether a credential has none of the accepted prefixes, was not created by this
+// deployment and is no derived token.
 func (n *Node) Foreign(credential string) bool {
-	return !n.HasPrefix(credential) && !n.Abandoned(credential)
+	return !n.HasPrefix(credential) && !n.Abandoned(credential) && !keystore.IsDerived(credential)
 }
 
 // HasPrefix reports whether a credential has one of the accepted prefixes or that of members'

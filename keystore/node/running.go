@@ -19,6 +19,7 @@ type Running struct {
 	digest     keystore.Digest
 	owner      string // of the key
 	expires    int64  // Unix nanoseconds
+	longest    int64  // Unix nanoseconds: when the derived token expires
 }
 
 // Enter registers a running request with the answer's record. It returns false if the record may
@@ -31,7 +32,8 @@ func (n *Node) Enter(a Answer, r *Running) bool {
 	if s.generation.Load() != a.generation || s.closed {
 		return false
 	}
-	r.digest, r.owner, r.expires = a.Record.Digest, a.Record.Owner, a.Record.Expiry()
+	r.digest, r.owner, r.longest = a.Record.Digest, a.Record.Owner, a.Narrowing.Expiry()
+	r.expires = min(a.Record.Expiry(), r.longest)
 	if r.expires != keystore.Never {
 		s.expiring++
 	}
@@ -61,14 +63,15 @@ func (s *shard) unlink(r *Running) {
 }
 
 // setExpiry sets the expiry of the running requests with a credential, and cuts them if it has
-// passed. The caller holds the lock.
-func (s *shard) setExpiry(d *keystore.Digest, expires, now int64) {
+// passed. A derived token may expire earlier. The caller holds the lock.
+func (s *shard) setExpiry(d *keystore.Digest, keyExpires, now int64) {
 	for r := s.running.next; r != &s.running; {
 		this := r
 		r = r.next
 		if this.digest != *d {
 			continue
 		}
+		expires := min(keyExpires, this.longest)
 		if (this.expires != keystore.Never) != (expires != keystore.Never) {
 			if expires != keystore.Never {
 				s.expiring++
@@ -89,7 +92,7 @@ func (s *shard) cutIfExpired(r *Running, now int64) {
 	}
 }
 
-// cutInterval is how long a request can outlive its key's expiry.
+// cutInterval is how long a request can outlive the expiry of its key or derived token.
 const cutInterval = time.Second
 
 // cutExpired cuts the running requests whose key has expired.

@@ -31,6 +31,16 @@ type Settings struct {
 	Rates keystore.SharedRates
 	// Usage says whether requests are counted.
 	Usage UsageSettings
+	// Derive says which derived tokens are accepted.
+	Derive DeriveSettings
+}
+
+// DeriveSettings are the settings of derived tokens (docs/derived.md).
+type DeriveSettings struct {
+	// Off refuses all of them.
+	Off bool
+	// Max is how long after now a derived token may expire at most.
+	Max time.Duration
 }
 
 // UsageSettings are the settings of usage (docs/usage.md).
@@ -62,6 +72,9 @@ func (s Settings) withDefaults() Settings {
 	}
 	if s.Lease == 0 {
 		s.Lease = DefaultLease
+	}
+	if s.Derive.Max == 0 {
+		s.Derive.Max = keystore.DefaultDerivedLife
 	}
 	s.Capacity = s.Capacity.WithDefaults()
 	if s.Usage.Kept == nil {

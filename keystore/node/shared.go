@@ -65,6 +65,8 @@ type sharedRecord struct {
 	AllowedIPs    []netip.Prefix     `json:"ips,omitempty"`
 	Metadata      map[string]string  `json:"meta,omitempty"`
 	Limits        keystore.KeyLimits `json:"limits,omitzero"`
+	// Entries of earlier releases have none: see Node.derivingKey.
+	Deriving keystore.DerivingKey `json:"derive,omitzero"`
 }
 
 // seal returns the entry for a key that was read by one of its digests in a snapshot at asOf: the
@@ -77,7 +79,7 @@ func (s *sharedSeal) seal(k *keystore.Key, d *keystore.Digest, asOf keystore.Rev
 	}
 	for _, secret := range k.Secrets {
 		if secret.Digest == *d {
-			r.SecretExpires = secret.ExpiresAt
+			r.SecretExpires, r.Deriving = secret.ExpiresAt, secret.Deriving
 		}
 	}
 	text, err := json.Marshal(r)
@@ -108,7 +110,8 @@ func (s *sharedSeal) open(entry []byte, d *keystore.Digest) (*keystore.Record, k
 		ID: r.ID, Name: r.Name, Namespace: r.Namespace, Owner: r.Owner, Personal: r.Personal,
 		Grants: r.Grants, Active: r.Active, ExpiresAt: r.ExpiresAt, RevokedAt: r.RevokedAt,
 		AllowedIPs: r.AllowedIPs, Metadata: r.Metadata, KeyLimits: r.Limits,
-		Secrets: []keystore.Secret{{Digest: *d, ExpiresAt: r.SecretExpires}},
+		Secrets: []keystore.Secret{{Digest: *d, ExpiresAt: r.SecretExpires,
+			Deriving: r.Deriving}},
 	}, *d), keystore.Revision(binary.BigEndian.Uint64(entry[sha256.Size:]))
 }
 

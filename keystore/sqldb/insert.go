@@ -68,7 +68,7 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 	}
 	rows := make([][]any, 0, len(keys))
 	var limits [][]any
-	secrets := make([][]any, 0, len(keys))
+	secrets, deriving := make([][]any, 0, len(keys)), make([][]any, 0, len(keys))
 	for i, k := range keys {
 		if refused[i] != nil {
 			continue
@@ -86,12 +86,18 @@ func (t *tx) insertKeys(keys []*keystore.Key, importID any) (refused map[int]err
 		}
 		for _, s := range k.Secrets {
 			secrets = append(secrets, secretValues(k, s, importID))
+			if s.Deriving != (keystore.DerivingKey{}) {
+				deriving = append(deriving, derivingValues(s.Digest, s.Deriving))
+			}
 		}
 	}
 	if err := t.insertRows("keys", keyColumnNames, rows); err != nil {
 		return nil, err
 	}
 	if err := t.insertRows("key_limits", limitColumnNames, limits); err != nil {
+		return nil, err
+	}
+	if err := t.insertRows("deriving_keys", derivingColumnNames, deriving); err != nil {
 		return nil, err
 	}
 	if importID != nil { // the change log names them when the import is published

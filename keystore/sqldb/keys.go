@@ -22,11 +22,13 @@ const (
 		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
 		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		l.rate_limit, l.quota, l.plan,
-		u.used_at, a.address, s.digest, s.created_at, s.ends_at, s.imported`
+		u.used_at, a.address, s.digest, s.created_at, s.ends_at, s.imported,
+		dk.public_key, dk.prefix`
 	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
 		LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN last_addresses a ON a.key_id = k.id AND a.used_at = u.used_at
-		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0`
+		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0
+		LEFT JOIN deriving_keys dk ON dk.digest = s.digest`
 
 	byDigestQuery = `SELECT h.revision,
 			coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''), ` + keyColumns + `
@@ -68,7 +70,8 @@ func scanKeysUpTo(
 		timeTo{&revoked}, textTo{&revokedBy},
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
 		textTo{&quota}, textTo{&plan}, timeTo{&used}, textTo{&usedFrom},
-		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported}
+		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported,
+		derivingTo{&secret.Deriving}, textTo{&secret.Deriving.Prefix}}
 	if head != nil {
 		into = append([]any{&head.Revision, &head.Mark}, into...)
 	}

@@ -220,12 +220,15 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	if err != nil {
 		return t.note(err)
 	}
-	var fresh [][]any
+	var fresh, deriving [][]any
 	for _, s := range k.Secrets {
 		if _, ok := present[s.Digest]; ok {
 			delete(spent, s.Digest)
 		} else {
 			fresh = append(fresh, secretValues(k, s, nil))
+			if s.Deriving != (keystore.DerivingKey{}) {
+				deriving = append(deriving, derivingValues(s.Digest, s.Deriving))
+			}
 		}
 	}
 	if !spend(spent, k.Secrets) {
@@ -233,6 +236,9 @@ func (t *tx) UpdateKey(k *keystore.Key) error {
 	}
 	values, err := keyValues(k)
 	if err != nil {
+		return err
+	}
+	if err := t.insertRows("deriving_keys", derivingColumnNames, deriving); err != nil {
 		return err
 	}
 	if err := t.insertSecrets(fresh); err != nil {

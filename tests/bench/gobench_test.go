@@ -21,6 +21,8 @@ var bars = []struct {
 }{
 	{"from token to decision, cached key", "BenchmarkDecision/one", "", "ns/op", 160},
 	{"the same, allocations", "BenchmarkDecision/one", "", "allocs/op", 0},
+	{"the same for a derived token, allocations", "BenchmarkDerivedDecision/verified", "",
+		"allocs/op", 0},
 	{"whole handler, cached key, minus an empty handler", "BenchmarkHandler/literal",
 		"BenchmarkHandler/empty", "ns/op", 800},
 	{"the same, allocations", "BenchmarkHandler/literal", "BenchmarkHandler/empty", "allocs/op", 1},
@@ -52,6 +54,10 @@ func benchmarkGo(b *testing.B) {
 		report.bar(bar.what, fmt.Sprintf("≤ %.0f %s", bar.most, bar.unit),
 			fmt.Sprintf("%.4g %s", got, bar.unit), got <= bar.most)
 	}
+	key := middle(b, results, "BenchmarkDerivedDecision/key", "ns/op")
+	derived := middle(b, results, "BenchmarkDerivedDecision/verified", "ns/op")
+	report.bar("derived token that was verified, against a key", "≤ 1.3 times",
+		fmt.Sprintf("%.2f times", derived/key), derived <= 1.3*key)
 	t.WriteString(benchmarkScaling(b))
 	report.section("Go benchmarks", t.String())
 	b.ReportMetric(0, "ns/op")

@@ -29,6 +29,10 @@ var commands = []struct {
 	{"docs/usage.md", ""},
 	{"docs/recipes/teams.md", ""},
 	{"docs/authority.md", `caddy apikeys namespaces create acme`},
+	{"docs/derived.md", `
+		export PATH=/usr/bin:$PATH NODE_PATH=/usr/share/nodejs
+		caddy apikeys keys mint --name key --access read_write > key.token`},
+	{"docs/recipes/ai-agent.md", ""},
 	{"docs/api_keys.md", `cd "$XDG_DATA_HOME/caddy"`},
 	{"docs/logging.md", `
 		TOKEN=$(caddy apikeys keys mint --name log --access read_only)
@@ -55,6 +59,9 @@ var elsewhere = map[string]string{
 		"module",
 }
 
+// A fileBlock is a program that commands run. Its first line is a comment with its name.
+var fileBlock = regexp.MustCompile("(?ms)^```(?:python|js|bash)\n(?:#|//) (\\S+)\n(.*?)^```")
+
 var commandBlock = regexp.MustCompile("(?ms)^```(sh|console)\n(.*?)^```")
 
 // TestCommands runs the commands of the pages against a Caddy with Caddyfile.example.
@@ -69,6 +76,9 @@ func TestCommands(t *testing.T) {
 						t.Fatalf("%s: exit %s\n%s", line, exit, output)
 					}
 				}
+			}
+			for _, file := range fileBlock.FindAllStringSubmatch(pages(t)[c.page], -1) {
+				s.run(t, "cat > "+file[1]+" <<'END OF FILE'\n"+file[2]+"END OF FILE")
 			}
 			for _, block := range commandBlock.FindAllStringSubmatch(pages(t)[c.page], -1) {
 				if notHere(block[2]) {

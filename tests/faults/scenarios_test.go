@@ -106,6 +106,8 @@ var longerLease = []time.Duration{4 * time.Second, 18 * time.Second}
 
 var scenarios = []scenario{
 	{name: "each change that takes access away", nodes: 3, run: eachChange},
+	{name: "derived tokens die with their key", nodes: 3, run: derivedTokens},
+	{name: "derived tokens without a database", run: derivedWithoutDatabase},
 	{name: "a revoke during a stream", ablation: "no-cut", run: func(a *arena) {
 		k := a.mint(0)
 		e := a.listen(1, k)

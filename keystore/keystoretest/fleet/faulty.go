@@ -18,7 +18,8 @@ var ErrCut = errors.New("cut off")
 type Faulty struct {
 	keystore.Database
 
-	Cut            atomic.Bool  // Renew, Join, SetLease, KeyByDigest and Reserve return ErrCut
+	// Cut: Renew, Join, SetLease, KeyByDigest, DerivingKey and Reserve return ErrCut.
+	Cut            atomic.Bool
 	Hangs          atomic.Bool  // Renew, KeyByDigest and Reserve wait until their context is done
 	Mute           atomic.Bool  // Renew fails: the node neither acknowledges nor learns of changes
 	SetLeaseHangs  atomic.Bool  // SetLease waits until its context is done
@@ -34,6 +35,7 @@ type Faulty struct {
 	slowPolicy   atomic.Int64           // how long Policy takes for a whole policy, in nanoseconds
 
 	Loads         atomic.Int64 // calls of KeyByDigest and Session
+	DerivingLoads atomic.Int64 // calls of DerivingKey
 	PolicyRows    atomic.Int64 // namespaces, roles, plans and members that were read
 	WholePolicies atomic.Int64 // whole policies that were read
 	Reserves      atomic.Int64 // calls of Reserve
@@ -170,6 +172,17 @@ func (f *Faulty) KeyByDigest(
 		(*hold)()
 	}
 	return k, r, err
+}
+
+// DerivingKey counts loads, and fails as the fields say.
+func (f *Faulty) DerivingKey(
+	ctx context.Context, d keystore.Digest,
+) (keystore.DerivingKey, error) {
+	f.DerivingLoads.Add(1)
+	if f.Cut.Load() {
+		return keystore.DerivingKey{}, ErrCut
+	}
+	return f.Database.DerivingKey(ctx, d)
 }
 
 // Reserve counts calls, and fails or hangs as the fields say.

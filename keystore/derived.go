@@ -1,0 +1,427 @@
+package keystore
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A derived token is a JWT (RFC 7519) in compact form that the holder of a key has signed with
+// EdDSA (RFC 8037). Its key pair is derived from the key's token (docs/derived.md).
+const (
+	// MaxDerivedLen is the maximum length of a derived token in characters.
+	MaxDerivedLen = 4096
+	// DefaultDerivedLife is how long a derived token can be valid at most, unless the deployment
+	// configures something else.
+	DefaultDerivedLife = 24 * time.Hour
+
+	derivedType      = "ak+jwt"
+	derivedInfo      = "caddy-apikeys/derive/1"
+	signatureLen     = 86 // of 64 bytes in base64url
+	maxNote          = 200
+	maxCaveats       = 100 // permissions, namespaces or addresses of one token
+	maxNumericDigits = 11  // of exp and nbf
+)
+
+// ErrNotDerived means that a credential is no derived token: it is not a JWT, or has another type.
+var ErrNotDerived = errors.New("not a derived token")
+
+// errDerived means that a derived token is malformed. Clients do not learn why.
+var errDerived = errors.New("malformed derived token")
+
+// A DerivedToken is a derived token that was parsed and may have any signature.
+type DerivedToken struct {
+	Parent    Digest // of the token that it was derived from
+	Narrowing *Narrowing
+
+	signed    string // what the signature covers
+	signature [ed25519.SignatureSize]byte
+}
+
+// A PublicKey verifies the tokens that were derived from one token. It reveals nothing about that
+// token.
+type PublicKey [ed25519.PublicKeySize]byte
+
+// A DerivingKey is what a deployment knows about a token in order to accept tokens that were
+// derived from it. The zero value means that no node has seen the token in plain text yet.
+type DerivingKey struct {
+	Public PublicKey
+	// Prefix is that of the token, or empty if another system created the token. A deployment that
+	// no longer accepts the prefix accepts no derived token either.
+	Prefix string
+}
+
+// NewDerivingKey returns the deriving key of a token with a prefix.
+func NewDerivingKey(token, prefix string) DerivingKey {
+	return DerivingKey{PublicKeyOf(token), prefix}
+}
+
+// derivingKey returns the key pair with which tokens are derived from a token.
+func derivingKey(token string) ed25519.PrivateKey {
+	seed, err := hkdf.Key(sha256.New, []byte(token), nil, derivedInfo, ed25519.SeedSize)
+	if err != nil {
+		panic(err) // the length is less than 255 hashes
+	}
+	return ed25519.NewKeyFromSeed(seed)
+}
+
+// PublicKeyOf returns the public key of a token. It takes some 20 µs.
+func PublicKeyOf(token string) (p PublicKey) {
+	copy(p[:], derivingKey(token)[ed25519.PublicKeySize:])
+	return p
+}
+
+// Derive returns a token that has only what caveats leave of a key's token. It needs no network. A
+// server refuses it if it is valid for longer than the server allows.
+func Derive(token string, c Caveats) (string, error) {
+	token = TrimSecretToken(strings.TrimSpace(token))
+	switch _, err := ParseDerived(token); {
+	case !errors.Is(err, ErrNotDerived):
+		return "", errors.New("this is a derived token: derive from the key's own token")
+	case HasTokenPrefix(token, MemberPrefix):
+		return "", errors.New("this is a member's token: only keys can be derived from")
+	case !PossibleCredential(token):
+		return "", fmt.Errorf("a token must have %d to %d visible ASCII characters",
+			MinCredentialLen, MaxCredentialLen)
+	}
+	if err := new(Narrowing).set(c); err != nil {
+		return "", err
+	}
+	claims := struct {
+		Exp   int64          `json:"exp"`
+		Nbf   int64          `json:"nbf,omitempty"`
+		Scope string         `json:"scope,omitempty"`
+		NS    []string       `json:"ns,omitempty"`
+		IP    []netip.Prefix `json:"ip,omitempty"`
+		Note  string         `json:"note,omitempty"`
+	}{Exp: c.ExpiresAt.Unix(), Scope: strings.Join(c.Permissions, " "), NS: c.Namespaces,
+		IP: c.AllowedIPs, Note: c.Note}
+	if !c.NotBefore.IsZero() {
+		claims.Nbf = c.NotBefore.Unix()
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	digest := DigestOf(token)
+	b64 := base64.RawURLEncoding
+	signed := b64.EncodeToString([]byte(`{"alg":"EdDSA","typ":"`+derivedType+`","kid":"`+
+		b64.EncodeToString(digest[:])+`"}`)) + "." + b64.EncodeToString(payload)
+	derived := signed + "." +
+		b64.EncodeToString(ed25519.Sign(derivingKey(token), []byte(signed)))
+	if len(derived) > MaxDerivedLen {
+		return "", fmt.Errorf("the derived token would have %d characters; at most %d are allowed",
+			len(derived), MaxDerivedLen)
+	}
+	return derived, nil
+}
+
+// CutDerived splits a credential that may be a derived token into what its signature covers and the
+// signature. It only looks at a few bytes.
+func CutDerived(credential string) (signed, signature string, ok bool) {
+	dot := len(credential) - signatureLen - 1
+	if dot < 2 || credential[dot] != '.' || credential[:2] != "ey" { // {"
+		return "", "", false
+	}
+	return credential[:dot], credential[dot+1:], true
+}
+
+// containsDerived reports whether s contains the claims and the signature of a derived token.
+func containsDerived(s string) bool {
+	for {
+		dot := strings.Index(s, ".ey") // {"
+		if dot < 0 {
+			return false
+		}
+		s = s[dot+1:]
+		rest := s[segmentLen(s):]
+		if strings.HasPrefix(rest, ".") && segmentLen(rest[1:]) == signatureLen {
+			return true
+		}
+	}
+}
+
+// segmentLen returns how many characters at the beginning of s are base64url.
+func segmentLen(s string) int {
+	for i := range len(s) {
+		if !isBase62[s[i]] && s[i] != '-' && s[i] != '_' {
+			return i
+		}
+	}
+	return len(s)
+}
+
+// IsDerived reports whether a credential says that it is a derived token, even if it is malformed.
+func IsDerived(credential string) bool {
+	_, err := ParseDerived(credential)
+	return !errors.Is(err, ErrNotDerived)
+}
+
+// DerivedParent returns the digest of the token that a derived token was derived from, and whether
+// the credential is one. Everyone can know that digest: only [DerivedToken.SignedBy] proves that
+// the token was derived from it.
+func DerivedParent(credential string) (parent Digest, ok bool) {
+	t, err := ParseDerived(credential)
+	if err != nil {
+		return parent, false
+	}
+	return t.Parent, true
+}
+
+// ParseDerived parses a derived token without verifying its signature. The error is
+// [ErrNotDerived] for a credential that does not say that it is a derived token. It refuses every
+// parameter, claim and form that it does not know (RFC 8725).
+func ParseDerived(credential string) (*DerivedToken, error) {
+	header, rest, dots := strings.Cut(credential, ".")
+	if !dots || !hasDerivedType(header) {
+		return nil, ErrNotDerived
+	}
+	payload, signature, _ := strings.Cut(rest, ".")
+	t := &DerivedToken{Narrowing: new(Narrowing),
+		signed: credential[:max(0, len(credential)-len(signature)-1)]}
+	if len(credential) > MaxDerivedLen || len(signature) != signatureLen ||
+		!t.parseHeader(decodeSegment(header)) || !t.Narrowing.parse(decodeSegment(payload)) {
+		return nil, errDerived
+	}
+	if copy(t.signature[:], decodeSegment(signature)) != len(t.signature) {
+		return nil, errDerived
+	}
+	return t, nil
+}
+
+// hasDerivedType reports whether the header of a JWT has the type of derived tokens. It is lenient,
+// so that a malformed derived token is refused and never passed on as the token of another issuer.
+func hasDerivedType(header string) bool {
+	if len(header) > MaxDerivedLen {
+		header = header[:MaxDerivedLen]
+	}
+	text, _ := base64.RawURLEncoding.DecodeString(strings.TrimRight(header, "="))
+	if !bytes.Contains(bytes.ToLower(text), []byte("jwt")) && !bytes.Contains(text, []byte(`\`)) {
+		return false
+	}
+	derived := false
+	_ = eachMember(bytes.TrimSpace(text), func(name string, value json.RawMessage) bool {
+		typ, _ := jsonText(value)
+		derived = derived || strings.EqualFold(name, "typ") && (strings.EqualFold(typ, derivedType) ||
+			strings.EqualFold(typ, "application/"+derivedType))
+		return true
+	})
+	return derived
+}
+
+// decodeSegment decodes one part of a JWT, or returns nil. Only the canonical encoding is decoded.
+func decodeSegment(s string) []byte {
+	if strings.ContainsAny(s, "\r\n") { // DecodeString ignores them
+		return nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+func (t *DerivedToken) parseHeader(text []byte) bool {
+	var alg, typ, kid string
+	ok := eachMember(text, func(name string, value json.RawMessage) bool {
+		into, known := map[string]*string{"alg": &alg, "typ": &typ, "kid": &kid}[name]
+		if !known || *into != "" {
+			return false
+		}
+		*into, known = jsonText(value)
+		return known && *into != ""
+	})
+	return ok && alg == "EdDSA" && typ == derivedType && len(kid) == 43 &&
+		copy(t.Parent[:], decodeSegment(kid)) == len(t.Parent)
+}
+
+// parse reads the claims of a derived token.
+func (n *Narrowing) parse(text []byte) bool {
+	var c Caveats
+	var seen []string
+	ok := eachMember(text, func(name string, value json.RawMessage) bool {
+		if slices.Contains(seen, name) {
+			return false
+		}
+		seen = append(seen, name)
+		ok := false
+		switch name {
+		case "exp":
+			c.ExpiresAt, ok = numericDate(value)
+		case "nbf":
+			c.NotBefore, ok = numericDate(value)
+		case "scope":
+			var scope string
+			scope, ok = jsonText(value)
+			c.Permissions = strings.Split(scope, " ")
+		case "ns":
+			c.Namespaces, ok = jsonTexts(value)
+		case "ip":
+			var ranges []string
+			if ranges, ok = jsonTexts(value); ok {
+				c.AllowedIPs, ok = parsePrefixes(ranges)
+			}
+		case "note":
+			c.Note, ok = jsonText(value)
+		}
+		return ok
+	})
+	return ok && n.set(c) == nil
+}
+
+func parsePrefixes(ranges []string) ([]netip.Prefix, bool) {
+	list := make([]netip.Prefix, len(ranges))
+	for i, s := range ranges {
+		var err error
+		if list[i], err = netip.ParsePrefix(s); err != nil {
+			return nil, false
+		}
+	}
+	return list, true
+}
+
+// set checks caveats and sets n to them.
+func (n *Narrowing) set(c Caveats) error {
+	if c.ExpiresAt.Unix() <= 0 { // also the zero time
+		return errors.New("a derived token must have a time at which it expires")
+	}
+	n.expires = c.ExpiresAt.Unix()
+	if !c.NotBefore.IsZero() {
+		n.notBefore = c.NotBefore.Unix()
+	}
+	for name, list := range map[string]int{"permissions": lengthOr1(c.Permissions),
+		"namespaces": lengthOr1(c.Namespaces), "addresses": lengthOr1(c.AllowedIPs)} {
+		if list < 1 || list > maxCaveats {
+			return fmt.Errorf("%s must contain 1 to %d entries", name, maxCaveats)
+		}
+	}
+	if c.Permissions != nil {
+		permissions := make([]Permission, len(c.Permissions))
+		for i, text := range c.Permissions {
+			var err error
+			if permissions[i], err = ParsePermission(text); err != nil {
+				return err
+			}
+		}
+		n.scope = NewSet(permissions...)
+	}
+	for _, id := range c.Namespaces {
+		if !ValidNamespaceID(id) {
+			return fmt.Errorf("%.100q is not the id of a namespace", id)
+		}
+	}
+	n.namespaces = c.Namespaces
+	for _, p := range c.AllowedIPs {
+		if !p.IsValid() {
+			return errors.New("an address must be a CIDR range such as 10.0.0.0/8")
+		}
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
+		n.AllowedIPs = append(n.AllowedIPs, p.Masked())
+	}
+	if _, hidden := HiddenIn(c.Note); hidden || utf8.RuneCountInString(c.Note) > maxNote ||
+		strings.ContainsFunc(c.Note, unprintable) {
+		return fmt.Errorf("a note must have at most %d printable characters", maxNote)
+	}
+	if ContainsToken(c.Note) {
+		return errors.New("a note must not contain a token")
+	}
+	n.Note = c.Note
+	return nil
+}
+
+// lengthOr1 returns the length of a list, and 1 for nil, which means no restriction.
+func lengthOr1[T any](list []T) int {
+	if list == nil {
+		return 1
+	}
+	return len(list)
+}
+
+func unprintable(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
+
+// Signed returns what the signature covers. It does not contain the signature.
+func (t *DerivedToken) Signed() string { return t.signed }
+
+// SignedBy reports whether the token was signed with a key pair. It takes some 50 µs.
+func (t *DerivedToken) SignedBy(p *PublicKey) bool {
+	return ed25519.Verify(p[:], readOnly(t.signed), t.signature[:])
+}
+
+// eachMember calls f for each member of a JSON object (RFC 8259), in order and with duplicates. It
+// returns false if text is not exactly one valid object in UTF-8, or as soon as f does.
+func eachMember(text []byte, f func(name string, value json.RawMessage) bool) bool {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') || text[0] != '{' ||
+		!utf8.Valid(text) {
+		return false
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return false
+		}
+		var value json.RawMessage
+		if d.Decode(&value) != nil || !f(name.(string), value) {
+			return false
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return false
+	}
+	_, err := d.Token()
+	return errors.Is(err, io.EOF)
+}
+
+// jsonText returns the text of a JSON string. It refuses null, which json.Unmarshal accepts, and
+// half of a surrogate pair.
+func jsonText(value json.RawMessage) (s string, ok bool) {
+	if value[0] != '"' || json.Unmarshal(value, &s) != nil {
+		return "", false
+	}
+	return s, !strings.ContainsRune(s, utf8.RuneError)
+}
+
+// jsonTexts returns the texts of a JSON array of strings. An empty array is not nil.
+func jsonTexts(value json.RawMessage) ([]string, bool) {
+	var list []json.RawMessage
+	if value[0] != '[' || json.Unmarshal(value, &list) != nil || len(list) > maxCaveats {
+		return nil, false
+	}
+	texts := make([]string, len(list))
+	for i, one := range list {
+		var ok bool
+		if texts[i], ok = jsonText(one); !ok {
+			return nil, false
+		}
+	}
+	return texts, true
+}
+
+// numericDate returns the time of a NumericDate (RFC 7519, section 2) in whole seconds.
+func numericDate(value json.RawMessage) (time.Time, bool) {
+	if len(value) > maxNumericDigits {
+		return time.Time{}, false
+	}
+	for _, c := range value {
+		if c < '0' || c > '9' {
+			return time.Time{}, false
+		}
+	}
+	seconds, err := strconv.ParseInt(string(value), 10, 64)
+	return time.Unix(seconds, 0), err == nil
+}

@@ -1,0 +1,310 @@
+package keystore
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// derivedVectors are the vectors in docs/derived-vectors.json. They were computed independently of
+// this code, with Python's cryptography.
+type derivedVectors struct {
+	Now        int64
+	MaxSeconds int64 `json:"max_seconds"`
+	Vectors    []struct {
+		Name, Token, Seed, JWT, Verdict string
+		PublicKey                       string `json:"public_key"`
+	}
+}
+
+func readDerivedVectors(t testing.TB) (v derivedVectors) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/derived-vectors.json")
+	if err == nil {
+		err = json.Unmarshal(text, &v)
+	}
+	if err != nil || len(v.Vectors) < 150 {
+		t.Fatal(len(v.Vectors), err)
+	}
+	return v
+}
+
+// judgeDerived returns the verdict on a JWT if only token is valid.
+func judgeDerived(token, jwt string, now, longest time.Duration) string {
+	d, err := ParseDerived(jwt)
+	if err != nil {
+		return "invalid"
+	}
+	switch d.Narrowing.ValidAt(int64(now), longest) {
+	case Expired:
+		return "expired"
+	case Malformed:
+		return "invalid"
+	}
+	public := PublicKeyOf(token)
+	if d.Parent != DigestOf(token) || !d.SignedBy(&public) {
+		return "invalid"
+	}
+	return "ok"
+}
+
+func TestDerivedVectors(t *testing.T) {
+	v := readDerivedVectors(t)
+	verdicts := make(map[string]int)
+	for _, one := range v.Vectors {
+		if seed := hex.EncodeToString(derivingKey(one.Token).Seed()); seed != one.Seed {
+			t.Errorf("%s: seed %s, want %s", one.Name, seed, one.Seed)
+		}
+		public := PublicKeyOf(one.Token)
+		if got := hex.EncodeToString(public[:]); got != one.PublicKey {
+			t.Errorf("%s: public key %s, want %s", one.Name, got, one.PublicKey)
+		}
+		if got := judgeDerived(one.Token, one.JWT, time.Duration(v.Now)*time.Second,
+			time.Duration(v.MaxSeconds)*time.Second); got != one.Verdict {
+			t.Errorf("%s: %s, want %s", one.Name, got, one.Verdict)
+		}
+		verdicts[one.Verdict]++
+	}
+	if verdicts["ok"] < 10 || verdicts["expired"] < 3 || verdicts["invalid"] < 100 {
+		t.Error(verdicts)
+	}
+}
+
+// TestEveryChangedByteIsRefused changes each character of a derived token.
+func TestEveryChangedByteIsRefused(t *testing.T) {
+	token := tokenVectors[0].token
+	jwt, err := Derive(token, Caveats{ExpiresAt: time.Unix(2000, 0), Permissions: []string{"read"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const now = 1990 * time.Second
+	if got := judgeDerived(token, jwt, now, time.Hour); got != "ok" {
+		t.Fatal(got)
+	}
+	for i := range jwt {
+		for _, c := range "A0_.=" {
+			changed := jwt[:i] + string(c) + jwt[i+1:]
+			if changed != jwt && judgeDerived(token, changed, now, time.Hour) == "ok" {
+				t.Errorf("accepted with %c at %d", c, i)
+			}
+		}
+		if judgeDerived(token, jwt[:i], now, time.Hour) == "ok" {
+			t.Errorf("accepted after %d characters", i)
+		}
+	}
+}
+
+func TestDeriveRefuses(t *testing.T) {
+	at := time.Unix(2000, 0)
+	derived, err := Derive(tokenVectors[0].token, Caveats{ExpiresAt: at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		token string
+		c     Caveats
+		want  string
+	}{
+		"no expiry":        {tokenVectors[0].token, Caveats{}, "time at which it expires"},
+		"a derived token":  {derived, Caveats{ExpiresAt: at}, "derive from the key's own token"},
+		"a member's token": {"akm_" + strings.Repeat("0", 58), Caveats{ExpiresAt: at}, "member"},
+		"no token":         {"", Caveats{ExpiresAt: at}, "8 to 512"},
+		"no permissions": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Permissions: []string{}}, "permissions must contain 1 to 100"},
+		"no namespaces": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Namespaces: []string{}}, "namespaces must contain 1 to 100"},
+		"no addresses": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, AllowedIPs: []netip.Prefix{}}, "addresses must contain 1 to"},
+		"a permission": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Permissions: []string{"orders"}}, `"orders"`},
+		"two in one": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Permissions: []string{"read write"}}, `"read write"`},
+		"a namespace": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Namespaces: []string{"*"}}, "not the id of a namespace"},
+		"an address": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, AllowedIPs: []netip.Prefix{{}}}, "CIDR range"},
+		"a note": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Note: "a\nb"}, "200 printable characters"},
+		"a token in the note": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Note: tokenVectors[0].token}, "must not contain a token"},
+		"too much": {tokenVectors[0].token,
+			Caveats{ExpiresAt: at, Namespaces: slices.Repeat([]string{strings.Repeat("n", 60)}, 80)},
+			"at most 4096 are allowed"},
+	} {
+		got, err := Derive(c.token, c.c)
+		if err == nil || !strings.Contains(err.Error(), c.want) || got != "" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if err != nil && ContainsToken(err.Error()) {
+			t.Errorf("%s: the error contains the token", name)
+		}
+	}
+}
+
+// TestDeriveIsUnderstood: what Derive writes, ParseDerived reads.
+func TestDeriveIsUnderstood(t *testing.T) {
+	at := time.Unix(2000, 999_999_999)
+	jwt, err := Derive("secret-token:"+tokenVectors[1].token+"\n", Caveats{ExpiresAt: at,
+		NotBefore: time.Unix(1000, 0), Permissions: []string{"reports:read", "orders:search"},
+		Namespaces: []string{"acme", "b"},
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}, Note: "<nächtlich> & 夜"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := ParseDerived(jwt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := d.Narrowing
+	got := fmt.Sprintf("%d %d %v %v %v %s", n.expires, n.notBefore, n.scope, n.namespaces,
+		n.AllowedIPs, n.Note)
+	want := "2000 1000 orders:search,reports:read [acme b] [10.0.0.0/8] <nächtlich> & 夜"
+	if got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if parent, ok := DerivedParent(jwt); !ok || parent != DigestOf(tokenVectors[1].token) {
+		t.Error(ok)
+	}
+	if !IsDerived(jwt) || IsDerived(tokenVectors[1].token) {
+		t.Error("IsDerived")
+	}
+	for text, want := range map[string]bool{
+		jwt: true, "a " + jwt + ", b": true, jwt[:len(jwt)-1]: false, jwt + "A": false,
+		strings.Repeat(".ey", 1000): false, jwt[strings.Index(jwt, ".")+1:]: false,
+	} {
+		if ContainsToken(text) != want {
+			t.Errorf("ContainsToken(%q) is %v", text, !want)
+		}
+	}
+}
+
+// TestForeignJWTs: a JWT of another issuer is no derived token, and everything that claims the type
+// is one, however malformed.
+func TestForeignJWTs(t *testing.T) {
+	// jwt.io's first example.
+	foreign := "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG" +
+		"9lIiwiaWF0IjoxNTE2MjM5MDIyfQ.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
+	for _, s := range []string{foreign, "", ".", "..", "ey..", "eyJ9.x.y", foreign[:20]} {
+		if _, err := ParseDerived(s); !errors.Is(err, ErrNotDerived) || IsDerived(s) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	for _, header := range []string{
+		`{"typ":"ak+jwt"}`, `{"typ":"AK+JWT","alg":"none"}`, `{"TYP":"ak+jwt"}`,
+		`{"typ":"application/ak+jwt"}`, `{"typ":"ak\u002bjwt"}`, ` {"typ":"ak+jwt"}`,
+		`{"typ":"JWT","typ":"ak+jwt"}`, `{"typ":"ak+jwt","typ":"JWT"}`, `{"typ":"ak+jwt",`,
+		`{"typ":"ak+jwt"}x`,
+	} {
+		for _, padding := range []string{"", "="} {
+			s := base64.RawURLEncoding.EncodeToString([]byte(header)) + padding + ".x.y"
+			if _, err := ParseDerived(s); err == nil || errors.Is(err, ErrNotDerived) {
+				t.Errorf("%s: %v", header, err)
+			}
+		}
+	}
+}
+
+func TestDecideNarrowed(t *testing.T) {
+	const now = 1000 * int64(time.Second)
+	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
+	d := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "acme"}, {ID: "b"}}})
+	key := &Key{ID: "k", Namespace: "acme", Owner: RootMember, Active: true,
+		Secrets:    []Secret{{Digest: Digest{1}}},
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Grants: []Grant{{Namespace: AnyNamespace,
+			Permissions: MustParsePermissions("read", "orders:write")}}}
+	r := NewRecord(key, Digest{1})
+	here, there := netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.2.0.1")
+	wide := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	narrow := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
+	read, write := Need{Class: Read, Resource: "orders"}, Need{Class: Write, Resource: "orders"}
+	const all = "orders:write,read" // the permissions of the key
+	outside := netip.MustParseAddr("192.0.2.1")
+	scope := func(permissions ...string) Caveats { return Caveats{Permissions: permissions} }
+	in := func(namespaces ...string) Caveats { return Caveats{Namespaces: namespaces} }
+	from := func(ranges []netip.Prefix) Caveats { return Caveats{AllowedIPs: ranges} }
+	for name, c := range map[string]struct {
+		caveats   Caveats
+		need      Need
+		namespace string
+		client    netip.Addr
+		want      Outcome
+		left      string
+	}{
+		"nothing narrowed":      {Caveats{}, write, "acme", here, OK, all},
+		"a scope":               {scope("read"), read, "acme", here, OK, "read"},
+		"beyond the scope":      {scope("read"), write, "acme", here, Forbidden, "read"},
+		"a scope of a resource": {scope("orders:read"), read, "acme", here, OK, "orders:read"},
+		"beyond the key":        {scope("*"), Need{Class: Write}, "acme", here, Forbidden, all},
+		"nothing of the key":    {scope("billing:write"), write, "acme", here, Forbidden, ""},
+		"in the namespace":      {in("b", "acme"), read, "acme", here, OK, all},
+		"another namespace":     {in("b"), read, "acme", here, Forbidden, ""},
+		"no namespace":          {in("gone"), read, "gone", here, Forbidden, ""},
+		"its addresses":         {from(narrow), read, "acme", here, OK, all},
+		"another address":       {from(narrow), read, "acme", there, Address, all},
+		"not the key's address": {from(wide), read, "acme", outside, Address, all},
+		"no address":            {from(narrow), read, "acme", netip.Addr{}, Address, all},
+		"expired":               {Caveats{ExpiresAt: at(1000)}, read, "acme", here, Expired, all},
+	} {
+		if c.caveats.ExpiresAt.IsZero() {
+			c.caveats.ExpiresAt = at(1001)
+		}
+		n := new(Narrowing)
+		if err := n.set(c.caveats); err != nil {
+			t.Fatal(name, err)
+		}
+		ns := d.Namespace(c.namespace)
+		q := &Request{Now: now, Policy: d, Namespace: ns, Need: c.need, Client: c.client,
+			Narrowing: n}
+		if got := Decide(r, q); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		for range 2 {
+			if got := n.Left(r.Set(d, ns), ns).String(); got != c.left {
+				t.Errorf("%s: %q is left, want %q", name, got, c.left)
+			}
+		}
+	}
+	q := &Request{Now: now, Policy: d, Namespace: d.Namespace("acme"), Need: read,
+		Client: here, Early: true, Narrowing: &Narrowing{expires: 2000, AllowedIPs: narrow}}
+	free := *key
+	free.AllowedIPs = nil
+	if got := Decide(NewRecord(&free, Digest{1}), q); got != Early {
+		t.Errorf("early data for a token with addresses: %v", got)
+	}
+}
+
+// FuzzParseDerived: what is accepted has one form only, and nothing panics.
+func FuzzParseDerived(f *testing.F) {
+	for _, v := range readDerivedVectors(f).Vectors {
+		f.Add(v.JWT)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDerived(s)
+		if (err == nil) && (len(s) > MaxDerivedLen || !IsDerived(s)) {
+			t.Fatal(len(s))
+		}
+		signed, signature, ok := CutDerived(s)
+		if err != nil {
+			return
+		}
+		if !ok || signed+"."+signature != s || signed != d.Signed() {
+			t.Fatal("another cut")
+		}
+		if base64.RawURLEncoding.EncodeToString(d.signature[:]) != signature {
+			t.Fatal("the signature has two forms")
+		}
+		if d.Narrowing.expires <= 0 || len(d.Narrowing.Note) > 4*maxNote ||
+			d.Narrowing.Size() > 1<<18 {
+			t.Fatal(d.Narrowing)
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package keystore
+
+import (
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Caveats say how a derived token narrows its key (docs/derived.md).
+type Caveats struct {
+	// ExpiresAt is when the token expires. It is required, and rounded down to a second.
+	ExpiresAt time.Time
+	// NotBefore is when the token becomes valid. The zero time means at once.
+	NotBefore time.Time
+	// Permissions are what is left of the key's permissions; nil leaves all.
+	Permissions []string
+	// Namespaces are where the token is valid; nil leaves all of the key's.
+	Namespaces []string
+	// AllowedIPs are the addresses that may use the token; nil leaves all of the key's.
+	AllowedIPs []netip.Prefix
+	// Note is written to the access log, at most 200 characters.
+	Note string
+}
+
+// A Narrowing is what a derived token leaves of its key, in the form that [Decide] uses. A nil
+// *Narrowing leaves everything.
+type Narrowing struct {
+	AllowedIPs []netip.Prefix // empty if the token allows all addresses
+	Note       string
+
+	expires    int64 // Unix seconds
+	notBefore  int64 // Unix seconds; 0 if the token has always been valid
+	scope      *Set  // nil for all permissions
+	namespaces []string
+	left       atomic.Pointer[leftOver]
+}
+
+// A leftOver caches the intersection of the scope with a set.
+type leftOver struct{ of, left *Set }
+
+// notBeforeLeeway is how long before NotBefore a token is accepted, because the clock of the
+// program that derived it may be fast.
+const notBeforeLeeway = 60 * time.Second
+
+// ValidAt returns [OK] if the token is valid at now, in Unix nanoseconds, [Expired] if it has
+// expired, and [Malformed] if it is not valid yet or expires more than longest after now.
+func (n *Narrowing) ValidAt(now int64, longest time.Duration) Outcome {
+	seconds := now / int64(time.Second)
+	switch {
+	case seconds >= n.expires:
+		return Expired
+	case n.expires-seconds > int64(longest/time.Second):
+		return Malformed
+	case n.notBefore-seconds > int64(notBeforeLeeway/time.Second):
+		return Malformed
+	}
+	return OK
+}
+
+// Expiry returns when the token expires, in Unix nanoseconds, or [Never] for a nil Narrowing.
+func (n *Narrowing) Expiry() int64 {
+	if n == nil || n.expires >= lastSecond {
+		return Never
+	}
+	return n.expires * int64(time.Second)
+}
+
+// Allows reports whether the token allows a need in a namespace, which may be nil. The key and its
+// owner must allow it too.
+func (n *Narrowing) Allows(ns *Namespace, need *Need) bool {
+	return n == nil || n.validIn(ns) && (n.scope == nil || n.scope.Allows(*need))
+}
+
+func (n *Narrowing) validIn(ns *Namespace) bool {
+	return n.namespaces == nil || ns != nil && slices.Contains(n.namespaces, ns.ID)
+}
+
+// addresses returns the allowed addresses of the token.
+func (n *Narrowing) addresses() []netip.Prefix {
+	if n == nil {
+		return nil
+	}
+	return n.AllowedIPs
+}
+
+// Left returns what the token leaves of a set in a namespace.
+func (n *Narrowing) Left(set *Set, ns *Namespace) *Set {
+	switch {
+	case n == nil:
+		return set
+	case !n.validIn(ns):
+		return nil
+	case n.scope == nil:
+		return set
+	}
+	if cached := n.left.Load(); cached != nil && cached.of == set {
+		return cached.left
+	}
+	left := Intersection(set, n.scope)
+	n.left.Store(&leftOver{set, left})
+	return left
+}
+
+// Namespaces returns the namespaces in which the token is valid, or nil for all. The caller must not
+// modify the list.
+func (n *Narrowing) Namespaces() []string {
+	if n == nil {
+		return nil
+	}
+	return n.namespaces
+}
+
+// LeftIn is Left for the id of a namespace, which need not exist.
+func (n *Narrowing) LeftIn(set *Set, namespace string) *Set {
+	return n.Left(set, &Namespace{ID: namespace})
+}
+
+// Size returns the approximate memory of the narrowing in bytes.
+func (n *Narrowing) Size() int64 {
+	size := 200 + len(n.Note) + 32*len(n.AllowedIPs)
+	for _, ns := range n.namespaces {
+		size += 16 + len(ns)
+	}
+	// A permission is in the set, in the set that is left, and in the texts of both.
+	for _, p := range n.scope.Permissions() {
+		size += 800 + 6*(len(p.Resource)+len(p.Action))
+	}
+	return int64(size)
+}

@@ -1,0 +1,293 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A verified is a derived token whose signature was right. That stays true for good: whether its
+// key is still valid is looked up each time. The signature is not kept, so that the memory of the
+// process holds no usable token.
+type verified struct {
+	parent    keystore.Digest
+	prefix    string // of the parent's token; empty if another system created it
+	signed    string // what the signature covers
+	narrowing *keystore.Narrowing
+}
+
+// findVerified returns a derived token that was verified before, or nil. It is found by its
+// signature, which is shorter than the token, and must be the same in every byte.
+func (s *shard) findVerified(d *keystore.Digest, signed string) *verified {
+	e := s.derived.find(d)
+	if e == nil || e.verified.signed != signed {
+		return nil
+	}
+	return e.verified
+}
+
+// lookupDerived is Lookup for derived tokens. derived is false for any other credential.
+func (n *Node) lookupDerived(
+	ctx context.Context, credential string, now time.Time,
+) (a Answer, derived bool, err error) {
+	signed, signature, ok := keystore.CutDerived(credential)
+	if !ok {
+		return a, false, nil
+	}
+	d := keystore.DigestOf(signature)
+	s := n.cache.shard(&d)
+	v := s.findVerified(&d, signed)
+	if v == nil {
+		// The size, the header and the times are checked first: that costs little.
+		token, err := keystore.ParseDerived(credential)
+		if errors.Is(err, keystore.ErrNotDerived) {
+			return a, false, nil
+		}
+		outcome := keystore.Malformed
+		if derive := &n.settings.Load().Derive; err == nil && !derive.Off {
+			own := n.databaseTime(n.clock.of(now)).UnixNano()
+			outcome = token.Narrowing.ValidAt(own, derive.Max)
+		}
+		if outcome != keystore.OK {
+			return Answer{Outcome: outcome}, true, nil
+		}
+		a, err = n.lookup(ctx, token.Parent, named, "", now)
+		if a = a.restrict(false); err != nil || a.Record == nil {
+			return a, true, err
+		}
+		if a.Record.RotatedOut() {
+			return a, true, nil // whatever the signature is
+		}
+		if v, err = n.verify(ctx, a.Record, token); err != nil {
+			return Answer{}, true, err
+		}
+		if v == nil {
+			return Answer{Outcome: keystore.Malformed}, true, nil
+		}
+		s.rememberVerified(&d, v)
+	} else if a, err = n.lookup(ctx, v.parent, named, "", now); err != nil || a.Record == nil {
+		return a, true, err
+	}
+	settings := n.settings.Load()
+	if settings.Derive.Off ||
+		v.prefix != "" && !slices.Contains(settings.TokenPrefixes, v.prefix) {
+		return Answer{Outcome: keystore.Malformed}, true, nil
+	}
+	if outcome := v.narrowing.ValidAt(a.Now, settings.Derive.Max); outcome != keystore.OK {
+		return Answer{Outcome: outcome}, true, nil
+	}
+	a.Narrowing = v.narrowing
+	return a, true, nil
+}
+
+func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
+	size := int64(200+len(v.signed)+len(v.prefix)) + v.narrowing.Size()
+	e := &entry{digest: *d, verified: v, size: int32(size)}
+	s.mu.Lock()
+	s.derived.insert(e)
+	s.mu.Unlock()
+}
+
+// verify verifies the signature of a derived token of a record's credential. It returns nil if the
+// signature is wrong or cannot be verified. An error means that the answer is
+// [keystore.Unavailable].
+func (n *Node) verify(
+	ctx context.Context, r *keystore.Record, t *keystore.DerivedToken,
+) (*verified, error) {
+	k, err := n.derivingKey(ctx, r)
+	if k == (keystore.DerivingKey{}) || err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
+	defer cancel()
+	ok, err := n.forged.check(ctx, &t.Parent, func() bool { return t.SignedBy(&k.Public) })
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), t.Narrowing}, nil
+}
+
+// derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown.
+// The record may have been read before another node learned the key.
+func (n *Node) derivingKey(
+	ctx context.Context, r *keystore.Record,
+) (k keystore.DerivingKey, err error) {
+	if k, known := r.Deriving(); known {
+		return k, nil
+	}
+	// It is remembered like an unknown credential that the database has no key.
+	d := keystore.DigestOf("the deriving key of " + string(r.Digest[:]))
+	s := n.cache.shard(&d)
+	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
+		return k, nil
+	}
+	if n.membership.unavailable(n.clock.now()) {
+		return k, errUnavailable
+	}
+	free, err := n.acquireSlot(ctx, false)
+	if err != nil {
+		return k, err
+	}
+	defer free()
+	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
+	defer cancel()
+	if k, err = n.db.DerivingKey(ctx, r.Digest); err != nil {
+		_ = n.StoreFailed("looking up a deriving key", err)
+		return k, err
+	}
+	if k != (keystore.DerivingKey{}) {
+		r.SetDeriving(k)
+		return k, nil
+	}
+	s.mu.Lock()
+	s.insert(&d, nil, n.clock.now().UnixNano())
+	s.mu.Unlock()
+	return k, nil
+}
+
+const (
+	// forgeryShare limits the wrong signatures of one parent: after one, the node waits for this
+	// many times as long as its verification took.
+	forgeryShare = 9
+	// maxWaiting is how many verifications of one parent may wait.
+	maxWaiting = 64
+	// maxForged is how many parents are paced on their own. The others share one pace.
+	maxForged = 1024
+)
+
+var errForgeries = errors.New("too many derived tokens of one key with wrong signatures")
+
+// forgeries paces the verification of signatures, so that the wrong ones of one parent take at most
+// a tenth of a core. Verified tokens are remembered and do not come here.
+type forgeries struct {
+	mu      sync.Mutex
+	parents map[keystore.Digest]*pace
+}
+
+// A pace is that of a parent with wrong signatures. Its tokens are verified one by one.
+type pace struct {
+	turn    chan struct{} // capacity 1
+	waiting int
+	next    time.Time // of the next verification
+}
+
+// check calls verify, perhaps after a pause, and returns its result.
+func (f *forgeries) check(
+	ctx context.Context, d *keystore.Digest, verify func() bool,
+) (ok bool, err error) {
+	p, err := f.enter(d)
+	if err != nil {
+		return false, err
+	}
+	if p != nil {
+		defer f.leave(d, p)
+		select {
+		case p.turn <- struct{}{}:
+			defer func() { <-p.turn }()
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		if err := f.pause(ctx, p); err != nil {
+			return false, err
+		}
+	}
+	begun := time.Now()
+	if ok = verify(); !ok {
+		f.failed(d, time.Since(begun))
+	}
+	return ok, nil
+}
+
+// enter returns the pace of a parent, or nil if it has none.
+func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.parents[*d]
+	if p == nil {
+		p = f.parents[othersPace]
+	}
+	if p == nil {
+		return nil, nil
+	}
+	if p.waiting >= maxWaiting {
+		return nil, errForgeries
+	}
+	p.waiting++
+	return p, nil
+}
+
+// othersPace is the key of the pace that the parents share for which there is no room. It exists
+// only as long as there is none.
+var othersPace keystore.Digest
+
+// pause waits until the next verification.
+func (f *forgeries) pause(ctx context.Context, p *pace) error {
+	for {
+		f.mu.Lock()
+		wait := time.Until(p.next)
+		f.mu.Unlock()
+		if wait <= 0 {
+			return nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// failed notes a wrong signature.
+func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	p := f.parents[*d]
+	if p == nil {
+		p = f.add(*d, now)
+	}
+	if p.next.Before(now) {
+		p.next = now
+	}
+	p.next = p.next.Add(forgeryShare * took)
+}
+
+// add adds a pace, after it has removed those that no longer slow anything down.
+func (f *forgeries) add(d keystore.Digest, now time.Time) *pace {
+	if f.parents == nil {
+		f.parents = make(map[keystore.Digest]*pace)
+	}
+	if len(f.parents) >= maxForged {
+		for other, p := range f.parents {
+			if p.waiting == 0 && now.After(p.next) {
+				delete(f.parents, other)
+			}
+		}
+	}
+	if len(f.parents) >= maxForged {
+		d = othersPace
+	}
+	p := f.parents[d]
+	if p == nil {
+		p = &pace{turn: make(chan struct{}, 1)}
+		f.parents[d] = p
+	}
+	return p
+}
+
+// leave ends a call of check. It forgets a pace that no longer slows anything down.
+func (f *forgeries) leave(d *keystore.Digest, p *pace) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p.waiting--
+	if p.waiting == 0 && f.parents[*d] == p && time.Now().After(p.next) {
+		delete(f.parents, *d)
+	}
+}

@@ -1,0 +1,134 @@
+package node
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// TestForgeriesTakeATenth: however many requests bring wrong signatures of one parent, their
+// verification takes a tenth of the time, and others of the parent are verified in between.
+func TestForgeriesTakeATenth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const took = 50 * time.Microsecond
+		var f forgeries
+		var spent, refused atomic.Int64
+		forge := func() bool {
+			time.Sleep(took)
+			spent.Add(int64(took))
+			return false
+		}
+		parent := keystore.Digest{1}
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		var work sync.WaitGroup
+		for range 100 {
+			work.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := f.check(ctx, &parent, forge); err != nil {
+						refused.Add(1)
+					}
+					time.Sleep(time.Duration(rand.Int64N(int64(2 * took))))
+				}
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		begun := time.Now()
+		for tries := 0; ; tries++ {
+			ok, err := f.check(ctx, &parent, func() bool { return true })
+			if ok {
+				break
+			}
+			if tries == 10_000 {
+				t.Error("no genuine token was verified", err)
+				break
+			}
+			time.Sleep(time.Duration(rand.Int64N(int64(2 * took))))
+		}
+		if waited := time.Since(begun); waited > 200*time.Millisecond {
+			t.Errorf("a genuine token waited for %s", waited)
+		}
+		other := keystore.Digest{2}
+		begun = time.Now()
+		if ok, err := f.check(ctx, &other, func() bool { return true }); !ok || err != nil {
+			t.Error("a token of another parent was refused", err)
+		}
+		if waited := time.Since(begun); waited > 0 {
+			t.Errorf("a token of another parent waited for %s", waited)
+		}
+		work.Wait()
+		if part := float64(spent.Load()) / float64(time.Second); part > 0.11 || part < 0.05 {
+			t.Errorf("verifying took %.3f of the time", part)
+		}
+		if refused.Load() == 0 {
+			t.Error("any number of requests waited")
+		}
+	})
+}
+
+// TestForgeriesAreBounded: parents with wrong signatures take bounded memory, and their paces are
+// forgotten.
+func TestForgeriesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f forgeries
+		var work sync.WaitGroup
+		forge := func() bool { time.Sleep(time.Second); return false }
+		for i := range 3 * maxForged {
+			d := keystore.Digest{1, byte(i), byte(i >> 8)}
+			work.Go(func() { _, _ = f.check(t.Context(), &d, forge) })
+		}
+		work.Wait()
+		if n := len(f.parents); n > maxForged+1 || n < maxForged/2 {
+			t.Errorf("%d paces", n)
+		}
+		time.Sleep(24 * time.Hour)
+		d := keystore.Digest{9}
+		_, _ = f.check(t.Context(), &d, forge)
+		if n := len(f.parents); n > 2 {
+			t.Errorf("%d paces are left", n)
+		}
+	})
+}
+
+// TestVerifiedAreBounded: verified tokens take bounded memory and evict no records.
+func TestVerifiedAreBounded(t *testing.T) {
+	c := newLocalCache(256, 1<<30)
+	s := &c.shards[0]
+	r := keystore.NewRecord(&keystore.Key{ID: "k", Active: true,
+		Secrets: []keystore.Secret{{}}}, keystore.Digest{})
+	s.insert(&r.Digest, r, 0)
+	insert := func(i, size int) keystore.Digest {
+		d := keystore.Digest{0, byte(i), byte(i >> 8), 1}
+		s.rememberVerified(&d, &verified{signed: string(make([]byte, size)),
+			narrowing: new(keystore.Narrowing)})
+		return d
+	}
+	for i := range 1000 {
+		insert(i, 100)
+	}
+	if n := s.derived.count.Load(); n != perShard(derivedEntries) {
+		t.Errorf("%d small tokens", n)
+	}
+	for i := range 1000 {
+		insert(1000+i, keystore.MaxDerivedLen)
+	}
+	if n := s.derived.bytes.Load(); n > derivedBytes/cacheShards {
+		t.Errorf("%d bytes", n)
+	}
+	if r, known := s.find(&keystore.Digest{}, 1); r == nil || !known {
+		t.Error("the record was evicted")
+	}
+	d := insert(7, 100)
+	if s.findVerified(&d, string(make([]byte, 100))) == nil {
+		t.Error("a verified token is not found")
+	}
+	if s.findVerified(&d, string(make([]byte, 99))+"x") != nil {
+		t.Error("another token with the same signature is found")
+	}
+}

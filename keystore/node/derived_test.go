@@ -1,0 +1,337 @@
+package node_test
+
+import (
+	"context"
+	"encoding/base64"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+// derive derives a token that is valid for life, unless caveats say otherwise.
+func derive(t testing.TB, token string, life time.Duration, c keystore.Caveats) string {
+	t.Helper()
+	if c.ExpiresAt.IsZero() {
+		c.ExpiresAt = time.Now().Add(life)
+	}
+	derived, err := keystore.Derive(token, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return derived
+}
+
+// ask decides about a request with a derived token that reads in the namespace `default`.
+func ask(t testing.TB, k *manage.Keystore, token string) (keystore.Outcome, *keystore.Narrowing) {
+	t.Helper()
+	a, err := k.Lookup(ctx, token, time.Now())
+	switch {
+	case err != nil:
+		return keystore.Unavailable, nil
+	case a.Record == nil:
+		return a.Outcome, nil
+	}
+	return keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: k.Policy(),
+		Namespace: k.Policy().Namespace("default"), Narrowing: a.Narrowing}), a.Narrowing
+}
+
+func wantDerived(
+	t testing.TB, what string, k *manage.Keystore, token string, want keystore.Outcome,
+) {
+	t.Helper()
+	got, n := ask(t, k, token)
+	fleet.Want(t, what, got, want)
+	if want == keystore.OK && n == nil {
+		t.Errorf("%s: not narrowed", what)
+	}
+}
+
+// TestDerivedDiesWithItsKey: a derived token is refused as its key is, on every node when the change
+// returns, whether the node has verified it before or not.
+func TestDerivedDiesWithItsKey(t *testing.T) {
+	no := false
+	for name, c := range map[string]struct {
+		change func(k *manage.Keystore, key *keystore.Key) error
+		want   keystore.Outcome
+	}{
+		"revoked": {func(k *manage.Keystore, key *keystore.Key) error {
+			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false,
+				manage.ChangeOptions{Wait: time.Minute})
+			return err
+		}, keystore.Revoked},
+		"inactivated": {func(k *manage.Keystore, key *keystore.Key) error {
+			_, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &no},
+				manage.ChangeOptions{Wait: time.Minute})
+			return err
+		}, keystore.Inactive},
+		"rotated": {func(k *manage.Keystore, key *keystore.Key) error {
+			_, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0,
+				manage.ChangeOptions{Wait: time.Minute})
+			return err
+		}, keystore.Rotated},
+		"deleted": {func(k *manage.Keystore, key *keystore.Key) error {
+			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{})
+			if err != nil {
+				return err
+			}
+			_, _, err = k.DeleteKey(ctx, fleet.Root, key.ID,
+				manage.ChangeOptions{Wait: time.Minute})
+			return err
+		}, keystore.Unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := fleet.New(t)
+			a, _ := f.Node(node.Settings{})
+			b, _ := f.Node(node.Settings{})
+			key, token := fleet.Mint(t, a, manage.KeySpec{})
+			used := derive(t, token, time.Hour, keystore.Caveats{Note: "used"})
+			fresh := derive(t, token, time.Hour, keystore.Caveats{Note: "fresh"})
+			for _, k := range []*manage.Keystore{a, b} {
+				wantDerived(t, "before", k, used, keystore.OK)
+			}
+			if err := c.change(a, key); err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range []*manage.Keystore{a, b} {
+				wantDerived(t, "verified before", k, used, c.want)
+				wantDerived(t, "not verified before", k, fresh, c.want)
+			}
+		})
+	}
+}
+
+// TestDerivedTimes: tokens are valid from nbf, with a leeway, until exp, and not longer than the
+// setting allows. Settings apply to tokens that were verified before.
+func TestDerivedTimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := fleet.New(t).Node(node.Settings{})
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		at := func(d time.Duration) time.Time { return time.Now().Add(d).Truncate(time.Second) }
+		day := derive(t, token, 0, keystore.Caveats{ExpiresAt: at(24 * time.Hour)})
+		long := derive(t, token, 0, keystore.Caveats{ExpiresAt: at(24*time.Hour + 2*time.Second)})
+		early := derive(t, token, 0, keystore.Caveats{ExpiresAt: at(time.Hour),
+			NotBefore: at(62 * time.Second)})
+		wantDerived(t, "the longest life", k, day, keystore.OK)
+		wantDerived(t, "longer than that", k, long, keystore.Malformed)
+		wantDerived(t, "before nbf", k, early, keystore.Malformed)
+		time.Sleep(3 * time.Second)
+		wantDerived(t, "within the leeway", k, early, keystore.OK)
+
+		k.Configure(node.Settings{Derive: node.DeriveSettings{Max: time.Hour}})
+		wantDerived(t, "longer than the new setting", k, day, keystore.Malformed)
+		k.Configure(node.Settings{Derive: node.DeriveSettings{Off: true}})
+		wantDerived(t, "off", k, early, keystore.Malformed)
+		fleet.Want(t, "the key itself", fleet.Ask(k, token), keystore.OK)
+		k.Configure(node.Settings{})
+		wantDerived(t, "on again", k, day, keystore.OK)
+
+		time.Sleep(24 * time.Hour)
+		wantDerived(t, "expired", k, day, keystore.Expired)
+		wantDerived(t, "expired before it was seen", k,
+			derive(t, token, 0, keystore.Caveats{ExpiresAt: at(-time.Second)}), keystore.Expired)
+		fleet.Want(t, "the key itself, later", fleet.Ask(k, token), keystore.OK)
+	})
+}
+
+// TestDerivedFromOlderTokens: a token that was imported as a digest can be derived from on every
+// node once one of them has seen it.
+func TestDerivedFromOlderTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		a, _ := f.Node(node.Settings{})
+		b, db := f.Node(node.Settings{})
+		const token = "imported-0123456789-as-a-digest"
+		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+			Digest:  keystore.DigestOf(token),
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		derived := derive(t, token, time.Hour, keystore.Caveats{})
+		for range 3 {
+			wantDerived(t, "nobody has seen the token", b, derived, keystore.Malformed)
+		}
+		if n := db.DerivingLoads.Load(); n != 1 {
+			t.Errorf("%d queries for the deriving key", n)
+		}
+		fleet.Want(t, "the token", fleet.Ask(a, token), keystore.OK)
+		synctest.Wait() // the key is computed
+		wantDerived(t, "on the node that has seen it", a, derived, keystore.OK)
+		time.Sleep(5 * time.Second) // until it is written, and b asks again
+		wantDerived(t, "on the other node", b, derived, keystore.OK)
+		wantDerived(t, "another one", b,
+			derive(t, token, time.Minute, keystore.Caveats{}), keystore.OK)
+		if n := db.DerivingLoads.Load(); n != 2 {
+			t.Errorf("%d queries for the deriving key", n)
+		}
+	})
+}
+
+// TestDerivedPrefix: the prefix of the parent's token must be accepted, also for a token that was
+// verified before.
+func TestDerivedPrefix(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	used := derive(t, token, time.Hour, keystore.Caveats{})
+	wantDerived(t, "before", k, used, keystore.OK)
+	k.Configure(node.Settings{TokenPrefixes: []string{"new"}})
+	wantDerived(t, "verified before", k, used, keystore.Malformed)
+	wantDerived(t, "not verified before", k,
+		derive(t, token, time.Minute, keystore.Caveats{}), keystore.Malformed)
+	k.Configure(node.Settings{TokenPrefixes: []string{"new", "old"}})
+	wantDerived(t, "accepted again", k, used, keystore.OK)
+}
+
+// TestDerivedFromMembers: members' tokens cannot be derived from.
+func TestDerivedFromMembers(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{})
+	m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token, _, err := k.NewMemberToken(ctx, fleet.Root, m.ID, manage.TokenSpec{},
+		manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Derive refuses such a token, so the header of another derived token names it.
+	_, key := fleet.Mint(t, k, manage.KeySpec{})
+	derived := derive(t, key, time.Hour, keystore.Caveats{})
+	d := keystore.DigestOf(token.Reveal())
+	forged := withParent(derived, d)
+	if parent, ok := keystore.DerivedParent(forged); !ok || parent != d {
+		t.Fatal("the test forges no token of the member")
+	}
+	wantDerived(t, "a member's token", k, forged, keystore.Malformed)
+}
+
+// TestForgedFloods: forged tokens cost few queries, and what was verified works meanwhile.
+func TestForgedFloods(t *testing.T) {
+	k, db := fleet.New(t).Node(node.Settings{})
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	good := derive(t, token, time.Hour, keystore.Caveats{})
+	wantDerived(t, "before", k, good, keystore.OK)
+	loads := db.Loads.Load()
+
+	unknown := withParent(good, keystore.DigestOf("nobody"))
+	for range 20 {
+		wantDerived(t, "an unknown parent", k, unknown, keystore.Unknown)
+	}
+	if n := db.Loads.Load() - loads; n != 1 {
+		t.Errorf("%d queries for an unknown parent", n)
+	}
+	parts := strings.Split(good, ".")
+	forged := parts[0] + "." + parts[1] + "." + strings.Repeat("A", len(parts[2]))
+	for range 20 {
+		wantDerived(t, "a wrong signature", k, forged, keystore.Malformed)
+		wantDerived(t, "a verified token", k, good, keystore.OK)
+	}
+	wantDerived(t, "a fresh token", k, derive(t, token, time.Minute, keystore.Caveats{}), keystore.OK)
+	loads = db.Loads.Load()
+	for _, outcome := range []keystore.Outcome{keystore.Malformed, keystore.Expired} {
+		exp := time.Now().Add(-time.Minute)
+		if outcome == keystore.Malformed {
+			exp = time.Now().Add(48 * time.Hour)
+		}
+		late := withParent(derive(t, token, 0, keystore.Caveats{ExpiresAt: exp}),
+			keystore.DigestOf("nobody else"))
+		wantDerived(t, "times come first", k, late, outcome)
+	}
+	if db.Loads.Load() != loads || db.DerivingLoads.Load() != 0 {
+		t.Error("a token with wrong times was looked up")
+	}
+}
+
+// withParent replaces the digest in the header of a derived token.
+func withParent(derived string, d keystore.Digest) string {
+	_, rest, _ := strings.Cut(derived, ".")
+	encode := base64.RawURLEncoding.EncodeToString
+	return encode([]byte(`{"alg":"EdDSA","typ":"ak+jwt","kid":"`+encode(d[:])+`"}`)) + "." + rest
+}
+
+// TestDerivedRunningRequests: a request is cut when its derived token expires, and when its key is
+// revoked, but not when the key's expiry changes to a later time.
+func TestDerivedRunningRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := fleet.New(t).Node(node.Settings{})
+		key, token := fleet.Mint(t, k, manage.KeySpec{})
+		enter := func(life time.Duration) *atomic.Bool {
+			t.Helper()
+			cut := new(atomic.Bool)
+			a, err := k.Lookup(ctx, derive(t, token, life, keystore.Caveats{}), time.Now())
+			r := &node.Running{Cut: func() { cut.Store(true) }}
+			if err != nil || a.Record == nil || !k.Enter(a, r) {
+				t.Fatal(a.Outcome, err)
+			}
+			t.Cleanup(func() { k.Leave(r) })
+			return cut
+		}
+		short, long := enter(10*time.Second), enter(time.Hour)
+		// A change of the key that leaves it valid tells the node its expiry: never.
+		if _, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Name: new("renamed")},
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second)
+		if short.Load() {
+			t.Error("cut before the token expired")
+		}
+		time.Sleep(3 * time.Second)
+		if !short.Load() || long.Load() {
+			t.Errorf("short-lived %v, long-lived %v", short.Load(), long.Load())
+		}
+		fleet.Revoke(t, k, key.ID, time.Second)
+		if !long.Load() {
+			t.Error("not cut by the revoke of the key")
+		}
+	})
+}
+
+// TestDerivedWithoutDatabase: while the database is away, the tokens derived from a cached key work,
+// verified before or not, until the lease ends.
+func TestDerivedWithoutDatabase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		used := derive(t, token, time.Hour, keystore.Caveats{Note: "used"})
+		wantDerived(t, "before", k, used, keystore.OK)
+		db.Cut.Store(true)
+		time.Sleep(3 * time.Second)
+		wantDerived(t, "verified before", k, used, keystore.OK)
+		wantDerived(t, "fresh", k, derive(t, token, time.Minute, keystore.Caveats{}), keystore.OK)
+		time.Sleep(20 * time.Second)
+		wantDerived(t, "without a lease", k, used, keystore.Unavailable)
+		db.Cut.Store(false)
+		time.Sleep(5 * time.Second)
+		wantDerived(t, "afterwards", k, used, keystore.OK)
+	})
+}
+
+// TestLookupSuspectDerived: an address that has sent too many invalid credentials cannot make the
+// node look up parents.
+func TestLookupSuspectDerived(t *testing.T) {
+	k, db := fleet.New(t).Node(node.Settings{})
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	derived := derive(t, token, time.Hour, keystore.Caveats{})
+	look := func() keystore.Outcome {
+		a, err := k.LookupSuspect(context.Background(), derived, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Outcome
+	}
+	fleet.Want(t, "not cached", look(), keystore.Limited)
+	if n := db.Loads.Load(); n != 0 {
+		t.Errorf("%d queries", n)
+	}
+	fleet.Want(t, "the key", fleet.Ask(k, token), keystore.OK)
+	fleet.Want(t, "cached", look(), keystore.OK)
+}

@@ -1,0 +1,100 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const (
+	// derivingQueue is how many tokens wait for the computation of their deriving key. A token that
+	// does not fit waits for its next use.
+	derivingQueue = 256
+	// maxPendingDeriving is how many computed keys are kept while the database is unavailable.
+	maxPendingDeriving = 1 << 16
+)
+
+// A derivingBook has the deriving keys of tokens that were stored without one: as a digest, or by
+// an earlier release. The node that sees such a token computes its key in the background.
+type derivingBook struct {
+	queue chan seenToken
+
+	mu   sync.Mutex
+	keys map[keystore.Digest]keystore.DerivingKey // not in the database yet
+}
+
+// A seenToken is a token that a request has brought.
+type seenToken struct {
+	record *keystore.Record
+	token  string
+	prefix string // empty if another system created the token
+}
+
+func newDerivingBook() *derivingBook {
+	return &derivingBook{queue: make(chan seenToken, derivingQueue),
+		keys: make(map[keystore.Digest]keystore.DerivingKey)}
+}
+
+// learnDeriving has the deriving key of a record's token computed in the background. It never
+// waits.
+func (n *Node) learnDeriving(r *keystore.Record, token string) {
+	if r.RotatedOut() || len(n.deriving.queue) == derivingQueue {
+		return
+	}
+	seen := seenToken{record: r, token: token}
+	if tagged, _ := n.Inspect(token); tagged {
+		t, _ := keystore.ParseToken(token)
+		seen.prefix = t.Prefix()
+	}
+	select {
+	case n.deriving.queue <- seen:
+	default:
+	}
+}
+
+// computeDeriving computes the deriving keys of the tokens that were seen, one after the other.
+func (n *Node) computeDeriving(ctx context.Context) {
+	b := n.deriving
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case seen := <-b.queue:
+			if seen.record.KnowsDeriving() {
+				continue
+			}
+			k := keystore.NewDerivingKey(seen.token, seen.prefix)
+			seen.record.SetDeriving(k)
+			b.mu.Lock()
+			if len(b.keys) < maxPendingDeriving {
+				b.keys[seen.record.Digest] = k
+			}
+			b.mu.Unlock()
+		}
+	}
+}
+
+// flushDeriving writes the deriving keys that were computed since the last flush. After a failure it
+// keeps them for the next flush.
+func (n *Node) flushDeriving(ctx context.Context) {
+	b := n.deriving
+	b.mu.Lock()
+	keys := maps.Clone(b.keys)
+	b.mu.Unlock()
+	if len(keys) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushInterval)
+	defer cancel()
+	if err := n.db.RecordDeriving(ctx, keys); err != nil {
+		_ = n.StoreFailed("recording deriving keys", err)
+		return
+	}
+	b.mu.Lock()
+	for d := range keys {
+		delete(b.keys, d)
+	}
+	b.mu.Unlock()
+}

@@ -1,0 +1,103 @@
+package faults
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+// derive returns a key with a token that was derived from that of k. Its accesses are those of k, so
+// the oracle expects that every change of k applies to it.
+func (a *arena) derive(k key) key {
+	a.t.Helper()
+	token, err := keystore.Derive(string(k.Token), keystore.Caveats{
+		ExpiresAt: time.Now().Add(time.Hour), Note: fmt.Sprint(a.serial.Add(1))})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	k.Token = gate.Token(token)
+	return k
+}
+
+// derivedTokens takes access away from keys while requests with derived tokens run on every node:
+// with one that all nodes have verified, and with fresh ones.
+func derivedTokens(a *arena) {
+	member := func() string {
+		r := a.attempt(0, "member", "POST", "/members", gate.JSON{"name": "owner",
+			"grants": []gate.JSON{{"namespace": "default", "permissions": []string{"read", "write"}}},
+		}, nil, nil)
+		id, _ := r.JSON()["id"].(string)
+		return id
+	}
+	for change, take := range map[string]func(key, string) gate.Response{
+		"revoke":     func(k key, _ string) gate.Response { return a.revoke(0, k) },
+		"inactivate": func(k key, _ string) gate.Response { return a.activate(0, k, false) },
+		"rotate":     func(k key, _ string) gate.Response { _, r := a.rotate(0, k); return r },
+		"disable the owner": func(k key, owner string) gate.Response {
+			return a.attempt(0, "disable", "PATCH", "/members/"+owner+wait,
+				gate.JSON{"active": false}, nil, k.all())
+		},
+	} {
+		owner := member()
+		k, r := a.create(0, "mint", "/keys", gate.JSON{"name": "k", "access": "read_write",
+			"owner": owner}, key{})
+		if r.Status != 201 {
+			a.t.Fatalf("minting a key of %q: %v", owner, r)
+		}
+		verified := a.derive(k)
+		a.warm(verified)
+		var open []*events
+		for i := range a.Nodes {
+			open = append(open, a.listen(i, verified))
+		}
+		stop := make(chan struct{})
+		var load sync.WaitGroup
+		for i := range a.Nodes {
+			load.Go(func() {
+				for !over(stop) {
+					a.get(i, verified)
+					a.post(i, a.derive(k))
+				}
+			})
+		}
+		r = take(k, owner)
+		back := now()
+		close(stop)
+		load.Wait()
+		a.complete(r)
+		for i, e := range open {
+			a.want(a.settled(i, verified) == 401, "node %d: %s: a verified token", i, change)
+			a.want(a.settled(i, a.derive(k)) == 401, "node %d: %s: a fresh token", i, change)
+			a.want(!e.outlives(back), "node %d: %s: the stream continues", i, change)
+		}
+	}
+}
+
+// derivedWithoutDatabase cuts node 1 off from the stores. It accepts tokens that are derived from a
+// cached key, also fresh ones, no longer than its lease.
+func derivedWithoutDatabase(a *arena) {
+	k := a.mint(0)
+	a.warm(k)
+	verified := a.derive(k)
+	a.warm(verified)
+	repaired := a.fault(1, "cut off", storeDown)
+	a.until("a node that is cut off serves a cached key", func() bool {
+		a.Edge(1, gate.Database).Hang()
+		a.Edge(1, gate.Cache).Hang()
+		if a.get(1, verified) == 200 && a.get(1, a.derive(k)) == 200 {
+			return true
+		}
+		a.HealNode(1) // the lease had lapsed on a busy machine
+		a.eventually(1, verified, 200)
+		return false
+	})
+	a.complete(a.revoke(0, k))
+	a.want(!a.useFor(a.lease/4, 1, verified), "a verified token of a revoked key is accepted")
+	a.want(!a.useFor(a.lease/4, 1, a.derive(k)), "a fresh token of a revoked key is accepted")
+	a.HealNode(1)
+	repaired()
+	a.eventually(1, verified, 401)
+}
