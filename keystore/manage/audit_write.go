@@ -75,7 +75,8 @@ func auditJSON(v any) (string, error) {
 			ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
 			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
 			ChildPrefix: v.ChildPrefix, auditedLimits: auditedLimits(v.Limits),
-			DefaultPlan: v.DefaultPlan, Version: v.Version,
+			DefaultPlan: v.DefaultPlan, auditedLifecycle: auditedLifecycleOf(v.Lifecycle),
+			Version: v.Version,
 		})
 	case *keystore.Role:
 		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
@@ -168,7 +169,24 @@ type auditedNamespace struct {
 	ChildPrefix string              `json:"child_prefix,omitempty"`
 	auditedLimits
 	DefaultPlan string `json:"default_plan,omitempty"`
-	Version     int64  `json:"version"`
+	auditedLifecycle
+	Version int64 `json:"version"`
+}
+
+type auditedLifecycle struct {
+	MaxLifetime string              `json:"max_lifetime,omitempty"`
+	Idle        auditedIdle         `json:"idle,omitzero"`
+	OnLeak      keystore.LeakAction `json:"on_leak,omitempty"`
+}
+
+type auditedIdle struct {
+	After string              `json:"after"`
+	Then  keystore.IdleAction `json:"then"`
+}
+
+func auditedLifecycleOf(l keystore.Lifecycle) auditedLifecycle {
+	return auditedLifecycle{keystore.LifetimeText(l.MaxLifetime),
+		auditedIdle{keystore.LifetimeText(l.Idle.After), l.Idle.Then}, l.OnLeak}
 }
 
 type auditedPlan struct {
