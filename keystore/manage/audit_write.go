@@ -61,15 +61,12 @@ func auditJSON(v any) (string, error) {
 	case nil:
 		return "", nil
 	case *keystore.Key:
-		return marshal(auditedKey{
-			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace,
-			Grants: auditedGrants(v.Grants), Owner: v.Owner,
-			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt,
-			RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
-			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs,
-			auditedLimits: auditedLimits(v.Limits), Plan: v.Plan, Metadata: v.Metadata,
-			Version: v.Version,
-		})
+		return marshal(auditedKeyOf(v))
+	case *leakedKey:
+		return marshal(struct {
+			auditedKey
+			Leak auditedLeak `json:"leak"`
+		}{auditedKeyOf(v.Key), v.leak})
 	case *keystore.Namespace:
 		return marshal(auditedNamespace{
 			ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
@@ -115,6 +112,32 @@ type auditedKey struct {
 	Plan     string            `json:"plan,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Version  int64             `json:"version"`
+}
+
+func auditedKeyOf(k *keystore.Key) auditedKey {
+	return auditedKey{
+		ID: k.ID, Prefix: k.Prefix, Name: k.Name, Namespace: k.Namespace,
+		Grants: auditedGrants(k.Grants), Owner: k.Owner,
+		Active: k.Active && k.RevokedAt.IsZero(), Personal: k.Personal, ExpiresAt: k.ExpiresAt,
+		RevokedAt: k.RevokedAt, RevokeReason: k.RevokeReason,
+		Secrets: auditedSecrets(k.Secrets), AllowedIPs: k.AllowedIPs,
+		auditedLimits: auditedLimits(k.Limits), Plan: k.Plan, Metadata: k.Metadata,
+		Version: k.Version,
+	}
+}
+
+// A leakedKey is a key with the report that its token has leaked.
+type leakedKey struct {
+	*keystore.Key
+	leak auditedLeak
+}
+
+type auditedLeak struct {
+	URL    string              `json:"url"`
+	Source string              `json:"source,omitempty"`
+	Type   string              `json:"type,omitempty"`
+	Signed bool                `json:"signed"` // by a key of `leak_keys`
+	Action keystore.LeakAction `json:"action"`
 }
 
 type auditedGrant struct {

@@ -18,6 +18,7 @@ type Keystore struct {
 	reads   readLimiter
 	writes  *writeQueue
 	imports chan struct{} // holds an element for each running import
+	leaks   leakReports
 }
 
 // Open opens a node and returns the Keystore that manages it. The parameters are those of
