@@ -201,7 +201,7 @@ func TestImportedLeaks(t *testing.T) {
 		labels[1] != "false_positive" {
 		t.Errorf("labels %v", labels)
 	}
-	if rows := d.leaked(t); len(rows) != 1 || strings.Contains(fmt.Sprint(rows), "plain-words") {
+	if rows := d.leaked(t); len(rows) != 1 || strings.Contains(string(rows[0].After), "plain-words") {
 		t.Errorf("rows %+v", rows)
 	}
 	tagged := d.mint(t, root, `{"name":"CI","access":"read_only","namespace":"r"}`)
@@ -340,7 +340,9 @@ func TestSignedLeakReports(t *testing.T) {
 			t.Errorf("signed: %d", got)
 		}
 		d.call(t, root, "GET", "/keys/"+m.Key.ID, nil).into(t, 200, &k)
-		if k.Status != "revoked" || !strings.Contains(fmt.Sprint(d.leaked(t)), "signed") {
+		rows := d.leaked(t)
+		if k.Status != "revoked" || len(rows) != 1 ||
+			!strings.Contains(string(rows[0].After), `"signed":true`) {
 			t.Errorf("the key is %s", k.Status)
 		}
 		d.SetLeakKeys(nil)

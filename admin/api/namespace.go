@@ -40,7 +40,7 @@ type NamespaceRequest struct {
 	Quota       *Quota     `json:"quota,omitempty" doc:"The quota that all keys with this home namespace share; null or absent: none"`
 	DefaultPlan string     `json:"default_plan,omitempty" nullable:"true" doc:"A shared plan, for keys that name none"`
 	MaxLifetime string     `json:"max_lifetime,omitempty" nullable:"true" doc:"The time within which new keys must expire: days such as 90d, or a duration such as 12h; null or absent: no limit"`
-	Idle        *IdleRule  `json:"idle,omitempty" nullable:"true" doc:"What happens to keys that are not used; null or absent: the deployment decides"`
+	Idle        *IdleRule  `json:"idle,omitempty" doc:"What happens to keys that are not used; null or absent: the deployment decides"`
 	OnLeak      string     `json:"on_leak,omitempty" enum:"notify,inactivate,revoke" doc:"What happens to a key whose token is reported as leaked. Default: notify"`
 }
 
@@ -67,6 +67,8 @@ type NamespacePatch struct {
 // An IdleRule says what happens to a key that has not been used for some time. A key that was never
 // used counts from its creation.
 type IdleRule struct {
+	_ struct{} `nullable:"true"`
+
 	After string `json:"after" doc:"Days such as 90d, or a duration such as 12h" example:"90d"`
 	Then  string `json:"then" enum:"notify,inactivate" doc:"notify: add a row to the audit log; inactivate: also deactivate the key"`
 }
