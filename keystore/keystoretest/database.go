@@ -103,6 +103,7 @@ var statements = []databaseTest{
 	{"Audits", testAudits},
 	{"Remembered", testRemembered},
 	{"Sessions", testSessions},
+	{"Reminders", testReminders},
 	{"Filters", testFilters},
 	{"Orders", testOrders},
 	{"Text", testText},

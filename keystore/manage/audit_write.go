@@ -67,6 +67,11 @@ func auditJSON(v any) (string, error) {
 			auditedKey
 			Leak auditedLeak `json:"leak"`
 		}{auditedKeyOf(v.Key), v.leak})
+	case *remindedKey:
+		return marshal(struct {
+			auditedKey
+			Reminder auditedReminder `json:"reminder"`
+		}{auditedKeyOf(v.Key), v.reminder})
 	case *keystore.Namespace:
 		return marshal(auditedNamespace{
 			ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
@@ -138,6 +143,17 @@ type auditedLeak struct {
 	Type   string              `json:"type,omitempty"`
 	Signed bool                `json:"signed"` // by a key of `leak_keys`
 	Action keystore.LeakAction `json:"action"`
+}
+
+// A remindedKey is a key with the reason of a reminder.
+type remindedKey struct {
+	*keystore.Key
+	reminder auditedReminder
+}
+
+type auditedReminder struct {
+	Before      string    `json:"before,omitempty"`      // the expiry
+	UnusedSince time.Time `json:"unused_since,omitzero"` // the last use, or the creation
 }
 
 type auditedGrant struct {

@@ -42,6 +42,7 @@ func New(n *node.Node) *Keystore {
 	n.Go(func(ctx context.Context) { k.abandonImports(ctx, 0) })
 	n.Every(importIdle, func(ctx context.Context) { k.abandonImports(ctx, 0) })
 	n.Every(sessionUseInterval, k.deleteExpiredSessions)
+	n.Go(k.remind)
 	return k
 }
 
