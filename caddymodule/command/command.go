@@ -67,7 +67,7 @@ every node.`,
 			flags.BoolVar(&c.json, "json", false, "Write the result as JSON")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.plansCommand(),
 				c.membersCommand(), c.usageCommand(), c.auditCommand(), c.nodesCommand(),
-				c.verifyCommand(), c.doctorCommand())
+				c.verifyCommand(), c.scannerRulesCommand(), c.doctorCommand())
 			refuseEmpty(cmd)
 			cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return flagError(err) })
 		},
