@@ -43,7 +43,8 @@ type keysPage struct {
 	Count    string            // "50 of 409 keys"
 	Filters  []activeFilter
 	Statuses []choice
-	Ages     []choice // for expiring and unused
+	Expiring []choice
+	Unused   []choice
 	Owners   []choice
 	Roles    []choice // nil: a text field
 	Plans    []choice // nil: a text field
@@ -158,7 +159,7 @@ func listKeys(v *visit) error {
 		p.Unknown = err != nil && v.keys.Permissions(v.Caller)[f.Namespace] == nil
 	}
 	p.Owners = offer(append([]choice{{Label: "Anyone"}}, v.members()...), f.Owner)
-	p.Ages = keyAges
+	p.Expiring, p.Unused = offer(keyAges, f.Expiring), offer(keyAges, f.Unused)
 	p.Roles, p.Plans = v.roleFilter(f.Role), v.planFilter(f.Plan)
 	p.Filters = v.activeFilters(f, p.Mine)
 	if p.Count, err = v.countWords(f, len(list.Items), list.NextCursor != nil); err != nil {
