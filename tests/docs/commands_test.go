@@ -27,6 +27,8 @@ var commands = []struct {
 		echo '{"name": "CI", "access": "read_only", "token": "0123456789abcdef"}' > keys.ndjson`},
 	{"docs/limits.md", `caddy apikeys namespaces create acme`},
 	{"docs/usage.md", ""},
+	{"docs/lifetimes.md", `caddy apikeys namespaces create acme`},
+	{"docs/leaks.md", `caddy apikeys namespaces create acme`},
 	{"docs/authority.md", `caddy apikeys namespaces create acme`},
 	{"docs/api_keys.md", `cd "$XDG_DATA_HOME/caddy"`},
 	{"docs/logging.md", `
