@@ -32,7 +32,8 @@ func FuzzBodies(f *testing.F) {
 		`{"rate_limit":{"requests":1.0,"per":"-1s","burst":-0},"quota":{"requests":1e-3}}`,
 		`{"add":[{"permissions":["write"]}],"remove":[{"namespace":"default","roles":["r"]}],
 			"remove_namespaces":["*"]}`,
-		`{"id":"a","max_lifetime":"90d","idle":{"after":"1d12h","then":"inactivate"},"on_leak":null}`,
+		`{"id":"a","max_lifetime":"90d","idle":{"after":"1d12h","then":"inactivate"},
+			"on_leak":null}`,
 		`{"id":"a","max_lifetime":"-1d","idle":{"after":"","then":"x"},"on_leak":"x"}`,
 		`[{"token":"ak_x","type":"t","url":"https://x/?\u0000","source":null},{"token":""},null]`,
 	} {

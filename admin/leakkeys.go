@@ -30,8 +30,8 @@ const (
 	maxLeakKeys     = 1 << 20 // bytes
 )
 
-// LeakKeys are the public keys that sign reports of leaked tokens. They are read when they are first
-// needed, and kept. A nil LeakKeys has no keys. It is safe for concurrent use.
+// LeakKeys are the public keys that sign reports of leaked tokens. They are read when they are
+// first needed, and kept. A nil LeakKeys has no keys. It is safe for concurrent use.
 type LeakKeys struct {
 	source string // an http or https URL, or a file
 
@@ -83,8 +83,8 @@ func (l *LeakKeys) verify(ctx context.Context, id, signature string, body []byte
 	return nil
 }
 
-// key returns the key with an id, or nil if there is none. It returns an error if the keys could not
-// be read and the id is not among those that are known.
+// key returns the key with an id, or nil if there is none. It returns an error if the keys could
+// not be read and the id is not among those that are known.
 func (l *LeakKeys) key(ctx context.Context, id string) (*ecdsa.PublicKey, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

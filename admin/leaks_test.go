@@ -136,8 +136,8 @@ func TestLeaks(t *testing.T) {
 	}
 }
 
-// TestRepeatedLeaks: whoever has a token cannot fill the audit log with it, and invented tokens leave
-// nothing behind.
+// TestRepeatedLeaks: whoever has a token cannot fill the audit log with it, and invented tokens
+// leave nothing behind.
 func TestRepeatedLeaks(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"r","on_leak":"revoke"}`).into(t, 201,
@@ -153,7 +153,8 @@ func TestRepeatedLeaks(t *testing.T) {
 		t.Errorf("%d rows about one key", len(rows))
 	}
 	for i := range 3 {
-		labels := d.report(t, api.LeakReport{Token: revoked.Token, URL: fmt.Sprint("https://x/", i)})
+		labels := d.report(t, api.LeakReport{Token: revoked.Token,
+			URL: fmt.Sprint("https://x/", i)})
 		if labels[0] != "true_positive" {
 			t.Errorf("label %s", labels[0])
 		}
@@ -201,7 +202,8 @@ func TestImportedLeaks(t *testing.T) {
 		labels[1] != "false_positive" {
 		t.Errorf("labels %v", labels)
 	}
-	if rows := d.leaked(t); len(rows) != 1 || strings.Contains(string(rows[0].After), "plain-words") {
+	if rows := d.leaked(t); len(rows) != 1 ||
+		strings.Contains(string(rows[0].After), "plain-words") {
 		t.Errorf("rows %+v", rows)
 	}
 	tagged := d.mint(t, root, `{"name":"CI","access":"read_only","namespace":"r"}`)

@@ -64,7 +64,8 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 		RateLimit:   showRate(ns.Rate), Quota: showQuota(ns.Quota),
 		DefaultPlan: nilIfEmpty(ns.DefaultPlan),
 		MaxLifetime: nilIfEmpty(keystore.LifetimeText(ns.MaxLifetime)), Idle: showIdle(ns.Idle),
-		OnLeak: string(cmp.Or(ns.OnLeak, keystore.LeakNotify)), CreatedAt: ns.CreatedAt, Version: ns.Version,
+		OnLeak:    string(cmp.Or(ns.OnLeak, keystore.LeakNotify)),
+		CreatedAt: ns.CreatedAt, Version: ns.Version,
 		Unreadable: ns.Unreadable,
 	}
 }

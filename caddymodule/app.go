@@ -94,13 +94,13 @@ type App struct {
 	// `1d`.
 	Remind []string `json:"remind,omitempty"`
 
-	// The time after which the audit log reports a key that was not used, such as `90d`. A namespace
-	// can have another. Default is never.
+	// The time after which the audit log reports a key that was not used, such as `90d`. A
+	// namespace can have another. Default is never.
 	Unused string `json:"unused,omitempty"`
 
 	// A URL or a file with the public keys that sign reports of leaked tokens, in the format of
-	// `https://api.github.com/meta/public_keys/secret_scanning`. Default is none, and signed reports
-	// are refused.
+	// `https://api.github.com/meta/public_keys/secret_scanning`. Default is none, and signed
+	// reports are refused.
 	LeakKeys string `json:"leak_keys,omitempty"`
 
 	ctx    caddy.Context

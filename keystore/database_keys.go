@@ -18,9 +18,9 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. In the reverse order, it leads to the keys before
-	// its key. A filter with a Text or Unused examines a few thousand keys at most: a page may be short
-	// or empty without being the last. Only the order by creation time works for any number of
-	// keys. With another order and more than a few thousand keys, Keys returns an [Error] of
+	// its key. A filter with a Text or Unused examines a few thousand keys at most: a page may be
+	// short or empty without being the last. Only the order by creation time works for any number
+	// of keys. With another order and more than a few thousand keys, Keys returns an [Error] of
 	// KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)

@@ -94,8 +94,8 @@ func LifetimeText(d time.Duration) string {
 	return DurationText(d)
 }
 
-// DurationText returns the shortest form of a Go duration, such as 1h instead of 1h0m0s. It is empty
-// for zero.
+// DurationText returns the shortest form of a Go duration, such as 1h instead of 1h0m0s. It is
+// empty for zero.
 func DurationText(d time.Duration) string {
 	if d == 0 {
 		return ""

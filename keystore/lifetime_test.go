@@ -19,7 +19,8 @@ func TestParseLifetime(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "0", "0d", "0s", "90", "d", "-1d", "+1d", "1.5d", "36501d",
-		"99999999999999999999d", "1d-1h", "-1h", "999ms", "1h1ns", "90 d", "90D", "1d1d", "876001h"} {
+		"99999999999999999999d", "1d-1h", "-1h", "999ms", "1h1ns", "90 d", "90D", "1d1d",
+		"876001h"} {
 		if got, err := keystore.ParseLifetime(text); err == nil {
 			t.Errorf("%s: %v", text, got)
 		}

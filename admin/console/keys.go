@@ -79,8 +79,8 @@ var keyStatuses = []choice{
 }
 
 // keyAges are the times of the filters for keys that expire soon or are unused.
-var keyAges = []choice{{Label: "Any"}, {Value: "1d", Label: "1 day"}, {Value: "7d", Label: "7 days"},
-	{Value: "30d", Label: "30 days"}, {Value: "90d", Label: "90 days"}}
+var keyAges = []choice{{Label: "Any"}, {Value: "1d", Label: "1 day"},
+	{Value: "7d", Label: "7 days"}, {Value: "30d", Label: "30 days"}, {Value: "90d", Label: "90 days"}}
 
 // statusLabel returns the label of a status.
 func statusLabel(status string) string { return labelOf(keyStatuses, status) }

@@ -99,9 +99,9 @@ type leak struct {
 }
 
 // ReportLeaks ends the keys of leaked tokens as the OnLeak of their namespaces says, and adds a row
-// to the audit log for each. It returns, for each report, whether the token belongs or belonged to a
-// key or a member, and waits until the changes are in force everywhere. The token of a member has no
-// namespace: it is revoked. signed says that the sender of the reports has proven who it is.
+// to the audit log for each. It returns, for each report, whether the token belongs or belonged to
+// a key or a member, and waits until the changes are in force everywhere. The token of a member has
+// no namespace: it is revoked. signed says that the sender of the reports has proven who it is.
 //
 // Unknown tokens cost no transaction and leave nothing behind. No caller is required, because the
 // token is the proof. Only the address of c is used.
@@ -133,8 +133,8 @@ func (k *Keystore) ReportLeaks(
 // still works, and nil if it does not or nothing is left to do.
 //
 // The proof is that the token itself was reported: its tag and its digest. For anything that is
-// derived from a token, the proof would be what Lookup verifies of it, and the leaked key is that of
-// the record that Lookup returns.
+// derived from a token, the proof is what Lookup verifies of it, and the leaked key is that of the
+// record that Lookup returns.
 func (k *Keystore) judgeLeak(ctx context.Context, r LeakReport) (l *leak, known bool, err error) {
 	now := time.Now() // before the lookup: see Node.Lookup
 	token := keystore.TrimSecretToken(r.Token)

@@ -43,8 +43,8 @@ func TestMaxLifetime(t *testing.T) {
 			!strings.Contains(refused.Fields[0].Detail, "90d")) {
 			t.Errorf("%s: %v", c.name, err)
 		}
-		_, refusals, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{KeySpec: spec, Line: 1,
-			Token: "token-" + strings.ReplaceAll(c.name, " ", "-")}}, false, nil)
+		_, refusals, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{KeySpec: spec,
+			Line: 1, Token: "token-" + strings.ReplaceAll(c.name, " ", "-")}}, false, nil)
 		if err != nil || (len(refusals) == 0) != c.ok {
 			t.Errorf("import, %s: %v %v", c.name, refusals, err)
 		}

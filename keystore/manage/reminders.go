@@ -229,7 +229,8 @@ func (k *Keystore) idleRules() (shortest time.Duration, inactivates bool) {
 	return shortest, inactivates
 }
 
-// unusedWait returns the time between two searches for unused keys, or 0 if nothing happens to them.
+// unusedWait returns the time between two searches for unused keys, or 0 if nothing happens to
+// them.
 func (k *Keystore) unusedWait() time.Duration {
 	shortest, _ := k.idleRules()
 	if shortest == 0 {
@@ -304,7 +305,8 @@ func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 				if err := tx.UpdateKey(&after); err != nil {
 					return err
 				}
-				edits, inactivated = append(edits, auditedChange{key.ID, touches, key, &after}), true
+				edits = append(edits, auditedChange{key.ID, touches, key, &after})
+				inactivated = true
 			}
 			reports[key.ID] = keystore.UnusedReport{Since: since, Inactivated: ends}
 		}

@@ -19,8 +19,8 @@ import (
 func auditedAs(t *testing.T, k *manage.Keystore, action string) (all []keystore.AuditRow) {
 	t.Helper()
 	for cursor := ""; ; {
-		rows, next, err := k.ListAudit(ctx, fleet.Root, keystore.AuditFilter{Action: action}, cursor,
-			1000)
+		rows, next, err := k.ListAudit(ctx, fleet.Root, keystore.AuditFilter{Action: action},
+			cursor, 1000)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,8 +31,8 @@ func auditedAs(t *testing.T, k *manage.Keystore, action string) (all []keystore.
 	}
 }
 
-// TestExpiryReminders lets keys expire while nodes start, stop and are killed. Each reminder must be
-// given once for the deployment, in time.
+// TestExpiryReminders lets keys expire while nodes start and stop. Each reminder must be given once
+// for the deployment, in time.
 func TestExpiryReminders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -131,8 +131,8 @@ func TestExpiryReminders(t *testing.T) {
 	})
 }
 
-// TestUnusedReminders reports keys that nobody uses once, and inactivates them where their namespace
-// says so.
+// TestUnusedReminders reports keys that nobody uses once, and inactivates them where their
+// namespace says so.
 func TestUnusedReminders(t *testing.T) {
 	const unit = 15 * time.Second
 	synctest.Test(t, func(t *testing.T) {
@@ -195,8 +195,8 @@ func TestUnusedReminders(t *testing.T) {
 		time.Sleep(20 * unit)
 		check("43 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
 		// A use begins a new time.
-		d.Tamper(fmt.Sprintf("INSERT INTO last_uses (key_id, used_at) VALUES ('%s', %d), ('%s', %d)",
-			keys["used"].ID, time.Now().UnixMicro(), keys["ends"].ID, time.Now().UnixMicro()))
+		d.Tamper(fmt.Sprintf(
+			"INSERT INTO last_uses (key_id, used_at) VALUES ('%s', %d), ('%s', %d)", keys["used"].ID, time.Now().UnixMicro(), keys["ends"].ID, time.Now().UnixMicro()))
 		time.Sleep(11 * unit)
 		check("54 units", map[string]int{"ends": 2, "default": 1, "used": 1, "later": 1}, false)
 		time.Sleep(12 * unit)

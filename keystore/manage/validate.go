@@ -123,8 +123,8 @@ func (p *fieldErrors) lifetime(home *keystore.Namespace, at, now time.Time) {
 	}
 }
 
-// lifecycle checks the rules of a namespace for the lifetime of its keys. It drops actions that mean
-// the same as none.
+// lifecycle checks the rules of a namespace for the lifetime of its keys. It drops actions that
+// mean the same as none.
 func (p *fieldErrors) lifecycle(l *keystore.Lifecycle) {
 	const bounds = "must be a time from 1s to 36500d, such as 90d, in whole microseconds"
 	if l.MaxLifetime != 0 && !keystore.ValidLifetime(l.MaxLifetime) {

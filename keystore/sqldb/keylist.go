@@ -168,8 +168,8 @@ func (d *DB) conditions(f keystore.KeyFilter) clause {
 	}
 	if f.Unused > 0 {
 		since := f.Now.Add(-f.Unused).UnixMicro()
-		where = where.and(clause{"k.created_at <= ? AND k.revoked_at IS NULL AND (k.expires_at IS " +
-			"NULL OR k.expires_at > ?) AND coalesce((SELECT l.used_at FROM last_uses l WHERE " +
+		where = where.and(clause{"k.created_at <= ? AND k.revoked_at IS NULL AND " +
+			"(k.expires_at IS NULL OR k.expires_at > ?) AND coalesce((SELECT l.used_at FROM last_uses l WHERE " +
 			"l.key_id = k.id), 0) <= ?", []any{since, f.Now.UnixMicro(), since}})
 	}
 	if f.Text != "" {

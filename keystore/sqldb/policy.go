@@ -318,7 +318,8 @@ func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
 	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy,
 			reach, key_roles, token_prefix, child_prefix, rate_limit, quota, default_plan,
 			max_lifetime, idle_after, idle_then, on_leak, created_at, version, id)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO NOTHING`, values...))
 }
 
 func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
@@ -329,7 +330,8 @@ func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
 	return found(t.changePolicy(`UPDATE namespaces SET kind = ?, parent = ?, name = ?,
 		edit_policy = ?, reach = ?, key_roles = ?, token_prefix = ?,
 		child_prefix = ?, rate_limit = ?, quota = ?, default_plan = ?, max_lifetime = ?,
-		idle_after = ?, idle_then = ?, on_leak = ?, created_at = ?, version = ? WHERE id = ?`, values...))
+		idle_after = ?, idle_then = ?, on_leak = ?, created_at = ?, version = ?
+		WHERE id = ?`, values...))
 }
 
 func (t *tx) DeleteNamespace(id string) error {

@@ -56,8 +56,8 @@ func newSigner(t *testing.T) signer {
 func (s signer) report(g *gate.Gate, token gate.Token, wrong bool) gate.Response {
 	s.t.Helper()
 	body, err := json.Marshal([]gate.JSON{{"token": string(token), "type": "mycompany_api_token",
-		"url": "https://github.com/octocat/Hello-World/blob/12345600b9cbe38a219f39a9941c9319b600c002/" +
-			"foo/bar.txt", "source": "content"}})
+		"url": "https://github.com/octocat/Hello-World/blob/" +
+			"12345600b9cbe38a219f39a9941c9319b600c002/foo/bar.txt", "source": "content"}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestScannerRules plants tokens, and texts that are not quite tokens, and searches for them with the
-// rules that the command line prints.
+// TestScannerRules plants tokens, and texts that are not quite tokens, and searches for them with
+// the rules that the command line prints.
 func TestScannerRules(t *testing.T) {
 	g := gate.Start(t, gate.Config{APIKeys: "token_prefix acme_live ak"})
 	g.Namespace(t, "old", gate.JSON{"token_prefix": "ak"})
@@ -25,8 +25,8 @@ func TestScannerRules(t *testing.T) {
 		string(g.Mint(t, gate.JSON{"name": "CI", "access": "read_only", "namespace": "old"}).Token),
 	}
 	member := g.Call(t, "POST", "/members", gate.JSON{"name": "Ada"}).JSON()
-	planted = append(planted,
-		g.Call(t, "POST", fmt.Sprintf("/members/%s/token", member["id"]), gate.JSON{}).JSON()["token"].(string))
+	made := g.Call(t, "POST", fmt.Sprintf("/members/%s/token", member["id"]), gate.JSON{}).JSON()
+	planted = append(planted, made["token"].(string))
 	body := planted[1][len("ak_"):]
 	nearMisses := []string{
 		"ak_" + body[1:],                    // too short
@@ -69,8 +69,8 @@ func TestScannerRules(t *testing.T) {
 		}
 		return secrets
 	}
-	for _, form := range []string{"%s", "API_KEY=%s\n", `{"key": "%s"}`, "Authorization: Bearer %s\r\n",
-		"curl 'https://example.com/?key=%s&x=1'"} {
+	for _, form := range []string{"%s", "API_KEY=%s\n", `{"key": "%s"}`,
+		"Authorization: Bearer %s\r\n", "curl 'https://example.com/?key=%s&x=1'"} {
 		for i, token := range planted {
 			if got := found(fmt.Sprintf(form, token)); !slices.Equal(got, []string{token}) {
 				t.Errorf("gitleaks finds %d secrets in the form %q of token %d", len(got), form, i)
