@@ -389,7 +389,9 @@ func saveNamespace(v *visit) error {
 		RateLimit:   f.rateChange(rate), Quota: f.quotaChange(quota),
 		DefaultPlan: f.planChange("default_plan", ns.DefaultPlan),
 		MaxLifetime: api.Null[string](), Idle: api.Null[api.IdleRule](),
-		OnLeak: api.Some(f.Value("on_leak")),
+	}
+	if action := f.Value("on_leak"); action != "" {
+		patch.OnLeak = api.Some(action)
 	}
 	if lifetime := strings.TrimSpace(f.Value("max_lifetime")); lifetime != "" {
 		patch.MaxLifetime = api.Some(lifetime)
