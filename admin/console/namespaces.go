@@ -193,6 +193,7 @@ func (f *form) idleRule() *api.IdleRule {
 		after := strings.TrimSpace(f.Value("idle.after"))
 		if after == "" {
 			f.wrong("idle.after", "is required to act on unused keys")
+			return nil
 		}
 		return &api.IdleRule{After: after, Then: then}
 	}
