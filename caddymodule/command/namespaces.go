@@ -191,9 +191,9 @@ func (n *namespaceObjects) editCommand() *cobra.Command {
 Changes what the flags name and keeps the rest. --no-parent, --no-reach,
 --any-key-roles, --no-token-prefix, --no-child-prefix, --no-rate, --no-quota,
 --no-default-plan, --no-max-lifetime and --no-idle remove a setting. --rate
-replaces the whole rate limit, with
-its burst, and --quota the quota. --burst, --shadow-rate and --shadow-quota alone
-change only that part of the current limit.
+replaces the whole rate limit, with its burst, and --quota the quota. --burst,
+--shadow-rate and --shadow-quota alone change only that part of the current
+limit.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them, and until when.`,
