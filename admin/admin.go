@@ -40,7 +40,7 @@ const (
 
 // Open reports whether a path is served to requests without a caller.
 func Open(path string) bool {
-	return path == openAPIPath || path == docsPath || path == healthPath
+	return path == openAPIPath || path == docsPath || path == healthPath || path == leaksPath
 }
 
 type callerKey struct{}
@@ -74,6 +74,7 @@ type API struct {
 	memory       memory        // shared by all requests
 
 	reason   atomic.Pointer[string] // see NotReached
+	leakKeys atomic.Pointer[LeakKeys]
 	rule     atomic.Pointer[Rule]
 	declared atomic.Pointer[[]api.Operation] // sorted, without duplicates
 }
@@ -99,6 +100,7 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerAudit()
 	a.registerNodes()
 	a.registerDecisions()
+	a.registerLeaks()
 	a.registerPermissions()
 	a.registerDocuments()
 

@@ -36,6 +36,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	want := strings.Fields(`
 		GET/docs GET/health GET/nodes GET/openapi.json GET/permissions GET/prefixes POST/verify
+		POST/leaks
 		GET/self POST/self/revoke GET/self/usage GET/usage
 		GET/keys POST/keys POST/keys/import DELETE/keys/{id} GET/keys/{id} PATCH/keys/{id}
 		GET/keys/{id}/usage POST/keys/{id}/revoke POST/keys/{id}/rotate POST/keys/{id}/grants
@@ -78,7 +79,7 @@ func TestOpenAPI(t *testing.T) {
 			if (op.Responses["202"] != nil) != changes {
 				t.Errorf("%s %s: 202 is %v", method, path, op.Responses["202"])
 			}
-			if open := slices.Contains([]string{"/docs", "/health", "/openapi.json"},
+			if open := slices.Contains([]string{"/docs", "/health", "/openapi.json", "/leaks"},
 				strings.TrimPrefix(path, api.Prefix)); open == (op.Security != nil) {
 				t.Errorf("%s %s: security %v", method, path, op.Security)
 			}

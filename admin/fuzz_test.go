@@ -32,8 +32,12 @@ func FuzzBodies(f *testing.F) {
 		`{"rate_limit":{"requests":1.0,"per":"-1s","burst":-0},"quota":{"requests":1e-3}}`,
 		`{"add":[{"permissions":["write"]}],"remove":[{"namespace":"default","roles":["r"]}],
 			"remove_namespaces":["*"]}`,
+		`{"id":"a","max_lifetime":"90d","idle":{"after":"1d12h","then":"inactivate"},
+			"on_leak":null}`,
+		`{"id":"a","max_lifetime":"-1d","idle":{"after":"","then":"x"},"on_leak":"x"}`,
+		`[{"token":"ak_x","type":"t","url":"https://x/?\u0000","source":null},{"token":""},null]`,
 	} {
-		for op := range byte(13) {
+		for op := range byte(14) {
 			f.Add(op, seed)
 		}
 	}
@@ -57,6 +61,7 @@ func FuzzBodies(f *testing.F) {
 		{"POST", key + "/grants?wait=0s", api.JSON},
 		{"POST", "/plans", api.JSON},
 		{"PATCH", "/plans/default/bronze?wait=0s", api.MergePatch},
+		{"POST", "/leaks", api.JSON},
 	}
 	f.Fuzz(func(t *testing.T, op byte, body string) {
 		o := operations[int(op)%len(operations)]

@@ -91,6 +91,8 @@ type listKeysInput struct {
 	Owner     string `query:"owner" maxLength:"200" doc:"Only keys that act for this member"`
 	Role      string `query:"role" maxLength:"200" doc:"Only keys with this role in a grant"`
 	Plan      string `query:"plan" maxLength:"200" doc:"Only keys that name this plan themselves, not by the default of their namespace"`
+	Expiring  string `query:"expiring" maxLength:"50" doc:"Only keys that expire within this time, such as 30d or 12h, and are not revoked"`
+	Unused    string `query:"unused" maxLength:"50" doc:"Only keys that were not used for this time, such as 90d, and are neither revoked nor expired. A key that was never used counts from its creation. Pages may be short as with q"`
 	CreatedBy string `query:"created_by" maxLength:"1000" doc:"Only keys created by this member, key or person, as the keys name it"`
 	Metadata  string `query:"metadata" maxLength:"8192" doc:"NAME=VALUE: only keys with exactly this name and value in their metadata. Pages may be short as with q" example:"team=erp"`
 	Sort      string `query:"sort" enum:"created_at,-created_at,name,-name,expires_at,-expires_at,last_used_at,-last_used_at" doc:"The sort field; a leading minus reverses the order. Default: -created_at. Fields other than created_at can sort at most ten thousand keys (422)"`
@@ -105,6 +107,8 @@ func (a *API) listKeys(
 	var wrong fields
 	wrong.namespaceID("namespace", in.Namespace)
 	wrong.namespaceID("home", in.Home)
+	f.Expiring = wrong.lifetime("expiring", in.Expiring)
+	f.Unused = wrong.lifetime("unused", in.Unused)
 	if in.Metadata != "" {
 		name, value, ok := strings.Cut(in.Metadata, "=")
 		if !ok || name == "" {

@@ -429,6 +429,7 @@ func TestNamespaces(t *testing.T) {
 	if want := map[string]any{"id": "acme", "kind": "account", "parent": nil, "name": "Acme Inc.",
 		"edit_policy": "free", "reach": []any{}, "key_roles": []any{}, "token_prefix": nil,
 		"child_prefix": nil, "rate_limit": nil, "quota": nil, "default_plan": nil,
+		"max_lifetime": nil, "idle": nil, "on_leak": "notify",
 		"version": 1.0}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -61,7 +62,10 @@ func showNamespace(ns *keystore.Namespace) api.Namespace {
 		TokenPrefix: nilIfEmpty(ns.TokenPrefix),
 		ChildPrefix: nilIfEmpty(ns.ChildPrefix),
 		RateLimit:   showRate(ns.Rate), Quota: showQuota(ns.Quota),
-		DefaultPlan: nilIfEmpty(ns.DefaultPlan), CreatedAt: ns.CreatedAt, Version: ns.Version,
+		DefaultPlan: nilIfEmpty(ns.DefaultPlan),
+		MaxLifetime: nilIfEmpty(keystore.LifetimeText(ns.MaxLifetime)), Idle: showIdle(ns.Idle),
+		OnLeak:    string(cmp.Or(ns.OnLeak, keystore.LeakNotify)),
+		CreatedAt: ns.CreatedAt, Version: ns.Version,
 		Unreadable: ns.Unreadable,
 	}
 }
@@ -75,6 +79,8 @@ func (a *API) createNamespace(
 		Reach: r.Reach, KeyRoles: r.KeyRoles, TokenPrefix: r.TokenPrefix,
 		ChildPrefix: r.ChildPrefix, Limits: wrong.limits(r.RateLimit, r.Quota),
 		DefaultPlan: r.DefaultPlan,
+		Lifecycle: keystore.Lifecycle{MaxLifetime: wrong.lifetime("max_lifetime", r.MaxLifetime),
+			Idle: wrong.idle(r.Idle), OnLeak: keystore.LeakAction(r.OnLeak)},
 	}
 	if r.Parent != nil {
 		ns.Parent = *r.Parent
@@ -88,6 +94,16 @@ func (a *API) editNamespace(
 ) (*keystore.Namespace, node.Propagation, error) {
 	var wrong fields
 	limits := wrong.limitsPatch(r.RateLimit, r.Quota)
+	var maxLifetime *time.Duration
+	if r.MaxLifetime.Sent {
+		d := wrong.lifetime("max_lifetime", r.MaxLifetime.Or(""))
+		maxLifetime = &d
+	}
+	var idle *keystore.IdleRule
+	if r.Idle.Sent {
+		rule := wrong.idle(r.Idle.Value)
+		idle = &rule
+	}
 	if r.ID.Sent || r.Kind.Sent { // they never change, so no transaction is needed
 		ns, err := a.keys.FindNamespace(ctx, c, id)
 		if err != nil {
@@ -104,5 +120,38 @@ func (a *API) editNamespace(
 		TokenPrefix: sent(r.TokenPrefix, ""),
 		ChildPrefix: sent(r.ChildPrefix, ""),
 		Limits:      limits, DefaultPlan: sent(r.DefaultPlan, ""),
+		MaxLifetime: maxLifetime, Idle: idle,
+		OnLeak: (*keystore.LeakAction)(sent(r.OnLeak, string(keystore.LeakNotify))),
 	}, o)
+}
+
+// showIdle returns the wire type of a rule: nil for one that is not set.
+func showIdle(r keystore.IdleRule) *api.IdleRule {
+	if r == (keystore.IdleRule{}) {
+		return nil
+	}
+	return &api.IdleRule{After: keystore.LifetimeText(r.After), Then: string(r.Then)}
+}
+
+func (f *fields) idle(r *api.IdleRule) keystore.IdleRule {
+	if r == nil {
+		return keystore.IdleRule{}
+	}
+	after := f.lifetime("idle.after", r.After)
+	if r.After == "" {
+		f.add("idle.after", "is required")
+	}
+	return keystore.IdleRule{After: after, Then: keystore.IdleAction(r.Then)}
+}
+
+// lifetime parses a time of the form 90d or 12h. An empty text is zero.
+func (f *fields) lifetime(field, text string) time.Duration {
+	if text == "" {
+		return 0
+	}
+	d, err := keystore.ParseLifetime(text)
+	if err != nil {
+		f.add(field, "%s", err)
+	}
+	return d
 }

@@ -30,6 +30,7 @@ func (a *API) config() huma.Config {
 	alias[time.Time](schemas)
 	alias[api.RateLimit](schemas)
 	alias[api.Quota](schemas)
+	alias[api.IdleRule](schemas)
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]string]](),
 		reflect.TypeFor[[]string]())
 	schemas.RegisterTypeAlias(reflect.TypeFor[api.Optional[[]api.GrantRequest]](),

@@ -212,7 +212,7 @@ func (s *AdminSite) authorize(c *call) (caller manage.Caller, outcome keystore.O
 	from := cmp.Or(c.request.clientIP(), peerAddress(c.r))
 	switch {
 	case open && s.auth.app.hasStarted():
-		return caller, keystore.Public
+		return manage.Anonymous(from), keystore.Public
 	case err != nil:
 		return caller, keystore.Unavailable
 	case outcome == keystore.Missing:

@@ -23,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -92,6 +93,20 @@ type App struct {
 	// Which derived tokens are accepted. Default is those that expire within 24 hours.
 	Derive *DeriveConfig `json:"derive,omitempty"`
 
+	// How long before a key expires the audit log gets a reminder, at most 10 times such as `30d`
+	// or `12h`. `off` alone gives none, and none that a key has expired. Default is `30d`, `7d` and
+	// `1d`.
+	Remind []string `json:"remind,omitempty"`
+
+	// The time after which the audit log reports a key that was not used, such as `90d`. A
+	// namespace can have another. Default is never.
+	Unused string `json:"unused,omitempty"`
+
+	// A URL or a file with the public keys that sign reports of leaked tokens, in the format of
+	// `https://api.github.com/meta/public_keys/secret_scanning`. Default is none, and signed
+	// reports are refused.
+	LeakKeys string `json:"leak_keys,omitempty"`
+
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
@@ -100,6 +115,7 @@ type App struct {
 	tokenKey  *[32]byte // nil for the one in the database
 	settings  node.Settings
 	abuse     *abuseLimit        // nil for none
+	leakKeys  *admin.LeakKeys    // nil for none
 	cacheURL  string             // empty without a shared cache
 	cache     *sharedcache.Redis // nil without a shared cache or before Start
 	declared  []api.Operation    // by all handlers
@@ -201,6 +217,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if a.settings.Derive, err = a.Derive.settings(); err != nil {
 			return err
 		}
+	}
+	if err := a.provisionReminders(); err != nil {
+		return err
 	}
 	a.settings.LocalCache, a.settings.LocalCacheBytes = a.LocalCache, a.LocalCacheBytes
 	a.settings.Lease = time.Duration(a.Lease)

@@ -131,10 +131,13 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 		a.AbandonPrefix = args
 		return checkPrefixArgs(d, "abandon_prefix", args)
 	},
-	"capacity": parseCapacity,
-	"abuse":    parseAbuse,
-	"derive":   parseDerive,
-	"usage":    parseUsage,
+	"capacity":  parseCapacity,
+	"abuse":     parseAbuse,
+	"derive":    parseDerive,
+	"usage":     parseUsage,
+	"remind":    parseRemindOption,
+	"unused":    parseUnused,
+	"leak_keys": parseLeakKeys,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
 			return d.Err("token_key requires one argument: 64 hex digits, or better {env.NAME} or " +
@@ -146,7 +149,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 }
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
-	"token_key, capacity, request_memory, abuse, usage, derive"
+	"token_key, capacity, request_memory, abuse, usage, derive, remind, unused, leak_keys"
 
 // checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
 // others.
@@ -190,6 +193,9 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	    }
 //	    derive         off
 //	    derive         max <duration>
+//	    remind         <time_before_expiry>...|off
+//	    unused         <time>
+//	    leak_keys      <url>|<file>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys

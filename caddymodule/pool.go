@@ -112,6 +112,7 @@ func (s *store) configure(a *App) {
 	}
 	s.keys.Configure(a.settings)
 	s.api.SetMemory(cmp.Or(a.RequestMemory, admin.DefaultMemory))
+	s.api.SetLeakKeys(a.leakKeys)
 	s.api.Declare(a.declared)
 	s.api.RuleBy(a.rule)
 	s.console.Declare(a.resources)

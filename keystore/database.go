@@ -59,6 +59,7 @@ type Database interface {
 	QuotaLedger
 	UsageStore
 	SessionStore
+	ReminderFinder
 
 	// Close releases all resources. It waits a few seconds for running calls. Later calls fail.
 	Close() error

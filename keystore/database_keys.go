@@ -21,17 +21,17 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. In the reverse order, it leads to the keys before
-	// its key. A filter with a Text examines a few thousand keys at most: a page may then be short
-	// or empty without being the last. Only the order by creation time works for any number of
-	// keys. With another order and more than a few thousand keys, Keys returns an [Error] of
+	// its key. A filter with a Text or Unused examines a few thousand keys at most: a page may be
+	// short or empty without being the last. Only the order by creation time works for any number
+	// of keys. With another order and more than a few thousand keys, Keys returns an [Error] of
 	// KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
 	// MemberTokens returns the keys of the tokens of members, without revoked ones.
 	MemberTokens(ctx context.Context, members []string) ([]Key, error)
 	// CountMatching returns the number of keys that match a filter, but at most a limit. It reports
-	// false instead if that would take more than examining a few thousand keys: with a Text or
-	// Metadata that no other field of the filter narrows down.
+	// false instead if that would take more than examining a few thousand keys: with a Text,
+	// Metadata or Unused that no other field of the filter narrows down.
 	CountMatching(ctx context.Context, f KeyFilter, limit int) (n int, ok bool, err error)
 	// CountKeys returns the number of keys by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
@@ -78,6 +78,10 @@ type KeyFilter struct {
 	Role      string
 	Plan      string            // the plan that the key itself names
 	Metadata  map[string]string // the key has all of these entries, compared exactly
+	// Expiring selects keys that expire within this time after Now, Unused those that were not used
+	// for this time before it; a key that was never used counts from its creation. Both leave out
+	// revoked and expired keys. Zero matches any key.
+	Expiring, Unused time.Duration
 	// Text occurs in the name, the id or a listed prefix. ASCII case is ignored, and there are no
 	// wildcards.
 	Text string

@@ -27,6 +27,7 @@ type Tx interface {
 	PolicyWriter
 	AuditWriter
 	ExpiringValues
+	ReminderWriter
 }
 
 // KeyWriter is the part of a [Tx] that creates and changes keys.

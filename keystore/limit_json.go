@@ -2,7 +2,6 @@ package keystore
 
 import (
 	"encoding/json"
-	"strings"
 	"time"
 )
 
@@ -39,18 +38,5 @@ func (l *RateLimit) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// PerText returns Per in the shortest form of a Go duration, such as 1h instead of 1h0m0s. It is
-// empty if Per is zero.
-func (l RateLimit) PerText() string {
-	if l.Per == 0 {
-		return ""
-	}
-	text := l.Per.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}
+// PerText returns Per as [DurationText] writes it.
+func (l RateLimit) PerText() string { return DurationText(l.Per) }

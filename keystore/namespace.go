@@ -42,8 +42,9 @@ type Namespace struct {
 	// Limits are shared by all keys whose home this is.
 	Limits
 	DefaultPlan string // of keys that name none; empty if there is none
-	CreatedAt   time.Time
-	Version     int64
+	Lifecycle
+	CreatedAt time.Time
+	Version   int64
 	// Unreadable is the reason why the row cannot be read, or empty. Grants in such a namespace
 	// have no effect, it reaches no other namespace, and no key can be created in it. In a
 	// directory, a namespace is also unreadable if it is its own ancestor or nested too deep.

@@ -120,6 +120,12 @@ func ParseToken(s string) (Token, error) {
 	return Token{text: s, prefix: prefix}, nil
 }
 
+// TokenPattern returns a regular expression (RE2) for the tokens with these prefixes. It does not
+// look at the characters around a token.
+func TokenPattern(prefixes []string) string {
+	return fmt.Sprintf("(?:%s)_[0-9A-Za-z]{%d}", strings.Join(prefixes, "|"), tokenBodyLen)
+}
+
 // ContainsToken reports whether s contains a well-formed token of this or any other deployment, or
 // something shaped like a derived token. It takes linear time.
 func ContainsToken(s string) bool {

@@ -17,6 +17,9 @@ type Namespace struct {
 	RateLimit   *RateLimit `json:"rate_limit" doc:"The limit that all keys with this home namespace share; null: none"`
 	Quota       *Quota     `json:"quota" doc:"The quota that all keys with this home namespace share; null: none"`
 	DefaultPlan *string    `json:"default_plan" doc:"The plan of keys that name none; null: none"`
+	MaxLifetime *string    `json:"max_lifetime" doc:"The time within which new keys must expire, such as 90d; null: no limit"`
+	Idle        *IdleRule  `json:"idle" doc:"What happens to keys that are not used; null: the deployment decides"`
+	OnLeak      string     `json:"on_leak" enum:"notify,inactivate,revoke" doc:"What happens to a key whose token is reported as leaked"`
 	CreatedAt   time.Time  `json:"created_at"`
 	Version     int64      `json:"version"`
 	Unreadable  string     `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. It grants nothing until it is repaired."`
@@ -36,6 +39,9 @@ type NamespaceRequest struct {
 	RateLimit   *RateLimit `json:"rate_limit,omitempty" doc:"The limit that all keys with this home namespace share; null or absent: none"`
 	Quota       *Quota     `json:"quota,omitempty" doc:"The quota that all keys with this home namespace share; null or absent: none"`
 	DefaultPlan string     `json:"default_plan,omitempty" nullable:"true" doc:"A shared plan, for keys that name none"`
+	MaxLifetime string     `json:"max_lifetime,omitempty" nullable:"true" doc:"The time within which new keys must expire: days such as 90d, or a duration such as 12h; null or absent: no limit"`
+	Idle        *IdleRule  `json:"idle,omitempty" doc:"What happens to keys that are not used; null or absent: the deployment decides"`
+	OnLeak      string     `json:"on_leak,omitempty" enum:"notify,inactivate,revoke" doc:"What happens to a key whose token is reported as leaked. Default: notify"`
 }
 
 // A NamespacePatch is a merge patch (RFC 7396) of a namespace: absent fields stay, null restores
@@ -53,6 +59,18 @@ type NamespacePatch struct {
 	RateLimit   Optional[RateLimit] `json:"rate_limit,omitzero" doc:"Replaces the limit; null: none. Requires admin.namespaces:update in the parent, or in * without a parent"`
 	Quota       Optional[Quota]     `json:"quota,omitzero" doc:"Replaces the quota; null: none. Requires the same permission as rate_limit"`
 	DefaultPlan Optional[string]    `json:"default_plan,omitzero" doc:"A plan of the namespace or a shared one; null: none. Requires the same permission as rate_limit"`
+	MaxLifetime Optional[string]    `json:"max_lifetime,omitzero" doc:"For new keys: keys that exist keep their expiry; null: no limit"`
+	Idle        Optional[IdleRule]  `json:"idle,omitzero" doc:"Replaces the rule; null: the deployment decides"`
+	OnLeak      Optional[string]    `json:"on_leak,omitzero" enum:"notify,inactivate,revoke" doc:"null: notify"`
+}
+
+// An IdleRule says what happens to a key that has not been used for some time. A key that was never
+// used counts from its creation.
+type IdleRule struct {
+	_ struct{} `nullable:"true"`
+
+	After string `json:"after" doc:"Days such as 90d, or a duration such as 12h" example:"90d"`
+	Then  string `json:"then" enum:"notify,inactivate" doc:"notify: add a row to the audit log; inactivate: also deactivate the key"`
 }
 
 // NamespaceChanged is the answer to a change of a namespace.

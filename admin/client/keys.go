@@ -35,6 +35,8 @@ type KeyFilter struct {
 	Owner     string // the id of a member
 	Role      string // named by a grant
 	Plan      string // named by the key itself
+	Expiring  string // within this time, such as 30d
+	Unused    string // for this time, such as 90d
 	CreatedBy string // the id of a member or key
 	Text      string // in the name, id or prefix
 	Metadata  string // NAME=VALUE
@@ -56,6 +58,8 @@ func (c *Client) ListKeys(ctx context.Context, f KeyFilter) (api.Keys, error) {
 	r.parameter("owner", f.Owner)
 	r.parameter("role", f.Role)
 	r.parameter("plan", f.Plan)
+	r.parameter("expiring", f.Expiring)
+	r.parameter("unused", f.Unused)
 	r.parameter("created_by", f.CreatedBy)
 	r.parameter("q", f.Text)
 	r.parameter("metadata", f.Metadata)

@@ -29,6 +29,9 @@ var auditActions = []choice{
 	{Value: "key.edit", Label: "Key edited"},
 	{Value: "key.rotate", Label: "Token rotated"},
 	{Value: "key.revoke", Label: "Key revoked"}, {Value: "key.delete", Label: "Key deleted"},
+	{Value: "key.expiring", Label: "Key expires soon"},
+	{Value: "key.expired", Label: "Key expired"}, {Value: "key.unused", Label: "Key unused"},
+	{Value: "key.leaked", Label: "Key leaked"},
 	{Value: "role.create", Label: "Role created"}, {Value: "role.edit", Label: "Role edited"},
 	{Value: "role.delete", Label: "Role deleted"},
 	{Value: "plan.create", Label: "Plan created"}, {Value: "plan.edit", Label: "Plan edited"},
@@ -147,6 +150,8 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	kind, _, _ := strings.Cut(r.Action, ".")
 	switch {
 	case deleted:
+	case r.Action == "key.leaked" && now["personal"] == true:
+		e.ActionLabel, e.Link = "Member token leaked", v.MemberLink(text("owner"))
 	case r.Action == "key.revoke" && now["personal"] == true:
 		e.ActionLabel, e.Link = "Member token revoked", v.MemberLink(text("owner"))
 	case r.Action == "member.token" || kind == "key" && now["personal"] == true:

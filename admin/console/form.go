@@ -138,6 +138,8 @@ var labels = map[string]string{
 	"child_prefix": "Child prefix", "edit_policy": "Edits of keys", "token": "Token",
 	"rate_limit.per": "Rate limit duration", "quota.requests": "Quota units",
 	"quota.per": "Quota period", "q": "Search",
+	"max_lifetime": "Maximum lifetime", "idle.after": "Unused for", "idle.then": "Unused keys",
+	"on_leak": "Leaked keys",
 }
 
 // Named returns the label of a field: "Allowed addresses 2" for `allowed_ips[1]`.

@@ -171,6 +171,8 @@ type event struct {
 var actions = map[string]string{
 	"key.mint": "Created", "key.import": "Imported", "key.edit": "Edited",
 	"key.rotate": "Token rotated", "key.revoke": "Revoked", "key.delete": "Deleted",
+	"key.expiring": "Expires soon", "key.expired": "Expired", "key.unused": "Unused",
+	"key.leaked": "Token leaked",
 }
 
 func actionWords(action string) string {

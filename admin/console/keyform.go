@@ -458,6 +458,33 @@ const never, onDay = "never", "custom"
 // defaultExpiry is the chosen expiry of a new key.
 const defaultExpiry = "90d"
 
+// lifetimeOf returns the chosen expiry of a new key in a namespace.
+func lifetimeOf(home api.Namespace) string {
+	if home.MaxLifetime != nil {
+		return *home.MaxLifetime
+	}
+	return defaultExpiry
+}
+
+// keyExpiries returns the expiries of a new key in a namespace: those that it allows.
+func keyExpiries(now time.Time, home api.Namespace) []choice {
+	list := expiryChoices(now)
+	if home.MaxLifetime == nil {
+		return list
+	}
+	longest, _ := keystore.ParseLifetime(*home.MaxLifetime) // zero allows none of the others
+	allowed := []choice{{Value: *home.MaxLifetime, Label: "In " + *home.MaxLifetime +
+		", the most that the namespace allows",
+		Hint: now.Add(longest).UTC().Format("2006-01-02")}}
+	for _, e := range expiries {
+		if time.Duration(e.days)*24*time.Hour < longest {
+			i := slices.IndexFunc(list, func(c choice) bool { return c.Value == e.value })
+			allowed = append(allowed, list[i])
+		}
+	}
+	return append(allowed, list[len(list)-1])
+}
+
 func expiryChoices(now time.Time) []choice {
 	list := []choice{{Value: never, Label: "Never"}}
 	for _, e := range expiries {
@@ -475,6 +502,10 @@ func (f *form) expiry(now time.Time) *time.Time {
 			at := now.AddDate(0, 0, e.days).UTC().Truncate(time.Second)
 			return &at
 		}
+	}
+	if d, err := keystore.ParseLifetime(chosen); err == nil {
+		at := now.Add(d).UTC().Truncate(time.Second)
+		return &at
 	}
 	if chosen != onDay {
 		return nil

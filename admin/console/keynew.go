@@ -47,7 +47,7 @@ func newKey(v *visit) error {
 		f = v.formLike(p)
 	default:
 		f = blank("namespace", p.Home.ID, "access", string(keystore.ReadOnly), "expires",
-			defaultExpiry, "active", "true", "owner", v.ownOwner())
+			lifetimeOf(p.Home), "active", "true", "owner", v.ownOwner())
 		f.setLimits(nil, nil)
 		switch {
 		case p.RoleNeeded:
@@ -80,7 +80,7 @@ func (v *visit) newKeyForm(f *form) (*keyForm, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Expiries, p.Once = expiryChoices(v.keys.Now()), cmp.Or(once, rand.Text())
+	p.Expiries, p.Once = keyExpiries(v.keys.Now(), p.Home), cmp.Or(once, rand.Text())
 	return p, nil
 }
 
@@ -90,7 +90,7 @@ func (v *visit) formLike(p *keyForm) *form {
 	f := formOf(p, p.Like)
 	f.values.Set("namespace", p.Home.ID)
 	f.values.Set("active", "true")
-	f.values.Set("expires", defaultExpiry)
+	f.values.Set("expires", lifetimeOf(p.Home))
 	if !slices.ContainsFunc(p.Owners, func(c choice) bool { return c.Value == p.Like.Owner }) {
 		f.values.Set("owner", v.ownOwner())
 	}
@@ -118,6 +118,10 @@ func mintKey(v *visit) error {
 	}
 	step := f.again()
 	if step != "" && step != reviewStep && step != codeStep {
+		if !slices.ContainsFunc(p.Expiries,
+			func(c choice) bool { return c.Value == f.Value("expires") }) {
+			f.values.Set("expires", lifetimeOf(p.Home)) // of another namespace
+		}
 		return v.again("key_form", newKeyTitle, p, f)
 	}
 	now := v.keys.Now()

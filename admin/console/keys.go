@@ -44,6 +44,8 @@ type keysPage struct {
 	Count    string            // "50 of 409 keys"
 	Filters  []activeFilter
 	Statuses []choice
+	Expiring []choice
+	Unused   []choice
 	Owners   []choice
 	Roles    []choice // nil: a text field
 	Plans    []choice // nil: a text field
@@ -76,6 +78,10 @@ var keyStatuses = []choice{
 	{Value: string(keystore.StatusExpired), Label: "Expired"},
 	{Value: string(keystore.StatusRevoked), Label: "Revoked"},
 }
+
+// keyAges are the times of the filters for keys that expire soon or are unused.
+var keyAges = []choice{{Label: "Any"}, {Value: "1d", Label: "1 day"},
+	{Value: "7d", Label: "7 days"}, {Value: "30d", Label: "30 days"}, {Value: "90d", Label: "90 days"}}
 
 // statusLabel returns the label of a status.
 func statusLabel(status string) string { return labelOf(keyStatuses, status) }
@@ -123,7 +129,8 @@ const pageSize = 50
 func (v *visit) keyFilter() client.KeyFilter {
 	return client.KeyFilter{
 		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"),
-		Role: v.query("role"), Plan: v.query("plan"), Text: v.query("q"), Sort: v.query("sort"),
+		Role: v.query("role"), Plan: v.query("plan"), Expiring: v.query("expiring"),
+		Unused: v.query("unused"), Text: v.query("q"), Sort: v.query("sort"),
 		Cursor: v.query("cursor"), Limit: pageSize,
 	}
 }
@@ -156,6 +163,7 @@ func listKeys(v *visit) error {
 		p.Unknown = err != nil && v.keys.Permissions(v.Caller)[f.Namespace] == nil
 	}
 	p.Owners = offer(append([]choice{{Label: "Anyone"}}, v.members()...), f.Owner)
+	p.Expiring, p.Unused = offer(keyAges, f.Expiring), offer(keyAges, f.Unused)
 	p.Roles, p.Plans = v.roleFilter(f.Role), v.planFilter(f.Plan)
 	p.Filters = v.activeFilters(f, p.Mine)
 	if p.Count, err = v.countWords(f, len(list.Items), list.NextCursor != nil); err != nil {
@@ -198,6 +206,8 @@ func (v *visit) activeFilters(f client.KeyFilter, mine string) (list []activeFil
 	if f.Owner != mine {
 		add("Owner", "owner", cmp.Or(v.names()[f.Owner], f.Owner))
 	}
+	add("Expires within", "expiring", f.Expiring)
+	add("Unused for", "unused", f.Unused)
 	add("Role", "role", f.Role)
 	add("Plan", "plan", f.Plan)
 	return list
@@ -214,6 +224,8 @@ func (v *visit) countWords(f client.KeyFilter, shown int, more bool) (string, er
 	}
 	counts := keystore.KeyFilter{In: f.Namespace, Status: keystore.Status(f.Status),
 		Owner: f.Owner, Role: f.Role, Plan: f.Plan, Text: f.Text}
+	counts.Expiring, _ = keystore.ParseLifetime(f.Expiring) // the list has checked them
+	counts.Unused, _ = keystore.ParseLifetime(f.Unused)
 	total, ok, err := v.keys.CountMatching(v.ctx, v.Caller, counts, maxTotal+1)
 	if err == nil && ok && total <= maxTotal && f.Status == string(keystore.StatusActive) {
 		var refused int
@@ -285,7 +297,7 @@ func (v *visit) withoutInvalid(err error) error {
 						Text: "They are shown newest first. At most 10,000 keys can be " +
 							"sorted in another order: filter by namespace, owner or status."})
 			}
-		case "cursor", "status", "owner", "role", "plan", "q":
+		case "cursor", "status", "owner", "role", "plan", "q", "expiring", "unused":
 		default:
 			return err
 		}

@@ -166,10 +166,43 @@ type namespaceForm struct {
 	Limits    bool     // whether the visitor may set the limits
 	Rules     []choice // for limits
 	Plans     []choice
+	Idle      []choice
+	Leaks     []choice
+}
+
+// The choices for unused keys of a namespace, and for those whose token has leaked.
+var (
+	idleChoices = []choice{
+		{Value: "", Label: "As the deployment is configured"},
+		{Value: string(keystore.IdleNotify), Label: "Add a row to the audit log"},
+		{Value: string(keystore.IdleInactivate), Label: "Deactivate the key",
+			Hint: "It can be activated again."},
+	}
+	leakChoices = []choice{
+		{Value: string(keystore.LeakNotify), Label: "Only add a row to the audit log"},
+		{Value: string(keystore.LeakInactivate), Label: "Deactivate the key",
+			Hint: "It can be activated again."},
+		{Value: string(keystore.LeakRevoke), Label: "Revoke the key",
+			Hint: "This is final. Programs that use the key stop working."},
+	}
+)
+
+// idleRule returns the rule for unused keys, or nil for none.
+func (f *form) idleRule() *api.IdleRule {
+	if then := f.Value("idle.then"); then != "" {
+		after := strings.TrimSpace(f.Value("idle.after"))
+		if after == "" {
+			f.wrong("idle.after", "is required to act on unused keys")
+			return nil
+		}
+		return &api.IdleRule{After: after, Then: then}
+	}
+	return nil
 }
 
 func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	p := namespaceForm{Namespace: ns, Limits: ns == nil || v.maySetLimits(*ns), Rules: limitRules,
+		Idle: idleChoices, Leaks: leakChoices,
 		Policies: []choice{
 			{Value: string(keystore.EditFree), Label: "Add and remove permissions"},
 			{Value: string(keystore.EditGrowOnly), Label: "Only add permissions",
@@ -260,7 +293,7 @@ func newNamespace(v *visit) error {
 	f := v.kept()
 	if f == nil {
 		f = blank("parent", v.namespace(), "edit_policy", string(keystore.EditFree),
-			"key_roles_rule", rolesAny)
+			"key_roles_rule", rolesAny, "idle.then", "", "on_leak", string(keystore.LeakNotify))
 		f.setLimits(nil, nil)
 	}
 	return v.write(http.StatusOK, "namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
@@ -276,6 +309,8 @@ func createNamespace(v *visit) error {
 		ChildPrefix: strings.TrimSpace(f.Value("child_prefix")),
 		RateLimit:   f.rateLimit(), Quota: f.quota(),
 		DefaultPlan: strings.TrimSpace(f.Value("default_plan")),
+		MaxLifetime: strings.TrimSpace(f.Value("max_lifetime")), Idle: f.idleRule(),
+		OnLeak: f.Value("on_leak"),
 	}
 	if parent := f.Value("parent"); parent != "" {
 		spec.Parent = &parent
@@ -305,7 +340,15 @@ func editNamespace(v *visit) error {
 			v.namespaceForm(&ns, f), f)
 	}
 	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy",
-		ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"))
+		ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"),
+		"idle.then", "", "on_leak", ns.OnLeak)
+	if ns.MaxLifetime != nil {
+		f.values.Set("max_lifetime", *ns.MaxLifetime)
+	}
+	if ns.Idle != nil {
+		f.values.Set("idle.then", ns.Idle.Then)
+		f.values.Set("idle.after", ns.Idle.After)
+	}
 	if ns.Parent != nil {
 		f.values.Set("parent", *ns.Parent)
 	}
@@ -346,6 +389,16 @@ func saveNamespace(v *visit) error {
 		ChildPrefix: api.Null[string](),
 		RateLimit:   f.rateChange(rate), Quota: f.quotaChange(quota),
 		DefaultPlan: f.planChange("default_plan", ns.DefaultPlan),
+		MaxLifetime: api.Null[string](), Idle: api.Null[api.IdleRule](),
+	}
+	if action := f.Value("on_leak"); action != "" {
+		patch.OnLeak = api.Some(action)
+	}
+	if lifetime := strings.TrimSpace(f.Value("max_lifetime")); lifetime != "" {
+		patch.MaxLifetime = api.Some(lifetime)
+	}
+	if rule := f.idleRule(); rule != nil {
+		patch.Idle = api.Some(*rule)
 	}
 	if parent := f.Value("parent"); parent != "" {
 		patch.Parent = api.Some(parent)

@@ -46,10 +46,28 @@ func (v *visit) change(r api.AuditRow) change {
 		if list := items("allowed_ips", after["allowed_ips"]); len(list) > 0 {
 			c.Summary += ", only from " + some(list)
 		}
+	case "expiring", "unused", "leaked":
+		c.Summary = reported(after)
 	case "edit":
 		c.Summary = edited(before, after, c.Changes)
 	}
 	return c
+}
+
+// reported sums up a reminder or the report of a leak.
+func reported(after map[string]any) string {
+	reminder, _ := after["reminder"].(map[string]any)
+	leak, _ := after["leak"].(map[string]any)
+	if since := plainText(reminder["unused_since"]); since != "" {
+		return "Not used since " + since
+	}
+	if reminder != nil {
+		return "Expires " + plainText(after["expires_at"])
+	}
+	if url := plainText(leak["url"]); url != "" {
+		return "Found at " + url
+	}
+	return ""
 }
 
 // created sums up a new object: what it allows, and where.

@@ -83,8 +83,8 @@ Exit status:
 				"`FORMAT` of the result: table, wide, json or id (default table)")
 			group(cmd, c.keysCommand(), c.namespacesCommand(), c.rolesCommand(), c.plansCommand(),
 				c.membersCommand(), c.usageCommand(), c.auditCommand(), c.nodesCommand(),
-				c.verifyCommand(), c.deriveCommand(), c.doctorCommand(), c.contextsCommand(),
-				c.versionCommand())
+				c.verifyCommand(), c.deriveCommand(), c.scannerRulesCommand(), c.doctorCommand(),
+				c.contextsCommand(), c.versionCommand())
 			c.prepare(cmd)
 			cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 				return c.failure(cmd, flagError(err))

@@ -36,6 +36,8 @@ limited to ten thousand keys.`,
   caddy apikeys keys list --search billing --limit 20
   caddy apikeys keys list --namespace acme --sort last_used_at
   caddy apikeys keys list --namespace acme --limits
+  caddy apikeys keys list --expiring 30d --sort expires_at
+  caddy apikeys keys list --unused 90d
   caddy apikeys keys list --status expired --json | jq -r '.items[].id'`,
 		Args: noArguments,
 	}
@@ -50,6 +52,10 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
 	flags.StringVar(&f.Plan, "plan", "",
 		"Only keys that name this `PLAN` themselves, not by the default of their namespace")
+	flags.StringVar(&f.Expiring, "expiring", "",
+		"Only keys that expire within this `TIME`, such as 30d")
+	flags.StringVar(&f.Unused, "unused", "",
+		"Only keys that were not used for this `TIME`, such as 90d, or never if they are older")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
 		"Only keys created by the member or key with this `ID`")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -75,6 +76,8 @@ func namespaceRows(n api.Namespace) [][2]string {
 		{"Rate limit", rateText(n.RateLimit, unreadableOr("none", n.Unreadable, "rate_limit"))},
 		{"Quota", quotaText(n.Quota, unreadableOr("none", n.Unreadable, "quota"))},
 		{"Default plan", textOr(n.DefaultPlan, "none")},
+		{"Max lifetime", textOr(n.MaxLifetime, "none")}, {"Idle", idleText(n.Idle)},
+		{"On leak", n.OnLeak},
 		{"Created", timeText(n.CreatedAt)}, {"Version", strconv.FormatInt(n.Version, 10)},
 	}
 	if n.Unreadable != "" {
@@ -83,11 +86,32 @@ func namespaceRows(n api.Namespace) [][2]string {
 	return rows
 }
 
+func idleText(r *api.IdleRule) string {
+	if r == nil {
+		return "the deployment decides"
+	}
+	return r.Then + " after " + r.After
+}
+
 // namespaceFlags are the flags that namespaces create and edit share.
 type namespaceFlags struct {
 	name, policy, parent, prefix, childPrefix, plan string
+	maxLifetime, idle, onLeak                       string
 	reach, keyRoles                                 []string
 	limits                                          limitFlags
+}
+
+// idleRule returns the rule of --idle, or nil without the flag.
+func (f *namespaceFlags) idleRule() (*api.IdleRule, error) {
+	if f.idle == "" {
+		return nil, nil
+	}
+	after, then, ok := strings.Cut(f.idle, "=")
+	if !ok {
+		return nil, errors.New("--idle must be TIME=notify or TIME=inactivate, such as " +
+			"90d=inactivate")
+	}
+	return &api.IdleRule{After: after, Then: then}, nil
 }
 
 func (f *namespaceFlags) register(cmd *cobra.Command) {
@@ -107,6 +131,13 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 		"`PREFIX` with which the ids of its descendants must begin")
 	f.limits.register(cmd, "all its keys together")
 	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys that name none")
+	flags.StringVar(&f.maxLifetime, "max-lifetime", "",
+		"`TIME`, such as 90d, within which its new keys must expire")
+	flags.StringVar(&f.idle, "idle", "",
+		"What happens to its unused keys, `TIME=ACTION`: notify, or inactivate, such as "+
+			"90d=inactivate")
+	flags.StringVar(&f.onLeak, "on-leak", "",
+		"`ACTION` for its keys whose token is reported as leaked: notify, inactivate or revoke")
 }
 
 func (n *namespaceObjects) createCommand() *cobra.Command {
@@ -134,7 +165,11 @@ word of your choice, cannot be changed.`,
 		spec := api.NamespaceRequest{ID: id, Kind: kind,
 			Parent: given(cmd, "parent", f.parent).Value, Name: f.name, EditPolicy: f.policy,
 			Reach: f.reach, KeyRoles: f.keyRoles, TokenPrefix: f.prefix,
-			ChildPrefix: f.childPrefix, DefaultPlan: f.plan}
+			ChildPrefix: f.childPrefix, DefaultPlan: f.plan, MaxLifetime: f.maxLifetime,
+			OnLeak: f.onLeak}
+		if spec.Idle, err = f.idleRule(); err != nil {
+			return err
+		}
 		if spec.RateLimit, spec.Quota, err = f.limits.read(cmd); err != nil {
 			return err
 		}
@@ -148,22 +183,25 @@ word of your choice, cannot be changed.`,
 
 func (n *namespaceObjects) editCommand() *cobra.Command {
 	var f namespaceFlags
-	var noParent, noReach, anyRoles, noPrefix, noChildPrefix, noPlan bool
+	var noParent, noReach, anyRoles, noPrefix, noChildPrefix, noPlan, noMax, noIdle bool
 	cmd := &cobra.Command{
 		Use:   "edit ID",
 		Short: "Changes a namespace's name, parent, limits or rules for its keys",
 		Long: `
 Changes what the flags name and keeps the rest. --no-parent, --no-reach,
---any-key-roles, --no-token-prefix, --no-child-prefix, --no-rate, --no-quota and
---no-default-plan remove a setting. --rate replaces the whole rate limit, with
-its burst, and --quota the quota. --burst, --shadow-rate and --shadow-quota alone
-change only that part of the current limit.
+--any-key-roles, --no-token-prefix, --no-child-prefix, --no-rate, --no-quota,
+--no-default-plan, --no-max-lifetime and --no-idle remove a setting. --rate
+replaces the whole rate limit, with its burst, and --quota the quota. --burst,
+--shadow-rate and --shadow-quota alone change only that part of the current
+limit.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them, and until when.`,
 		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
   caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3
-  caddy apikeys namespaces edit acme --default-plan gold --quota 1000000/month`,
+  caddy apikeys namespaces edit acme --default-plan gold --quota 1000000/month
+  caddy apikeys namespaces edit acme --max-lifetime 90d --idle 90d=inactivate
+  caddy apikeys namespaces edit acme --on-leak revoke`,
 	}
 	f.register(cmd)
 	flags := cmd.Flags()
@@ -174,10 +212,13 @@ applied it yet; standard error names them, and until when.`,
 	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for its descendants")
 	f.limits.registerRemovals(cmd, "")
 	flags.BoolVar(&noPlan, "no-default-plan", false, "Remove the default plan")
+	flags.BoolVar(&noMax, "no-max-lifetime", false, "Let its new keys expire at any time, or never")
+	flags.BoolVar(&noIdle, "no-idle", false, "Let the deployment decide about its unused keys")
 	for with, without := range map[string]string{
 		"parent": "no-parent", "reach": "no-reach", "key-role": "any-key-roles",
 		"token-prefix": "no-token-prefix",
 		"child-prefix": "no-child-prefix", "default-plan": "no-default-plan",
+		"max-lifetime": "no-max-lifetime", "idle": "no-idle",
 	} {
 		cmd.MarkFlagsMutuallyExclusive(with, without)
 	}
@@ -191,6 +232,21 @@ applied it yet; standard error names them, and until when.`,
 			TokenPrefix: given(cmd, "token-prefix", f.prefix),
 			ChildPrefix: given(cmd, "child-prefix", f.childPrefix),
 			DefaultPlan: given(cmd, "default-plan", f.plan),
+			MaxLifetime: given(cmd, "max-lifetime", f.maxLifetime),
+			OnLeak:      given(cmd, "on-leak", f.onLeak),
+		}
+		rule, err := f.idleRule()
+		if err != nil {
+			return patch, err
+		}
+		if rule != nil {
+			patch.Idle = api.Some(*rule)
+		}
+		if noMax {
+			patch.MaxLifetime = api.Null[string]()
+		}
+		if noIdle {
+			patch.Idle = api.Null[api.IdleRule]()
 		}
 		if noParent {
 			patch.Parent = api.Null[string]()

@@ -12,7 +12,7 @@ func TestNamespacesCommand(t *testing.T) {
 	org := "org"
 	acme := api.Namespace{ID: "acme", Parent: &org, Reach: []string{"workspace", "app"},
 		Kind: "account", Name: "Acme Inc.", EditPolicy: "free", CreatedAt: time.Date(2026, 1, 2, 3,
-			4, 5, 0, time.UTC), Version: 2}
+			4, 5, 0, time.UTC), Version: 2, OnLeak: "notify"}
 	s := serveCLI(t, map[string][]cliAnswer{
 		"GET /namespaces":      {{200, api.Namespaces{Items: []api.Namespace{acme}}}},
 		"GET /namespaces/acme": {{200, acme}},
@@ -32,7 +32,8 @@ func TestNamespacesCommand(t *testing.T) {
 		"Id            acme\nKind          account\nParent        org\nName          Acme "+
 			"Inc.\nEdit policy   free\nReach         workspace, app\n"+
 			"Key roles     any\nToken prefix  the first of the configuration\nChild prefix  "+
-			"none\nRate limit    none\nQuota         none\nDefault plan  none\nCreated "+
+			"none\nRate limit    none\nQuota         none\nDefault plan  none\nMax "+
+			"lifetime  none\nIdle          the deployment decides\nOn leak       notify\nCreated "+
 			"      2026-01-02T03:04:05Z\nVersion       2\n")
 	s.run("", "namespaces", "create", "acme", "--kind", "account", "--name", "Acme Inc.",
 		"--edit-policy", "grow_only").want(t, 0, "", "Created namespace acme.")
@@ -49,6 +50,12 @@ func TestNamespacesCommand(t *testing.T) {
 		"1000000/month").want(t, 0, "", "Changed namespace acme.")
 	s.run("", "namespaces", "edit", "acme", "--no-default-plan", "--no-quota", "--rate",
 		"100/1s").want(t, 0, "", "Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--max-lifetime", "90d", "--idle", "90d=inactivate",
+		"--on-leak", "revoke").want(t, 0, "", "Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--no-max-lifetime", "--no-idle").want(t, 0, "",
+		"Changed namespace acme.")
+	s.run("", "namespaces", "edit", "acme", "--idle", "90d").want(t, 1, "",
+		"--idle must be TIME=notify or TIME=inactivate")
 	s.run("", "namespaces", "edit", "acme").want(t, 1, "", "nothing to change")
 	s.run("", "namespaces", "delete", "acme", "--yes").want(t, 1, "", "The namespace has keys.")
 	s.run("", "namespaces", "show", "../keys").want(t, 1, "", "a namespace's id must be")
@@ -64,7 +71,9 @@ func TestNamespacesCommand(t *testing.T) {
 		`{"id":"acme","parent":"org","reach":["workspace","app"],"key_roles":["member"],"token_prefix":"ak_acme","child_prefix":"acme-"} {"name":""} `+
 		`{"parent":null,"reach":null,"key_roles":["member"],"token_prefix":null,"child_prefix":null} {"key_roles":null} `+
 		`{"quota":{"requests":1000000,"per":"month"},"default_plan":"gold"} `+
-		`{"rate_limit":{"requests":100,"per":"1s"},"quota":null,"default_plan":null}` {
+		`{"rate_limit":{"requests":100,"per":"1s"},"quota":null,"default_plan":null} `+
+		`{"max_lifetime":"90d","idle":{"after":"90d","then":"inactivate"},"on_leak":"revoke"} `+
+		`{"max_lifetime":null,"idle":null}` {
 		t.Errorf("sent %s", got)
 	}
 }

@@ -91,6 +91,7 @@ var databaseTests = []struct {
 	{"Audits", testAudits},
 	{"Remembered", testRemembered},
 	{"Sessions", testSessions},
+	{"Reminders", testReminders},
 	{"Filters", testFilters},
 	{"Orders", testOrders},
 	{"Text", testText},

@@ -95,6 +95,13 @@ func testFilters(t *testing.T, s Store) {
 		{keystore.KeyFilter{Plan: "gold", Visible: []string{"b"}, OrOwners: []string{"m2"}}, "k2"},
 		{keystore.KeyFilter{Plan: "gold", Status: keystore.StatusActive, Text: "KEY"}, "k0"},
 		{keystore.KeyFilter{Plan: "gold", Role: "billing", Owner: "m1", CreatedBy: "k0"}, "k5"},
+		{keystore.KeyFilter{Expiring: time.Second}, "k4"},
+		{keystore.KeyFilter{Expiring: time.Second, Owner: "m2"}, ""},
+		{keystore.KeyFilter{Expiring: time.Second, Status: keystore.StatusActive, Text: "KEY"},
+			"k4"},
+		{keystore.KeyFilter{Unused: time.Hour - 2*time.Second}, "k1 k0"},
+		{keystore.KeyFilter{Unused: time.Hour - 5*time.Second, In: "z"}, "k4 k1"},
+		{keystore.KeyFilter{Unused: time.Second, Expiring: time.Second}, "k4"},
 		{keystore.KeyFilter{Text: "k3"}, "k3"},
 		{keystore.KeyFilter{Namespaces: []string{"a", "b"}, Status: keystore.StatusRevoked,
 			Owner: "m1", CreatedBy: "k0", Role: "billing", Text: "KEY"}, "k5"},
@@ -121,9 +128,10 @@ func testFilters(t *testing.T, s Store) {
 		fit := len(strings.Fields(row.want))
 		count := func() {
 			t.Helper()
-			// Nothing else narrows down the search for a text.
-			searches := reflect.DeepEqual(row.filter,
-				keystore.KeyFilter{Text: row.filter.Text, Now: now}) && row.filter.Text != ""
+			// Nothing else narrows down the search for a text or for unused keys.
+			searches := reflect.DeepEqual(row.filter, keystore.KeyFilter{Text: row.filter.Text,
+				Unused: row.filter.Unused, Now: now}) &&
+				(row.filter.Text != "" || row.filter.Unused > 0)
 			for _, limit := range []int{1, 3, 100} {
 				n, ok, err := db.CountMatching(ctx, row.filter, limit)
 				if err != nil || ok == searches || ok && n != min(fit, limit) {

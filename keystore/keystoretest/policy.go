@@ -65,7 +65,10 @@ func testPolicy(t *testing.T, s Store) {
 		{ID: "b", Parent: "a", CreatedAt: at(2), Version: 1},
 		{ID: "a", Kind: "account", Name: "A'ccount", EditPolicy: keystore.EditGrowOnly,
 			Reach: []string{"app", "work\"space"}, KeyRoles: []string{"member", "x"},
-			TokenPrefix: "ak_acme", ChildPrefix: "acme-", CreatedAt: at(1), Version: 3},
+			TokenPrefix: "ak_acme", ChildPrefix: "acme-", CreatedAt: at(1), Version: 3,
+			Lifecycle: keystore.Lifecycle{MaxLifetime: 90 * 24 * time.Hour,
+				Idle:   keystore.IdleRule{After: time.Microsecond, Then: keystore.IdleInactivate},
+				OnLeak: keystore.LeakRevoke}},
 		{ID: "A", CreatedAt: at(1), Version: 1}, // ids differ by case
 	}
 	roles := []keystore.Role{

@@ -61,21 +61,24 @@ func auditJSON(v any) (string, error) {
 	case nil:
 		return "", nil
 	case *keystore.Key:
-		return marshal(auditedKey{
-			ID: v.ID, Prefix: v.Prefix, Name: v.Name, Namespace: v.Namespace,
-			Grants: auditedGrants(v.Grants), Owner: v.Owner,
-			Active: v.Active && v.RevokedAt.IsZero(), Personal: v.Personal, ExpiresAt: v.ExpiresAt,
-			RevokedAt: v.RevokedAt, RevokeReason: v.RevokeReason,
-			Secrets: auditedSecrets(v.Secrets), AllowedIPs: v.AllowedIPs,
-			auditedLimits: auditedLimits(v.Limits), Plan: v.Plan, Metadata: v.Metadata,
-			Version: v.Version,
-		})
+		return marshal(auditedKeyOf(v))
+	case *leakedKey:
+		return marshal(struct {
+			auditedKey
+			Leak auditedLeak `json:"leak"`
+		}{auditedKeyOf(v.Key), v.leak})
+	case *remindedKey:
+		return marshal(struct {
+			auditedKey
+			Reminder auditedReminder `json:"reminder"`
+		}{auditedKeyOf(v.Key), v.reminder})
 	case *keystore.Namespace:
 		return marshal(auditedNamespace{
 			ID: v.ID, Kind: v.Kind, Parent: v.Parent, Name: v.Name, EditPolicy: v.EditPolicy,
 			Reach: v.Reach, KeyRoles: v.KeyRoles, TokenPrefix: v.TokenPrefix,
 			ChildPrefix: v.ChildPrefix, auditedLimits: auditedLimits(v.Limits),
-			DefaultPlan: v.DefaultPlan, Version: v.Version,
+			DefaultPlan: v.DefaultPlan, auditedLifecycle: auditedLifecycleOf(v.Lifecycle),
+			Version: v.Version,
 		})
 	case *keystore.Role:
 		return marshal(auditedRole{Namespace: v.Namespace, Name: v.Name, Description: v.Description,
@@ -114,6 +117,43 @@ type auditedKey struct {
 	Plan     string            `json:"plan,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Version  int64             `json:"version"`
+}
+
+func auditedKeyOf(k *keystore.Key) auditedKey {
+	return auditedKey{
+		ID: k.ID, Prefix: k.Prefix, Name: k.Name, Namespace: k.Namespace,
+		Grants: auditedGrants(k.Grants), Owner: k.Owner,
+		Active: k.Active && k.RevokedAt.IsZero(), Personal: k.Personal, ExpiresAt: k.ExpiresAt,
+		RevokedAt: k.RevokedAt, RevokeReason: k.RevokeReason,
+		Secrets: auditedSecrets(k.Secrets), AllowedIPs: k.AllowedIPs,
+		auditedLimits: auditedLimits(k.Limits), Plan: k.Plan, Metadata: k.Metadata,
+		Version: k.Version,
+	}
+}
+
+// A leakedKey is a key with the report that its token has leaked.
+type leakedKey struct {
+	*keystore.Key
+	leak auditedLeak
+}
+
+type auditedLeak struct {
+	URL    string              `json:"url"`
+	Source string              `json:"source,omitempty"`
+	Type   string              `json:"type,omitempty"`
+	Signed bool                `json:"signed"` // by a key of `leak_keys`
+	Action keystore.LeakAction `json:"action"`
+}
+
+// A remindedKey is a key with the reason of a reminder.
+type remindedKey struct {
+	*keystore.Key
+	reminder auditedReminder
+}
+
+type auditedReminder struct {
+	Before      string    `json:"before,omitempty"`      // the expiry
+	UnusedSince time.Time `json:"unused_since,omitzero"` // the last use, or the creation
 }
 
 type auditedGrant struct {
@@ -168,7 +208,24 @@ type auditedNamespace struct {
 	ChildPrefix string              `json:"child_prefix,omitempty"`
 	auditedLimits
 	DefaultPlan string `json:"default_plan,omitempty"`
-	Version     int64  `json:"version"`
+	auditedLifecycle
+	Version int64 `json:"version"`
+}
+
+type auditedLifecycle struct {
+	MaxLifetime string              `json:"max_lifetime,omitempty"`
+	Idle        auditedIdle         `json:"idle,omitzero"`
+	OnLeak      keystore.LeakAction `json:"on_leak,omitempty"`
+}
+
+type auditedIdle struct {
+	After string              `json:"after"`
+	Then  keystore.IdleAction `json:"then"`
+}
+
+func auditedLifecycleOf(l keystore.Lifecycle) auditedLifecycle {
+	return auditedLifecycle{keystore.LifetimeText(l.MaxLifetime),
+		auditedIdle{keystore.LifetimeText(l.Idle.After), l.Idle.Then}, l.OnLeak}
 }
 
 type auditedPlan struct {

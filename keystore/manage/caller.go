@@ -29,6 +29,9 @@ type person struct {
 // everything. from is the client's address.
 func Root(from string) Caller { return Caller{root: true, member: keystore.RootMember, from: from} }
 
+// Anonymous returns the caller that is not authenticated and has no permissions.
+func Anonymous(from string) Caller { return Caller{from: from} }
+
 // KeyCaller returns the caller for a key. The key must have just been looked up and found valid.
 func KeyCaller(r *keystore.Record, from string) Caller { return Caller{record: r, from: from} }
 

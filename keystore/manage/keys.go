@@ -139,6 +139,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	p.keyRoles(auth.policy.Namespace(key.Namespace), key)
 	p.grants(auth, key.Namespace, key.Grants, s.Home != nil)
 	p.expiry(key.ExpiresAt, now)
+	p.lifetime(auth.policy.Namespace(key.Namespace), key.ExpiresAt, now)
 	if err := p.err(); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ type Keystore struct {
 	reads   readLimiter
 	writes  *writeQueue
 	imports chan struct{} // holds an element for each running import
+	leaks   leakReports
 }
 
 // Open opens a node and returns the Keystore that manages it. The parameters are those of
@@ -41,6 +42,7 @@ func New(n *node.Node) *Keystore {
 	n.Go(func(ctx context.Context) { k.abandonImports(ctx, 0) })
 	n.Every(importIdle, func(ctx context.Context) { k.abandonImports(ctx, 0) })
 	n.Every(sessionUseInterval, k.deleteExpiredSessions)
+	n.Go(k.remind)
 	return k
 }
 

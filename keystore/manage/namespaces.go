@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
@@ -170,6 +171,7 @@ func checkNamespace(
 	}
 	p.limits(ns.Limits)
 	p.plan(d, "default_plan", ns.ID, ns.DefaultPlan)
+	p.lifecycle(&ns.Lifecycle)
 	if ns.TokenPrefix != "" && !slices.Contains(prefixes, ns.TokenPrefix) {
 		p.add("token_prefix", "must be one that the configuration accepts: %s",
 			strings.Join(prefixes, ", "))
@@ -208,6 +210,9 @@ type NamespacePatch struct {
 	ChildPrefix *string // empty allows all ids
 	Limits      LimitsPatch
 	DefaultPlan *string // empty removes it
+	MaxLifetime *time.Duration
+	Idle        *keystore.IdleRule
+	OnLeak      *keystore.LeakAction
 }
 
 // namespaceFor returns a namespace on which the caller may do an operation. It checks the version.
@@ -247,6 +252,9 @@ func (k *Keystore) EditNamespace(
 		set(&after.ChildPrefix, patch.ChildPrefix)
 		patch.Limits.apply(&after.Limits)
 		set(&after.DefaultPlan, patch.DefaultPlan)
+		set(&after.MaxLifetime, patch.MaxLifetime)
+		set(&after.Idle, patch.Idle)
+		set(&after.OnLeak, patch.OnLeak)
 		after.Version++
 		after.Unreadable, after.ListsUnreadable, after.LimitsUnreadable = "", false, false
 		switch {

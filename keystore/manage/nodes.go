@@ -26,6 +26,11 @@ func (k *Keystore) ListNodes(ctx context.Context, c Caller) ([]NodeStatus, error
 	if err := auth.requireEverywhere(adminNodes, "read"); err != nil {
 		return nil, err
 	}
+	return k.nodes(ctx)
+}
+
+// nodes returns the nodes of the deployment, oldest first.
+func (k *Keystore) nodes(ctx context.Context) ([]NodeStatus, error) {
 	nodes, err := k.Database().Nodes(ctx)
 	if err != nil {
 		return nil, k.StoreFailed("reading the nodes", err)

@@ -111,6 +111,43 @@ func (p *fieldErrors) expiry(at, now time.Time) {
 	}
 }
 
+// lifetime checks that a new key expires within the MaxLifetime of its home namespace.
+func (p *fieldErrors) lifetime(home *keystore.Namespace, at, now time.Time) {
+	if home == nil || home.MaxLifetime == 0 || p.about("expires_at") {
+		return
+	}
+	if last := now.Add(home.MaxLifetime); at.IsZero() || at.After(last) {
+		p.add("expires_at", "must be at most %s from now, at %s, because of max_lifetime of "+
+			"namespace %q", keystore.LifetimeText(home.MaxLifetime),
+			last.Truncate(time.Second).Format(time.RFC3339), home.ID)
+	}
+}
+
+// lifecycle checks the rules of a namespace for the lifetime of its keys. It drops actions that
+// mean the same as none.
+func (p *fieldErrors) lifecycle(l *keystore.Lifecycle) {
+	const bounds = "must be a time from 1s to 36500d, such as 90d, in whole microseconds"
+	if l.MaxLifetime != 0 && !keystore.ValidLifetime(l.MaxLifetime) {
+		p.add("max_lifetime", bounds)
+	}
+	if l.Idle != (keystore.IdleRule{}) {
+		if !keystore.ValidLifetime(l.Idle.After) {
+			p.add("idle.after", bounds)
+		}
+		if l.Idle.Then != keystore.IdleNotify && l.Idle.Then != keystore.IdleInactivate {
+			p.add("idle.then", "must be %s or %s", keystore.IdleNotify, keystore.IdleInactivate)
+		}
+	}
+	switch l.OnLeak {
+	case "", keystore.LeakInactivate, keystore.LeakRevoke:
+	case keystore.LeakNotify:
+		l.OnLeak = ""
+	default:
+		p.add("on_leak", "must be %s, %s or %s", keystore.LeakNotify, keystore.LeakInactivate,
+			keystore.LeakRevoke)
+	}
+}
+
 // texts checks the names and values in m, except entries that are also in before.
 func (p *fieldErrors) texts(field string, before, m map[string]string) {
 	size := 0

@@ -33,6 +33,8 @@ type Settings struct {
 	Usage UsageSettings
 	// Derive says which derived tokens are accepted.
 	Derive DeriveSettings
+	// Reminders says which reminders the audit log gets.
+	Reminders ReminderSettings
 }
 
 // DeriveSettings are the settings of derived tokens (docs/derived.md).
@@ -42,6 +44,23 @@ type DeriveSettings struct {
 	// Max is how long after now a derived token may expire at most.
 	Max time.Duration
 }
+
+// ReminderSettings are the settings of reminders (docs/lifetimes.md).
+type ReminderSettings struct {
+	// Off stops the reminders that keys expire and have expired.
+	Off bool
+	// Before is how long before the expiry of a key there is a reminder; nil stands for
+	// DefaultRemind.
+	Before []time.Duration
+	// Unused is the time after which a key that was not used is reported; zero for never. The Idle
+	// of the key's namespace replaces it.
+	Unused time.Duration
+}
+
+// DefaultRemind is how long before the expiry of a key there are reminders by default.
+var DefaultRemind = []time.Duration{30 * day, 7 * day, day}
+
+const day = 24 * time.Hour
 
 // UsageSettings are the settings of usage (docs/usage.md).
 type UsageSettings struct {
@@ -79,6 +98,9 @@ func (s Settings) withDefaults() Settings {
 	s.Capacity = s.Capacity.WithDefaults()
 	if s.Usage.Kept == nil {
 		s.Usage.Kept = &keystore.DefaultUsageKept
+	}
+	if s.Reminders.Before == nil {
+		s.Reminders.Before = DefaultRemind
 	}
 	return s
 }

@@ -186,6 +186,8 @@ func TestMostSelectivePath(t *testing.T) {
 			"SCAN k USING INDEX keys_inactive"},
 		{keystore.KeyFilter{Status: keystore.StatusExpired, Namespaces: big},
 			"SCAN k USING INDEX keys_expiring_page"},
+		{keystore.KeyFilter{Expiring: time.Hour, Namespaces: big},
+			"keys_expiring (expires_at>? AND "},
 		{keystore.KeyFilter{Status: keystore.StatusRevoked, Namespaces: big},
 			"SCAN k USING INDEX keys_revoked"},
 		{keystore.KeyFilter{Visible: crowd, OrOwners: []string{"nobody"}}, "keys_namespace (namespace=?"},

@@ -46,7 +46,9 @@ func (d *DB) Keys(
 }
 
 // scans reports whether a filter has conditions that no index answers.
-func scans(f keystore.KeyFilter) bool { return f.Text != "" || len(f.Metadata) > 0 }
+func scans(f keystore.KeyFilter) bool {
+	return f.Text != "" || len(f.Metadata) > 0 || f.Unused > 0
+}
 
 // page returns a query for the sort values and ids of a page. If the page may not examine all keys,
 // end is the cursor of the last key that it examines.
@@ -163,6 +165,12 @@ func (d *DB) conditions(f keystore.KeyFilter) clause {
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Metadata)) {
 		where = where.and(clause{d.hasMetadata, []any{name, f.Metadata[name]}})
+	}
+	if f.Unused > 0 {
+		since := f.Now.Add(-f.Unused).UnixMicro()
+		where = where.and(clause{"k.created_at <= ? AND k.revoked_at IS NULL AND " +
+			"(k.expires_at IS NULL OR k.expires_at > ?) AND coalesce((SELECT l.used_at FROM last_uses l WHERE " +
+			"l.key_id = k.id), 0) <= ?", []any{since, f.Now.UnixMicro(), since}})
 	}
 	if f.Text != "" {
 		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }

@@ -77,6 +77,12 @@ func (d *DB) keyPaths(ctx context.Context, f keystore.KeyFilter) (paths []access
 		paths = append(paths, accessPath{ids: idsOf(c.and(clause{sql: "k.personal = 0"})),
 			ordered: []clause{c}, filter: c})
 	}
+	if f.Expiring > 0 {
+		c := clause{"k.revoked_at IS NULL AND k.expires_at > ? AND k.expires_at <= ?",
+			[]any{f.Now.UnixMicro(), f.Now.Add(f.Expiring).UnixMicro()}}
+		paths = append(paths, accessPath{ids: idsOf(c.and(clause{sql: "k.personal = 0"})),
+			ordered: []clause{c}, filter: c})
+	}
 	if f.Role != "" {
 		ids := clause{"SELECT h.key_id AS id FROM held h WHERE h.role = ?", []any{f.Role}}
 		if f.Namespaces != nil {

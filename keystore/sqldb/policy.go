@@ -14,7 +14,8 @@ import (
 
 const (
 	namespaceColumns = "id, kind, parent, name, edit_policy, reach, key_roles, token_prefix, " +
-		"child_prefix, rate_limit, quota, default_plan, created_at, version"
+		"child_prefix, rate_limit, quota, default_plan, max_lifetime, idle_after, idle_then, " +
+		"on_leak, created_at, version"
 	roleColumns   = "namespace, name, description, permissions, created_at, version"
 	planColumns   = "namespace, name, description, rate_limit, quota, created_at, version"
 	memberColumns = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
@@ -208,11 +209,14 @@ func scanObject(scan func(...any) error) (o keystore.Object, err error) {
 
 func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 	var reach, roles, rate, quota string
+	var lifetime, idle int64
 	if err := scan(&ns.ID, &ns.Kind, &ns.Parent, &ns.Name, &ns.EditPolicy, &reach, &roles,
 		&ns.TokenPrefix, &ns.ChildPrefix, textTo{&rate}, textTo{&quota}, &ns.DefaultPlan,
-		timeTo{&ns.CreatedAt}, &ns.Version); err != nil {
+		&lifetime, &idle, &ns.Idle.Then, &ns.OnLeak, timeTo{&ns.CreatedAt},
+		&ns.Version); err != nil {
 		return ns, err
 	}
+	ns.MaxLifetime, ns.Idle.After = toDuration(lifetime), toDuration(idle)
 	if ns.Reach, err = toList(reach); err == nil {
 		ns.KeyRoles, err = toList(roles)
 	}
@@ -226,6 +230,11 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 		ns.Unreadable = err.Error()
 	}
 	return ns, nil
+}
+
+// toDuration reads a number of microseconds. Someone may have written a number that is too large.
+func toDuration(micros int64) time.Duration {
+	return time.Duration(min(micros, keystore.MaxLifetime.Microseconds())) * time.Microsecond
 }
 
 func scanPlan(scan func(...any) error) (p keystore.Plan, err error) {
@@ -300,7 +309,8 @@ func namespaceValues(ns *keystore.Namespace) ([]any, error) {
 	}
 	rate, quota, err := fromLimits(ns.Limits)
 	return []any{ns.Kind, ns.Parent, ns.Name, ns.EditPolicy, reach, roles, ns.TokenPrefix,
-		ns.ChildPrefix, rate, quota, ns.DefaultPlan,
+		ns.ChildPrefix, rate, quota, ns.DefaultPlan, ns.MaxLifetime.Microseconds(),
+		ns.Idle.After.Microseconds(), ns.Idle.Then, ns.OnLeak,
 		ns.CreatedAt.UnixMicro(), ns.Version, ns.ID}, err
 }
 
@@ -311,8 +321,9 @@ func (t *tx) InsertNamespace(ns *keystore.Namespace) error {
 	}
 	return inserted(t.changePolicy(`INSERT INTO namespaces (kind, parent, name, edit_policy,
 			reach, key_roles, token_prefix, child_prefix, rate_limit, quota, default_plan,
-			created_at, version, id)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, values...))
+			max_lifetime, idle_after, idle_then, on_leak, created_at, version, id)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO NOTHING`, values...))
 }
 
 func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
@@ -322,7 +333,8 @@ func (t *tx) UpdateNamespace(ns *keystore.Namespace) error {
 	}
 	return found(t.changePolicy(`UPDATE namespaces SET kind = ?, parent = ?, name = ?,
 		edit_policy = ?, reach = ?, key_roles = ?, token_prefix = ?,
-		child_prefix = ?, rate_limit = ?, quota = ?, default_plan = ?, created_at = ?, version = ?
+		child_prefix = ?, rate_limit = ?, quota = ?, default_plan = ?, max_lifetime = ?,
+		idle_after = ?, idle_then = ?, on_leak = ?, created_at = ?, version = ?
 		WHERE id = ?`, values...))
 }
 

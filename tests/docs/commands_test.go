@@ -28,6 +28,8 @@ var commands = []struct {
 	{"docs/limits.md", `caddy apikeys namespaces create acme`},
 	{"docs/usage.md", ""},
 	{"docs/recipes/teams.md", ""},
+	{"docs/lifetimes.md", `caddy apikeys namespaces create acme`},
+	{"docs/leaks.md", `caddy apikeys namespaces create acme`},
 	{"docs/authority.md", `caddy apikeys namespaces create acme`},
 	{"docs/derived.md", `
 		export PATH=/usr/bin:$PATH NODE_PATH=/usr/share/nodejs

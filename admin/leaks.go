@@ -1,0 +1,66 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+)
+
+const leaksPath = api.Prefix + "/leaks"
+
+func (a *API) registerLeaks() {
+	add(a, huma.Operation{
+		OperationID: "report-leaks", Method: http.MethodPost, Path: leaksPath,
+		Summary: "Report leaked tokens", Tags: []string{"leaks"},
+		Description: "Ends the keys of leaked tokens as on_leak of their namespaces says, and " +
+			"answers when that is in force on every node. The format is that of GitHub's secret " +
+			"scanning partner program. No authentication is required: whoever has a token " +
+			"could use it. A signature, if there is one, must be valid.",
+		RequestBody: jsonBody(true, api.JSON),
+	}, a.reportLeaks)
+}
+
+type leaksInput struct {
+	KeyID     string `header:"Github-Public-Key-Identifier" doc:"The key of leak_keys that has signed the body"`
+	Signature string `header:"Github-Public-Key-Signature" doc:"ECDSA with P-256 and SHA-256 of the body, DER in base64"`
+	RawBody   []byte
+	Body      []api.LeakReport `maxItems:"100"`
+}
+
+func (a *API) reportLeaks(ctx context.Context, in *leaksInput) (*page[[]api.LeakLabel], error) {
+	if a.keys == nil {
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(),
+			a.notReached())
+	}
+	signed := in.KeyID != "" || in.Signature != ""
+	if signed {
+		if err := a.leakKeys.Load().verify(ctx, in.KeyID, in.Signature, in.RawBody); err != nil {
+			return nil, err
+		}
+	}
+	reports := make([]manage.LeakReport, len(in.Body))
+	for i, r := range in.Body {
+		reports[i] = manage.LeakReport{Token: r.Token, URL: r.URL, Source: r.Source, Type: r.Type}
+	}
+	known, _, err := a.keys.ReportLeaks(ctx, callerOf(ctx), signed, reports)
+	if err != nil {
+		return nil, err
+	}
+	labels := make([]api.LeakLabel, len(in.Body))
+	for i, r := range in.Body {
+		sum := sha256.Sum256([]byte(r.Token))
+		labels[i] = api.LeakLabel{TokenHash: hex.EncodeToString(sum[:]), TokenType: r.Type,
+			Label: "false_positive"}
+		if known[i] {
+			labels[i].Label = "true_positive"
+		}
+	}
+	return &page[[]api.LeakLabel]{labels}, nil
+}

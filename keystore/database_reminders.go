@@ -1,0 +1,63 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// ReminderFinder is the part of a [Database] that finds the keys to which reminders apply. None of
+// its methods returns revoked keys or members' own tokens.
+type ReminderFinder interface {
+	// ReminderPositions returns the stored positions, by how long before the expiry of keys the
+	// reminders are given.
+	ReminderPositions(ctx context.Context) (map[time.Duration]ExpiryPosition, error)
+	// ExpiringKeys returns the positions of at most limit keys that come after a position and
+	// expire at a time or before it, in this order.
+	ExpiringKeys(ctx context.Context, after ExpiryPosition, until time.Time, limit int) (
+		[]ExpiryPosition, error)
+	// UnusedKeys examines some thousand keys after a cursor, oldest first, and returns the ids of
+	// those that are active at f.Now and match f. next is the cursor of the following keys, empty
+	// after the last.
+	UnusedKeys(ctx context.Context, f UnusedFilter, cursor string) (ids []string, next string,
+		err error)
+}
+
+// An ExpiryPosition is the place of a key in the order of expiry, then id.
+type ExpiryPosition struct {
+	ExpiresAt time.Time
+	ID        string
+}
+
+// BehindExpiry returns the position behind all keys that expire at a time or before it.
+func BehindExpiry(at time.Time) ExpiryPosition {
+	return ExpiryPosition{at, "\x7f"} // ids are visible ASCII
+}
+
+// An UnusedFilter selects keys that nobody uses.
+type UnusedFilter struct {
+	Now time.Time
+	// Since is the time since which the key was not used: neither used nor created after it.
+	Since time.Time
+	// Reported also selects keys that were reported with [ReminderWriter.NoteUnused] and not
+	// inactivated.
+	Reported bool
+}
+
+// ReminderWriter is the part of a [Tx] that records which reminders were given. They are given in
+// the transaction that records them, so each is given once.
+type ReminderWriter interface {
+	// ReminderPosition returns a stored position, or the zero value.
+	ReminderPosition(before time.Duration) (ExpiryPosition, error)
+	// SetReminderPosition stores up to which key reminders were given.
+	SetReminderPosition(before time.Duration, p ExpiryPosition) error
+	// ReportedUnused returns what NoteUnused has stored about keys, by id.
+	ReportedUnused(ids []string) (map[string]UnusedReport, error)
+	// NoteUnused stores that keys were reported as unused, until they are deleted.
+	NoteUnused(reports map[string]UnusedReport) error
+}
+
+// An UnusedReport says that a key was reported as unused.
+type UnusedReport struct {
+	Since       time.Time // of its last use, or of its creation if it was never used
+	Inactivated bool      // the key was made inactive for that
+}

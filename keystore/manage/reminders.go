@@ -1,0 +1,336 @@
+package manage
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+)
+
+const (
+	// remindInterval is how often the node that gives reminders looks for keys that expire.
+	remindInterval = 10 * time.Second
+	// unusedInterval is the longest time between two searches for unused keys. A search reads all
+	// keys that are old enough.
+	unusedInterval = time.Hour
+	// remindBatch is how many reminders one transaction gives. Another change waits for at most one
+	// such transaction.
+	remindBatch = 200
+	// expiredKept is how long ago a key may have expired to be reported, if no node was running.
+	expiredKept = 30 * 24 * time.Hour
+)
+
+// remind gives reminders until ctx is done.
+func (k *Keystore) remind(ctx context.Context) {
+	var searched time.Time // for unused keys
+	t := time.NewTimer(rand.N(remindInterval))
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		k.remindOnce(ctx, &searched)
+		t.Reset(remindInterval/2 + rand.N(remindInterval))
+	}
+}
+
+// remindOnce gives the reminders that are due, if this is the node that gives them. It searches for
+// unused keys if it is time to, and sets searched.
+func (k *Keystore) remindOnce(ctx context.Context, searched *time.Time) {
+	leads, err := k.givesReminders(ctx)
+	if err == nil && leads {
+		err = k.remindExpiring(ctx)
+		now := time.Now()
+		if wait := k.unusedWait(); err == nil && wait > 0 && now.Sub(*searched) >= wait {
+			if err = k.remindUnused(ctx); err == nil {
+				*searched = now
+			}
+		}
+	}
+	if err != nil {
+		_ = k.StoreFailed("giving reminders", err)
+	}
+}
+
+// givesReminders reports whether this node is the oldest one that is alive. Two nodes may believe
+// so for a while: each reminder is recorded in its own transaction, so it is given once anyway.
+func (k *Keystore) givesReminders(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, node.QueryTimeout)
+	defer cancel()
+	nodes, err := k.nodes(ctx)
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(nodes, func(n NodeStatus) bool {
+		return n.State == keystore.NodeActive && !n.Silent
+	})
+	return i >= 0 && nodes[i].Self, nil
+}
+
+// remindExpiring reports keys that expire soon or have expired.
+func (k *Keystore) remindExpiring(ctx context.Context) error {
+	s := k.Settings().Reminders
+	if s.Off {
+		return nil
+	}
+	positions, err := k.Database().ReminderPositions(ctx)
+	if err != nil {
+		return err
+	}
+	before := append(slices.Clone(s.Before), 0) // 0: the key has expired
+	slices.Sort(before)
+	var shorter time.Duration
+	for i, b := range slices.Compact(before) {
+		now := k.Now()
+		r := reminder{Keystore: k, before: b, after: positions[b], stored: positions[b]}
+		switch floor := now.Add(shorter); {
+		case i > 0:
+			// The next shorter reminder replaces one that is late.
+			r.startAt(floor)
+			shorter = b
+		case r.after == keystore.ExpiryPosition{}:
+			// Keys that expired before there were reminders are not reported.
+			if err := r.store(ctx, keystore.BehindExpiry(now)); err != nil {
+				return err
+			}
+			continue
+		default:
+			r.startAt(now.Add(-expiredKept))
+		}
+		for more := true; more; {
+			if more, err = r.give(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// A reminder is given some time before keys expire, in the order of their expiry.
+type reminder struct {
+	*Keystore
+	before        time.Duration
+	after, stored keystore.ExpiryPosition // the last key, and what the database has stored
+}
+
+func (r *reminder) startAt(floor time.Time) {
+	if r.after.ExpiresAt.Before(floor) {
+		r.after = keystore.BehindExpiry(floor)
+	}
+}
+
+// errReminded means that another node has given the same reminders.
+var errReminded = errors.New("another node gives reminders")
+
+// store stores a position without a reminder.
+func (r *reminder) store(ctx context.Context, p keystore.ExpiryPosition) error {
+	_, err := r.commitBulk(ctx, Root("reminders"), func(tx keystore.Tx, _ authority) error {
+		return r.move(tx, p)
+	})
+	return r.ended(err)
+}
+
+// move stores a position. It fails if another node has stored one since this node has read it.
+func (r *reminder) move(tx keystore.Tx, p keystore.ExpiryPosition) error {
+	stored, err := tx.ReminderPosition(r.before)
+	if err != nil {
+		return err
+	}
+	if stored.ID != r.stored.ID || !stored.ExpiresAt.Equal(r.stored.ExpiresAt) {
+		return errReminded
+	}
+	return tx.SetReminderPosition(r.before, p)
+}
+
+// ended returns nil for errReminded.
+func (*reminder) ended(err error) error {
+	if errors.Is(err, errReminded) {
+		return nil
+	}
+	return err
+}
+
+// give gives at most remindBatch reminders, and reports whether there may be more.
+func (r *reminder) give(ctx context.Context) (more bool, err error) {
+	until := r.Now().Add(r.before)
+	found, err := r.Database().ExpiringKeys(ctx, r.after, until, remindBatch)
+	if err != nil || len(found) == 0 {
+		return false, err
+	}
+	next := keystore.BehindExpiry(until)
+	if more = len(found) == remindBatch; more {
+		next = found[len(found)-1]
+	}
+	ids := make([]string, len(found))
+	for i, p := range found {
+		ids[i] = p.ID
+	}
+	action, cause := "key.expired", "the expiry"
+	if r.before > 0 {
+		action = "key.expiring"
+		cause = "the reminder " + keystore.LifetimeText(r.before) + " before the expiry"
+	}
+	_, err = r.commitBulk(ctx, Root(cause), func(tx keystore.Tx, auth authority) error {
+		if err := r.move(tx, next); err != nil {
+			return err
+		}
+		keys, err := tx.Keys(ids)
+		if err != nil {
+			return err
+		}
+		var list []auditedChange
+		for i := range keys {
+			key := &keys[i]
+			if !r.appliesTo(key) {
+				continue
+			}
+			list = append(list, auditedChange{key.ID, key.Touches(auth.policy), key,
+				&remindedKey{key, auditedReminder{Before: keystore.LifetimeText(r.before)}}})
+		}
+		return auditSome(tx, auth, action, list)
+	})
+	r.after, r.stored = next, next
+	if errors.Is(err, errReminded) {
+		return false, nil
+	}
+	return more, err
+}
+
+// appliesTo reports whether a key that expires is to be reported. A key that was created later than
+// the reminder was due gets the next shorter one.
+func (r *reminder) appliesTo(key *keystore.Key) bool {
+	return key.RevokedAt.IsZero() && !key.CreatedAt.After(key.ExpiresAt.Add(-r.before))
+}
+
+// idleRule returns what happens to unused keys of a namespace. Its After is zero if nothing does.
+func (k *Keystore) idleRule(ns *keystore.Namespace) keystore.IdleRule {
+	if ns != nil && ns.Idle != (keystore.IdleRule{}) {
+		return ns.Idle
+	}
+	return keystore.IdleRule{After: k.Settings().Reminders.Unused, Then: keystore.IdleNotify}
+}
+
+// idleRules returns the shortest time after which a key counts as unused, or 0, and whether any
+// namespace inactivates such keys.
+func (k *Keystore) idleRules() (shortest time.Duration, inactivates bool) {
+	shortest = k.idleRule(nil).After
+	for _, ns := range k.Policy().AllNamespaces() {
+		if after := ns.Idle.After; after > 0 && (shortest == 0 || after < shortest) {
+			shortest = after
+		}
+		inactivates = inactivates || ns.Idle.Then == keystore.IdleInactivate
+	}
+	return shortest, inactivates
+}
+
+// unusedWait returns the time between two searches for unused keys, or 0 if nothing happens to
+// them.
+func (k *Keystore) unusedWait() time.Duration {
+	shortest, _ := k.idleRules()
+	if shortest == 0 {
+		return 0
+	}
+	return min(unusedInterval, max(time.Second, shortest/100))
+}
+
+// remindUnused reports and inactivates keys that nobody uses.
+func (k *Keystore) remindUnused(ctx context.Context) error {
+	shortest, inactivates := k.idleRules()
+	now := k.Now()
+	f := keystore.UnusedFilter{Now: now, Since: now.Add(-shortest), Reported: inactivates}
+	for cursor := ""; ; {
+		ids, next, err := k.Database().UnusedKeys(ctx, f, cursor)
+		if err != nil {
+			return err
+		}
+		for batch := range slices.Chunk(ids, remindBatch) {
+			if err := k.reportUnused(ctx, batch); err != nil {
+				return err
+			}
+		}
+		if cursor = next; next == "" {
+			return nil
+		}
+	}
+}
+
+// reportUnused reports those of some keys that are unused according to their namespace, and that
+// were not reported for the same time without a use. A key that somebody activates again without
+// using it stays active.
+func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
+	inactivated := false
+	done, err := k.commitBulk(ctx, Root("unused keys"), func(tx keystore.Tx, auth authority) error {
+		inactivated = false
+		keys, err := tx.Keys(ids)
+		if err != nil {
+			return err
+		}
+		known, err := tx.ReportedUnused(ids)
+		if err != nil {
+			return err
+		}
+		var unused, edits []auditedChange
+		reports := make(map[string]keystore.UnusedReport)
+		for i := range keys {
+			key := &keys[i]
+			since := key.LastUsedAt
+			if since.IsZero() {
+				since = key.CreatedAt
+			}
+			rule := k.idleRule(auth.policy.Namespace(key.Namespace))
+			if rule.After == 0 || tx.Now().Sub(since) < rule.After ||
+				key.Status(tx.Now()) != keystore.StatusActive {
+				continue
+			}
+			report, told := known[key.ID]
+			told = told && !report.Since.Before(since)
+			ends := rule.Then == keystore.IdleInactivate && !(told && report.Inactivated)
+			if told && !ends {
+				continue
+			}
+			touches := key.Touches(auth.policy)
+			if !told {
+				unused = append(unused, auditedChange{key.ID, touches, key,
+					&remindedKey{key, auditedReminder{UnusedSince: since}}})
+			}
+			if ends {
+				after := *key
+				after.Active, after.Version = false, key.Version+1
+				if err := tx.UpdateKey(&after); err != nil {
+					return err
+				}
+				edits = append(edits, auditedChange{key.ID, touches, key, &after})
+				inactivated = true
+			}
+			reports[key.ID] = keystore.UnusedReport{Since: since, Inactivated: ends}
+		}
+		if len(reports) == 0 {
+			return nil
+		}
+		if err := tx.NoteUnused(reports); err != nil {
+			return err
+		}
+		if err := auditSome(tx, auth, "key.unused", unused); err != nil {
+			return err
+		}
+		return auditSome(tx, auth, "key.edit", edits)
+	})
+	if err == nil && inactivated {
+		_, err = k.PropagateObserved(done, -1)
+	}
+	return err
+}
+
+// auditSome is auditAll for a list that may be empty.
+func auditSome(tx keystore.Tx, auth authority, action string, list []auditedChange) error {
+	if len(list) == 0 {
+		return nil
+	}
+	return auditAll(tx, auth, action, list)
+}

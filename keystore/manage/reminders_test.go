@@ -1,0 +1,208 @@
+package manage_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
+)
+
+// auditedAs returns the rows with an action, newest first.
+func auditedAs(t *testing.T, k *manage.Keystore, action string) (all []keystore.AuditRow) {
+	t.Helper()
+	for cursor := ""; ; {
+		rows, next, err := k.ListAudit(ctx, fleet.Root, keystore.AuditFilter{Action: action},
+			cursor, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, rows...)
+		if cursor = next; next == "" {
+			return all
+		}
+	}
+}
+
+// TestExpiryReminders lets keys expire while nodes start and stop. Each reminder must be given once
+// for the deployment, in time.
+func TestExpiryReminders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		d := fleet.New(t)
+		s := node.Settings{Reminders: node.ReminderSettings{
+			Before: []time.Duration{time.Minute, 8 * time.Minute, 3 * time.Minute}}}
+		open := func() *manage.Keystore {
+			db, err := sqldb.OpenSQLite(ctx, d.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := fleet.Open(ctx, db, s, fleet.Observer{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+		end := func(k *manage.Keystore) {
+			if err := k.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first := open()
+		second := open()
+		mint := func(name string, in time.Duration, inactive bool) string {
+			key, _ := fleet.Mint(t, first, manage.KeySpec{Name: name, ExpiresAt: began.Add(in),
+				Inactive: inactive})
+			return key.ID
+		}
+		names := make(map[string]string)
+		want := make(map[string]bool)
+		due := make(map[string]time.Time)
+		expect := func(id, name string, in time.Duration, reminders ...string) {
+			names[id] = name
+			for _, r := range reminders {
+				before := time.Duration(0)
+				if r != "" {
+					before, _ = time.ParseDuration(r)
+				}
+				want[name+" "+r] = true
+				due[name+" "+r] = began.Add(in - before)
+			}
+		}
+		// Many expire at the same time, as after an import.
+		for i := range 250 {
+			name := fmt.Sprint("many ", i)
+			expect(mint(name, 12*time.Minute, false), name, 12*time.Minute, "8m", "3m", "1m", "")
+		}
+		const early = 10*time.Minute + 20*time.Second
+		expect(mint("inactive", early, true), "inactive", early, "8m", "3m", "1m", "")
+		// Created when the longest reminder was already due.
+		expect(mint("short", 4*time.Minute, false), "short", 4*time.Minute, "3m", "1m", "")
+		expect(mint("shorter", 30*time.Second, false), "shorter", 30*time.Second, "")
+		expect(mint("never", 10*24*time.Hour, false), "never", 0)
+		fleet.Revoke(t, first, mint("revoked", 12*time.Minute, false), 0)
+
+		time.Sleep(5 * time.Minute)
+		end(first) // the node that gives reminders
+		time.Sleep(4 * time.Minute)
+		third := open()
+		end(second)
+		end(third)
+		time.Sleep(90 * time.Second) // no node is running: 'inactive' is due for 1m, then expires
+		last, other := open(), open()
+		defer end(other)
+		defer end(last)
+		time.Sleep(150 * time.Second)
+
+		delete(want, "inactive 1m") // its reminder came too late
+		got := make(map[string]bool)
+		for _, action := range []string{"key.expiring", "key.expired"} {
+			for _, row := range auditedAs(t, last, action) {
+				var after struct {
+					Reminder struct{ Before string }
+				}
+				if err := json.Unmarshal([]byte(row.After), &after); err != nil {
+					t.Fatal(err)
+				}
+				r := strings.TrimSuffix(after.Reminder.Before, "0s")
+				what := names[row.Object] + " " + r
+				if got[what] || !want[what] || (r == "") != (action == "key.expired") {
+					t.Errorf("%s of %q: given twice %v", action, what, got[what])
+				}
+				got[what] = true
+				late := row.At.Sub(due[what])
+				if late < 0 || late > 100*time.Second {
+					t.Errorf("%s of %q came %v late", action, what, late)
+				}
+			}
+		}
+		for what := range want {
+			if !got[what] {
+				t.Errorf("%q was not given", what)
+			}
+		}
+	})
+}
+
+// TestUnusedReminders reports keys that nobody uses once, and inactivates them where their
+// namespace says so.
+func TestUnusedReminders(t *testing.T) {
+	const unit = 15 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		s := node.Settings{Reminders: node.ReminderSettings{Unused: 20 * unit}}
+		k, _ := d.Node(s)
+		d.Node(s)
+		for _, ns := range []keystore.Namespace{
+			{ID: "ends", Lifecycle: keystore.Lifecycle{Idle: keystore.IdleRule{
+				After: 10 * unit, Then: keystore.IdleInactivate}}},
+			{ID: "later", Lifecycle: keystore.Lifecycle{Idle: keystore.IdleRule{
+				After: 50 * unit, Then: keystore.IdleNotify}}},
+		} {
+			if _, err := k.CreateNamespace(ctx, fleet.Root, ns); err != nil {
+				t.Fatal(err)
+			}
+		}
+		keys := make(map[string]*keystore.Key)
+		for _, name := range []string{"default", "ends", "later", "used", "off"} {
+			namespace := name
+			if name == "used" || name == "off" {
+				namespace = keystore.DefaultNamespace
+			}
+			keys[name], _ = fleet.Mint(t, k, manage.KeySpec{Name: name,
+				Namespace: namespace, Inactive: name == "off"})
+		}
+		edit := func(name string, active bool) {
+			t.Helper()
+			if _, _, err := k.EditKey(ctx, fleet.Root, keys[name].ID,
+				manage.KeyPatch{Active: &active}, manage.ChangeOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(when string, want map[string]int, active bool) {
+			t.Helper()
+			got := make(map[string]int)
+			for _, row := range auditedAs(t, k, "key.unused") {
+				for name, key := range keys {
+					if key.ID == row.Object {
+						got[name]++
+					}
+				}
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("%s: reported %v, want %v", when, got, want)
+			}
+			key, err := k.FindKey(ctx, fleet.Root, keys["ends"].ID)
+			if err != nil || key.Active != active {
+				t.Errorf("%s: %+v %v", when, key, err)
+			}
+		}
+		time.Sleep(9 * unit)
+		check("9 units", map[string]int{}, true)
+		time.Sleep(2 * unit)
+		check("11 units", map[string]int{"ends": 1}, false)
+		// Whoever activates a key that is still unused means it.
+		edit("ends", true)
+		time.Sleep(12 * unit)
+		check("23 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
+		time.Sleep(20 * unit)
+		check("43 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
+		// A use begins a new time.
+		d.Tamper(fmt.Sprintf(
+			"INSERT INTO last_uses (key_id, used_at) VALUES ('%s', %d), ('%s', %d)", keys["used"].ID, time.Now().UnixMicro(), keys["ends"].ID, time.Now().UnixMicro()))
+		time.Sleep(11 * unit)
+		check("54 units", map[string]int{"ends": 2, "default": 1, "used": 1, "later": 1}, false)
+		time.Sleep(12 * unit)
+		check("66 units", map[string]int{"ends": 2, "default": 1, "used": 2, "later": 1}, false)
+		if rows := auditedAs(t, k, "key.edit"); len(rows) != 3 {
+			t.Errorf("%d edits", len(rows))
+		}
+	})
+}

@@ -1,0 +1,44 @@
+-- Rules of namespaces for the lifetime of keys, and which reminders were given.
+
+-- +goose Up
+-- +goose StatementBegin
+
+-- The functions use the schema in which they were created, whatever the search_path of the caller.
+SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+
+-- Nodes of the previous release may be writing. They take this lock before any other.
+SELECT 1 FROM head FOR UPDATE;
+
+-- Microseconds; 0: no rule.
+ALTER TABLE namespaces
+    ADD COLUMN max_lifetime BIGINT NOT NULL DEFAULT 0 CHECK (max_lifetime >= 0),
+    ADD COLUMN idle_after BIGINT NOT NULL DEFAULT 0 CHECK (idle_after >= 0),
+    ADD COLUMN idle_then TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (idle_then IN ('', 'notify', 'inactivate')),
+    ADD COLUMN on_leak TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (on_leak IN ('', 'notify', 'inactivate', 'revoke'));
+
+-- Reminders follow the keys in this order. Keys that were imported together may all expire at the same time.
+DROP INDEX keys_expiring;
+CREATE INDEX keys_expiring ON keys (expires_at, id) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
+
+-- Up to which key, in the order of their expiry, reminders were given, by how long before the expiry (0: that a key has expired).
+CREATE TABLE reminders (
+    before     BIGINT PRIMARY KEY,
+    expires_at BIGINT NOT NULL,
+    key_id     TEXT   COLLATE "C" NOT NULL
+);
+
+-- The keys that were reported as unused, with the last use, or the creation, of which that is true.
+CREATE TABLE unused_keys (
+    key_id      TEXT     COLLATE "C" PRIMARY KEY,
+    since       BIGINT   NOT NULL,
+    inactivated SMALLINT NOT NULL CHECK (inactivated IN (0, 1)) -- whether the key was made inactive for that
+);
+
+CREATE FUNCTION forget_unused() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    DELETE FROM unused_keys WHERE key_id = OLD.id;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER keys_delete_unused AFTER DELETE ON keys FOR EACH ROW EXECUTE FUNCTION forget_unused();
+-- +goose StatementEnd
