@@ -26,6 +26,7 @@ type Tx interface {
 	KeyRelations
 	PolicyWriter
 	AuditWriter
+	WebhookWriter
 	ExpiringValues
 }
 

@@ -103,6 +103,8 @@ var statements = []databaseTest{
 	{"Audits", testAudits},
 	{"Remembered", testRemembered},
 	{"Sessions", testSessions},
+	{"Webhooks", testWebhooks},
+	{"AuditAt", testAuditAt},
 	{"Filters", testFilters},
 	{"Orders", testOrders},
 	{"Text", testText},
