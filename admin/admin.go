@@ -98,6 +98,7 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerMembers()
 	a.registerAudit()
 	a.registerNodes()
+	a.registerWebhooks()
 	a.registerDecisions()
 	a.registerPermissions()
 	a.registerDocuments()

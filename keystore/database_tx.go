@@ -27,6 +27,7 @@ type Tx interface {
 	PolicyWriter
 	AuditWriter
 	WebhookWriter
+	QuotaThresholds
 	ExpiringValues
 }
 

@@ -45,6 +45,18 @@ type Webhook struct {
 	WebhookState
 }
 
+// TakeReplay applies and clears Replay. It reports whether there was one.
+func (w *Webhook) TakeReplay() bool {
+	if w.Replay == nil {
+		return false
+	}
+	if *w.Replay != ReplayHere {
+		w.Position = *w.Replay
+	}
+	w.Replay, w.StoppedAt, w.Attempts, w.RetryAt = nil, time.Time{}, 0, time.Time{}
+	return true
+}
+
 // A WebhookState is what the node that delivers a webhook stores for people and for its successor.
 type WebhookState struct {
 	URL        string            `json:"url"` // without secrets

@@ -31,6 +31,8 @@ type Settings struct {
 	Rates keystore.SharedRates
 	// Usage says whether requests are counted.
 	Usage UsageSettings
+	// Thresholds says whether the audit log records that a quota is used by 80 % and by 100 %.
+	Thresholds bool
 }
 
 // UsageSettings are the settings of usage (docs/usage.md).
