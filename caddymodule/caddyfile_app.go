@@ -134,6 +134,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	"capacity": parseCapacity,
 	"abuse":    parseAbuse,
 	"usage":    parseUsage,
+	"webhook":  parseWebhook,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
 			return d.Err("token_key requires one argument: 64 hex digits, or better {env.NAME} or " +
@@ -145,7 +146,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 }
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
-	"token_key, capacity, request_memory, abuse, usage"
+	"token_key, capacity, request_memory, abuse, usage, webhook"
 
 // checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
 // others.
@@ -187,6 +188,12 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	        days    <duration>|forever
 //	        months  <duration>|forever
 //	    }
+//	    webhook <url> {
+//	        secret        <secret> [<former_secret>...]
+//	        events        <type>...
+//	        namespace     <id>...
+//	        allow_private
+//	    }
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys
@@ -201,7 +208,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case !known:
 			return d.Errf("unknown option %q in the global option api_keys: must be one of %s",
 				redact.Argument(option), appOptionNames)
-		case given[option]:
+		case given[option] && option != "webhook":
 			return d.Errf("%s is given twice in the global option api_keys", option)
 		}
 		given[option] = true

@@ -88,6 +88,9 @@ func (w *Webhook) wants(row *keystore.AuditRow, t, namespace string) bool {
 		(len(w.Namespaces) == 0 || slices.Contains(w.Namespaces, namespace))
 }
 
+// WantsThresholds reports whether the webhook receives thresholds of quotas.
+func (w *Webhook) WantsThresholds() bool { return matches(w.Events, "quota.threshold") }
+
 func (w *Webhook) equal(o *Webhook) bool {
 	return w.Shown == o.Shown && w.URL == o.URL && slices.Equal(w.Secrets, o.Secrets) &&
 		slices.Equal(w.Events, o.Events) && slices.Equal(w.Namespaces, o.Namespaces) &&

@@ -59,6 +59,16 @@ func (k *Keystore) webhooks(ctx context.Context) ([]WebhookStatus, error) {
 	return list, nil
 }
 
+// WebhookBacklogs returns the Backlog of each webhook, by id.
+func (k *Keystore) WebhookBacklogs(ctx context.Context) (map[string]int64, error) {
+	list, err := k.webhooks(ctx)
+	backlogs := make(map[string]int64, len(list))
+	for i := range list {
+		backlogs[list[i].ID] = list[i].Backlog
+	}
+	return backlogs, err
+}
+
 // A ReplayFrom says where a webhook continues: with the first event at or after a time, with one
 // event, or, if it is the zero value, where it is now. At most one field is set.
 type ReplayFrom struct {
