@@ -198,6 +198,10 @@ func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64
 func (*fakeDatabase) CapacityOfKeys(context.Context) ([]keystore.CapacityUse, error) {
 	return nil, nil
 }
+func (*fakeDatabase) WebhookBacklogs(context.Context) (map[string]int64, error) {
+	return nil, nil
+}
+
 func (f *fakeDatabase) CountRefused(context.Context) (int64, error) { return 0, nil }
 
 func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -124,6 +125,9 @@ func parseWebhook(a *App, d *caddyfile.Dispenser, args []string) error {
 			return d.Errf("unknown option %q in webhook: must be one of %s",
 				redact.Argument(option), webhookOptionNames)
 		}
+	}
+	if slices.ContainsFunc(a.Webhooks, func(w WebhookConfig) bool { return w.URL == c.URL }) {
+		return d.Err("webhook: two webhooks have the same URL")
 	}
 	a.Webhooks = append(a.Webhooks, *c)
 	if placeholders { // Provision checks the expanded values
