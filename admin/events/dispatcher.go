@@ -193,7 +193,17 @@ func (d *Dispatcher) listen(ctx context.Context) {
 				d.logger.Error("skipping an event that cannot be read", slog.Any("error", err))
 				continue
 			}
-			f(row.EventID(), e)
+			// A handler that hangs must not keep the key store from closing.
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				f(row.EventID(), e)
+			}()
+			select {
+			case <-done:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }

@@ -18,6 +18,7 @@ type listener struct {
 	f       func(id string, e api.Event) // nil for none
 	waiting []*keystore.AuditRow
 	size    int64 // of waiting, in bytes
+	full    bool  // rows were dropped since waiting was last empty
 }
 
 func newListener() *listener { return &listener{wake: make(chan struct{}, 1)} }
@@ -30,31 +31,26 @@ func (l *listener) set(f func(id string, e api.Event)) {
 	}
 }
 
-// add reports whether there was room for all rows.
+// add adds rows. It returns false when it begins to drop some.
 func (l *listener) add(rows []*keystore.AuditRow) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
 		return true
 	}
-	for i, row := range rows {
-		if l.size += row.Size(); l.size > maxWaiting {
-			l.size -= row.Size()
-			rows = rows[:i]
-			l.push(rows)
-			return false
+	before := l.full
+	for _, row := range rows {
+		if l.full = l.full || l.size+row.Size() > maxWaiting; l.full {
+			break // the rows stay without gaps
 		}
+		l.size += row.Size()
+		l.waiting = append(l.waiting, row)
 	}
-	l.push(rows)
-	return true
-}
-
-func (l *listener) push(rows []*keystore.AuditRow) {
-	l.waiting = append(l.waiting, rows...)
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
+	return before || !l.full
 }
 
 // next removes the first row, and returns it with the function; nil if there is none.
@@ -62,7 +58,7 @@ func (l *listener) next() (*keystore.AuditRow, func(id string, e api.Event)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.waiting) == 0 {
-		l.waiting = nil
+		l.waiting, l.full = nil, false
 		return nil, nil
 	}
 	row := l.waiting[0]

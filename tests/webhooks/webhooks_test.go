@@ -133,6 +133,18 @@ func deliverer(t *testing.T, nodes []*gate.Gate, by int) int {
 	return -1
 }
 
+// awaitActive waits until a node delivers n webhooks. They begin with the events after that.
+func awaitActive(t *testing.T, g *gate.Gate, n int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if strings.Count(strings.ReplaceAll(string(g.Call(t, "GET", "/webhooks", nil).Body), " ", ""),
+			`"state":"active"`) == n {
+			return
+		}
+	}
+	t.Fatalf("%d webhooks are not active", n)
+}
+
 // TestFaults: a thousand changes arrive complete and in order while the node that delivers is
 // killed, stopped and cut off from the database.
 func TestFaults(t *testing.T) {
@@ -197,6 +209,7 @@ func TestDeadReceiver(t *testing.T) {
 	dead.hangs = release
 	g := gate.Start(t, gate.Config{Site: "api_key\nrespond 200",
 		APIKeys: options(dead.URL) + options(alive.URL)})
+	awaitActive(t, g, 2)
 	const keys = 20
 	var slowest time.Duration
 	for i := range keys {
