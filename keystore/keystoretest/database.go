@@ -93,6 +93,7 @@ var statements = []databaseTest{
 	{"ReserveForgets", testReserveForgets},
 	{"ReserveClock", testReserveClock},
 	{"NearQuotas", testNearQuotas},
+	{"QuotaThresholds", testQuotaThresholds},
 	{"Usage", testUsage},
 	{"UsageBatches", testUsageBatches},
 	{"UsageFilters", testUsageFilters},

@@ -94,3 +94,31 @@ func testAuditAt(t *testing.T, s Store) {
 	at(start.Add(2*time.Second), 3)
 	at(start.Add(3*time.Second), 0)
 }
+
+func testQuotaThresholds(t *testing.T, s Store) {
+	db := ready(t, s)
+	now := time.Now().UTC()
+	day, end := now.Truncate(24*time.Hour), now.Truncate(24*time.Hour).Add(24*time.Hour)
+	long := now.AddDate(0, -1, 0)
+	must(t, db.NoteTime(ctx, now))
+	check := func(tx keystore.Tx, quota string, begin time.Time, want int) {
+		t.Helper()
+		if got, err := tx.QuotaThreshold(quota, begin); err != nil || got != want {
+			t.Errorf("%s in %v: %d, %v, want %d", quota, begin, got, err, want)
+		}
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		check(tx, "key/a/day", day, 0)
+		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 80))
+		check(tx, "key/a/day", day, 80)
+		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 100))
+		return tx.NoteQuotaThreshold("key/old/day", long, long.Add(time.Hour), 80)
+	})
+	update(t, db, func(tx keystore.Tx) error {
+		check(tx, "key/a/day", day, 100)
+		check(tx, "key/a/day", end, 0)
+		must(t, tx.NoteQuotaThreshold("key/b/day", day, end, 80))
+		check(tx, "key/old/day", long, 0) // the period ended long ago
+		return nil
+	})
+}
