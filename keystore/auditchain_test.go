@@ -1,8 +1,8 @@
 package keystore
 
 import (
-	"strings"
 	"crypto/sha256"
+	"strings"
 	"testing"
 )
 

@@ -57,6 +57,7 @@ func listWebhooks(v *visit) error {
 
 type webhookPage struct {
 	webhookLine
+	Address string // to post forms to
 	Lines   []deliveryLine
 	Replays bool // whether the visitor may replay and test
 }
@@ -87,7 +88,7 @@ func pageOfWebhook(v *visit) (*webhookPage, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &webhookPage{webhookLine: lineOf(v, w),
+	p := &webhookPage{webhookLine: lineOf(v, w), Address: webhookAddress(w.ID),
 		Replays: v.mayIn("admin.webhooks:replay", keystore.AnyNamespace)}
 	for _, d := range w.Deliveries {
 		p.Lines = append(p.Lines, deliveryLine{d,
