@@ -9,8 +9,9 @@ import (
 // log, and which node delivers it. It takes no revision. A crash of the database may lose its last
 // writes: the webhook then receives some events again.
 type WebhookStore interface {
-	// Webhooks returns all webhooks, ordered by ID.
-	Webhooks(ctx context.Context) ([]Webhook, error)
+	// Webhooks returns the webhook with an id if there is one or, for the empty id, all, ordered by
+	// ID.
+	Webhooks(ctx context.Context, id string) ([]Webhook, error)
 	// SaveWebhook stores a webhook if the stored one has the same Beat, and stores that Beat plus
 	// one. A Beat of zero adds the webhook. Otherwise, somebody else has changed it, and
 	// SaveWebhook returns ErrExists or ErrNotFound. It clears Replay and sets SavedAt to the

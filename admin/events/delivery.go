@@ -180,16 +180,14 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 func (d *delivery) find(ctx context.Context) (*keystore.Webhook, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	all, err := d.keys.Database().Webhooks(ctx)
+	found, err := d.keys.Database().Webhooks(ctx, d.id)
 	if err != nil {
 		return nil, d.keys.StoreFailed("reading webhooks", err)
 	}
-	for i := range all {
-		if all[i].ID == d.id {
-			return &all[i], nil
-		}
+	if len(found) == 0 {
+		return nil, nil
 	}
-	return nil, nil
+	return &found[0], nil
 }
 
 // newest returns the Seq of the newest row of the audit log.

@@ -152,7 +152,7 @@ func (d *Dispatcher) forgetUnused(ctx context.Context) {
 		case <-time.After(unusedInterval):
 		}
 		reading, cancel := context.WithTimeout(ctx, storeTimeout)
-		all, err := d.keys.Database().Webhooks(reading)
+		all, err := d.keys.Database().Webhooks(reading, "")
 		now := make(map[string]seen, len(all))
 		for i := range all {
 			w := &all[i]

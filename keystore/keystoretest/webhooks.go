@@ -13,7 +13,7 @@ func testWebhooks(t *testing.T, s Store) {
 	began := time.Now()
 	check := func(want ...keystore.Webhook) {
 		t.Helper()
-		got, err := other.Webhooks(ctx)
+		got, err := other.Webhooks(ctx, "")
 		must(t, err)
 		for i := range got {
 			if at := got[i].SavedAt; at.Before(began.Add(-time.Minute)) ||
@@ -38,6 +38,12 @@ func testWebhooks(t *testing.T, s Store) {
 	wantErr(t, other.SaveWebhook(ctx, &a), keystore.ErrExists)
 	a.Beat, b.Beat = 1, 1
 	check(a, b)
+	if got, err := db.Webhooks(ctx, "b"); err != nil || len(got) != 1 || got[0].ID != "b" {
+		t.Errorf("webhook b: %+v, %v", got, err)
+	}
+	if got, err := db.Webhooks(ctx, "missing"); err != nil || len(got) != 0 {
+		t.Errorf("a missing webhook: %+v, %v", got, err)
+	}
 
 	// Of two writers with the same knowledge, one succeeds.
 	a.Holder, a.Position = "another node", 2

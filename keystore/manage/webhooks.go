@@ -26,11 +26,12 @@ func (k *Keystore) ListWebhooks(ctx context.Context, c Caller) ([]WebhookStatus,
 	if err := auth.requireEverywhere(adminWebhooks, "read"); err != nil {
 		return nil, err
 	}
-	return k.webhooks(ctx)
+	return k.webhooks(ctx, "")
 }
 
-func (k *Keystore) webhooks(ctx context.Context) ([]WebhookStatus, error) {
-	hooks, err := k.Database().Webhooks(ctx)
+// webhooks returns the webhook with an id or, for the empty id, all.
+func (k *Keystore) webhooks(ctx context.Context, id string) ([]WebhookStatus, error) {
+	hooks, err := k.Database().Webhooks(ctx, id)
 	if err != nil {
 		return nil, k.StoreFailed("reading webhooks", err)
 	}
@@ -61,7 +62,7 @@ func (k *Keystore) webhooks(ctx context.Context) ([]WebhookStatus, error) {
 
 // WebhookBacklogs returns the Backlog of each webhook, by id.
 func (k *Keystore) WebhookBacklogs(ctx context.Context) (map[string]int64, error) {
-	list, err := k.webhooks(ctx)
+	list, err := k.webhooks(ctx, "")
 	backlogs := make(map[string]int64, len(list))
 	for i := range list {
 		backlogs[list[i].ID] = list[i].Backlog
@@ -134,16 +135,14 @@ func (k *Keystore) signalWebhook(
 	if err != nil {
 		return nil, err
 	}
-	list, err := k.webhooks(ctx)
+	list, err := k.webhooks(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	for i := range list {
-		if list[i].ID == id {
-			return &list[i], nil
-		}
+	if len(list) == 0 { // deleted meanwhile
+		return nil, notFound("webhook")
 	}
-	return nil, notFound("webhook") // deleted meanwhile
+	return &list[0], nil
 }
 
 // auditedReplay is the position that a webhook was moved to.

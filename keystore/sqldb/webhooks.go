@@ -10,10 +10,14 @@ import (
 )
 
 // Webhooks implements [keystore.Database].
-func (d *DB) Webhooks(ctx context.Context) ([]keystore.Webhook, error) {
-	all, err := list(d.read(ctx), scanWebhook, "SELECT id, beat, holder, position, replay, "+
-		"saved_at, state FROM webhooks WHERE "+d.current+" ORDER BY id")
-	return all, d.fail(ctx, "reading webhooks", err)
+func (d *DB) Webhooks(ctx context.Context, id string) ([]keystore.Webhook, error) {
+	where := clause{sql: d.current}
+	if id != "" {
+		where = where.and(clause{"id = ?", []any{id}})
+	}
+	found, err := list(d.read(ctx), scanWebhook, "SELECT id, beat, holder, position, replay, "+
+		"saved_at, state FROM webhooks WHERE "+where.sql+" ORDER BY id", where.args...)
+	return found, d.fail(ctx, "reading webhooks", err)
 }
 
 func scanWebhook(scan func(...any) error) (w keystore.Webhook, err error) {
