@@ -83,6 +83,8 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		"usage_pending_rows":       {""},
 		"usage_dropped_rows_total": {""},
 		"usage_batches_total":      {"result=ok", "result=error"},
+		// webhook_backlog has a value only if there is a webhook: see TestWebhooks
+		"webhook_deliveries_total": {"result=delivered", "result=failed", "result=gone"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {

@@ -90,10 +90,16 @@ func TestWebhooks(t *testing.T) {
 	added(1)
 	g.mint(nil)
 	await("/b key.created")
-	_, metrics := g.do("GET", "admin", "/metrics", "")
-	if !strings.Contains(metrics, `caddy_apikeys_webhook_deliveries_total{result="delivered"} 2`) ||
-		!strings.Contains(metrics, `caddy_apikeys_webhook_backlog{webhook="wh_`) {
-		t.Error("the metrics of webhooks are missing")
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		_, metrics := g.do("GET", "admin", "/metrics", "")
+		if strings.Contains(metrics,
+			`caddy_apikeys_webhook_deliveries_total{result="delivered"} 2`) &&
+			strings.Contains(metrics, `caddy_apikeys_webhook_backlog{webhook="wh_`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the metrics of webhooks are missing")
+		}
 	}
 	for _, bad := range []object{
 		{"url": "https://example.com"},
