@@ -646,7 +646,7 @@ func TestWebhooks(t *testing.T) {
 		"Failed attempts", "Send test event", "Replay events")
 	p.get("/apikeys/webhooks/missing").want(404)
 	p.post("/apikeys/webhooks/wh_1/test").want(200, "Test event queued")
-	p.post("/apikeys/webhooks/wh_1", "from", "x").want(422, "must be a day")
+	p.post("/apikeys/webhooks/wh_1", "from", "x").want(422, "Must be a day")
 	p.post("/apikeys/webhooks/wh_1", "from", "2999-01-01").want(422, "latest event")
 	p.post("/apikeys/webhooks/wh_1", "from", "2020-01-01").want(200, "Replay started",
 		"1 January 2020")
