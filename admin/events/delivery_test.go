@@ -137,7 +137,7 @@ func TestOutageOfADay(t *testing.T) {
 	one := &delivery{Dispatcher: n.Dispatcher, hook: hook, id: hook.ID(), send: r.send}
 	drive := func(until time.Time) {
 		before := len(r.types())
-		for now.Before(until) && len(r.types()) < before+20 {
+		for now.Before(until) && (one.dirty || len(r.types()) < before+20) {
 			wait := one.step(t.Context())
 			if left := one.untilRetry(); left > time.Hour && one.row.Attempts > 0 {
 				wait = left - time.Minute // the process was stopped meanwhile
