@@ -90,7 +90,11 @@ func TestChat(t *testing.T) {
 		t.Error("nothing arrived")
 	}
 	answer, err := http.Post(translator.URL, "application/json", strings.NewReader("{}"))
-	if err != nil || answer.StatusCode != http.StatusUnauthorized {
-		t.Errorf("an unsigned request: %v, %v", answer, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusUnauthorized {
+		t.Errorf("an unsigned request got %d", answer.StatusCode)
 	}
 }
