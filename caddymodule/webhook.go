@@ -21,9 +21,9 @@ type WebhookConfig struct {
 	// placeholder, because REST and the console show it. Required.
 	URL string `json:"url,omitempty"`
 
-	// The secrets that sign requests, each `whsec_` and 24 to 64 bytes in base64. With several, each
-	// request has several signatures, so that a receiver can change from one secret to the next.
-	// Required.
+	// The secrets that sign requests, each `whsec_` and 24 to 64 bytes in base64. With several,
+	// each request has several signatures, so that a receiver can change from one secret to the
+	// next. Required.
 	Secrets []string `json:"secrets,omitempty"`
 
 	// The types of events: `key.revoked`, `key.*` or `*`. Default is all.

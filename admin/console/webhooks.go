@@ -114,7 +114,8 @@ func testWebhook(v *visit) error {
 		Text: "The webhook receives it after the events that are due. Reload to see the delivery."})
 }
 
-// replayWebhook continues a webhook with the events from a day on, or at once if the field is empty.
+// replayWebhook continues a webhook with the events from a day on, or at once if the field is
+// empty.
 func replayWebhook(v *visit) error {
 	id, f := v.r.PathValue("id"), v.form()
 	at, ok := f.day("from")

@@ -33,8 +33,8 @@ func public(a netip.Addr) bool {
 var errPrivate = errors.New("the address is not public: set allow_private if the receiver is " +
 	"in your own network")
 
-// dialPublic refuses to connect to addresses that are not public. It is called with the address that
-// is about to be dialled, so a name cannot resolve to another one afterwards.
+// dialPublic refuses to connect to addresses that are not public. It is called with the address
+// that is about to be dialled, so a name cannot resolve to another one afterwards.
 func dialPublic(_, address string, _ syscall.RawConn) error {
 	a, err := netip.ParseAddrPort(address)
 	if err != nil {

@@ -131,8 +131,8 @@ func (d *Dispatcher) Results() (counts [NumResults]uint64) {
 }
 
 const (
-	// unusedAfter is how long a row stays that no node holds or delivers: a webhook that was removed
-	// from the configuration for less time continues where it was.
+	// unusedAfter is how long a row stays that no node holds or delivers: a webhook that was
+	// removed from the configuration for less time continues where it was.
 	unusedAfter    = 7 * 24 * time.Hour
 	unusedInterval = time.Hour
 )

@@ -51,7 +51,9 @@ func newSender(w *Webhook) *sender {
 			MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second,
 			MaxResponseHeaderBytes: maxAnswerHeader,
 		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
 	}}
 	for _, text := range w.Secrets {
 		if secret, err := decodeSecret(text); err == nil { // Check has refused others

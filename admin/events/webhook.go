@@ -15,8 +15,8 @@ import (
 
 // A Webhook is a receiver of events.
 type Webhook struct {
-	// Shown is the URL as the configuration shows it. It identifies the webhook: with the same text,
-	// it continues where it was.
+	// Shown is the URL as the configuration shows it. It identifies the webhook: with the same
+	// text, it continues where it was.
 	Shown string
 	URL   string // with placeholders replaced
 	// Secrets sign the requests, each for itself. The receiver needs to know one of them. A secret

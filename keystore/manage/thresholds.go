@@ -77,8 +77,8 @@ func (k *Keystore) writeThresholds(ctx context.Context, list []node.QuotaThresho
 	return err
 }
 
-// commitInternal makes a change on behalf of this node, which waits until there is no other one: see
-// commitBulk.
+// commitInternal makes a change on behalf of this node, which waits until there is no other one:
+// see commitBulk.
 func (k *Keystore) commitInternal(
 	ctx context.Context, cause string, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
