@@ -9,7 +9,7 @@ import (
 )
 
 // typeOf maps actions of the audit log to types of events. All other actions are types already:
-// key.expiring, key.unused, key.leaked, quota.threshold, …
+// key.expiring, key.unused, key.leaked, quota.threshold and others.
 var typeOf = map[string]string{
 	"key.mint":         "key.created",
 	"key.edit":         "key.edited",
