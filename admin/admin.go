@@ -99,6 +99,7 @@ func New(ks *manage.Keystore, logger *slog.Logger) *API {
 	a.registerMembers()
 	a.registerAudit()
 	a.registerNodes()
+	a.registerWebhooks()
 	a.registerDecisions()
 	a.registerLeaks()
 	a.registerPermissions()

@@ -11,8 +11,11 @@ import (
 )
 
 // shownKey returns the wire type of a key.
-func (a *API) shownKey(k *keystore.Key) api.Key {
-	status := k.Status(a.keys.Now())
+func (a *API) shownKey(k *keystore.Key) api.Key { return a.ShowKey(k, a.keys.Now()) }
+
+// ShowKey returns the wire type of a key with the status that it has at a time.
+func (a *API) ShowKey(k *keystore.Key, at time.Time) api.Key {
+	status := k.Status(at)
 	out := api.Key{
 		ID: k.ID, Name: k.Name, Namespace: k.Namespace, Prefix: k.Listed(),
 		Access: string(k.Access()),

@@ -21,10 +21,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/events"
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -107,6 +109,9 @@ type App struct {
 	// reports are refused.
 	LeakKeys string `json:"leak_keys,omitempty"`
 
+	// The receivers of events. Default is none.
+	Webhooks []WebhookConfig `json:"webhooks,omitempty"`
+
 	ctx    caddy.Context
 	logger *slog.Logger
 	// identity is the absolute path of the database file, or the PostgreSQL URL without password
@@ -120,6 +125,9 @@ type App struct {
 	cache     *sharedcache.Redis // nil without a shared cache or before Start
 	declared  []api.Operation    // by all handlers
 	resources []string           // of all handlers
+	webhooks  []events.Webhook
+	events    *caddyevents.App
+	active    atomic.Bool // all apps have started
 	sites     []*AdminSite
 	servers   []*caddyhttp.Server // that have handlers
 	lines     map[string]string   // of the Caddyfile, by the check of doctor that found them
@@ -219,6 +227,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	if err := a.provisionReminders(); err != nil {
+		return err
+	}
+	if err := a.provisionWebhooks(); err != nil {
+		return err
+	}
+	if err := a.provisionEvents(); err != nil {
 		return err
 	}
 	a.settings.LocalCache, a.settings.LocalCacheBytes = a.LocalCache, a.LocalCacheBytes

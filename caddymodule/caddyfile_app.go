@@ -138,6 +138,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 	"remind":    parseRemindOption,
 	"unused":    parseUnused,
 	"leak_keys": parseLeakKeys,
+	"webhook":   parseWebhook,
 	"token_key": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) != 1 || args[0] == "" {
 			return d.Err("token_key requires one argument: 64 hex digits, or better {env.NAME} or " +
@@ -149,7 +150,7 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 }
 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
-	"token_key, capacity, request_memory, abuse, usage, derive, remind, unused, leak_keys"
+	"token_key, capacity, request_memory, abuse, usage, derive, remind, unused, leak_keys, webhook"
 
 // checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
 // others.
@@ -196,6 +197,12 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	    remind         <time_before_expiry>...|off
 //	    unused         <time>
 //	    leak_keys      <url>|<file>
+//	    webhook        <url> {
+//	        secret        <secret> [<former_secret>...]
+//	        events        <type>...
+//	        namespace     <id>...
+//	        allow_private
+//	    }
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // api_keys
@@ -210,7 +217,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case !known:
 			return d.Errf("unknown option %q in the global option api_keys: must be one of %s",
 				redact.Argument(option), appOptionNames)
-		case given[option]:
+		case given[option] && option != "webhook":
 			return d.Errf("%s is given twice in the global option api_keys", option)
 		}
 		given[option] = true

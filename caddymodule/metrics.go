@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/events"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
@@ -55,6 +56,10 @@ var (
 		"Rows of usage that the last flush could not write.")
 	usageDroppedDesc = metricDesc("usage_dropped_rows_total",
 		"Rows of usage that were dropped because the database was unavailable for too long.")
+	webhookBacklogDesc = metricDesc("webhook_backlog",
+		"Rows of the audit log that a webhook has not processed, as in the database.", "webhook")
+	webhookDeliveriesDesc = metricDesc("webhook_deliveries_total",
+		"Attempts of this node to deliver an event to a webhook, by result.", "result")
 	usageBatchesDesc = metricDesc("usage_batches_total",
 		"Batches of usage that were sent to the database, by result.", "result")
 )
@@ -78,7 +83,8 @@ func (appMetrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{requestsDesc, lookupsDesc, keysDesc, otherPrefixDesc,
 		cachedDesc, cachedBytesDesc, memoryDesc, memoryLimitDesc, capacityUsed, capacityLimit,
 		leaseDesc, revisionDesc, nodesDesc, storeErrorsDesc, limitsDesc, degradedDesc,
-		grantsDesc, usagePendingDesc, usageDroppedDesc, usageBatchesDesc} {
+		grantsDesc, usagePendingDesc, usageDroppedDesc, usageBatchesDesc, webhookBacklogDesc,
+		webhookDeliveriesDesc} {
 		ch <- desc
 	}
 	empty := newStoreMetrics()
@@ -107,6 +113,7 @@ func (appMetrics) Collect(ch chan<- prometheus.Metric) {
 type storeMetrics struct {
 	keys               *manage.Keystore
 	api                *admin.API
+	events             *events.Dispatcher
 	lookupSeconds      *prometheus.HistogramVec
 	propagationSeconds prometheus.Histogram
 	usageFlushSeconds  prometheus.Histogram
@@ -181,6 +188,9 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 	counter(usageBatchesDesc, usage.Written, "ok")
 	counter(usageBatchesDesc, usage.Failed, "error")
 
+	for result, n := range m.events.Results() {
+		counter(webhookDeliveriesDesc, n, events.Result(result).String())
+	}
 	health := m.keys.Gauges()
 	gauge(cachedDesc, float64(health.CachedRecords))
 	gauge(cachedBytesDesc, float64(health.CachedBytes))
@@ -200,6 +210,9 @@ func (m *storeMetrics) collect(ch chan<- prometheus.Metric) {
 		gauge(capacityLimit, float64(use.Cap), use.Resource, use.Scope)
 	}
 	if counts != nil {
+		for id, rows := range counts.backlogs {
+			gauge(webhookBacklogDesc, float64(rows), id)
+		}
 		for _, status := range keystore.Statuses {
 			gauge(keysDesc, float64(counts.keys[status]), string(status))
 		}
@@ -258,6 +271,8 @@ type censusCounts struct {
 	refused int64 // live keys whose prefix is not accepted; negative if unknown
 	nodes   map[keystore.NodeState]int
 	uses    []keystore.CapacityUse // of the caps on keys
+	// backlogs are the rows of the audit log that webhooks have not processed, by id.
+	backlogs map[string]int64
 }
 
 // A censusStore runs the queries of a census.
@@ -266,6 +281,7 @@ type censusStore interface {
 	CountRefused(ctx context.Context) (int64, error)
 	CountNodes(ctx context.Context) (map[keystore.NodeState]int, error)
 	CapacityOfKeys(ctx context.Context) ([]keystore.CapacityUse, error)
+	WebhookBacklogs(ctx context.Context) (map[string]int64, error)
 }
 
 // latest returns the latest counts, or nil if the last round failed. It starts a round if the last
@@ -300,6 +316,9 @@ func (c *census) take(ctx context.Context, db censusStore) {
 	}
 	if err == nil {
 		counts.uses, err = db.CapacityOfKeys(ctx)
+	}
+	if err == nil {
+		counts.backlogs, err = db.WebhookBacklogs(ctx)
 	}
 	if err != nil {
 		counts = nil

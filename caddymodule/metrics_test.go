@@ -83,6 +83,8 @@ func TestMetricsNamesAndLabels(t *testing.T) {
 		"usage_pending_rows":       {""},
 		"usage_dropped_rows_total": {""},
 		"usage_batches_total":      {"result=ok", "result=error"},
+		// webhook_backlog has a value only if there is a webhook: see TestWebhooks
+		"webhook_deliveries_total": {"result=delivered", "result=failed", "result=gone"},
 	} {
 		for _, labels := range want {
 			if !slices.Contains(found[name], labels) {
@@ -198,6 +200,10 @@ func (f *fakeDatabase) CountKeys(ctx context.Context) (map[keystore.Status]int64
 func (*fakeDatabase) CapacityOfKeys(context.Context) ([]keystore.CapacityUse, error) {
 	return nil, nil
 }
+func (*fakeDatabase) WebhookBacklogs(context.Context) (map[string]int64, error) {
+	return nil, nil
+}
+
 func (f *fakeDatabase) CountRefused(context.Context) (int64, error) { return 0, nil }
 
 func (f *fakeDatabase) CountNodes(context.Context) (map[keystore.NodeState]int, error) {

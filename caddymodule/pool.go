@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/console"
+	"github.com/caddy-apikeys/caddy-apikeys/admin/events"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 	"github.com/caddyserver/caddy/v2"
@@ -32,6 +33,7 @@ type store struct {
 	keys     *manage.Keystore
 	api      *admin.API
 	console  *console.Console
+	events   *events.Dispatcher
 	metrics  *storeMetrics
 	log      *reloadableLog
 	tokenKey *[32]byte // as configured when it was opened
@@ -91,6 +93,8 @@ func openStore(ctx context.Context, a *App) (*store, error) {
 	s.api = admin.New(s.keys, logger)
 	s.metrics.keys, s.metrics.api = s.keys, s.api
 	s.console = console.New(s.keys, s.api, logger)
+	s.events = events.New(s.keys, s.api, logger)
+	s.metrics.events = s.events
 	return s, nil
 }
 
@@ -116,6 +120,8 @@ func (s *store) configure(a *App) {
 	s.api.Declare(a.declared)
 	s.api.RuleBy(a.rule)
 	s.console.Declare(a.resources)
+	s.events.Configure(a.webhooks)
+	s.events.Listen(a.emit)
 }
 
 // Destruct closes the store once no config uses it.

@@ -2,7 +2,11 @@ package keystore
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
 )
 
 // Chain returns the row's hash: SHA-256 over the hash of the previous row (32 zero bytes for the
@@ -16,3 +20,23 @@ func (r *AuditRow) Chain(previous Digest) Digest {
 	}
 	return sha256.Sum256(append(previous[:], fields...))
 }
+
+const eventIDPrefix = "evt_"
+
+// EventID returns the id of the row as an event. It has a part of the hash, because a database that
+// has lost rows uses their Seq again.
+func (r *AuditRow) EventID() string {
+	return fmt.Sprintf("%s%d_%s", eventIDPrefix, r.Seq, hex.EncodeToString(r.Hash[:8]))
+}
+
+// ParseEventID returns the Seq of the row with this [AuditRow.EventID].
+func ParseEventID(id string) (seq int64, ok bool) {
+	rest, found := strings.CutPrefix(id, eventIDPrefix)
+	number, hash, both := strings.Cut(rest, "_")
+	seq, err := strconv.ParseInt(number, 10, 64)
+	_, notHex := hex.DecodeString(hash)
+	return seq, found && both && err == nil && notHex == nil && len(hash) == 16 && seq > 0
+}
+
+// WebhookTest is the action of a row that only tests a webhook, which is the object.
+const WebhookTest = "webhook.test"

@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"crypto/sha256"
+	"strings"
 	"testing"
 )
 
@@ -14,4 +15,23 @@ func TestChain(t *testing.T) {
 	if got := row.Chain(previous); got != want {
 		t.Error("the hash is not that of the row before and the fields")
 	}
+}
+
+func FuzzParseEventID(f *testing.F) {
+	row := AuditRow{Seq: 17, Hash: Digest{1, 2, 255}}
+	f.Add(row.EventID())
+	for _, id := range []string{"", "evt_", "evt_1_", "evt_0_0102ff0000000000",
+		"evt_1_0102FF0000000000", "evt_+1_0102ff0000000000", "evt_1_0102ff00000000zz", "17",
+		"evt_99999999999999999999_0102ff0000000000"} {
+		f.Add(id)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		seq, ok := ParseEventID(id)
+		if id == row.EventID() && (!ok || seq != 17) {
+			t.Fatalf("%s is not read", id)
+		}
+		if ok && (seq < 1 || strings.Contains(id, ".")) {
+			t.Fatalf("%q is read as %d", id, seq)
+		}
+	})
 }

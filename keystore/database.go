@@ -34,12 +34,13 @@ var (
 // secret, a namespace, a role, a plan or a member, by any program, takes the next [Revision] in its
 // own transaction, from a single row, and logs at least one [Change] with it. Revisions have no
 // gaps and follow the order of the commits: a reader that sees revision r sees all changes up to r.
-// Last uses, deriving keys, usage, nodes, sessions, grants of quotas and expiring values take no
-// revision. Neither does a new key by itself: the change is the addition of its secrets.
+// The audit log follows the same order. Last uses, deriving keys, usage, nodes, sessions, webhooks,
+// grants of quotas, expiring values and the audit log take no revision. Neither does a new key by
+// itself: the change is the addition of its secrets.
 //
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
-// CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys, Policy, Audits and AuditChain wait
-// for one another. No other method waits for them.
+// CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys, Policy, Audits, AuditChain, AuditAt
+// and Webhooks wait for one another. No other method waits for them.
 //
 // Time: the caller bounds each call through its context. When the context ends, the method returns
 // soon with an error. A write may then have been committed or not, and the same holds after a lost
@@ -60,6 +61,7 @@ type Database interface {
 	UsageStore
 	SessionStore
 	ReminderFinder
+	WebhookStore
 
 	// Close releases all resources. It waits a few seconds for running calls. Later calls fail.
 	Close() error

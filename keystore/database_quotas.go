@@ -21,6 +21,15 @@ type QuotaLedger interface {
 	NearQuotas(ctx context.Context, share float64, limit int) ([]QuotaUse, error)
 }
 
+// QuotaThresholds is the part of a [Tx] that remembers which thresholds of quotas were reported.
+type QuotaThresholds interface {
+	// QuotaThreshold returns the percentage that NoteQuotaThreshold has stored, or zero.
+	QuotaThreshold(quota string, begin time.Time) (percent int, err error)
+	// NoteQuotaThreshold stores a percentage for a quota and period. It also deletes a few
+	// thresholds of periods that ended more than a day before the stored time: see NoteTime.
+	NoteQuotaThreshold(quota string, begin, end time.Time, percent int) error
+}
+
 // A QuotaUse is how much of a quota is granted in one period.
 type QuotaUse struct {
 	Quota      string // as in Reservation

@@ -26,6 +26,8 @@ type Tx interface {
 	KeyRelations
 	PolicyWriter
 	AuditWriter
+	WebhookWriter
+	QuotaThresholds
 	ExpiringValues
 	ReminderWriter
 }

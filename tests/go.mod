@@ -20,6 +20,7 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0
 	github.com/rs/zerolog v1.33.0
 	github.com/spf13/viper v1.19.0
+	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1
 	github.com/zricethezav/gitleaks/v8 v8.30.1
 	golang.org/x/net v0.60.0
 	golang.org/x/sys v0.48.0

@@ -43,6 +43,9 @@ var auditActions = []choice{
 	{Value: "member.edit", Label: "Member edited"},
 	{Value: "member.token", Label: "Member token created"},
 	{Value: "member.delete", Label: "Member deleted"},
+	{Value: "quota.threshold", Label: "Quota used"},
+	{Value: "webhook.replay", Label: "Webhook replayed"},
+	{Value: "webhook.test", Label: "Webhook tested"},
 }
 
 type auditPage struct {

@@ -85,6 +85,7 @@ func (c *Console) pages() []page {
 		memberPages(),
 		auditPages(),
 		nodePages(),
+		webhookPages(),
 		checkPages(),
 		switchPages(),
 		accountPages(),
@@ -106,6 +107,7 @@ var navigation = []struct {
 	{"Members", membersPath, "admin.members:read", false},
 	{"Audit", auditPath, "admin.audit:read", false},
 	{"Nodes", nodesPath, "admin.nodes:read", true},
+	{"Webhooks", webhooksPath, "admin.webhooks:read", true},
 }
 
 // policy is the Content-Security-Policy: everything comes from this server.

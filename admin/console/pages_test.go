@@ -58,7 +58,8 @@ func TestPagePermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	victim, token := s.member(t, "victim-member", "acme=orders:read")
-	every := []string{"admin.nodes:read", "admin.audit:read", "admin.usage:read", "admin.keys:read"}
+	every := []string{"admin.webhooks:read", "admin.nodes:read", "admin.audit:read",
+		"admin.usage:read", "admin.keys:read"}
 	for _, kind := range []string{"roles", "plans", "namespaces", "members"} {
 		for _, operation := range []string{"read", "create", "update", "delete"} {
 			every = append(every, "admin."+kind+":"+operation)
@@ -89,6 +90,7 @@ func TestPagePermissions(t *testing.T) {
 		{"admin.members:read", at + "keys", at + "members", "", nil},
 		{"admin.audit:read", at + "keys", at + "audit", "", nil},
 		{"admin.nodes:read", at + "keys", at + "nodes", "", nil},
+		{"admin.webhooks:read", at + "keys", at + "webhooks", "", nil},
 		{"admin.audit:read", at + "audit", at + "audit/verify", at + "audit/verify", nil},
 		{"admin.roles:create", at + "roles", at + "roles/new", at + "roles/new",
 			[]string{"name", "forged", "namespace", "acme", "permissions", "orders:read"}},
@@ -620,6 +622,42 @@ func TestNodes(t *testing.T) {
 	viewer := s.signedIn(t, "Some", "default=@viewer")
 	viewer.get("/apikeys/nodes").want(403)
 	viewer.get("/apikeys/keys").lacks("/apikeys/nodes")
+}
+
+func TestWebhooks(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=admin.webhooks:*,admin.audit:read")
+	p.get("/apikeys/webhooks").want(200, "No webhooks")
+	status := 500
+	hook := keystore.Webhook{ID: "wh_1", Holder: s.keys.Incarnation(),
+		WebhookState: keystore.WebhookState{URL: "https://example.com/<h>", Attempts: 2,
+			RetryAt: time.Now().Add(time.Hour), Events: []string{"key.*"},
+			Deliveries: []keystore.WebhookDelivery{
+				{Event: "evt_2", Type: "key.revoked", Status: status, Error: "answered 500",
+					Took: 1500 * time.Millisecond},
+				{Event: "evt_1", Type: "key.created", Status: 204},
+			}}}
+	if err := s.db.SaveWebhook(ctx, &hook); err != nil {
+		t.Fatal(err)
+	}
+	p.get("/apikeys/webhooks").want(200, "https://example.com/&lt;h&gt;", "Retrying",
+		"answered 500", "/apikeys/webhooks/wh_1")
+	p.get("/apikeys/webhooks/wh_1").want(200, "evt_2", "key.revoked", "1.5s", "Delivered",
+		"Failed attempts", "Send test event", "Replay events")
+	p.get("/apikeys/webhooks/missing").want(404)
+	p.post("/apikeys/webhooks/wh_1/test").want(200, "Test event queued")
+	p.post("/apikeys/webhooks/wh_1", "from", "x").want(422, "Must be a day")
+	p.post("/apikeys/webhooks/wh_1", "from", "2999-01-01").want(422, "latest event")
+	p.post("/apikeys/webhooks/wh_1", "from", "2020-01-01").want(200, "Replay started",
+		"1 January 2020")
+	p.post("/apikeys/webhooks/wh_1", "from", "").want(200, "next event again")
+	p.get("/apikeys/audit").want(200, "Webhook replayed", "Webhook tested")
+
+	viewer := s.signedIn(t, "Some", "*=admin.webhooks:read")
+	viewer.get("/apikeys/webhooks/wh_1").want(200, "evt_2").lacks("Send test event", "Replay")
+	viewer.post("/apikeys/webhooks/wh_1/test").want(403)
+	viewer.post("/apikeys/webhooks/wh_1").want(403)
+	s.signedIn(t, "Other", "default=admin.webhooks:*").get("/apikeys/webhooks").want(403)
 }
 
 // TestPastedToken checks that a token in a form or the address is neither stored nor shown.

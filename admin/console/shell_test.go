@@ -42,6 +42,7 @@ func TestTitles(t *testing.T) {
 		"/roles/billing/billing/edit", "/roles/acme/billing/delete", "/namespaces",
 		"/namespaces/billing", "/namespaces/billing/edit", "/namespaces/new", "/members",
 		"/members/new", "/plans", "/plans/new", "/audit", "/audit?action=role.create", "/nodes",
+		"/webhooks",
 		"/nothing"} {
 		title := p.get("/apikeys" + strings.TrimPrefix(path, "/apikeys")).title()
 		if other, again := seen[title]; again {

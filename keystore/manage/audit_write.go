@@ -60,6 +60,8 @@ func auditJSON(v any) (string, error) {
 	switch v := v.(type) {
 	case nil:
 		return "", nil
+	case auditedReplay, auditedThreshold:
+		return marshal(v)
 	case *keystore.Key:
 		return marshal(auditedKeyOf(v))
 	case *leakedKey:
@@ -108,8 +110,11 @@ type auditedKey struct {
 	Owner        string          `json:"owner"`
 	Personal     bool            `json:"personal,omitempty"`
 	Active       bool            `json:"active"`
+	CreatedAt    time.Time       `json:"created_at,omitzero"`
+	CreatedBy    string          `json:"created_by,omitempty"`
 	ExpiresAt    time.Time       `json:"expires_at,omitzero"`
 	RevokedAt    time.Time       `json:"revoked_at,omitzero"`
+	RevokedBy    string          `json:"revoked_by,omitempty"`
 	RevokeReason string          `json:"revoke_reason,omitempty"`
 	Secrets      []auditedSecret `json:"secrets"`
 	AllowedIPs   []netip.Prefix  `json:"allowed_ips,omitempty"`
@@ -123,8 +128,9 @@ func auditedKeyOf(k *keystore.Key) auditedKey {
 	return auditedKey{
 		ID: k.ID, Prefix: k.Prefix, Name: k.Name, Namespace: k.Namespace,
 		Grants: auditedGrants(k.Grants), Owner: k.Owner,
-		Active: k.Active && k.RevokedAt.IsZero(), Personal: k.Personal, ExpiresAt: k.ExpiresAt,
-		RevokedAt: k.RevokedAt, RevokeReason: k.RevokeReason,
+		Active: k.Active && k.RevokedAt.IsZero(), Personal: k.Personal, CreatedAt: k.CreatedAt,
+		CreatedBy: k.CreatedBy, ExpiresAt: k.ExpiresAt, RevokedAt: k.RevokedAt,
+		RevokedBy: k.RevokedBy, RevokeReason: k.RevokeReason,
 		Secrets: auditedSecrets(k.Secrets), AllowedIPs: k.AllowedIPs,
 		auditedLimits: auditedLimits(k.Limits), Plan: k.Plan, Metadata: k.Metadata,
 		Version: k.Version,
@@ -154,6 +160,40 @@ type remindedKey struct {
 type auditedReminder struct {
 	Before      string    `json:"before,omitempty"`      // the expiry
 	UnusedSince time.Time `json:"unused_since,omitzero"` // the last use, or the creation
+}
+
+// AuditedKey returns a key as a row of the audit log has recorded it, before or after the change.
+// The key has neither the digests of its tokens nor its last use. Rows of earlier versions do not
+// say when and by whom it was created.
+func AuditedKey(text string) (*keystore.Key, error) {
+	var a auditedKey
+	if err := json.Unmarshal([]byte(text), &a); err != nil {
+		return nil, fmt.Errorf("reading a key in the audit log: %w", err)
+	}
+	k := &keystore.Key{
+		ID: a.ID, Prefix: a.Prefix, Name: a.Name, Namespace: a.Namespace, Owner: a.Owner,
+		Active: a.Active, Personal: a.Personal, CreatedAt: a.CreatedAt, CreatedBy: a.CreatedBy,
+		ExpiresAt: a.ExpiresAt, RevokedAt: a.RevokedAt, RevokedBy: a.RevokedBy,
+		RevokeReason: a.RevokeReason, AllowedIPs: a.AllowedIPs,
+		KeyLimits: keystore.KeyLimits{Limits: keystore.Limits(a.auditedLimits), Plan: a.Plan},
+		Metadata:  a.Metadata, Version: a.Version,
+	}
+	for _, g := range a.Grants {
+		grant := keystore.Grant{Namespace: g.Namespace, Roles: g.Roles, Connected: g.Connected}
+		for _, text := range g.Permissions {
+			p, err := keystore.ParsePermission(text)
+			if err != nil {
+				return nil, fmt.Errorf("reading a key in the audit log: %w", err)
+			}
+			grant.Permissions = append(grant.Permissions, p)
+		}
+		k.Grants = append(k.Grants, grant)
+	}
+	for _, s := range a.Secrets {
+		k.Secrets = append(k.Secrets, keystore.Secret{CreatedAt: s.CreatedAt,
+			ExpiresAt: s.ExpiresAt, Imported: s.Imported})
+	}
+	return k, nil
 }
 
 type auditedGrant struct {

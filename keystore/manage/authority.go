@@ -21,6 +21,7 @@ const (
 	adminAudit      = "admin.audit"
 	adminNodes      = "admin.nodes"
 	adminUsage      = "admin.usage"
+	adminWebhooks   = "admin.webhooks"
 )
 
 // authority is what a caller may do under one policy. A read determines it under the database's

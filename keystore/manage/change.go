@@ -111,7 +111,7 @@ func refused(
 // commitAs is commit for a change that is already authorised.
 func (k *Keystore) commitAs(ctx context.Context, f func(keystore.Tx) error) (node.Commit, error) {
 	defer k.writes.enter()()
-	return k.Write(ctx, f)
+	return k.write(ctx, f)
 }
 
 // commitBulk is commit for one of the many transactions of a bulk change: see writeQueue.
@@ -124,7 +124,7 @@ func (k *Keystore) commitBulk(
 	defer k.writes.leaveBulk()
 	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
-	return k.Write(ctx, k.withAuthority(c, f))
+	return k.write(ctx, k.withAuthority(c, f))
 }
 
 // withAuthority returns the transaction that calls f with the caller's authority.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
@@ -19,6 +20,7 @@ type Keystore struct {
 	writes  *writeQueue
 	imports chan struct{} // holds an element for each running import
 	leaks   leakReports
+	audited atomic.Pointer[func([]*keystore.AuditRow)] // see OnAudit
 }
 
 // Open opens a node and returns the Keystore that manages it. The parameters are those of
@@ -43,7 +45,42 @@ func New(n *node.Node) *Keystore {
 	n.Every(importIdle, func(ctx context.Context) { k.abandonImports(ctx, 0) })
 	n.Every(sessionUseInterval, k.deleteExpiredSessions)
 	n.Go(k.remind)
+	n.Every(thresholdInterval, k.noteThresholds)
 	return k
+}
+
+// OnAudit sets the function that is called after each commit of a change of this process, with its
+// rows of the audit log. It must return at once and must not change the rows. nil stands for none.
+func (k *Keystore) OnAudit(f func([]*keystore.AuditRow)) {
+	if f == nil {
+		k.audited.Store(nil)
+		return
+	}
+	k.audited.Store(&f)
+}
+
+// write commits a change and reports its rows of the audit log: see OnAudit.
+func (k *Keystore) write(ctx context.Context, f func(keystore.Tx) error) (node.Commit, error) {
+	var rows []*keystore.AuditRow
+	done, err := k.Write(ctx, func(tx keystore.Tx) error {
+		rows = nil // the second call of f repeats the first
+		return f(auditingTx{tx, &rows})
+	})
+	if report := k.audited.Load(); err == nil && len(rows) > 0 && report != nil {
+		(*report)(rows)
+	}
+	return done, err
+}
+
+// An auditingTx collects the rows that a transaction appends to the audit log.
+type auditingTx struct {
+	keystore.Tx
+	rows *[]*keystore.AuditRow
+}
+
+func (t auditingTx) AppendAudit(rows []*keystore.AuditRow) error {
+	*t.rows = append(*t.rows, rows...)
+	return t.Tx.AppendAudit(rows)
 }
 
 // revokeLost repeats revokes that the database has lost. reasons maps the ids of the keys to the

@@ -31,6 +31,8 @@ type limiter struct {
 	unlimited *buckets // for keys without limits under the last directory
 	counts    limitCounts
 	grants    [NumGrantResults]atomic.Uint64
+
+	thresholds thresholdBook
 }
 
 // surroundings are the dependencies of a limiter.
@@ -45,6 +47,8 @@ type surroundings struct {
 	// may also be false without such a change.
 	latest func(Answer) bool
 	failed func(doing string, err error) error // reports a failure of the ledger
+	// reportsThresholds returns Settings.Thresholds. nil stands for false.
+	reportsThresholds func() bool
 }
 
 // A bucketID identifies the limits of a key or a namespace. It is the id of a key, or a slash and the
@@ -74,7 +78,8 @@ func (n *Node) newLimiter() *limiter {
 		latest: func(a Answer) bool {
 			return n.cache.shard(&a.Record.Digest).generation.Load() == a.generation
 		},
-		failed: n.StoreFailed,
+		failed:            n.StoreFailed,
+		reportsThresholds: func() bool { return n.settings.Load().Thresholds },
 	})
 }
 

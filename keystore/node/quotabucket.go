@@ -24,6 +24,7 @@ type quotaBucket struct {
 	used  int64 // units since the last reservation or reduction of left
 	need  int64 // units that requests wait for
 	most  int64 // the most that one of them waits for
+	noted int   // the highest threshold that was reported, in percent
 	dry   int64 // when the quota had less than a request needed; 0 if it had enough
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
@@ -53,7 +54,7 @@ func (b *quotaBucket) check(now, units int64) verdict {
 	if now >= b.end { // a request that began before the period may come late: it counts here
 		begin, end := b.limit.Per.Of(time.Unix(0, now))
 		b.begin, b.end = begin.UnixNano(), end.UnixNano()
-		b.left, b.total, b.owed, b.used, b.dry = 0, 0, 0, 0, 0
+		b.left, b.total, b.owed, b.used, b.dry, b.noted = 0, 0, 0, 0, 0, 0
 	}
 	switch {
 	case b.left >= units:
@@ -278,6 +279,7 @@ func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
 	now := l.now()
 	for i, b := range list {
 		b.granted(&reservations[i], grants[i], most[i], now)
+		l.note(b, &reservations[i], grants[i])
 	}
 	return nil
 }

@@ -35,6 +35,8 @@ type Settings struct {
 	Derive DeriveSettings
 	// Reminders says which reminders the audit log gets.
 	Reminders ReminderSettings
+	// Thresholds says whether the audit log records that a quota is used by 80 % and by 100 %.
+	Thresholds bool
 }
 
 // DeriveSettings are the settings of derived tokens (docs/derived.md).

@@ -345,21 +345,34 @@ func (d *DB) read(ctx context.Context) querier {
 func (d *DB) exec(
 	ctx context.Context, pool *sql.DB, operation, statement string, args ...any,
 ) error {
+	_, err := d.affect(ctx, pool, operation, statement, args...)
+	return err
+}
+
+// affect is exec and returns how many rows the statement has affected. A repeated one may have
+// affected others before.
+func (d *DB) affect(
+	ctx context.Context, pool *sql.DB, operation, statement string, args ...any,
+) (n int64, err error) {
 	if err := d.intact(); err != nil {
-		return fmt.Errorf("%s: %w", operation, err)
+		return 0, fmt.Errorf("%s: %w", operation, err)
 	}
-	err := d.retryBusy(ctx, func() error {
+	err = d.retryBusy(ctx, func() error {
 		conn, err := pool.Conn(ctx)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		if _, err := conn.ExecContext(ctx, d.bind(statement), d.texts(args)...); err != nil {
+		result, err := conn.ExecContext(ctx, d.bind(statement), d.texts(args)...)
+		if err != nil {
+			return err
+		}
+		if n, err = result.RowsAffected(); err != nil {
 			return err
 		}
 		return d.confirm(conn)
 	})
-	return d.fail(ctx, operation, err)
+	return n, d.fail(ctx, operation, err)
 }
 
 // confirm fails if the connection's last commit may be lost although the database reported success.

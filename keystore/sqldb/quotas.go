@@ -3,6 +3,8 @@ package sqldb
 import (
 	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
@@ -17,6 +19,9 @@ const (
 	quotaMargin = time.Hour
 	// maxForgotten is the maximum number of rows of old periods that one call of Reserve deletes.
 	maxForgotten = 1000
+	// maxForgottenThresholds is the maximum number of thresholds of old periods that are deleted for
+	// each new one.
+	maxForgottenThresholds = 3
 	// forgetInterval is the time between two searches for rows of old periods.
 	forgetInterval = time.Minute
 )
@@ -128,5 +133,26 @@ func (t *tx) forgetQuotas() error {
 	if err == nil && n < maxForgotten { // else the next call continues
 		t.db.forgetAt.Store(time.Now().Add(forgetInterval).UnixNano())
 	}
+	return err
+}
+
+func (t *tx) QuotaThreshold(quota string, begin time.Time) (percent int, err error) {
+	err = t.row("SELECT percent FROM quota_thresholds WHERE quota = ? AND begins = ?", quota,
+		begin.UnixMicro()).Scan(&percent)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return percent, err
+}
+
+func (t *tx) NoteQuotaThreshold(quota string, begin, end time.Time, percent int) error {
+	if _, err := t.exec("DELETE FROM quota_thresholds WHERE (quota, begins) IN (SELECT quota, "+
+		"begins FROM quota_thresholds WHERE ends < ? ORDER BY ends LIMIT ?)",
+		t.noted.Add(-quotaKept-quotaMargin).UnixMicro(), maxForgottenThresholds); err != nil {
+		return err
+	}
+	_, err := t.exec("INSERT INTO quota_thresholds (quota, begins, ends, percent) VALUES "+
+		"(?, ?, ?, ?) ON CONFLICT (quota, begins) DO UPDATE SET percent = excluded.percent", quota,
+		begin.UnixMicro(), end.UnixMicro(), int64(percent))
 	return err
 }

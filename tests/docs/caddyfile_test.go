@@ -51,7 +51,8 @@ func TestCaddyfiles(t *testing.T) {
 }
 
 // environment has the variables that the pages use, since Caddy rejects an empty placeholder.
-var environment = []string{"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x"}
+var environment = []string{"APIKEYS_PASSWORD=x", "APIKEYS_CACHE_PASSWORD=x",
+	"WEBHOOK_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 
 // wantNoWarning checks that the configuration of a page, which is in a file of dir, is valid and
 // loads without a warning, such as one about its format.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -115,7 +116,17 @@ func TestRunbooks(t *testing.T) {
 var metric = regexp.MustCompile("(?m)^\\| `(caddy_apikeys_[a-z_]+)` \\| ([a-z]+) \\|([^|]*)\\|")
 
 func TestMetricsPage(t *testing.T) {
-	g := gate.Start(t, gate.Config{})
+	g := gate.Start(t, gate.Config{APIKeys: "webhook http://127.0.0.1:1 {\nsecret " +
+		"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nallow_private\n}\n"})
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		list, _ := g.Call(t, "GET", "/webhooks", nil).JSON()["items"].([]any)
+		if len(list) > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the webhook is missing")
+		}
+	}
 	key := g.Mint(t, gate.JSON{"name": "metrics", "access": "read_only"})
 	g.Get(t, "/", key.Token)
 	g.Revoke(t, key.ID)

@@ -1,0 +1,47 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+)
+
+// notPublic are networks that [netip.Addr] has no method for and that are not on the public
+// internet (the IANA registries of special-purpose addresses, RFC 6890), or that lead to addresses
+// inside IPv4 ones (RFC 6052, RFC 3056, RFC 4380).
+var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24",
+	"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96",
+	"64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
+	"5f00::/16", "::/96", "fec0::/10")
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// public reports whether an address is on the public internet.
+func public(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return a.IsGlobalUnicast() && !a.IsPrivate() &&
+		!slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+var errPrivate = errors.New("the address is not public: set allow_private if the receiver is " +
+	"in your own network")
+
+// dialPublic refuses to connect to addresses that are not public. It is called with the address
+// that is about to be dialled, so a name cannot resolve to another one afterwards.
+func dialPublic(_, address string, _ syscall.RawConn) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("address %s: %w", address, err)
+	}
+	if !public(a.Addr()) {
+		return fmt.Errorf("%s: %w", a.Addr(), errPrivate)
+	}
+	return nil
+}

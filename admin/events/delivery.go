@@ -1,0 +1,346 @@
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+const (
+	// leaseLength is how long a node delivers a webhook after it has last saved its row. Another
+	// node takes over if the row has not changed for this time. Both measure on their own clocks.
+	leaseLength = 30 * time.Second
+	// saveInterval is how often the node that delivers saves the row.
+	saveInterval = 10 * time.Second
+	// progressInterval is how often it saves the position while it delivers. A node that takes over
+	// sends again what was delivered since.
+	progressInterval = time.Second
+	// watchInterval is how often the other nodes read the row.
+	watchInterval = 5 * time.Second
+	// pollInterval is how often the node that delivers reads the audit log although it knows of no
+	// change: rows without a revision that another node has written.
+	pollInterval = 2 * time.Second
+	// noticeInterval is how often it looks whether there was a change.
+	noticeInterval = 100 * time.Millisecond
+	// storeTimeout bounds a call of the database.
+	storeTimeout = 5 * time.Second
+	// maxDeliveries is the number of attempts that the row keeps.
+	maxDeliveries = 20
+	// maxError is the maximum length of the error of an attempt, in bytes.
+	maxError = 300
+)
+
+// retryDelays are the times between attempts, as Standard Webhooks recommends them. The last one is
+// repeated: an event is never given up, because those after it must not overtake it.
+var retryDelays = []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour,
+	5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour}
+
+// retryDelay returns the time to wait after a number of failed attempts, without jitter.
+func retryDelay(attempts int) time.Duration {
+	return retryDelays[max(0, min(attempts, len(retryDelays))-1)]
+}
+
+// A delivery delivers one webhook, or watches another node do so. Only its own goroutine uses it.
+type delivery struct {
+	*Dispatcher
+	hook Webhook
+	id   string
+	send func(ctx context.Context, m *message, now time.Time) (status int, err error)
+	wake chan struct{} // with a capacity of one: there may be new rows
+
+	row     keystore.Webhook // as last read or saved
+	holding bool             // this node has saved row, and nobody has changed it since
+	saved   time.Time        // before the last save: the lease begins then
+	dirty   bool             // row has changes that are not saved
+	watched int64            // Beat of the row while another node holds it
+	since   time.Time        // when watched was first seen
+
+	due, dueFor time.Time // when row.RetryAt is on the own clock, and for which RetryAt that holds
+
+	buffer  []keystore.AuditRow // the rows after row.Position
+	applied keystore.Revision   // of the node before the audit log was last read
+	polled  time.Time           // when the audit log was last read to its end
+}
+
+// run delivers until ctx is done.
+func (d *delivery) run(ctx context.Context) {
+	defer d.release()
+	for ctx.Err() == nil {
+		wait := d.step(ctx)
+		if wait <= 0 {
+			continue
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-d.wake:
+			d.polled = time.Time{}
+		}
+		timer.Stop()
+	}
+}
+
+// step does the next thing and returns how long to wait after it.
+func (d *delivery) step(ctx context.Context) time.Duration {
+	if !d.holding {
+		return d.claim(ctx)
+	}
+	now := d.now()
+	interval := saveInterval
+	if d.dirty {
+		interval = progressInterval
+	}
+	if since := now.Sub(d.saved); since >= interval || !d.leased(now) {
+		if !d.save(ctx) {
+			return noticeInterval
+		}
+		now = d.now()
+	}
+	until := saveInterval - now.Sub(d.saved)
+	if d.dirty {
+		until = progressInterval - now.Sub(d.saved)
+	}
+	until = max(until, time.Millisecond)
+	switch {
+	case !d.row.StoppedAt.IsZero():
+		return until
+	case !d.row.RetryAt.IsZero():
+		if wait := d.untilRetry(); wait > 0 {
+			return min(wait, until)
+		}
+	}
+	if len(d.buffer) == 0 && !d.read(ctx, now) {
+		return min(noticeInterval, until)
+	}
+	if len(d.buffer) > 0 {
+		d.next(ctx)
+	}
+	return 0
+}
+
+// leased reports whether this node may begin an attempt. The wall clock counts as well, because the
+// monotonic one stops while a machine is suspended.
+func (d *delivery) leased(now time.Time) bool {
+	const left = leaseLength - sendTimeout - time.Second
+	return now.Sub(d.saved) < left && now.Round(0).Sub(d.saved.Round(0)) < left
+}
+
+// untilRetry returns the time until the next attempt. It uses the database's clock once, when it
+// sees RetryAt first, so that a clock that is set back delays no attempt.
+func (d *delivery) untilRetry() time.Duration {
+	if !d.dueFor.Equal(d.row.RetryAt) {
+		d.dueFor = d.row.RetryAt
+		d.due = d.now().Add(min(d.row.RetryAt.Sub(d.clock()),
+			retryDelay(d.row.Attempts)*5/4))
+	}
+	return d.due.Sub(d.now())
+}
+
+// claim makes this node the one that delivers, if there is no other one.
+func (d *delivery) claim(ctx context.Context) time.Duration {
+	found, err := d.find(ctx)
+	if err != nil {
+		return watchInterval
+	}
+	own := d.keys.Incarnation()
+	switch {
+	case found == nil:
+		newest, err := d.newest(ctx)
+		if err != nil {
+			return watchInterval
+		}
+		d.row = keystore.Webhook{ID: d.id, Position: newest}
+	case found.Holder == "" || found.Holder == own:
+		d.row = *found
+	case d.watched != found.Beat:
+		d.watched, d.since = found.Beat, d.now()
+		return watchInterval
+	case d.now().Sub(d.since) < leaseLength:
+		return min(watchInterval, leaseLength-d.now().Sub(d.since))
+	default:
+		d.logger.Info("taking over a webhook that no node delivers", slog.String("webhook", d.id))
+		d.row = *found
+	}
+	d.buffer = nil
+	d.polled = time.Time{}
+	if !d.save(ctx) {
+		return noticeInterval
+	}
+	return 0
+}
+
+// find returns the row of the webhook, or nil if there is none.
+func (d *delivery) find(ctx context.Context) (*keystore.Webhook, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	found, err := d.keys.Database().Webhooks(ctx, d.id)
+	if err != nil {
+		return nil, d.keys.StoreFailed("reading webhooks", err)
+	}
+	if len(found) == 0 {
+		return nil, nil
+	}
+	return &found[0], nil
+}
+
+// newest returns the Seq of the newest row of the audit log.
+func (d *delivery) newest(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	rows, _, err := d.keys.Database().Audits(ctx, keystore.AuditFilter{}, "", 1)
+	if err != nil {
+		return 0, d.keys.StoreFailed("reading the audit log", err)
+	}
+	if len(rows) == 0 {
+		return 0, nil
+	}
+	return rows[0].Seq, nil
+}
+
+// save stores the row, and with it extends the lease. It reports whether this node still holds the
+// row. It applies a replay.
+func (d *delivery) save(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if d.row.TakeReplay() {
+		d.buffer, d.polled = nil, time.Time{}
+	}
+	next := d.row
+	next.Holder = d.keys.Incarnation()
+	next.URL, next.Events, next.Namespaces = d.hook.Shown, d.hook.Events, d.hook.Namespaces
+	asked := d.now()
+	if err := d.keys.Database().SaveWebhook(ctx, &next); err != nil {
+		if !errors.Is(err, keystore.ErrNotFound) && !errors.Is(err, keystore.ErrExists) {
+			_ = d.keys.StoreFailed("saving the progress of a webhook", err)
+		}
+		d.holding, d.watched = false, 0 // the write may have happened
+		return false
+	}
+	next.Beat++
+	d.row, d.holding, d.saved, d.dirty = next, true, asked, false
+	return true
+}
+
+// release lets another node take over at once.
+func (d *delivery) release() {
+	if !d.holding {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
+	d.row.Holder = ""
+	_ = d.keys.Database().SaveWebhook(ctx, &d.row) // without it, another node waits for the lease
+}
+
+// read fills the buffer. It reports whether it has read anything.
+func (d *delivery) read(ctx context.Context, now time.Time) bool {
+	applied := d.keys.Applied()
+	if applied == d.applied && now.Sub(d.polled) < pollInterval {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	rows, err := d.keys.Database().AuditChain(ctx, d.row.Position)
+	if err != nil {
+		_ = d.keys.StoreFailed("reading the audit log", err)
+		d.polled = now
+		return false
+	}
+	if d.buffer = rows; len(rows) == 0 {
+		d.applied, d.polled = applied, now
+		d.forgetLost(ctx)
+	}
+	return len(rows) > 0
+}
+
+// forgetLost moves the position back if the database has lost rows of the audit log.
+func (d *delivery) forgetLost(ctx context.Context) {
+	if newest, err := d.newest(ctx); err == nil && newest < d.row.Position {
+		d.logger.Warn("the database has lost rows of the audit log; webhook continues with the "+
+			"next one", slog.String("webhook", d.id))
+		d.row.Position, d.dirty = newest, true
+	}
+}
+
+// next delivers the first row of the buffer or skips it.
+func (d *delivery) next(ctx context.Context) {
+	row := &d.buffer[0]
+	m, err := d.message(ctx, row)
+	if err != nil {
+		// The row would fail again, and those after it would wait forever.
+		d.logger.Error("skipping an event that cannot be read", slog.String("webhook", d.id),
+			slog.Any("error", err))
+	}
+	if m == nil {
+		d.done(row)
+		return
+	}
+	began := d.now()
+	at := d.clock()
+	status, err := d.send(ctx, m, at)
+	if ctx.Err() != nil {
+		return // of this node: the next one sends it again
+	}
+	attempt := keystore.WebhookDelivery{Event: m.id, Type: m.kind, At: at, Status: status,
+		Took: d.now().Sub(began)}
+	if err == nil {
+		d.record(attempt)
+		d.results[Delivered].Add(1)
+		d.row.Attempts, d.row.RetryAt = 0, time.Time{}
+		d.done(row)
+		return
+	}
+	if attempt.Error = err.Error(); len(attempt.Error) > maxError {
+		attempt.Error = attempt.Error[:maxError]
+	}
+	d.record(attempt)
+	log := d.logger.With(slog.String("webhook", d.id), slog.String("event", m.id),
+		slog.String("error", attempt.Error))
+	if status == http.StatusGone {
+		d.results[Gone].Add(1)
+		d.row.StoppedAt = at
+		log.Error("webhook stopped: the receiver answered 410")
+	} else {
+		d.results[Failed].Add(1)
+		d.row.Attempts++
+		wait := time.Duration(float64(retryDelay(d.row.Attempts)) * (0.9 + 0.2*rand.Float64()))
+		d.row.RetryAt = at.Add(wait)
+		log.Warn("webhook delivery failed", slog.Duration("retry_in", wait.Round(time.Second)))
+	}
+	d.save(ctx)
+}
+
+// message returns the message for a row, or nil if the webhook does not want it.
+func (d *delivery) message(ctx context.Context, row *keystore.AuditRow) (*message, error) {
+	if t := Type(row); row.Action != keystore.WebhookTest && !matches(d.hook.Events, t) {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	e, namespace, err := d.render.event(ctx, row)
+	if err != nil || !d.hook.wants(row, e.Type, namespace) {
+		return nil, err
+	}
+	body, err := json.Marshal(e)
+	return &message{row.EventID(), e.Type, body}, err
+}
+
+// done removes the first row from the buffer.
+func (d *delivery) done(row *keystore.AuditRow) {
+	d.row.Position, d.dirty = row.Seq, true
+	d.buffer = d.buffer[1:]
+}
+
+// record adds an attempt to those that the row keeps.
+func (d *delivery) record(a keystore.WebhookDelivery) {
+	kept := d.row.Deliveries[:min(len(d.row.Deliveries), maxDeliveries-1)]
+	d.row.Deliveries = append([]keystore.WebhookDelivery{a}, kept...)
+	d.dirty = true
+}

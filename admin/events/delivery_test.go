@@ -1,0 +1,332 @@
+package events
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+)
+
+// TestDelivers: what is changed on any node is delivered by one of them, in order and once.
+func TestDelivers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		a := startNode(d, r, hook)
+		time.Sleep(time.Second)
+		b := startNode(d, r, hook)
+		for i := range 5 {
+			mint(t, a.keys, i)
+			mint(t, b.keys, i)
+		}
+		time.Sleep(time.Second)
+		wantAll(t, a.keys, r, 0)
+		if n := len(r.types()); n != 10 {
+			t.Errorf("%d deliveries of 10 events", n)
+		}
+		time.Sleep(saveInterval)
+		s := status(t, b.keys)
+		if s.Backlog != 0 || s.Position != 10 || s.Holder != a.keys.Incarnation() ||
+			s.Node == "" || len(s.Deliveries) != 10 || s.Deliveries[0].Status != 200 {
+			t.Errorf("%+v", s)
+		}
+		// A node that stops hands over at once.
+		a.close()
+		mint(t, b.keys, 6)
+		time.Sleep(watchInterval + time.Second)
+		wantAll(t, b.keys, r, 0)
+		if n := len(r.types()); n != 11 {
+			t.Errorf("%d deliveries of 11 events", n)
+		}
+	})
+}
+
+// TestTakeover: the node that delivers is stopped or cut off from the database. Another one takes
+// over when the lease has lapsed, and when the first one continues, it sends nothing out of order.
+func TestTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		a := startNode(d, r, hook)
+		time.Sleep(time.Second)
+		b := startNode(d, r, hook)
+		mint(t, a.keys, 0)
+		time.Sleep(saveInterval)
+
+		// a hangs in the middle of a request, as if its process was stopped.
+		frozen := make(chan struct{})
+		stopped := true
+		r.answering(func(*message) (int, error) {
+			if stopped {
+				stopped = false
+				<-frozen
+			}
+			return 200, nil
+		})
+		for i := range 10 {
+			mint(t, b.keys, i)
+		}
+		time.Sleep(leaseLength + 3*watchInterval)
+		wantAll(t, b.keys, r, 0)
+		if s := status(t, b.keys); s.Holder != b.keys.Incarnation() {
+			t.Errorf("the holder is still the node that was stopped: %+v", s)
+		}
+		close(frozen)
+		time.Sleep(time.Second)
+		mint(t, a.keys, 11)
+		time.Sleep(saveInterval)
+		wantAll(t, b.keys, r, 0)
+		if n := len(r.types()); n > 13 {
+			t.Errorf("%d deliveries of 12 events", n)
+		}
+	})
+}
+
+// TestThousandChanges: everything arrives and in order while nodes come and go and the receiver
+// fails.
+func TestThousandChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		random := rand.New(rand.NewPCG(1, 2))
+		r.answering(func(*message) (int, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			switch random.IntN(200) {
+			case 0:
+				return 500, fmt.Errorf("answered 500")
+			case 1:
+				time.Sleep(sendTimeout)
+				return 0, errDown
+			}
+			return 200, nil
+		})
+		writer := startNode(d, r, hook)
+		node := startNode(d, r, hook)
+		for i := range 1000 {
+			mint(t, writer.keys, i)
+			if i%100 == 99 {
+				node.close()
+				node = startNode(d, r, hook)
+			}
+			if i%150 == 149 { // the node that delivers loses its row, as after a long stop
+				d.Tamper("UPDATE webhooks SET holder = 'another', beat = beat + 1")
+			}
+		}
+		for range 100 {
+			if status(t, writer.keys).Backlog == 0 {
+				break
+			}
+			time.Sleep(time.Minute)
+		}
+		wantAll(t, writer.keys, r, 0)
+	})
+}
+
+// TestOutageOfADay drives a delivery by hand through a day in which the receiver is down.
+func TestOutageOfADay(t *testing.T) {
+	d, r := fleet.New(t), newReceiver()
+	n := idleNode(d)
+	now := time.Now()
+	n.now = func() time.Time { return now }
+	n.clock = n.now
+	one := &delivery{Dispatcher: n.Dispatcher, hook: hook, id: hook.ID(), send: r.send}
+	drive := func(until time.Time) {
+		before := len(r.types())
+		for now.Before(until) && (one.dirty || len(r.types()) < before+20) {
+			wait := one.step(t.Context())
+			if left := one.untilRetry(); left > time.Hour && one.row.Attempts > 0 {
+				wait = left - time.Minute // the process was stopped meanwhile
+			}
+			now = now.Add(wait)
+		}
+	}
+	drive(now.Add(time.Second))
+	attempts := 0
+	r.answering(func(*message) (int, error) { attempts++; return 0, errDown })
+	for i := range 20 {
+		mint(t, n.keys, i)
+	}
+	began := now
+	drive(began.Add(24 * time.Hour))
+	if attempts < 7 || attempts > 9 {
+		t.Errorf("%d attempts in a day", attempts)
+	}
+	if s := status(t, n.keys); s.Backlog != 20 || s.Attempts != attempts ||
+		len(s.Deliveries) != attempts || s.Deliveries[0].Error != "connection refused" ||
+		s.RetryAt.Sub(now) > 10*time.Hour {
+		t.Errorf("%+v", s)
+	}
+	r.answering(nil)
+	drive(now.Add(12 * time.Hour))
+	wantAll(t, n.keys, r, 0)
+	if s := status(t, n.keys); s.Backlog != 0 || s.Attempts != 0 || !s.RetryAt.IsZero() {
+		t.Errorf("%+v", s)
+	}
+
+	// The clock of the database is set back by a month while an event waits for its next attempt.
+	r.answering(func(*message) (int, error) { return 0, errDown })
+	mint(t, n.keys, 20)
+	drive(now.Add(time.Second))
+	n.clock = func() time.Time { return now.AddDate(0, -1, 0) }
+	one.dueFor = time.Time{} // as for a node that takes over
+	r.answering(nil)
+	drive(now.Add(10 * time.Second))
+	wantAll(t, n.keys, r, 0)
+}
+
+// TestGone: 410 stops a webhook for good, and a replay restarts it. Other webhooks and nodes are
+// not affected.
+func TestGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r, other := fleet.New(t), newReceiver(), newReceiver()
+		n := startNode(d, r, hook)
+		second := hook
+		second.Shown = "https://example.com/other"
+		n.configure(other, second)
+		time.Sleep(time.Second)
+		calls := 0
+		r.answering(func(*message) (int, error) { calls++; return 410, fmt.Errorf("answered 410") })
+		mint(t, n.keys, 0)
+		mint(t, n.keys, 1)
+		time.Sleep(10 * time.Minute)
+		if calls != 1 {
+			t.Errorf("%d calls of a receiver that is gone", calls)
+		}
+		wantAll(t, n.keys, other, 0)
+		r.answering(nil)
+		rows := audit(t, n.keys)
+		if _, err := n.keys.ReplayWebhook(t.Context(), fleet.Root, hook.ID(),
+			manage.ReplayFrom{Event: rows[1].EventID()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * saveInterval)
+		wantAll(t, n.keys, r, 1)
+		if got := n.Results(); got[Gone] != 1 || got[Failed] != 0 || got[Delivered] != 5 {
+			t.Errorf("results %v", got)
+		}
+	})
+}
+
+// TestReplay: a replay and a test end the wait for the next attempt, and a test event reaches a
+// webhook whatever its filters are.
+func TestReplay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		filtered := hook
+		filtered.Events, filtered.Namespaces = []string{"key.revoked"}, []string{"default"}
+		n := startNode(d, r, filtered)
+		b := startNode(d, r, filtered)
+		time.Sleep(time.Second)
+		r.answering(func(*message) (int, error) { return 0, errDown })
+		key := mint(t, n.keys, 0)
+		fleet.Revoke(t, n.keys, key.ID, 0)
+		time.Sleep(6 * time.Minute)
+		if s := status(t, n.keys); s.Attempts != 3 {
+			t.Fatalf("%+v", s)
+		}
+		r.answering(nil)
+		if _, err := b.keys.TestWebhook(t.Context(), fleet.Root, hook.ID()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * saveInterval)
+		if got := r.types(); !slices.Equal(got, []string{"key.revoked", "webhook.test"}) {
+			t.Fatalf("received %v", got)
+		}
+		if _, err := b.keys.ReplayWebhook(t.Context(), fleet.Root, hook.ID(),
+			manage.ReplayFrom{At: time.Now().Add(-2 * time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * saveInterval)
+		if got := r.types(); !slices.Equal(got,
+			[]string{"key.revoked", "webhook.test", "key.revoked", "webhook.test"}) {
+			t.Errorf("received %v", got)
+		}
+	})
+}
+
+// TestConfigure: a webhook whose secret changes continues where it was, and one that is removed
+// and comes back within a week as well. After that, its row is deleted.
+func TestConfigure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		n := startNode(d, r, hook)
+		mint(t, n.keys, 0)
+		time.Sleep(2 * progressInterval)
+		changed := hook
+		changed.Secrets = []string{testSecret, testSecret}
+		n.configure(r, changed)
+		mint(t, n.keys, 1)
+		time.Sleep(2 * progressInterval)
+		n.Configure(nil)
+		time.Sleep(time.Second)
+		mint(t, n.keys, 2)
+		if s := status(t, n.keys); s.Holder != "" || s.Backlog != 1 {
+			t.Errorf("%+v", s)
+		}
+		n.configure(r, hook)
+		time.Sleep(2 * progressInterval)
+		if got := len(r.types()); got != 3 {
+			t.Errorf("%d deliveries of 3 events", got)
+		}
+		wantAll(t, n.keys, r, 0)
+	})
+}
+
+// TestLostRows: after a failover that has lost rows of the audit log, the rows that take their
+// place have other ids and are delivered.
+func TestLostRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		n := startNode(d, r, hook)
+		time.Sleep(time.Second)
+		for i := range 3 {
+			mint(t, n.keys, i)
+		}
+		time.Sleep(2 * progressInterval)
+		before := r.firsts()
+		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+			"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
+		time.Sleep(2 * pollInterval)
+		mint(t, n.keys, 3)
+		time.Sleep(2 * pollInterval)
+		after := r.firsts()
+		if len(before) != 3 || len(after) != 4 || after[3] == after[1] {
+			t.Errorf("received %v", after)
+		}
+	})
+}
+
+// TestBounded: a webhook with a large backlog holds a page of it in memory.
+func TestBounded(t *testing.T) {
+	d, r := fleet.New(t), newReceiver()
+	n := idleNode(d)
+	one := &delivery{Dispatcher: n.Dispatcher, hook: hook, id: hook.ID(), send: r.send}
+	one.step(t.Context())
+	if _, err := n.keys.Database().Update(t.Context(), func(tx keystore.Tx) error {
+		for i := range int64(200) {
+			if err := tx.AppendAudit([]*keystore.AuditRow{{Seq: i + 1, Action: "key.expiring",
+				After: `{"name":"` + strings.Repeat("x", 10_000) + `"}`}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r.answering(func(*message) (int, error) { return 0, errDown })
+	for range 3 {
+		one.step(t.Context())
+	}
+	var size int64
+	for i := range one.buffer {
+		size += one.buffer[i].Size()
+	}
+	if len(one.buffer) == 0 || len(one.buffer) > 500 || size > 1<<20 {
+		t.Errorf("%d rows of %d bytes in memory", len(one.buffer), size)
+	}
+}

@@ -1,0 +1,140 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+)
+
+func init() { caddy.RegisterModule(new(eventRecorder)) }
+
+// An eventRecorder is a handler of Caddy's events app.
+type eventRecorder struct{}
+
+var recordedEvents = make(chan caddy.Event, 100)
+
+func (*eventRecorder) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.apikeys_recorder",
+		New: func() caddy.Module { return new(eventRecorder) }}
+}
+
+func (*eventRecorder) Handle(_ context.Context, e caddy.Event) error {
+	recordedEvents <- e
+	return nil
+}
+
+var _ caddyevents.Handler = (*eventRecorder)(nil)
+
+const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// TestWebhooks: a webhook of the configuration gets events, a reload adds and removes webhooks, and
+// metrics count.
+func TestWebhooks(t *testing.T) {
+	got := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		var e struct{ Type string }
+		_ = json.Unmarshal(body, &e)
+		got <- r.URL.Path + " " + e.Type
+	}))
+	defer server.Close()
+	hook := func(path string) object {
+		return object{"url": server.URL + path, "secrets": []string{webhookSecret},
+			"allow_private": true, "events": []string{"key.*"}}
+	}
+	await := func(want string) {
+		t.Helper()
+		select {
+		case text := <-got:
+			if text != want {
+				t.Fatalf("received %s, want %s", text, want)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("%s did not arrive", want)
+		}
+	}
+	g := newInstance(t)
+	load := func(hooks ...object) {
+		t.Helper()
+		g.load(g.config(sqlite(g.path("keys.db"), object{"webhooks": hooks})))
+	}
+	// A webhook begins with the events after the node has added it.
+	added := func(n int) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+			_, text := g.do("GET", "admin", "/apikeys/v1/webhooks", "")
+			if strings.Count(strings.ReplaceAll(text, " ", ""), `"state":"active"`) == n {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d webhooks are not active: %s", n, text)
+			}
+		}
+	}
+	load(hook("/a"))
+	added(1)
+	g.mint(nil)
+	await("/a key.created")
+	load(hook("/a"), hook("/b"))
+	added(2)
+	load(hook("/b"))
+	added(1)
+	g.mint(nil)
+	await("/b key.created")
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		_, metrics := g.do("GET", "admin", "/metrics", "")
+		if strings.Contains(metrics,
+			`caddy_apikeys_webhook_deliveries_total{result="delivered"} 2`) &&
+			strings.Contains(metrics, `caddy_apikeys_webhook_backlog{webhook="wh_`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the metrics of webhooks are missing")
+		}
+	}
+	for _, bad := range []object{
+		{"url": "https://example.com"},
+		{"url": "https://example.com", "secrets": []string{"{env.NOT_SET}"}},
+		{"url": "http://example.com", "secrets": []string{webhookSecret}},
+	} {
+		if err := g.tryLoad(g.config(sqlite(g.path("keys.db"),
+			object{"webhooks": []object{bad}}))); err == nil {
+			t.Errorf("%v was accepted", bad)
+		}
+	}
+}
+
+// TestEventsApp: handlers of Caddy's events app get the changes of this process.
+func TestEventsApp(t *testing.T) {
+	g := newInstance(t)
+	g.load(g.config(sqlite(g.path("keys.db"), nil), func(_, apps object) {
+		apps["events"] = object{"subscriptions": []object{{"events": []string{"apikeys.key_created"},
+			"handlers": []object{{"handler": "apikeys_recorder"}}}}}
+	}))
+	token := g.mint(object{"name": "for events"})
+	select {
+	case e := <-recordedEvents:
+		if e.Name() != "apikeys.key_created" || e.Data["key_name"] != "for events" ||
+			e.Data["namespace"] != "default" || e.Data["actor_id"] != "root" ||
+			!strings.Contains(fmt.Sprint(e.Data["json"]), `"type":"key.created"`) {
+			t.Errorf("%s %v", e.Name(), e.Data)
+		}
+		if text := fmt.Sprint(e.Data); strings.Contains(text, token) {
+			t.Error("the event has the token")
+		}
+		if e.Origin() == nil || e.Origin().CaddyModule().ID != appName {
+			t.Errorf("the origin is %v", e.Origin())
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the event did not arrive")
+	}
+}

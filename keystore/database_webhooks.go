@@ -1,0 +1,80 @@
+package keystore
+
+import (
+	"context"
+	"time"
+)
+
+// WebhookStore is the part of a [Database] that holds how far each webhook has come in the audit
+// log, and which node delivers it. It takes no revision. A crash of the database may lose its last
+// writes: the webhook then receives some events again.
+type WebhookStore interface {
+	// Webhooks returns the webhook with an id if there is one or, for the empty id, all, ordered by
+	// ID.
+	Webhooks(ctx context.Context, id string) ([]Webhook, error)
+	// SaveWebhook stores a webhook if the stored one has the same Beat, and stores that Beat plus
+	// one. A Beat of zero adds the webhook. Otherwise, somebody else has changed it, and
+	// SaveWebhook returns ErrExists or ErrNotFound. It clears Replay and sets SavedAt to the
+	// database's clock.
+	SaveWebhook(ctx context.Context, w *Webhook) error
+	// ForgetWebhook deletes a webhook if it still has a Beat.
+	ForgetWebhook(ctx context.Context, id string, beat int64) error
+	// AuditAt returns the Seq of the oldest row of the audit log at or after a time, or zero if
+	// there is none. If the clock was set back, an older row may have a later time.
+	AuditAt(ctx context.Context, at time.Time) (int64, error)
+}
+
+// WebhookWriter is the part of a [Tx] that changes webhooks.
+type WebhookWriter interface {
+	// ReplayWebhook tells the node that delivers a webhook to try again now, and to continue after
+	// a row of the audit log unless after is [ReplayHere]. It returns ErrNotFound if the webhook
+	// does not exist.
+	ReplayWebhook(id string, after int64) error
+}
+
+// ReplayHere stands for the present position of a webhook.
+const ReplayHere = -1
+
+// A Webhook is the progress of one webhook through the audit log.
+type Webhook struct {
+	ID       string
+	Beat     int64     // number of changes of the row, 1 or more once it is stored
+	Holder   string    // the incarnation of the node that delivers it; empty for none
+	Position int64     // Seq of the last row of the audit log that is delivered or filtered out
+	Replay   *int64    // the argument of a ReplayWebhook since the last SaveWebhook
+	SavedAt  time.Time // of the last SaveWebhook
+	WebhookState
+}
+
+// TakeReplay applies and clears Replay. It reports whether there was one.
+func (w *Webhook) TakeReplay() bool {
+	if w.Replay == nil {
+		return false
+	}
+	if *w.Replay != ReplayHere {
+		w.Position = *w.Replay
+	}
+	w.Replay, w.StoppedAt, w.Attempts, w.RetryAt = nil, time.Time{}, 0, time.Time{}
+	return true
+}
+
+// A WebhookState is what the node that delivers a webhook stores for people and for its successor.
+type WebhookState struct {
+	URL        string            `json:"url"` // without secrets
+	Events     []string          `json:"events,omitempty"`
+	Namespaces []string          `json:"namespaces,omitempty"`
+	StoppedAt  time.Time         `json:"stopped_at,omitzero"`  // when the receiver answered 410
+	Attempts   int               `json:"attempts,omitempty"`   // failed ones of the next event
+	RetryAt    time.Time         `json:"retry_at,omitzero"`    // of the next event
+	Deliveries []WebhookDelivery `json:"deliveries,omitempty"` // attempts, the latest first
+}
+
+// A WebhookDelivery is one attempt to deliver an event.
+type WebhookDelivery struct {
+	Event  string        `json:"event"` // id
+	Type   string        `json:"type"`
+	At     time.Time     `json:"at"`
+	Status int           `json:"status,omitempty"` // of the answer; zero for none
+	Took   time.Duration `json:"took"`
+	Error  string        `json:"error,omitempty"` // empty if the event was delivered
+}

@@ -1,0 +1,130 @@
+package keystoretest
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+func testWebhooks(t *testing.T, s Store) {
+	db, other := ready(t, s), s.Open(t)
+	began := time.Now()
+	check := func(want ...keystore.Webhook) {
+		t.Helper()
+		got, err := other.Webhooks(ctx, "")
+		must(t, err)
+		for i := range got {
+			if at := got[i].SavedAt; at.Before(began.Add(-time.Minute)) ||
+				at.After(time.Now().Add(time.Minute)) {
+				t.Errorf("webhook %s was saved at %v", got[i].ID, at)
+			}
+			got[i].SavedAt = time.Time{}
+		}
+		if len(got)+len(want) > 0 && !reflect.DeepEqual(got, want) {
+			t.Fatalf("webhooks %+v, want %+v", got, want)
+		}
+	}
+	check()
+	a := keystore.Webhook{ID: "a", Holder: "node", Position: 1 << 40,
+		WebhookState: keystore.WebhookState{URL: "https://a.example", Events: []string{"key.*"},
+			Namespaces: []string{"acme"}, Attempts: 3, RetryAt: start, StoppedAt: start,
+			Deliveries: []keystore.WebhookDelivery{{Event: "evt_1", Type: "key.created", At: start,
+				Status: 500, Took: time.Second, Error: "answered 500"}}}}
+	b := keystore.Webhook{ID: "b"}
+	must(t, db.SaveWebhook(ctx, &b))
+	must(t, db.SaveWebhook(ctx, &a))
+	wantErr(t, other.SaveWebhook(ctx, &a), keystore.ErrExists)
+	a.Beat, b.Beat = 1, 1
+	check(a, b)
+	if got, err := db.Webhooks(ctx, "b"); err != nil || len(got) != 1 || got[0].ID != "b" {
+		t.Errorf("webhook b: %+v, %v", got, err)
+	}
+	if got, err := db.Webhooks(ctx, "missing"); err != nil || len(got) != 0 {
+		t.Errorf("a missing webhook: %+v, %v", got, err)
+	}
+
+	// Of two writers with the same knowledge, one succeeds.
+	a.Holder, a.Position = "another node", 2
+	must(t, other.SaveWebhook(ctx, &a))
+	late := a
+	late.Position = 1
+	wantErr(t, db.SaveWebhook(ctx, &late), keystore.ErrNotFound)
+	a.Beat++
+	check(a, b)
+	wantErr(t, db.SaveWebhook(ctx, &keystore.Webhook{ID: "missing", Beat: 1}),
+		keystore.ErrNotFound)
+
+	// A replay is noticed by the next writer, and lasts until then.
+	update(t, db, func(tx keystore.Tx) error {
+		wantErr(t, tx.ReplayWebhook("missing", 0), keystore.ErrNotFound)
+		return tx.ReplayWebhook("a", 7)
+	})
+	wantErr(t, other.SaveWebhook(ctx, &a), keystore.ErrNotFound)
+	after := int64(7)
+	a.Replay = &after
+	a.Beat++
+	check(a, b)
+	a.Position = 7
+	must(t, other.SaveWebhook(ctx, &a))
+	a.Replay = nil
+	a.Beat++
+	check(a, b)
+
+	must(t, db.ForgetWebhook(ctx, "a", a.Beat-1))
+	must(t, db.ForgetWebhook(ctx, "missing", 1))
+	check(a, b)
+	must(t, db.ForgetWebhook(ctx, "a", a.Beat))
+	check(b)
+}
+
+func testAuditAt(t *testing.T, s Store) {
+	db := ready(t, s)
+	at := func(when time.Time, want int64) {
+		t.Helper()
+		if got, err := db.AuditAt(ctx, when); err != nil || got != want {
+			t.Errorf("the first row at %v: %d, %v, want %d", when, got, err, want)
+		}
+	}
+	at(start, 0)
+	var rows []*keystore.AuditRow
+	for i := range 3 {
+		rows = append(rows, &keystore.AuditRow{Seq: int64(i + 1),
+			At: start.Add(time.Duration(i) * time.Second), After: "{}"})
+	}
+	update(t, db, func(tx keystore.Tx) error { return tx.AppendAudit(rows) })
+	at(start.Add(-time.Hour), 1)
+	at(start, 1)
+	at(start.Add(time.Microsecond), 2)
+	at(start.Add(2*time.Second), 3)
+	at(start.Add(3*time.Second), 0)
+}
+
+func testQuotaThresholds(t *testing.T, s Store) {
+	db := ready(t, s)
+	now := time.Now().UTC()
+	day, end := now.Truncate(24*time.Hour), now.Truncate(24*time.Hour).Add(24*time.Hour)
+	long := now.AddDate(0, -1, 0)
+	must(t, db.NoteTime(ctx, now))
+	check := func(tx keystore.Tx, quota string, begin time.Time, want int) {
+		t.Helper()
+		if got, err := tx.QuotaThreshold(quota, begin); err != nil || got != want {
+			t.Errorf("%s in %v: %d, %v, want %d", quota, begin, got, err, want)
+		}
+	}
+	update(t, db, func(tx keystore.Tx) error {
+		check(tx, "key/a/day", day, 0)
+		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 80))
+		check(tx, "key/a/day", day, 80)
+		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 100))
+		return tx.NoteQuotaThreshold("key/old/day", long, long.Add(time.Hour), 80)
+	})
+	update(t, db, func(tx keystore.Tx) error {
+		check(tx, "key/a/day", day, 100)
+		check(tx, "key/a/day", end, 0)
+		must(t, tx.NoteQuotaThreshold("key/b/day", day, end, 80))
+		check(tx, "key/old/day", long, 0) // the period ended long ago
+		return nil
+	})
+}

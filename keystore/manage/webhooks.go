@@ -1,0 +1,151 @@
+package manage
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A WebhookStatus is a webhook as the database shows it.
+type WebhookStatus struct {
+	keystore.Webhook
+	// Backlog is the number of rows of the audit log that the webhook has not processed.
+	Backlog int64
+	Node    string // address of the node that delivers it; empty for none
+}
+
+// ListWebhooks returns the webhooks of the deployment, ordered by id. It requires
+// `admin.webhooks:read` in all namespaces.
+func (k *Keystore) ListWebhooks(ctx context.Context, c Caller) ([]WebhookStatus, error) {
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := auth.requireEverywhere(adminWebhooks, "read"); err != nil {
+		return nil, err
+	}
+	return k.webhooks(ctx, "")
+}
+
+// webhooks returns the webhook with an id or, for the empty id, all.
+func (k *Keystore) webhooks(ctx context.Context, id string) ([]WebhookStatus, error) {
+	hooks, err := k.Database().Webhooks(ctx, id)
+	if err != nil {
+		return nil, k.StoreFailed("reading webhooks", err)
+	}
+	newest, _, err := k.Database().Audits(ctx, keystore.AuditFilter{}, "", 1)
+	if err != nil {
+		return nil, k.StoreFailed("reading the audit log", err)
+	}
+	nodes, err := k.Database().Nodes(ctx)
+	if err != nil {
+		return nil, k.StoreFailed("reading the nodes", err)
+	}
+	list := make([]WebhookStatus, len(hooks))
+	for i, hook := range hooks {
+		s := WebhookStatus{Webhook: hook}
+		s.Webhook.TakeReplay()
+		if len(newest) > 0 {
+			s.Backlog = max(0, newest[0].Seq-s.Position)
+		}
+		for _, n := range nodes {
+			if n.Incarnation == hook.Holder {
+				s.Node = n.Address
+			}
+		}
+		list[i] = s
+	}
+	return list, nil
+}
+
+// WebhookBacklogs returns the Backlog of each webhook, by id.
+func (k *Keystore) WebhookBacklogs(ctx context.Context) (map[string]int64, error) {
+	list, err := k.webhooks(ctx, "")
+	backlogs := make(map[string]int64, len(list))
+	for i := range list {
+		backlogs[list[i].ID] = list[i].Backlog
+	}
+	return backlogs, err
+}
+
+// A ReplayFrom says where a webhook continues: with the first event at or after a time, with one
+// event, or, if it is the zero value, where it is now. At most one field is set.
+type ReplayFrom struct {
+	At    time.Time
+	Event string // id
+}
+
+// ReplayWebhook makes a webhook deliver the events from a point on, again if it has delivered them
+// before. It also restarts a webhook that has stopped, and ends the wait for the next attempt. It
+// requires `admin.webhooks:replay` in all namespaces.
+func (k *Keystore) ReplayWebhook(
+	ctx context.Context, c Caller, id string, from ReplayFrom,
+) (*WebhookStatus, error) {
+	after := int64(keystore.ReplayHere)
+	var wrong fieldErrors
+	switch {
+	case from.Event != "":
+		seq, ok := keystore.ParseEventID(from.Event)
+		if !ok {
+			wrong.add("from", "must be a time such as 2026-01-31T12:00:00Z, or the id of an event")
+			return nil, wrong.err()
+		}
+		after = seq - 1
+	case !from.At.IsZero():
+		seq, err := k.Database().AuditAt(ctx, from.At)
+		if err != nil {
+			return nil, k.StoreFailed("reading the audit log", err)
+		}
+		if seq == 0 {
+			wrong.add("from", "must not be later than the latest event")
+			return nil, wrong.err()
+		}
+		after = seq - 1
+	}
+	return k.signalWebhook(ctx, c, "webhook.replay", id, after)
+}
+
+// TestWebhook adds an event for one webhook to the audit log, which receives it whatever its
+// filters are, and ends its wait for the next attempt. It requires `admin.webhooks:replay` in all
+// namespaces.
+func (k *Keystore) TestWebhook(ctx context.Context, c Caller, id string) (*WebhookStatus, error) {
+	return k.signalWebhook(ctx, c, keystore.WebhookTest, id, keystore.ReplayHere)
+}
+
+func (k *Keystore) signalWebhook(
+	ctx context.Context, c Caller, action, id string, after int64,
+) (*WebhookStatus, error) {
+	_, err := k.commit(ctx, c, func(tx keystore.Tx, auth authority) error {
+		if err := auth.requireEverywhere(adminWebhooks, "replay"); err != nil {
+			return err
+		}
+		if err := tx.ReplayWebhook(id, after); isNotFound(err) {
+			return notFound("webhook")
+		} else if err != nil {
+			return err
+		}
+		var what auditedReplay
+		if after != keystore.ReplayHere {
+			what.After = &after
+		}
+		return audit(tx, auth, action, id, nil, nil, what)
+	})
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.webhooks(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 { // deleted meanwhile
+		return nil, notFound("webhook")
+	}
+	return &list[0], nil
+}
+
+// auditedReplay is the position that a webhook was moved to.
+type auditedReplay struct {
+	After *int64 `json:"after,omitempty"` // nil for its present position
+}

@@ -1,0 +1,100 @@
+package node
+
+import (
+	"sync"
+	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
+
+// A QuotaThreshold says that a share of a quota is used in one period. Used are the units that
+// nodes may spend or have spent.
+type QuotaThreshold struct {
+	Quota      string // see ParseQuota
+	Begin, End time.Time
+	Percent    int // one of thresholds
+	Used       int64
+	Units      int64 // the limit
+}
+
+// thresholds are the shares of a quota that are reported, in percent.
+var thresholds = [...]int{100, 80}
+
+// maxThresholds is the maximum number of thresholds that wait to be taken. Those beyond it are
+// reported when the node next reserves units of the quota.
+const maxThresholds = 10_000
+
+// A thresholdBook collects thresholds until somebody takes them.
+type thresholdBook struct {
+	mu      sync.Mutex
+	waiting map[string]QuotaThreshold // by quota: the highest of the latest period
+}
+
+// reached returns the highest threshold that a number of granted units reaches, or zero.
+func reached(granted, limit int64) int {
+	for _, percent := range thresholds {
+		if float64(granted) >= float64(limit)*float64(percent)/100 {
+			return percent
+		}
+	}
+	return 0
+}
+
+// add reports whether there was room for a threshold.
+func (b *thresholdBook) add(t QuotaThreshold) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, known := b.waiting[t.Quota]; !known && len(b.waiting) >= maxThresholds {
+		return false
+	}
+	if b.waiting == nil {
+		b.waiting = make(map[string]QuotaThreshold)
+	}
+	b.waiting[t.Quota] = t
+	return true
+}
+
+// note reports the threshold that a grant has reached, once for each bucket and period.
+func (l *limiter) note(b *quotaBucket, r *keystore.Reservation, g keystore.QuotaGrant) {
+	percent := reached(g.Total, r.Limit)
+	if percent == 0 || l.reportsThresholds == nil || !l.reportsThresholds() {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.counts(r) && percent > b.noted && l.thresholds.add(QuotaThreshold{Quota: r.Quota,
+		Begin: r.Begin, End: r.End, Percent: percent, Used: min(g.Total, r.Limit),
+		Units: r.Limit}) {
+		b.noted = percent
+	}
+}
+
+// TakeThresholds removes and returns at most limit thresholds that quotas have reached on this
+// node. Other nodes may return the same ones. Without [Settings.Thresholds] there are none.
+func (n *Node) TakeThresholds(limit int) []QuotaThreshold {
+	b := &n.limiter.thresholds
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []QuotaThreshold
+	for name, t := range b.waiting {
+		if len(list) == limit {
+			break
+		}
+		list = append(list, t)
+		delete(b.waiting, name)
+	}
+	return list
+}
+
+// ReturnThresholds is called with thresholds that could not be written, to take them again later.
+func (n *Node) ReturnThresholds(list []QuotaThreshold) {
+	b := &n.limiter.thresholds
+	for _, t := range list {
+		b.mu.Lock()
+		_, newer := b.waiting[t.Quota]
+		b.mu.Unlock()
+		if !newer {
+			b.add(t)
+		}
+	}
+}

@@ -1,0 +1,235 @@
+// Package webhooks tests deliveries of events by fleets of real Caddys. The receiver verifies
+// signatures with the library of the Standard Webhooks project.
+package webhooks
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
+)
+
+func TestMain(m *testing.M) { gate.Main(m) }
+
+const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// A receiver records the events that it gets.
+type receiver struct {
+	*httptest.Server
+	t        *testing.T
+	verifier *standardwebhooks.Webhook
+
+	mu    sync.Mutex
+	ids   []string
+	first []event // without repetitions
+	seen  map[string]bool
+	hangs chan struct{} // nil: it answers
+}
+
+type event struct {
+	Type string
+	Data struct {
+		Key       struct{ ID, Name string }
+		Namespace string
+	}
+}
+
+func newReceiver(t *testing.T) *receiver {
+	t.Helper()
+	verifier, err := standardwebhooks.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &receiver{t: t, verifier: verifier, seen: make(map[string]bool)}
+	r.Server = httptest.NewServer(r)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		return // the node was killed
+	}
+	if err := r.verifier.Verify(body, q.Header); err != nil {
+		r.t.Errorf("the signature of %s: %v", q.Header.Get("webhook-id"), err)
+	}
+	var e event
+	if err := json.Unmarshal(body, &e); err != nil {
+		r.t.Errorf("%v in %s", err, body)
+	}
+	r.mu.Lock()
+	hangs := r.hangs
+	id := q.Header.Get("webhook-id")
+	again := r.seen[id]
+	r.ids = append(r.ids, id)
+	if !again && len(r.ids)%400 == 399 {
+		r.seen[id] = true
+		r.first = append(r.first, e)
+		r.mu.Unlock()
+		w.WriteHeader(http.StatusInternalServerError) // although it has the event
+		return
+	}
+	if !again && hangs == nil {
+		r.seen[id] = true
+		r.first = append(r.first, e)
+	}
+	r.mu.Unlock()
+	if hangs != nil {
+		select {
+		case <-hangs:
+		case <-q.Context().Done():
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+}
+
+func (r *receiver) events() []event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.first)
+}
+
+// await waits until the receiver has a number of events.
+func (r *receiver) await(t *testing.T, n int, within time.Duration) []event {
+	t.Helper()
+	for end := time.Now().Add(within); ; time.Sleep(50 * time.Millisecond) {
+		if got := r.events(); len(got) >= n || time.Now().After(end) {
+			return got
+		}
+	}
+}
+
+func options(url string) string {
+	return fmt.Sprintf("webhook %s {\nsecret %s\nevents key.*\nallow_private\n}\n", url, secret)
+}
+
+// deliverer returns the index of the node that delivers the webhook, as node `by` sees it.
+func deliverer(t *testing.T, nodes []*gate.Gate, by int) int {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		items, _ := nodes[by].Call(t, "GET", "/webhooks", nil).JSON()["items"].([]any)
+		if len(items) != 1 {
+			continue
+		}
+		for i := range nodes {
+			holder, _ := items[0].(gate.JSON)["node"].(string)
+			if strings.HasSuffix(holder, fmt.Sprintf("/%d", nodes[i].Pid())) {
+				return i
+			}
+		}
+	}
+	t.Fatal("no node delivers the webhook")
+	return -1
+}
+
+// awaitActive waits until a node delivers n webhooks. They begin with the events after that.
+func awaitActive(t *testing.T, g *gate.Gate, n int) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if strings.Count(strings.ReplaceAll(string(g.Call(t, "GET", "/webhooks", nil).Body), " ", ""),
+			`"state":"active"`) == n {
+			return
+		}
+	}
+	t.Fatalf("%d webhooks are not active", n)
+}
+
+// TestFaults: a thousand changes arrive complete and in order while the node that delivers is
+// killed, stopped and cut off from the database.
+func TestFaults(t *testing.T) {
+	r := newReceiver(t)
+	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 3, NoCache: true, Lease: 5 * time.Second,
+		Config: gate.Config{Site: "api_key\nrespond 200", APIKeys: options(r.URL + "/events")}})
+	deliverer(t, f.Nodes, 0)
+	var want []string
+	change := func(node, n int) {
+		t.Helper()
+		for range n {
+			name := fmt.Sprint("key ", len(want))
+			f.Nodes[node].Mint(t, gate.JSON{"name": name, "access": "read_only"})
+			want = append(want, name)
+		}
+	}
+	change(0, 250)
+	for _, fault := range []string{"kill", "stop", "cut off"} {
+		victim := deliverer(t, f.Nodes, 0)
+		other := (victim + 1) % 3
+		switch fault {
+		case "kill":
+			f.Nodes[victim].Kill()
+		case "stop":
+			f.Nodes[victim].Pause(t)
+		default:
+			f.Isolate(victim)
+		}
+		change(other, 250)
+		if got := r.await(t, len(want), 90*time.Second); len(got) < len(want) {
+			t.Errorf("%s: %d of %d events arrived", fault, len(got), len(want))
+		}
+		switch fault {
+		case "kill":
+			f.Nodes[victim].Start(t)
+		case "stop":
+			f.Nodes[victim].Resume()
+		default:
+			f.HealNode(victim)
+		}
+	}
+	got := r.await(t, len(want), time.Minute)
+	var names []string
+	for _, e := range got {
+		if e.Type != "key.created" || e.Data.Namespace != "default" {
+			t.Errorf("%+v", e)
+		}
+		names = append(names, e.Data.Key.Name)
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("received %d events, want %d in order: %s", len(names), len(want),
+			strings.Join(names, ", "))
+	}
+}
+
+// TestDeadReceiver: a receiver that answers nothing delays neither another webhook nor a revoke nor
+// a request.
+func TestDeadReceiver(t *testing.T) {
+	dead, alive := newReceiver(t), newReceiver(t)
+	release := make(chan struct{})
+	defer close(release)
+	dead.hangs = release
+	g := gate.Start(t, gate.Config{Site: "api_key\nrespond 200",
+		APIKeys: options(dead.URL) + options(alive.URL)})
+	awaitActive(t, g, 2)
+	const keys = 20
+	var slowest time.Duration
+	for i := range keys {
+		k := g.Mint(t, gate.JSON{"name": fmt.Sprint(i), "access": "read_only"})
+		if r := g.Get(t, "/", k.Token); r.Status != 200 {
+			t.Fatalf("%v", r)
+		}
+		began := time.Now()
+		g.Revoke(t, k.ID)
+		slowest = max(slowest, time.Since(began))
+	}
+	t.Logf("the slowest of %d revokes took %v", keys, slowest)
+	if slowest > 5*time.Second { // an attempt takes 10 s
+		t.Errorf("a revoke took %v", slowest)
+	}
+	if got := alive.await(t, 2*keys, 30*time.Second); len(got) != 2*keys {
+		t.Errorf("%d events of %d arrived", len(got), 2*keys)
+	}
+	text := g.Call(t, "GET", "/webhooks", nil).String()
+	if !strings.Contains(text, `"backlog"`) {
+		t.Errorf("%s", text)
+	}
+}
