@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
@@ -126,7 +125,6 @@ type App struct {
 	declared  []api.Operation    // by all handlers
 	resources []string           // of all handlers
 	webhooks  []events.Webhook
-	events    *caddyevents.App
 	active    atomic.Bool // all apps have started
 	sites     []*AdminSite
 	servers   []*caddyhttp.Server // that have handlers

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -17,22 +18,31 @@ const eventPrefix = "apikeys."
 // eventName returns the name of a type of events in Caddy: apikeys.key_revoked for key.revoked.
 func eventName(kind string) string { return eventPrefix + strings.ReplaceAll(kind, ".", "_") }
 
-// provisionEvents finds Caddy's events app.
+// provisionEvents finds Caddy's events app, if it is configured.
 func (a *App) provisionEvents() error {
-	app, err := a.ctx.App("events")
+	app, err := a.ctx.AppIfConfigured("events")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	a.events = app.(*caddyevents.App)
-	a.settings.Thresholds = a.settings.Thresholds || len(a.events.Subscriptions) > 0
+	a.settings.Thresholds = a.settings.Thresholds || len(app.(*caddyevents.App).Subscriptions) > 0
 	return nil
 }
 
 // emit gives an event of this process to Caddy's events app, and waits for its handlers.
 func (a *App) emit(id string, e api.Event) {
+	if !a.awaitActive() {
+		return
+	}
+	app, err := a.ctx.AppIfConfigured("events") // another module may have loaded it after Provision
+	if err != nil {
+		return
+	}
 	name := eventName(e.Type)
-	if a.awaitActive() && a.events.ShouldEmit(name) {
-		a.events.Emit(a.ctx, name, eventData(id, e))
+	if events := app.(*caddyevents.App); events.ShouldEmit(name) {
+		events.Emit(a.ctx, name, eventData(id, e))
 	}
 }
 

@@ -30,9 +30,11 @@ func (h *Handler) serveNext(
 	record, narrowing, policy, need := c.record, c.answer.Narrowing, c.policy, c.need
 	a := newListResponse(w, r, jsonlist.Filter{Items: l.ItemsPath, ID: l.IDPath,
 		Keep: func(id string) bool {
+			if record == nil {
+				return false
+			}
 			ns := policy.Namespace(id)
-			return record != nil && record.MaySee(policy, ns, l.Kind, need) &&
-				narrowing.Allows(ns, &need)
+			return record.MaySee(policy, ns, l.Kind, need) && narrowing.Allows(ns, &need)
 		}})
 	cause, err := a.serve(r, next)
 	if cause == nil {

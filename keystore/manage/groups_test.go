@@ -84,7 +84,7 @@ func TestGroupOwnsKey(t *testing.T) {
 			}
 		case key.Owner != w.id(c.want):
 			t.Errorf("%s: owned by %s, want %s", name, key.Owner, c.want)
-		case key.CreatedBy != who.Actor() || !strings.HasPrefix(key.CreatedBy, "eve via "+w.id("ops")):
+		case key.CreatedBy != who.Actor() || !strings.HasPrefix(key.CreatedBy, "eve via m_"):
 			t.Errorf("%s: created by %q", name, key.CreatedBy)
 		}
 	}
