@@ -53,6 +53,12 @@ var optionLines = map[string]map[string][]string{
 		"request_memory": {"request_memory 16MiB"},
 		"abuse":          {"abuse 20/1m"},
 		"usage":          {"usage off", "usage {\nminutes 48h\nhours 35d\n}"},
+		"derive":         {"derive off", "derive max 24h"},
+		"remind":         {"remind 30d 7d", "remind off"},
+		"unused":         {"unused 90d"},
+		"leak_keys":      {"leak_keys https://h/keys", "leak_keys /tmp/keys.json"},
+		"webhook": {"webhook https://h/keys {\nsecret whsec_" + strings.Repeat("AAAA", 8) +
+			"\nevents key.*\nnamespace acme\nallow_private\n}"},
 	},
 	"api_key": {
 		"from": {"from header X-Key Token", "from query key", "from cookie key",

@@ -62,8 +62,8 @@ func (w *Webhook) Check() error {
 	}
 	for _, p := range w.Events {
 		if !validPattern(p) {
-			return fmt.Errorf("events %q: must be a type such as key.revoked, KIND.* with one of "+
-				"the kinds %s, or *", p, strings.Join(kinds, ", "))
+			return fmt.Errorf("events must be types such as key.revoked, KIND.* with one of the "+
+				"kinds %s, or *", strings.Join(kinds, ", "))
 		}
 	}
 	return nil
