@@ -30,6 +30,7 @@ const (
 type authority struct {
 	root       bool
 	actor      string // see Caller.Actor
+	identity   string // see Caller.Identity
 	person     bool   // whether a person acts for groups
 	from       string // the client's address
 	credential string // see Caller.Credential
@@ -60,8 +61,9 @@ func internalAuthority(cause string) authority {
 func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, k.Policy()) }
 
 func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
-	auth := authority{root: c.root, actor: c.Actor(), person: c.person != nil, members: c.Members(),
-		from: c.from, credential: c.Credential(), policy: policy}
+	auth := authority{root: c.root, actor: c.Actor(), identity: c.Identity(),
+		person: c.person != nil, members: c.Members(), from: c.from, credential: c.Credential(),
+		policy: policy}
 	if auth.person {
 		auth.members = slices.DeleteFunc(slices.Clone(auth.members),
 			func(id string) bool { return !policy.OwnerActive(id) })

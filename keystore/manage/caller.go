@@ -92,6 +92,15 @@ func (c Caller) Actor() string {
 	return c.record.KeyID
 }
 
+// Identity returns a text that identifies the caller across requests. It is that of Actor, except
+// that it does not contain the groups of a person, which may change between requests.
+func (c Caller) Identity() string {
+	if c.person != nil {
+		return keystore.GroupActor(c.person.login, nil) // no id contains a space
+	}
+	return c.Actor()
+}
+
 // Member returns the id of the member that acts, empty for a key and for a person that acts for
 // groups.
 func (c Caller) Member() string { return c.member }
