@@ -62,12 +62,8 @@ func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, 
 
 func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
 	auth := authority{root: c.root, actor: c.Actor(), identity: c.Identity(),
-		person: c.person != nil, members: c.Members(), from: c.from, credential: c.Credential(),
-		policy: policy}
-	if auth.person {
-		auth.members = slices.DeleteFunc(slices.Clone(auth.members),
-			func(id string) bool { return !policy.OwnerActive(id) })
-	}
+		person: c.person != nil, members: c.membersUnder(policy), from: c.from,
+		credential: c.Credential(), policy: policy}
 	auth.owners = auth.members
 	if auth.owners == nil && c.record != nil {
 		auth.keyGrants, auth.owners = c.record.Grants(), []string{c.record.Owner}
@@ -119,8 +115,8 @@ func (k *Keystore) beginLongRead(ctx context.Context, c Caller) (
 }
 
 // authorityIn returns the caller's authority inside the transaction of a change. It refuses a
-// caller that was revoked, rotated or disabled after it sent the request (docs/authority.md,
-// rule 5).
+// caller that was revoked, rotated or disabled after it sent the request, and one whose login is
+// now that of nobody or somebody else (docs/authority.md, rule 5).
 func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	policy, err := k.policyIn(tx)
 	if err != nil {
@@ -150,7 +146,8 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	}
 	if auth.memberGrants == keystore.NoGrants && auth.actor != "" {
 		return auth, forbidden(keystore.OwnerDisabled.Code(),
-			"the calling member, or the owner of the calling key, is disabled")
+			"the calling member, or the owner of the calling key, is disabled, or the caller's "+
+				"login is no longer that of the member or group")
 	}
 	return auth, nil
 }
