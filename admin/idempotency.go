@@ -29,8 +29,8 @@ func (i Idempotency) once() manage.Once {
 type idempotencyKey string
 
 // Before implements manage.Once.
-func (k idempotencyKey) Before(tx keystore.Tx, actor string) error {
-	created, err := tx.Remembered(actor, string(k), tx.Now().Add(-idempotencyPeriod))
+func (k idempotencyKey) Before(tx keystore.Tx, caller string) error {
+	created, err := tx.Remembered(caller, string(k), tx.Now().Add(-idempotencyPeriod))
 	if err != nil || created == "" {
 		return err
 	}
@@ -40,6 +40,6 @@ func (k idempotencyKey) Before(tx keystore.Tx, actor string) error {
 }
 
 // After implements manage.Once.
-func (k idempotencyKey) After(tx keystore.Tx, actor, created string) error {
-	return tx.Remember(actor, string(k), created, tx.Now().Add(-idempotencyPeriod))
+func (k idempotencyKey) After(tx keystore.Tx, caller, created string) error {
+	return tx.Remember(caller, string(k), created, tx.Now().Add(-idempotencyPeriod))
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
 // TestShape checks every field of a minted key.
@@ -112,6 +113,28 @@ func TestIdempotencyKey(t *testing.T) {
 	other := d.caller(t, d.mint(t, root,
 		`{"name":"other","permissions":["admin.keys:create","read"]}`).Token)
 	d.call(t, other, "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201, &m)
+
+	// A person whose groups change between the request and its repeat.
+	for _, name := range []string{"ops", "qa"} {
+		d.call(t, root, "POST", "/members", `{"kind":"group","name":"x","login":"`+name+`",
+			"grants":[{"namespace":"default","permissions":["read","admin.keys:create"]}]}`).into(t,
+			201, new(api.Member))
+	}
+	signIn := func(login string, groups ...string) manage.Caller {
+		c, err := d.keys.CallerByLogin(t.Context(), login, groups, "192.0.2.1", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	d.call(t, signIn("eve", "ops"), "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201,
+		&m)
+	a = d.call(t, signIn("eve", "ops", "qa"), "POST", "/keys", readOnly, "Idempotency-Key", "once")
+	if p := a.problem(t); p.Code != "already_made" || p.ID != m.Key.ID {
+		t.Errorf("a repeat in another group: %s", a.text)
+	}
+	d.call(t, signIn("pat", "ops"), "POST", "/keys", readOnly, "Idempotency-Key", "once").into(t, 201,
+		&m)
 }
 
 // TestEdit applies a sequence of merge patches to one key.

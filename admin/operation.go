@@ -189,7 +189,8 @@ func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 	if permission, ok := ctx.Operation().Metadata[permissionKey].(string); ok {
 		resource, operation, _ := strings.Cut(permission, ":")
 		// A member may do some things with its own objects. The operation decides about those.
-		if err := a.keys.May(c, resource, operation); err != nil && len(c.Members()) == 0 {
+		own := len(c.Members()) > 0 && operation != "create"
+		if err := a.keys.May(c, resource, operation); err != nil && !own {
 			a.refuse(ctx, err)
 			return
 		}

@@ -20,6 +20,8 @@ func TestGroupNames(t *testing.T) {
 		// Invalid JSON has no names: part of a text could be the name of another group.
 		{`["ops"`, ""}, {`["ops",1]`, ""}, {`[["ops"]]`, ""}, {"[ops dev]", ""}, {`["ops"],dev`, ""},
 		{[]string{"ops", "a,b", " "}, "ops|a,b"}, {42, "42"},
+		{[]any{"ops", "Domain Admins", " "}, "ops|Domain Admins"}, {[]any{"ops", 1}, ""},
+		{map[string]any{"a": "x ops y"}, "map[a:x ops y]"}, {[]any{}, ""},
 	} {
 		if got := strings.Join(groupNames(c.value), "|"); got != c.want {
 			t.Errorf("%q: %q, want %q", c.value, got, c.want)

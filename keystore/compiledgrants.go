@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strconv"
@@ -12,9 +13,9 @@ import (
 // decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
 // once. A nil *CompiledGrants has size 0 and no other use.
 type CompiledGrants struct {
-	grants   []compiledGrant
-	owner    string // empty for the grants of a member
-	size     int64  // approximate bytes
+	grants   []compiledGrant // ordered by namespace
+	owner    string          // empty for the grants of a member
+	size     int64           // approximate bytes
 	resolved atomic.Pointer[resolved]
 }
 
@@ -25,19 +26,45 @@ type compiledGrant struct {
 	connected bool
 }
 
+// sortGrants orders grants by namespace, and equal ones next to each other.
+func sortGrants(list []compiledGrant) {
+	slices.SortStableFunc(list, func(a, b compiledGrant) int {
+		return cmp.Or(strings.Compare(a.namespace, b.namespace),
+			strings.Compare(a.set.String(), b.set.String()))
+	})
+}
+
+func (g compiledGrant) equal(other compiledGrant) bool {
+	return g.namespace == other.namespace && g.set == other.set &&
+		g.connected == other.connected && slices.Equal(g.roles, other.roles)
+}
+
+// granted returns the grants in a namespace.
+func (g *CompiledGrants) granted(namespace string) []compiledGrant {
+	start, found := slices.BinarySearchFunc(g.grants, namespace,
+		func(one compiledGrant, wanted string) int { return strings.Compare(one.namespace, wanted) })
+	end := start
+	for found && end < len(g.grants) && g.grants[end].namespace == namespace {
+		end++
+	}
+	return g.grants[start:end]
+}
+
 var compiledGrants interner[CompiledGrants]
 
 // CompileGrants returns the compiled grants of a key with this owner, or those of a member if owner
 // is empty.
 func CompileGrants(grants []Grant, owner string) *CompiledGrants {
 	g := &CompiledGrants{owner: canonical(owner), grants: make([]compiledGrant, len(grants))}
+	for i, one := range grants {
+		g.grants[i] = compiledGrant{namespace: canonical(one.Namespace), set: one.Own(),
+			roles: one.Roles, connected: one.Connected}
+	}
+	sortGrants(g.grants)
 	var text strings.Builder
 	text.WriteString(owner)
 	permissions := 0
-	for i, one := range grants {
-		c := compiledGrant{namespace: canonical(one.Namespace), set: one.Own(), roles: one.Roles,
-			connected: one.Connected}
-		g.grants[i] = c
+	for _, c := range g.grants {
 		permissions += len(c.set.Permissions())
 		// None of these contains a space.
 		text.WriteString(" " + c.namespace + " " + c.set.String() + " " +

@@ -11,6 +11,7 @@ var NoGrants = new(CompiledGrants)
 // members it returns the grants of all of them.
 func (d *Directory) GrantsOf(members ...string) *CompiledGrants {
 	granted := NoGrants
+	var several []compiledGrant
 	for _, id := range members {
 		if id == RootMember {
 			return nil
@@ -19,11 +20,17 @@ func (d *Directory) GrantsOf(members ...string) *CompiledGrants {
 		case m == nil || !m.Active:
 		case granted == NoGrants:
 			granted = m.grants
+		case several == nil:
+			several = slices.Concat(granted.grants, m.grants.grants)
 		default:
-			granted = &CompiledGrants{grants: slices.Concat(granted.grants, m.grants.grants)}
+			several = append(several, m.grants.grants...)
 		}
 	}
-	return granted
+	if several == nil {
+		return granted
+	}
+	sortGrants(several)
+	return &CompiledGrants{grants: slices.CompactFunc(several, compiledGrant.equal)}
 }
 
 // SetFor returns the permissions that grants give in a namespace, or in all namespaces for
@@ -33,13 +40,9 @@ func (d *Directory) SetFor(g *CompiledGrants, namespace string, wide, key bool) 
 	if ns := d.namespaces[namespace]; ns != nil && !wide {
 		return d.SetIn(g, ns, key)
 	}
-	var parts []*Set
-	for i := range g.grants {
-		one := &g.grants[i]
-		here := one.namespace == namespace && one.connected && !d.unreadable(namespace)
-		if one.namespace == AnyNamespace || here {
-			parts = append(parts, d.expand(one))
-		}
+	parts := d.expandAll(g.granted(AnyNamespace), false)
+	if namespace != AnyNamespace && !d.unreadable(namespace) {
+		parts = append(parts, d.expandAll(g.granted(namespace), true)...)
 	}
 	return Union(parts...)
 }
@@ -48,16 +51,18 @@ func (d *Directory) SetFor(g *CompiledGrants, namespace string, wide, key bool) 
 // says whether the grants are a key's. Only those also apply in descendants through `reach`. In an
 // unreadable namespace, only grants in all namespaces count.
 func (d *Directory) SetIn(g *CompiledGrants, ns *Namespace, key bool) *Set {
-	var parts []*Set
-	for i := range g.grants {
-		switch one := &g.grants[i]; {
-		case one.namespace == AnyNamespace:
-			parts = append(parts, d.expand(one))
-		case ns.Unreadable != "" || d.unreadable(one.namespace):
-		case one.namespace == ns.ID || one.connected && one.namespace == ns.Parent:
-			parts = append(parts, d.expand(one))
-		case key && d.Reaches(one.namespace, ns):
-			parts = append(parts, d.expand(one).Data())
+	parts := d.expandAll(g.granted(AnyNamespace), false)
+	if ns.Unreadable == "" {
+		parts = append(parts, d.expandAll(g.granted(ns.ID), false)...)
+		if ns.Parent != "" && !d.unreadable(ns.Parent) {
+			parts = append(parts, d.expandAll(g.granted(ns.Parent), true)...)
+		}
+		for _, above := range ns.reachedBy {
+			if key && !d.unreadable(above) {
+				for _, set := range d.expandAll(g.granted(above), false) {
+					parts = append(parts, set.Data())
+				}
+			}
 		}
 	}
 	switch len(parts) {
@@ -67,6 +72,16 @@ func (d *Directory) SetIn(g *CompiledGrants, ns *Namespace, key bool) *Set {
 		return parts[0]
 	}
 	return Union(parts...)
+}
+
+// expandAll returns the permissions of each grant in a list, or only of the connected ones.
+func (d *Directory) expandAll(list []compiledGrant, connected bool) (parts []*Set) {
+	for i := range list {
+		if list[i].connected || !connected {
+			parts = append(parts, d.expand(&list[i]))
+		}
+	}
+	return parts
 }
 
 // expand returns the permissions of a grant, including those of its roles.
@@ -121,18 +136,22 @@ func (d *Directory) Expand(g *Grant) *Set {
 		connected: g.Connected})
 }
 
-// Touched lists the namespaces in which grants apply. It may list a namespace more than once. key
-// is as for [Directory.SetIn].
+// Touched lists the namespaces in which grants apply, sorted. key is as for [Directory.SetIn].
 func (d *Directory) Touched(g *CompiledGrants, key bool) []string {
 	var list []string
 	for i := range g.grants {
-		one := &g.grants[i]
-		list = append(list, one.namespace)
-		for id, ns := range d.namespaces {
-			if one.connected && ns.Parent == one.namespace || key && d.Reaches(one.namespace, ns) {
-				list = append(list, id)
-			}
+		list = append(list, g.grants[i].namespace)
+	}
+	for id, ns := range d.namespaces {
+		applies := slices.ContainsFunc(g.granted(ns.Parent),
+			func(one compiledGrant) bool { return one.connected })
+		for _, above := range ns.reachedBy {
+			applies = applies || key && len(g.granted(above)) > 0
+		}
+		if applies {
+			list = append(list, id)
 		}
 	}
-	return list
+	slices.Sort(list)
+	return slices.Compact(list)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // grantsDirectory has acme, which reaches its child app, and a role r with orders:read.
@@ -264,5 +265,54 @@ func TestEverywhere(t *testing.T) {
 		if got := CompileGrants(test.grants, "").Everywhere(); got != test.want {
 			t.Errorf("%+v: %v", test.grants, got)
 		}
+	}
+}
+
+// TestGrantsOfSeveral checks that several members have what each of them has, at a cost that hardly
+// depends on how many grants there are.
+func TestGrantsOfSeveral(t *testing.T) {
+	p := &Policy{Namespaces: []Namespace{{ID: "none"}, {ID: "child", Parent: "n7"}}}
+	var ids []string
+	for i := range 50 {
+		m := Member{ID: fmt.Sprint("m", i), Active: true}
+		for j := range 100 {
+			m.Grants = append(m.Grants, Grant{Namespace: fmt.Sprint("n", 100*(i%25)+j),
+				Permissions: MustParsePermissions(fmt.Sprintf("r%d:read", i)), Connected: i%2 == 0})
+		}
+		p.Members, ids = append(p.Members, m), append(ids, m.ID)
+	}
+	for i := range 2500 {
+		p.Namespaces = append(p.Namespaces, Namespace{ID: fmt.Sprint("n", i)})
+	}
+	d := NewDirectory(p)
+	one, all := d.GrantsOf(ids[0]), d.GrantsOf(ids...)
+	for _, namespace := range []string{"n7", "child", "n2499", "none", "gone", "*"} {
+		for _, wide := range []bool{false, true} {
+			var parts []*Set
+			for _, id := range ids {
+				parts = append(parts, d.SetFor(d.GrantsOf(id), namespace, wide, false))
+			}
+			got, want := d.SetFor(all, namespace, wide, false), Union(parts...)
+			if got.String() != want.String() {
+				t.Errorf("%s, %v: %q, want %q", namespace, wide, got, want)
+			}
+		}
+	}
+	if got := d.Touched(all, false); len(got) != 2501 {
+		t.Errorf("%d namespaces", len(got))
+	}
+	cost := func(g *CompiledGrants) time.Duration {
+		least := time.Hour
+		for range 10 {
+			start := time.Now()
+			for range 100 {
+				d.SetFor(g, "none", false, false)
+			}
+			least = min(least, time.Since(start))
+		}
+		return least
+	}
+	if few, many := cost(one), cost(all); many > 20*few {
+		t.Errorf("100 grants take %v, 5000 take %v", few, many)
 	}
 }

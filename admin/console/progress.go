@@ -57,7 +57,7 @@ func (v *visit) changed(to, title string, p api.Propagation) error {
 	}
 	since := v.keys.Now().Add(-time.Duration(p.MS) * time.Millisecond)
 	c := pendingChange{Title: title, Page: to, Since: since.UnixMilli(),
-		Member: v.Caller.Actor(), Revision: keystore.Revision(p.Revision)}
+		Member: v.Caller.Identity(), Revision: keystore.Revision(p.Revision)}
 	if value := cookieValue(c); len(value) <= maxNotice {
 		v.forgetOldest()
 		v.setCookie(c.cookie(), value, changeLife)
@@ -89,7 +89,7 @@ func (v *visit) pendingChanges() (list []pendingChange) {
 			continue
 		}
 		c := pendingChange{Revision: keystore.Revision(revision)}
-		if readCookie(cookie.Value, &c) && c.Member == v.Caller.Actor() {
+		if readCookie(cookie.Value, &c) && c.Member == v.Caller.Identity() {
 			list = append(list, c)
 		}
 		if len(list) == maxPending {

@@ -30,6 +30,7 @@ const (
 type authority struct {
 	root       bool
 	actor      string // see Caller.Actor
+	identity   string // see Caller.Identity
 	person     bool   // whether a person acts for groups
 	from       string // the client's address
 	credential string // see Caller.Credential
@@ -60,12 +61,9 @@ func internalAuthority(cause string) authority {
 func (k *Keystore) authorityOf(c Caller) authority { return k.authorityUnder(c, k.Policy()) }
 
 func (k *Keystore) authorityUnder(c Caller, policy *keystore.Directory) authority {
-	auth := authority{root: c.root, actor: c.Actor(), person: c.person != nil, members: c.Members(),
-		from: c.from, credential: c.Credential(), policy: policy}
-	if auth.person {
-		auth.members = slices.DeleteFunc(slices.Clone(auth.members),
-			func(id string) bool { return !policy.OwnerActive(id) })
-	}
+	auth := authority{root: c.root, actor: c.Actor(), identity: c.Identity(),
+		person: c.person != nil, members: c.membersUnder(policy), from: c.from,
+		credential: c.Credential(), policy: policy}
 	auth.owners = auth.members
 	if auth.owners == nil && c.record != nil {
 		auth.keyGrants, auth.owners = c.record.Grants(), []string{c.record.Owner}
@@ -117,8 +115,8 @@ func (k *Keystore) beginLongRead(ctx context.Context, c Caller) (
 }
 
 // authorityIn returns the caller's authority inside the transaction of a change. It refuses a
-// caller that was revoked, rotated or disabled after it sent the request (docs/authority.md,
-// rule 5).
+// caller that was revoked, rotated or disabled after it sent the request, and one whose login is
+// now that of nobody or somebody else (docs/authority.md, rule 5).
 func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	policy, err := k.policyIn(tx)
 	if err != nil {
@@ -148,7 +146,8 @@ func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	}
 	if auth.memberGrants == keystore.NoGrants && auth.actor != "" {
 		return auth, forbidden(keystore.OwnerDisabled.Code(),
-			"the calling member, or the owner of the calling key, is disabled")
+			"the calling member, or the owner of the calling key, is disabled, or the caller's "+
+				"login is no longer that of the member or group")
 	}
 	return auth, nil
 }

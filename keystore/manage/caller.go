@@ -2,6 +2,7 @@ package manage
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -14,6 +15,7 @@ type Caller struct {
 	record *keystore.Record // the credential: a key or a member's token
 	member string           // the member that acts; empty for a person, a key and the zero value
 	person *person          // nil for any other caller
+	login  string           // of a member or a person that signed in with one, or empty
 	from   string           // the client's address, for the audit log
 	// narrowing is that of a derived token, or nil. Such a caller may only read its permissions.
 	narrowing *keystore.Narrowing
@@ -21,8 +23,8 @@ type Caller struct {
 
 // A person is in groups that are members, and acts for them.
 type person struct {
-	login  string
 	groups []string // ids, sorted
+	names  []string // the logins of the groups
 }
 
 // Root returns the caller for requests to Caddy's admin endpoint: the member `root`, which may do
@@ -60,16 +62,16 @@ func (k *Keystore) CallerByLogin(
 		return Caller{}, err
 	}
 	if list[0].Kind != keystore.Group {
-		return Caller{member: list[0].ID, from: from}, nil
+		return Caller{member: list[0].ID, login: login, from: from}, nil
 	}
 	if !namesPerson(login) {
 		return Caller{}, nil
 	}
-	p := &person{login: login}
+	p := new(person)
 	for _, m := range list {
-		p.groups = append(p.groups, m.ID)
+		p.groups, p.names = append(p.groups, m.ID), append(p.names, m.Login)
 	}
-	return Caller{person: p, from: from}, nil
+	return Caller{person: p, login: login, from: from}, nil
 }
 
 // namesPerson reports whether a login can stand in the audit log.
@@ -85,11 +87,20 @@ func namesPerson(login string) bool {
 func (c Caller) Actor() string {
 	switch {
 	case c.person != nil:
-		return keystore.GroupActor(c.person.login, c.person.groups)
+		return keystore.GroupActor(c.login, c.person.groups)
 	case c.member != "" || c.record == nil:
 		return c.member
 	}
 	return c.record.KeyID
+}
+
+// Identity returns a text that identifies the caller across requests. It is that of Actor, except
+// that it does not contain the groups of a person, which may change between requests.
+func (c Caller) Identity() string {
+	if c.person != nil {
+		return keystore.GroupActor(c.login, nil) // no id contains a space
+	}
+	return c.Actor()
 }
 
 // Member returns the id of the member that acts, empty for a key and for a person that acts for
@@ -108,12 +119,28 @@ func (c Caller) Members() []string {
 	return nil
 }
 
+// membersUnder returns those of Members that the caller still acts for under a policy: a member or a
+// group may have been disabled or given another login since the caller signed in.
+func (c Caller) membersUnder(policy *keystore.Directory) []string {
+	if c.login == "" {
+		return c.Members()
+	}
+	var names []string
+	if c.person != nil {
+		names = c.person.names
+	}
+	now := policy.MembersByLogin(c.login, names)
+	return slices.DeleteFunc(slices.Clone(c.Members()), func(id string) bool {
+		return !slices.ContainsFunc(now, func(m *keystore.Member) bool { return m.ID == id })
+	})
+}
+
 // Login returns the login of a person that acts for groups. It is empty for any other caller.
 func (c Caller) Login() string {
 	if c.person == nil {
 		return ""
 	}
-	return c.person.login
+	return c.login
 }
 
 // Credential returns the id of the key, or of the record of the member's token, that the caller is

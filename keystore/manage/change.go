@@ -147,24 +147,24 @@ func isNotFound(err error) bool { return errors.Is(err, keystore.ErrNotFound) }
 // nil Once checks nothing.
 type Once interface {
 	// Before runs in each transaction of the change, before the first write and after a check that
-	// the caller may make such changes at all. Its error refuses the change. actor is
-	// [Caller.Actor].
-	Before(tx keystore.Tx, actor string) error
+	// the caller may make such changes at all. Its error refuses the change. caller is
+	// [Caller.Identity].
+	Before(tx keystore.Tx, caller string) error
 	// After runs at the end of the last transaction. created is the id of the last key that the
 	// change created, empty if it created none.
-	After(tx keystore.Tx, actor, created string) error
+	After(tx keystore.Tx, caller, created string) error
 }
 
 func refuseRepeat(once Once, tx keystore.Tx, auth authority) error {
 	if once == nil {
 		return nil
 	}
-	return once.Before(tx, auth.actor)
+	return once.Before(tx, auth.identity)
 }
 
 func recordCreated(once Once, tx keystore.Tx, auth authority, created string) error {
 	if once == nil {
 		return nil
 	}
-	return once.After(tx, auth.actor, created)
+	return once.After(tx, auth.identity, created)
 }

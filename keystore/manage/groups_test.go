@@ -84,7 +84,8 @@ func TestGroupOwnsKey(t *testing.T) {
 			}
 		case key.Owner != w.id(c.want):
 			t.Errorf("%s: owned by %s, want %s", name, key.Owner, c.want)
-		case key.CreatedBy != who.Actor() || !strings.HasPrefix(key.CreatedBy, "eve via m_"):
+		case key.CreatedBy != who.Actor() || !strings.HasPrefix(key.CreatedBy, "eve via m_") ||
+			!strings.Contains(key.CreatedBy, w.id("ops")):
 			t.Errorf("%s: created by %q", name, key.CreatedBy)
 		}
 	}
@@ -157,6 +158,27 @@ func TestGroupMembership(t *testing.T) {
 	set(false)
 	wants("with its only group disabled", alone, "owner_disabled")
 	set(true)
+
+	// Members that are given another login after the caller was signed in.
+	ada := w.signIn("ada", "")
+	give := func(id, login string) {
+		t.Helper()
+		if _, _, err := w.EditMember(ctx, fleet.Root, id, manage.MemberPatch{Login: &login},
+			manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	give(ops, "former")
+	wants("with another login of a group", eve, "insufficient_permission")
+	wants("with another login of its only group", alone, "owner_disabled")
+	give(ops, "ops")
+	wants("with its login again", alone, "ok")
+	wants("as a member", ada, "insufficient_permission")
+	give(w.id("ada"), "lovelace")
+	wants("as a member with another login", ada, "owner_disabled")
+	give(w.id("ada"), "eve")
+	wants("with a login that is a member's now", eve, "owner_disabled")
+	give(w.id("ada"), "ada")
 
 	if _, _, err := w.DeleteMember(ctx, fleet.Root, ops, manage.ChangeOptions{}); fleet.Code(err) !=
 		"in_use" {

@@ -19,8 +19,8 @@ const (
 
 // A readLimiter limits the concurrent reads of each caller. The zero value is ready to use.
 type readLimiter struct {
-	mu      sync.Mutex
-	byActor map[string]*callerReads // only callers with running or waiting reads
+	mu       sync.Mutex
+	byCaller map[string]*callerReads // only callers with running or waiting reads
 }
 
 type callerReads struct {
@@ -30,7 +30,7 @@ type callerReads struct {
 
 // acquire waits until the caller may start a read. The read ends when done is called.
 func (l *readLimiter) acquire(ctx context.Context, c Caller) (done func(), err error) {
-	own, leave := l.enter(c.Actor())
+	own, leave := l.enter(c.Identity())
 	select {
 	case own.running <- struct{}{}:
 		if ctx.Err() == nil {
@@ -47,24 +47,25 @@ func (l *readLimiter) acquire(ctx context.Context, c Caller) (done func(), err e
 	return nil, ctx.Err()
 }
 
-// enter returns the reads of an actor. The caller must call leave when it no longer uses them.
-func (l *readLimiter) enter(actor string) (own *callerReads, leave func()) {
+// enter returns the reads of the caller with an Identity. The caller of enter must call leave when it
+// no longer uses them.
+func (l *readLimiter) enter(caller string) (own *callerReads, leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.byActor == nil {
-		l.byActor = make(map[string]*callerReads)
+	if l.byCaller == nil {
+		l.byCaller = make(map[string]*callerReads)
 	}
-	own = l.byActor[actor]
+	own = l.byCaller[caller]
 	if own == nil {
 		own = &callerReads{running: make(chan struct{}, maxCallerReads)}
-		l.byActor[actor] = own
+		l.byCaller[caller] = own
 	}
 	own.users++
 	return own, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if own.users--; own.users == 0 {
-			delete(l.byActor, actor)
+			delete(l.byCaller, caller)
 		}
 	}
 }
