@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -41,6 +42,12 @@ func (a *API) showSelf(
 			return nil, err
 		}
 		shown := a.shownKey(k)
+		if expires, narrowed := c.NarrowedUntil(); narrowed {
+			// Whoever has a derived token may not know more about the key.
+			shown = api.Key{ID: shown.ID, Status: shown.Status, Active: shown.Active,
+				Grants: []api.Grant{}, Secrets: []api.Secret{}, AllowedIPs: []string{},
+				Metadata: map[string]string{}, Access: string(keystore.Custom), ExpiresAt: &expires}
+		}
 		self.Key = &shown
 	}
 	return &page[api.Self]{self}, nil

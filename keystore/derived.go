@@ -9,10 +9,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -42,11 +40,12 @@ var ErrNotDerived = errors.New("not a derived token")
 // errDerived means that a derived token is malformed. Clients do not learn why.
 var errDerived = errors.New("malformed derived token")
 
-// A DerivedToken is a derived token that was parsed and may have any signature.
+// A DerivedToken is a derived token that may have any signature, and any claims besides its times.
 type DerivedToken struct {
-	Parent    Digest // of the token that it was derived from
-	Narrowing *Narrowing
+	Parent Digest // of the token that it was derived from
+	validity
 
+	claims    string // in base64url
 	signed    string // what the signature covers
 	signature [ed25519.SignatureSize]byte
 }
@@ -164,15 +163,16 @@ func segmentLen(s string) int {
 	return len(s)
 }
 
-// IsDerived reports whether a credential says that it is a derived token, even if it is malformed.
+// IsDerived reports whether a credential says that it is a derived token, even if it is malformed. It
+// only reads the header.
 func IsDerived(credential string) bool {
-	_, err := ParseDerived(credential)
-	return !errors.Is(err, ErrNotDerived)
+	header, _, dots := strings.Cut(credential, ".")
+	return dots && hasDerivedType(header)
 }
 
 // DerivedParent returns the digest of the token that a derived token was derived from, and whether
-// the credential is one. Everyone can know that digest: only [DerivedToken.SignedBy] proves that
-// the token was derived from it.
+// the credential is one. Everyone can know that digest: only [DerivedToken.Verify] proves that the
+// token was derived from it.
 func DerivedParent(credential string) (parent Digest, ok bool) {
 	t, err := ParseDerived(credential)
 	if err != nil {
@@ -181,22 +181,24 @@ func DerivedParent(credential string) (parent Digest, ok bool) {
 	return t.Parent, true
 }
 
-// ParseDerived parses a derived token without verifying its signature. The error is
-// [ErrNotDerived] for a credential that does not say that it is a derived token. It refuses every
-// parameter, claim and form that it does not know (RFC 8725).
+// ParseDerived reads what a server needs before it verifies the signature: the size, the header and
+// the times. That is cheap, because anyone can forge it. The error is [ErrNotDerived] for a
+// credential that does not say that it is a derived token.
 func ParseDerived(credential string) (*DerivedToken, error) {
 	header, rest, dots := strings.Cut(credential, ".")
 	if !dots || !hasDerivedType(header) {
 		return nil, ErrNotDerived
 	}
-	payload, signature, _ := strings.Cut(rest, ".")
-	t := &DerivedToken{Narrowing: new(Narrowing),
-		signed: credential[:max(0, len(credential)-len(signature)-1)]}
+	claims, signature, _ := strings.Cut(rest, ".")
+	// [ContainsToken] recognizes derived tokens by the beginning of their claims.
 	if len(credential) > MaxDerivedLen || len(signature) != signatureLen ||
-		!t.parseHeader(decodeSegment(header)) || !t.Narrowing.parse(decodeSegment(payload)) {
+		!strings.HasPrefix(claims, "ey") {
 		return nil, errDerived
 	}
-	if copy(t.signature[:], decodeSegment(signature)) != len(t.signature) {
+	t := &DerivedToken{claims: claims, signed: credential[:len(credential)-signatureLen-1]}
+	var buffer segmentBuffer
+	if !t.readHeader(buffer.decode(header)) || !t.readTimes(buffer.decode(claims)) ||
+		copy(t.signature[:], buffer.decode(signature)) != len(t.signature) {
 		return nil, errDerived
 	}
 	return t, nil
@@ -205,64 +207,137 @@ func ParseDerived(credential string) (*DerivedToken, error) {
 // hasDerivedType reports whether the header of a JWT has the type of derived tokens. It is lenient,
 // so that a malformed derived token is refused and never passed on as the token of another issuer.
 func hasDerivedType(header string) bool {
+	var buffer segmentBuffer
 	if len(header) > MaxDerivedLen {
 		header = header[:MaxDerivedLen]
 	}
-	text, _ := base64.RawURLEncoding.DecodeString(strings.TrimRight(header, "="))
-	if !bytes.Contains(bytes.ToLower(text), []byte("jwt")) && !bytes.Contains(text, []byte(`\`)) {
-		return false
+	n, _ := base64.RawURLEncoding.Decode(buffer[:], readOnly(strings.TrimRight(header, "=")))
+	for rest := bytes.TrimSpace(buffer[:n]); ; {
+		var name, value []byte
+		var ok bool
+		name, value, rest, ok = nextMember(rest)
+		if !ok {
+			return false
+		}
+		if equalFold(plainText(name), "typ") && (equalFold(plainText(value), derivedType) ||
+			equalFold(plainText(value), "application/"+derivedType)) {
+			return true
+		}
 	}
-	derived := false
-	_ = eachMember(bytes.TrimSpace(text), func(name string, value json.RawMessage) bool {
-		typ, _ := jsonText(value)
-		derived = derived || strings.EqualFold(name, "typ") && (strings.EqualFold(typ, derivedType) ||
-			strings.EqualFold(typ, "application/"+derivedType))
-		return true
-	})
-	return derived
 }
 
-// decodeSegment decodes one part of a JWT, or returns nil. Only the canonical encoding is decoded.
-func decodeSegment(s string) []byte {
-	if strings.ContainsAny(s, "\r\n") { // DecodeString ignores them
+// equalFold is [strings.EqualFold] without an allocation.
+func equalFold(text []byte, want string) bool { return bytes.EqualFold(text, readOnly(want)) }
+
+// A segmentBuffer has room for any part of a derived token. It is used on the stack.
+type segmentBuffer [MaxDerivedLen]byte
+
+var strictBase64 = base64.RawURLEncoding.Strict()
+
+// decode decodes one part of a JWT, or returns nil. Only the canonical encoding is decoded. The next
+// call overwrites the result.
+func (b *segmentBuffer) decode(s string) []byte {
+	if len(s) > len(b) || strings.ContainsAny(s, "\r\n") { // Decode ignores them
 		return nil
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	n, err := strictBase64.Decode(b[:], readOnly(s))
 	if err != nil {
 		return nil
 	}
-	return b
+	return b[:n]
 }
 
-func (t *DerivedToken) parseHeader(text []byte) bool {
-	var alg, typ, kid string
-	ok := eachMember(text, func(name string, value json.RawMessage) bool {
-		into, known := map[string]*string{"alg": &alg, "typ": &typ, "kid": &kid}[name]
-		if !known || *into != "" {
+// readHeader refuses every parameter and form that it does not know (RFC 8725).
+func (t *DerivedToken) readHeader(text []byte) bool {
+	if !isObject(text) {
+		return false
+	}
+	var alg, typ, kid bool
+	for {
+		var name, value []byte
+		var ok bool
+		name, value, text, ok = nextMember(text)
+		if !ok {
+			return alg && typ && kid
+		}
+		value = plainText(value)
+		switch string(plainText(name)) {
+		case "alg":
+			if alg || string(value) != "EdDSA" {
+				return false
+			}
+			alg = true
+		case "typ":
+			if typ || string(value) != derivedType {
+				return false
+			}
+			typ = true
+		case "kid":
+			if kid || len(value) != 43 {
+				return false
+			}
+			var digest [33]byte // Decode wants room for the last character
+			n, err := strictBase64.Decode(digest[:], value)
+			if err != nil || n != len(t.Parent) {
+				return false
+			}
+			kid, t.Parent = true, Digest(digest[:])
+		default:
 			return false
 		}
-		*into, known = jsonText(value)
-		return known && *into != ""
-	})
-	return ok && alg == "EdDSA" && typ == derivedType && len(kid) == 43 &&
-		copy(t.Parent[:], decodeSegment(kid)) == len(t.Parent)
+	}
 }
 
-// parse reads the claims of a derived token.
+// readTimes reads exp and nbf, whatever the other claims are. Verify checks everything.
+func (t *DerivedToken) readTimes(text []byte) bool {
+	for {
+		var name, value []byte
+		var ok bool
+		name, value, text, ok = nextMember(text)
+		if !ok {
+			return t.expires > 0
+		}
+		into := &t.expires
+		switch string(plainText(name)) {
+		case "exp":
+		case "nbf":
+			into = &t.notBefore
+		default:
+			continue
+		}
+		if *into, ok = numericDate(value); !ok {
+			return false
+		}
+	}
+}
+
+// parse reads the claims of a derived token. It refuses every claim and form that it does not know.
 func (n *Narrowing) parse(text []byte) bool {
+	if !isObject(text) {
+		return false
+	}
 	var c Caveats
 	var seen []string
-	ok := eachMember(text, func(name string, value json.RawMessage) bool {
+	for {
+		var raw, value []byte
+		var more bool
+		if raw, value, text, more = nextMember(text); !more {
+			return n.set(c) == nil
+		}
+		name := string(plainText(raw))
 		if slices.Contains(seen, name) {
 			return false
 		}
 		seen = append(seen, name)
+		var seconds int64
 		ok := false
 		switch name {
 		case "exp":
-			c.ExpiresAt, ok = numericDate(value)
+			seconds, ok = numericDate(value)
+			c.ExpiresAt = time.Unix(seconds, 0)
 		case "nbf":
-			c.NotBefore, ok = numericDate(value)
+			seconds, ok = numericDate(value)
+			c.NotBefore = time.Unix(seconds, 0)
 		case "scope":
 			var scope string
 			scope, ok = jsonText(value)
@@ -277,9 +352,10 @@ func (n *Narrowing) parse(text []byte) bool {
 		case "note":
 			c.Note, ok = jsonText(value)
 		}
-		return ok
-	})
-	return ok && n.set(c) == nil
+		if !ok {
+			return false
+		}
+	}
 }
 
 func parsePrefixes(ranges []string) ([]netip.Prefix, bool) {
@@ -357,39 +433,21 @@ func unprintable(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneErr
 // Signed returns what the signature covers. It does not contain the signature.
 func (t *DerivedToken) Signed() string { return t.signed }
 
-// SignedBy reports whether the token was signed with a key pair. It takes some 50 µs.
-func (t *DerivedToken) SignedBy(p *PublicKey) bool {
-	return ed25519.Verify(p[:], readOnly(t.signed), t.signature[:])
-}
-
-// eachMember calls f for each member of a JSON object (RFC 8259), in order and with duplicates. It
-// returns false if text is not exactly one valid object in UTF-8, or as soon as f does.
-func eachMember(text []byte, f func(name string, value json.RawMessage) bool) bool {
-	d := json.NewDecoder(bytes.NewReader(text))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') || text[0] != '{' ||
-		!utf8.Valid(text) {
-		return false
+// Verify returns how the token narrows its key if it was signed with a key pair and its claims are
+// valid, and nil otherwise. It takes some 60 µs.
+func (t *DerivedToken) Verify(p *PublicKey) *Narrowing {
+	var buffer segmentBuffer
+	n := new(Narrowing)
+	if !ed25519.Verify(p[:], readOnly(t.signed), t.signature[:]) ||
+		!n.parse(buffer.decode(t.claims)) {
+		return nil
 	}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return false
-		}
-		var value json.RawMessage
-		if d.Decode(&value) != nil || !f(name.(string), value) {
-			return false
-		}
-	}
-	if _, err := d.Token(); err != nil {
-		return false
-	}
-	_, err := d.Token()
-	return errors.Is(err, io.EOF)
+	return n
 }
 
 // jsonText returns the text of a JSON string. It refuses null, which json.Unmarshal accepts, and
 // half of a surrogate pair.
-func jsonText(value json.RawMessage) (s string, ok bool) {
+func jsonText(value []byte) (s string, ok bool) {
 	if value[0] != '"' || json.Unmarshal(value, &s) != nil {
 		return "", false
 	}
@@ -397,7 +455,7 @@ func jsonText(value json.RawMessage) (s string, ok bool) {
 }
 
 // jsonTexts returns the texts of a JSON array of strings. An empty array is not nil.
-func jsonTexts(value json.RawMessage) ([]string, bool) {
+func jsonTexts(value []byte) ([]string, bool) {
 	var list []json.RawMessage
 	if value[0] != '[' || json.Unmarshal(value, &list) != nil || len(list) > maxCaveats {
 		return nil, false
@@ -412,16 +470,16 @@ func jsonTexts(value json.RawMessage) ([]string, bool) {
 	return texts, true
 }
 
-// numericDate returns the time of a NumericDate (RFC 7519, section 2) in whole seconds.
-func numericDate(value json.RawMessage) (time.Time, bool) {
+// numericDate returns a NumericDate (RFC 7519, section 2) in whole seconds.
+func numericDate(value []byte) (seconds int64, ok bool) {
 	if len(value) > maxNumericDigits {
-		return time.Time{}, false
+		return 0, false
 	}
 	for _, c := range value {
 		if c < '0' || c > '9' {
-			return time.Time{}, false
+			return 0, false
 		}
+		seconds = 10*seconds + int64(c-'0')
 	}
-	seconds, err := strconv.ParseInt(string(value), 10, 64)
-	return time.Unix(seconds, 0), err == nil
+	return seconds, true
 }

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 )
 
 // derivedVectors are the vectors in docs/derived-vectors.json. They were computed independently of
@@ -43,14 +45,14 @@ func judgeDerived(token, jwt string, now, longest time.Duration) string {
 	if err != nil {
 		return "invalid"
 	}
-	switch d.Narrowing.ValidAt(int64(now), longest) {
+	switch d.ValidAt(int64(now), longest) {
 	case Expired:
 		return "expired"
 	case Malformed:
 		return "invalid"
 	}
 	public := PublicKeyOf(token)
-	if d.Parent != DigestOf(token) || !d.SignedBy(&public) {
+	if d.Parent != DigestOf(token) || d.Verify(&public) == nil {
 		return "invalid"
 	}
 	return "ok"
@@ -163,7 +165,8 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := d.Narrowing
+	public := PublicKeyOf(tokenVectors[1].token)
+	n := d.Verify(&public)
 	got := fmt.Sprintf("%d %d %v %v %v %s", n.expires, n.notBefore, n.scope, n.namespaces,
 		n.AllowedIPs, n.Note)
 	want := "2000 1000 orders:search,reports:read [acme b] [10.0.0.0/8] <nächtlich> & 夜"
@@ -184,6 +187,86 @@ func TestDeriveIsUnderstood(t *testing.T) {
 			t.Errorf("ContainsToken(%q) is %v", text, !want)
 		}
 	}
+}
+
+// TestForgedTokensCostLittle: before the signature, only the header and the times are read.
+func TestForgedTokensCostLittle(t *testing.T) {
+	c := Caveats{ExpiresAt: time.Unix(2000, 0)}
+	for i := range maxCaveats {
+		c.Permissions = append(c.Permissions, fmt.Sprintf("r%d:read", i))
+		c.Namespaces = append(c.Namespaces, fmt.Sprint("n", i))
+	}
+	jwt, err := Derive(tokenVectors[0].token, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = ParseDerived(jwt) }); n > 1 {
+		t.Errorf("parsing makes %v allocations", n)
+	}
+	if n := testing.AllocsPerRun(100, func() { IsDerived(jwt) }); n > 0 {
+		t.Errorf("IsDerived makes %v allocations", n)
+	}
+}
+
+// FuzzMembers: the scanner finds what encoding/json finds.
+func FuzzMembers(f *testing.F) {
+	for _, s := range []string{`{}`, ` {}`, `{"a":1}`, `{"a":1}x`, `{ "a" : [1,{"b":"]"}] , "c":"}\\" }`,
+		`{"a":{"b":[]},"a":null,"\u0061":"\""}`, `{"a"`, `{"a":`, `{"a":,}`, `{"a":1,}`, `{"a\`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var names, values []string
+		for rest := []byte(s); ; {
+			var name, value []byte
+			var ok bool
+			if name, value, rest, ok = nextMember(rest); !ok {
+				break
+			}
+			names = append(names, string(plainText(name)))
+			values = append(values, string(value))
+		}
+		if !isObject([]byte(s)) {
+			return
+		}
+		d := json.NewDecoder(strings.NewReader(s))
+		_, _ = d.Token()
+		for i := 0; d.More(); i++ {
+			name, _ := d.Token()
+			var value json.RawMessage
+			if err := d.Decode(&value); err != nil || i >= len(names) || names[i] != name ||
+				values[i] != string(value) {
+				t.Fatalf("%q: %q %q, not %q %q", s, names, values, name, value)
+			}
+			if !d.More() && i != len(names)-1 {
+				t.Fatalf("%q: %q", s, names)
+			}
+		}
+	})
+}
+
+// TestNarrowingKeepsNothingOfTheKey: what a scope leaves of a big set is not kept with the token.
+func TestNarrowingKeepsNothingOfTheKey(t *testing.T) {
+	c := Caveats{ExpiresAt: time.Unix(2000, 0), Permissions: []string{"*"}}
+	n := new(Narrowing)
+	if err := n.set(c); err != nil {
+		t.Fatal(err)
+	}
+	var list []Permission
+	for i := range 4 * maxCachedSet {
+		list = append(list, Permission{fmt.Sprint("r", i), "read"})
+	}
+	left := weak.Make(n.LeftIn(NewSet(append(list, Permission{"x", "read"})...), "acme"))
+	list = nil
+	runtime.GC()
+	if left.Value() != nil {
+		t.Error("the set that is left is kept")
+	}
+	small := MustParsePermissions("orders:read", "read")
+	set := NewSet(small...)
+	if allocs := testing.AllocsPerRun(100, func() { n.LeftIn(set, "acme") }); allocs > 1 {
+		t.Errorf("what is left of a small set makes %v allocations", allocs)
+	}
+	runtime.KeepAlive(n)
 }
 
 // TestForeignJWTs: a JWT of another issuer is no derived token, and everything that claims the type
@@ -244,6 +327,8 @@ func TestDecideNarrowed(t *testing.T) {
 		"beyond the scope":      {scope("read"), write, "acme", here, Forbidden, "read"},
 		"a scope of a resource": {scope("orders:read"), read, "acme", here, OK, "orders:read"},
 		"beyond the key":        {scope("*"), Need{Class: Write}, "acme", here, Forbidden, all},
+		"a class of a resource": {scope("orders:*"), write, "acme", here, OK,
+			"orders:read,orders:write"},
 		"nothing of the key":    {scope("billing:write"), write, "acme", here, Forbidden, ""},
 		"in the namespace":      {in("b", "acme"), read, "acme", here, OK, all},
 		"another namespace":     {in("b"), read, "acme", here, Forbidden, ""},
@@ -274,7 +359,7 @@ func TestDecideNarrowed(t *testing.T) {
 		}
 	}
 	q := &Request{Now: now, Policy: d, Namespace: d.Namespace("acme"), Need: read,
-		Client: here, Early: true, Narrowing: &Narrowing{expires: 2000, AllowedIPs: narrow}}
+		Client: here, Early: true, Narrowing: &Narrowing{validity: validity{expires: 2000}, AllowedIPs: narrow}}
 	free := *key
 	free.AllowedIPs = nil
 	if got := Decide(NewRecord(&free, Digest{1}), q); got != Early {
@@ -302,9 +387,16 @@ func FuzzParseDerived(f *testing.F) {
 		if base64.RawURLEncoding.EncodeToString(d.signature[:]) != signature {
 			t.Fatal("the signature has two forms")
 		}
-		if d.Narrowing.expires <= 0 || len(d.Narrowing.Note) > 4*maxNote ||
-			d.Narrowing.Size() > 1<<18 {
-			t.Fatal(d.Narrowing)
+		n := new(Narrowing)
+		if !n.parse(new(segmentBuffer).decode(d.claims)) {
+			return
+		}
+		if n.validity != d.validity || n.expires <= 0 || len(n.Note) > 4*maxNote ||
+			n.Size() > 1<<18 {
+			t.Fatal(n)
+		}
+		if !ContainsToken(s) {
+			t.Fatal("it is not recognized as a token")
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -29,15 +30,16 @@ type Narrowing struct {
 	AllowedIPs []netip.Prefix // empty if the token allows all addresses
 	Note       string
 
-	expires    int64 // Unix seconds
-	notBefore  int64 // Unix seconds; 0 if the token has always been valid
-	scope      *Set  // nil for all permissions
+	validity
+	scope      *Set // nil for all permissions
 	namespaces []string
-	left       atomic.Pointer[leftOver]
 }
 
-// A leftOver caches the intersection of the scope with a set.
-type leftOver struct{ of, left *Set }
+// A validity says when a derived token is valid.
+type validity struct {
+	expires   int64 // Unix seconds
+	notBefore int64 // Unix seconds; 0 if the token has always been valid
+}
 
 // notBeforeLeeway is how long before NotBefore a token is accepted, because the clock of the
 // program that derived it may be fast.
@@ -45,14 +47,14 @@ const notBeforeLeeway = 60 * time.Second
 
 // ValidAt returns [OK] if the token is valid at now, in Unix nanoseconds, [Expired] if it has
 // expired, and [Malformed] if it is not valid yet or expires more than longest after now.
-func (n *Narrowing) ValidAt(now int64, longest time.Duration) Outcome {
+func (v *validity) ValidAt(now int64, longest time.Duration) Outcome {
 	seconds := now / int64(time.Second)
 	switch {
-	case seconds >= n.expires:
+	case seconds >= v.expires:
 		return Expired
-	case n.expires-seconds > int64(longest/time.Second):
+	case v.expires-seconds > int64(longest/time.Second):
 		return Malformed
-	case n.notBefore-seconds > int64(notBeforeLeeway/time.Second):
+	case v.notBefore-seconds > int64(notBeforeLeeway/time.Second):
 		return Malformed
 	}
 	return OK
@@ -94,12 +96,7 @@ func (n *Narrowing) Left(set *Set, ns *Namespace) *Set {
 	case n.scope == nil:
 		return set
 	}
-	if cached := n.left.Load(); cached != nil && cached.of == set {
-		return cached.left
-	}
-	left := Intersection(set, n.scope)
-	n.left.Store(&leftOver{set, left})
-	return left
+	return lefts.intersection(set, n.scope)
 }
 
 // Namespaces returns the namespaces in which the token is valid, or nil for all. The caller must not
@@ -122,9 +119,37 @@ func (n *Narrowing) Size() int64 {
 	for _, ns := range n.namespaces {
 		size += 16 + len(ns)
 	}
-	// A permission is in the set, in the set that is left, and in the texts of both.
+	// A permission is in the set and in its text.
 	for _, p := range n.scope.Permissions() {
 		size += 800 + 6*(len(p.Resource)+len(p.Action))
 	}
 	return int64(size)
+}
+
+// lefts remembers what scopes leave of sets. Many tokens share both. It is bounded on its own,
+// because what a short scope such as `*` leaves may be long.
+var lefts intersections
+
+// intersections is a small cache of [Intersection], in which each pair of sets has one place.
+type intersections [256]atomic.Pointer[intersection]
+
+type intersection struct{ a, b, both *Set }
+
+// maxCachedSet is how many permissions a set can have whose intersections are remembered, so that
+// the cache takes some 10 MB at most.
+const maxCachedSet = 64
+
+var intersectionSeed = maphash.MakeSeed()
+
+func (c *intersections) intersection(a, b *Set) *Set {
+	if len(a.Permissions()) > maxCachedSet || len(b.Permissions()) > maxCachedSet {
+		return Intersection(a, b)
+	}
+	place := &c[maphash.Comparable(intersectionSeed, [2]*Set{a, b})%uint64(len(c))]
+	if in := place.Load(); in != nil && in.a == a && in.b == b {
+		return in.both
+	}
+	both := Intersection(a, b)
+	place.Store(&intersection{a, b, both})
+	return both
 }

@@ -16,9 +16,11 @@ func TestDerive(t *testing.T) {
 	if err != nil || made.err != "" || made.status != 0 {
 		t.Fatalf("%q, %v", made.err, err)
 	}
-	if token.Parent != keystore.DigestOf(cliToken) || token.Narrowing.Note != "nightly" ||
-		token.Narrowing.ValidAt(time.Now().UnixNano(), 15*time.Minute) != keystore.OK {
-		t.Errorf("%+v", token.Narrowing)
+	public := keystore.PublicKeyOf(cliToken)
+	n := token.Verify(&public)
+	if token.Parent != keystore.DigestOf(cliToken) || n == nil || n.Note != "nightly" ||
+		n.ValidAt(time.Now().UnixNano(), 15*time.Minute) != keystore.OK {
+		t.Errorf("%+v", n)
 	}
 	for args, want := range map[string]string{
 		"derive":                                                "--expires is required",

@@ -44,6 +44,14 @@ func (c Caller) Narrowed(n *keystore.Narrowing) Caller {
 	return c
 }
 
+// NarrowedUntil reports whether the caller has a derived token, and when it expires.
+func (c Caller) NarrowedUntil() (expires time.Time, narrowed bool) {
+	if c.narrowing == nil {
+		return time.Time{}, false
+	}
+	return time.Unix(0, c.narrowing.Expiry()).UTC(), true
+}
+
 // MemberCaller returns the caller for a member's token. The token must have just been looked up and
 // found valid.
 func MemberCaller(token *keystore.Record, from string) Caller {

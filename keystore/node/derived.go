@@ -51,7 +51,7 @@ func (n *Node) lookupDerived(
 		outcome := keystore.Malformed
 		if derive := &n.settings.Load().Derive; err == nil && !derive.Off {
 			own := n.databaseTime(n.clock.of(now)).UnixNano()
-			outcome = token.Narrowing.ValidAt(own, derive.Max)
+			outcome = token.ValidAt(own, derive.Max)
 		}
 		if outcome != keystore.OK {
 			return Answer{Outcome: outcome}, true, nil
@@ -59,9 +59,6 @@ func (n *Node) lookupDerived(
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
 		if a = a.restrict(false); err != nil || a.Record == nil {
 			return a, true, err
-		}
-		if a.Record.RotatedOut() {
-			return a, true, nil // whatever the signature is
 		}
 		if v, err = n.verify(ctx, a.Record, token); err != nil {
 			return Answer{}, true, err
@@ -93,8 +90,8 @@ func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
 	s.mu.Unlock()
 }
 
-// verify verifies the signature of a derived token of a record's credential. It returns nil if the
-// signature is wrong or cannot be verified. An error means that the answer is
+// verify verifies a derived token of a record's credential. It returns nil if the signature or a claim
+// is wrong, or the signature cannot be verified. An error means that the answer is
 // [keystore.Unavailable].
 func (n *Node) verify(
 	ctx context.Context, r *keystore.Record, t *keystore.DerivedToken,
@@ -105,11 +102,15 @@ func (n *Node) verify(
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
 	defer cancel()
-	ok, err := n.forged.check(ctx, &t.Parent, func() bool { return t.SignedBy(&k.Public) })
+	var narrowing *keystore.Narrowing
+	ok, err := n.forged.check(ctx, &t.Parent, func() bool {
+		narrowing = t.Verify(&k.Public)
+		return narrowing != nil
+	})
 	if err != nil || !ok {
 		return nil, err
 	}
-	return &verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), t.Narrowing}, nil
+	return &verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), narrowing}, nil
 }
 
 // derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown.
@@ -117,7 +118,7 @@ func (n *Node) verify(
 func (n *Node) derivingKey(
 	ctx context.Context, r *keystore.Record,
 ) (k keystore.DerivingKey, err error) {
-	if k, known := r.Deriving(); known {
+	if k, known := r.Deriving(); known || r.RotatedOut() {
 		return k, nil
 	}
 	// It is remembered like an unknown credential that the database has no key.
@@ -156,6 +157,10 @@ const (
 	forgeryShare = 9
 	// maxWaiting is how many verifications of one parent may wait.
 	maxWaiting = 64
+	// allForgeriesShare is the same for all parents together. It applies once they have taken more
+	// than their share by forgeryBurst, so that it delays no first use while one key is attacked.
+	allForgeriesShare = 1
+	forgeryBurst      = 100 * time.Millisecond
 	// maxForged is how many parents are paced on their own. The others share one pace.
 	maxForged = 1024
 )
@@ -163,10 +168,12 @@ const (
 var errForgeries = errors.New("too many derived tokens of one key with wrong signatures")
 
 // forgeries paces the verification of signatures, so that the wrong ones of one parent take at most
-// a tenth of a core. Verified tokens are remembered and do not come here.
+// a tenth of a core, and those of all at most half a core. Verified tokens are remembered and do not
+// come here.
 type forgeries struct {
 	mu      sync.Mutex
 	parents map[keystore.Digest]*pace
+	all     time.Time // when verifications of all parents would be within their share again
 }
 
 // A pace is that of a parent with wrong signatures. Its tokens are verified one by one.
@@ -192,9 +199,9 @@ func (f *forgeries) check(
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
-		if err := f.pause(ctx, p); err != nil {
-			return false, err
-		}
+	}
+	if err := f.pause(ctx, p); err != nil {
+		return false, err
 	}
 	begun := time.Now()
 	if ok = verify(); !ok {
@@ -225,11 +232,14 @@ func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 // only as long as there is none.
 var othersPace keystore.Digest
 
-// pause waits until the next verification.
+// pause waits until the next verification of a parent, whose pace may be nil.
 func (f *forgeries) pause(ctx context.Context, p *pace) error {
 	for {
 		f.mu.Lock()
-		wait := time.Until(p.next)
+		wait := time.Until(f.all) - forgeryBurst
+		if p != nil {
+			wait = max(wait, time.Until(p.next))
+		}
 		f.mu.Unlock()
 		if wait <= 0 {
 			return nil
@@ -257,6 +267,10 @@ func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 		p.next = now
 	}
 	p.next = p.next.Add(forgeryShare * took)
+	if f.all.Before(now) {
+		f.all = now
+	}
+	f.all = f.all.Add((allForgeriesShare + 1) * took)
 }
 
 // add adds a pace, after it has removed those that no longer slow anything down.

@@ -58,24 +58,24 @@ func wantDerived(
 func TestDerivedDiesWithItsKey(t *testing.T) {
 	no := false
 	for name, c := range map[string]struct {
-		change func(k *manage.Keystore, key *keystore.Key) error
-		want   keystore.Outcome
+		change      func(k *manage.Keystore, key *keystore.Key) error
+		want, fresh keystore.Outcome
 	}{
 		"revoked": {func(k *manage.Keystore, key *keystore.Key) error {
 			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false,
 				manage.ChangeOptions{Wait: time.Minute})
 			return err
-		}, keystore.Revoked},
+		}, keystore.Revoked, keystore.Revoked},
 		"inactivated": {func(k *manage.Keystore, key *keystore.Key) error {
 			_, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: &no},
 				manage.ChangeOptions{Wait: time.Minute})
 			return err
-		}, keystore.Inactive},
+		}, keystore.Inactive, keystore.Inactive},
 		"rotated": {func(k *manage.Keystore, key *keystore.Key) error {
 			_, _, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0,
 				manage.ChangeOptions{Wait: time.Minute})
 			return err
-		}, keystore.Rotated},
+		}, keystore.Rotated, keystore.Malformed}, // its deriving key is gone
 		"deleted": {func(k *manage.Keystore, key *keystore.Key) error {
 			_, _, err := k.RevokeKey(ctx, fleet.Root, key.ID, "", false, manage.ChangeOptions{})
 			if err != nil {
@@ -84,7 +84,7 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 			_, _, err = k.DeleteKey(ctx, fleet.Root, key.ID,
 				manage.ChangeOptions{Wait: time.Minute})
 			return err
-		}, keystore.Unknown},
+		}, keystore.Unknown, keystore.Unknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -102,7 +102,7 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 			}
 			for _, k := range []*manage.Keystore{a, b} {
 				wantDerived(t, "verified before", k, used, c.want)
-				wantDerived(t, "not verified before", k, fresh, c.want)
+				wantDerived(t, "not verified before", k, fresh, c.fresh)
 			}
 		})
 	}
