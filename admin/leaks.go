@@ -49,9 +49,13 @@ func (a *API) reportLeaks(ctx context.Context, in *leaksInput) (*page[[]api.Leak
 	for i, r := range in.Body {
 		reports[i] = manage.LeakReport{Token: r.Token, URL: r.URL, Source: r.Source, Type: r.Type}
 	}
-	known, _, err := a.keys.ReportLeaks(ctx, callerOf(ctx), signed, reports)
+	known, p, err := a.keys.ReportLeaks(ctx, callerOf(ctx), signed, reports)
 	if err != nil {
 		return nil, err
+	}
+	if !p.Complete {
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(),
+			"some nodes may still accept a reported token; report it again to wait for them")
 	}
 	labels := make([]api.LeakLabel, len(in.Body))
 	for i, r := range in.Body {
