@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
@@ -251,6 +252,53 @@ func TestInvalidLeakReports(t *testing.T) {
 	}
 }
 
+// TestDerivedLeaks: a derived token stands for the key that it was derived from, if its signature is
+// valid.
+func TestDerivedLeaks(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "PATCH", "/namespaces/default", `{"on_leak":"revoke"}`).into(t, 200,
+		new(api.NamespaceChanged))
+	m := d.mint(t, root, `{"name":"CI","access":"read_only"}`)
+	derive := func(life time.Duration) string {
+		derived, err := keystore.Derive(m.Token, keystore.Caveats{ExpiresAt: time.Now().Add(life)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return derived
+	}
+	derived := derive(time.Hour)
+	signature := strings.LastIndexByte(derived, '.') + 1
+	if signature == 0 {
+		t.Fatal("no signature")
+	}
+	changed := byte('A')
+	if derived[signature+5] == 'A' {
+		changed = 'B'
+	}
+	forged := derived[:signature+5] + string(changed) + derived[signature+6:]
+	status := func() string {
+		var k api.Key
+		d.call(t, root, "GET", "/keys/"+m.Key.ID, nil).into(t, 200, &k)
+		return k.Status
+	}
+	if got := d.report(t, api.LeakReport{Token: forged}); got[0] != "false_positive" ||
+		status() != "active" {
+		t.Errorf("forged: %v, the key is %s", got, status())
+	}
+	// Nobody can use it any more.
+	if d.report(t, api.LeakReport{Token: derive(-time.Hour)}); status() != "active" {
+		t.Errorf("after an expired derived token, the key is %s", status())
+	}
+	if got := d.report(t, api.LeakReport{Token: derived,
+		URL: "https://x/" + derived}); got[0] != "true_positive" || status() != "revoked" {
+		t.Errorf("derived: %v, the key is %s", got, status())
+	}
+	if rows := d.leaked(t); len(rows) != 1 || !strings.Contains(string(rows[0].After),
+		"(withheld") {
+		t.Errorf("rows %+v", rows)
+	}
+}
+
 // TestInvalidLeakEntries reports a live token beside entries that are not valid. They must not keep
 // it alive.
 func TestInvalidLeakEntries(t *testing.T) {
@@ -324,7 +372,8 @@ func signer(t *testing.T) (public string, sign func(body string) string) {
 	}
 }
 
-// TestLeakKeysSources: redirects are not followed, and a file is read again with each configuration.
+// TestLeakKeysSources: redirects are not followed, and a file is read again with each
+// configuration.
 func TestLeakKeysSources(t *testing.T) {
 	public, sign := signer(t)
 	d := open(t)

@@ -3,6 +3,7 @@ package manage_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -58,14 +59,14 @@ func TestLeaksHoldNoLock(t *testing.T) {
 	for _, c := range []struct {
 		name           string
 		action         keystore.LeakAction
-		others, signed bool // reports with other URLs, signed reports
-		most           int64
+		others, signed bool  // reports with other URLs, signed reports
+		most           int64 // with some of the node's own
 	}{
-		{"other URLs", keystore.LeakNotify, true, false, 20},
-		{"other URLs, signed", keystore.LeakNotify, true, true, 20},
-		{"inactive", keystore.LeakInactivate, false, false, 1},
-		{"inactive, other URLs", keystore.LeakInactivate, true, false, 20},
-		{"revoked", keystore.LeakRevoke, true, false, 1},
+		{"other URLs", keystore.LeakNotify, true, false, 25},
+		{"other URLs, signed", keystore.LeakNotify, true, true, 25},
+		{"inactive", keystore.LeakInactivate, false, false, 5},
+		{"inactive, other URLs", keystore.LeakInactivate, true, false, 25},
+		{"revoked", keystore.LeakRevoke, true, false, 5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -127,4 +128,106 @@ func TestRepeatedLeakWaits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLeakedTextsHoldNoToken reports a token with texts that contain it, or most of it. Neither the
+// audit log nor the reason of the revoke may hold it.
+func TestLeakedTextsHoldNoToken(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{})
+	setOnLeak(t, k, keystore.LeakRevoke)
+	_, other := fleet.Mint(t, k, manage.KeySpec{})
+	encoded := func(m string) string { return strings.Replace(m, "_", "%5F", 1) }
+	texts := map[string]func(token string) string{
+		"plain":        func(m string) string { return "https://x/" + m },
+		"encoded":      func(m string) string { return "https://x/" + encoded(m) },
+		"beside wrong": func(m string) string { return "%zz" + encoded(m) },
+		"twice":        func(m string) string { return strings.Replace(m, "_", "%255f", 1) },
+		"often":        func(m string) string { return "%" + strings.Repeat("25", 50) + "5F" + m[:3] },
+		"hidden":       func(m string) string { return m[:10] + "\u200b" + m[10:] },
+		"joined":       func(m string) string { return m[:10] + "\u034f\ufe0f" + m[10:] },
+		"hidden, encoded": func(m string) string {
+			return encoded(m)[:12] + "%E2%80%8B" + m[10:]
+		},
+		"cut": func(m string) string {
+			return strings.Repeat("a", 2000-len(m)+1) + m
+		},
+		"without prefix": func(m string) string { return m[3:] },
+		"begun":          func(m string) string { return m[:len(m)-2] },
+		"in lines":       func(m string) string { return m[:20] + "\n" + m[20:] },
+		"another":        func(string) string { return "https://x/?a=%zz&t=" + encoded(other) },
+	}
+	for name, text := range texts {
+		key, token := fleet.Mint(t, k, manage.KeySpec{})
+		s := text(token)
+		if _, _, err := k.ReportLeaks(ctx, manage.Anonymous("x"), true,
+			[]manage.LeakReport{{Token: token, URL: s, Source: s, Type: s}}); err != nil {
+			t.Fatal(err)
+		}
+		key, err := k.FindKey(ctx, fleet.Root, key.ID)
+		if err != nil || key.RevokeReason != "leaked: (withheld, because it contains a token)" {
+			t.Errorf("%s: reason %q %v", name, key.RevokeReason, err)
+		}
+	}
+	for _, row := range auditedAs(t, k, "key.leaked") {
+		if strings.Count(row.After, "(withheld") != 3 {
+			t.Errorf("row %s", row.After)
+		}
+	}
+	key, token := fleet.Mint(t, k, manage.KeySpec{})
+	const place = "https://github.com/acme/app/blob/8f0cb3d5c7a1/config/production.yml?plain=1#L%20"
+	if _, _, err := k.ReportLeaks(ctx, manage.Anonymous("x"), true,
+		[]manage.LeakReport{{Token: token, URL: place}}); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := k.FindKey(ctx, fleet.Root, key.ID); err != nil ||
+		key.RevokeReason != "leaked: "+place {
+		t.Errorf("harmless text: %+v %v", key, err)
+	}
+}
+
+// TestLeakLimits: nobody can use up what others may report, and junk leaves room for signed
+// reports.
+func TestLeakLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := fleet.New(t).Node(node.Settings{})
+		report := func(from string, signed bool, r ...manage.LeakReport) error {
+			_, _, err := k.ReportLeaks(ctx, manage.Anonymous(from), signed, r)
+			return err
+		}
+		junk := make([]manage.LeakReport, manage.MaxLeaks)
+		for i := range junk {
+			junk[i].Token = fmt.Sprint("junk-credential-", i)
+		}
+		limited := false
+		for i := range 3 { // one client has as many addresses as it likes
+			err := report(fmt.Sprint("2001:db8::", i), false, junk...)
+			limited = limited || err != nil
+		}
+		guess := manage.LeakReport{Token: "plain-words"}
+		if !limited || report("2001:db8::9", false, guess) == nil {
+			t.Error("guesses are not limited")
+		}
+		for from, signed := range map[string]bool{"2001:db8:0:1::": false, "192.0.2.1": false,
+			"2001:db8::1": true} {
+			if err := report(from, signed, guess); err != nil {
+				t.Errorf("%s, signed %v: %v", from, signed, err)
+			}
+		}
+
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		for i := range 50 {
+			if err := report("192.0.2.1", false, manage.LeakReport{Token: token,
+				URL: fmt.Sprint("junk", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := report("192.0.2.1", true, manage.LeakReport{Token: token,
+			URL: "junk1"}); err != nil {
+			t.Fatal(err)
+		}
+		rows := auditedAs(t, k, "key.leaked")
+		if len(rows) != 21 || !strings.Contains(rows[0].After, `"signed":true`) {
+			t.Errorf("%d rows, the last %+v", len(rows), rows[:min(1, len(rows))])
+		}
+	})
 }
