@@ -3,6 +3,7 @@ package manage_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -131,10 +132,72 @@ func TestExpiryReminders(t *testing.T) {
 	})
 }
 
+// TestUnusedElsewhere gives one namespace a short time. Its searches must not take the write lock for
+// the unused keys of others.
+func TestUnusedElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := openCounted(t, fleet.New(t))
+		for range 5 {
+			fleet.Mint(t, k, manage.KeySpec{})
+		}
+		updates := func() int64 {
+			before := db.updates.Load()
+			time.Sleep(10 * time.Minute)
+			return db.updates.Load() - before
+		}
+		own := updates()
+		if _, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "tenant",
+			Lifecycle: keystore.Lifecycle{Idle: keystore.IdleRule{After: time.Second,
+				Then: keystore.IdleNotify}}}); err != nil {
+			t.Fatal(err)
+		}
+		key, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "tenant"})
+		if n := updates(); n > own+5 {
+			t.Errorf("%d transactions in 10 minutes, %d without the namespace", n, own)
+		}
+		if rows := auditedAs(t, k, "key.unused"); len(rows) != 1 || rows[0].Object != key.ID {
+			t.Errorf("rows %+v", rows)
+		}
+	})
+}
+
+// TestUsedKeyStaysActive uses a key just within the shortest time after which it is inactivated. Its
+// last use comes into the database some seconds later.
+func TestUsedKeyStaysActive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := fleet.New(t).Node(node.Settings{})
+		set := func(after time.Duration) error {
+			rule := keystore.IdleRule{After: after, Then: keystore.IdleInactivate}
+			_, _, err := k.EditNamespace(ctx, fleet.Root, keystore.DefaultNamespace,
+				manage.NamespacePatch{Idle: &rule}, manage.ChangeOptions{})
+			return err
+		}
+		if set(keystore.MinInactivate-time.Second) == nil {
+			t.Error("a shorter time is valid")
+		}
+		if err := set(keystore.MinInactivate); err != nil {
+			t.Fatal(err)
+		}
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		for i := range 4 {
+			a, err := k.Lookup(ctx, token, time.Now())
+			if got := fleet.Ask(k, token); err != nil || got != keystore.OK {
+				t.Fatalf("after %d times: %v %v", i, got, err)
+			}
+			k.Used(a.Record, time.Now().UnixNano(), func() netip.Addr { return netip.Addr{} })
+			time.Sleep(keystore.MinInactivate - time.Second)
+		}
+		time.Sleep(3 * time.Minute)
+		if got := fleet.Ask(k, token); got != keystore.Inactive {
+			t.Errorf("unused: %v", got)
+		}
+	})
+}
+
 // TestUnusedReminders reports keys that nobody uses once, and inactivates them where their
 // namespace says so.
 func TestUnusedReminders(t *testing.T) {
-	const unit = 15 * time.Second
+	const unit = keystore.MinInactivate / 10
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		s := node.Settings{Reminders: node.ReminderSettings{Unused: 20 * unit}}
