@@ -22,13 +22,18 @@ import (
 const maxBody = 1 << 20
 
 // withBody reads and checks a body before huma, which is less strict.
-func (a *API) withBody(ctx huma.Context, next func(huma.Context)) {
+func (a *API) withBody(ctx huma.Context, next func(huma.Context)) { a.withJSONBody(ctx, next, true) }
+
+// withJSON is withBody for an operation that checks the values in the body itself.
+func (a *API) withJSON(ctx huma.Context, next func(huma.Context)) { a.withJSONBody(ctx, next, false) }
+
+func (a *API) withJSONBody(ctx huma.Context, next func(huma.Context), check bool) {
 	body, err := readBody(a.bodyOf(ctx, bodyCopies))
 	if err == nil && (len(body) > 0 || ctx.Operation().RequestBody.Required) {
 		if err = checkContentType(ctx); err == nil {
 			err = checkJSON(body)
 		}
-		if err == nil {
+		if err == nil && check {
 			err = a.validate(ctx.Operation().RequestBody.Content[api.JSON].Schema, body, "body")
 		}
 	}

@@ -26,6 +26,13 @@ func (a *API) SetWriteTimeout(d time.Duration) { a.writeTimeout = d }
 // SetIdleTimeout sets the longest pause of a client while its body is read.
 func (a *API) SetIdleTimeout(d time.Duration) { a.idleTimeout = d }
 
+// Age makes the keys older.
+func (l *LeakKeys) Age(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fresh, l.tried = l.fresh.Add(-d), l.tried.Add(-d)
+}
+
 // Conforms checks an answer against the OpenAPI document.
 func (a *API) Conforms(r *http.Request, status int, contentType string, body []byte) error {
 	_, pattern := a.mux.Handler(r)

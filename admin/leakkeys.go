@@ -35,21 +35,25 @@ const (
 type LeakKeys struct {
 	source string // an http or https URL, or a file
 
-	mu      sync.Mutex // held while the keys are read
+	mu      sync.Mutex
 	keys    map[string]*ecdsa.PublicKey
-	read    time.Time // when keys were read
-	tried   time.Time
-	failure error // of the last try
+	fresh   time.Time     // when keys were read
+	tried   time.Time     // when the last read began
+	reading chan struct{} // closed when the running read ends; nil if none runs
+	failure error         // of the last read
 }
 
 // NewLeakKeys returns the keys in a file, or at an http or https URL. Both have the format of
 // https://api.github.com/meta/public_keys/secret_scanning.
 func NewLeakKeys(source string) *LeakKeys { return &LeakKeys{source: source} }
 
-// SetLeakKeys sets the keys of signed reports; nil refuses such reports. Keys with the same source
-// as before are kept.
+// remote reports whether the keys are at a URL.
+func (l *LeakKeys) remote() bool { return strings.Contains(l.source, "://") }
+
+// SetLeakKeys sets the keys of signed reports; nil refuses such reports. Keys with the same URL as
+// before are kept. A file is read again.
 func (a *API) SetLeakKeys(l *LeakKeys) {
-	if old := a.leakKeys.Load(); old != nil && l != nil && old.source == l.source {
+	if old := a.leakKeys.Load(); old != nil && l != nil && old.source == l.source && l.remote() {
 		return
 	}
 	a.leakKeys.Store(l)
@@ -84,54 +88,73 @@ func (l *LeakKeys) verify(ctx context.Context, id, signature string, body []byte
 }
 
 // key returns the key with an id, or nil if there is none. It returns an error if the keys could
-// not be read and the id is not among those that are known.
+// not be read and the id is not among those that are known. A key that is known does not wait for a
+// read.
 func (l *LeakKeys) key(ctx context.Context, id string) (*ecdsa.PublicKey, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	key := l.keys[id]
-	if (key == nil || now.Sub(l.read) > leakKeysFresh) && now.Sub(l.tried) > leakKeysRetry {
-		l.tried = now
-		var keys map[string]*ecdsa.PublicKey
-		if keys, l.failure = readLeakKeys(context.WithoutCancel(ctx), l.source); l.failure == nil {
-			l.keys, l.read = keys, now
-			key = keys[id]
+	if (l.keys[id] == nil || now.Sub(l.fresh) > leakKeysFresh) && l.reading == nil &&
+		now.Sub(l.tried) > leakKeysRetry {
+		l.tried, l.reading = now, make(chan struct{})
+		go l.read(l.reading)
+	}
+	if reading := l.reading; l.keys[id] == nil && reading != nil {
+		l.mu.Unlock()
+		select {
+		case <-reading:
+		case <-ctx.Done():
+		}
+		l.mu.Lock()
+		if l.keys[id] == nil && ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 	}
-	if key == nil {
-		return nil, l.failure
+	if key := l.keys[id]; key != nil {
+		return key, nil
 	}
-	return key, nil
+	return nil, l.failure
 }
 
-func readLeakKeys(ctx context.Context, source string) (map[string]*ecdsa.PublicKey, error) {
-	text, err := readLeakSource(ctx, source)
-	if err != nil {
-		return nil, err
+// read reads the keys, and closes done.
+func (l *LeakKeys) read(done chan struct{}) {
+	text, err := l.text()
+	var keys map[string]*ecdsa.PublicKey
+	switch {
+	case err == nil && len(text) > maxLeakKeys:
+		err = fmt.Errorf("more than %d bytes", maxLeakKeys)
+	case err == nil:
+		keys, err = parseLeakKeys(text)
 	}
-	if len(text) > maxLeakKeys {
-		return nil, fmt.Errorf("more than %d bytes", maxLeakKeys)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failure = err; err == nil {
+		l.keys, l.fresh = keys, time.Now()
 	}
-	return parseLeakKeys(text)
+	l.reading = nil
+	close(done)
 }
 
-func readLeakSource(ctx context.Context, source string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, leakKeysTimeout)
-	defer cancel()
-	if !strings.Contains(source, "://") {
-		file, err := os.Open(source)
+// leakKeysClient follows no redirects, which might lead to an address without TLS.
+var leakKeysClient = http.Client{Timeout: leakKeysTimeout,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+
+func (l *LeakKeys) text() ([]byte, error) {
+	if !l.remote() {
+		file, err := os.Open(l.source)
 		if err != nil {
 			return nil, err
 		}
 		defer file.Close()
 		return io.ReadAll(io.LimitReader(file, maxLeakKeys+1))
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, source, http.NoBody)
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, l.source,
+		http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Accept", "application/json")
-	response, err := http.DefaultClient.Do(request)
+	response, err := leakKeysClient.Do(request)
 	if err != nil {
 		return nil, err
 	}

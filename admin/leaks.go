@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -24,14 +27,44 @@ func (a *API) registerLeaks() {
 			"scanning partner program. No authentication is required: whoever has a token " +
 			"could use it. A signature, if there is one, must be valid.",
 		RequestBody: jsonBody(true, api.JSON),
-	}, a.reportLeaks)
+	}, a.reportLeaks, judges)
 }
 
 type leaksInput struct {
 	KeyID     string `header:"Github-Public-Key-Identifier" doc:"The key of leak_keys that has signed the body"`
 	Signature string `header:"Github-Public-Key-Signature" doc:"ECDSA with P-256 and SHA-256 of the body, DER in base64"`
 	RawBody   []byte
-	Body      []api.LeakReport `maxItems:"100"`
+	Body      leakReports `maxItems:"100"`
+}
+
+// leakReports are judged one by one, because the others may hold live tokens: whatever is not a
+// report counts as one without a token. They are nil if the text is not a list.
+type leakReports []api.LeakReport
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *leakReports) UnmarshalJSON(text []byte) error {
+	var entries []json.RawMessage
+	_ = json.Unmarshal(text, &entries) // another value leaves no entries
+	if entries == nil {
+		return nil
+	}
+	*l = make(leakReports, len(entries))
+	for i, entry := range entries {
+		_ = json.Unmarshal(entry, &(*l)[i]) // fields of another type stay empty
+	}
+	return nil
+}
+
+// check refuses a body that holds no report at all, or too many.
+func (l leakReports) check() error {
+	var wrong fields
+	switch {
+	case l == nil || len(l) > manage.MaxLeaks:
+		wrong.addNew("body", fmt.Sprintf("must be a list of at most %d reports", manage.MaxLeaks))
+	case len(l) > 0 && !slices.ContainsFunc(l, func(r api.LeakReport) bool { return r.Token != "" }):
+		wrong.addNew("token", "must be given")
+	}
+	return wrong.err()
 }
 
 func (a *API) reportLeaks(ctx context.Context, in *leaksInput) (*page[[]api.LeakLabel], error) {
@@ -45,13 +78,20 @@ func (a *API) reportLeaks(ctx context.Context, in *leaksInput) (*page[[]api.Leak
 			return nil, err
 		}
 	}
+	if err := in.Body.check(); err != nil {
+		return nil, err
+	}
 	reports := make([]manage.LeakReport, len(in.Body))
 	for i, r := range in.Body {
 		reports[i] = manage.LeakReport{Token: r.Token, URL: r.URL, Source: r.Source, Type: r.Type}
 	}
-	known, _, err := a.keys.ReportLeaks(ctx, callerOf(ctx), signed, reports)
+	known, p, err := a.keys.ReportLeaks(ctx, callerOf(ctx), signed, reports)
 	if err != nil {
 		return nil, err
+	}
+	if !p.Complete {
+		return nil, newProblem(http.StatusServiceUnavailable, keystore.Unavailable.Code(),
+			"some nodes may still accept a reported token; report it again to wait for them")
 	}
 	labels := make([]api.LeakLabel, len(in.Body))
 	for i, r := range in.Body {

@@ -18,9 +18,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
@@ -239,6 +241,7 @@ func TestInvalidLeakReports(t *testing.T) {
 		"not JSON":    {`token`, 400},
 		"empty list":  {`[]`, 200},
 		"empty texts": {`[{"token":"x","url":"","type":"","source":""}]`, 200},
+		"null":        {`null`, 422},
 	} {
 		if got := d.call(t, nobody, "POST", "/leaks", c.body).status; got != c.status {
 			t.Errorf("%s: %d, want %d", name, got, c.status)
@@ -246,6 +249,78 @@ func TestInvalidLeakReports(t *testing.T) {
 	}
 	if got := d.call(t, nobody, "GET", "/leaks", nil).status; got != 405 {
 		t.Errorf("GET: %d", got)
+	}
+}
+
+// TestDerivedLeaks: a derived token stands for the key that it was derived from, if its signature is
+// valid.
+func TestDerivedLeaks(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "PATCH", "/namespaces/default", `{"on_leak":"revoke"}`).into(t, 200,
+		new(api.NamespaceChanged))
+	m := d.mint(t, root, `{"name":"CI","access":"read_only"}`)
+	derive := func(life time.Duration) string {
+		derived, err := keystore.Derive(m.Token, keystore.Caveats{ExpiresAt: time.Now().Add(life)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return derived
+	}
+	derived := derive(time.Hour)
+	signature := strings.LastIndexByte(derived, '.') + 1
+	if signature == 0 {
+		t.Fatal("no signature")
+	}
+	changed := byte('A')
+	if derived[signature+5] == 'A' {
+		changed = 'B'
+	}
+	forged := derived[:signature+5] + string(changed) + derived[signature+6:]
+	status := func() string {
+		var k api.Key
+		d.call(t, root, "GET", "/keys/"+m.Key.ID, nil).into(t, 200, &k)
+		return k.Status
+	}
+	if got := d.report(t, api.LeakReport{Token: forged}); got[0] != "false_positive" ||
+		status() != "active" {
+		t.Errorf("forged: %v, the key is %s", got, status())
+	}
+	// Nobody can use it any more.
+	if d.report(t, api.LeakReport{Token: derive(-time.Hour)}); status() != "active" {
+		t.Errorf("after an expired derived token, the key is %s", status())
+	}
+	if got := d.report(t, api.LeakReport{Token: derived,
+		URL: "https://x/" + derived}); got[0] != "true_positive" || status() != "revoked" {
+		t.Errorf("derived: %v, the key is %s", got, status())
+	}
+	if rows := d.leaked(t); len(rows) != 1 || !strings.Contains(string(rows[0].After),
+		"(withheld") {
+		t.Errorf("rows %+v", rows)
+	}
+}
+
+// TestInvalidLeakEntries reports a live token beside entries that are not valid. They must not keep
+// it alive.
+func TestInvalidLeakEntries(t *testing.T) {
+	d := open(t)
+	d.call(t, root, "PATCH", "/namespaces/default", `{"on_leak":"revoke"}`).into(t, 200,
+		new(api.NamespaceChanged))
+	for _, entry := range []string{`null`, `{"token":null}`, `{"token":1}`, `{}`, `"x"`, `[]`,
+		`{"token":""}`, `{"token":"` + strings.Repeat("x", 9000) + `"}`,
+		`{"token":"x","url":null,"type":7,"source":{}}`} {
+		m := d.mint(t, root, `{"name":"CI","access":"read_only"}`)
+		var labels []api.LeakLabel
+		d.call(t, nobody, "POST", "/leaks", `[`+entry+`,{"token":"`+m.Token+
+			`","url":null}]`).into(t, 200, &labels)
+		if len(labels) != 2 || labels[0].Label != "false_positive" ||
+			labels[1].Label != "true_positive" {
+			t.Errorf("beside %.40s: %+v", entry, labels)
+		}
+		var k api.Key
+		d.call(t, root, "GET", "/keys/"+m.Key.ID, nil).into(t, 200, &k)
+		if k.Status != "revoked" {
+			t.Errorf("beside %.40s: the key is %s", entry, k.Status)
+		}
 	}
 }
 
@@ -275,7 +350,9 @@ func keysDocument(t *testing.T, keys map[string]string) string {
 	return string(text)
 }
 
-func TestSignedLeakReports(t *testing.T) {
+// signer returns a public key, and what signs bodies for it.
+func signer(t *testing.T) (public string, sign func(body string) string) {
+	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -284,8 +361,8 @@ func TestSignedLeakReports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	sign := func(body string) string {
+	public = string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	return public, func(body string) string {
 		sum := sha256.Sum256([]byte(body))
 		signature, err := ecdsa.SignASN1(rand.Reader, private, sum[:])
 		if err != nil {
@@ -293,6 +370,83 @@ func TestSignedLeakReports(t *testing.T) {
 		}
 		return base64.StdEncoding.EncodeToString(signature)
 	}
+}
+
+// TestLeakKeysSources: redirects are not followed, and a file is read again with each
+// configuration.
+func TestLeakKeysSources(t *testing.T) {
+	public, sign := signer(t)
+	d := open(t)
+	status := func(id string) int {
+		return d.call(t, nobody, "POST", "/leaks", `[]`, "Github-Public-Key-Identifier", id,
+			"Github-Public-Key-Signature", sign(`[]`)).status
+	}
+	document := keysDocument(t, map[string]string{"ours": public})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/moved" {
+			http.Redirect(w, r, "/", http.StatusFound)
+			return
+		}
+		fmt.Fprint(w, document)
+	}))
+	defer server.Close()
+	d.SetLeakKeys(admin.NewLeakKeys(server.URL + "/moved"))
+	if got := status("ours"); got != 503 {
+		t.Errorf("after a redirect: %d", got)
+	}
+
+	file := filepath.Join(t.TempDir(), "keys.json")
+	for _, id := range []string{"first", "second"} {
+		text := keysDocument(t, map[string]string{id: public})
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.SetLeakKeys(admin.NewLeakKeys(file))
+		if got := status(id); got != 200 {
+			t.Errorf("%s key of a file: %d", id, got)
+		}
+	}
+}
+
+// TestLeakKeysWait: a report with a known key does not wait while the keys are read again.
+func TestLeakKeysWait(t *testing.T) {
+	public, sign := signer(t)
+	entered, proceed := make(chan struct{}), make(chan struct{})
+	again := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if again {
+			close(entered)
+			<-proceed
+		}
+		again = true
+		fmt.Fprint(w, keysDocument(t, map[string]string{"ours": public}))
+	}))
+	defer server.Close()
+	d := open(t)
+	keys := admin.NewLeakKeys(server.URL)
+	d.SetLeakKeys(keys)
+	status := func(id string) int {
+		return d.call(t, nobody, "POST", "/leaks", `[]`, "Github-Public-Key-Identifier", id,
+			"Github-Public-Key-Signature", sign(`[]`)).status
+	}
+	if got := status("ours"); got != 200 {
+		t.Fatal(got)
+	}
+	keys.Age(2 * time.Minute)
+	unknown := make(chan int)
+	go func() { unknown <- status("unknown") }()
+	<-entered
+	if got := status("ours"); got != 200 {
+		t.Errorf("a known key during a read: %d", got)
+	}
+	close(proceed)
+	if got := <-unknown; got != 401 {
+		t.Errorf("an unknown key: %d", got)
+	}
+}
+
+func TestSignedLeakReports(t *testing.T) {
+	public, sign := signer(t)
 	g := gitHubExample
 	document := keysDocument(t, map[string]string{g.id: g.key, "ours": public})
 	var fetched atomic.Int32

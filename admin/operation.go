@@ -77,6 +77,7 @@ const (
 	mayPend  trait = iota // may answer 202, while the change is not in force on every node
 	streams               // reads or writes a stream of any length, for any time
 	mayMatch              // may answer 304 to If-None-Match
+	judges                // checks the values in its body itself
 )
 
 // register adds an operation. The caller must hold permission in some namespace, unless it is
@@ -110,8 +111,11 @@ func add[I, O any](
 	op.Middlewares = append(op.Middlewares, a.withParameters)
 	if op.RequestBody != nil {
 		body := a.withBody
-		if streaming {
+		switch {
+		case streaming:
 			body = a.withStream
+		case slices.Contains(traits, judges):
+			body = a.withJSON
 		}
 		op.Middlewares = append(op.Middlewares, body)
 		op.MaxBodyBytes, op.SkipValidateBody = -1, true // withBody has checked both

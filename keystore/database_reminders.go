@@ -15,10 +15,10 @@ type ReminderFinder interface {
 	// expire at a time or before it, in this order.
 	ExpiringKeys(ctx context.Context, after ExpiryPosition, until time.Time, limit int) (
 		[]ExpiryPosition, error)
-	// UnusedKeys examines some thousand keys after a cursor, oldest first, and returns the ids of
-	// those that are active at f.Now and match f. next is the cursor of the following keys, empty
-	// after the last.
-	UnusedKeys(ctx context.Context, f UnusedFilter, cursor string) (ids []string, next string,
+	// UnusedKeys examines some thousand keys after a cursor, oldest first, and returns those that
+	// are active at f.Now and match f. next is the cursor of the following keys, empty after the
+	// last.
+	UnusedKeys(ctx context.Context, f UnusedFilter, cursor string) (keys []UnusedKey, next string,
 		err error)
 }
 
@@ -41,6 +41,13 @@ type UnusedFilter struct {
 	// Reported also selects keys that were reported with [ReminderWriter.NoteUnused] and not
 	// inactivated.
 	Reported bool
+}
+
+// An UnusedKey is a key that nobody uses.
+type UnusedKey struct {
+	ID, Namespace string
+	Since         time.Time    // of its last use, or of its creation if it was never used
+	Reported      UnusedReport // the last one, or the zero value
 }
 
 // ReminderWriter is the part of a [Tx] that records which reminders were given. They are given in

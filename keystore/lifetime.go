@@ -11,7 +11,9 @@ import (
 // time is more than a century, and a time that is this long before now can still be stored.
 const (
 	MinLifetime = time.Second
-	MaxLifetime = 36500 * 24 * time.Hour
+	// MinInactivate is the shortest time after which unused keys are inactivated.
+	MinInactivate = time.Hour
+	MaxLifetime   = 36500 * 24 * time.Hour
 )
 
 // A Lifecycle is what a namespace requires of the lifetime of its keys: those whose home it is.

@@ -4,7 +4,7 @@ package api
 // program. Other fields are ignored.
 type LeakReport struct {
 	_      struct{} `additionalProperties:"true"`
-	Token  string   `json:"token" writeOnly:"true" maxLength:"8192" doc:"The token"`
+	Token  string   `json:"token" writeOnly:"true" doc:"The token"`
 	Type   string   `json:"type,omitempty" writeOnly:"true" minLength:"0" doc:"The name of the pattern that matched"`
 	URL    string   `json:"url,omitempty" writeOnly:"true" minLength:"0" doc:"Where the token was found"`
 	Source string   `json:"source,omitempty" writeOnly:"true" minLength:"0" doc:"The kind of place, such as commit"`

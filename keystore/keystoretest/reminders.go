@@ -77,8 +77,12 @@ func testReminders(t *testing.T, s Store) {
 
 	unused := func(f keystore.UnusedFilter, want ...string) {
 		t.Helper()
-		ids, next, err := other.UnusedKeys(ctx, f, "")
+		keys, next, err := other.UnusedKeys(ctx, f, "")
 		must(t, err)
+		ids := make([]string, len(keys))
+		for i, k := range keys {
+			ids[i] = k.ID
+		}
 		if !slices.Equal(ids, want) || next != "" {
 			t.Errorf("unused %+v: %v %q, want %v", f, ids, next, want)
 		}
@@ -105,6 +109,15 @@ func testReminders(t *testing.T, s Store) {
 	unused(f, "c", "never")
 	f.Reported = true
 	unused(f, "a", "c", "never")
+	found, _, err := other.UnusedKeys(ctx, f, "")
+	must(t, err)
+	if want := []keystore.UnusedKey{
+		{ID: "a", Namespace: keystore.DefaultNamespace, Since: at(50), Reported: reports["a"]},
+		{ID: "c", Namespace: keystore.DefaultNamespace, Since: at(6), Reported: reports["c"]},
+		{ID: "never", Namespace: keystore.DefaultNamespace, Since: at(7)},
+	}; !reflect.DeepEqual(found, want) {
+		t.Errorf("unused %+v, want %+v", found, want)
+	}
 	if now := head(t, db); now != before {
 		t.Errorf("reminders took revisions %d to %d", before, now)
 	}
@@ -128,13 +141,13 @@ func testReminders(t *testing.T, s Store) {
 	seen := make(map[string]bool)
 	calls := 0
 	for cursor := ""; ; calls++ {
-		ids, next, err := db.UnusedKeys(ctx, f, cursor)
+		keys, next, err := db.UnusedKeys(ctx, f, cursor)
 		must(t, err)
-		for _, id := range ids {
-			if seen[id] {
-				t.Errorf("%s was returned twice", id)
+		for _, k := range keys {
+			if seen[k.ID] {
+				t.Errorf("%s was returned twice", k.ID)
 			}
-			seen[id] = true
+			seen[k.ID] = true
 		}
 		if cursor = next; next == "" {
 			break

@@ -15,8 +15,13 @@ const (
 	// remindInterval is how often the node that gives reminders looks for keys that expire.
 	remindInterval = 10 * time.Second
 	// unusedInterval is the longest time between two searches for unused keys. A search reads all
-	// keys that are old enough.
+	// keys that are old enough, so the next one comes at the earliest after searchShare times as
+	// long as it took.
 	unusedInterval = time.Hour
+	searchShare    = 50
+	// useLag is how late a last use may come into the database. A key is inactivated this much
+	// later.
+	useLag = time.Minute
 	// remindBatch is how many reminders one transaction gives. Another change waits for at most one
 	// such transaction.
 	remindBatch = 200
@@ -26,7 +31,7 @@ const (
 
 // remind gives reminders until ctx is done.
 func (k *Keystore) remind(ctx context.Context) {
-	var searched time.Time // for unused keys
+	var search time.Time // for unused keys, at the earliest
 	t := time.NewTimer(rand.N(remindInterval))
 	defer t.Stop()
 	for {
@@ -35,21 +40,22 @@ func (k *Keystore) remind(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		k.remindOnce(ctx, &searched)
+		k.remindOnce(ctx, &search)
 		t.Reset(remindInterval/2 + rand.N(remindInterval))
 	}
 }
 
 // remindOnce gives the reminders that are due, if this is the node that gives them. It searches for
-// unused keys if it is time to, and sets searched.
-func (k *Keystore) remindOnce(ctx context.Context, searched *time.Time) {
+// unused keys if it is time to, and sets search.
+func (k *Keystore) remindOnce(ctx context.Context, search *time.Time) {
 	leads, err := k.givesReminders(ctx)
 	if err == nil && leads {
 		err = k.remindExpiring(ctx)
-		now := time.Now()
-		if wait := k.unusedWait(); err == nil && wait > 0 && now.Sub(*searched) >= wait {
+		begun := time.Now()
+		if shortest, _ := k.idleRules(); err == nil && shortest > 0 && !begun.Before(*search) {
 			if err = k.remindUnused(ctx); err == nil {
-				*searched = now
+				*search = begun.Add(max(min(unusedInterval, shortest/100),
+					searchShare*time.Since(begun)))
 			}
 		}
 	}
@@ -229,25 +235,23 @@ func (k *Keystore) idleRules() (shortest time.Duration, inactivates bool) {
 	return shortest, inactivates
 }
 
-// unusedWait returns the time between two searches for unused keys, or 0 if nothing happens to
-// them.
-func (k *Keystore) unusedWait() time.Duration {
-	shortest, _ := k.idleRules()
-	if shortest == 0 {
-		return 0
-	}
-	return min(unusedInterval, max(time.Second, shortest/100))
-}
-
 // remindUnused reports and inactivates keys that nobody uses.
 func (k *Keystore) remindUnused(ctx context.Context) error {
 	shortest, inactivates := k.idleRules()
 	now := k.Now()
 	f := keystore.UnusedFilter{Now: now, Since: now.Add(-shortest), Reported: inactivates}
 	for cursor := ""; ; {
-		ids, next, err := k.Database().UnusedKeys(ctx, f, cursor)
+		found, next, err := k.Database().UnusedKeys(ctx, f, cursor)
 		if err != nil {
 			return err
+		}
+		// Most keys that were found may belong to namespaces with a longer time, or none.
+		var ids []string
+		for _, u := range found {
+			rule := k.idleRule(k.Policy().Namespace(u.Namespace))
+			if tell, end := dueUnused(rule, u.Since, now, u.Reported); tell || end {
+				ids = append(ids, u.ID)
+			}
 		}
 		for batch := range slices.Chunk(ids, remindBatch) {
 			if err := k.reportUnused(ctx, batch); err != nil {
@@ -260,9 +264,24 @@ func (k *Keystore) remindUnused(ctx context.Context) error {
 	}
 }
 
-// reportUnused reports those of some keys that are unused according to their namespace, and that
-// were not reported for the same time without a use. A key that somebody activates again without
-// using it stays active.
+// dueUnused returns what must happen to an active key that was not used since a time, given the last
+// report about it: whether to report it, and whether to inactivate it. Both happen once for a time
+// without a use. A key that somebody activates again without using it stays active.
+func dueUnused(
+	rule keystore.IdleRule, since, now time.Time, last keystore.UnusedReport,
+) (tell, end bool) {
+	after, ends := rule.After, rule.Then == keystore.IdleInactivate
+	if ends {
+		after += useLag
+	}
+	if rule.After == 0 || now.Sub(since) < after {
+		return false, false
+	}
+	told := !last.Since.Before(since)
+	return !told, ends && !(told && last.Inactivated)
+}
+
+// reportUnused reports and inactivates those of some keys for which it is due.
 func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 	inactivated := false
 	done, err := k.commitBulk(ctx, Root("unused keys"), func(tx keystore.Tx, auth authority) error {
@@ -284,22 +303,16 @@ func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 				since = key.CreatedAt
 			}
 			rule := k.idleRule(auth.policy.Namespace(key.Namespace))
-			if rule.After == 0 || tx.Now().Sub(since) < rule.After ||
-				key.Status(tx.Now()) != keystore.StatusActive {
-				continue
-			}
-			report, told := known[key.ID]
-			told = told && !report.Since.Before(since)
-			ends := rule.Then == keystore.IdleInactivate && !(told && report.Inactivated)
-			if told && !ends {
+			tell, end := dueUnused(rule, since, tx.Now(), known[key.ID])
+			if !tell && !end || key.Status(tx.Now()) != keystore.StatusActive {
 				continue
 			}
 			touches := key.Touches(auth.policy)
-			if !told {
+			if tell {
 				unused = append(unused, auditedChange{key.ID, touches, key,
 					&remindedKey{key, auditedReminder{UnusedSince: since}}})
 			}
-			if ends {
+			if end {
 				after := *key
 				after.Active, after.Version = false, key.Version+1
 				if err := tx.UpdateKey(&after); err != nil {
@@ -308,7 +321,7 @@ func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 				edits = append(edits, auditedChange{key.ID, touches, key, &after})
 				inactivated = true
 			}
-			reports[key.ID] = keystore.UnusedReport{Since: since, Inactivated: ends}
+			reports[key.ID] = keystore.UnusedReport{Since: since, Inactivated: end}
 		}
 		if len(reports) == 0 {
 			return nil

@@ -3,6 +3,7 @@ package manage_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -131,24 +132,87 @@ func TestExpiryReminders(t *testing.T) {
 	})
 }
 
+// TestUnusedElsewhere gives one namespace a short time. Its searches must not take the write lock for
+// the unused keys of others.
+func TestUnusedElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := openCounted(t, fleet.New(t))
+		for range 5 {
+			fleet.Mint(t, k, manage.KeySpec{})
+		}
+		updates := func() int64 {
+			before := db.updates.Load()
+			time.Sleep(10 * time.Minute)
+			return db.updates.Load() - before
+		}
+		own := updates()
+		if _, err := k.CreateNamespace(ctx, fleet.Root, keystore.Namespace{ID: "tenant",
+			Lifecycle: keystore.Lifecycle{Idle: keystore.IdleRule{After: time.Second,
+				Then: keystore.IdleNotify}}}); err != nil {
+			t.Fatal(err)
+		}
+		key, _ := fleet.Mint(t, k, manage.KeySpec{Namespace: "tenant"})
+		if n := updates(); n > own+5 {
+			t.Errorf("%d transactions in 10 minutes, %d without the namespace", n, own)
+		}
+		if rows := auditedAs(t, k, "key.unused"); len(rows) != 1 || rows[0].Object != key.ID {
+			t.Errorf("rows %+v", rows)
+		}
+	})
+}
+
+// TestUsedKeyStaysActive uses a key just within the time after which it is inactivated. Its last use
+// comes into the database some seconds later.
+func TestUsedKeyStaysActive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := fleet.New(t).Node(node.Settings{})
+		rule := keystore.IdleRule{After: keystore.MinInactivate - time.Second,
+			Then: keystore.IdleInactivate}
+		if _, _, err := k.EditNamespace(ctx, fleet.Root, keystore.DefaultNamespace,
+			manage.NamespacePatch{Idle: &rule}, manage.ChangeOptions{}); err == nil {
+			t.Error("a time below the minimum is valid")
+		}
+		rule.After = 5 * time.Second
+		if err := k.SetIdle(ctx, keystore.DefaultNamespace, rule); err != nil {
+			t.Fatal(err)
+		}
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		for i := range 30 {
+			a, err := k.Lookup(ctx, token, time.Now())
+			if got := fleet.Ask(k, token); err != nil || got != keystore.OK {
+				t.Fatalf("after %d times: %v %v", i, got, err)
+			}
+			k.Used(a.Record, time.Now().UnixNano(), func() netip.Addr { return netip.Addr{} })
+			time.Sleep(4 * time.Second)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := fleet.Ask(k, token); got != keystore.Inactive {
+			t.Errorf("unused: %v", got)
+		}
+	})
+}
+
 // TestUnusedReminders reports keys that nobody uses once, and inactivates them where their
 // namespace says so.
 func TestUnusedReminders(t *testing.T) {
-	const unit = 15 * time.Second
+	const unit = 30 * time.Second
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
 		s := node.Settings{Reminders: node.ReminderSettings{Unused: 20 * unit}}
 		k, _ := d.Node(s)
 		d.Node(s)
 		for _, ns := range []keystore.Namespace{
-			{ID: "ends", Lifecycle: keystore.Lifecycle{Idle: keystore.IdleRule{
-				After: 10 * unit, Then: keystore.IdleInactivate}}},
+			{ID: "ends"},
 			{ID: "later", Lifecycle: keystore.Lifecycle{Idle: keystore.IdleRule{
 				After: 50 * unit, Then: keystore.IdleNotify}}},
 		} {
 			if _, err := k.CreateNamespace(ctx, fleet.Root, ns); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := k.SetIdle(ctx, "ends", keystore.IdleRule{After: 10 * unit,
+			Then: keystore.IdleInactivate}); err != nil {
+			t.Fatal(err)
 		}
 		keys := make(map[string]*keystore.Key)
 		for _, name := range []string{"default", "ends", "later", "used", "off"} {
@@ -186,20 +250,20 @@ func TestUnusedReminders(t *testing.T) {
 		}
 		time.Sleep(9 * unit)
 		check("9 units", map[string]int{}, true)
-		time.Sleep(2 * unit)
-		check("11 units", map[string]int{"ends": 1}, false)
+		time.Sleep(4 * unit) // two of them for last uses that come late
+		check("13 units", map[string]int{"ends": 1}, false)
 		// Whoever activates a key that is still unused means it.
 		edit("ends", true)
-		time.Sleep(12 * unit)
+		time.Sleep(10 * unit)
 		check("23 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
 		time.Sleep(20 * unit)
 		check("43 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
 		// A use begins a new time.
 		d.Tamper(fmt.Sprintf(
 			"INSERT INTO last_uses (key_id, used_at) VALUES ('%s', %d), ('%s', %d)", keys["used"].ID, time.Now().UnixMicro(), keys["ends"].ID, time.Now().UnixMicro()))
-		time.Sleep(11 * unit)
-		check("54 units", map[string]int{"ends": 2, "default": 1, "used": 1, "later": 1}, false)
-		time.Sleep(12 * unit)
+		time.Sleep(13 * unit)
+		check("56 units", map[string]int{"ends": 2, "default": 1, "used": 1, "later": 1}, false)
+		time.Sleep(10 * unit)
 		check("66 units", map[string]int{"ends": 2, "default": 1, "used": 2, "later": 1}, false)
 		if rows := auditedAs(t, k, "key.edit"); len(rows) != 3 {
 			t.Errorf("%d edits", len(rows))

@@ -133,6 +133,8 @@ func (p *fieldErrors) lifecycle(l *keystore.Lifecycle) {
 	if l.Idle != (keystore.IdleRule{}) {
 		if !keystore.ValidLifetime(l.Idle.After) {
 			p.add("idle.after", bounds)
+		} else if l.Idle.Then == keystore.IdleInactivate && l.Idle.After < keystore.MinInactivate {
+			p.add("idle.after", "must be at least 1h if keys become inactive")
 		}
 		if l.Idle.Then != keystore.IdleNotify && l.Idle.Then != keystore.IdleInactivate {
 			p.add("idle.then", "must be %s or %s", keystore.IdleNotify, keystore.IdleInactivate)

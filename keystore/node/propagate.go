@@ -212,6 +212,17 @@ func (n *Node) Propagate(c Commit, wait time.Duration) (Propagation, error) {
 	return n.unlessLost(c, n.propagate(context.Background(), c, wait))
 }
 
+// Latest returns the latest change of the database, as if it had just been committed: once it is in
+// force, so is everything that this node has found in the database before the call.
+func (n *Node) Latest(ctx context.Context) (Commit, error) {
+	c := Commit{history: n.membership.history()}
+	if err := n.renewAnew(ctx); err != nil {
+		return c, err
+	}
+	c.Revision, c.since = n.Applied(), n.clock.now()
+	return c, nil
+}
+
 // PropagateObserved is Propagate for a change that removes access. It also reports the duration
 // to the [Observer].
 func (n *Node) PropagateObserved(c Commit, wait time.Duration) (Propagation, error) {

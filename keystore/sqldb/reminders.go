@@ -46,7 +46,7 @@ func (d *DB) ExpiringKeys(
 // UnusedKeys implements [keystore.Database].
 func (d *DB) UnusedKeys(
 	ctx context.Context, f keystore.UnusedFilter, cursor string,
-) (ids []string, next string, err error) {
+) (keys []keystore.UnusedKey, next string, err error) {
 	const operation = "searching for unused keys"
 	o := byCreation
 	where := clause{"k.created_at <= ? AND k.personal = 0 AND " + d.current,
@@ -80,10 +80,14 @@ func (d *DB) UnusedKeys(
 	where = where.and(ofStatus(keystore.KeyFilter{Status: keystore.StatusActive, Now: f.Now})).
 		and(clause{"coalesce(u.used_at, k.created_at) <= ? AND " + told + ")",
 			[]any{f.Since.UnixMicro()}})
-	ids, err = list(d.read(ctx), scanText, "SELECT k.id FROM keys k LEFT JOIN last_uses u ON "+
-		"u.key_id = k.id LEFT JOIN unused_keys m ON m.key_id = k.id WHERE "+where.sql+
-		" ORDER BY k.created_at, k.id", where.args...)
-	return ids, next, d.fail(ctx, operation, err)
+	keys, err = list(d.read(ctx), func(scan func(...any) error) (u keystore.UnusedKey, err error) {
+		return u, scan(textTo{&u.ID}, textTo{&u.Namespace}, timeTo{&u.Since},
+			timeTo{&u.Reported.Since}, &u.Reported.Inactivated)
+	}, "SELECT k.id, k.namespace, coalesce(u.used_at, k.created_at), m.since, "+
+		"coalesce(m.inactivated, 0) FROM keys k LEFT JOIN last_uses u ON u.key_id = k.id LEFT JOIN "+
+		"unused_keys m ON m.key_id = k.id WHERE "+where.sql+" ORDER BY k.created_at, k.id",
+		where.args...)
+	return keys, next, d.fail(ctx, operation, err)
 }
 
 func (t *tx) ReminderPosition(before time.Duration) (p keystore.ExpiryPosition, err error) {
