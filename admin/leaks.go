@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -98,6 +99,9 @@ func (a *API) reportLeaks(ctx context.Context, in *leaksInput) (*page[[]api.Leak
 		sum := sha256.Sum256([]byte(r.Token))
 		labels[i] = api.LeakLabel{TokenHash: hex.EncodeToString(sum[:]), TokenType: r.Type,
 			Label: "false_positive"}
+		if keystore.ContainsToken(r.Type) || r.Token != "" && strings.Contains(r.Type, r.Token) {
+			labels[i].TokenType = "" // no answer repeats a token
+		}
 		if known[i] {
 			labels[i].Label = "true_positive"
 		}

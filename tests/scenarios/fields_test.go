@@ -39,7 +39,9 @@ func TestLiveTokenInEveryField(t *testing.T) {
 		if strings.Contains(fmt.Sprint(r.Header, string(r.Body)), live) {
 			t.Errorf("%s %s: the answer, with status %d, repeats it", method, where, r.Status)
 		}
-		if r.Status < 400 || r.Status >= 500 {
+		// A report of a leaked token may have it in every field.
+		reported := r.Status == 200 && path == "/leaks" && body != nil
+		if (r.Status < 400 || r.Status >= 500) && !reported {
 			t.Errorf("%s %s: status %d", method, where, r.Status)
 		}
 	}
