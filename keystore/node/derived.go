@@ -157,10 +157,6 @@ const (
 	forgeryShare = 9
 	// maxWaiting is how many verifications of one parent may wait.
 	maxWaiting = 64
-	// allForgeriesShare is the same for all parents together. It applies once they have taken more
-	// than their share by forgeryBurst, so that it delays no first use while one key is attacked.
-	allForgeriesShare = 1
-	forgeryBurst      = 100 * time.Millisecond
 	// maxForged is how many parents are paced on their own. The others share one pace.
 	maxForged = 1024
 )
@@ -168,12 +164,10 @@ const (
 var errForgeries = errors.New("too many derived tokens of one key with wrong signatures")
 
 // forgeries paces the verification of signatures, so that the wrong ones of one parent take at most
-// a tenth of a core, and those of all at most half a core. Verified tokens are remembered and do not
-// come here.
+// a tenth of a core. Verified tokens are remembered and do not come here.
 type forgeries struct {
 	mu      sync.Mutex
 	parents map[keystore.Digest]*pace
-	all     time.Time // when verifications of all parents would be within their share again
 }
 
 // A pace is that of a parent with wrong signatures. Its tokens are verified one by one.
@@ -199,9 +193,9 @@ func (f *forgeries) check(
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
-	}
-	if err := f.pause(ctx, p); err != nil {
-		return false, err
+		if err := f.pause(ctx, p); err != nil {
+			return false, err
+		}
 	}
 	begun := time.Now()
 	if ok = verify(); !ok {
@@ -232,14 +226,11 @@ func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 // only as long as there is none.
 var othersPace keystore.Digest
 
-// pause waits until the next verification of a parent, whose pace may be nil.
+// pause waits until the next verification.
 func (f *forgeries) pause(ctx context.Context, p *pace) error {
 	for {
 		f.mu.Lock()
-		wait := time.Until(f.all) - forgeryBurst
-		if p != nil {
-			wait = max(wait, time.Until(p.next))
-		}
+		wait := time.Until(p.next)
 		f.mu.Unlock()
 		if wait <= 0 {
 			return nil
@@ -267,10 +258,6 @@ func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 		p.next = now
 	}
 	p.next = p.next.Add(forgeryShare * took)
-	if f.all.Before(now) {
-		f.all = now
-	}
-	f.all = f.all.Add((allForgeriesShare + 1) * took)
 }
 
 // add adds a pace, after it has removed those that no longer slow anything down.

@@ -72,34 +72,6 @@ func TestForgeriesTakeATenth(t *testing.T) {
 	})
 }
 
-// TestForgeriesTakeHalf: wrong signatures of any number of parents take half of the time in sum.
-func TestForgeriesTakeHalf(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const took = 50 * time.Microsecond
-		var f forgeries
-		var spent atomic.Int64
-		forge := func() bool {
-			time.Sleep(took)
-			spent.Add(int64(took))
-			return false
-		}
-		ctx, stop := context.WithTimeout(t.Context(), time.Second)
-		defer stop()
-		var work sync.WaitGroup
-		for i := range 30 {
-			work.Go(func() {
-				for ctx.Err() == nil {
-					_, _ = f.check(ctx, &keystore.Digest{1, byte(i)}, forge)
-				}
-			})
-		}
-		work.Wait()
-		if part := float64(spent.Load()) / float64(time.Second); part > 0.65 || part < 0.4 {
-			t.Errorf("verifying took %.3f of the time", part)
-		}
-	})
-}
-
 // TestForgeriesAreBounded: parents with wrong signatures take bounded memory, and their paces are
 // forgotten.
 func TestForgeriesAreBounded(t *testing.T) {
