@@ -262,28 +262,20 @@ func (s *Set) Data() *Set {
 	return NewSet(slices.DeleteFunc(slices.Clone(s.Permissions()), Permission.IsAdmin)...)
 }
 
-// Intersection returns the permissions of each set that the other covers, and `x:read` or `x:write`
-// if one has `x:*` and the other covers only these.
+// Intersection returns the permissions of each set that the other covers.
 func Intersection(a, b *Set) *Set {
-	return NewSet(append(a.coveredBy(b), b.coveredBy(a)...)...)
-}
-
-func (s *Set) coveredBy(other *Set) (list []Permission) {
-	for _, p := range s.Permissions() {
-		if other.Covers(p) {
+	var list []Permission
+	for _, p := range a.Permissions() {
+		if b.Covers(p) {
 			list = append(list, p)
-			continue
-		}
-		if p.Resource == "" || p.Action != "*" {
-			continue
-		}
-		for _, class := range []Class{Read, Write} {
-			if part := (Permission{p.Resource, class.String()}); other.Covers(part) {
-				list = append(list, part)
-			}
 		}
 	}
-	return list
+	for _, p := range b.Permissions() {
+		if a.Covers(p) {
+			list = append(list, p)
+		}
+	}
+	return NewSet(list...)
 }
 
 // Access is the short name of a permission set.
