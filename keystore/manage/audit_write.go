@@ -28,6 +28,9 @@ func audit(
 // the change, so nothing changes without a row. The rows contain no digests of tokens, because
 // anyone could use them to test guesses of a token.
 func auditAll(tx keystore.Tx, auth authority, action string, list []auditedChange) error {
+	if len(list) == 0 {
+		return nil
+	}
 	last, err := tx.LastAudit()
 	if err != nil {
 		return fmt.Errorf("reading the audit log: %w", err)

@@ -52,8 +52,9 @@ func (k *Keystore) remindOnce(ctx context.Context, search *time.Time) {
 	if err == nil && leads {
 		err = k.remindExpiring(ctx)
 		begun := time.Now()
-		if shortest, _ := k.idleRules(); err == nil && shortest > 0 && !begun.Before(*search) {
-			if err = k.remindUnused(ctx); err == nil {
+		shortest, inactivates := k.idleRules()
+		if err == nil && shortest > 0 && !begun.Before(*search) {
+			if err = k.remindUnused(ctx, shortest, inactivates); err == nil {
 				*search = begun.Add(max(min(unusedInterval, shortest/100),
 					searchShare*time.Since(begun)))
 			}
@@ -199,7 +200,7 @@ func (r *reminder) give(ctx context.Context) (more bool, err error) {
 			list = append(list, auditedChange{key.ID, key.Touches(auth.policy), key,
 				&remindedKey{key, auditedReminder{Before: keystore.LifetimeText(r.before)}}})
 		}
-		return auditSome(tx, auth, action, list)
+		return auditAll(tx, auth, action, list)
 	})
 	r.after, r.stored = next, next
 	if errors.Is(err, errReminded) {
@@ -235,9 +236,10 @@ func (k *Keystore) idleRules() (shortest time.Duration, inactivates bool) {
 	return shortest, inactivates
 }
 
-// remindUnused reports and inactivates keys that nobody uses.
-func (k *Keystore) remindUnused(ctx context.Context) error {
-	shortest, inactivates := k.idleRules()
+// remindUnused reports and inactivates keys that nobody uses. It gets the results of idleRules.
+func (k *Keystore) remindUnused(
+	ctx context.Context, shortest time.Duration, inactivates bool,
+) error {
 	now := k.Now()
 	f := keystore.UnusedFilter{Now: now, Since: now.Add(-shortest), Reported: inactivates}
 	for cursor := ""; ; {
@@ -329,21 +331,13 @@ func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 		if err := tx.NoteUnused(reports); err != nil {
 			return err
 		}
-		if err := auditSome(tx, auth, "key.unused", unused); err != nil {
+		if err := auditAll(tx, auth, "key.unused", unused); err != nil {
 			return err
 		}
-		return auditSome(tx, auth, "key.edit", edits)
+		return auditAll(tx, auth, "key.edit", edits)
 	})
 	if err == nil && inactivated {
 		_, err = k.PropagateObserved(done, -1)
 	}
 	return err
-}
-
-// auditSome is auditAll for a list that may be empty.
-func auditSome(tx keystore.Tx, auth authority, action string, list []auditedChange) error {
-	if len(list) == 0 {
-		return nil
-	}
-	return auditAll(tx, auth, action, list)
 }

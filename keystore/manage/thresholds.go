@@ -39,7 +39,7 @@ func (k *Keystore) noteThresholds(ctx context.Context) {
 }
 
 func (k *Keystore) writeThresholds(ctx context.Context, list []node.QuotaThreshold) error {
-	_, err := k.commitInternal(ctx, "a node that has seen a threshold of a quota",
+	_, err := k.commitBulk(ctx, Root("a node that has seen a threshold of a quota"),
 		func(tx keystore.Tx, auth authority) error {
 			var changes []auditedChange
 			for _, t := range list {
@@ -69,31 +69,7 @@ func (k *Keystore) writeThresholds(ctx context.Context, list []node.QuotaThresho
 				}
 				changes = append(changes, auditedChange{id, touches, nil, after})
 			}
-			if len(changes) == 0 {
-				return nil
-			}
 			return auditAll(tx, auth, "quota.threshold", changes)
 		})
 	return err
-}
-
-// commitInternal makes a change on behalf of this node, which waits until there is no other one:
-// see commitBulk.
-func (k *Keystore) commitInternal(
-	ctx context.Context, cause string, f func(keystore.Tx, authority) error,
-) (node.Commit, error) {
-	if err := k.writes.enterBulk(ctx); err != nil {
-		return node.Commit{}, err
-	}
-	defer k.writes.leaveBulk()
-	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
-	defer cancel()
-	return k.write(ctx, func(tx keystore.Tx) error {
-		auth := internalAuthority(cause)
-		var err error
-		if auth.policy, err = k.policyIn(tx); err != nil {
-			return err
-		}
-		return f(tx, auth)
-	})
 }
