@@ -93,21 +93,13 @@ func (d *delivery) step(ctx context.Context) time.Duration {
 		return d.claim(ctx)
 	}
 	now := d.now()
-	interval := saveInterval
-	if d.dirty {
-		interval = progressInterval
-	}
-	if since := now.Sub(d.saved); since >= interval || !d.leased(now) {
+	if d.untilSave(now) <= 0 || !d.leased(now) {
 		if !d.save(ctx) {
 			return noticeInterval
 		}
 		now = d.now()
 	}
-	until := saveInterval - now.Sub(d.saved)
-	if d.dirty {
-		until = progressInterval - now.Sub(d.saved)
-	}
-	until = max(until, time.Millisecond)
+	until := max(d.untilSave(now), time.Millisecond)
 	switch {
 	case !d.row.StoppedAt.IsZero():
 		return until
@@ -123,6 +115,15 @@ func (d *delivery) step(ctx context.Context) time.Duration {
 		d.next(ctx)
 	}
 	return 0
+}
+
+// untilSave returns the time until the row must be saved. It is not positive if that is overdue.
+func (d *delivery) untilSave(now time.Time) time.Duration {
+	interval := saveInterval
+	if d.dirty {
+		interval = progressInterval
+	}
+	return interval - now.Sub(d.saved)
 }
 
 // leased reports whether this node may begin an attempt. The wall clock counts as well, because the
@@ -194,14 +195,7 @@ func (d *delivery) find(ctx context.Context) (*keystore.Webhook, error) {
 func (d *delivery) newest(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	rows, _, err := d.keys.Database().Audits(ctx, keystore.AuditFilter{}, "", 1)
-	if err != nil {
-		return 0, d.keys.StoreFailed("reading the audit log", err)
-	}
-	if len(rows) == 0 {
-		return 0, nil
-	}
-	return rows[0].Seq, nil
+	return d.keys.NewestAudit(ctx)
 }
 
 // save stores the row, and with it extends the lease. It reports whether this node still holds the

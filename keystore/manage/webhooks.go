@@ -31,38 +31,57 @@ func (k *Keystore) ListWebhooks(ctx context.Context, c Caller) ([]WebhookStatus,
 
 // webhooks returns the webhook with an id or, for the empty id, all.
 func (k *Keystore) webhooks(ctx context.Context, id string) ([]WebhookStatus, error) {
-	hooks, err := k.Database().Webhooks(ctx, id)
+	list, err := k.backlogs(ctx, id)
 	if err != nil {
-		return nil, k.StoreFailed("reading webhooks", err)
-	}
-	newest, _, err := k.Database().Audits(ctx, keystore.AuditFilter{}, "", 1)
-	if err != nil {
-		return nil, k.StoreFailed("reading the audit log", err)
+		return nil, err
 	}
 	nodes, err := k.Database().Nodes(ctx)
 	if err != nil {
 		return nil, k.StoreFailed("reading the nodes", err)
 	}
-	list := make([]WebhookStatus, len(hooks))
-	for i, hook := range hooks {
-		s := WebhookStatus{Webhook: hook}
-		s.Webhook.TakeReplay()
-		if len(newest) > 0 {
-			s.Backlog = max(0, newest[0].Seq-s.Position)
-		}
+	for i := range list {
 		for _, n := range nodes {
-			if n.Incarnation == hook.Holder {
-				s.Node = n.Address
+			if n.Incarnation == list[i].Holder {
+				list[i].Node = n.Address
 			}
 		}
-		list[i] = s
 	}
 	return list, nil
 }
 
+// backlogs is webhooks without the nodes.
+func (k *Keystore) backlogs(ctx context.Context, id string) ([]WebhookStatus, error) {
+	hooks, err := k.Database().Webhooks(ctx, id)
+	if err != nil {
+		return nil, k.StoreFailed("reading webhooks", err)
+	}
+	newest, err := k.NewestAudit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]WebhookStatus, len(hooks))
+	for i, hook := range hooks {
+		hook.TakeReplay()
+		list[i] = WebhookStatus{Webhook: hook, Backlog: max(0, newest-hook.Position)}
+	}
+	return list, nil
+}
+
+// NewestAudit returns the Seq of the newest row of the audit log, or zero for an empty log.
+func (k *Keystore) NewestAudit(ctx context.Context) (int64, error) {
+	rows, _, err := k.Database().Audits(ctx, keystore.AuditFilter{}, "", 1)
+	if err != nil {
+		return 0, k.StoreFailed("reading the audit log", err)
+	}
+	if len(rows) == 0 {
+		return 0, nil
+	}
+	return rows[0].Seq, nil
+}
+
 // WebhookBacklogs returns the Backlog of each webhook, by id.
 func (k *Keystore) WebhookBacklogs(ctx context.Context) (map[string]int64, error) {
-	list, err := k.webhooks(ctx, "")
+	list, err := k.backlogs(ctx, "")
 	backlogs := make(map[string]int64, len(list))
 	for i := range list {
 		backlogs[list[i].ID] = list[i].Backlog
