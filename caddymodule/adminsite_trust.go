@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"net/http"
 	"reflect"
 	"strings"
 
@@ -85,14 +84,7 @@ func replaces(ops *headers.HeaderOps, header string) bool {
 		}
 	}
 	for _, pattern := range ops.Delete {
-		// Caddy compares patterns in lower case, and other names in their canonical form.
-		pattern, name := strings.ToLower(pattern), strings.ToLower(http.CanonicalHeaderKey(header))
-		text, before := strings.CutPrefix(pattern, "*")
-		text, after := strings.CutSuffix(text, "*")
-		switch {
-		case before && after && strings.Contains(name, text),
-			before && !after && strings.HasSuffix(name, text),
-			after && !before && strings.HasPrefix(name, text), name == pattern:
+		if headerMatches(strings.ToLower(pattern), strings.ToLower(header)) {
 			return true
 		}
 	}

@@ -332,7 +332,7 @@ func (g *guard) checkKey(h *Handler, p passed, within []caddyhttp.MatcherSets) {
 }
 
 // headerMatches reports whether a name of a header operation, which may begin or end in *, names a
-// header.
+// header. Both are in lower case, in which Caddy compares them.
 func headerMatches(pattern, name string) bool {
 	switch {
 	case strings.HasPrefix(pattern, "*") && strings.HasSuffix(pattern, "*"):

@@ -57,17 +57,11 @@ func (d *decoder) servers(raw json.RawMessage) (servers []*caddyhttp.Server, err
 func (d *decoder) routes(routes caddyhttp.RouteList, path string) error {
 	for i := range routes {
 		r := &routes[i]
-		for _, raw := range r.MatcherSetsRaw {
-			set := caddyhttp.MatcherSet{}
-			for _, name := range slices.Sorted(maps.Keys(raw)) {
-				m, err := decodeMatcher(name, raw[name])
-				if err != nil {
-					return err
-				}
-				set = append(set, m)
-			}
-			r.MatcherSets = append(r.MatcherSets, set)
+		sets, err := decodeMatchers(r.MatcherSetsRaw)
+		if err != nil {
+			return err
 		}
+		r.MatcherSets = append(r.MatcherSets, sets...)
 		for j, raw := range r.HandlersRaw {
 			handler, err := d.handler(raw, fmt.Sprintf("%s/%d/handle/%d", path, i, j))
 			if err != nil {
@@ -87,6 +81,21 @@ type unknownMatcher struct {
 	Raw  json.RawMessage
 }
 
+func decodeMatchers(raw caddyhttp.RawMatcherSets) (sets caddyhttp.MatcherSets, err error) {
+	for _, rawSet := range raw {
+		set := caddyhttp.MatcherSet{}
+		for _, name := range slices.Sorted(maps.Keys(rawSet)) {
+			m, err := decodeMatcher(name, rawSet[name])
+			if err != nil {
+				return nil, err
+			}
+			set = append(set, m)
+		}
+		sets = append(sets, set)
+	}
+	return sets, nil
+}
+
 func decodeMatcher(name string, raw json.RawMessage) (any, error) {
 	info, err := caddy.GetModule("http.matchers." + name)
 	if err != nil {
@@ -97,19 +106,9 @@ func decodeMatcher(name string, raw json.RawMessage) (any, error) {
 		return nil, err
 	}
 	if not, ok := m.(*caddyhttp.MatchNot); ok {
-		for _, raw := range not.MatcherSetsRaw {
-			set := caddyhttp.MatcherSet{}
-			for _, name := range slices.Sorted(maps.Keys(raw)) {
-				inner, err := decodeMatcher(name, raw[name])
-				if err != nil {
-					return nil, err
-				}
-				set = append(set, inner)
-			}
-			not.MatcherSets = append(not.MatcherSets, set)
-		}
+		not.MatcherSets, err = decodeMatchers(not.MatcherSetsRaw)
 	}
-	return m, nil
+	return m, err
 }
 
 // handler returns a handler, or nil for one that this program does not have.

@@ -59,7 +59,7 @@ func guardConfig(config json.RawMessage) ([]danger, map[any]string, error) {
 // file may have changed since the configuration was loaded, so only dangers that are equal count.
 func locate(dangers []danger, file command.ConfigFile) []command.Danger {
 	var located []command.Danger
-	if file.Adapter == "caddyfile" {
+	if file.Adapter == "caddyfile" && len(dangers) > 0 { // adapting takes as long as a reload
 		located = dangersOfCaddyfile(file)
 	}
 	found := make([]command.Danger, len(dangers))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,16 +47,8 @@ their own and are not found.`,
 		names = append(names, "--"+f.flag)
 	}
 	cmd.RunE = c.run(func(ctx context.Context, _ []string) error {
-		format := -1
-		for i, is := range chosen {
-			if is && format >= 0 {
-				return errors.New("choose one of " + strings.Join(names, ", "))
-			}
-			if is {
-				format = i
-			}
-		}
-		if format < 0 {
+		format := slices.Index(chosen, true)
+		if format < 0 || slices.Contains(chosen[format+1:], true) {
 			return errors.New("choose one of " + strings.Join(names, ", "))
 		}
 		server, err := c.connect(ctx)
