@@ -297,7 +297,7 @@ func TestDerivedRunningRequests(t *testing.T) {
 	})
 }
 
-// TestDerivedWithoutDatabase: while the database is away, the tokens derived from a cached key work,
+// TestDerivedWithoutDatabase: while the database is unavailable, the tokens derived from a cached key work,
 // verified before or not, until the lease ends.
 func TestDerivedWithoutDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
