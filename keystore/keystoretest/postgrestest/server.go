@@ -5,6 +5,7 @@ package postgrestest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -18,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 )
@@ -273,25 +276,40 @@ func (s *Server) URL(schema string, hosts ...string) string {
 	return u.String()
 }
 
-// Exec runs statements like an operator, with psql.
+// Exec runs statements as the superuser, all in one transaction unless they begin their own.
 func (s *Server) Exec(schema, statements string) error {
 	_, err := s.Query(schema, statements)
 	return err
 }
 
-// Query runs statements like Exec and returns the output of psql, without headings.
+// Query runs statements like Exec and returns the rows of all of them as psql prints them: a line
+// each, with `|` between columns and nothing for NULL.
 func (s *Server) Query(schema, statements string) (string, error) {
-	cmd := s.command("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", s.dir, "-p",
-		strconv.Itoa(s.port), "-U", superuser, "-d", "postgres", "-c", statements)
+	ctx := context.Background()
+	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=postgres", s.dir,
+		s.port, superuser))
+	if err != nil {
+		return "", err
+	}
 	if schema != "" {
-		cmd.Env = append(os.Environ(), "PGOPTIONS=-c search_path="+schema)
+		config.RuntimeParams["search_path"] = schema
 	}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("psql: %w: %s", err, stderr.String())
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return "", err
 	}
-	return strings.TrimSpace(stdout.String()), nil
+	defer conn.Close(ctx)
+	results, err := conn.Exec(ctx, statements).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for _, result := range results {
+		for _, row := range result.Rows {
+			lines = append(lines, string(bytes.Join(row, []byte("|"))))
+		}
+	}
+	return strings.TrimSpace(strings.Join(lines, "\n")), nil
 }
 
 // Schema creates an empty schema and returns its name. The schema exists as long as the server.
