@@ -51,6 +51,7 @@ type setting struct {
 	postgres *postgrestest.Server
 	site     string // the site of each node, as in gate.Config
 	file     bool   // use one SQLite file for all nodes, without PostgreSQL and Redis
+	binary   string // the Caddy to run; "" is the one under test
 }
 
 // startOnFile starts nodes that share one SQLite file.
@@ -93,6 +94,7 @@ func newArena(t testing.TB, s setting) *arena {
 		if i < len(s.leases) {
 			lease = s.leases[i]
 		}
+		c.Binary = s.binary
 		c.APIKeys += fmt.Sprintf("lease %v\n", lease)
 		c.Env = append(c.Env, "APIKEYS_FAULTS="+dir)
 		a.write(dir, "ablate", s.ablation)

@@ -54,6 +54,6 @@
 //	jq -c 'select(.request.access == "4fK…1.7 read" or
 //		.change.takes and (.change.takes | index("4fK…1.7 read")))' FILE
 //
-// CADDY_WITH_FAULTS names the Caddy under test. Without it, the tests build one with -race and
-// fault points.
+// CADDY_WITH_FAULTS names the Caddy with fault points that the scenarios run. Without it, the tests
+// build one. TestChaos needs no fault points, and runs the Caddy under test with the race detector.
 package faults

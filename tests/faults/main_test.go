@@ -12,24 +12,25 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
+func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "6") // scenarios mostly wait
 	path, err := caddyWithFaults()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		os.Exit(1)
 	}
-	if os.Getenv("CADDY_WITH_FAULTS") == "" {
-		defer os.RemoveAll(filepath.Dir(path))
-	}
-	os.Setenv("CADDY_UNDER_TEST", path)
-	code := m.Run()
-	postgres.Stop()
-	return code
+	withFaults = path
+	gate.Main(m, postgres.Stop, func() {
+		if os.Getenv("CADDY_WITH_FAULTS") == "" {
+			os.RemoveAll(filepath.Dir(path))
+		}
+	})
 }
+
+// withFaults is the path of the Caddy with fault points that the scenarios run. TestChaos runs the
+// one under test, with the race detector.
+var withFaults string
 
 // caddyWithFaults returns the path that CADDY_WITH_FAULTS names, or builds a Caddy with fault
 // points from this checkout.
@@ -46,7 +47,7 @@ func caddyWithFaults() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "caddy")
-	if err := goWithFaults(root, dir, path, "./cmd/caddy", "build", "-race"); err != nil {
+	if err := goWithFaults(root, dir, path, "./cmd/caddy", "build"); err != nil {
 		os.RemoveAll(dir)
 		return "", err
 	}

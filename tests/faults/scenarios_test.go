@@ -88,7 +88,7 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 	}
 	a := newArena(t, setting{
 		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases,
-		clocks: s.clocks, ablation: ablation, postgres: server, file: s.file,
+		clocks: s.clocks, ablation: ablation, postgres: server, file: s.file, binary: withFaults,
 	})
 	a.fault(allNodes, "the scenario itself checks availability",
 		Excuses{Unavailable: true, NoAnswer: true})
