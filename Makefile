@@ -26,14 +26,17 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# The race detector watches the tests of the node, of changes, databases and handlers, and the Caddys
-# that the tests in tests/ run. The tests in tests/ and the commands of Caddy that they call are only
-# clients, and run without it. So do the tests of admin: they take five times as long with it, mostly
-# make one call after the other, and the Caddys in tests/ run the same code.
+# With the race detector, programs take three times the CPU time. In `make test` it watches where
+# goroutines meet: the tests of the node, of changes and of handlers, and the Caddys of the black-box
+# packages that put load on several nodes at a time (RACY). `make test RACES=all` watches everything,
+# which the nightly workflow does.
 # The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and
 # find nothing, since no memory of ours is read or written in them. The driver around them,
 # modernc.org/sqlite, stays instrumented.
-RACE = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
+RACES ?=
+RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
+ALL    = $(if $(filter all,$(RACES)),$(RACE))
+RACY   = ./faults ./limits ./durability ./failover ./scenarios ./usage ./webhooks
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
@@ -79,23 +82,25 @@ room:
 
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
+	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+		./keystore/sqldb $$(go list ./... | grep -v -e /keystore -e '/caddymodule$$')
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/sqldb ./keystore/node ./keystore/manage ./caddymodule ./keystore/...
-	scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		$$(go list ./... | grep -v -e /keystore -e '/caddymodule$$')
+		./keystore/node ./keystore/manage ./caddymodule $$(go list ./keystore/... | grep -v /sqldb)
+
+BLACKBOX = CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
+	../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m
 
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
-		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-		../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
-		./faults ./adversarial ./browser ./...
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race $(BLACKBOX) $(RACY)
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy$(if $(ALL),-race) $(BLACKBOX) ./browser \
+		$$(go list ./... | grep -v $(patsubst ./%,-e /%$$,$(RACY)))
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
 
 caddy-faults:
 	@scripts/faults .run/faults
-	go build $(RACE) $(LDFLAGS) -tags faults -overlay .run/faults/overlay.json \
+	go build $(ALL) $(LDFLAGS) -tags faults -overlay .run/faults/overlay.json \
 		-o .run/caddy-faults ./cmd/caddy
 
 deps: $(AXE) ## Install the programs that the tests need (Debian)
@@ -135,12 +140,13 @@ bench bench-fleet bench-keys: build
 		go test -run '^$$' -bench '^$(BENCHMARK)$$$(if $(PART),/^$(subst /,$$/^,$(PART))$$)' \
 		-benchtime 1x -timeout 3h -v ./bench
 
-faults: caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
+faults: caddy-race caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
 	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server
-	cd tests && CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
+		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
 		go test -count 1 -timeout 0 -v ./faults \
 		-faults.long -faults.seed $(SEED) -faults.duration $(DURATION)
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-faults \
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
 		go test -count 1 -timeout 0 -v ./failover \
 		-faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
 
