@@ -36,8 +36,8 @@ func TestXcaddy(t *testing.T) {
 
 	install, _, _ := strings.Cut(block(t, page, "## Pinned", "sh"), "\n")
 	build := replace(t, block(t, page, "## From a local checkout", "sh"),
-		"git clone https://github.com/caddy-apikeys/caddy-apikeys\n",
-		"ln -s '"+root+"' caddy-apikeys\n")
+		"git clone https://github.com/caddy-apikeys/caddy-apikeys\n", "",
+		"./caddy-apikeys", "'"+root+"'") // where `make build` has compiled it
 	run(install + "\n" + build)
 
 	command, want, _ := strings.Cut(strings.TrimPrefix(block(t, page, "## Check the build",
