@@ -106,6 +106,8 @@ func TestDerivedIdentity(t *testing.T) {
 	handler.accessLogs = true
 	derived := deriveToken(t, token, keystore.Caveats{Permissions: []string{"orders:read", "read"},
 		Note: "nightly {env.HOME}"})
+	_, orders := h.key("orders:*")
+	reader := deriveToken(t, orders, keystore.Caveats{Permissions: []string{"read"}})
 	for _, test := range []struct{ credential, permissions, note string }{
 		{token, "orders:*,read,write", ""},
 		{derived, "orders:read,read", "nightly {env.HOME}"},
@@ -126,8 +128,12 @@ func TestDerivedIdentity(t *testing.T) {
 			t.Errorf("log field %q", note)
 		}
 	}
+	a := h.send(h.handler("namespace acme\nresource orders"), "GET /"+keyLine(reader))
+	if a.seen == nil || a.seen.Header.Get("X-Apikey-Permissions") != "orders:read" {
+		t.Errorf("orders:* and read: %d %v", a.StatusCode, a.seen)
+	}
 	// A second handler decides about the derived token too.
-	a := h.send(nest{h.handler("namespace acme"), h.handler("namespace acme\nmethods write GET")},
+	a = h.send(nest{h.handler("namespace acme"), h.handler("namespace acme\nmethods write GET")},
 		"GET /"+keyLine(derived))
 	if a.outcome() != "forbidden" {
 		t.Errorf("second handler: %s", a.outcome())
