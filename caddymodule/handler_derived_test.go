@@ -148,8 +148,8 @@ func TestDerivedIdentity(t *testing.T) {
 	}
 }
 
-// TestDerivedSelf: with a derived token, /self shows what is left in each namespace, until when, and
-// nothing else about the key.
+// TestDerivedSelf: with a derived token, /self shows what is left in each namespace, until when,
+// and nothing else about the key.
 func TestDerivedSelf(t *testing.T) {
 	g := newInstance(t)
 	g.loadSite()

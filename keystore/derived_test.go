@@ -256,9 +256,10 @@ func TestNarrowingKeepsNothingOfTheKey(t *testing.T) {
 	for i := range 4 * maxCachedSet {
 		list = append(list, Permission{fmt.Sprint("r", i), "read"})
 	}
-	all := NewSet(append(list, Permission{"x", "read"})...)
-	left := weak.Make(n.Left(all, all, "acme"))
-	all = nil
+	left := func() weak.Pointer[Set] {
+		all := NewSet(append(list, Permission{"x", "read"})...)
+		return weak.Make(n.Left(all, all, "acme"))
+	}()
 	runtime.GC() // list is not used any more
 	if left.Value() != nil {
 		t.Error("the set that is left is kept")
@@ -329,7 +330,8 @@ func TestDecideNarrowed(t *testing.T) {
 		"beyond the scope":      {scope("read"), write, "acme", here, Forbidden, "read"},
 		"a scope of a resource": {scope("orders:read"), read, "acme", here, OK, "orders:read"},
 		"beyond the key":        {scope("*"), Need{Class: Write}, "acme", here, Forbidden, all},
-		"all of a resource":     {scope("orders:*"), write, "acme", here, OK, "orders:*,orders:write"},
+		"all of a resource": {scope("orders:*"), write, "acme", here, OK,
+			"orders:*,orders:write"},
 		"nothing of the key":    {scope("billing:write"), write, "acme", here, Forbidden, ""},
 		"in the namespace":      {in("b", "acme"), read, "acme", here, OK, all},
 		"another namespace":     {in("b"), read, "acme", here, Forbidden, ""},
@@ -451,7 +453,8 @@ func TestLeftIsExact(t *testing.T) {
 		{"orders:*", "read", "orders:read"}, {"read", "orders:* billing:x", "orders:read"},
 		{"read write", "*", "*,read,write"}, {"read orders:write", "orders:x", "orders:x"},
 		{"orders:search", "read", ""}, {"orders:search", "read write", "orders:search"},
-		{"read orders:*", "orders:read", "orders:read"}, {"admin:*", "admin.keys:*", "admin.keys:*"},
+		{"read orders:*", "orders:read", "orders:read"},
+		{"admin:*", "admin.keys:*", "admin.keys:*"},
 	} {
 		if got := common(perms(t, c.key), perms(t, c.scope)).String(); got != c.want {
 			t.Errorf("[%s] and [%s]: %s, want %s", c.key, c.scope, got, c.want)

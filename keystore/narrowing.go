@@ -121,7 +121,8 @@ func (n *Narrowing) Size() int64 {
 }
 
 // common returns the set that allows a request if both a and b allow it, as far as permissions can
-// express that. [Intersection] may contain less: `orders:*` and `read` have `orders:read` in common.
+// express that. [Intersection] may contain less: `orders:*` and `read` have `orders:read` in
+// common.
 func common(a, b *Set) *Set {
 	var list []Permission
 	add := func(p Permission, unless *Set) {

@@ -11,7 +11,8 @@ import (
 )
 
 // derive returns a key with a token that was derived from that of k, for the namespace of its
-// requests. Its accesses are those of k, so the oracle expects that every change of k applies to it.
+// requests. Its accesses are those of k, so the oracle expects that every change of k applies to
+// it.
 func (a *arena) derive(k key) key {
 	a.t.Helper()
 	token, err := keystore.Derive(string(k.Token), keystore.Caveats{
