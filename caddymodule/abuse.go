@@ -16,8 +16,8 @@ import (
 )
 
 // AbuseConfig limits how often one address may send an invalid key. Beyond the limit, the answer is
-// 429 instead of 401. Valid keys still pass, but imported keys only while this process has them
-// cached. All IPv6 addresses of a /64 count as one.
+// 429 instead of 401. Valid keys still pass, but imported keys, and tokens derived from any key,
+// only while this process has the key cached. All IPv6 addresses of a /64 count as one.
 type AbuseConfig struct {
 	// Number of invalid keys that an address may send in `per`.
 	Failures int64 `json:"failures"`
@@ -62,6 +62,14 @@ var fails = [keystore.NumOutcomes]bool{
 	keystore.OwnerDisabled: true,
 }
 
+// failed reports whether an outcome of a call counts as a failure. An expired derived token is no
+// guess: it is refused before its key is looked up or its signature verified, so its sender learns
+// nothing. It may come from a client with a slow clock.
+func (c *call) failed(outcome keystore.Outcome) bool {
+	return fails[outcome] &&
+		!(outcome == keystore.Expired && keystore.IsDerived(c.credential.token))
+}
+
 // suspects reports whether a call comes from an address that is over the limit.
 func (a *abuseLimit) suspects(c *call) bool {
 	return a != nil && a.failures.wait(c.request.client, c.now) > 0
@@ -72,7 +80,7 @@ func (a *abuseLimit) suspects(c *call) bool {
 func (a *abuseLimit) judge(c *call, outcome keystore.Outcome) keystore.Outcome {
 	switch {
 	case a == nil || c.repeated:
-	case fails[outcome]:
+	case c.failed(outcome):
 		if c.retry = a.failures.add(c.request.client(), c.now, &a.RateLimit); c.retry > 0 {
 			return keystore.Limited
 		}

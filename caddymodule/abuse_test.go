@@ -103,6 +103,24 @@ func TestAbuse(t *testing.T) {
 		t.Error("the answers for invalid keys differ")
 	}
 
+	// A client with a slow clock, or one that has not noticed that its token has expired, guesses
+	// nothing.
+	const late = "203.0.113.9"
+	expired := deriveToken(t, token, keystore.Caveats{ExpiresAt: time.Now().Add(-time.Second)})
+	forged := expired[:len(expired)-9] + "AAAAAAAAA"
+	for range 4 {
+		expect("an expired derived token", get(expired, late), "expired", 401)
+		expect("one with a wrong signature", get(forged, late), "expired", 401)
+	}
+	expect("it does not count", get(junk, late), "malformed", 401)
+	expect("from an address over the limit", get(expired, attacker), "expired", 401)
+	_, ending := h.key("read",
+		func(s *manage.KeySpec) { s.ExpiresAt = time.Now().Add(200 * time.Millisecond) })
+	for get(ending, "@").outcome() == "ok" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	expect("an expired key", get(ending, attacker), "limited", 429)
+
 	for i := range 4 {
 		outcome, status := "malformed", 401
 		if i == 3 {

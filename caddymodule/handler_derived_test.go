@@ -1,13 +1,18 @@
 package caddymodule
 
 import (
+	"encoding/json"
+	"maps"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
@@ -106,6 +111,8 @@ func TestDerivedIdentity(t *testing.T) {
 	handler.accessLogs = true
 	derived := deriveToken(t, token, keystore.Caveats{Permissions: []string{"orders:read", "read"},
 		Note: "nightly {env.HOME}"})
+	_, orders := h.key("orders:*")
+	reader := deriveToken(t, orders, keystore.Caveats{Permissions: []string{"read"}})
 	for _, test := range []struct{ credential, permissions, note string }{
 		{token, "orders:*,read,write", ""},
 		{derived, "orders:read,read", "nightly {env.HOME}"},
@@ -126,13 +133,88 @@ func TestDerivedIdentity(t *testing.T) {
 			t.Errorf("log field %q", note)
 		}
 	}
+	a := h.send(h.handler("namespace acme\nresource orders"), "GET /"+keyLine(reader))
+	if a.seen == nil || a.seen.Header.Get("X-Apikey-Permissions") != "orders:read" {
+		t.Errorf("orders:* and read: %d %v", a.StatusCode, a.seen)
+	}
 	// A second handler decides about the derived token too.
-	a := h.send(nest{h.handler("namespace acme"), h.handler("namespace acme\nmethods write GET")},
+	a = h.send(nest{h.handler("namespace acme"), h.handler("namespace acme\nmethods write GET")},
 		"GET /"+keyLine(derived))
 	if a.outcome() != "forbidden" {
 		t.Errorf("second handler: %s", a.outcome())
 	}
 	if got := a.repl.ReplaceAll("{http.api_key.note}", ""); got != "nightly {env.HOME}" {
 		t.Errorf("second handler: note %q", got)
+	}
+}
+
+// TestDerivedSelf: with a derived token, /self shows what is left in each namespace, until when,
+// and nothing else about the key.
+func TestDerivedSelf(t *testing.T) {
+	g := newInstance(t)
+	g.loadSite()
+	g.mustDo("POST", "admin", "/apikeys/v1/namespaces",
+		`{"id":"acme","kind":"account","name":"acme"}`)
+	token := g.mint(object{"name": "hidden name", "access": "custom",
+		"permissions": []string{"orders:*", "admin.keys:read"},
+		"grants":      []object{{"namespace": "acme", "permissions": []string{"read", "write"}}},
+		"metadata":    object{"team": "hidden team"}})
+	type left map[string][]string
+	home := []string{"admin.keys:read", "orders:*"}
+	acme := []string{"read", "write"}
+	prefix := netip.MustParsePrefix
+	soon := time.Now().Add(time.Minute).Truncate(time.Second)
+	for _, test := range []struct {
+		name    string
+		caveats keystore.Caveats
+		status  int
+		answer  string
+		left    left
+	}{
+		{"no narrowing", keystore.Caveats{}, 200, "", left{"default": home, "acme": acme}},
+		{"a scope", keystore.Caveats{Permissions: []string{"read"}}, 200, "",
+			left{"default": {"orders:read"}, "acme": {"read"}}},
+		{"a scope beyond the key", keystore.Caveats{Permissions: []string{"billing:x"}}, 200, "",
+			left{"acme": {"billing:x"}}},
+		{"one namespace", keystore.Caveats{Namespaces: []string{"acme"}}, 200, "",
+			left{"acme": acme}},
+		{"a namespace beyond the key", keystore.Caveats{Namespaces: []string{"globex"}}, 200, "",
+			left{}},
+		{"a scope in a namespace", keystore.Caveats{Permissions: []string{"write"},
+			Namespaces: []string{"acme"}}, 200, "", left{"acme": {"write"}}},
+		{"its address", keystore.Caveats{AllowedIPs: []netip.Prefix{prefix("192.0.2.0/24")}}, 200,
+			"", left{"default": home, "acme": acme}},
+		{"another address", keystore.Caveats{AllowedIPs: []netip.Prefix{prefix("10.0.0.0/8")}},
+			403, "address_not_allowed", nil},
+		{"a note", keystore.Caveats{Note: "nightly"}, 200, "",
+			left{"default": home, "acme": acme}},
+		{"not valid yet", keystore.Caveats{ExpiresAt: soon, NotBefore: soon.Add(time.Hour)}, 401,
+			"invalid_key", nil},
+		{"expired", keystore.Caveats{ExpiresAt: time.Now().Add(-time.Second)}, 401, "key_expired",
+			nil},
+	} {
+		if test.caveats.ExpiresAt.IsZero() {
+			test.caveats.ExpiresAt = soon
+		}
+		status, answer := g.do("GET", "site", "/apikeys/v1/self", "",
+			"Authorization", "Bearer "+deriveToken(t, token, test.caveats),
+			"X-Forwarded-For", "192.0.2.7")
+		if status != test.status || !strings.Contains(answer, test.answer) {
+			t.Errorf("%s: %d %s", test.name, status, answer)
+		}
+		if status != http.StatusOK {
+			continue
+		}
+		var self api.Self
+		if err := json.Unmarshal([]byte(answer), &self); err != nil {
+			t.Fatal(test.name, err)
+		}
+		if !maps.EqualFunc(left(self.Permissions), test.left, slices.Equal) {
+			t.Errorf("%s: %v are left, want %v", test.name, self.Permissions, test.left)
+		}
+		if self.Key == nil || self.Key.ID != idOf(t, token) || self.Key.ExpiresAt == nil ||
+			!self.Key.ExpiresAt.Equal(soon) || strings.Contains(answer, "hidden") {
+			t.Errorf("%s: %s", test.name, answer)
+		}
 	}
 }

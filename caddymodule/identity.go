@@ -86,7 +86,7 @@ const maxPermissionsHeader = 4 << 10
 // permissions returns the permissions that both the key and its owner have, as far as a derived token
 // leaves them, or "" if that is too long for a header.
 func (req *request) permissions() string {
-	list := req.narrowing.Left(req.record.Set(req.policy, req.namespace), req.namespace).String()
+	list := req.record.Set(req.policy, req.namespace, req.narrowing).String()
 	if len(list) > maxPermissionsHeader {
 		return ""
 	}

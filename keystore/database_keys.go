@@ -49,10 +49,11 @@ type KeyReader interface {
 // UsageRecorder is the part of a [Database] that stores what nodes learn when keys are used.
 type UsageRecorder interface {
 	// RecordUse stores last uses, by key id. It ignores unknown ids and uses that are not later
-	// than the stored one.
+	// than the stored one. It deletes from uses what it has stored or ignored, also if it fails.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
 	// RecordDeriving stores the deriving keys of secrets that have none. It ignores unknown digests
-	// and those of secrets that were rotated out.
+	// and those of secrets that were rotated out. Like RecordUse, it deletes from keys what it has
+	// stored or ignored.
 	RecordDeriving(ctx context.Context, keys map[Digest]DerivingKey) error
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"runtime"
@@ -255,14 +256,17 @@ func TestNarrowingKeepsNothingOfTheKey(t *testing.T) {
 	for i := range 4 * maxCachedSet {
 		list = append(list, Permission{fmt.Sprint("r", i), "read"})
 	}
-	left := weak.Make(n.LeftIn(NewSet(append(list, Permission{"x", "read"})...), "acme"))
+	left := func() weak.Pointer[Set] {
+		all := NewSet(append(list, Permission{"x", "read"})...)
+		return weak.Make(n.Left(all, all, "acme"))
+	}()
 	runtime.GC() // list is not used any more
 	if left.Value() != nil {
 		t.Error("the set that is left is kept")
 	}
 	small := MustParsePermissions("orders:read", "read")
 	set := NewSet(small...)
-	if allocs := testing.AllocsPerRun(100, func() { n.LeftIn(set, "acme") }); allocs > 1 {
+	if allocs := testing.AllocsPerRun(100, func() { n.Left(set, set, "acme") }); allocs > 1 {
 		t.Errorf("what is left of a small set makes %v allocations", allocs)
 	}
 	runtime.KeepAlive(n)
@@ -326,7 +330,8 @@ func TestDecideNarrowed(t *testing.T) {
 		"beyond the scope":      {scope("read"), write, "acme", here, Forbidden, "read"},
 		"a scope of a resource": {scope("orders:read"), read, "acme", here, OK, "orders:read"},
 		"beyond the key":        {scope("*"), Need{Class: Write}, "acme", here, Forbidden, all},
-		"a class of a resource": {scope("orders:*"), write, "acme", here, OK, "orders:write"},
+		"all of a resource": {scope("orders:*"), write, "acme", here, OK,
+			"orders:*,orders:write"},
 		"nothing of the key":    {scope("billing:write"), write, "acme", here, Forbidden, ""},
 		"in the namespace":      {in("b", "acme"), read, "acme", here, OK, all},
 		"another namespace":     {in("b"), read, "acme", here, Forbidden, ""},
@@ -351,7 +356,7 @@ func TestDecideNarrowed(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 		for range 2 {
-			if got := n.Left(r.Set(d, ns), ns).String(); got != c.left {
+			if got := r.Set(d, ns, n).String(); got != c.left {
 				t.Errorf("%s: %q is left, want %q", name, got, c.left)
 			}
 		}
@@ -362,6 +367,98 @@ func TestDecideNarrowed(t *testing.T) {
 	free.AllowedIPs = nil
 	if got := Decide(NewRecord(&free, Digest{1}), q); got != Early {
 		t.Errorf("early data for a token with addresses: %v", got)
+	}
+}
+
+// TestLeftIsExact: a permission is left of a key and its owner by a scope if, and only if, [Decide]
+// allows all requests that the permission allows.
+func TestLeftIsExact(t *testing.T) {
+	resources := []string{"a", "b", "admin", "admin.keys"}
+	choices := MustParsePermissions("*", "read", "write")
+	for _, r := range resources {
+		for _, action := range []string{"*", "read", "write", "x"} {
+			choices = append(choices, Permission{r, action})
+		}
+	}
+	// Requests and permissions also have a resource and an operation that no grant names.
+	var needs []Need
+	permissions := slices.Clone(choices)
+	for _, r := range append(resources, "") {
+		operations := []string{""}
+		if r != "" {
+			operations = append(operations, "x", "y")
+			permissions = append(permissions, Permission{r, "y"})
+		}
+		for _, o := range operations {
+			needs = append(needs, Need{Read, r, o, false}, Need{Write, r, o, false})
+		}
+	}
+	for _, r := range []string{"c", "admin.c"} {
+		permissions = append(permissions, Permission{r, "*"}, Permission{r, "read"},
+			Permission{r, "y"})
+		needs = append(needs, Need{Read, r, "", false}, Need{Write, r, "", false},
+			Need{Read, r, "y", false}, Need{Write, r, "y", false})
+	}
+	allowed := func(p Permission) (list []Need) {
+		for _, n := range needs {
+			if NewSet(p).Allows(n) {
+				list = append(list, n)
+			}
+		}
+		return list
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	some := func() (list []Permission) {
+		for range 1 + random.IntN(4) {
+			list = append(list, choices[random.IntN(len(choices))])
+		}
+		return list
+	}
+	for range 300 {
+		key, owner, scope := some(), some(), some()
+		d := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "acme"}},
+			Members: []Member{{ID: "ada", Active: true,
+				Grants: []Grant{{Namespace: "acme", Permissions: owner}}}}})
+		n := &Narrowing{validity: validity{expires: 2000}, scope: NewSet(scope...)}
+		k := &Key{Owner: "ada", Active: true, Secrets: []Secret{{Digest: Digest{1}}},
+			Grants: []Grant{{Namespace: "acme", Permissions: key}}}
+		switch random.IntN(4) {
+		case 0:
+			k.Owner = RootMember
+		case 1:
+			n.scope = nil
+		}
+		r, ns := NewRecord(k, Digest{1}), d.Namespace("acme")
+		left := r.Set(d, ns, n)
+		decide := func(n2 Need) bool {
+			return Decide(r, &Request{Policy: d, Namespace: ns, Need: n2, Narrowing: n}) == OK
+		}
+		for _, p := range permissions {
+			list := allowed(p)
+			may := !slices.ContainsFunc(list, func(n Need) bool { return !decide(n) })
+			has := !slices.ContainsFunc(list, func(n Need) bool { return !left.Allows(n) })
+			if may != has {
+				t.Fatalf("key %v of %s %v, scope %v: %v may be used: %v, left: %s", key, k.Owner,
+					owner, n.scope, p, may, left)
+			}
+		}
+		for _, need := range needs {
+			if left.Allows(need) && !decide(need) {
+				t.Fatalf("key %v of %s %v, scope %v: %v is forbidden, left: %s", key, k.Owner,
+					owner, n.scope, need, left)
+			}
+		}
+	}
+	for _, c := range []struct{ key, scope, want string }{
+		{"orders:*", "read", "orders:read"}, {"read", "orders:* billing:x", "orders:read"},
+		{"read write", "*", "*,read,write"}, {"read orders:write", "orders:x", "orders:x"},
+		{"orders:search", "read", ""}, {"orders:search", "read write", "orders:search"},
+		{"read orders:*", "orders:read", "orders:read"},
+		{"admin:*", "admin.keys:*", "admin.keys:*"},
+	} {
+		if got := common(perms(t, c.key), perms(t, c.scope)).String(); got != c.want {
+			t.Errorf("[%s] and [%s]: %s, want %s", c.key, c.scope, got, c.want)
+		}
 	}
 }
 

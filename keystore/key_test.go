@@ -143,7 +143,7 @@ func TestRecordSet(t *testing.T) {
 		r := NewRecord(&Key{Owner: test.owner, Grants: []Grant{{Namespace: "acme",
 			Permissions: MustParsePermissions("read", "shop:write", "orders:search")}},
 			Secrets: []Secret{{Digest: Digest{1}}}}, Digest{1})
-		if got := r.Set(d, d.Namespace(test.namespace)).String(); got != test.want {
+		if got := r.Set(d, d.Namespace(test.namespace), nil).String(); got != test.want {
 			t.Errorf("a key of %s in %s: %q, want %q", test.owner, test.namespace, got, test.want)
 		}
 	}

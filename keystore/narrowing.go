@@ -71,11 +71,9 @@ func (n *Narrowing) Expiry() int64 {
 // Allows reports whether the token allows a need in a namespace, which may be nil. The key and its
 // owner must allow it too.
 func (n *Narrowing) Allows(ns *Namespace, need *Need) bool {
-	return n == nil || n.validIn(ns) && (n.scope == nil || n.scope.Allows(*need))
-}
-
-func (n *Narrowing) validIn(ns *Namespace) bool {
-	return n.namespaces == nil || ns != nil && slices.Contains(n.namespaces, ns.ID)
+	return n == nil ||
+		(n.namespaces == nil || ns != nil && slices.Contains(n.namespaces, ns.ID)) &&
+			(n.scope == nil || n.scope.Allows(*need))
 }
 
 // addresses returns the allowed addresses of the token.
@@ -86,17 +84,18 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns what the token leaves of a set in a namespace.
-func (n *Narrowing) Left(set *Set, ns *Namespace) *Set {
-	switch {
-	case n == nil:
-		return set
-	case !n.validIn(ns):
+// Left returns exactly what the token leaves in a namespace of what the sets of its key and the
+// key's owner both allow. An operation is left only if it is, whether it reads or writes, because
+// no permission says that a token may do it only if it reads.
+func (n *Narrowing) Left(key, owner *Set, namespace string) *Set {
+	if n.namespaces != nil && !slices.Contains(n.namespaces, namespace) {
 		return nil
-	case n.scope == nil:
-		return set
 	}
-	return lefts.intersection(set, n.scope)
+	left := lefts.common(key, owner)
+	if n.scope != nil {
+		left = lefts.common(left, n.scope)
+	}
+	return left
 }
 
 // Namespaces returns the namespaces in which the token is valid, or nil for all. The caller must not
@@ -106,11 +105,6 @@ func (n *Narrowing) Namespaces() []string {
 		return nil
 	}
 	return n.namespaces
-}
-
-// LeftIn is Left for the id of a namespace, which need not exist.
-func (n *Narrowing) LeftIn(set *Set, namespace string) *Set {
-	return n.Left(set, &Namespace{ID: namespace})
 }
 
 // Size returns the approximate memory of the narrowing in bytes.
@@ -126,30 +120,60 @@ func (n *Narrowing) Size() int64 {
 	return int64(size)
 }
 
+// common returns the set that allows a request if both a and b allow it, as far as permissions can
+// express that. [Intersection] may contain less: `orders:*` and `read` have `orders:read` in
+// common.
+func common(a, b *Set) *Set {
+	var list []Permission
+	add := func(p Permission, unless *Set) {
+		if a.allowsAll(p) && b.allowsAll(p) && !unless.allowsAll(p) {
+			list = append(list, p)
+		}
+	}
+	for _, s := range []*Set{a, b} {
+		for _, p := range s.Permissions() {
+			add(p, nil)
+		}
+	}
+	listed := NewSet(list...)
+	for _, s := range []*Set{a, b} {
+		for _, p := range s.Permissions() {
+			if p.Resource != "" {
+				add(Permission{p.Resource, "read"}, listed)
+				add(Permission{p.Resource, "write"}, listed)
+			}
+		}
+	}
+	return NewSet(list...)
+}
+
 // lefts remembers what scopes leave of sets. Many tokens share both. It is bounded on its own,
 // because what a short scope such as `*` leaves may be long.
-var lefts intersections
+var lefts commons
 
-// intersections is a small cache of [Intersection], in which each pair of sets has one place.
-type intersections [256]atomic.Pointer[intersection]
+// commons is a small cache of common, in which each pair of sets has one place.
+type commons [256]atomic.Pointer[commonSet]
 
-type intersection struct{ a, b, both *Set }
+type commonSet struct{ a, b, both *Set }
 
-// maxCachedSet is how many permissions a set can have whose intersections are remembered, so that
-// the cache takes some 10 MB at most.
+// maxCachedSet is how many permissions a set can have for commons to remember what it has in
+// common with others, so that the cache takes some 10 MB at most.
 const maxCachedSet = 64
 
-var intersectionSeed = maphash.MakeSeed()
+var commonSeed = maphash.MakeSeed()
 
-func (c *intersections) intersection(a, b *Set) *Set {
-	if len(a.Permissions()) > maxCachedSet || len(b.Permissions()) > maxCachedSet {
-		return Intersection(a, b)
+func (c *commons) common(a, b *Set) *Set {
+	if a == b {
+		return a
 	}
-	place := &c[maphash.Comparable(intersectionSeed, [2]*Set{a, b})%uint64(len(c))]
+	if len(a.Permissions()) > maxCachedSet || len(b.Permissions()) > maxCachedSet {
+		return common(a, b)
+	}
+	place := &c[maphash.Comparable(commonSeed, [2]*Set{a, b})%uint64(len(c))]
 	if in := place.Load(); in != nil && in.a == a && in.b == b {
 		return in.both
 	}
-	both := Intersection(a, b)
-	place.Store(&intersection{a, b, both})
+	both := common(a, b)
+	place.Store(&commonSet{a, b, both})
 	return both
 }

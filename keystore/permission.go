@@ -248,6 +248,23 @@ func (s *Set) Covers(p Permission) bool {
 		on.operations[p.Action]
 }
 
+// allowsAll reports whether s allows every request that p alone allows.
+func (s *Set) allowsAll(p Permission) bool {
+	classes, operation := []Class{Read, Write}, ""
+	switch p.Action {
+	case "read":
+		classes = classes[:1]
+	case "write":
+		classes = classes[1:]
+	case "*":
+	default:
+		operation = p.Action
+	}
+	return !slices.ContainsFunc(classes, func(c Class) bool {
+		return !s.Allows(Need{Class: c, Resource: p.Resource, Operation: operation})
+	})
+}
+
 // Union returns the set of the permissions in any of its parts.
 func Union(parts ...*Set) *Set {
 	var all []Permission

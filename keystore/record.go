@@ -164,7 +164,17 @@ func prefixOf(n uint32) string {
 	return p.list[n]
 }
 
-// Set returns the permissions that the record's key and its owner both have in a namespace.
-func (r *Record) Set(d *Directory, ns *Namespace) *Set {
-	return r.grants.under(d, ns).both
+// Set returns the permissions that the record's key and its owner both have in a namespace, or
+// what a derived token leaves of them.
+func (r *Record) Set(d *Directory, ns *Namespace, n *Narrowing) *Set {
+	e := r.grants.under(d, ns)
+	switch {
+	case n == nil:
+		return e.both
+	case ns == nil:
+		return nil
+	case e.root:
+		return n.Left(e.key, e.key, ns.ID)
+	}
+	return n.Left(e.key, e.owner, ns.ID)
 }

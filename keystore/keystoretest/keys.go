@@ -222,6 +222,9 @@ func testLastUse(t *testing.T, s Store) {
 		many["nobody "+string(rune('a'+i))] = keystore.LastUse{At: start}
 	}
 	must(t, db.RecordUse(ctx, many))
+	if len(many) > 0 {
+		t.Errorf("%d uses are left", len(many))
+	}
 	if got := used("a"); !got.Equal(start.Add(2 * time.Hour)) {
 		t.Fatalf("a was last used at %v after a long batch", got)
 	}

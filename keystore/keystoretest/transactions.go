@@ -197,6 +197,10 @@ func testCancelled(t *testing.T, s Store) {
 		"RecordUse": func() error {
 			return db.RecordUse(cancelled, map[string]keystore.LastUse{"k": {At: start}})
 		},
+		"RecordDeriving": func() error {
+			return db.RecordDeriving(cancelled,
+				map[keystore.Digest]keystore.DerivingKey{digest("k"): deriving("k")})
+		},
 		"Reserve": func() error {
 			_, err := db.Reserve(cancelled, []keystore.Reservation{inMonth(
 				keystore.Reservation{Quota: "q", Limit: 1})})

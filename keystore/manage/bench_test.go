@@ -121,6 +121,47 @@ func BenchmarkDerivedDecision(b *testing.B) {
 	})
 }
 
+// BenchmarkForgedDerived measures the refusal of derived tokens that anyone can make up: with wrong
+// signatures in the names of so many keys that none is paced, and, of the maximum size, expired.
+// See docs/derived.md, "Floods".
+func BenchmarkForgedDerived(b *testing.B) {
+	k, _ := fleet.New(b).Node(node.Settings{})
+	refuse := func(b *testing.B, token string, want keystore.Outcome) {
+		b.Helper()
+		a, err := k.Lookup(context.Background(), token, time.Now())
+		if err != nil || a.Outcome != want {
+			b.Fatal(a.Outcome, err)
+		}
+	}
+	b.Run("signature", func(b *testing.B) {
+		forged := make([]string, 2000)
+		for i := range forged {
+			_, token := fleet.Mint(b, k, manage.KeySpec{})
+			derived := deriveFrom(b, token, "")
+			forged[i] = derived[:len(derived)-86] + strings.Repeat("A", 86)
+			refuse(b, forged[i], keystore.Malformed) // the key is cached
+		}
+		for i := 0; b.Loop(); i++ {
+			refuse(b, forged[i%len(forged)], keystore.Malformed)
+		}
+	})
+	b.Run("expired", func(b *testing.B) {
+		var namespaces []string
+		for i := range 52 {
+			namespaces = append(namespaces, strings.Repeat("n", 50)+fmt.Sprint(i))
+		}
+		expired, err := keystore.Derive("key-0123456789-0123456789", keystore.Caveats{
+			ExpiresAt: time.Now().Add(-time.Hour), Namespaces: namespaces})
+		if err != nil || len(expired) < keystore.MaxDerivedLen-200 {
+			b.Fatal(len(expired), err)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			refuse(b, expired, keystore.Expired)
+		}
+	})
+}
+
 // BenchmarkLargeKey measures decisions about a key with grants in 50 namespaces, 20 roles and 500
 // permissions. The limit is that of BenchmarkDecision.
 func BenchmarkLargeKey(b *testing.B) {

@@ -22,11 +22,16 @@ func (k *Keystore) Permissions(c Caller) map[string][]keystore.Permission {
 	}
 	for _, namespace := range namespaces {
 		set := auth.policy.SetFor(granted, namespace, false, isKey)
+		owner := set
 		if isKey && auth.memberGrants != nil {
-			set = keystore.Intersection(set,
-				auth.policy.SetFor(auth.memberGrants, namespace, false, false))
+			owner = auth.policy.SetFor(auth.memberGrants, namespace, false, false)
 		}
-		if list := c.narrowing.LeftIn(set, namespace).Permissions(); len(list) > 0 {
+		if c.narrowing != nil {
+			set = c.narrowing.Left(set, owner, namespace)
+		} else if owner != set {
+			set = keystore.Intersection(set, owner)
+		}
+		if list := set.Permissions(); len(list) > 0 {
 			permissions[namespace] = list
 		}
 	}

@@ -157,7 +157,7 @@ const (
 	forgeryShare = 9
 	// maxWaiting is how many verifications of one parent may wait.
 	maxWaiting = 64
-	// maxForged is how many parents are paced on their own. The others share one pace.
+	// maxForged is how many parents are paced at a time.
 	maxForged = 1024
 )
 
@@ -165,6 +165,11 @@ var errForgeries = errors.New("too many derived tokens of one key with wrong sig
 
 // forgeries paces the verification of signatures, so that the wrong ones of one parent take at most
 // a tenth of a core. Verified tokens are remembered and do not come here.
+//
+// There is no limit for all parents together: it would refuse the fresh tokens of parents that
+// nobody attacks. It would save little too: a wrong signature costs about as much as the rest of
+// its request, and so does a right one, which the holder of any key can send
+// (docs/derived.md, "Floods").
 type forgeries struct {
 	mu      sync.Mutex
 	parents map[keystore.Digest]*pace
@@ -210,9 +215,6 @@ func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 	defer f.mu.Unlock()
 	p := f.parents[*d]
 	if p == nil {
-		p = f.parents[othersPace]
-	}
-	if p == nil {
 		return nil, nil
 	}
 	if p.waiting >= maxWaiting {
@@ -221,10 +223,6 @@ func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 	p.waiting++
 	return p, nil
 }
-
-// othersPace is the key of the pace that the parents share for which there is no room. It exists
-// only as long as there is none.
-var othersPace keystore.Digest
 
 // pause waits until the next verification.
 func (f *forgeries) pause(ctx context.Context, p *pace) error {
@@ -260,26 +258,24 @@ func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	p.next = p.next.Add(forgeryShare * took)
 }
 
-// add adds a pace, after it has removed those that no longer slow anything down.
+// add adds a pace. If there is no room, it forgets another one, if possible one that no longer
+// slows anything down.
 func (f *forgeries) add(d keystore.Digest, now time.Time) *pace {
 	if f.parents == nil {
 		f.parents = make(map[keystore.Digest]*pace)
 	}
 	if len(f.parents) >= maxForged {
+		var forgotten keystore.Digest
 		for other, p := range f.parents {
+			forgotten = other
 			if p.waiting == 0 && now.After(p.next) {
-				delete(f.parents, other)
+				break
 			}
 		}
+		delete(f.parents, forgotten)
 	}
-	if len(f.parents) >= maxForged {
-		d = othersPace
-	}
-	p := f.parents[d]
-	if p == nil {
-		p = &pace{turn: make(chan struct{}, 1)}
-		f.parents[d] = p
-	}
+	p := &pace{turn: make(chan struct{}, 1)}
+	f.parents[d] = p
 	return p
 }
 

@@ -72,8 +72,8 @@ func TestForgeriesTakeATenth(t *testing.T) {
 	})
 }
 
-// TestForgeriesAreBounded: parents with wrong signatures take bounded memory, and their paces are
-// forgotten.
+// TestForgeriesAreBounded: parents with wrong signatures take bounded memory. However many there
+// are, they neither delay nor refuse the tokens of other parents.
 func TestForgeriesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f forgeries
@@ -84,14 +84,39 @@ func TestForgeriesAreBounded(t *testing.T) {
 			work.Go(func() { _, _ = f.check(t.Context(), &d, forge) })
 		}
 		work.Wait()
-		if n := len(f.parents); n > maxForged+1 || n < maxForged/2 {
+		if n := len(f.parents); n != maxForged {
 			t.Errorf("%d paces", n)
 		}
-		time.Sleep(24 * time.Hour)
-		d := keystore.Digest{9}
-		_, _ = f.check(t.Context(), &d, forge)
-		if n := len(f.parents); n > 2 {
-			t.Errorf("%d paces are left", n)
+		begun := time.Now()
+		for i := range 2 * maxWaiting {
+			work.Go(func() {
+				ok, err := f.check(t.Context(), &keystore.Digest{2, byte(i)}, func() bool {
+					time.Sleep(time.Second)
+					return true
+				})
+				if !ok || err != nil {
+					t.Error("a token of another parent was refused", err)
+				}
+			})
+		}
+		work.Wait()
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("the tokens of other parents took %s", took)
+		}
+		// A pace that no longer slows anything down makes room before one that does.
+		var slow keystore.Digest
+		for d := range f.parents {
+			slow = d
+		}
+		time.Sleep(time.Minute)
+		_, _ = f.check(t.Context(), &slow, forge)
+		for i := range maxForged / 2 {
+			d := keystore.Digest{3, byte(i), byte(i >> 8)}
+			work.Go(func() { _, _ = f.check(t.Context(), &d, forge) })
+		}
+		work.Wait()
+		if f.parents[slow] == nil {
+			t.Error("a pace was forgotten while others slowed nothing down")
 		}
 	})
 }

@@ -144,11 +144,13 @@ func TestDerivedTimes(t *testing.T) {
 }
 
 // TestDerivedFromOlderTokens: a token that was imported as a digest can be derived from on every
-// node once one of them has seen it.
+// node once one of them has seen it, and the database has been available since.
 func TestDerivedFromOlderTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fleet.New(t)
-		a, _ := f.Node(node.Settings{})
+		uses := new(withoutUses)
+		a, _ := f.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { uses.Database, f.Database = f.Database, uses })
 		b, db := f.Node(node.Settings{})
 		const token = "imported-0123456789-as-a-digest"
 		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
@@ -167,11 +169,15 @@ func TestDerivedFromOlderTokens(t *testing.T) {
 		fleet.Want(t, "the token", fleet.Ask(a, token), keystore.OK)
 		synctest.Wait() // the key is computed
 		wantDerived(t, "on the node that has seen it", a, derived, keystore.OK)
+		uses.fails.Store(true)
+		time.Sleep(5 * time.Second)
+		wantDerived(t, "it is not written", b, derived, keystore.Malformed)
+		uses.fails.Store(false)
 		time.Sleep(5 * time.Second) // until it is written, and b asks again
 		wantDerived(t, "on the other node", b, derived, keystore.OK)
 		wantDerived(t, "another one", b,
 			derive(t, token, time.Minute, keystore.Caveats{}), keystore.OK)
-		if n := db.DerivingLoads.Load(); n != 2 {
+		if n := db.DerivingLoads.Load(); n != 3 {
 			t.Errorf("%d queries for the deriving key", n)
 		}
 	})

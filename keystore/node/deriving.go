@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"maps"
 	"sync"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -68,33 +67,42 @@ func (n *Node) computeDeriving(ctx context.Context) {
 			k := keystore.NewDerivingKey(seen.token, seen.prefix)
 			seen.record.SetDeriving(k)
 			b.mu.Lock()
-			if len(b.keys) < maxPendingDeriving {
-				b.keys[seen.record.Digest] = k
-			}
+			b.add(seen.record.Digest, k)
 			b.mu.Unlock()
 		}
 	}
 }
 
+// add adds a computed key if there is room. The caller holds b.mu.
+func (b *derivingBook) add(d keystore.Digest, k keystore.DerivingKey) {
+	if len(b.keys) < maxPendingDeriving {
+		b.keys[d] = k
+	}
+}
+
 // flushDeriving writes the deriving keys that were computed since the last flush. After a failure it
-// keeps them for the next flush.
+// keeps the others for the next flush.
 func (n *Node) flushDeriving(ctx context.Context) {
 	b := n.deriving
 	b.mu.Lock()
-	keys := maps.Clone(b.keys)
+	keys := b.keys
+	if len(keys) > 0 {
+		b.keys = make(map[keystore.Digest]keystore.DerivingKey)
+	}
 	b.mu.Unlock()
 	if len(keys) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, flushInterval)
 	defer cancel()
-	if err := n.db.RecordDeriving(ctx, keys); err != nil {
-		_ = n.StoreFailed("recording deriving keys", err)
+	err := n.db.RecordDeriving(ctx, keys)
+	if err == nil {
 		return
 	}
+	_ = n.StoreFailed("recording deriving keys", err)
 	b.mu.Lock()
-	for d := range keys {
-		delete(b.keys, d)
+	defer b.mu.Unlock()
+	for d, k := range keys {
+		b.add(d, k)
 	}
-	b.mu.Unlock()
 }

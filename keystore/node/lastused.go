@@ -49,7 +49,7 @@ type pendingUses struct {
 }
 
 // flushUses writes the last uses that were noted since the last flush. After a failure it keeps
-// them for the next flush.
+// the others for the next flush.
 func (n *Node) flushUses(ctx context.Context) {
 	u := &n.uses
 	u.mu.Lock()
@@ -76,7 +76,5 @@ func (n *Node) flushUses(ctx context.Context) {
 	defer cancel()
 	if err := n.db.RecordUse(ctx, u.at); err != nil {
 		_ = n.StoreFailed("writing last uses", err)
-		return
 	}
-	clear(u.at)
 }

@@ -42,8 +42,8 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 	})
 }
 
-// withoutUses is a database in which last uses cannot be written while fails is true. It counts the
-// calls that write some.
+// withoutUses is a database in which last uses and deriving keys cannot be written while fails is
+// true. It counts the calls that write uses.
 type withoutUses struct {
 	keystore.Database
 	fails atomic.Bool
@@ -60,6 +60,15 @@ func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]keystore.L
 		return fleet.ErrCut
 	}
 	return db.Database.RecordUse(ctx, uses)
+}
+
+func (db *withoutUses) RecordDeriving(
+	ctx context.Context, keys map[keystore.Digest]keystore.DerivingKey,
+) error {
+	if db.fails.Load() {
+		return fleet.ErrCut
+	}
+	return db.Database.RecordDeriving(ctx, keys)
 }
 
 func TestLatestUseIsWrittenAfterOutage(t *testing.T) {

@@ -27,7 +27,7 @@ func TestNodesShareRecords(t *testing.T) {
 	}
 	answer, err := b.Lookup(ctx, token, time.Now())
 	if err != nil || answer.Record.Name != "n" || answer.Record.Metadata("team") != "erp" ||
-		answer.Record.Set(b.Policy(), b.Policy().Namespace("default")).String() != "read" {
+		answer.Record.Set(b.Policy(), b.Policy().Namespace("default"), nil).String() != "read" {
 		t.Errorf("%+v %v", answer.Record, err)
 	}
 	for name, entry := range cache.Snapshot() {

@@ -59,8 +59,10 @@ type dialect struct {
 	touchesOnly string
 	among       string // suffix of an expression: it is one of the texts in a JSON array
 	amongHex    string // like among for bytes, which the array holds in hexadecimal
-	pairs       string // table: the fields of a JSON object, as key and value
-	items       string // table: the items of a JSON array, as value
+	// fromHex is an expression for the bytes of an expression in hexadecimal.
+	fromHex func(string) string
+	pairs   string // table: the fields of a JSON object, as key and value
+	items   string // table: the items of a JSON array, as value
 	// distinctIDs is a table with a verb for a query: the ids of the query without duplicates. The
 	// database expects few, whatever its statistics say.
 	distinctIDs string

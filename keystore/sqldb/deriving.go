@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
-	"maps"
-	"slices"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -37,27 +36,29 @@ func (d *DB) DerivingKey(
 func (d *DB) RecordDeriving(
 	ctx context.Context, keys map[keystore.Digest]keystore.DerivingKey,
 ) error {
-	const batch = 100 // a revoke waits for one batch at most
-	// Sorted, so that two processes that record the same keys cannot deadlock.
-	digests := slices.SortedFunc(maps.Keys(keys),
-		func(a, b keystore.Digest) int { return bytes.Compare(a[:], b[:]) })
-	for part := range slices.Chunk(digests, batch) {
-		if err := d.inBackground(ctx, d.uses, func(t *tx) error {
-			for _, digest := range part {
-				k := keys[digest]
-				if _, err := t.exec("INSERT INTO deriving_keys (digest, public_key, prefix) "+
-					"SELECT digest, ?, ? FROM secrets WHERE digest = ? AND dropped = 0"+
-					t.db.unforced+" ON CONFLICT (digest) DO NOTHING",
-					k.Public[:], k.Prefix, digest[:]); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			return d.fail(ctx, "recording deriving keys", err)
-		}
+	err := record(ctx, d, keys,
+		func(a, b keystore.Digest) int { return bytes.Compare(a[:], b[:]) }, (*tx).recordDeriving)
+	return d.fail(ctx, "recording deriving keys", err)
+}
+
+func (t *tx) recordDeriving(
+	digests []keystore.Digest, keys map[keystore.Digest]keystore.DerivingKey,
+) error {
+	rows := make([][3]string, len(digests)) // digest, public key and prefix
+	for i, d := range digests {
+		k := keys[d]
+		rows[i] = [3]string{hex.EncodeToString(d[:]), hex.EncodeToString(k.Public[:]), k.Prefix}
 	}
-	return nil
+	array, err := fromJSON(rows)
+	if err != nil {
+		return err
+	}
+	digest, public := t.db.fromHex(item(0, "text")), t.db.fromHex(item(1, "text"))
+	_, err = t.exec("INSERT INTO deriving_keys (digest, public_key, prefix) SELECT s.digest, "+
+		public+", "+item(2, "text")+" FROM "+t.db.items+" r CROSS JOIN secrets s "+
+		"WHERE s.digest = "+digest+" AND s.dropped = 0"+t.db.unforced+
+		" ORDER BY s.digest ON CONFLICT (digest) DO NOTHING", array)
+	return err
 }
 
 // derivingTo reads the public key of a row. NULL, or anything else than 32 bytes, is read as a key

@@ -4,20 +4,33 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // RecordUse implements [keystore.Database].
 func (d *DB) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
+	err := record(ctx, d, uses, strings.Compare, (*tx).recordUse)
+	return d.fail(ctx, "recording last uses", err)
+}
+
+// record calls write for a part of rows at a time, each in a transaction of its own, and deletes
+// from rows what is committed.
+func record[K comparable, V any](
+	ctx context.Context, d *DB, rows map[K]V, compare func(a, b K) int,
+	write func(t *tx, part []K, rows map[K]V) error,
+) error {
 	const batch = 1000 // a revoke waits for one batch at most
-	// Sorted, so that two processes that record the same keys cannot deadlock.
-	ids := slices.Sorted(maps.Keys(uses))
-	for part := range slices.Chunk(ids, batch) {
+	// Sorted, so that two processes that record the same rows cannot deadlock.
+	for part := range slices.Chunk(slices.SortedFunc(maps.Keys(rows), compare), batch) {
 		if err := d.inBackground(ctx, d.uses, func(t *tx) error {
-			return t.recordUse(part, uses)
+			return write(t, part, rows)
 		}); err != nil {
-			return d.fail(ctx, "recording last uses", err)
+			return err
+		}
+		for _, k := range part {
+			delete(rows, k)
 		}
 	}
 	return nil

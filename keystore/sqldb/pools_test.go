@@ -41,6 +41,10 @@ func TestPools(t *testing.T) {
 			"RecordUse": func(ctx context.Context) error {
 				return d.RecordUse(ctx, map[string]keystore.LastUse{"k": {At: time.Now()}})
 			},
+			"RecordDeriving": func(ctx context.Context) error {
+				return d.RecordDeriving(ctx,
+					map[keystore.Digest]keystore.DerivingKey{{1}: {Prefix: "ak"}})
+			},
 			"Reserve": func(ctx context.Context) error {
 				_, err := d.Reserve(ctx, []keystore.Reservation{{Quota: "q", End: time.Now()}})
 				return err

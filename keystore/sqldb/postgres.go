@@ -76,6 +76,7 @@ var postgresDialect = dialect{
 	among: "= ANY (ARRAY(SELECT json_array_elements_text(CAST(? AS json))))",
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS " +
 		"json))))",
+	fromHex:     func(text string) string { return "decode(" + text + ", 'hex')" },
 	pairs:       "json_each_text(CAST(? AS json))",
 	items:       "json_array_elements(CAST(? AS json))",
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",

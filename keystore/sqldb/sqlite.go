@@ -53,6 +53,7 @@ var sqliteDialect = dialect{
 		"WHERE m.type = 'text' AND m.key = ? AND m.value = ?)",
 	among:       "IN (SELECT value FROM json_each(?))",
 	amongHex:    "IN (SELECT unhex(value) FROM json_each(?))",
+	fromHex:     func(text string) string { return "unhex(" + text + ")" },
 	pairs:       "json_each(?)",
 	items:       "json_each(?)",
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",

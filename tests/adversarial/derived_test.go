@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -157,9 +158,24 @@ func TestDerivedTokens(t *testing.T) {
 	if self.Status != 200 || len(permissions) != 1 || permissions["default"] == nil {
 		t.Errorf("GET /self: %v", self)
 	}
+	// The access log has the note of every request whose token is genuine.
+	noted := d.sign(d.header(), claimsUntil(time.Minute, `,"scope":"read","note":"nightly job"`))
+	send(noted)
+	w.Send(t, "POST", "/v1/items/1", gate.Token(noted), "")
+	w.Get(t, "/apikeys/v1/self", gate.Token(noted))
 	w.Revoke(t, key.ID)
 	if r := send(good); r.Code() != "key_revoked" {
 		t.Errorf("after the revoke: %v", r)
+	}
+	send(noted)
+	for _, request := range [][3]string{{"GET", "/v1/items/1", "ok"},
+		{"POST", "/v1/items/1", "forbidden"}, {"GET", "/apikeys/v1/self", "ok"},
+		{"GET", "/v1/items/1", "revoked"}} {
+		line := regexp.MustCompile(fmt.Sprintf(`"method":"%s",.*"uri":"%s",.*"api_key_id":"%s",.*`+
+			`"api_key_note":"nightly job","api_key_outcome":"%s"`, request[0], request[1], key.ID,
+			request[2]))
+		gate.Until(t, fmt.Sprint("a line of ", request),
+			func() bool { return line.MatchString(w.AccessLog()) })
 	}
 	if log := w.AccessLog() + w.Output(); strings.Contains(log, parts[2]) {
 		t.Error("a log has a derived token")

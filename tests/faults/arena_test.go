@@ -107,7 +107,9 @@ func newArena(t testing.TB, s setting) *arena {
 		a.Fleet = startOnFile(t, s.nodes, each)
 	} else {
 		a.Fleet = gate.StartFleet(t, gate.FleetConfig{
-			Nodes: s.nodes, Config: gate.Config{Site: s.site}, Postgres: s.postgres, Each: each,
+			Nodes: s.nodes, Config: gate.Config{Site: s.site,
+				APIKey: "namespace_path /in/{namespace}/**\n"},
+			Postgres: s.postgres, Each: each,
 		})
 	}
 	for _, g := range a.Nodes {
@@ -176,7 +178,16 @@ func (a *arena) want(ok bool, format string, args ...any) {
 type key struct {
 	gate.Key
 	read, write Access
-	narrowed    bool // to reading
+	narrowed    bool   // to reading
+	namespace   string // of its requests; "" is default
+}
+
+// target returns a path in the namespace of the key's requests.
+func (k key) target(path string) string {
+	if k.namespace == "" {
+		return path
+	}
+	return "/in/" + k.namespace + path
 }
 
 // all returns the accesses of a valid key.
@@ -189,7 +200,8 @@ func (k key) all() []Access {
 
 func (a *arena) named(k gate.Key, narrowed bool) key {
 	name := fmt.Sprintf("%s.%d", k.ID, a.serial.Add(1))
-	return key{k, Access(name + " read"), Access(name + " write"), narrowed}
+	return key{Key: k, read: Access(name + " read"), write: Access(name + " write"),
+		narrowed: narrowed}
 }
 
 // attempt makes one change and records it once it has a response or failed.
@@ -305,7 +317,7 @@ func (a *arena) useWithin(ctx context.Context, node int, k key, method string) i
 		r.Access = k.write
 	}
 	g, client := a.node(node)
-	request, err := http.NewRequestWithContext(ctx, method, g.URL+"/v1/items/1", nil)
+	request, err := http.NewRequestWithContext(ctx, method, g.URL+k.target("/v1/items/1"), nil)
 	if err != nil {
 		a.t.Error(err)
 		return 0
@@ -433,7 +445,7 @@ func (a *arena) listen(node int, k key) *events {
 	e := &events{ended: make(chan struct{}), hangUp: cancel}
 	r := Request{Access: k.read, Node: node}
 	g, client := a.node(node)
-	request, err := http.NewRequestWithContext(ctx, "GET", g.URL+"/v1/sse", nil)
+	request, err := http.NewRequestWithContext(ctx, "GET", g.URL+k.target("/v1/sse"), nil)
 	if err != nil {
 		a.t.Error(err)
 	}

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -9,12 +10,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// derive returns a key with a token that was derived from that of k. Its accesses are those of k, so
-// the oracle expects that every change of k applies to it.
+// derive returns a key with a token that was derived from that of k, for the namespace of its
+// requests. Its accesses are those of k, so the oracle expects that every change of k applies to
+// it.
 func (a *arena) derive(k key) key {
 	a.t.Helper()
 	token, err := keystore.Derive(string(k.Token), keystore.Caveats{
-		ExpiresAt: time.Now().Add(time.Hour), Note: fmt.Sprint(a.serial.Add(1))})
+		ExpiresAt: time.Now().Add(time.Hour), Note: fmt.Sprint(a.serial.Add(1)),
+		Namespaces: []string{cmp.Or(k.namespace, "default")}})
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -25,14 +28,9 @@ func (a *arena) derive(k key) key {
 // derivedTokens takes access away from keys while requests with derived tokens run on every node:
 // with one that all nodes have verified, and with fresh ones.
 func derivedTokens(a *arena) {
-	member := func() string {
-		r := a.attempt(0, "member", "POST", "/members", gate.JSON{"name": "owner",
-			"grants": []gate.JSON{{"namespace": "default", "permissions": []string{"read", "write"}}},
-		}, nil, nil)
-		id, _ := r.JSON()["id"].(string)
-		return id
-	}
-	for change, take := range map[string]func(key, string) gate.Response{
+	grants := []gate.JSON{{"namespace": "*", "permissions": []string{"read", "write"}}}
+	const deleted = "delete the namespace"
+	for change, take := range map[string]func(k key, owner string) gate.Response{
 		"revoke":     func(k key, _ string) gate.Response { return a.revoke(0, k) },
 		"inactivate": func(k key, _ string) gate.Response { return a.activate(0, k, false) },
 		"rotate":     func(k key, _ string) gate.Response { _, r := a.rotate(0, k); return r },
@@ -40,18 +38,33 @@ func derivedTokens(a *arena) {
 			return a.attempt(0, "disable", "PATCH", "/members/"+owner+wait,
 				gate.JSON{"active": false}, nil, k.all())
 		},
+		deleted: func(k key, _ string) gate.Response {
+			return a.attempt(0, "delete", "DELETE", "/namespaces/"+k.namespace+wait, nil, nil,
+				k.all())
+		},
 	} {
-		owner := member()
-		k, r := a.create(0, "mint", "/keys", gate.JSON{"name": "k", "access": "read_write",
+		r := a.attempt(0, "member", "POST", "/members",
+			gate.JSON{"name": "owner", "grants": grants}, nil, nil)
+		owner, _ := r.JSON()["id"].(string)
+		namespace := fmt.Sprint("ns-", a.serial.Add(1))
+		a.attempt(0, "namespace", "POST", "/namespaces",
+			gate.JSON{"id": namespace, "kind": "account", "name": namespace}, nil, nil)
+		k, r := a.create(0, "mint", "/keys", gate.JSON{"name": "k", "grants": grants,
 			"owner": owner}, key{})
 		if r.Status != 201 {
 			a.t.Fatalf("minting a key of %q: %v", owner, r)
 		}
+		k.namespace = namespace
 		verified := a.derive(k)
 		a.warm(verified)
+		refused := 401
 		var open []*events
-		for i := range a.Nodes {
-			open = append(open, a.listen(i, verified))
+		if change == deleted {
+			refused = 403 // like all changes that narrow keys, it cuts no requests
+		} else {
+			for i := range a.Nodes {
+				open = append(open, a.listen(i, verified))
+			}
 		}
 		stop := make(chan struct{})
 		var load sync.WaitGroup
@@ -68,9 +81,11 @@ func derivedTokens(a *arena) {
 		close(stop)
 		load.Wait()
 		a.complete(r)
+		for i := range a.Nodes {
+			a.want(a.settled(i, verified) == refused, "node %d: %s: a verified token", i, change)
+			a.want(a.settled(i, a.derive(k)) == refused, "node %d: %s: a fresh token", i, change)
+		}
 		for i, e := range open {
-			a.want(a.settled(i, verified) == 401, "node %d: %s: a verified token", i, change)
-			a.want(a.settled(i, a.derive(k)) == 401, "node %d: %s: a fresh token", i, change)
 			a.want(!e.outlives(back), "node %d: %s: the stream continues", i, change)
 		}
 	}
