@@ -73,7 +73,16 @@ func (p *Page) check(rules string) {
 			return nil, err
 		}
 		inWorld := func(p *runtime.EvaluateParams) { p.ContextID = world.ExecutionContextID }
-		return chromedp.Evaluate[[]string](source+";\n"+fmt.Sprintf(runAxe, rules), inWorld,
+		loaded, err := chromedp.Evaluate[bool](`!!globalThis.axe`, inWorld)(ctx, tab)
+		if err != nil {
+			return nil, err
+		}
+		if !loaded { // there is one world for each document
+			if _, err := chromedp.Evaluate[bool](source+";\ntrue", inWorld)(ctx, tab); err != nil {
+				return nil, err
+			}
+		}
+		return chromedp.Evaluate[[]string](fmt.Sprintf(runAxe, rules), inWorld,
 			chromedp.EvalAwaitPromise)(ctx, tab)
 	})
 	if err != nil {
