@@ -254,7 +254,8 @@ func (g *guard) checkTrust(s *AdminSite, p passed, within []caddyhttp.MatcherSet
 		if ok {
 			g.addOption(s, trusts.option, "", "trust", problem+"the header "+header+", and clients "+
 				"can choose its value: no handler before "+adminSiteDirective+
-				" replaces it in all requests", "Put forward_auth with `copy_headers "+header+"` before "+adminSiteDirective+
+				" replaces it in all requests",
+				"Put forward_auth with `copy_headers "+header+"` before "+adminSiteDirective+
 					", or set the header there to a value that does not come from the client, or "+
 					"remove it. A matcher must not exclude requests under "+sitePath+"/.")
 			continue

@@ -147,8 +147,8 @@ func containsDerived(s string) bool {
 		}
 		s = s[dot+1:]
 		rest := s[segmentLen(s):]
-		if strings.HasPrefix(rest, ".") && segmentLen(rest[1:]) == signatureLen {
-			return true
+		if strings.HasPrefix(rest, ".") && segmentLen(rest[1:]) >= signatureLen {
+			return true // text may follow the token directly
 		}
 	}
 }
