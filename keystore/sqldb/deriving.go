@@ -47,7 +47,8 @@ func (d *DB) RecordDeriving(
 				k := keys[digest]
 				if _, err := t.exec("INSERT INTO deriving_keys (digest, public_key, prefix) "+
 					"SELECT digest, ?, ? FROM secrets WHERE digest = ? AND dropped = 0"+
-					t.db.unforced+" ON CONFLICT (digest) DO NOTHING",
+					t.db.unforced+" ON CONFLICT (digest) DO UPDATE SET prefix = excluded.prefix "+
+					"WHERE deriving_keys.public_key = excluded.public_key",
 					k.Public[:], k.Prefix, digest[:]); err != nil {
 					return err
 				}
