@@ -17,14 +17,16 @@ var inJWT = func() (in [256]bool) {
 	return in
 }()
 
+// mayContainDerived is a fast check that is false for words without a dot, such as long base64.
+func mayContainDerived(word []byte) bool {
+	return bytes.IndexByte(word, '.') >= 0 || bytes.IndexByte(word, '%') >= 0 ||
+		bytes.IndexByte(word, '\\') >= 0
+}
+
 // findDerived returns the beginning and end of the first derived token in word, or the end of word
 // twice. A derived token is found by its claims and its signature, like in keystore.ContainsToken.
 // Characters of a JWT before and after it are taken as a part of it.
 func findDerived(word []byte) (from, to int) {
-	if bytes.IndexByte(word, '.') < 0 && bytes.IndexByte(word, '%') < 0 &&
-		bytes.IndexByte(word, '\\') < 0 { // as in long base64
-		return len(word), len(word)
-	}
 	// The current part of a JWT, and its length when it is decoded. The parts before it count only if
 	// a dot is between them.
 	part, length := 0, 0

@@ -207,8 +207,15 @@ func redactTokens(text []byte) []byte {
 			end++
 		}
 		i, last = end, end
-		for start+shortest <= end {
-			from, to := findDerived(text[start:end])
+		if end-start < shortest {
+			continue
+		}
+		derived := mayContainDerived(text[start:end]) // once, because it reads the whole word
+		for start < end {
+			from, to := end-start, end-start
+			if derived {
+				from, to = findDerived(text[start:end])
+			}
 			r.replaceBodies(start, start+from)
 			r.replace(start+from, start+to)
 			start += to
