@@ -104,10 +104,7 @@ func pathsOutsideSite(route caddyhttp.Route) (paths []string) {
 // mayMatchSite reports whether a path matcher may match a path under /apikeys/.
 func mayMatchSite(paths []string) bool {
 	for _, path := range paths {
-		fixed := strings.ToLower(path)
-		if i := strings.IndexAny(fixed, "*{"); i >= 0 {
-			fixed = fixed[:i]
-		}
+		fixed := fixedPath(path)
 		if strings.HasPrefix(fixed, sitePath) || strings.HasPrefix(sitePath, fixed) &&
 			fixed != path {
 			return true

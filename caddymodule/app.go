@@ -394,7 +394,6 @@ func (a *App) Start() error {
 	a.warnOfDangers(startedWith(os.Args))
 	for _, s := range a.sites {
 		s.warnIfUnreachable()
-		s.warnIfSpoofable()
 	}
 	a.warnOfOrder()
 	return nil

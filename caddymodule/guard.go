@@ -9,7 +9,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 
@@ -60,7 +62,7 @@ type passed struct {
 	key      bool                      // an api_key, whatever the request is
 	some     [][]caddyhttp.MatcherSets // an api_key, if one of these lists of matchers matches
 	keys     []*Handler                // those of key
-	deleted  []string                  // request headers that were removed
+	assigned []assignment              // placeholders that have got other values
 	stripped string                    // the prefix that was removed from the path
 	answered bool                      // by a handler that calls no further one
 	open     int                       // the index of the open upstream that has answered, plus one
@@ -68,7 +70,7 @@ type passed struct {
 
 func (p passed) clone() passed {
 	p.some, p.keys = slices.Clone(p.some), slices.Clone(p.keys)
-	p.deleted = slices.Clone(p.deleted)
+	p.assigned = slices.Clone(p.assigned)
 	return p
 }
 
@@ -135,16 +137,20 @@ func (g *guard) follow(
 ) passed {
 	// Only one route of a group runs, so what a request has passed in it counts after the group.
 	var group string
-	var inGroup [][]caddyhttp.MatcherSets
+	var inGroup passed
 	for _, r := range routes {
 		if r.Group != group {
-			p.some, inGroup, group = append(p.some, inGroup...), nil, r.Group
+			p, inGroup, group = p.after(inGroup), passed{}, r.Group
 		}
 		around := within
 		if len(r.MatcherSets) > 0 {
 			around = append(slices.Clone(within), r.MatcherSets)
+			p.assignMatches(r.MatcherSets)
 		}
 		end := g.handle(r.Handlers, p.clone(), around)
+		if group != "" && !r.Terminal && !end.answered {
+			inGroup.assigned = append(inGroup.assigned, end.assignedUnder(r, len(p.assigned))...)
+		}
 		switch {
 		case len(r.MatcherSets) == 0 && group == "" && !r.Terminal:
 			p = end
@@ -161,14 +167,36 @@ func (g *guard) follow(
 				if group == "" {
 					p.some = append(p.some, some)
 				} else {
-					inGroup = append(inGroup, some)
+					inGroup.some = append(inGroup.some, some)
 				}
+			}
+			if group == "" {
+				p.assigned = append(p.assigned, end.assignedUnder(r, len(p.assigned))...)
 			}
 			p.key = p.key || complementary(p.some)
 		}
 	}
-	p.some = append(p.some, inGroup...)
+	return p.after(inGroup)
+}
+
+// after returns what a request has passed after a group of routes.
+func (p passed) after(inGroup passed) passed {
+	p.some = append(p.some, inGroup.some...)
+	p.assigned = append(p.assigned, inGroup.assigned...)
 	return p
+}
+
+// assignedUnder returns the assignments of a route, which come after the first n.
+func (p passed) assignedUnder(r caddyhttp.Route, n int) []assignment {
+	inner := slices.Clone(p.assigned[n:])
+	for i := range inner {
+		if len(r.MatcherSets) == 0 { // the last one of a group, for what the others do not match
+			inner[i].maybe = true
+			continue
+		}
+		inner[i].when = append([]caddyhttp.MatcherSets{r.MatcherSets}, inner[i].when...)
+	}
+	return inner
 }
 
 // handle follows the handlers of one route.
@@ -200,13 +228,19 @@ func (g *guard) handle(
 				g.invoked[h.Name] = false
 			}
 		case *headers.Handler:
-			if h.Request != nil {
-				p.deleted = append(p.deleted, h.Request.Delete...)
-			}
+			p.assignHeaders(h.Request)
+		case *caddyhttp.VarsMiddleware:
+			p.assignVars(*h)
+		case *maphandler.Handler:
+			p.assignMap(h)
+		case *caddyauth.Authentication:
+			p.assignAuthentication(h)
 		case *rewrite.Rewrite:
 			p.stripped = h.StripPathPrefix // another rewrite may bring the path back
 		case *reverseproxy.Handler:
-			if !passesOn(h) {
+			if passesOn(h) {
+				p.assignResponses(g.server, h, within)
+			} else {
 				p = g.upstream(h, upstreamsOf(h), p, within)
 			}
 		case *caddyhttp.StaticResponse:
@@ -222,16 +256,20 @@ func (g *guard) handle(
 var forwarding = []string{"http.handlers.php", "http.handlers.cgi", "http.handlers.s3proxy"}
 
 func (g *guard) other(handler any, p passed, within []caddyhttp.MatcherSets) passed {
-	m, ok := handler.(caddy.Module)
-	if !ok {
-		return p
+	var id string
+	if m, ok := handler.(caddy.Module); ok {
+		id = string(m.CaddyModule().ID)
 	}
-	switch id := string(m.CaddyModule().ID); {
-	case id == rateLimitModule && !p.key && usesIdentity(handler):
-		g.add(handler, orderCheck, orderProblem,
-			"Add `order rate_limit after api_key` to the global options.")
+	switch {
+	case id == rateLimitModule:
+		if !p.key && usesIdentity(handler) {
+			g.add(handler, orderCheck, orderProblem,
+				"Add `order rate_limit after api_key` to the global options.")
+		}
 	case slices.Contains(forwarding, id):
 		return g.upstream(handler, strings.TrimPrefix(id, "http.handlers."), p, within)
+	case !ofCaddy(handler):
+		p.assignUnknown()
 	}
 	return p
 }
@@ -315,9 +353,10 @@ func (g *guard) checkKey(h *Handler, p passed, within []caddyhttp.MatcherSets) {
 		if err != nil || s.kind != redact.Header {
 			continue
 		}
-		name := strings.ToLower(s.name)
-		if slices.ContainsFunc(p.deleted,
-			func(deleted string) bool { return headerMatches(strings.ToLower(deleted), name) }) {
+		name := headerPlaceholder + strings.ToLower(s.name)
+		if slices.ContainsFunc(p.assigned, func(a assignment) bool {
+			return a.from == nil && len(a.when) == 0 && !a.maybe && a.gives(name)
+		}) {
 			g.addOption(h, "from", c.Name, "sources", "request_header removes "+
 				redact.Argument(s.name)+" before api_key reads a key from it",
 				"Remove this line of request_header: api_key removes the header itself.")
@@ -403,6 +442,7 @@ func (g *guard) ownPort(u *url.URL) bool {
 func (g *guard) checkAdmin(s *AdminSite, p passed, within []caddyhttp.MatcherSets) {
 	const advice = "Write `handle " + sitePath + "/* { " + adminSiteDirective + " }`, before other " +
 		"`handle` blocks."
+	g.checkTrust(s, p, within)
 	var outside []string
 	for _, sets := range within {
 		outside = append(outside, pathsOutsideSite(caddyhttp.Route{MatcherSets: sets})...)

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
 )
@@ -111,7 +114,15 @@ func decodeMatcher(name string, raw json.RawMessage) (any, error) {
 	return m, err
 }
 
-// handler returns a handler, or nil for one that this program does not have.
+// An unknownHandler is one that this program does not have.
+type unknownHandler struct{}
+
+func (unknownHandler) ServeHTTP(
+	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
+	return next.ServeHTTP(w, r)
+}
+
 func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.MiddlewareHandler, error) {
 	var named struct{ Handler string }
 	if err := json.Unmarshal(raw, &named); err != nil {
@@ -119,7 +130,7 @@ func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.Middlewar
 	}
 	info, err := caddy.GetModule("http.handlers." + named.Handler)
 	if err != nil {
-		return nil, nil //nolint:nilerr // nothing is known about it
+		return unknownHandler{}, nil //nolint:nilerr // nothing is known about it
 	}
 	module := info.New()
 	if err := json.Unmarshal(raw, module); err != nil {
@@ -140,6 +151,21 @@ func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.Middlewar
 	case *caddyhttp.Subroute:
 		if err := d.routes(h.Routes, path+"/routes"); err != nil {
 			return nil, err
+		}
+	case *reverseproxy.Handler:
+		for i := range h.HandleResponse {
+			if err := d.routes(h.HandleResponse[i].Routes,
+				fmt.Sprintf("%s/handle_response/%d/routes", path, i)); err != nil {
+				return nil, err
+			}
+		}
+	case *caddyauth.Authentication:
+		h.Providers = make(map[string]caddyauth.Authenticator)
+		for name := range h.ProvidersRaw {
+			h.Providers[name] = nil
+			if info, err := caddy.GetModule("http.authentication.providers." + name); err == nil {
+				h.Providers[name], _ = info.New().(caddyauth.Authenticator)
+			}
 		}
 	}
 	handler, _ := module.(caddyhttp.MiddlewareHandler)

@@ -39,14 +39,41 @@ func setsImply(given, wanted caddyhttp.MatcherSets) bool {
 
 // matcherImplies reports whether requests that match n match m.
 func matcherImplies(n, m any) bool {
-	if wanted, ok := m.(*caddyhttp.MatchPath); ok {
-		given, ok := n.(*caddyhttp.MatchPath)
+	given, ok := n.(*caddyhttp.MatchPath)
+	switch wanted := m.(type) {
+	case *caddyhttp.MatchPath:
 		return ok && !slices.ContainsFunc(*given, func(path string) bool {
 			return !slices.ContainsFunc(*wanted,
 				func(pattern string) bool { return pathCovers(pattern, path) })
 		})
+	case *caddyhttp.MatchNot:
+		if ok && !slices.ContainsFunc(wanted.MatcherSets, func(set caddyhttp.MatcherSet) bool {
+			return !slices.ContainsFunc(set, func(m any) bool { return disjoint(*given, m) })
+		}) {
+			return true
+		}
 	}
 	return matcherText(n) == matcherText(m)
+}
+
+// disjoint reports whether m is a path matcher that matches none of the paths that given matches.
+func disjoint(given caddyhttp.MatchPath, m any) bool {
+	other, ok := m.(*caddyhttp.MatchPath)
+	return ok && !slices.ContainsFunc(given, func(a string) bool {
+		a = fixedPath(a)
+		return slices.ContainsFunc(*other, func(b string) bool {
+			b = fixedPath(b)
+			return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
+		})
+	})
+}
+
+// fixedPath returns what all paths that a pattern matches begin with, in lower case.
+func fixedPath(pattern string) string {
+	if i := strings.IndexAny(pattern, `*?[{%\`); i >= 0 {
+		pattern = pattern[:i]
+	}
+	return strings.ToLower(pattern)
 }
 
 // pathCovers reports whether a path pattern matches all that another one matches.

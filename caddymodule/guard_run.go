@@ -174,7 +174,7 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 			a.lines[d.Check] = d.Where
 			continue
 		}
-		a.logger.Warn("configuration can leave requests without a key or an option without effect",
+		a.logger.Warn("configuration may contain a mistake",
 			slog.String("check", d.Check), slog.String("problem", d.Problem),
 			slog.String("at", d.Where), slog.String("advice", d.Advice))
 	}

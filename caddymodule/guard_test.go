@@ -196,6 +196,12 @@ func FuzzGuardRunning(f *testing.F) {
 		`{"handler":"reverse_proxy","upstreams":[null],"headers":{"request":null}},`+
 		`{"handler":"api_key","preflight":{"origins":["::"]}}],"match":[null,{"path":null,`+
 		`"not":[null,{"x":1}]}]}]}}}}}`), []byte(openSite))
+	f.Add([]byte(`{"apps":{"http":{"servers":{"a":{"routes":[{"match":[{"header_regexp":{"a":null}}],`+
+		`"handle":[{"handler":"headers","request":{"replace":{"a":null,"*":[{}]}}},{"handler":"x"},`+
+		`{"handler":"vars","a":{}},{"handler":"map","destinations":[""],"mappings":[{}]},`+
+		`{"handler":"authentication","providers":{"http_basic":null,"x":{}}},`+
+		`{"handler":"reverse_proxy","rewrite":{"method":"GET"},"handle_response":[{"routes":[null]}]},`+
+		`{"handler":"api_keys_admin","trust_user":"{http.request.header.A}"}]}]}}}}}`), []byte("a"))
 	f.Fuzz(func(_ *testing.T, config, file []byte) {
 		_, _ = guardRunning(config, command.ConfigFile{Name: "Caddyfile", Body: file,
 			Adapter: "caddyfile"})

@@ -51,9 +51,9 @@ type UsageRecorder interface {
 	// RecordUse stores last uses, by key id. It ignores unknown ids and uses that are not later
 	// than the stored one. It deletes from uses what it has stored or ignored, also if it fails.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
-	// RecordDeriving stores the deriving keys of secrets that have none. It ignores unknown digests
-	// and those of secrets that were rotated out. Like RecordUse, it deletes from keys what it has
-	// stored or ignored.
+	// RecordDeriving stores the deriving keys of secrets that have none, and the prefixes of those
+	// that have the same public key. It ignores unknown digests and those of secrets that were
+	// rotated out. Like RecordUse, it deletes from keys what it has stored or ignored.
 	RecordDeriving(ctx context.Context, keys map[Digest]DerivingKey) error
 }
 

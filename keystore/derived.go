@@ -58,14 +58,39 @@ type PublicKey [ed25519.PublicKeySize]byte
 // derived from it. The zero value means that no node has seen the token in plain text yet.
 type DerivingKey struct {
 	Public PublicKey
-	// Prefix is that of the token, or empty if another system created the token. A deployment that
-	// no longer accepts the prefix accepts no derived token either.
+	// Prefix is that of the token or, if another system created the token, a [ForeignPrefix].
 	Prefix string
 }
 
 // NewDerivingKey returns the deriving key of a token with a prefix.
 func NewDerivingKey(token, prefix string) DerivingKey {
 	return DerivingKey{PublicKeyOf(token), prefix}
+}
+
+// ForeignPrefix stands for the prefix of a token that another system created. Its beginning may be
+// secret, so it only names the accepted prefixes that the token does not have, each between spaces.
+func ForeignPrefix(token string, accepted []string) string {
+	list := " "
+	for _, prefix := range accepted {
+		if !HasTokenPrefix(token, prefix) {
+			list += prefix + " "
+		}
+	}
+	return list
+}
+
+// IsForeign reports whether a prefix of a [DerivingKey] is a [ForeignPrefix].
+func IsForeign(prefix string) bool { return prefix == "" || prefix[0] == ' ' }
+
+// AcceptsDerived reports whether tokens that were derived from a token are accepted. A deployment
+// refuses a token with a prefix that it does not accept, and a token of another system with one that
+// it accepts. It also refuses a [ForeignPrefix] that says nothing about one of the accepted prefixes.
+func AcceptsDerived(prefix string, accepted []string) bool {
+	if !IsForeign(prefix) {
+		return slices.Contains(accepted, prefix)
+	}
+	return !slices.ContainsFunc(accepted,
+		func(p string) bool { return !strings.Contains(prefix, " "+p+" ") })
 }
 
 // derivingKey returns the key pair with which tokens are derived from a token.
@@ -147,8 +172,8 @@ func containsDerived(s string) bool {
 		}
 		s = s[dot+1:]
 		rest := s[segmentLen(s):]
-		if strings.HasPrefix(rest, ".") && segmentLen(rest[1:]) == signatureLen {
-			return true
+		if strings.HasPrefix(rest, ".") && segmentLen(rest[1:]) >= signatureLen {
+			return true // text may follow the token directly
 		}
 	}
 }

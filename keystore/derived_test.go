@@ -181,7 +181,7 @@ func TestDeriveIsUnderstood(t *testing.T) {
 		t.Error("IsDerived")
 	}
 	for text, want := range map[string]bool{
-		jwt: true, "a " + jwt + ", b": true, jwt[:len(jwt)-1]: false, jwt + "A": false,
+		jwt: true, "a " + jwt + ", b": true, jwt[:len(jwt)-1]: false, jwt + "A": true,
 		strings.Repeat(".ey", 1000): false, jwt[strings.Index(jwt, ".")+1:]: false,
 	} {
 		if ContainsToken(text) != want {
@@ -494,4 +494,45 @@ func FuzzParseDerived(f *testing.F) {
 			t.Fatal("it is not recognized as a token")
 		}
 	})
+}
+
+// TestAcceptsDerived: derived tokens are accepted if their token's prefix is accepted, or if it is
+// known that another system's token has no accepted prefix.
+func TestAcceptsDerived(t *testing.T) {
+	foreign := ForeignPrefix("sk_live_0123456789", []string{"ak", "sk", "sk_test", "ak_live"})
+	for _, test := range []struct {
+		prefix, accepted string
+		want             bool
+	}{
+		{"ak", "ak", true},
+		{"ak", "new ak", true},
+		{"ak", "new", false},
+		{"ak", "ak_live", false},
+		{"", "ak", false}, // unknown
+		{foreign, "ak", true},
+		{foreign, "ak sk_test", true},
+		{foreign, "sk", false},
+		{foreign, "ak sk", false},
+		{foreign, "sk_live", false}, // it was not accepted then
+		{foreign, "live", false},
+		{ForeignPrefix("x", nil), "ak", false},
+	} {
+		if AcceptsDerived(test.prefix, strings.Fields(test.accepted)) != test.want {
+			t.Errorf("%q with %s: not %v", test.prefix, test.accepted, test.want)
+		}
+		if want := test.prefix != "ak"; IsForeign(test.prefix) != want {
+			t.Errorf("IsForeign(%q) is not %v", test.prefix, want)
+		}
+	}
+	id := NewID()
+	token := "ak_" + id + strings.Repeat("0", tokenBodyLen-TokenIDLen)
+	for s, want := range map[string]bool{token: true, token[1:]: true, token + "0": false,
+		token[3:]: false, id: false, "": false} {
+		if NamesKey(s, id) != want {
+			t.Errorf("NamesKey(%q) is not %v", s, want)
+		}
+	}
+	if NamesKey(token, id[1:]) || NamesKey(token, "") {
+		t.Error("NamesKey of a part of the id")
+	}
 }

@@ -132,6 +132,9 @@ func (r *Record) SetDeriving(k DerivingKey) {
 	r.deriving.Store(&public)
 }
 
+// ForgetDeriving makes the deriving key of the record's credential unknown.
+func (r *Record) ForgetDeriving() { r.deriving.Store(nil) }
+
 // prefixNumbers numbers the prefixes of tokens, of which a deployment has few.
 var prefixNumbers struct {
 	numbers sync.Map // string → uint32

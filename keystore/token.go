@@ -177,6 +177,12 @@ func HasTokenPrefix(s, prefix string) bool {
 	return len(s) > len(prefix) && s[len(prefix)] == '_' && s[:len(prefix)] == prefix
 }
 
+// NamesKey reports whether s has the length and the id of a token that was created for a key.
+func NamesKey(s, id string) bool {
+	begin := len(s) - tokenBodyLen
+	return begin > 0 && len(id) == TokenIDLen && s[begin:begin+TokenIDLen] == id
+}
+
 // putCheck writes the CRC-32 (IEEE) of s in base62.
 func putCheck(dst []byte, s string) {
 	putBase62(dst, uint64(crc32.ChecksumIEEE(readOnly(s))))

@@ -37,7 +37,8 @@ Runs these checks, one line each, with advice if a check fails:
     its share of a limit. This is a warning: it does not change the exit status
 
   - the routes: no upstream is reached without passing api_key, no matcher lets
-    forged headers through, and no option is without effect. These are mostly
+    forged headers through, clients cannot choose the names that trust_user and
+    trust_groups take, and no option is without effect. These are mostly
     warnings, with the line of the Caddyfile that --config names or that is in
     the working directory, else with the path in the configuration. They are
     checked in the file if Caddy does not run

@@ -17,53 +17,59 @@ var inJWT = func() (in [256]bool) {
 	return in
 }()
 
-// redactDerived replaces the signature of everything in text that is shaped like a derived token. It
-// works in place and returns the shorter text. The claims stay: without the signature they are no
-// credential. To be fast, it examines only every 87th byte and the words that contain one of them.
-func redactDerived(text []byte) []byte {
-	var out []byte // as in redactTokens
-	copied := 0
-	for i := signatureLen - 1; i < len(text); i += signatureLen {
-		if !inJWT[text[i]] {
-			continue
-		}
-		start, end := word(text, i)
-		i = end
-		if end-start != signatureLen || !followsClaims(text[copied:start]) {
-			continue
-		}
-		if out == nil {
-			out = text[:0]
-		}
-		out = append(out, text[copied:start]...)
-		out = append(out, Replacement...)
-		copied = end
-	}
-	if out == nil {
-		return text
-	}
-	return append(out, text[copied:]...)
+// mayContainDerived is a fast check that is false for words without a dot, such as long base64.
+func mayContainDerived(word []byte) bool {
+	return bytes.IndexByte(word, '.') >= 0 || bytes.IndexByte(word, '%') >= 0 ||
+		bytes.IndexByte(word, '\\') >= 0
 }
 
-// word returns the beginning and end of the characters of a JWT around text[i].
-func word(text []byte, i int) (start, end int) {
-	for start = i; start > 0 && inJWT[text[start-1]]; start-- {
+// findDerived returns the beginning and end of the first derived token in word, or the end of word
+// twice. A derived token is found by its claims and its signature, like in keystore.ContainsToken.
+// Characters of a JWT before and after it are taken as a part of it.
+func findDerived(word []byte) (from, to int) {
+	// The current part of a JWT, and its length when it is decoded. The parts before it count only if
+	// a dot is between them.
+	part, length := 0, 0
+	var begin [2]byte
+	previous, header := -1, -1 // the part before; the one before that, if claims may be between
+	from, to = -1, len(word)
+	for i := 0; ; {
+		c, next := byte(0), i
+		if i < len(word) {
+			c, next, _ = decodeByte(word, i)
+		}
+		if inJWT[c] {
+			if length < len(begin) {
+				begin[length] = c
+			}
+			length++
+			i = next
+			continue
+		}
+		switch {
+		case header >= 0 && length >= signatureLen:
+			if from < 0 {
+				from = header
+			}
+			to = i // or further: these may be the claims, after a word and a dot
+		case from >= 0:
+			return from, to
+		}
+		if i == len(word) {
+			break
+		}
+		header = -1
+		if c == '.' && length >= len(begin) && begin == [2]byte{'e', 'y'} { // {"
+			header = previous
+		}
+		previous = -1
+		if c == '.' {
+			previous = part
+		}
+		part, length, i = next, 0, next
 	}
-	for end = i + 1; end < len(text) && inJWT[text[end]]; end++ {
+	if from < 0 {
+		from = to
 	}
-	return start, end
-}
-
-// followsClaims reports whether a text ends with the header and the claims of a JWT and a dot.
-func followsClaims(text []byte) bool {
-	dot := len(text) - 1
-	if dot < 1 || text[dot] != '.' || !inJWT[text[dot-1]] {
-		return false
-	}
-	claims, _ := word(text[:dot], dot-1)
-	if claims < 2 || text[claims-1] != '.' || !inJWT[text[claims-2]] {
-		return false
-	}
-	header, _ := word(text[:claims-1], claims-2)
-	return bytes.Contains(text[header:claims-1], []byte("ey")) // {"
+	return from, to
 }

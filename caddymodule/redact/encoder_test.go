@@ -166,12 +166,15 @@ var wrappedEncoders = map[string]string{
 func TestNoSecretIsWritten(t *testing.T) {
 	declareAll(t)
 	body, secret := randomBody(), "imported-Secret"
-	token := "ak_" + body
+	token, derived := "ak_"+body, randomDerived()
+	parts := strings.Split(derived, ".")
 	groups := map[string][]zapcore.Field{
 		"token": textFields("before " + token + " behind"),
 		"token in a URL": textFields("https://a.example/" + token + "?x=%2F" + token +
 			"%26"),
 		"token in JSON":           textFields(`{"a":"\n` + token + `\n"}`),
+		"derived token in a URL":  textFields("https://a.example/?x=%3D" + derived + "_%26"),
+		"escaped derived token":   textFields(strings.ReplaceAll(derived, ".", "%2E")),
 		"query parameter":         textFields("https://a.example/?api_key=" + secret),
 		"encoded query parameter": textFields("/login?to=%2F%3Fapi%5Fkey%3D" + secret + "%26a=b"),
 		"cookie":                  textFields("a=b; session=" + secret + "; c=d"),
@@ -191,7 +194,7 @@ func TestNoSecretIsWritten(t *testing.T) {
 			decoded, _ := base64.StdEncoding.DecodeString(word)
 			out += string(decoded)
 		}
-		for _, leak := range []string{body, secret} {
+		for _, leak := range append([]string{body, secret}, parts...) {
 			if strings.Contains(out, leak) {
 				t.Errorf("the log contains a secret: %s",
 					strings.NewReplacer(body, "<TOKEN>", secret, "<SECRET>").Replace(out))

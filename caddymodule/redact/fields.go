@@ -90,7 +90,7 @@ func (e *redactingEncoder) EncodeEntry(
 		return out, err
 	}
 	if encoded := out.Bytes(); len(encoded) > tokenBody {
-		if clean := redactDerived(redactTokens(encoded)); len(clean) < len(encoded) {
+		if clean := redactTokens(encoded); len(clean) < len(encoded) {
 			out.Reset()
 			out.AppendBytes(clean)
 		}
@@ -133,7 +133,7 @@ func (r *redactor) AddBinary(key string, value []byte) {
 	if sources := r.declared(); sources.isHeader(key) {
 		value = []byte(Replacement)
 	} else {
-		value = redactDerived(redactTokens([]byte(sources.redactParams(string(value)))))
+		value = redactTokens([]byte(sources.redactParams(string(value))))
 	}
 	r.ObjectEncoder.AddBinary(key, value)
 }

@@ -179,23 +179,23 @@ func (s *sourceSet) redactValues(values url.Values) url.Values {
 // 32, tag 8, check 6 (docs/api_key.md, rule 6).
 const tokenBody = 58
 
-// inToken are the bytes that a token can consist of, percent-encoded or not.
+// inToken are the bytes that a token and a derived token can consist of, percent-encoded or not.
 var inToken = func() (in [256]bool) {
 	for c := range in {
-		in[c] = ascii.IsAlphanumeric(byte(c)) || strings.IndexByte("_%\\", byte(c)) >= 0
+		in[c] = inJWT[c] || strings.IndexByte(`.%\`, byte(c)) >= 0
 	}
 	return in
 }()
 
-// redactTokens replaces the body of everything in text that is shaped like a token. It works in
-// place and returns the shorter text. The prefix stays: it is not secret, and its beginning is
-// ambiguous in escaped text (in `\nak_…` the n is not part of it). To be fast, it examines only
-// every 59th byte and the words that contain one of them.
+// redactTokens replaces the body of everything in text that is shaped like a token, and everything
+// that is shaped like a derived token. It works in place and returns the shorter text. The prefix of
+// a token stays: it is not secret, and its beginning is ambiguous in escaped text (in `\nak_…` the n
+// is not part of it). To be fast, it examines only every 59th byte and the words that contain one of
+// them.
 func redactTokens(text []byte) []byte {
 	const shortest = len("_") + tokenBody
-	var out []byte // the redacted text so far, in the memory of text; nil if nothing was redacted
-	copied, last := 0, 0
-	for i := shortest - 1; i < len(text); i += shortest {
+	r := redaction{text: text}
+	for i, last := shortest-1, 0; i < len(text); i += shortest {
 		if !inToken[text[i]] {
 			continue
 		}
@@ -210,24 +210,54 @@ func redactTokens(text []byte) []byte {
 		if end-start < shortest {
 			continue
 		}
-		for at := start; ; {
-			from, to := findBody(text[at:end])
-			if from < 0 {
-				break
+		derived := mayContainDerived(text[start:end]) // once, because it reads the whole word
+		for start < end {
+			from, to := end-start, end-start
+			if derived {
+				from, to = findDerived(text[start:end])
 			}
-			if out == nil {
-				out = text[:0]
-			}
-			out = append(out, text[copied:at+from]...)
-			out = append(out, Replacement...)
-			copied = at + to
-			at = copied
+			r.replaceBodies(start, start+from)
+			r.replace(start+from, start+to)
+			start += to
 		}
 	}
-	if out == nil {
-		return text
+	return r.result()
+}
+
+// A redaction replaces parts of a text in place, from its beginning to its end.
+type redaction struct {
+	text   []byte
+	out    []byte // the redacted text so far, in the memory of text; nil if nothing was redacted
+	copied int    // how much of text is in out
+}
+
+func (r *redaction) replace(from, to int) {
+	if from == to {
+		return
 	}
-	return append(out, text[copied:]...)
+	if r.out == nil {
+		r.out = r.text[:0]
+	}
+	r.out = append(append(r.out, r.text[r.copied:from]...), Replacement...)
+	r.copied = to
+}
+
+func (r *redaction) replaceBodies(start, end int) {
+	for {
+		from, to := findBody(r.text[start:end])
+		if from < 0 {
+			return
+		}
+		r.replace(start+from, start+to)
+		start += to
+	}
+}
+
+func (r *redaction) result() []byte {
+	if r.out == nil {
+		return r.text
+	}
+	return append(r.out, r.text[r.copied:]...)
 }
 
 // findBody returns the beginning and end of the first token body in word: 58 base62 characters

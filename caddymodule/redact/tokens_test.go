@@ -1,6 +1,11 @@
 package redact
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/linear"
+)
 
 // TestRedactShortestTokens has texts that consist of little more than a token, so redactTokens
 // examines only one byte of it.
@@ -23,5 +28,26 @@ func TestNoTokenWithoutUnderscore(t *testing.T) {
 		if text := before + body; string(redactTokens([]byte(text))) != text {
 			t.Errorf("%q and a body are redacted", before)
 		}
+	}
+}
+
+// TestRedactionCostsLinearTime checks words that are made for the search to start over.
+func TestRedactionCostsLinearTime(t *testing.T) {
+	signature := strings.Repeat("a", signatureLen)
+	for name, shape := range map[string]string{
+		"dots": "a-b.c_d.", "claims": "eyJ.", "claims and signatures": "eyJ." + signature + ".",
+		"derived tokens": "eyJ.eyJ." + signature + "%20", "joined": "eyJ.eyJ." + signature + ".",
+		"without dots between": "eyJ.eyJ." + signature, "bodies": "ak_" + randomBody(),
+		"bodies and dots": "ak_" + randomBody() + ".eyJ.", "escapes": "%2E%5F", "levels": "%25",
+		"JSON": `\u002e\u005f`, "backslashes": `\`, "percent signs": "%", "base64": "QUJD",
+		"encoded derived tokens": "eyJ%2EeyJ%2e" + signature + "%2E",
+	} {
+		t.Run(name, func(t *testing.T) {
+			linear.Check(t, 20_000, func(size int) func() {
+				text := []byte(strings.Repeat(shape, size/len(shape)))
+				buffer := make([]byte, len(text))
+				return func() { copy(buffer, text); redactTokens(buffer) }
+			})
+		})
 	}
 }

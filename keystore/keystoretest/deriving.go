@@ -52,6 +52,10 @@ func testDeriving(t *testing.T, s Store) {
 	want("older1199", deriving("older1199"))
 	want("nobody", keystore.DerivingKey{})
 	want("minted", deriving("minted")) // it stays
+	again := deriving("older8")
+	again.Prefix = " ak "
+	record(map[keystore.Digest]keystore.DerivingKey{digest("older8"): again})
+	want("older8", again)
 	k, _, err := other.KeyByDigest(ctx, digest("older7"))
 	must(t, err)
 	if k.Secrets[0].Deriving != deriving("older7") {
@@ -79,5 +83,5 @@ func testDeriving(t *testing.T, s Store) {
 
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("older7") })
 	want("older7", keystore.DerivingKey{})
-	want("older8", deriving("older8"))
+	want("older8", again)
 }

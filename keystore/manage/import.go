@@ -502,12 +502,10 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 			return nil, err
 		}
 		secret.Digest = keystore.DigestOf(s.Token)
-		tokenPrefix := ""
 		if ours.Reveal() != "" {
-			tokenPrefix = ours.Prefix()
-			id, prefix, secret.Imported = ours.ID(), tokenPrefix, false
+			id, prefix, secret.Imported = ours.ID(), ours.Prefix(), false
 		}
-		secret.Deriving = keystore.NewDerivingKey(s.Token, tokenPrefix)
+		secret.Deriving = k.NewDerivingKey(s.Token)
 	case s.Digest.IsZero():
 		return nil, badCredential("exactly one of token and sha256 is required")
 	}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,7 +15,7 @@ import (
 // process holds no usable token.
 type verified struct {
 	parent    keystore.Digest
-	prefix    string // of the parent's token; empty if another system created it
+	prefix    string // of the parent's token: see keystore.DerivingKey
 	signed    string // what the signature covers
 	narrowing *keystore.Narrowing
 }
@@ -42,7 +41,7 @@ func (n *Node) lookupDerived(
 	d := keystore.DigestOf(signature)
 	s := n.cache.shard(&d)
 	v := s.findVerified(&d, signed)
-	if v == nil {
+	if v == nil || !n.acceptsDerived(v.prefix) {
 		// The size, the header and the times are checked first: that costs little.
 		token, err := keystore.ParseDerived(credential)
 		if errors.Is(err, keystore.ErrNotDerived) {
@@ -71,8 +70,7 @@ func (n *Node) lookupDerived(
 		return a, true, err
 	}
 	settings := n.settings.Load()
-	if settings.Derive.Off ||
-		v.prefix != "" && !slices.Contains(settings.TokenPrefixes, v.prefix) {
+	if settings.Derive.Off {
 		return Answer{Outcome: keystore.Malformed}, true, nil
 	}
 	if outcome := v.narrowing.ValidAt(a.Now, settings.Derive.Max); outcome != keystore.OK {
@@ -97,7 +95,7 @@ func (n *Node) verify(
 	ctx context.Context, r *keystore.Record, t *keystore.DerivedToken,
 ) (*verified, error) {
 	k, err := n.derivingKey(ctx, r)
-	if k == (keystore.DerivingKey{}) || err != nil {
+	if k == (keystore.DerivingKey{}) || err != nil || !n.acceptsDerived(k.Prefix) {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
@@ -113,13 +111,28 @@ func (n *Node) verify(
 	return &verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), narrowing}, nil
 }
 
-// derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown.
-// The record may have been read before another node learned the key.
+func (n *Node) acceptsDerived(prefix string) bool {
+	return keystore.AcceptsDerived(prefix, n.settings.Load().TokenPrefixes)
+}
+
+// outdated reports whether it is unknown if a token of another system has an accepted prefix. A node
+// finds out when it sees the token again.
+func (n *Node) outdated(k keystore.DerivingKey) bool {
+	return keystore.IsForeign(k.Prefix) && !n.acceptsDerived(k.Prefix)
+}
+
+// derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown
+// or outdated. The record may have been read before another node learned the key.
 func (n *Node) derivingKey(
 	ctx context.Context, r *keystore.Record,
 ) (k keystore.DerivingKey, err error) {
-	if k, known := r.Deriving(); known || r.RotatedOut() {
+	k, known := r.Deriving()
+	if r.RotatedOut() || known && !n.outdated(k) {
 		return k, nil
+	}
+	if known {
+		r.ForgetDeriving() // Lookup learns it again
+		k = keystore.DerivingKey{}
 	}
 	// It is remembered like an unknown credential that the database has no key.
 	d := keystore.DigestOf("the deriving key of " + string(r.Digest[:]))
@@ -141,14 +154,14 @@ func (n *Node) derivingKey(
 		_ = n.StoreFailed("looking up a deriving key", err)
 		return k, err
 	}
-	if k != (keystore.DerivingKey{}) {
+	if k != (keystore.DerivingKey{}) && !n.outdated(k) {
 		r.SetDeriving(k)
 		return k, nil
 	}
 	s.mu.Lock()
 	s.insert(&d, nil, n.clock.now().UnixNano())
 	s.mu.Unlock()
-	return k, nil
+	return keystore.DerivingKey{}, nil
 }
 
 const (

@@ -198,6 +198,60 @@ func TestDerivedPrefix(t *testing.T) {
 	wantDerived(t, "accepted again", k, used, keystore.OK)
 }
 
+// TestDerivedFromTokenWithNewPrefix: once a prefix is accepted that a token of another system has,
+// neither the token nor what was derived from it is accepted, whatever is cached. Tokens of other
+// systems without the prefix can be derived from again after their next use.
+func TestDerivedFromTokenWithNewPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		a, _ := f.Node(node.Settings{TokenPrefixes: []string{"old"}})
+		b, db := f.Node(node.Settings{TokenPrefixes: []string{"old"}})
+		nodes := []*manage.Keystore{a, b}
+		const prefixed, other = "sk_live_0123456789abcdef", "other_0123456789abcdef"
+		for _, token := range []string{prefixed, other} {
+			if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+				KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Token: token,
+			}}, false, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		used := derive(t, prefixed, time.Hour, keystore.Caveats{Note: "used"})
+		usedOther := derive(t, other, time.Hour, keystore.Caveats{Note: "used"})
+		wantAll := func(what, token string, want keystore.Outcome) {
+			t.Helper()
+			for _, k := range nodes {
+				wantDerived(t, what, k, token, want)
+			}
+		}
+		wantAll("before", used, keystore.OK)
+		wantAll("before, other", usedOther, keystore.OK)
+		fleet.Want(t, "before, the token", fleet.Ask(a, prefixed), keystore.OK)
+		for _, k := range nodes {
+			k.Configure(node.Settings{TokenPrefixes: []string{"sk_live", "old"}})
+		}
+		loads := db.DerivingLoads.Load()
+		for range 5 {
+			fleet.Want(t, "cached by its use", fleet.Ask(a, prefixed), keystore.Malformed)
+			fleet.Want(t, "cached by a derived token", fleet.Ask(b, prefixed), keystore.Malformed)
+			wantAll("verified before", used, keystore.Malformed)
+			wantAll("fresh", derive(t, prefixed, time.Minute, keystore.Caveats{}), keystore.Malformed)
+			wantAll("unknown whether it has the prefix", usedOther, keystore.Malformed)
+		}
+		if n := db.DerivingLoads.Load() - loads; n > 2 {
+			t.Errorf("%d queries for two deriving keys", n)
+		}
+		fleet.Want(t, "the other token", fleet.Ask(a, other), keystore.OK)
+		synctest.Wait() // its deriving key is computed
+		wantDerived(t, "on the node that has seen it", a, usedOther, keystore.OK)
+		time.Sleep(15 * time.Second) // until it is written, and b asks again
+		wantAll("on every node", usedOther, keystore.OK)
+		wantAll("still", used, keystore.Malformed)
+		a.Configure(node.Settings{TokenPrefixes: []string{"old"}})
+		wantDerived(t, "no longer accepted", a, used, keystore.OK)
+		fleet.Want(t, "no longer accepted, the token", fleet.Ask(a, prefixed), keystore.OK)
+	})
+}
+
 // TestDerivedFromMembers: members' tokens cannot be derived from.
 func TestDerivedFromMembers(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})

@@ -16,7 +16,8 @@ const (
 )
 
 // A derivingBook has the deriving keys of tokens that were stored without one: as a digest, or by
-// an earlier release. The node that sees such a token computes its key in the background.
+// an earlier release. It also has those of tokens of other systems, once another prefix is accepted.
+// The node that sees such a token computes its key in the background.
 type derivingBook struct {
 	queue chan seenToken
 
@@ -28,7 +29,6 @@ type derivingBook struct {
 type seenToken struct {
 	record *keystore.Record
 	token  string
-	prefix string // empty if another system created the token
 }
 
 func newDerivingBook() *derivingBook {
@@ -42,13 +42,8 @@ func (n *Node) learnDeriving(r *keystore.Record, token string) {
 	if r.RotatedOut() || len(n.deriving.queue) == derivingQueue {
 		return
 	}
-	seen := seenToken{record: r, token: token}
-	if tagged, _ := n.Inspect(token); tagged {
-		t, _ := keystore.ParseToken(token)
-		seen.prefix = t.Prefix()
-	}
 	select {
-	case n.deriving.queue <- seen:
+	case n.deriving.queue <- seenToken{record: r, token: token}:
 	default:
 	}
 }
@@ -64,7 +59,7 @@ func (n *Node) computeDeriving(ctx context.Context) {
 			if seen.record.KnowsDeriving() {
 				continue
 			}
-			k := keystore.NewDerivingKey(seen.token, seen.prefix)
+			k := n.NewDerivingKey(seen.token)
 			seen.record.SetDeriving(k)
 			b.mu.Lock()
 			b.add(seen.record.Digest, k)

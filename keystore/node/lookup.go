@@ -56,11 +56,19 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 	if len(credential) < keystore.MinCredentialLen || len(credential) > keystore.MaxCredentialLen {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	if n.Abandoned(credential) { // its record may be cached
+	prefixed := n.HasPrefix(credential)
+	if !prefixed && n.created(credential) != "" { // its record may be cached
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
 	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
 	a = a.restrict(false)
+	// A record may also be cached since a derived token named it, or since before the prefix was
+	// accepted. The tag need not be verified for a token that this deployment created for the key.
+	if prefixed && a.Record != nil && !keystore.NamesKey(credential, a.Record.KeyID) {
+		if _, ok := n.Inspect(credential); !ok {
+			return Answer{Outcome: keystore.Malformed}, nil
+		}
+	}
 	if a.Record != nil && !a.Record.KnowsDeriving() {
 		n.learnDeriving(a.Record, credential)
 	}

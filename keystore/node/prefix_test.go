@@ -74,6 +74,24 @@ func TestImportedTokenOfAnotherDeployment(t *testing.T) {
 	fleet.Want(t, "imported", fleet.Ask(k, token), keystore.OK)
 }
 
+// TestImportedTokenOfThisDeployment imports the digest of a token that this deployment has
+// created, so the key has another id than the token.
+func TestImportedTokenOfThisDeployment(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
+	token := k.TokenKey().Generate("old", keystore.NewID()).Reveal() // as in a lost database
+	spec := readImport("")
+	spec.Digest = keystore.DigestOf(token)
+	if _, refused, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{spec}, false,
+		nil); err != nil || len(refused) != 0 {
+		t.Fatal(refused, err)
+	}
+	for range 2 { // the second time it is cached
+		fleet.Want(t, "imported", fleet.Ask(k, token), keystore.OK)
+	}
+	k.Configure(node.Settings{TokenPrefixes: []string{"new"}})
+	fleet.Want(t, "no longer accepted", fleet.Ask(k, token), keystore.Malformed)
+}
+
 // TestImportOfAbandonedPrefix imports a token that requests could not use.
 func TestImportOfAbandonedPrefix(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})

@@ -46,11 +46,25 @@ func (n *Node) HasPrefix(credential string) bool {
 // Abandoned reports whether a credential is a token that this deployment created with a prefix that
 // it no longer accepts.
 func (n *Node) Abandoned(credential string) bool {
-	if n.HasPrefix(credential) {
-		return false
-	}
+	return !n.HasPrefix(credential) && n.created(credential) != ""
+}
+
+// created returns the prefix of a token that this deployment created, or "" for any other credential.
+func (n *Node) created(credential string) (prefix string) {
 	t, err := keystore.ParseToken(credential)
-	return err == nil && n.tokenKey.Load().Verify(t)
+	if err != nil || !n.tokenKey.Load().Verify(t) {
+		return ""
+	}
+	return t.Prefix()
+}
+
+// NewDerivingKey returns the deriving key of a token.
+func (n *Node) NewDerivingKey(token string) keystore.DerivingKey {
+	prefix := n.created(token)
+	if prefix == "" {
+		prefix = keystore.ForeignPrefix(token, n.settings.Load().TokenPrefixes)
+	}
+	return keystore.NewDerivingKey(token, prefix)
 }
 
 // An OtherPrefix is a prefix of live keys that settings do not accept.

@@ -57,7 +57,8 @@ func (t *tx) recordDeriving(
 	_, err = t.exec("INSERT INTO deriving_keys (digest, public_key, prefix) SELECT s.digest, "+
 		public+", "+item(2, "text")+" FROM "+t.db.items+" r CROSS JOIN secrets s "+
 		"WHERE s.digest = "+digest+" AND s.dropped = 0"+t.db.unforced+
-		" ORDER BY s.digest ON CONFLICT (digest) DO NOTHING", array)
+		" ORDER BY s.digest ON CONFLICT (digest) DO UPDATE SET prefix = excluded.prefix "+
+		"WHERE deriving_keys.public_key = excluded.public_key", array)
 	return err
 }
 

@@ -13,7 +13,7 @@ SELECT 1 FROM head FOR UPDATE;
 CREATE TABLE deriving_keys (
     digest     BYTEA PRIMARY KEY, -- of the secret
     public_key BYTEA NOT NULL CHECK (octet_length(public_key) = 32), -- Ed25519
-    prefix     TEXT  NOT NULL -- of the token; empty: another system created it
+    prefix     TEXT  NOT NULL -- of the token; begins with a space if another system created it
 );
 
 CREATE FUNCTION forget_deriving() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

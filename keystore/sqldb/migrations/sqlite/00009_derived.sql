@@ -7,7 +7,7 @@
 CREATE TABLE deriving_keys (
     digest     BLOB PRIMARY KEY NOT NULL, -- of the secret
     public_key BLOB NOT NULL CHECK (length(public_key) = 32), -- Ed25519
-    prefix     TEXT NOT NULL -- of the token; empty: another system created it
+    prefix     TEXT NOT NULL -- of the token; begins with a space if another system created it
 ) WITHOUT ROWID, STRICT;
 
 CREATE TRIGGER secrets_forget_deriving AFTER UPDATE OF dropped ON secrets

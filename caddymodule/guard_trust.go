@@ -1,0 +1,268 @@
+package caddymodule
+
+import (
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
+)
+
+// An assignment gives a placeholder of the request another value.
+type assignment struct {
+	name  string                  // of the placeholder; that of a header may begin or end in *
+	from  []string                // texts whose placeholders are in the value; nil if it is deleted
+	when  []caddyhttp.MatcherSets // it is certain for requests that match all of them
+	maybe bool                    // the earlier value may remain, or be a part of the new one
+	lazy  bool                    // from is read when the placeholder is used
+}
+
+const (
+	headerPlaceholder = "http.request.header."
+	varsPlaceholder   = "http.vars."
+	regexpPlaceholder = "http.regexp."
+)
+
+// writable begin the placeholders whose value every client can choose.
+var writable = []string{headerPlaceholder, "http.request.cookie.", "http.request.uri",
+	"http.request.orig_", "http.request.body", "http.request.host", "http.request.port",
+	"http.request.method", "http.request.proto", "http.request.tls.server_name"}
+
+// placeholderName brings names of headers into lower case: Caddy ignores their case.
+func placeholderName(name string) string {
+	if header, ok := strings.CutPrefix(name, headerPlaceholder); ok {
+		return headerPlaceholder + strings.ToLower(header)
+	}
+	return name
+}
+
+func (a *assignment) gives(name string) bool {
+	header, ok := strings.CutPrefix(name, headerPlaceholder)
+	pattern, patternOK := strings.CutPrefix(a.name, headerPlaceholder)
+	if ok && patternOK {
+		return headerMatches(pattern, header)
+	}
+	return a.name == name ||
+		strings.HasPrefix(a.name, regexpPlaceholder) && strings.HasPrefix(name, a.name+".")
+}
+
+func (p *passed) assign(name string, maybe bool, from ...string) {
+	p.assigned = append(p.assigned,
+		assignment{name: placeholderName(name), from: from, maybe: maybe})
+}
+
+// assignHeaders applies operations on headers in Caddy's order.
+func (p *passed) assignHeaders(ops *headers.HeaderOps) {
+	if ops == nil {
+		return
+	}
+	remove := func(all bool) {
+		for _, pattern := range ops.Delete {
+			if all == (pattern == "*") {
+				p.assign(headerPlaceholder+pattern, false)
+			}
+		}
+	}
+	remove(true)
+	for _, name := range slices.Sorted(maps.Keys(ops.Add)) {
+		p.assign(headerPlaceholder+name, true, ops.Add[name]...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(ops.Set)) {
+		p.assign(headerPlaceholder+name, false, append([]string{""}, ops.Set[name]...)...)
+	}
+	remove(false)
+	for _, name := range slices.Sorted(maps.Keys(ops.Replace)) {
+		for _, r := range ops.Replace[name] { // which may find nothing to replace
+			p.assign(headerPlaceholder+name, true, r.Replace)
+		}
+	}
+}
+
+// assignUnknown is for a handler that is no part of Caddy, which may replace any header.
+func (p *passed) assignUnknown() { p.assign(headerPlaceholder+"*", false, "") }
+
+// assignVars is for `vars`, which can also replace the user of an authentication.
+func (p *passed) assignVars(vars caddyhttp.VarsMiddleware) {
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		from := caddy.ToString(vars[name])
+		p.assign(varsPlaceholder+name, false, from)
+		if name == "http.auth.user.id" {
+			p.assign(name, false, from)
+		}
+	}
+}
+
+// assignMap is for `map`, which is evaluated when one of its destinations is used.
+func (p *passed) assignMap(h *maphandler.Handler) {
+	from := append([]string{h.Source}, h.Defaults...)
+	for _, m := range h.Mappings {
+		for _, output := range m.Outputs {
+			from = append(from, caddy.ToString(output))
+		}
+	}
+	for _, name := range h.Destinations {
+		p.assigned = append(p.assigned, assignment{name: placeholderName(strings.Trim(name, "{}")),
+			from: from, lazy: true})
+	}
+}
+
+// assignMatches is for matchers with regular expressions, whose groups become placeholders.
+func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
+	assign := func(m *caddyhttp.MatchRegexp, from string) {
+		if m == nil {
+			return
+		}
+		p.assign(strings.TrimSuffix(regexpPlaceholder+m.Name, "."), true, from)
+	}
+	for _, set := range sets {
+		for _, m := range set {
+			switch m := m.(type) {
+			case *caddyhttp.MatchPathRE:
+				assign(&m.MatchRegexp, "{http.request.uri.path}")
+			case *caddyhttp.MatchHeaderRE:
+				for name, re := range *m {
+					assign(re, "{"+headerPlaceholder+name+"}")
+				}
+			case *caddyhttp.MatchVarsRE:
+				for name, re := range *m {
+					if !strings.HasPrefix(name, "{") {
+						name = "{" + varsPlaceholder + name + "}"
+					}
+					assign(re, name)
+				}
+			}
+		}
+	}
+}
+
+// assignResponses is for `forward_auth`, which runs the routes of one of its responses before the
+// request goes on. They are followed for their assignments only.
+func (p *passed) assignResponses(
+	server *caddyhttp.Server, h *reverseproxy.Handler, within []caddyhttp.MatcherSets,
+) {
+	var ends []passed
+	for _, response := range h.HandleResponse {
+		g := &guard{server: server, site: new(guardedSite), required: make(map[string]bool),
+			invoked: make(map[string]bool)}
+		end := g.follow(response.Routes, p.clone(), within)
+		if !end.answered && response.StatusCode == "" {
+			ends = append(ends, end)
+		}
+	}
+	before := len(p.assigned)
+	for _, end := range ends {
+		for _, a := range end.assigned[before:] {
+			a.maybe = a.maybe || len(ends) > 1
+			p.assigned = append(p.assigned, a)
+		}
+	}
+}
+
+func (p *passed) assignAuthentication(h *caddyauth.Authentication) {
+	for _, provider := range h.Providers {
+		if !ofCaddy(provider) {
+			p.assignUnknown()
+		}
+	}
+}
+
+// ofCaddy reports whether the type of a module is a part of Caddy.
+func ofCaddy(module any) bool {
+	t := reflect.TypeOf(module)
+	if t == nil { // this program does not have it
+		return false
+	}
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return strings.HasPrefix(t.PkgPath(), "github.com/caddyserver/caddy/v2/")
+}
+
+// origins finds out whether a client can choose the value of a placeholder.
+type origins struct {
+	assigned []assignment
+	within   []caddyhttp.MatcherSets // the matchers of the request
+	known    map[origin]bool
+}
+
+// An origin is a placeholder before one of the assignments.
+type origin struct {
+	name   string
+	before int
+}
+
+func (o *origins) chosen(name string, before int) bool {
+	key := origin{name, before}
+	if _, asked := o.known[key]; !asked {
+		o.known[key] = false // a map may refer to itself
+		o.known[key] = o.look(name, before)
+	}
+	return o.known[key]
+}
+
+func (o *origins) look(name string, before int) bool {
+	for i := before - 1; i >= 0; i-- {
+		a := &o.assigned[i]
+		if !a.gives(name) {
+			continue
+		}
+		at := i
+		if a.lazy {
+			at = before
+		}
+		if slices.ContainsFunc(a.from, func(text string) bool { return o.chosenIn(text, at) }) {
+			return true
+		}
+		if !a.maybe && impliesAll(o.within, a.when) {
+			return false
+		}
+	}
+	return slices.ContainsFunc(writable,
+		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
+
+var placeholders = regexp.MustCompile(`\{([^{}]+)\}`)
+
+func (o *origins) chosenIn(text string, before int) bool {
+	return slices.ContainsFunc(placeholders.FindAllStringSubmatch(text, -1),
+		func(found []string) bool { return o.chosen(placeholderName(found[1]), before) })
+}
+
+// checkTrust checks that clients cannot choose the names that an api_keys_admin trusts.
+func (g *guard) checkTrust(s *AdminSite, p passed, within []caddyhttp.MatcherSets) {
+	site := caddyhttp.MatcherSet{&caddyhttp.MatchPath{sitePath + "/*"}}
+	o := &origins{assigned: p.assigned, known: make(map[origin]bool),
+		within: append(slices.Clone(within), caddyhttp.MatcherSets{site})}
+	for _, trusts := range []struct{ option, placeholder, what string }{
+		{"trust_user", s.TrustUser, "the user"}, {"trust_groups", s.TrustGroups, "the groups"},
+	} {
+		if !o.chosenIn(trusts.placeholder, len(p.assigned)) {
+			continue
+		}
+		problem := trusts.option + " takes " + trusts.what + " from "
+		header, ok := strings.CutPrefix(strings.Trim(trusts.placeholder, "{}"), headerPlaceholder)
+		header = redact.Argument(header)
+		if ok {
+			g.addOption(s, trusts.option, "", "trust", problem+"the header "+header+", and clients "+
+				"can choose its value: no handler before "+adminSiteDirective+
+				" replaces it in all requests",
+				"Put forward_auth with `copy_headers "+header+"` before "+adminSiteDirective+
+					", or set the header there to a value that does not come from the client, or "+
+					"remove it. A matcher must not exclude requests under "+sitePath+"/.")
+			continue
+		}
+		g.addOption(s, trusts.option, "", "trust", problem+redact.Argument(trusts.placeholder)+
+			", and clients can choose its value",
+			"Use a placeholder that the handler sets which authenticates users, such as "+
+				"{http.auth.user.id}, or a header that forward_auth copies.")
+	}
+}
