@@ -199,9 +199,9 @@ func (d *delivery) newest(ctx context.Context) (int64, error) {
 }
 
 // save stores the row, and with it extends the lease. It reports whether this node still holds the
-// row. It applies a replay.
+// row. It applies a replay. It does not stop with the node: release must know the row.
 func (d *delivery) save(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	if d.row.TakeReplay() {
 		d.buffer, d.polled = nil, time.Time{}
