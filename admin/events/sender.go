@@ -92,6 +92,9 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 	r.Header.Set("webhook-signature", s.sign(m.id, timestamp, m.body))
 	resp, err := s.client.Do(r)
 	if err != nil {
+		// The client would go on with a handshake that has no answer, and send the next attempt on
+		// an HTTP/2 connection that has none.
+		s.client.CloseIdleConnections()
 		return 0, withoutURL(ctx, err)
 	}
 	defer resp.Body.Close()

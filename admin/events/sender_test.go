@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -113,6 +114,39 @@ func TestSlowReceiver(t *testing.T) {
 	if status, err := s.send(ctx, &message{body: []byte("{}")}, time.Now()); status != 0 ||
 		err == nil || strings.Contains(err.Error(), server.URL) {
 		t.Errorf("%d %v", status, err)
+	}
+}
+
+// TestNoHandshake: a receiver that accepts connections and says nothing keeps none of them.
+func TestNoHandshake(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	closed := make(chan error, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err == nil {
+			_, err = io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+		closed <- err
+	}()
+	s := newSender(&Webhook{URL: "https://" + listener.Addr().String(), AllowPrivate: true,
+		Secrets: []string{testSecret}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.send(ctx, &message{body: []byte("{}")}, time.Now()); err == nil {
+		t.Error("a receiver without TLS got an event")
+	}
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the connection of an attempt that has ended is still open")
 	}
 }
 
