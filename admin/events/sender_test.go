@@ -190,6 +190,7 @@ func TestPrivate(t *testing.T) {
 		"192.168.1.1": false, "172.16.0.1": false, "100.64.0.1": false, "fc00::1": false,
 		"fe80::1%eth0": false, "::": false, "224.0.0.1": false, "ff02::1": false,
 		"255.255.255.255": false, "::ffff:10.0.0.1": false, "64:ff9b::a00:1": false,
+		"::ffff:0:10.0.0.1": false, "4000::1": false, "64:ff9b:1::1": false, "2001:0:a00:1::": false,
 		"2002:a00:1::": false, "2001:db8::1": false, "::10.0.0.1": false, "198.18.0.1": false,
 	} {
 		if public(netip.MustParseAddr(address)) != want {
