@@ -53,6 +53,9 @@ type KeyWriter interface {
 	// SetOwner makes a member the owner of keys and increments their Version. Ids of keys that do
 	// not exist or are revoked are ignored.
 	SetOwner(ids []string, owner string) error
+	// InactivateKeys makes keys inactive and increments their Version. Ids of keys that do not exist
+	// or are revoked are ignored.
+	InactivateKeys(ids []string) error
 	// DeleteKey deletes a key, or returns ErrNotFound. The digests of its secrets are kept.
 	DeleteKey(id string) error
 }

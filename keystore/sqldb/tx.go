@@ -195,13 +195,18 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	return err
 }
 
-func (t *tx) SetOwner(ids []string, owner string) error {
+func (t *tx) SetOwner(ids []string, owner string) error { return t.setAll(ids, "owner", owner) }
+
+func (t *tx) InactivateKeys(ids []string) error { return t.setAll(ids, "active", 0) }
+
+// setAll sets a column of keys that are not revoked.
+func (t *tx) setAll(ids []string, column string, value any) error {
 	array, err := t.db.array(ids)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("UPDATE keys SET owner = ?, version = version + 1 WHERE revoked_at IS NULL "+
-		"AND id "+t.db.among, append(slices.Clip(t.db.replan), owner, array)...)
+	_, err = t.exec("UPDATE keys SET "+column+" = ?, version = version + 1 WHERE revoked_at IS "+
+		"NULL AND id "+t.db.among, append(slices.Clip(t.db.replan), value, array)...)
 	return err
 }
 
