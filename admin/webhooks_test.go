@@ -24,7 +24,7 @@ func TestWebhooks(t *testing.T) {
 				{Event: "evt_1", Type: "key.created", Status: 410, Error: "answered 410"},
 				{Event: "evt_1", Type: "key.created", Error: "timeout", Took: 1500 * time.Millisecond},
 			}}}
-	if err := db.SaveWebhook(t.Context(), &hook); err != nil {
+	if _, err := db.SaveWebhooks(t.Context(), []keystore.Webhook{hook}); err != nil {
 		t.Fatal(err)
 	}
 	show := func() api.Webhook {

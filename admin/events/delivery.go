@@ -3,7 +3,6 @@ package events
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -94,7 +93,7 @@ func (d *delivery) step(ctx context.Context) time.Duration {
 	}
 	now := d.now()
 	if d.untilSave(now) <= 0 || !d.leased(now) {
-		if !d.save(ctx) {
+		if !d.save() {
 			return noticeInterval
 		}
 		now = d.now()
@@ -171,7 +170,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 	}
 	d.buffer = nil
 	d.polled = time.Time{}
-	if !d.save(ctx) {
+	if !d.save() {
 		return noticeInterval
 	}
 	return 0
@@ -199,10 +198,8 @@ func (d *delivery) newest(ctx context.Context) (int64, error) {
 }
 
 // save stores the row, and with it extends the lease. It reports whether this node still holds the
-// row. It applies a replay. It does not stop with the node: release must know the row.
-func (d *delivery) save(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
+// row. It applies a replay. It takes no context: a node that stops must know the row to release it.
+func (d *delivery) save() bool {
 	if d.row.TakeReplay() {
 		d.buffer, d.polled = nil, time.Time{}
 	}
@@ -210,10 +207,7 @@ func (d *delivery) save(ctx context.Context) bool {
 	next.Holder = d.keys.Incarnation()
 	next.URL, next.Events, next.Namespaces = d.hook.Shown, d.hook.Events, d.hook.Namespaces
 	asked := d.now()
-	if err := d.keys.Database().SaveWebhook(ctx, &next); err != nil {
-		if !errors.Is(err, keystore.ErrNotFound) && !errors.Is(err, keystore.ErrExists) {
-			_ = d.keys.StoreFailed("saving the progress of a webhook", err)
-		}
+	if !d.saver.save(&next) {
 		d.holding, d.watched = false, 0 // the write may have happened
 		return false
 	}
@@ -224,13 +218,10 @@ func (d *delivery) save(ctx context.Context) bool {
 
 // release lets another node take over at once.
 func (d *delivery) release() {
-	if !d.holding {
-		return
+	if d.holding {
+		d.row.Holder = ""
+		d.saver.save(&d.row) // if it fails, another node waits for the lease
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	d.row.Holder = ""
-	_ = d.keys.Database().SaveWebhook(ctx, &d.row) // without it, another node waits for the lease
 }
 
 // read fills the buffer. It reports whether it has read anything.
@@ -308,7 +299,7 @@ func (d *delivery) next(ctx context.Context) {
 		d.row.RetryAt = at.Add(wait)
 		log.Warn("webhook delivery failed", slog.Duration("retry_in", wait.Round(time.Second)))
 	}
-	d.save(ctx)
+	d.save()
 }
 
 // message returns the message for a row, or nil if the webhook does not want it.

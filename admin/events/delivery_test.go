@@ -1,10 +1,12 @@
 package events
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,6 +126,52 @@ func TestThousandChanges(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		wantAll(t, writer.keys, r, 0)
+	})
+}
+
+// A slowDisk counts the transactions that save webhooks, each of which takes a while.
+type slowDisk struct {
+	keystore.Database
+	saves atomic.Int64
+}
+
+func (s *slowDisk) SaveWebhooks(
+	ctx context.Context, list []keystore.Webhook,
+) ([]string, error) {
+	s.saves.Add(1)
+	time.Sleep(20 * time.Millisecond)
+	return s.Database.SaveWebhooks(ctx, list)
+}
+
+// TestSaves: many webhooks that proceed at the same time take few transactions. With SQLite, a
+// revoke waits for each.
+func TestSaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		var hooks []Webhook
+		for i := range MaxWebhooks {
+			w := hook
+			w.Shown = fmt.Sprint("https://example.com/", i)
+			hooks = append(hooks, w)
+		}
+		n.configure(r, hooks...)
+		time.Sleep(5 * time.Second)
+		before := db.saves.Load()
+		mint(t, n.keys, 0)
+		time.Sleep(2 * time.Second)
+		if got := len(r.types()); got != MaxWebhooks {
+			t.Errorf("%d deliveries to %d webhooks", got, MaxWebhooks)
+		}
+		if got := db.saves.Load() - before; got > 10 {
+			t.Errorf("%d transactions saved %d webhooks", got, MaxWebhooks)
+		}
+		if list, err := n.keys.ListWebhooks(t.Context(), fleet.Root); err != nil ||
+			len(list) != MaxWebhooks || slices.ContainsFunc(list,
+			func(w manage.WebhookStatus) bool { return w.Position != 1 }) {
+			t.Errorf("saved %d webhooks: %+v, %v", len(list), list[0], err)
+		}
 	})
 }
 

@@ -106,11 +106,21 @@ func startNode(d fleet.Fleet, to *receiver, hooks ...Webhook) testNode {
 
 func idleNode(d fleet.Fleet) testNode {
 	d.Helper()
-	logger := slog.New(slog.DiscardHandler)
+	return idleNodeOn(d, openSQLite(d))
+}
+
+func openSQLite(d fleet.Fleet) *sqldb.DB {
+	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
 	if err != nil {
 		d.Fatal(err)
 	}
+	return db
+}
+
+func idleNodeOn(d fleet.Fleet, db keystore.Database) testNode {
+	d.Helper()
+	logger := slog.New(slog.DiscardHandler)
 	k, err := manage.Open(context.Background(), db, nil, node.Settings{Thresholds: true},
 		fleet.Observer{}, logger)
 	if err != nil {
