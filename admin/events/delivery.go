@@ -171,7 +171,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 	d.buffer = nil
 	d.polled = time.Time{}
 	if !d.save() {
-		return noticeInterval
+		return watchInterval
 	}
 	return 0
 }

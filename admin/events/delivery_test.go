@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -129,10 +130,11 @@ func TestThousandChanges(t *testing.T) {
 	})
 }
 
-// A slowDisk counts the transactions that save webhooks, each of which takes a while.
+// A slowDisk counts the transactions that save webhooks, each of which takes a while, and may fail.
 type slowDisk struct {
 	keystore.Database
 	saves atomic.Int64
+	full  atomic.Bool
 }
 
 func (s *slowDisk) SaveWebhooks(
@@ -140,6 +142,9 @@ func (s *slowDisk) SaveWebhooks(
 ) ([]string, error) {
 	s.saves.Add(1)
 	time.Sleep(20 * time.Millisecond)
+	if s.full.Load() {
+		return nil, errors.New("no space left on device")
+	}
 	return s.Database.SaveWebhooks(ctx, list)
 }
 
@@ -171,6 +176,20 @@ func TestSaves(t *testing.T) {
 			len(list) != MaxWebhooks || slices.ContainsFunc(list,
 			func(w manage.WebhookStatus) bool { return w.Position != 1 }) {
 			t.Errorf("saved %d webhooks: %+v, %v", len(list), list[0], err)
+		}
+
+		db.full.Store(true)
+		time.Sleep(saveInterval)
+		before = db.saves.Load()
+		time.Sleep(time.Minute)
+		if got := db.saves.Load() - before; got > 300 {
+			t.Errorf("%d transactions in a minute in which all fail", got)
+		}
+		db.full.Store(false)
+		mint(t, n.keys, 1)
+		time.Sleep(2 * watchInterval)
+		if got := len(r.types()); got != 2*MaxWebhooks {
+			t.Errorf("%d deliveries of 2 events to %d webhooks", got, MaxWebhooks)
 		}
 	})
 }

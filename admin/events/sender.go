@@ -95,7 +95,7 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 		// The client would go on with a handshake that has no answer, and send the next attempt on
 		// an HTTP/2 connection that has none.
 		s.client.CloseIdleConnections()
-		return 0, withoutURL(ctx, err)
+		return 0, withoutURL(ctx, err, r.URL)
 	}
 	defer resp.Body.Close()
 	if resp.ContentLength >= 0 && resp.ContentLength <= maxAnswerBody {
@@ -111,13 +111,18 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 	return resp.StatusCode, fmt.Errorf("answered %d", resp.StatusCode)
 }
 
-// withoutURL removes the URL, which may contain a secret, from an error of the client.
-func withoutURL(ctx context.Context, err error) error {
+// withoutURL removes the URL, of which a part may be secret, from an error of the client. A receiver
+// that is no HTTP server may have repeated it.
+func withoutURL(ctx context.Context, err error, sent *url.URL) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("no answer within %s", sendTimeout)
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
+	}
+	text, uri := err.Error(), sent.RequestURI()
+	if strings.Contains(text, `"`+uri) || strings.Contains(text, " "+uri) {
+		return errors.New("the receiver does not speak HTTP")
 	}
 	return err
 }

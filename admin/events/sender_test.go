@@ -150,6 +150,35 @@ func TestNoHandshake(t *testing.T) {
 	}
 }
 
+// TestEcho: the error about a receiver that is no HTTP server does not show the URL, of which a part
+// may be secret.
+func TestEcho(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			request := make([]byte, 1000)
+			n, _ := conn.Read(request)
+			_, _ = conn.Write(request[:n])
+			conn.Close()
+		}
+	}()
+	for _, uri := range []string{"/hook/s3cret", "/hook?token=s3cret", "?s3cret"} {
+		_, err = sendTo(t, Webhook{URL: "http://" + listener.Addr().String() + uri,
+			AllowPrivate: true}, nil)
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+}
+
 // TestCertificates: a certificate of another name or of an unknown authority is refused.
 func TestCertificates(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
