@@ -114,27 +114,32 @@ func testAuditAt(t *testing.T, s Store) {
 func testQuotaThresholds(t *testing.T, s Store) {
 	db := ready(t, s)
 	now := time.Now().UTC()
-	day, end := now.Truncate(24*time.Hour), now.Truncate(24*time.Hour).Add(24*time.Hour)
+	day := now.Truncate(24 * time.Hour)
 	long := now.AddDate(0, -1, 0)
 	must(t, db.NoteTime(ctx, now))
-	check := func(tx keystore.Tx, quota string, begin time.Time, want int) {
+	note := func(tx keystore.Tx, want string, list ...keystore.QuotaThreshold) {
 		t.Helper()
-		if got, err := tx.QuotaThreshold(quota, begin); err != nil || got != want {
-			t.Errorf("%s in %v: %d, %v, want %d", quota, begin, got, err, want)
+		news, err := tx.NoteQuotaThresholds(list)
+		must(t, err)
+		slices.Sort(news)
+		if got := strings.Join(news, " "); got != want {
+			t.Errorf("new thresholds of %q, want %q", got, want)
 		}
 	}
+	of := func(quota string, begin time.Time, percent int) keystore.QuotaThreshold {
+		return keystore.QuotaThreshold{Quota: quota, Begin: begin, End: begin.Add(24 * time.Hour),
+			Percent: percent}
+	}
 	update(t, db, func(tx keystore.Tx) error {
-		check(tx, "key/a/day", day, 0)
-		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 80))
-		check(tx, "key/a/day", day, 80)
-		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 100))
-		return tx.NoteQuotaThreshold("key/old/day", long, long.Add(time.Hour), 80)
+		note(tx, "a", of("a", day, 80))
+		note(tx, "b", of("a", day, 80), of("b", day, 100))
+		note(tx, "a", of("a", day, 100), of("b", day, 80))
+		note(tx, "old", of("old", long, 80))
+		return nil
 	})
 	update(t, db, func(tx keystore.Tx) error {
-		check(tx, "key/a/day", day, 100)
-		check(tx, "key/a/day", end, 0)
-		must(t, tx.NoteQuotaThreshold("key/b/day", day, end, 80))
-		check(tx, "key/old/day", long, 0) // the period ended long ago
+		note(tx, "a", of("a", day.Add(24*time.Hour), 80), of("b", day, 100))
+		note(tx, "old", of("old", long, 80)) // forgotten, because the period ended long ago
 		return nil
 	})
 }
