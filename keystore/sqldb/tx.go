@@ -303,8 +303,13 @@ func (t *tx) Remembered(scope, key string, since time.Time) (value string, err e
 	return value, err
 }
 
+// maxForgottenValues is how many old values one call of Remember deletes.
+const maxForgottenValues = 100
+
 func (t *tx) Remember(scope, key, value string, since time.Time) error {
-	if _, err := t.exec("DELETE FROM remembered WHERE at < ?", since.UnixMicro()); err != nil {
+	if _, err := t.exec("DELETE FROM remembered WHERE (caller, key) IN (SELECT caller, key FROM "+
+		"remembered WHERE at < ? ORDER BY at LIMIT ?)", since.UnixMicro(),
+		maxForgottenValues); err != nil {
 		return err
 	}
 	_, err := t.exec(`INSERT INTO remembered (caller, key, made, at) VALUES (?, ?, ?, ?)
