@@ -101,8 +101,8 @@ type KeyRelations interface {
 	// PersonalKey returns the key of a member's token, or nil if there is none or it is revoked.
 	PersonalKey(member string) (*Key, error)
 	// KeysHolding calls f with each key that is not revoked, has its home in one of the namespaces,
-	// and has the role in a grant, until f returns false. Only ID, Namespace, Owner and Grants of
-	// the key are set. There may be a million keys; they are not all held in memory. f must not use
+	// and has the role in a grant, until f returns false. Only ID, Name, Namespace, Owner and
+	// Grants of the key are set. There may be a million keys; they are not all held in memory. f must not use
 	// the transaction.
 	KeysHolding(role RoleID, homes []string, f func(*Key) bool) error
 	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected

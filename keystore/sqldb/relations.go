@@ -87,8 +87,8 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 		return err
 	}
 	where, args := heldAs(role)
-	rows, err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL "+
-		"AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
+	rows, err := t.query("SELECT id, name, namespace, owner, grants FROM keys WHERE revoked_at IS "+
+		"NULL AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
 		append(args, array)...)
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 	for rows.Next() {
 		var k keystore.Key
 		var grants string
-		if err := rows.Scan(&k.ID, &k.Namespace, &k.Owner, &grants); err != nil {
+		if err := rows.Scan(&k.ID, &k.Name, &k.Namespace, &k.Owner, &grants); err != nil {
 			return t.note(err)
 		}
 		if k.Grants, err = toGrants(grants); err != nil {
