@@ -194,6 +194,23 @@ func TestSaves(t *testing.T) {
 	})
 }
 
+// TestSavesOfTwo: of two deliveries of one webhook that save at the same time, one has the row.
+func TestSavesOfTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := idleNode(fleet.New(t))
+		n.saver.turn <- struct{}{}
+		saved := make(chan bool)
+		for _, holder := range []string{"a", "b"} {
+			go func() { saved <- n.saver.save(&keystore.Webhook{ID: "wh", Holder: holder}) }()
+		}
+		synctest.Wait() // both wait for their turn
+		<-n.saver.turn
+		if a, b := <-saved, <-saved; a == b {
+			t.Errorf("saved %v and %v", a, b)
+		}
+	})
+}
+
 // TestOutageOfADay drives a delivery by hand through a day in which the receiver is down.
 func TestOutageOfADay(t *testing.T) {
 	d, r := fleet.New(t), newReceiver()

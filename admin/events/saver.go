@@ -53,13 +53,20 @@ func (s *saver) write(batch []*saving) {
 	defer cancel()
 	var rows []keystore.Webhook
 	for _, one := range batch {
-		rows = append(rows, *one.webhook)
+		// A delivery that ends and its successor may save the same row. The second has lost it.
+		one.done = slices.ContainsFunc(rows, func(w keystore.Webhook) bool {
+			return w.ID == one.webhook.ID
+		})
+		if !one.done {
+			rows = append(rows, *one.webhook)
+		}
 	}
 	saved, err := s.keys.Database().SaveWebhooks(ctx, rows)
 	if err != nil {
 		_ = s.keys.StoreFailed("saving the progress of webhooks", err)
 	}
 	for _, one := range batch {
-		one.done, one.saved = true, err == nil && slices.Contains(saved, one.webhook.ID)
+		one.saved = !one.done && err == nil && slices.Contains(saved, one.webhook.ID)
+		one.done = true
 	}
 }
