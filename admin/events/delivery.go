@@ -269,7 +269,9 @@ func (d *delivery) next(ctx context.Context) {
 	}
 	began := d.now()
 	at := d.clock()
-	status, err := d.send(ctx, m, at)
+	// Receivers compare the time that is signed with their own clock. That of the database may
+	// still make up for a step.
+	status, err := d.send(ctx, m, began)
 	if ctx.Err() != nil {
 		return // of this node: the next one sends it again
 	}

@@ -261,6 +261,9 @@ func TestOutageOfADay(t *testing.T) {
 	r.answering(nil)
 	drive(now.Add(10 * time.Second))
 	wantAll(t, n.keys, r, 0)
+	if apart := now.Sub(r.at).Abs(); apart > time.Minute { // receivers refuse five minutes
+		t.Errorf("the signature has a time that is %v off", apart)
+	}
 }
 
 // TestGone: 410 stops a webhook for good, and a replay restarts it. Other webhooks and nodes are

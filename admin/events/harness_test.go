@@ -31,13 +31,14 @@ var hook = Webhook{Shown: "https://example.com/h", URL: "https://example.com/h",
 type receiver struct {
 	mu       sync.Mutex
 	messages []message
+	at       time.Time                     // of the latest one
 	answer   func(m *message) (int, error) // nil: 200
 	got      chan struct{}                 // with a capacity of one
 }
 
 func newReceiver() *receiver { return &receiver{got: make(chan struct{}, 1)} }
 
-func (r *receiver) send(ctx context.Context, m *message, _ time.Time) (int, error) {
+func (r *receiver) send(ctx context.Context, m *message, at time.Time) (int, error) {
 	r.mu.Lock()
 	answer := r.answer
 	r.mu.Unlock()
@@ -50,7 +51,7 @@ func (r *receiver) send(ctx context.Context, m *message, _ time.Time) (int, erro
 	}
 	if err == nil {
 		r.mu.Lock()
-		r.messages = append(r.messages, *m)
+		r.messages, r.at = append(r.messages, *m), at
 		r.mu.Unlock()
 		select {
 		case r.got <- struct{}{}:
