@@ -233,6 +233,8 @@ func TestCheck(t *testing.T) {
 		"https://example.com/h?a=b": "", "http://example.com": "allow_private",
 		"https://u:p@example.com": "user name", "ftp://example.com": "https://", "": "https://HOST",
 		"https://": "https://HOST", "https://example.com/#x": "https://HOST", "://": "https://HOST",
+		"https://example.com:8443": "", "https://example.com:99999": "port",
+		"https://example.com:0": "port",
 	} {
 		w := Webhook{URL: url, Secrets: []string{testSecret}}
 		if err := w.Check(); (err == nil) != (want == "") ||
