@@ -63,6 +63,7 @@ type delivery struct {
 	due, dueFor time.Time // when row.RetryAt is on the own clock, and for which RetryAt that holds
 
 	buffer  []keystore.AuditRow // the rows after row.Position
+	hash    keystore.Digest     // of the row at row.Position, or zero if it is not known
 	applied keystore.Revision   // of the node before the audit log was last read
 	polled  time.Time           // when the audit log was last read to its end
 }
@@ -168,8 +169,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		d.logger.Info("taking over a webhook that no node delivers", slog.String("webhook", d.id))
 		d.row = *found
 	}
-	d.buffer = nil
-	d.polled = time.Time{}
+	d.buffer, d.hash, d.polled = nil, keystore.Digest{}, time.Time{}
 	if !d.save() {
 		return watchInterval
 	}
@@ -201,7 +201,7 @@ func (d *delivery) newest(ctx context.Context) (int64, error) {
 // row. It applies a replay. It takes no context: a node that stops must know the row to release it.
 func (d *delivery) save() bool {
 	if d.row.TakeReplay() {
-		d.buffer, d.polled = nil, time.Time{}
+		d.buffer, d.hash, d.polled = nil, keystore.Digest{}, time.Time{}
 	}
 	next := d.row
 	next.Holder = d.keys.Incarnation()
@@ -238,20 +238,64 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 		d.polled = now
 		return false
 	}
+	if len(rows) == 0 || d.hash != (keystore.Digest{}) && rows[0].Chain(d.hash) != rows[0].Hash {
+		lost, err := d.rewind(ctx)
+		if err != nil {
+			d.polled = now
+		}
+		if err != nil || lost {
+			return false
+		}
+	}
 	if d.buffer = rows; len(rows) == 0 {
 		d.applied, d.polled = applied, now
-		d.forgetLost(ctx)
 	}
 	return len(rows) > 0
 }
 
-// forgetLost moves the position back if the database has lost rows of the audit log.
-func (d *delivery) forgetLost(ctx context.Context) {
-	if newest, err := d.newest(ctx); err == nil && newest < d.row.Position {
-		d.logger.Warn("the database has lost rows of the audit log; webhook continues with the "+
-			"next one", slog.String("webhook", d.id))
-		d.row.Position, d.dirty = newest, true
+// rewind moves the position back if the database has lost its row, to the latest row that was
+// delivered and is not lost. Others may have taken the place of those after it.
+func (d *delivery) rewind(ctx context.Context) (lost bool, err error) {
+	if d.row.Position == 0 {
+		return false, nil
 	}
+	row, err := d.rowAt(ctx, d.row.Position)
+	if err != nil || row != nil && (d.hash == (keystore.Digest{}) || row.Hash == d.hash) {
+		return false, err
+	}
+	next, err := d.newest(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, one := range d.row.Deliveries {
+		seq, ok := keystore.ParseEventID(one.Event)
+		if !ok || seq > d.row.Position {
+			continue
+		}
+		if row, err = d.rowAt(ctx, seq); err != nil {
+			return false, err
+		}
+		if next = min(next, seq-1); row != nil && row.EventID() == one.Event {
+			next = seq
+			break
+		}
+	}
+	d.logger.Warn("the database has lost rows of the audit log; webhook continues with those that "+
+		"take their place", slog.String("webhook", d.id))
+	d.row.Position, d.hash, d.dirty = next, keystore.Digest{}, true
+	return true, nil
+}
+
+// rowAt returns a row of the audit log, or nil if there is none.
+func (d *delivery) rowAt(ctx context.Context, seq int64) (*keystore.AuditRow, error) {
+	rows, err := d.keys.Database().AuditChain(ctx, seq-1)
+	if err != nil {
+		return nil, d.keys.StoreFailed("reading the audit log", err)
+	}
+	if len(rows) == 0 || rows[0].Seq != seq {
+		return nil, nil
+	}
+	return &rows[0], nil
 }
 
 // next delivers the first row of the buffer or skips it.
@@ -321,7 +365,7 @@ func (d *delivery) message(ctx context.Context, row *keystore.AuditRow) (*messag
 
 // done removes the first row from the buffer.
 func (d *delivery) done(row *keystore.AuditRow) {
-	d.row.Position, d.dirty = row.Seq, true
+	d.row.Position, d.hash, d.dirty = row.Seq, row.Hash, true
 	d.buffer = d.buffer[1:]
 }
 

@@ -367,25 +367,36 @@ func TestConfigure(t *testing.T) {
 // TestLostRows: after a failover that has lost rows of the audit log, the rows that take their
 // place have other ids and are delivered.
 func TestLostRows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d, r := fleet.New(t), newReceiver()
-		n := startNode(d, r, hook)
-		time.Sleep(time.Second)
-		for i := range 3 {
-			mint(t, n.keys, i)
-		}
-		time.Sleep(2 * progressInterval)
-		before := r.firsts()
-		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
-			"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
-		time.Sleep(2 * pollInterval)
-		mint(t, n.keys, 3)
-		time.Sleep(2 * pollInterval)
-		after := r.firsts()
-		if len(before) != 3 || len(after) != 4 || after[3] == after[1] {
-			t.Errorf("received %v", after)
-		}
-	})
+	for _, test := range []struct {
+		fresh int           // rows after the failover
+		later time.Duration // after it
+	}{{1, 2 * pollInterval}, {1, 0}, {2, 0}, {3, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			d, r := fleet.New(t), newReceiver()
+			n := startNode(d, r, hook)
+			time.Sleep(time.Second)
+			for i := range 3 {
+				mint(t, n.keys, i)
+			}
+			time.Sleep(2 * progressInterval)
+			before := r.firsts()
+			d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+				"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
+			time.Sleep(test.later)
+			for i := range test.fresh {
+				mint(t, n.keys, 3+i)
+			}
+			time.Sleep(2 * pollInterval)
+			want := before[:3:3]
+			for _, row := range audit(t, n.keys)[1:] {
+				want = append(want, row.EventID())
+			}
+			if got := r.firsts(); !slices.Equal(got, want) {
+				t.Errorf("%d rows %v after the failover: received\n%v, want\n%v", test.fresh,
+					test.later, got, want)
+			}
+		})
+	}
 }
 
 // TestBounded: a webhook with a large backlog holds a page of it in memory.
