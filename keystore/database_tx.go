@@ -102,8 +102,8 @@ type KeyRelations interface {
 	PersonalKey(member string) (*Key, error)
 	// KeysHolding calls f with each key that is not revoked, has its home in one of the namespaces,
 	// and has the role in a grant, until f returns false. Only ID, Name, Namespace, Owner and
-	// Grants of the key are set. There may be a million keys; they are not all held in memory. f must not use
-	// the transaction.
+	// Grants of the key are set. There may be a million keys; they are not all held in memory. Keys
+	// with equal Grants may share their array. f must not use the transaction.
 	KeysHolding(role RoleID, homes []string, f func(*Key) bool) error
 	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected
 	// grants and once for others.
