@@ -92,9 +92,7 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 	r.Header.Set("webhook-signature", s.sign(m.id, timestamp, m.body))
 	resp, err := s.client.Do(r)
 	if err != nil {
-		// The client would go on with a handshake that has no answer, and send the next attempt on
-		// an HTTP/2 connection that has none.
-		s.client.CloseIdleConnections()
+		s.reconnect()
 		return 0, withoutURL(ctx, err, r.URL)
 	}
 	defer resp.Body.Close()
@@ -109,6 +107,14 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 			resp.StatusCode)
 	}
 	return resp.StatusCode, fmt.Errorf("answered %d", resp.StatusCode)
+}
+
+// reconnect makes the next attempt use a new connection. The client would continue a handshake that
+// has no answer, and use an HTTP/2 connection again that has none.
+func (s *sender) reconnect() {
+	former := s.client.Transport.(*http.Transport)
+	s.client.Transport = former.Clone()
+	former.CloseIdleConnections()
 }
 
 // withoutURL removes the URL, of which a part may be secret, from an error of the client. A receiver

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -148,6 +149,63 @@ func TestNoHandshake(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the connection of an attempt that has ended is still open")
 	}
+}
+
+// TestDeadConnection: after an attempt on an HTTP/2 connection that a firewall has forgotten, the
+// next one uses another connection.
+func TestDeadConnection(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor != 2 {
+				t.Errorf("the request has %s", r.Proto)
+			}
+		}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	s := newSender(&Webhook{URL: server.URL, AllowPrivate: true, Secrets: []string{testSecret}})
+	defer s.client.CloseIdleConnections()
+	transport := s.client.Transport.(*http.Transport)
+	transport.TLSClientConfig = &tls.Config{
+		RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+	var first *forgottenConn
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil && first == nil {
+			first = &forgottenConn{Conn: conn}
+			return first, nil
+		}
+		return conn, err
+	}
+	send := func(timeout time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		_, err := s.send(ctx, &message{body: []byte("{}")}, time.Now())
+		return err
+	}
+	if err := send(sendTimeout); err != nil {
+		t.Fatal(err)
+	}
+	first.forgotten.Store(true)
+	if err := send(50 * time.Millisecond); err == nil {
+		t.Error("an answer came on a connection that is dead")
+	}
+	if err := send(sendTimeout); err != nil {
+		t.Error(err)
+	}
+}
+
+// A forgottenConn drops what is written to it once it is forgotten.
+type forgottenConn struct {
+	net.Conn
+	forgotten atomic.Bool
+}
+
+func (c *forgottenConn) Write(b []byte) (int, error) {
+	if c.forgotten.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
 
 // TestEcho: the error about a receiver that is no HTTP server does not show the URL, of which a part
