@@ -24,7 +24,7 @@ func TestWebhooks(t *testing.T) {
 				{Event: "evt_1", Type: "key.created", Status: 410, Error: "answered 410"},
 				{Event: "evt_1", Type: "key.created", Error: "timeout", Took: 1500 * time.Millisecond},
 			}}}
-	if err := db.SaveWebhook(t.Context(), &hook); err != nil {
+	if _, err := db.SaveWebhooks(t.Context(), []keystore.Webhook{hook}); err != nil {
 		t.Fatal(err)
 	}
 	show := func() api.Webhook {
@@ -66,6 +66,10 @@ func TestWebhooks(t *testing.T) {
 		{root, "POST", "/webhooks/wh_1/replay", `{"from":"yesterday"}`, 422},
 		{root, "POST", "/webhooks/wh_1/replay", `{"from":"evt_0_0011223344556677"}`, 422},
 		{root, "POST", "/webhooks/wh_1/replay", `{"from":"2999-01-01T00:00:00Z"}`, 422},
+		{other, "POST", "/webhooks/wh_1/replay", `{"from":"2999-01-01T00:00:00Z"}`, 403},
+		// An event of another deployment, or beyond the newest: the backlog would be skipped.
+		{root, "POST", "/webhooks/wh_1/replay", `{"from":"evt_2_0011223344556677"}`, 422},
+		{root, "POST", "/webhooks/wh_1/replay", `{"from":"evt_1000_0011223344556677"}`, 422},
 	} {
 		got := d.call(t, refused.caller, refused.method, refused.path, refused.body)
 		if got.problem(t); got.status != refused.status {
@@ -74,11 +78,15 @@ func TestWebhooks(t *testing.T) {
 		}
 	}
 
+	rows, err := db.AuditChain(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		from string
 		want int64
 	}{
-		{"evt_2_0011223344556677", 1},
+		{rows[0].EventID(), 1},
 		{audit.Items[0].At.Format(time.RFC3339Nano), 2},
 		{"2000-01-01T00:00:00Z", 0},
 	} {

@@ -86,7 +86,9 @@ func eventData(id string, e api.Event) map[string]any {
 	add("role_", e.Data["role"], "name")
 	add("plan_", e.Data["plan"], "name")
 	add("actor_", e.Data["actor"], "id", "name", "address")
-	for _, field := range []string{"namespace", "reason", "url"} {
+	add("leak_", e.Data["leak"], "url", "source", "type", "action")
+	add("reminder_", e.Data["reminder"], "before", "unused_since")
+	for _, field := range []string{"namespace", "reason"} {
 		var text string
 		if json.Unmarshal(e.Data[field], &text) == nil {
 			data[field] = text

@@ -23,11 +23,17 @@ type QuotaLedger interface {
 
 // QuotaThresholds is the part of a [Tx] that remembers which thresholds of quotas were reported.
 type QuotaThresholds interface {
-	// QuotaThreshold returns the percentage that NoteQuotaThreshold has stored, or zero.
-	QuotaThreshold(quota string, begin time.Time) (percent int, err error)
-	// NoteQuotaThreshold stores a percentage for a quota and period. It also deletes a few
+	// NoteQuotaThresholds stores thresholds of different quotas. It returns the quotas of those that
+	// are new: the first of their period, or higher than the stored one. It also deletes a few
 	// thresholds of periods that ended more than a day before the stored time: see NoteTime.
-	NoteQuotaThreshold(quota string, begin, end time.Time, percent int) error
+	NoteQuotaThresholds(list []QuotaThreshold) (news []string, err error)
+}
+
+// A QuotaThreshold is a share of a quota that is used in one period.
+type QuotaThreshold struct {
+	Quota      string // as in Reservation
+	Begin, End time.Time
+	Percent    int
 }
 
 // A QuotaUse is how much of a quota is granted in one period.

@@ -53,6 +53,9 @@ type KeyWriter interface {
 	// SetOwner makes a member the owner of keys and increments their Version. Ids of keys that do
 	// not exist or are revoked are ignored.
 	SetOwner(ids []string, owner string) error
+	// InactivateKeys makes keys inactive and increments their Version. Ids of keys that do not exist
+	// or are revoked are ignored.
+	InactivateKeys(ids []string) error
 	// DeleteKey deletes a key, or returns ErrNotFound. The digests of its secrets are kept.
 	DeleteKey(id string) error
 }
@@ -98,9 +101,9 @@ type KeyRelations interface {
 	// PersonalKey returns the key of a member's token, or nil if there is none or it is revoked.
 	PersonalKey(member string) (*Key, error)
 	// KeysHolding calls f with each key that is not revoked, has its home in one of the namespaces,
-	// and has the role in a grant, until f returns false. Only ID, Namespace, Owner and Grants of
-	// the key are set. There may be a million keys; they are not all held in memory. f must not use
-	// the transaction.
+	// and has the role in a grant, until f returns false. Only ID, Name, Namespace, Owner and
+	// Grants of the key are set. There may be a million keys; they are not all held in memory. Keys
+	// with equal Grants may share their array. f must not use the transaction.
 	KeysHolding(role RoleID, homes []string, f func(*Key) bool) error
 	// RoleHeld returns where keys have a role in a grant: each namespace at most once for connected
 	// grants and once for others.
@@ -172,6 +175,7 @@ type ExpiringValues interface {
 	// Remembered returns the value stored under a scope and a key, or "" if there is none or it was
 	// stored before since.
 	Remembered(scope, key string, since time.Time) (value string, err error)
-	// Remember stores a value under a scope and a key, and deletes all values stored before since.
+	// Remember stores a value under a scope and a key, and deletes some of the values stored before
+	// since.
 	Remember(scope, key, value string, since time.Time) error
 }

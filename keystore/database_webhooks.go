@@ -12,11 +12,11 @@ type WebhookStore interface {
 	// Webhooks returns the webhook with an id if there is one or, for the empty id, all, ordered by
 	// ID.
 	Webhooks(ctx context.Context, id string) ([]Webhook, error)
-	// SaveWebhook stores a webhook if the stored one has the same Beat, and stores that Beat plus
-	// one. A Beat of zero adds the webhook. Otherwise, somebody else has changed it, and
-	// SaveWebhook returns ErrExists or ErrNotFound. It clears Replay and sets SavedAt to the
-	// database's clock.
-	SaveWebhook(ctx context.Context, w *Webhook) error
+	// SaveWebhooks stores webhooks with different ids, in one transaction. It stores those whose
+	// stored Beat is the same, with that Beat plus one, and returns their ids. A Beat of zero adds
+	// the webhook. Somebody else has changed, added or deleted the others. It clears Replay and sets
+	// SavedAt to the database's clock.
+	SaveWebhooks(ctx context.Context, list []Webhook) (saved []string, err error)
 	// ForgetWebhook deletes a webhook if it still has a Beat.
 	ForgetWebhook(ctx context.Context, id string, beat int64) error
 	// AuditAt returns the Seq of the oldest row of the audit log at or after a time, or zero if
@@ -41,8 +41,8 @@ type Webhook struct {
 	Beat     int64     // number of changes of the row, 1 or more once it is stored
 	Holder   string    // the incarnation of the node that delivers it; empty for none
 	Position int64     // Seq of the last row of the audit log that is delivered or filtered out
-	Replay   *int64    // the argument of a ReplayWebhook since the last SaveWebhook
-	SavedAt  time.Time // of the last SaveWebhook
+	Replay   *int64    // the argument of a ReplayWebhook since the last SaveWebhooks
+	SavedAt  time.Time // of the last SaveWebhooks
 	WebhookState
 }
 

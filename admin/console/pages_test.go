@@ -637,7 +637,7 @@ func TestWebhooks(t *testing.T) {
 					Took: 1500 * time.Millisecond},
 				{Event: "evt_1", Type: "key.created", Status: 204},
 			}}}
-	if err := s.db.SaveWebhook(ctx, &hook); err != nil {
+	if _, err := s.db.SaveWebhooks(ctx, []keystore.Webhook{hook}); err != nil {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/webhooks").want(200, "https://example.com/&lt;h&gt;", "Retrying",

@@ -10,11 +10,14 @@ import (
 
 // notPublic are networks that [netip.Addr] has no method for and that are not on the public
 // internet (the IANA registries of special-purpose addresses, RFC 6890), or that lead to addresses
-// inside IPv4 ones (RFC 6052, RFC 3056, RFC 4380).
+// inside IPv4 ones (RFC 3056, RFC 4380).
 var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24",
-	"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "64:ff9b::/96",
-	"64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
-	"5f00::/16", "::/96", "fec0::/10")
+	"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "2001::/23",
+	"2001:db8::/32", "2002::/16", "3fff::/20")
+
+// unicast is the only part of IPv6 with public addresses (RFC 4291). Others lead into networks of
+// IPv4: 64:ff9b::/96 (RFC 6052), for example, or ::ffff:0:0:0/96 (RFC 7915).
+var unicast = netip.MustParsePrefix("2000::/3")
 
 func prefixes(list ...string) (out []netip.Prefix) {
 	for _, s := range list {
@@ -26,7 +29,7 @@ func prefixes(list ...string) (out []netip.Prefix) {
 // public reports whether an address is on the public internet.
 func public(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
-	return a.IsGlobalUnicast() && !a.IsPrivate() &&
+	return a.IsGlobalUnicast() && !a.IsPrivate() && (a.Is4() || unicast.Contains(a)) &&
 		!slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 

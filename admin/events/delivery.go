@@ -3,7 +3,6 @@ package events
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -64,6 +63,7 @@ type delivery struct {
 	due, dueFor time.Time // when row.RetryAt is on the own clock, and for which RetryAt that holds
 
 	buffer  []keystore.AuditRow // the rows after row.Position
+	hash    keystore.Digest     // of the row at row.Position, or zero if it is not known
 	applied keystore.Revision   // of the node before the audit log was last read
 	polled  time.Time           // when the audit log was last read to its end
 }
@@ -94,7 +94,7 @@ func (d *delivery) step(ctx context.Context) time.Duration {
 	}
 	now := d.now()
 	if d.untilSave(now) <= 0 || !d.leased(now) {
-		if !d.save(ctx) {
+		if !d.save() {
 			return noticeInterval
 		}
 		now = d.now()
@@ -169,10 +169,9 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		d.logger.Info("taking over a webhook that no node delivers", slog.String("webhook", d.id))
 		d.row = *found
 	}
-	d.buffer = nil
-	d.polled = time.Time{}
-	if !d.save(ctx) {
-		return noticeInterval
+	d.buffer, d.hash, d.polled = nil, keystore.Digest{}, time.Time{}
+	if !d.save() {
+		return watchInterval
 	}
 	return 0
 }
@@ -199,21 +198,16 @@ func (d *delivery) newest(ctx context.Context) (int64, error) {
 }
 
 // save stores the row, and with it extends the lease. It reports whether this node still holds the
-// row. It applies a replay.
-func (d *delivery) save(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
+// row. It applies a replay. It takes no context: a node that stops must know the row to release it.
+func (d *delivery) save() bool {
 	if d.row.TakeReplay() {
-		d.buffer, d.polled = nil, time.Time{}
+		d.buffer, d.hash, d.polled = nil, keystore.Digest{}, time.Time{}
 	}
 	next := d.row
 	next.Holder = d.keys.Incarnation()
 	next.URL, next.Events, next.Namespaces = d.hook.Shown, d.hook.Events, d.hook.Namespaces
 	asked := d.now()
-	if err := d.keys.Database().SaveWebhook(ctx, &next); err != nil {
-		if !errors.Is(err, keystore.ErrNotFound) && !errors.Is(err, keystore.ErrExists) {
-			_ = d.keys.StoreFailed("saving the progress of a webhook", err)
-		}
+	if !d.saver.save(&next) {
 		d.holding, d.watched = false, 0 // the write may have happened
 		return false
 	}
@@ -224,13 +218,10 @@ func (d *delivery) save(ctx context.Context) bool {
 
 // release lets another node take over at once.
 func (d *delivery) release() {
-	if !d.holding {
-		return
+	if d.holding {
+		d.row.Holder = ""
+		d.saver.save(&d.row) // if it fails, another node waits for the lease
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
-	d.row.Holder = ""
-	_ = d.keys.Database().SaveWebhook(ctx, &d.row) // without it, another node waits for the lease
 }
 
 // read fills the buffer. It reports whether it has read anything.
@@ -247,20 +238,64 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 		d.polled = now
 		return false
 	}
+	if len(rows) == 0 || d.hash != (keystore.Digest{}) && rows[0].Chain(d.hash) != rows[0].Hash {
+		lost, err := d.rewind(ctx)
+		if err != nil {
+			d.polled = now
+		}
+		if err != nil || lost {
+			return false
+		}
+	}
 	if d.buffer = rows; len(rows) == 0 {
 		d.applied, d.polled = applied, now
-		d.forgetLost(ctx)
 	}
 	return len(rows) > 0
 }
 
-// forgetLost moves the position back if the database has lost rows of the audit log.
-func (d *delivery) forgetLost(ctx context.Context) {
-	if newest, err := d.newest(ctx); err == nil && newest < d.row.Position {
-		d.logger.Warn("the database has lost rows of the audit log; webhook continues with the "+
-			"next one", slog.String("webhook", d.id))
-		d.row.Position, d.dirty = newest, true
+// rewind moves the position back if the database has lost its row, to the latest row that was
+// delivered and is not lost. Others may have taken the place of those after it.
+func (d *delivery) rewind(ctx context.Context) (lost bool, err error) {
+	if d.row.Position == 0 {
+		return false, nil
 	}
+	row, err := d.rowAt(ctx, d.row.Position)
+	if err != nil || row != nil && (d.hash == (keystore.Digest{}) || row.Hash == d.hash) {
+		return false, err
+	}
+	next, err := d.newest(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, one := range d.row.Deliveries {
+		seq, ok := keystore.ParseEventID(one.Event)
+		if !ok || seq > d.row.Position {
+			continue
+		}
+		if row, err = d.rowAt(ctx, seq); err != nil {
+			return false, err
+		}
+		if next = min(next, seq-1); row != nil && row.EventID() == one.Event {
+			next = seq
+			break
+		}
+	}
+	d.logger.Warn("the database has lost rows of the audit log; webhook continues with those that "+
+		"take their place", slog.String("webhook", d.id))
+	d.row.Position, d.hash, d.dirty = next, keystore.Digest{}, true
+	return true, nil
+}
+
+// rowAt returns a row of the audit log, or nil if there is none.
+func (d *delivery) rowAt(ctx context.Context, seq int64) (*keystore.AuditRow, error) {
+	rows, err := d.keys.Database().AuditChain(ctx, seq-1)
+	if err != nil {
+		return nil, d.keys.StoreFailed("reading the audit log", err)
+	}
+	if len(rows) == 0 || rows[0].Seq != seq {
+		return nil, nil
+	}
+	return &rows[0], nil
 }
 
 // next delivers the first row of the buffer or skips it.
@@ -278,7 +313,9 @@ func (d *delivery) next(ctx context.Context) {
 	}
 	began := d.now()
 	at := d.clock()
-	status, err := d.send(ctx, m, at)
+	// Receivers compare the time that is signed with their own clock. That of the database may
+	// still make up for a step.
+	status, err := d.send(ctx, m, began)
 	if ctx.Err() != nil {
 		return // of this node: the next one sends it again
 	}
@@ -308,7 +345,7 @@ func (d *delivery) next(ctx context.Context) {
 		d.row.RetryAt = at.Add(wait)
 		log.Warn("webhook delivery failed", slog.Duration("retry_in", wait.Round(time.Second)))
 	}
-	d.save(ctx)
+	d.save()
 }
 
 // message returns the message for a row, or nil if the webhook does not want it.
@@ -328,7 +365,7 @@ func (d *delivery) message(ctx context.Context, row *keystore.AuditRow) (*messag
 
 // done removes the first row from the buffer.
 func (d *delivery) done(row *keystore.AuditRow) {
-	d.row.Position, d.dirty = row.Seq, true
+	d.row.Position, d.hash, d.dirty = row.Seq, row.Hash, true
 	d.buffer = d.buffer[1:]
 }
 

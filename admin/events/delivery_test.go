@@ -1,10 +1,13 @@
 package events
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,6 +130,87 @@ func TestThousandChanges(t *testing.T) {
 	})
 }
 
+// A slowDisk counts the transactions that save webhooks, each of which takes a while, and may fail.
+type slowDisk struct {
+	keystore.Database
+	saves atomic.Int64
+	full  atomic.Bool
+}
+
+func (s *slowDisk) SaveWebhooks(
+	ctx context.Context, list []keystore.Webhook,
+) ([]string, error) {
+	s.saves.Add(1)
+	time.Sleep(20 * time.Millisecond)
+	if s.full.Load() {
+		return nil, errors.New("no space left on device")
+	}
+	return s.Database.SaveWebhooks(ctx, list)
+}
+
+// TestSaves: many webhooks that proceed at the same time take few transactions. With SQLite, a
+// revoke waits for each.
+func TestSaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		var hooks []Webhook
+		for i := range MaxWebhooks {
+			w := hook
+			w.Shown = fmt.Sprint("https://example.com/", i)
+			hooks = append(hooks, w)
+		}
+		n.configure(r, hooks...)
+		time.Sleep(5 * time.Second)
+		before := db.saves.Load()
+		mint(t, n.keys, 0)
+		time.Sleep(2 * time.Second)
+		if got := len(r.types()); got != MaxWebhooks {
+			t.Errorf("%d deliveries to %d webhooks", got, MaxWebhooks)
+		}
+		if got := db.saves.Load() - before; got > 10 {
+			t.Errorf("%d transactions saved %d webhooks", got, MaxWebhooks)
+		}
+		if list, err := n.keys.ListWebhooks(t.Context(), fleet.Root); err != nil ||
+			len(list) != MaxWebhooks || slices.ContainsFunc(list,
+			func(w manage.WebhookStatus) bool { return w.Position != 1 }) {
+			t.Errorf("saved %d webhooks: %+v, %v", len(list), list[0], err)
+		}
+
+		db.full.Store(true)
+		time.Sleep(saveInterval)
+		before = db.saves.Load()
+		time.Sleep(time.Minute)
+		if got := db.saves.Load() - before; got > 300 {
+			t.Errorf("%d transactions in a minute in which all fail", got)
+		}
+		db.full.Store(false)
+		mint(t, n.keys, 1)
+		time.Sleep(2 * watchInterval)
+		if got := len(r.types()); got != 2*MaxWebhooks {
+			t.Errorf("%d deliveries of 2 events to %d webhooks", got, MaxWebhooks)
+		}
+	})
+}
+
+// TestSavesOfTwo: of two deliveries of one webhook that save at the same time, one has the row.
+func TestSavesOfTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := idleNode(fleet.New(t))
+		n.saver.turn <- struct{}{}
+		saved := make(chan bool)
+		for _, holder := range []string{"a", "b"} {
+			go func() { saved <- n.saver.save(&keystore.Webhook{ID: "wh", Holder: holder}) }()
+		}
+		synctest.Wait() // both wait for their turn
+		<-n.saver.turn
+		if a, b := <-saved, <-saved; a == b {
+			t.Errorf("saved %v and %v", a, b)
+		}
+	})
+}
+
 // TestOutageOfADay drives a delivery by hand through a day in which the receiver is down.
 func TestOutageOfADay(t *testing.T) {
 	d, r := fleet.New(t), newReceiver()
@@ -177,6 +261,9 @@ func TestOutageOfADay(t *testing.T) {
 	r.answering(nil)
 	drive(now.Add(10 * time.Second))
 	wantAll(t, n.keys, r, 0)
+	if apart := now.Sub(r.at).Abs(); apart > time.Minute { // receivers refuse five minutes
+		t.Errorf("the signature has a time that is %v off", apart)
+	}
 }
 
 // TestGone: 410 stops a webhook for good, and a replay restarts it. Other webhooks and nodes are
@@ -280,25 +367,36 @@ func TestConfigure(t *testing.T) {
 // TestLostRows: after a failover that has lost rows of the audit log, the rows that take their
 // place have other ids and are delivered.
 func TestLostRows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d, r := fleet.New(t), newReceiver()
-		n := startNode(d, r, hook)
-		time.Sleep(time.Second)
-		for i := range 3 {
-			mint(t, n.keys, i)
-		}
-		time.Sleep(2 * progressInterval)
-		before := r.firsts()
-		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
-			"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
-		time.Sleep(2 * pollInterval)
-		mint(t, n.keys, 3)
-		time.Sleep(2 * pollInterval)
-		after := r.firsts()
-		if len(before) != 3 || len(after) != 4 || after[3] == after[1] {
-			t.Errorf("received %v", after)
-		}
-	})
+	for _, test := range []struct {
+		fresh int           // rows after the failover
+		later time.Duration // after it
+	}{{1, 2 * pollInterval}, {1, 0}, {2, 0}, {3, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			d, r := fleet.New(t), newReceiver()
+			n := startNode(d, r, hook)
+			time.Sleep(time.Second)
+			for i := range 3 {
+				mint(t, n.keys, i)
+			}
+			time.Sleep(2 * progressInterval)
+			before := r.firsts()
+			d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+				"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
+			time.Sleep(test.later)
+			for i := range test.fresh {
+				mint(t, n.keys, 3+i)
+			}
+			time.Sleep(2 * pollInterval)
+			want := before[:3:3]
+			for _, row := range audit(t, n.keys)[1:] {
+				want = append(want, row.EventID())
+			}
+			if got := r.firsts(); !slices.Equal(got, want) {
+				t.Errorf("%d rows %v after the failover: received\n%v, want\n%v", test.fresh,
+					test.later, got, want)
+			}
+		})
+	}
 }
 
 // TestBounded: a webhook with a large backlog holds a page of it in memory.

@@ -35,6 +35,7 @@ type Dispatcher struct {
 	logger  *slog.Logger
 	now     func() time.Time // this machine's clock
 	clock   func() time.Time // the database's clock
+	saver   *saver
 	results [NumResults]atomic.Uint64
 
 	mu       sync.Mutex
@@ -52,8 +53,8 @@ type runningDelivery struct {
 // closed.
 func New(ks *manage.Keystore, a *admin.API, logger *slog.Logger) *Dispatcher {
 	d := &Dispatcher{keys: ks, render: renderer{ks, a}, logger: logger,
-		now: time.Now, clock: ks.Now, running: make(map[string]*runningDelivery),
-		listener: newListener()}
+		now: time.Now, clock: ks.Now, saver: newSaver(ks),
+		running: make(map[string]*runningDelivery), listener: newListener()}
 	ks.OnAudit(d.audited)
 	ks.Go(d.listen)
 	ks.Go(d.forgetUnused)

@@ -31,13 +31,14 @@ var hook = Webhook{Shown: "https://example.com/h", URL: "https://example.com/h",
 type receiver struct {
 	mu       sync.Mutex
 	messages []message
+	at       time.Time                     // of the latest one
 	answer   func(m *message) (int, error) // nil: 200
 	got      chan struct{}                 // with a capacity of one
 }
 
 func newReceiver() *receiver { return &receiver{got: make(chan struct{}, 1)} }
 
-func (r *receiver) send(ctx context.Context, m *message, _ time.Time) (int, error) {
+func (r *receiver) send(ctx context.Context, m *message, at time.Time) (int, error) {
 	r.mu.Lock()
 	answer := r.answer
 	r.mu.Unlock()
@@ -50,7 +51,7 @@ func (r *receiver) send(ctx context.Context, m *message, _ time.Time) (int, erro
 	}
 	if err == nil {
 		r.mu.Lock()
-		r.messages = append(r.messages, *m)
+		r.messages, r.at = append(r.messages, *m), at
 		r.mu.Unlock()
 		select {
 		case r.got <- struct{}{}:
@@ -106,11 +107,21 @@ func startNode(d fleet.Fleet, to *receiver, hooks ...Webhook) testNode {
 
 func idleNode(d fleet.Fleet) testNode {
 	d.Helper()
-	logger := slog.New(slog.DiscardHandler)
+	return idleNodeOn(d, openSQLite(d))
+}
+
+func openSQLite(d fleet.Fleet) *sqldb.DB {
+	d.Helper()
 	db, err := sqldb.OpenSQLite(context.Background(), d.Path)
 	if err != nil {
 		d.Fatal(err)
 	}
+	return db
+}
+
+func idleNodeOn(d fleet.Fleet, db keystore.Database) testNode {
+	d.Helper()
+	logger := slog.New(slog.DiscardHandler)
 	k, err := manage.Open(context.Background(), db, nil, node.Settings{Thresholds: true},
 		fleet.Observer{}, logger)
 	if err != nil {

@@ -43,6 +43,11 @@ func (r *renderer) event(ctx context.Context, row *keystore.AuditRow) (api.Event
 		}
 	case kind == "key", row.Action == "member.token":
 		keyText = json.RawMessage(text)
+		for _, cause := range []string{"leak", "reminder"} { // of rows that have one
+			if value, ok := object[cause]; ok {
+				data[cause] = value
+			}
+		}
 	case kind == "namespace":
 		namespace = row.Object
 	case kind == "webhook":

@@ -92,7 +92,8 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 	r.Header.Set("webhook-signature", s.sign(m.id, timestamp, m.body))
 	resp, err := s.client.Do(r)
 	if err != nil {
-		return 0, withoutURL(ctx, err)
+		s.reconnect()
+		return 0, withoutURL(ctx, err, r.URL)
 	}
 	defer resp.Body.Close()
 	if resp.ContentLength >= 0 && resp.ContentLength <= maxAnswerBody {
@@ -108,13 +109,26 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 	return resp.StatusCode, fmt.Errorf("answered %d", resp.StatusCode)
 }
 
-// withoutURL removes the URL, which may contain a secret, from an error of the client.
-func withoutURL(ctx context.Context, err error) error {
+// reconnect makes the next attempt use a new connection. The client would continue a handshake that
+// has no answer, and use an HTTP/2 connection again that has none.
+func (s *sender) reconnect() {
+	former := s.client.Transport.(*http.Transport)
+	s.client.Transport = former.Clone()
+	former.CloseIdleConnections()
+}
+
+// withoutURL removes the URL, of which a part may be secret, from an error of the client. A receiver
+// that is no HTTP server may have repeated it.
+func withoutURL(ctx context.Context, err error, sent *url.URL) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("no answer within %s", sendTimeout)
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
+	}
+	text, uri := err.Error(), sent.RequestURI()
+	if strings.Contains(text, `"`+uri) || strings.Contains(text, " "+uri) {
+		return errors.New("the receiver does not speak HTTP")
 	}
 	return err
 }

@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -116,6 +118,125 @@ func TestSlowReceiver(t *testing.T) {
 	}
 }
 
+// TestNoHandshake: a receiver that accepts connections and says nothing keeps none of them.
+func TestNoHandshake(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	closed := make(chan error, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err == nil {
+			_, err = io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+		closed <- err
+	}()
+	s := newSender(&Webhook{URL: "https://" + listener.Addr().String(), AllowPrivate: true,
+		Secrets: []string{testSecret}})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.send(ctx, &message{body: []byte("{}")}, time.Now()); err == nil {
+		t.Error("a receiver without TLS got an event")
+	}
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the connection of an attempt that has ended is still open")
+	}
+}
+
+// TestDeadConnection: after an attempt on an HTTP/2 connection that a firewall has forgotten, the
+// next one uses another connection.
+func TestDeadConnection(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor != 2 {
+				t.Errorf("the request has %s", r.Proto)
+			}
+		}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	defer server.Close()
+	s := newSender(&Webhook{URL: server.URL, AllowPrivate: true, Secrets: []string{testSecret}})
+	defer s.client.CloseIdleConnections()
+	transport := s.client.Transport.(*http.Transport)
+	transport.TLSClientConfig = &tls.Config{
+		RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+	var first *forgottenConn
+	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil && first == nil {
+			first = &forgottenConn{Conn: conn}
+			return first, nil
+		}
+		return conn, err
+	}
+	send := func(timeout time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		_, err := s.send(ctx, &message{body: []byte("{}")}, time.Now())
+		return err
+	}
+	if err := send(sendTimeout); err != nil {
+		t.Fatal(err)
+	}
+	first.forgotten.Store(true)
+	if err := send(50 * time.Millisecond); err == nil {
+		t.Error("an answer came on a connection that is dead")
+	}
+	if err := send(sendTimeout); err != nil {
+		t.Error(err)
+	}
+}
+
+// A forgottenConn drops what is written to it once it is forgotten.
+type forgottenConn struct {
+	net.Conn
+	forgotten atomic.Bool
+}
+
+func (c *forgottenConn) Write(b []byte) (int, error) {
+	if c.forgotten.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// TestEcho: the error about a receiver that is no HTTP server does not show the URL, of which a part
+// may be secret.
+func TestEcho(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			request := make([]byte, 1000)
+			n, _ := conn.Read(request)
+			_, _ = conn.Write(request[:n])
+			conn.Close()
+		}
+	}()
+	for _, uri := range []string{"/hook/s3cret", "/hook?token=s3cret", "?s3cret"} {
+		_, err = sendTo(t, Webhook{URL: "http://" + listener.Addr().String() + uri,
+			AllowPrivate: true}, nil)
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+}
+
 // TestCertificates: a certificate of another name or of an unknown authority is refused.
 func TestCertificates(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -156,6 +277,7 @@ func TestPrivate(t *testing.T) {
 		"192.168.1.1": false, "172.16.0.1": false, "100.64.0.1": false, "fc00::1": false,
 		"fe80::1%eth0": false, "::": false, "224.0.0.1": false, "ff02::1": false,
 		"255.255.255.255": false, "::ffff:10.0.0.1": false, "64:ff9b::a00:1": false,
+		"::ffff:0:10.0.0.1": false, "4000::1": false, "64:ff9b:1::1": false, "2001:0:a00:1::": false,
 		"2002:a00:1::": false, "2001:db8::1": false, "::10.0.0.1": false, "198.18.0.1": false,
 	} {
 		if public(netip.MustParseAddr(address)) != want {
@@ -169,6 +291,8 @@ func TestCheck(t *testing.T) {
 		"https://example.com/h?a=b": "", "http://example.com": "allow_private",
 		"https://u:p@example.com": "user name", "ftp://example.com": "https://", "": "https://HOST",
 		"https://": "https://HOST", "https://example.com/#x": "https://HOST", "://": "https://HOST",
+		"https://example.com:8443": "", "https://example.com:99999": "port",
+		"https://example.com:0": "port",
 	} {
 		w := Webhook{URL: url, Secrets: []string{testSecret}}
 		if err := w.Check(); (err == nil) != (want == "") ||

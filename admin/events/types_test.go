@@ -44,6 +44,15 @@ func TestEvents(t *testing.T) {
 		did("key.edited", err)
 		_, rotated, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0, o)
 		did("key.rotated", err)
+		_, _, err = k.ReportLeaks(ctx, manage.Anonymous("192.0.2.7"), false,
+			[]manage.LeakReport{{Token: rotated.Reveal(), URL: "https://example.com/paste"}})
+		did("key.leaked", err)
+		time.Sleep(time.Second)
+		var leak struct{ URL, Action string }
+		if err := json.Unmarshal(r.last(t).Data["leak"], &leak); err != nil ||
+			leak.URL != "https://example.com/paste" || leak.Action != "notify" {
+			t.Errorf("leak %+v: %v", leak, err)
+		}
 		_, _, err = k.RevokeKey(ctx, fleet.Root, key.ID, "left the company", false, o)
 		did("key.revoked", err)
 		time.Sleep(time.Second)
@@ -114,11 +123,9 @@ func TestOtherActions(t *testing.T) {
 		kind string
 		data string // names
 	}{
-		{keystore.AuditRow{Action: "key.expiring", Object: key.ID, After: text}, "key.expiring",
-			"actor key namespace"},
-		{keystore.AuditRow{Action: "key.leaked", Object: key.ID,
-			After: `{"key":` + text + `,"url":"https://example.com"}`}, "key.leaked",
-			"actor key namespace url"},
+		{keystore.AuditRow{Action: "key.expiring", Object: key.ID,
+			After: text[:len(text)-1] + `,"reminder":{"before":"30d"}}`}, "key.expiring",
+			"actor key namespace reminder"},
 		{keystore.AuditRow{Action: "group.frob", Object: "g", After: `{"id":"g"}`}, "group.frob",
 			"actor group"},
 		{keystore.AuditRow{Action: "key.edit", Object: key.ID, Before: "{}",

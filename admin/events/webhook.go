@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -52,6 +53,8 @@ func (w *Webhook) Check() error {
 		return errors.New("the URL must have the form https://HOST/PATH")
 	case u.Scheme != "https" && (u.Scheme != "http" || !w.AllowPrivate):
 		return errors.New("the URL must begin with https://; http:// requires allow_private")
+	case u.Port() != "" && !validPort(u.Port()):
+		return errors.New("the port of the URL must be from 1 to 65535")
 	case len(w.Secrets) == 0:
 		return errors.New("a secret is required: whsec_ and 24 to 64 random bytes in base64")
 	}
@@ -67,6 +70,11 @@ func (w *Webhook) Check() error {
 		}
 	}
 	return nil
+}
+
+func validPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 func decodeSecret(s string) ([]byte, error) {

@@ -393,7 +393,8 @@ func testNoRevision(t *testing.T, s Store) {
 		CreatedAt: start, UsedAt: start}))
 	must(t, db.UseSession(ctx, digest("session"), start.Add(time.Second)))
 	must(t, db.DeleteSession(ctx, digest("session")))
-	must(t, db.SaveWebhook(ctx, &keystore.Webhook{ID: "w"}))
+	_, err := db.SaveWebhooks(ctx, []keystore.Webhook{{ID: "w"}})
+	must(t, err)
 	got := update(t, db, func(tx keystore.Tx) error {
 		must(t, tx.ReplayWebhook("w", keystore.ReplayHere))
 		return tx.Remember("caller", "key", "made", start)

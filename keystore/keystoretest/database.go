@@ -103,7 +103,7 @@ var databaseTests = []struct {
 	{"Count", testCount},
 	{"CountPrefixes", testCountPrefixes},
 	{"KeysCreatedBy", testKeysCreatedBy},
-	{"SetOwner", testSetOwner},
+	{"SetOwner and InactivateKeys", testSetAll},
 	{"Reopen", testReopen},
 	{"Linearizable", testLinearizable},
 	{"RandomChanges", testRandomChanges},

@@ -320,7 +320,7 @@ func testKeysCreatedBy(t *testing.T, s Store) {
 	})
 }
 
-func testSetOwner(t *testing.T, s Store) {
+func testSetAll(t *testing.T, s Store) {
 	db := ready(t, s)
 	a, b, c, revoked := plain("a"), plain("b"), full("c"), plain("revoked")
 	for i, k := range []*keystore.Key{c, b, a, revoked} {
@@ -348,6 +348,15 @@ func testSetOwner(t *testing.T, s Store) {
 			if n, err := tx.CountOwned(owner); n != want || err != nil {
 				t.Errorf("%s owns %d keys (%v), want %d", owner, n, err, want)
 			}
+		}
+		must(t, tx.InactivateKeys([]string{"b", "c", "revoked", "unknown"}))
+		keys, err = tx.Keys([]string{"a", "b", "c", "revoked"})
+		must(t, err)
+		for _, k := range []*keystore.Key{b, c} {
+			k.Active, k.Version = false, k.Version+1
+		}
+		for i, want := range []*keystore.Key{a, b, c, revoked} {
+			wantKey(t, &keys[i], want)
 		}
 		return nil
 	})

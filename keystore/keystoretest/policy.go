@@ -674,7 +674,7 @@ func testKeysHolding(t *testing.T, s Store) {
 					func(k *keystore.Key) bool {
 						is, err := db.Key(ctx, k.ID)
 						must(t, err)
-						if k.Namespace != is.Namespace || k.Owner != is.Owner ||
+						if k.Name != is.Name || k.Namespace != is.Namespace || k.Owner != is.Owner ||
 							!reflect.DeepEqual(k.Grants, is.Grants) {
 							t.Errorf("key %+v, want %+v", k, is)
 						}

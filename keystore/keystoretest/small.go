@@ -161,6 +161,32 @@ func testRemembered(t *testing.T, s Store) {
 	if got := remembered("a", "key", time.Time{}); got != "" {
 		t.Errorf("%q, want none", got)
 	}
+	// After a day with a million values, no change deletes them all.
+	const many = 150
+	name := func(i int) string { return fmt.Sprint("many ", i) }
+	update(t, db, func(tx keystore.Tx) error {
+		for i := range many {
+			must(t, tx.Remember("a", name(i), "old", now.Add(-time.Hour)))
+		}
+		return nil
+	})
+	left := func() (n int) {
+		update(t, db, func(tx keystore.Tx) error {
+			must(t, tx.Remember("b", "key", "b's", tx.Now()))
+			for i := range many {
+				value, err := tx.Remembered("a", name(i), time.Time{})
+				must(t, err)
+				if value != "" {
+					n++
+				}
+			}
+			return nil
+		})
+		return n
+	}
+	if first, second := left(), left(); first == 0 || second != 0 {
+		t.Errorf("%d of %d old values are left, then %d", first, many, second)
+	}
 	update(t, db, func(tx keystore.Tx) error { return tx.Remember("b", "key", "newer", now) })
 	if got := remembered("b", "key", time.Time{}); got != "newer" {
 		t.Errorf("%q, want the newer one", got)

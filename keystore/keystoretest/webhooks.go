@@ -2,6 +2,8 @@ package keystoretest
 
 import (
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,9 +35,18 @@ func testWebhooks(t *testing.T, s Store) {
 			Deliveries: []keystore.WebhookDelivery{{Event: "evt_1", Type: "key.created", At: start,
 				Status: 500, Took: time.Second, Error: "answered 500"}}}}
 	b := keystore.Webhook{ID: "b"}
-	must(t, db.SaveWebhook(ctx, &b))
-	must(t, db.SaveWebhook(ctx, &a))
-	wantErr(t, other.SaveWebhook(ctx, &a), keystore.ErrExists)
+	save := func(db keystore.Database, want string, list ...keystore.Webhook) {
+		t.Helper()
+		saved, err := db.SaveWebhooks(ctx, list)
+		must(t, err)
+		slices.Sort(saved)
+		if got := strings.Join(saved, " "); got != want {
+			t.Errorf("saved %q, want %q", got, want)
+		}
+	}
+	save(db, "b", b)
+	save(db, "a", a, b)
+	save(other, "", a)
 	a.Beat, b.Beat = 1, 1
 	check(a, b)
 	if got, err := db.Webhooks(ctx, "b"); err != nil || len(got) != 1 || got[0].ID != "b" {
@@ -47,27 +58,26 @@ func testWebhooks(t *testing.T, s Store) {
 
 	// Of two writers with the same knowledge, one succeeds.
 	a.Holder, a.Position = "another node", 2
-	must(t, other.SaveWebhook(ctx, &a))
+	save(other, "a", a)
 	late := a
-	late.Position = 1
-	wantErr(t, db.SaveWebhook(ctx, &late), keystore.ErrNotFound)
+	late.Position, b.Position = 1, 3
+	save(db, "b", late, b, keystore.Webhook{ID: "missing", Beat: 1})
 	a.Beat++
+	b.Beat++
 	check(a, b)
-	wantErr(t, db.SaveWebhook(ctx, &keystore.Webhook{ID: "missing", Beat: 1}),
-		keystore.ErrNotFound)
 
 	// A replay is noticed by the next writer, and lasts until then.
 	update(t, db, func(tx keystore.Tx) error {
 		wantErr(t, tx.ReplayWebhook("missing", 0), keystore.ErrNotFound)
 		return tx.ReplayWebhook("a", 7)
 	})
-	wantErr(t, other.SaveWebhook(ctx, &a), keystore.ErrNotFound)
+	save(other, "", a)
 	after := int64(7)
 	a.Replay = &after
 	a.Beat++
 	check(a, b)
 	a.Position = 7
-	must(t, other.SaveWebhook(ctx, &a))
+	save(other, "a", a)
 	a.Replay = nil
 	a.Beat++
 	check(a, b)
@@ -104,27 +114,32 @@ func testAuditAt(t *testing.T, s Store) {
 func testQuotaThresholds(t *testing.T, s Store) {
 	db := ready(t, s)
 	now := time.Now().UTC()
-	day, end := now.Truncate(24*time.Hour), now.Truncate(24*time.Hour).Add(24*time.Hour)
+	day := now.Truncate(24 * time.Hour)
 	long := now.AddDate(0, -1, 0)
 	must(t, db.NoteTime(ctx, now))
-	check := func(tx keystore.Tx, quota string, begin time.Time, want int) {
+	note := func(tx keystore.Tx, want string, list ...keystore.QuotaThreshold) {
 		t.Helper()
-		if got, err := tx.QuotaThreshold(quota, begin); err != nil || got != want {
-			t.Errorf("%s in %v: %d, %v, want %d", quota, begin, got, err, want)
+		news, err := tx.NoteQuotaThresholds(list)
+		must(t, err)
+		slices.Sort(news)
+		if got := strings.Join(news, " "); got != want {
+			t.Errorf("new thresholds of %q, want %q", got, want)
 		}
 	}
+	of := func(quota string, begin time.Time, percent int) keystore.QuotaThreshold {
+		return keystore.QuotaThreshold{Quota: quota, Begin: begin, End: begin.Add(24 * time.Hour),
+			Percent: percent}
+	}
 	update(t, db, func(tx keystore.Tx) error {
-		check(tx, "key/a/day", day, 0)
-		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 80))
-		check(tx, "key/a/day", day, 80)
-		must(t, tx.NoteQuotaThreshold("key/a/day", day, end, 100))
-		return tx.NoteQuotaThreshold("key/old/day", long, long.Add(time.Hour), 80)
+		note(tx, "a", of("a", day, 80))
+		note(tx, "b", of("a", day, 80), of("b", day, 100))
+		note(tx, "a", of("a", day, 100), of("b", day, 80))
+		note(tx, "old", of("old", long, 80))
+		return nil
 	})
 	update(t, db, func(tx keystore.Tx) error {
-		check(tx, "key/a/day", day, 100)
-		check(tx, "key/a/day", end, 0)
-		must(t, tx.NoteQuotaThreshold("key/b/day", day, end, 80))
-		check(tx, "key/old/day", long, 0) // the period ended long ago
+		note(tx, "a", of("a", day.Add(24*time.Hour), 80), of("b", day, 100))
+		note(tx, "old", of("old", long, 80)) // forgotten, because the period ended long ago
 		return nil
 	})
 }

@@ -248,6 +248,11 @@ func TestGrowOnlyRoles(t *testing.T) {
 	w.role("*", "held", "read,x:op")
 	w.role("*", "free", "read,x:op")
 	key, _ := w.key(fleet.Root, "portal", "portal=@held,z:op")
+	name := "shop"
+	if _, _, err := w.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Name: &name},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	w.key(fleet.Root, "acme", "acme=@held,@free")
 	blind := w.member("blind", "*=*,admin.roles:*")
 	for _, c := range []struct {
@@ -272,7 +277,8 @@ func TestGrowOnlyRoles(t *testing.T) {
 			continue
 		}
 		if named := len(refused.Fields) == 1 &&
-			strings.Contains(refused.Fields[0].Detail, key.ID); named != (c.who == fleet.Root) {
+			strings.Contains(refused.Fields[0].Detail,
+				fmt.Sprintf("key %q (%s)", name, key.ID)); named != (c.who == fleet.Root) {
 			t.Errorf("role %s to %s: %+v", c.role, c.to, refused.Fields)
 		}
 	}

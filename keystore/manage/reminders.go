@@ -285,9 +285,9 @@ func dueUnused(
 
 // reportUnused reports and inactivates those of some keys for which it is due.
 func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
-	inactivated := false
+	var ended []string
 	done, err := k.commitBulk(ctx, Root("unused keys"), func(tx keystore.Tx, auth authority) error {
-		inactivated = false
+		ended = nil
 		keys, err := tx.Keys(ids)
 		if err != nil {
 			return err
@@ -317,11 +317,8 @@ func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 			if end {
 				after := *key
 				after.Active, after.Version = false, key.Version+1
-				if err := tx.UpdateKey(&after); err != nil {
-					return err
-				}
 				edits = append(edits, auditedChange{key.ID, touches, key, &after})
-				inactivated = true
+				ended = append(ended, key.ID)
 			}
 			reports[key.ID] = keystore.UnusedReport{Since: since, Inactivated: end}
 		}
@@ -331,12 +328,17 @@ func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 		if err := tx.NoteUnused(reports); err != nil {
 			return err
 		}
+		if len(ended) > 0 {
+			if err := tx.InactivateKeys(ended); err != nil {
+				return err
+			}
+		}
 		if err := auditAll(tx, auth, "key.unused", unused); err != nil {
 			return err
 		}
 		return auditAll(tx, auth, "key.edit", edits)
 	})
-	if err == nil && inactivated {
+	if err == nil && len(ended) > 0 {
 		_, err = k.PropagateObserved(done, -1)
 	}
 	return err

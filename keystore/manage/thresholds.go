@@ -2,6 +2,7 @@ package manage
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -41,35 +42,56 @@ func (k *Keystore) noteThresholds(ctx context.Context) {
 func (k *Keystore) writeThresholds(ctx context.Context, list []node.QuotaThreshold) error {
 	_, err := k.commitBulk(ctx, Root("a node that has seen a threshold of a quota"),
 		func(tx keystore.Tx, auth authority) error {
-			var changes []auditedChange
-			for _, t := range list {
-				known, err := tx.QuotaThreshold(t.Quota, t.Begin)
-				if err != nil {
-					return err
-				}
-				if known >= t.Percent {
-					continue
-				}
-				if err := tx.NoteQuotaThreshold(t.Quota, t.Begin, t.End, t.Percent); err != nil {
-					return err
-				}
-				id, per, ofNamespace := node.ParseQuota(t.Quota)
-				after := auditedThreshold{Quota: keystore.Quota{Units: t.Units, Per: per},
-					Percent: t.Percent, Used: t.Used, Begin: t.Begin, End: t.End}
-				touches := []string{id}
-				if !ofNamespace {
-					key, err := tx.Key(id)
-					if isNotFound(err) {
-						continue
-					} else if err != nil {
-						return err
-					}
-					shown := auditedKeyOf(key)
-					after.Key, touches = &shown, key.Touches(auth.policy)
-				}
-				changes = append(changes, auditedChange{id, touches, nil, after})
+			changes, err := newThresholds(tx, auth, list)
+			if err != nil {
+				return err
 			}
 			return auditAll(tx, auth, "quota.threshold", changes)
 		})
 	return err
+}
+
+// newThresholds stores thresholds, and returns the rows for those that were not stored before.
+func newThresholds(
+	tx keystore.Tx, auth authority, list []node.QuotaThreshold,
+) (changes []auditedChange, err error) {
+	stored := make([]keystore.QuotaThreshold, len(list))
+	for i := range list {
+		stored[i] = list[i].QuotaThreshold
+	}
+	news, err := tx.NoteQuotaThresholds(stored)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, quota := range news {
+		if id, _, ofNamespace := node.ParseQuota(quota); !ofNamespace {
+			ids = append(ids, id)
+		}
+	}
+	found, err := tx.Keys(ids)
+	if err != nil {
+		return nil, err
+	}
+	keys := make(map[string]*keystore.Key, len(found))
+	for i := range found {
+		keys[found[i].ID] = &found[i]
+	}
+	for i := range list {
+		t := &list[i]
+		id, per, ofNamespace := node.ParseQuota(t.Quota)
+		key := keys[id]
+		if !slices.Contains(news, t.Quota) || key == nil && !ofNamespace {
+			continue
+		}
+		after := auditedThreshold{Quota: keystore.Quota{Units: t.Units, Per: per},
+			Percent: t.Percent, Used: t.Used, Begin: t.Begin, End: t.End}
+		touches := []string{id}
+		if !ofNamespace {
+			shown := auditedKeyOf(key)
+			after.Key, touches = &shown, key.Touches(auth.policy)
+		}
+		changes = append(changes, auditedChange{id, touches, nil, after})
+	}
+	return changes, nil
 }

@@ -102,28 +102,52 @@ type ReplayFrom struct {
 func (k *Keystore) ReplayWebhook(
 	ctx context.Context, c Caller, id string, from ReplayFrom,
 ) (*WebhookStatus, error) {
-	after := int64(keystore.ReplayHere)
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := auth.requireEverywhere(adminWebhooks, "replay"); err != nil {
+		return nil, err
+	}
+	after, err := k.replayAfter(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	return k.signalWebhook(ctx, c, "webhook.replay", id, after)
+}
+
+// replayAfter returns the Seq of the row after which a replay begins.
+func (k *Keystore) replayAfter(ctx context.Context, from ReplayFrom) (int64, error) {
 	var wrong fieldErrors
 	switch {
 	case from.Event != "":
 		seq, ok := keystore.ParseEventID(from.Event)
-		if !ok {
-			wrong.add("from", "must be a time such as 2026-01-31T12:00:00Z, or the id of an event")
-			return nil, wrong.err()
+		if ok {
+			rows, err := k.Database().AuditChain(ctx, seq-1)
+			if err != nil {
+				return 0, k.StoreFailed("reading the audit log", err)
+			}
+			ok = len(rows) > 0 && rows[0].EventID() == from.Event
 		}
-		after = seq - 1
+		if !ok {
+			wrong.add("from", "must be a time such as 2026-01-31T12:00:00Z, or the id of an event "+
+				"in the audit log")
+			return 0, wrong.err()
+		}
+		return seq - 1, nil
 	case !from.At.IsZero():
 		seq, err := k.Database().AuditAt(ctx, from.At)
 		if err != nil {
-			return nil, k.StoreFailed("reading the audit log", err)
+			return 0, k.StoreFailed("reading the audit log", err)
 		}
 		if seq == 0 {
 			wrong.add("from", "must not be later than the latest event")
-			return nil, wrong.err()
+			return 0, wrong.err()
 		}
-		after = seq - 1
+		return seq - 1, nil
 	}
-	return k.signalWebhook(ctx, c, "webhook.replay", id, after)
+	return keystore.ReplayHere, nil
 }
 
 // TestWebhook adds an event for one webhook to the audit log, which receives it whatever its

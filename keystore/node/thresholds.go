@@ -2,19 +2,16 @@ package node
 
 import (
 	"sync"
-	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A QuotaThreshold says that a share of a quota is used in one period. Used are the units that
+// A QuotaThreshold says that one of thresholds is reached in one period. Used are the units that
 // nodes may spend or have spent.
 type QuotaThreshold struct {
-	Quota      string // see ParseQuota
-	Begin, End time.Time
-	Percent    int // one of thresholds
-	Used       int64
-	Units      int64 // the limit
+	keystore.QuotaThreshold // see ParseQuota
+	Used                    int64
+	Units                   int64 // the limit
 }
 
 // thresholds are the shares of a quota that are reported, in percent.
@@ -62,9 +59,9 @@ func (l *limiter) note(b *quotaBucket, r *keystore.Reservation, g keystore.Quota
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.counts(r) && percent > b.noted && l.thresholds.add(QuotaThreshold{Quota: r.Quota,
-		Begin: r.Begin, End: r.End, Percent: percent, Used: min(g.Total, r.Limit),
-		Units: r.Limit}) {
+	if b.counts(r) && percent > b.noted && l.thresholds.add(QuotaThreshold{
+		keystore.QuotaThreshold{Quota: r.Quota, Begin: r.Begin, End: r.End, Percent: percent},
+		min(g.Total, r.Limit), r.Limit}) {
 		b.noted = percent
 	}
 }

@@ -3,8 +3,6 @@ package sqldb
 import (
 	"cmp"
 	"context"
-	"database/sql"
-	"errors"
 	"slices"
 	"time"
 
@@ -136,23 +134,27 @@ func (t *tx) forgetQuotas() error {
 	return err
 }
 
-func (t *tx) QuotaThreshold(quota string, begin time.Time) (percent int, err error) {
-	err = t.row("SELECT percent FROM quota_thresholds WHERE quota = ? AND begins = ?", quota,
-		begin.UnixMicro()).Scan(&percent)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
-	}
-	return percent, err
-}
-
-func (t *tx) NoteQuotaThreshold(quota string, begin, end time.Time, percent int) error {
+func (t *tx) NoteQuotaThresholds(thresholds []keystore.QuotaThreshold) ([]string, error) {
 	if _, err := t.exec("DELETE FROM quota_thresholds WHERE (quota, begins) IN (SELECT quota, "+
 		"begins FROM quota_thresholds WHERE ends < ? ORDER BY ends LIMIT ?)",
-		t.noted.Add(-quotaKept-quotaMargin).UnixMicro(), maxForgottenThresholds); err != nil {
-		return err
+		t.noted.Add(-quotaKept-quotaMargin).UnixMicro(),
+		maxForgottenThresholds*len(thresholds)); err != nil {
+		return nil, err
 	}
-	_, err := t.exec("INSERT INTO quota_thresholds (quota, begins, ends, percent) VALUES "+
-		"(?, ?, ?, ?) ON CONFLICT (quota, begins) DO UPDATE SET percent = excluded.percent", quota,
-		begin.UnixMicro(), end.UnixMicro(), int64(percent))
-	return err
+	rows := make([][]any, len(thresholds))
+	for i, q := range thresholds {
+		rows[i] = []any{t.db.text(q.Quota), q.Begin.UnixMicro(), q.End.UnixMicro(), q.Percent}
+	}
+	object, err := fromJSON(rows)
+	if err != nil {
+		return nil, err
+	}
+	news, err := list(t.query, func(scan func(...any) error) (quota string, err error) {
+		return quota, scan(&quota)
+	}, "INSERT INTO quota_thresholds (quota, begins, ends, percent) SELECT r.value ->> 0, "+
+		"CAST(r.value ->> 1 AS bigint), CAST(r.value ->> 2 AS bigint), CAST(r.value ->> 3 AS "+
+		"integer) FROM "+t.db.items+" r WHERE true ON CONFLICT (quota, begins) DO UPDATE SET "+
+		"percent = excluded.percent WHERE quota_thresholds.percent < excluded.percent "+
+		"RETURNING quota", object)
+	return news, t.note(err)
 }

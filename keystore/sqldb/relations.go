@@ -81,27 +81,37 @@ func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
 	return &keys[0], nil
 }
 
+// maxKnownGrants is how many different grants KeysHolding keeps, so that keys share them.
+const maxKnownGrants = 1000
+
 func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.Key) bool) error {
 	array, err := t.db.array(homes)
 	if err != nil {
 		return err
 	}
 	where, args := heldAs(role)
-	rows, err := t.query("SELECT id, namespace, owner, grants FROM keys WHERE revoked_at IS NULL "+
-		"AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
+	rows, err := t.query("SELECT id, name, namespace, owner, grants FROM keys WHERE revoked_at IS "+
+		"NULL AND id IN (SELECT key_id FROM held WHERE "+where+" AND home "+t.db.among+")",
 		append(args, array)...)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
+	known := make(map[string][]keystore.Grant)
 	for rows.Next() {
 		var k keystore.Key
 		var grants string
-		if err := rows.Scan(&k.ID, &k.Namespace, &k.Owner, &grants); err != nil {
+		if err := rows.Scan(&k.ID, &k.Name, &k.Namespace, &k.Owner, &grants); err != nil {
 			return t.note(err)
 		}
-		if k.Grants, err = toGrants(grants); err != nil {
-			return unreadable("key "+k.ID, err)
+		var found bool
+		if k.Grants, found = known[grants]; !found {
+			if k.Grants, err = toGrants(grants); err != nil {
+				return unreadable("key "+k.ID, err)
+			}
+			if len(known) < maxKnownGrants {
+				known[grants] = k.Grants
+			}
 		}
 		if !f(&k) {
 			return nil

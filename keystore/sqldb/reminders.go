@@ -123,13 +123,17 @@ func (t *tx) ReportedUnused(ids []string) (map[string]keystore.UnusedReport, err
 }
 
 func (t *tx) NoteUnused(reports map[string]keystore.UnusedReport) error {
+	rows := make([][]any, 0, len(reports))
 	for id, r := range reports {
-		if _, err := t.exec(`INSERT INTO unused_keys (key_id, since, inactivated) VALUES (?, ?, ?)
-			ON CONFLICT (key_id) DO UPDATE SET since = excluded.since,
-			inactivated = excluded.inactivated`, id, r.Since.UnixMicro(),
-			fromBool(r.Inactivated)); err != nil {
-			return err
-		}
+		rows = append(rows, []any{t.db.text(id), r.Since.UnixMicro(), fromBool(r.Inactivated)})
 	}
-	return nil
+	list, err := fromJSON(rows)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec("INSERT INTO unused_keys (key_id, since, inactivated) SELECT r.value ->> 0, "+
+		"CAST(r.value ->> 1 AS bigint), CAST(r.value ->> 2 AS bigint) FROM "+t.db.items+
+		" r WHERE true ON CONFLICT (key_id) DO UPDATE SET since = excluded.since, inactivated = "+
+		"excluded.inactivated", list)
+	return err
 }

@@ -195,13 +195,18 @@ func (t *tx) RevokeKeys(reasons map[string]string, by string) error {
 	return err
 }
 
-func (t *tx) SetOwner(ids []string, owner string) error {
+func (t *tx) SetOwner(ids []string, owner string) error { return t.setAll(ids, "owner", owner) }
+
+func (t *tx) InactivateKeys(ids []string) error { return t.setAll(ids, "active", 0) }
+
+// setAll sets a column of keys that are not revoked.
+func (t *tx) setAll(ids []string, column string, value any) error {
 	array, err := t.db.array(ids)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("UPDATE keys SET owner = ?, version = version + 1 WHERE revoked_at IS NULL "+
-		"AND id "+t.db.among, append(slices.Clip(t.db.replan), owner, array)...)
+	_, err = t.exec("UPDATE keys SET "+column+" = ?, version = version + 1 WHERE revoked_at IS "+
+		"NULL AND id "+t.db.among, append(slices.Clip(t.db.replan), value, array)...)
 	return err
 }
 
@@ -298,8 +303,13 @@ func (t *tx) Remembered(scope, key string, since time.Time) (value string, err e
 	return value, err
 }
 
+// maxForgottenValues is how many old values one call of Remember deletes.
+const maxForgottenValues = 100
+
 func (t *tx) Remember(scope, key, value string, since time.Time) error {
-	if _, err := t.exec("DELETE FROM remembered WHERE at < ?", since.UnixMicro()); err != nil {
+	if _, err := t.exec("DELETE FROM remembered WHERE (caller, key) IN (SELECT caller, key FROM "+
+		"remembered WHERE at < ? ORDER BY at LIMIT ?)", since.UnixMicro(),
+		maxForgottenValues); err != nil {
 		return err
 	}
 	_, err := t.exec(`INSERT INTO remembered (caller, key, made, at) VALUES (?, ?, ?, ?)

@@ -33,26 +33,41 @@ func scanWebhook(scan func(...any) error) (w keystore.Webhook, err error) {
 	return w, json.Unmarshal([]byte(state), &w.WebhookState)
 }
 
-// SaveWebhook implements [keystore.Database].
-func (d *DB) SaveWebhook(ctx context.Context, w *keystore.Webhook) error {
-	state, err := fromJSON(w.WebhookState)
+// SaveWebhooks implements [keystore.Database].
+func (d *DB) SaveWebhooks(
+	ctx context.Context, webhooks []keystore.Webhook,
+) (saved []string, err error) {
+	const (
+		operation = "saving the progress of webhooks"
+		id        = "r.value ->> 0"
+		beat      = "CAST(r.value ->> 1 AS bigint)"
+	)
+	rows := make([][]any, len(webhooks))
+	for i := range webhooks {
+		w := &webhooks[i]
+		state, err := fromJSON(w.WebhookState)
+		if err != nil {
+			return nil, err
+		}
+		rows[i] = []any{w.ID, w.Beat, w.Holder, w.Position, state}
+	}
+	object, err := fromJSON(rows)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	statement, conflict := "INSERT INTO webhooks (beat, holder, position, state, saved_at, id) "+
-		"VALUES (1, ?, ?, ?, "+d.clock+", ?) ON CONFLICT DO NOTHING", keystore.ErrExists
-	args := []any{w.Holder, w.Position, state, d.clockArg(), w.ID}
-	if w.Beat != 0 {
-		statement, conflict = "UPDATE webhooks SET beat = beat + 1, holder = ?, position = ?, "+
-			"replay = NULL, state = ?, saved_at = "+d.clock+" WHERE id = ? AND beat = ?"+d.unforced,
-			keystore.ErrNotFound
-		args = append(args, w.Beat)
-	}
-	n, err := d.affect(ctx, d.uses, "saving the progress of a webhook", statement, args...)
-	if err == nil && n == 0 {
-		return conflict
-	}
-	return err
+	err = d.inBackground(ctx, d.uses, func(t *tx) (err error) {
+		saved, err = list(t.query, func(scan func(...any) error) (id string, err error) {
+			return id, scan(&id)
+		}, "INSERT INTO webhooks (id, beat, holder, position, state, saved_at) SELECT "+id+", "+
+			beat+" + 1, r.value ->> 2, CAST(r.value ->> 3 AS bigint), r.value ->> 4, ? FROM "+
+			d.items+" r WHERE ("+beat+" = 0 OR EXISTS (SELECT 1 FROM webhooks w WHERE w.id = "+id+
+			"))"+d.unforced+" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = "+
+			"excluded.holder, position = excluded.position, replay = NULL, state = "+
+			"excluded.state, saved_at = excluded.saved_at WHERE webhooks.beat = excluded.beat - 1 "+
+			"RETURNING id", t.now.UnixMicro(), object)
+		return t.note(err)
+	})
+	return saved, d.fail(ctx, operation, err)
 }
 
 // ForgetWebhook implements [keystore.Database].

@@ -9,16 +9,16 @@ SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', t
 -- Nodes of the previous release may be writing. They take this lock before any other.
 SELECT 1 FROM head FOR UPDATE;
 
+-- Reminders follow the keys in this order. Keys that were imported together may all expire at the same time. With a million keys,
+-- this takes seconds, in which nodes of the previous release read: statements that lock tables for reading come later.
+CREATE INDEX keys_reminded ON keys (expires_at, id) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
+
 -- Microseconds; 0: no rule.
 ALTER TABLE namespaces
     ADD COLUMN max_lifetime BIGINT NOT NULL DEFAULT 0 CHECK (max_lifetime >= 0),
     ADD COLUMN idle_after BIGINT NOT NULL DEFAULT 0 CHECK (idle_after >= 0),
     ADD COLUMN idle_then TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (idle_then IN ('', 'notify', 'inactivate')),
     ADD COLUMN on_leak TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (on_leak IN ('', 'notify', 'inactivate', 'revoke'));
-
--- Reminders follow the keys in this order. Keys that were imported together may all expire at the same time.
-DROP INDEX keys_expiring;
-CREATE INDEX keys_expiring ON keys (expires_at, id) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
 -- Up to which key, in the order of their expiry, reminders were given, by how long before the expiry (0: that a key has expired).
 CREATE TABLE reminders (
@@ -41,4 +41,7 @@ BEGIN
 END $$;
 
 CREATE TRIGGER keys_delete_unused AFTER DELETE ON keys FOR EACH ROW EXECUTE FUNCTION forget_unused();
+
+DROP INDEX keys_expiring;
+ALTER INDEX keys_reminded RENAME TO keys_expiring;
 -- +goose StatementEnd
