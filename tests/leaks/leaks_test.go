@@ -18,7 +18,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) { gate.Main(m) }
+func TestMain(m *testing.M) {
+	gate.DetectRaces()
+	gate.Main(m)
+}
 
 // A signer signs reports as GitHub does.
 type signer struct {
