@@ -84,9 +84,10 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns exactly what the token leaves in a namespace of what the sets of its key and the
-// key's owner both allow. An operation is left only if it is, whether it reads or writes, because
-// no permission says that a token may do it only if it reads.
+// Left returns exactly the permissions that the token has in a namespace. key and owner are the
+// sets of its key and of the key's owner there. The result has an operation only if the token
+// allows it both as a read and as a write, because a permission cannot say that only a read is
+// allowed.
 func (n *Narrowing) Left(key, owner *Set, namespace string) *Set {
 	if n.namespaces != nil && !slices.Contains(n.namespaces, namespace) {
 		return nil
@@ -147,17 +148,18 @@ func common(a, b *Set) *Set {
 	return NewSet(list...)
 }
 
-// lefts remembers what scopes leave of sets. Many tokens share both. It is bounded on its own,
-// because what a short scope such as `*` leaves may be long.
+// lefts caches the results of Left, because many tokens have the same scope and the same sets. It
+// has a bound of its own: a token with a short scope such as `*` can have many permissions, which
+// [Narrowing.Size] does not count.
 var lefts commons
 
-// commons is a small cache of common, in which each pair of sets has one place.
+// commons is a small cache of results of common, in which each pair of sets has one place.
 type commons [256]atomic.Pointer[commonSet]
 
 type commonSet struct{ a, b, both *Set }
 
-// maxCachedSet is how many permissions a set can have for commons to remember what it has in
-// common with others, so that the cache takes some 10 MB at most.
+// maxCachedSet is the maximum number of permissions of a set that commons caches. The cache takes
+// at most some 10 MB.
 const maxCachedSet = 64
 
 var commonSeed = maphash.MakeSeed()
