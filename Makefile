@@ -26,13 +26,13 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# With the race detector, programs take three times the CPU time. In `make test` it watches where
-# goroutines meet: the tests of the node, of changes and of handlers, and the Caddys of the black-box
-# packages that put load on several nodes at a time (RACY). `make test RACES=all` watches everything,
-# which the nightly workflow does.
-# The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and
-# find nothing, since no memory of ours is read or written in them. The driver around them,
-# modernc.org/sqlite, stays instrumented.
+# The race detector triples the CPU time of a program. `make test` uses it only where goroutines
+# share data: in the unit tests of the node, of changes and of handlers, and in the Caddy processes
+# of the black-box packages that put load on several nodes at a time (RACY). `make test RACES=all`
+# uses it everywhere, as the nightly workflow does. RACE excludes two packages, which are SQLite
+# translated from C. With the detector they take six times the CPU time, and it finds nothing: they
+# neither read nor write memory of ours. The driver that calls them, modernc.org/sqlite, is not
+# excluded.
 RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
