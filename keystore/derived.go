@@ -40,13 +40,14 @@ var ErrNotDerived = errors.New("not a derived token")
 // errDerived means that a derived token is malformed. Clients do not learn why.
 var errDerived = errors.New("malformed derived token")
 
-// A DerivedToken is a derived token that may have any signature, and any claims besides its times.
+// A DerivedToken is a derived token of which only the header and the times were checked. Verify
+// checks the signature and the other claims.
 type DerivedToken struct {
 	Parent Digest // of the token that it was derived from
 	validity
 
 	claims    string // in base64url
-	signed    string // what the signature covers
+	signed    string // the text that the signature covers
 	signature [ed25519.SignatureSize]byte
 }
 
@@ -155,7 +156,7 @@ func Derive(token string, c Caveats) (string, error) {
 	return derived, nil
 }
 
-// CutDerived splits a credential that may be a derived token into what its signature covers and the
+// CutDerived splits a credential that may be a derived token into the signed text and the
 // signature. It only looks at a few bytes.
 func CutDerived(credential string) (signed, signature string, ok bool) {
 	dot := len(credential) - signatureLen - 1
@@ -208,9 +209,9 @@ func DerivedParent(credential string) (parent Digest, ok bool) {
 	return t.Parent, true
 }
 
-// ParseDerived reads what a server needs before it verifies the signature: the size, the header and
-// the times. That is cheap, because anyone can forge it. The error is [ErrNotDerived] for a
-// credential that does not say that it is a derived token.
+// ParseDerived checks the size and the header of a derived token and reads its times. It is cheap,
+// because anyone can send forged tokens. The error is [ErrNotDerived] for a credential that does
+// not have the type of derived tokens.
 func ParseDerived(credential string) (*DerivedToken, error) {
 	header, rest, dots := strings.Cut(credential, ".")
 	if !dots || !hasDerivedType(header) {
@@ -315,7 +316,7 @@ func (t *DerivedToken) readHeader(text []byte) bool {
 	}
 }
 
-// readTimes reads exp and nbf, whatever the other claims are. Verify checks everything.
+// readTimes reads exp and nbf and ignores the other claims, which Verify checks.
 func (t *DerivedToken) readTimes(text []byte) bool {
 	for {
 		var name, value []byte
@@ -457,7 +458,7 @@ func lengthOr1[T any](list []T) int {
 
 func unprintable(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
 
-// Signed returns what the signature covers. It does not contain the signature.
+// Signed returns the text that the signature covers. It does not contain the signature.
 func (t *DerivedToken) Signed() string { return t.signed }
 
 // Verify returns how the token narrows its key. It returns nil if the signature is not that of the

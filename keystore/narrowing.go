@@ -14,18 +14,18 @@ type Caveats struct {
 	ExpiresAt time.Time
 	// NotBefore is when the token becomes valid. The zero time means at once.
 	NotBefore time.Time
-	// Permissions are what is left of the key's permissions; nil leaves all.
+	// Permissions are those of the key's permissions that the token has; nil means all.
 	Permissions []string
-	// Namespaces are where the token is valid; nil leaves all of the key's.
+	// Namespaces are those in which the token is valid; nil means all of the key's.
 	Namespaces []string
-	// AllowedIPs are the addresses that may use the token; nil leaves all of the key's.
+	// AllowedIPs are the addresses that may use the token; nil means all of the key's.
 	AllowedIPs []netip.Prefix
 	// Note is written to the access log, at most 200 characters.
 	Note string
 }
 
-// A Narrowing is what a derived token leaves of its key, in the form that [Decide] uses. A nil
-// *Narrowing leaves everything.
+// A Narrowing has the restrictions of a derived token in the form that [Decide] uses. A nil
+// *Narrowing restricts nothing.
 type Narrowing struct {
 	AllowedIPs []netip.Prefix // empty if the token allows all addresses
 	Note       string

@@ -16,7 +16,7 @@ import (
 type verified struct {
 	parent    keystore.Digest
 	prefix    string // of the parent's token: see keystore.DerivingKey
-	signed    string // what the signature covers
+	signed    string // the text that the signature covers
 	narrowing *keystore.Narrowing
 }
 
