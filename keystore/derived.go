@@ -316,7 +316,7 @@ func (t *DerivedToken) readHeader(text []byte) bool {
 	}
 }
 
-// readTimes reads exp and nbf and ignores the other claims, which Verify checks.
+// readTimes reads exp and nbf, whatever the other claims are. Verify checks everything.
 func (t *DerivedToken) readTimes(text []byte) bool {
 	for {
 		var name, value []byte

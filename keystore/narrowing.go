@@ -158,8 +158,8 @@ type commons [256]atomic.Pointer[commonSet]
 
 type commonSet struct{ a, b, both *Set }
 
-// maxCachedSet is the maximum number of permissions of a set that commons caches. The cache takes
-// at most some 10 MB.
+// maxCachedSet is how many permissions a set can have for commons to remember what it has in
+// common with others, so that the cache takes some 10 MB at most.
 const maxCachedSet = 64
 
 var commonSeed = maphash.MakeSeed()

@@ -134,8 +134,7 @@ func (n *Node) derivingKey(
 		r.ForgetDeriving() // Lookup learns it again
 		k = keystore.DerivingKey{}
 	}
-	// If the database has no deriving key, the cache of unknown credentials remembers that, under a
-	// digest that no credential has.
+	// It is remembered like an unknown credential that the database has no key.
 	d := keystore.DigestOf("the deriving key of " + string(r.Digest[:]))
 	s := n.cache.shard(&d)
 	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
