@@ -26,21 +26,20 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# The race detector triples the CPU time of a program. `make test` uses it only where goroutines
-# share data: in the unit tests of the node, of changes and of handlers, and in the Caddy processes
-# of the black-box packages that put load on several nodes at a time (RACY). `make test RACES=all`
-# uses it everywhere, as the nightly workflow does. RACE excludes two packages, which are SQLite
-# translated from C. With the detector they take six times the CPU time, and it finds nothing: they
-# neither read nor write memory of ours. The driver that calls them, modernc.org/sqlite, is not
-# excluded.
+# The race detector triples the CPU time of a program. `make test` uses it only in the unit tests of
+# the node, of changes and of handlers, and in the Caddy processes of the black-box packages that load
+# several nodes at a time (gate.DetectRaces). `make test RACES=all` uses it everywhere, as the nightly
+# workflow does.
+#
+# RACE excludes two packages, which are SQLite translated from C. With the detector they take six
+# times the CPU time, and it finds nothing: they neither read nor write memory of ours. The driver
+# that calls them, modernc.org/sqlite, is not excluded.
 RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
-RACY   = ./faults ./limits ./durability ./failover ./scenarios ./usage ./webhooks
 
-# Tests wait for disks, leases and processes, so one more package than there are processors runs
-# at a time.
-JOBS = $(shell expr $$(nproc) + 1)
+# Tests wait for disks, leases and processes, so more packages than there are processors run at a time.
+JOBS = $(shell expr $$(nproc) + 2)
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
@@ -87,13 +86,13 @@ test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		./keystore/node ./keystore/manage ./caddymodule $$(go list ./keystore/... | grep -v /sqldb)
 
-BLACKBOX = CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
-	../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m
-
+# The first ones wait most, so that others can run beside them.
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race $(BLACKBOX) $(RACY)
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy$(if $(ALL),-race) $(BLACKBOX) ./browser \
-		$$(go list ./... | grep -v $(patsubst ./%,-e /%$$,$(RACY)))
+	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy$(if $(ALL),-race) \
+		CADDY_WITH_RACE=$(CURDIR)/.run/caddy-race \
+		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
+		../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
+		./webhooks ./failover ./faults ./browser ./limits ./durability ./...
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy
@@ -142,7 +141,7 @@ bench bench-fleet bench-keys: build
 
 faults: caddy-race caddy-faults ## Break fleets for DURATION and a Patroni primary FAILOVERS times; SEED repeats
 	@scripts/deps etcd-server faketime patroni postgresql python3-etcd redis-server
-	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy-race \
+	cd tests && CADDY_WITH_RACE=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults \
 		go test -count 1 -timeout 0 -v ./faults \
 		-faults.long -faults.seed $(SEED) -faults.duration $(DURATION)

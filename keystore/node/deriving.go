@@ -82,13 +82,12 @@ func (n *Node) flushDeriving(ctx context.Context) {
 	b := n.deriving
 	b.mu.Lock()
 	keys := b.keys
-	if len(keys) > 0 {
-		b.keys = make(map[keystore.Digest]keystore.DerivingKey)
-	}
-	b.mu.Unlock()
 	if len(keys) == 0 {
+		b.mu.Unlock()
 		return
 	}
+	b.keys = make(map[keystore.Digest]keystore.DerivingKey)
+	b.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, flushInterval)
 	defer cancel()
 	err := n.db.RecordDeriving(ctx, keys)

@@ -102,7 +102,7 @@ func (f *limitedFleet) close() {
 
 // eachSeed runs random histories, each in a bubble, until one fails.
 func eachSeed(t *testing.T, seeds uint64, history func(t *testing.T, seed uint64)) {
-	for seed := range seeds {
+	for seed := range seeds / fewer {
 		synctest.Test(t, func(t *testing.T) { history(t, seed) })
 		if t.Failed() {
 			return

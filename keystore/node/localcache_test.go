@@ -18,7 +18,7 @@ func numbered(i int) keystore.Digest { return keystore.DigestOf(strconv.Itoa(i))
 // TestTableAgreesWithMap compares the table with a map over random operations. Few home slots make
 // entries displace one another.
 func TestTableAgreesWithMap(t *testing.T) {
-	for seed := range uint64(50) {
+	for seed := range uint64(50 / fewer) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		var tab table
 		tab.limit.Store(1 << 20)

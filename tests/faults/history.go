@@ -65,7 +65,8 @@ type Excuses struct {
 
 // The excuses of each kind of fault.
 var (
-	storeDown = Excuses{Unavailable: true, LateCut: true}
+	// A lease that expires cuts running requests, and those that come later get 503.
+	storeDown = Excuses{Unavailable: true, NoAnswer: true, LateCut: true}
 	nodeDown  = Excuses{Unavailable: true, NoAnswer: true}
 	stopped   = Excuses{Unavailable: true, NoAnswer: true, Stopped: true}
 	// Caddy closes connections that outlive the grace period of the former configuration.

@@ -13,6 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	gate.DetectRaces()
 	flag.Parse()
 	flag.Set("test.parallel", "6") // scenarios mostly wait
 	path, err := caddyWithFaults()

@@ -29,6 +29,15 @@ func Main(m *testing.M, end ...func()) {
 	os.Exit(code)
 }
 
+// DetectRaces makes the tests of a package run the Caddy that CADDY_WITH_RACE names, instead of one
+// without the race detector. It is for packages that load several nodes or goroutines at a time. Call
+// it before Main.
+func DetectRaces() {
+	if path := os.Getenv("CADDY_WITH_RACE"); path != "" {
+		os.Setenv("CADDY_UNDER_TEST", path)
+	}
+}
+
 // Binary returns the path of the Caddy under test. CADDY_UNDER_TEST names it, so that the packages
 // of a run share one. Otherwise Binary builds it from this checkout, with the race detector.
 func Binary(t testing.TB) string {

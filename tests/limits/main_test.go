@@ -7,7 +7,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) { gate.Main(m, postgres.Stop) }
+func TestMain(m *testing.M) {
+	gate.DetectRaces()
+	gate.Main(m, postgres.Stop)
+}
 
 // postgres is the server for tests that do not break it. Each fleet has its own schema.
 var postgres postgrestest.Shared

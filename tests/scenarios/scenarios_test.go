@@ -41,7 +41,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) { gate.Main(m) }
+func TestMain(m *testing.M) {
+	gate.DetectRaces()
+	gate.Main(m)
+}
 
 type (
 	gateKey struct{}

@@ -19,7 +19,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) { gate.Main(m) }
+func TestMain(m *testing.M) {
+	gate.DetectRaces()
+	gate.Main(m)
+}
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
