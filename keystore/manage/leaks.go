@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A LeakReport says where a token was found. Only Token is trusted: whoever has a token could use
+// A LeakReport says where a token was found. Only Token is trusted: anyone who has a token could use
 // it, and so may end it. The other fields are for people.
 type LeakReport struct {
 	Token  string
@@ -42,8 +42,8 @@ type leak struct {
 	digest keystore.Digest
 	key    string // id
 	member bool   // whether it is the token of a member
-	// ended says that the key does not work any more as this node knows, which may not be in force
-	// on other nodes yet. gone says that nothing can happen to it any more.
+	// ended says that this node refuses the key already. Other nodes may not do so yet. gone says
+	// that the key is revoked, so no action can change it.
 	ended, gone bool
 	action      keystore.LeakAction
 }
