@@ -146,8 +146,8 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 	}
 }
 
-// assignResponses is for `forward_auth`, which runs the routes for one of its responses before the
-// next handler. It only adds the assignments in these routes.
+// assignResponses is for `forward_auth`, which runs the routes of one of its responses before the
+// request goes on. They are followed for their assignments only.
 func (p *passed) assignResponses(
 	server *caddyhttp.Server, h *reverseproxy.Handler, within []caddyhttp.MatcherSets,
 ) {

@@ -42,8 +42,8 @@ type leak struct {
 	digest keystore.Digest
 	key    string // id
 	member bool   // whether it is the token of a member
-	// ended says that this node refuses the key already. Other nodes may not do so yet. gone says
-	// that the key is revoked, so no action can change it.
+	// ended says that the key does not work any more as this node knows, which may not be in force
+	// on other nodes yet. gone says that nothing can happen to it any more.
 	ended, gone bool
 	action      keystore.LeakAction
 }
