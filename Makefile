@@ -26,13 +26,14 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# With the race detector, programs take three times the CPU time. In `make test` it watches the tests
-# of the node, of changes and of handlers, and the Caddys of the black-box packages that load several
-# nodes at a time (gate.DetectRaces). `make test RACES=all`, which the nightly workflow runs, watches
-# everything.
-# The two packages are SQLite, translated from C: instrumented, they take six times the CPU time and
-# find nothing, since no memory of ours is read or written in them. The driver around them,
-# modernc.org/sqlite, stays instrumented.
+# The race detector triples the CPU time of a program. `make test` uses it only in the unit tests of
+# the node, of changes and of handlers, and in the Caddy processes of the black-box packages that load
+# several nodes at a time (gate.DetectRaces). `make test RACES=all` uses it everywhere, as the nightly
+# workflow does.
+#
+# RACE excludes two packages, which are SQLite translated from C. With the detector they take six
+# times the CPU time, and it finds nothing: they neither read nor write memory of ours. The driver
+# that calls them, modernc.org/sqlite, is not excluded.
 RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))

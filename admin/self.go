@@ -43,7 +43,7 @@ func (a *API) showSelf(
 		}
 		shown := a.shownKey(k)
 		if expires, narrowed := c.NarrowedUntil(); narrowed {
-			// Whoever has a derived token may not know more about the key.
+			// The holder of a derived token must not learn more about the key.
 			shown = api.Key{ID: shown.ID, Status: shown.Status, Active: shown.Active,
 				Grants: []api.Grant{}, Secrets: []api.Secret{}, AllowedIPs: []string{},
 				Metadata: map[string]string{}, Access: string(keystore.Custom), ExpiresAt: &expires}

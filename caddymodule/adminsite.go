@@ -35,9 +35,8 @@ func init() {
 // and passes on the others. `/apikeys/` is a web console in which members sign in with their token.
 // `/apikeys/v1/` is the REST API. REST requests authenticate with the token of a member or key in
 // `Authorization: Bearer` or `X-API-Key`, and require permissions on `admin…` resources. Any valid
-// key may read `/apikeys/v1/self` and its own usage. A derived token may only
-// read `/apikeys/v1/self`. `openapi.json`, `docs` and `health` require no
-// token.
+// key may read `/apikeys/v1/self` and its own usage, and revoke itself. A derived token may only
+// read `/apikeys/v1/self`. `openapi.json`, `docs`, `health` and `leaks` require no token.
 //
 // If the same site has `api_key`, add `public /apikeys/*` to it. Otherwise it refuses member tokens
 // and removes keys from the request. Caddy logs a warning at the start if that line is missing.

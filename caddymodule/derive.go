@@ -13,14 +13,14 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// DeriveConfig says which derived tokens are accepted. The holder of a key makes them without the
-// server.
+// DeriveConfig says which derived tokens are accepted. The holder of a key creates them
+// without the server.
 type DeriveConfig struct {
 	// Whether to refuse all derived tokens. It cannot be combined with `max`. Default is false.
 	Off bool `json:"off,omitempty"`
 
-	// How long after now a derived token may expire at most. Between 1s and 8760h (365 days).
-	// Default is 24h.
+	// How far in the future a derived token may expire. Between 1s and 8760h (365 days). Default is
+	// 24h.
 	Max caddy.Duration `json:"max,omitempty"`
 }
 

@@ -17,13 +17,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
 
-// An assignment gives a placeholder of the request another value.
+// An assignment sets a placeholder of the request.
 type assignment struct {
 	name  string                  // of the placeholder; that of a header may begin or end in *
-	from  []string                // texts whose placeholders are in the value; nil if it is deleted
-	when  []caddyhttp.MatcherSets // it is certain for requests that match all of them
-	maybe bool                    // the earlier value may remain, or be a part of the new one
-	lazy  bool                    // from is read when the placeholder is used
+	from  []string                // the value consists of these; nil if the placeholder is deleted
+	when  []caddyhttp.MatcherSets // a request that matches all of these has the assignment
+	maybe bool                    // the new value may be the earlier one, or contain it
+	lazy  bool                    // from is evaluated when the placeholder is used
 }
 
 const (
@@ -32,12 +32,13 @@ const (
 	regexpPlaceholder = "http.regexp."
 )
 
-// writable begin the placeholders whose value every client can choose.
+// writable has the beginnings of placeholders whose value every client can choose.
 var writable = []string{headerPlaceholder, "http.request.cookie.", "http.request.uri",
 	"http.request.orig_", "http.request.body", "http.request.host", "http.request.port",
 	"http.request.method", "http.request.proto", "http.request.tls.server_name"}
 
-// placeholderName brings names of headers into lower case: Caddy ignores their case.
+// placeholderName returns the name of a placeholder, with the name of a header in lower case,
+// because Caddy ignores its case.
 func placeholderName(name string) string {
 	if header, ok := strings.CutPrefix(name, headerPlaceholder); ok {
 		return headerPlaceholder + strings.ToLower(header)
@@ -45,6 +46,7 @@ func placeholderName(name string) string {
 	return name
 }
 
+// gives reports whether the assignment sets the placeholder with this name.
 func (a *assignment) gives(name string) bool {
 	header, ok := strings.CutPrefix(name, headerPlaceholder)
 	pattern, patternOK := strings.CutPrefix(a.name, headerPlaceholder)
@@ -81,16 +83,16 @@ func (p *passed) assignHeaders(ops *headers.HeaderOps) {
 	}
 	remove(false)
 	for _, name := range slices.Sorted(maps.Keys(ops.Replace)) {
-		for _, r := range ops.Replace[name] { // which may find nothing to replace
+		for _, r := range ops.Replace[name] { // the header may not contain the text to replace
 			p.assign(headerPlaceholder+name, true, r.Replace)
 		}
 	}
 }
 
-// assignUnknown is for a handler that is no part of Caddy, which may replace any header.
+// assignUnknown is for a handler that is not part of Caddy. It is assumed to replace every header.
 func (p *passed) assignUnknown() { p.assign(headerPlaceholder+"*", false, "") }
 
-// assignVars is for `vars`, which can also replace the user of an authentication.
+// assignVars is for `vars`, which can also replace the user that `basic_auth` has set.
 func (p *passed) assignVars(vars caddyhttp.VarsMiddleware) {
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		from := caddy.ToString(vars[name])
@@ -175,10 +177,10 @@ func (p *passed) assignAuthentication(h *caddyauth.Authentication) {
 	}
 }
 
-// ofCaddy reports whether the type of a module is a part of Caddy.
+// ofCaddy reports whether a module is part of Caddy.
 func ofCaddy(module any) bool {
 	t := reflect.TypeOf(module)
-	if t == nil { // this program does not have it
+	if t == nil { // this program does not have the module
 		return false
 	}
 	if t.Kind() == reflect.Pointer {
@@ -187,28 +189,30 @@ func ofCaddy(module any) bool {
 	return strings.HasPrefix(t.PkgPath(), "github.com/caddyserver/caddy/v2/")
 }
 
-// origins finds out whether a client can choose the value of a placeholder.
+// origins reports whether clients can choose the values of placeholders.
 type origins struct {
 	assigned []assignment
-	within   []caddyhttp.MatcherSets // the matchers of the request
-	known    map[origin]bool
+	within   []caddyhttp.MatcherSets // all requests match these
+	known    map[origin]bool         // the results so far
 }
 
-// An origin is a placeholder before one of the assignments.
+// An origin is the value of a placeholder before the assignment with this index.
 type origin struct {
 	name   string
 	before int
 }
 
+// chosen reports whether clients can choose the value of a placeholder before an assignment.
 func (o *origins) chosen(name string, before int) bool {
 	key := origin{name, before}
 	if _, asked := o.known[key]; !asked {
-		o.known[key] = false // a map may refer to itself
+		o.known[key] = false // ends the recursion of a map that refers to itself
 		o.known[key] = o.look(name, before)
 	}
 	return o.known[key]
 }
 
+// look computes the result of chosen. It goes through the assignments from the last one on.
 func (o *origins) look(name string, before int) bool {
 	for i := before - 1; i >= 0; i-- {
 		a := &o.assigned[i]
@@ -232,6 +236,7 @@ func (o *origins) look(name string, before int) bool {
 
 var placeholders = regexp.MustCompile(`\{([^{}]+)\}`)
 
+// chosenIn is chosen for all placeholders in a text.
 func (o *origins) chosenIn(text string, before int) bool {
 	return slices.ContainsFunc(placeholders.FindAllStringSubmatch(text, -1),
 		func(found []string) bool { return o.chosen(placeholderName(found[1]), before) })
@@ -255,14 +260,14 @@ func (g *guard) checkTrust(s *AdminSite, p passed, within []caddyhttp.MatcherSet
 			g.addOption(s, trusts.option, "", "trust", problem+"the header "+header+", and clients "+
 				"can choose its value: no handler before "+adminSiteDirective+
 				" replaces it in all requests",
-				"Put forward_auth with `copy_headers "+header+"` before "+adminSiteDirective+
-					", or set the header there to a value that does not come from the client, or "+
-					"remove it. A matcher must not exclude requests under "+sitePath+"/.")
+				"Before "+adminSiteDirective+", let forward_auth replace the header with "+
+					"`copy_headers "+header+"`, set it to a value that does not come from the "+
+					"client, or remove it. No matcher must exclude requests under "+sitePath+"/.")
 			continue
 		}
 		g.addOption(s, trusts.option, "", "trust", problem+redact.Argument(trusts.placeholder)+
 			", and clients can choose its value",
-			"Use a placeholder that the handler sets which authenticates users, such as "+
+			"Use a placeholder of the handler that authenticates users, such as "+
 				"{http.auth.user.id}, or a header that forward_auth copies.")
 	}
 }

@@ -175,7 +175,7 @@ type ExpiringValues interface {
 	// Remembered returns the value stored under a scope and a key, or "" if there is none or it was
 	// stored before since.
 	Remembered(scope, key string, since time.Time) (value string, err error)
-	// Remember stores a value under a scope and a key, and deletes some of the values stored before
-	// since.
+	// Remember stores a value under a scope and a key. It also deletes some of the values, of any
+	// scope, that were stored before since: the table stays small without a job that cleans it.
 	Remember(scope, key, value string, since time.Time) error
 }

@@ -5,19 +5,20 @@ import (
 	"time"
 )
 
-// WebhookStore is the part of a [Database] that holds how far each webhook has come in the audit
-// log, and which node delivers it. It takes no revision. A crash of the database may lose its last
-// writes: the webhook then receives some events again.
+// WebhookStore is the part of a [Database] that stores the position of each webhook in the audit
+// log, and which node delivers it. Its writes assign no revision. A crash of the database may lose
+// the last of them: the webhook then receives some events again.
 type WebhookStore interface {
 	// Webhooks returns the webhook with an id if there is one or, for the empty id, all, ordered by
 	// ID.
 	Webhooks(ctx context.Context, id string) ([]Webhook, error)
-	// SaveWebhooks stores webhooks with different ids, in one transaction. It stores those whose
-	// stored Beat is the same, with that Beat plus one, and returns their ids. A Beat of zero adds
-	// the webhook. Somebody else has changed, added or deleted the others. It clears Replay and sets
-	// SavedAt to the database's clock.
+	// SaveWebhooks stores webhooks with different ids, in one transaction, and returns the ids of
+	// those that it stored. It stores a webhook if the Beat in the database is the same, and
+	// increments the Beat. It adds a webhook with a Beat of zero unless its id exists. Another node
+	// has changed, added or deleted those that it does not store. It clears Replay and sets SavedAt
+	// to the time of the database.
 	SaveWebhooks(ctx context.Context, list []Webhook) (saved []string, err error)
-	// ForgetWebhook deletes a webhook if it still has a Beat.
+	// ForgetWebhook deletes a webhook unless its Beat has changed from beat.
 	ForgetWebhook(ctx context.Context, id string, beat int64) error
 	// AuditAt returns the Seq of the oldest row of the audit log at or after a time, or zero if
 	// there is none. If the clock was set back, an older row may have a later time.

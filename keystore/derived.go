@@ -40,13 +40,14 @@ var ErrNotDerived = errors.New("not a derived token")
 // errDerived means that a derived token is malformed. Clients do not learn why.
 var errDerived = errors.New("malformed derived token")
 
-// A DerivedToken is a derived token that may have any signature, and any claims besides its times.
+// A DerivedToken is a derived token of which only the header and the times were checked. Verify
+// checks the signature and the other claims.
 type DerivedToken struct {
 	Parent Digest // of the token that it was derived from
 	validity
 
 	claims    string // in base64url
-	signed    string // what the signature covers
+	signed    string // the text that the signature covers
 	signature [ed25519.SignatureSize]byte
 }
 
@@ -54,11 +55,11 @@ type DerivedToken struct {
 // token.
 type PublicKey [ed25519.PublicKeySize]byte
 
-// A DerivingKey is what a deployment knows about a token in order to accept tokens that were
-// derived from it. The zero value means that no node has seen the token in plain text yet.
+// A DerivingKey is stored beside a token, so that nodes can verify the tokens that were derived
+// from it. The zero value means that no node has seen the token in plain text yet.
 type DerivingKey struct {
 	Public PublicKey
-	// Prefix is that of the token or, if another system created the token, a [ForeignPrefix].
+	// Prefix is the prefix of the token, or a [ForeignPrefix] if another system created the token.
 	Prefix string
 }
 
@@ -67,8 +68,9 @@ func NewDerivingKey(token, prefix string) DerivingKey {
 	return DerivingKey{PublicKeyOf(token), prefix}
 }
 
-// ForeignPrefix stands for the prefix of a token that another system created. Its beginning may be
-// secret, so it only names the accepted prefixes that the token does not have, each between spaces.
+// ForeignPrefix returns the text that replaces the prefix of a token that another system created.
+// The beginning of such a token may be secret. So the text lists the accepted prefixes that the
+// token does not have, each between spaces.
 func ForeignPrefix(token string, accepted []string) string {
 	list := " "
 	for _, prefix := range accepted {
@@ -79,12 +81,13 @@ func ForeignPrefix(token string, accepted []string) string {
 	return list
 }
 
-// IsForeign reports whether a prefix of a [DerivingKey] is a [ForeignPrefix].
+// IsForeign reports whether the Prefix of a [DerivingKey] is a [ForeignPrefix].
 func IsForeign(prefix string) bool { return prefix == "" || prefix[0] == ' ' }
 
-// AcceptsDerived reports whether tokens that were derived from a token are accepted. A deployment
-// refuses a token with a prefix that it does not accept, and a token of another system with one that
-// it accepts. It also refuses a [ForeignPrefix] that says nothing about one of the accepted prefixes.
+// AcceptsDerived reports whether a deployment with these accepted prefixes accepts tokens that were
+// derived from a token. prefix is the Prefix of its [DerivingKey]: either one of the accepted
+// prefixes, or a [ForeignPrefix] that lists all of them. A token of another system may have an
+// accepted prefix that is not listed, and is refused if it does.
 func AcceptsDerived(prefix string, accepted []string) bool {
 	if !IsForeign(prefix) {
 		return slices.Contains(accepted, prefix)
@@ -108,8 +111,8 @@ func PublicKeyOf(token string) (p PublicKey) {
 	return p
 }
 
-// Derive returns a token that has only what caveats leave of a key's token. It needs no network. A
-// server refuses it if it is valid for longer than the server allows.
+// Derive derives a token from a key's token and restricts it by caveats. It needs no network. A
+// server refuses the result if it expires later than the server allows.
 func Derive(token string, c Caveats) (string, error) {
 	token = TrimSecretToken(strings.TrimSpace(token))
 	switch _, err := ParseDerived(token); {
@@ -153,7 +156,7 @@ func Derive(token string, c Caveats) (string, error) {
 	return derived, nil
 }
 
-// CutDerived splits a credential that may be a derived token into what its signature covers and the
+// CutDerived splits a credential that may be a derived token into the signed text and the
 // signature. It only looks at a few bytes.
 func CutDerived(credential string) (signed, signature string, ok bool) {
 	dot := len(credential) - signatureLen - 1
@@ -206,9 +209,9 @@ func DerivedParent(credential string) (parent Digest, ok bool) {
 	return t.Parent, true
 }
 
-// ParseDerived reads what a server needs before it verifies the signature: the size, the header and
-// the times. That is cheap, because anyone can forge it. The error is [ErrNotDerived] for a
-// credential that does not say that it is a derived token.
+// ParseDerived checks the size and the header of a derived token and reads its times. It is cheap,
+// because anyone can send forged tokens. The error is [ErrNotDerived] for a credential that does
+// not have the type of derived tokens.
 func ParseDerived(credential string) (*DerivedToken, error) {
 	header, rest, dots := strings.Cut(credential, ".")
 	if !dots || !hasDerivedType(header) {
@@ -455,11 +458,11 @@ func lengthOr1[T any](list []T) int {
 
 func unprintable(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
 
-// Signed returns what the signature covers. It does not contain the signature.
+// Signed returns the text that the signature covers. It does not contain the signature.
 func (t *DerivedToken) Signed() string { return t.signed }
 
-// Verify returns how the token narrows its key if it was signed with a key pair and its claims are
-// valid, and nil otherwise. It takes some 60 µs.
+// Verify returns how the token narrows its key. It returns nil if the signature is not that of the
+// key pair, or if a claim is invalid. It takes some 60 µs.
 func (t *DerivedToken) Verify(p *PublicKey) *Narrowing {
 	var buffer segmentBuffer
 	n := new(Narrowing)

@@ -14,18 +14,18 @@ type Caveats struct {
 	ExpiresAt time.Time
 	// NotBefore is when the token becomes valid. The zero time means at once.
 	NotBefore time.Time
-	// Permissions are what is left of the key's permissions; nil leaves all.
+	// Permissions are those of the key's permissions that the token has; nil means all.
 	Permissions []string
-	// Namespaces are where the token is valid; nil leaves all of the key's.
+	// Namespaces are those in which the token is valid; nil means all of the key's.
 	Namespaces []string
-	// AllowedIPs are the addresses that may use the token; nil leaves all of the key's.
+	// AllowedIPs are the addresses that may use the token; nil means all of the key's.
 	AllowedIPs []netip.Prefix
 	// Note is written to the access log, at most 200 characters.
 	Note string
 }
 
-// A Narrowing is what a derived token leaves of its key, in the form that [Decide] uses. A nil
-// *Narrowing leaves everything.
+// A Narrowing has the restrictions of a derived token in the form that [Decide] uses. A nil
+// *Narrowing restricts nothing.
 type Narrowing struct {
 	AllowedIPs []netip.Prefix // empty if the token allows all addresses
 	Note       string
@@ -84,9 +84,10 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns exactly what the token leaves in a namespace of what the sets of its key and the
-// key's owner both allow. An operation is left only if it is, whether it reads or writes, because
-// no permission says that a token may do it only if it reads.
+// Left returns exactly the permissions that the token has in a namespace. key and owner are the
+// sets of its key and of the key's owner there. The result has an operation only if the token
+// allows it both as a read and as a write, because a permission cannot say that only a read is
+// allowed.
 func (n *Narrowing) Left(key, owner *Set, namespace string) *Set {
 	if n.namespaces != nil && !slices.Contains(n.namespaces, namespace) {
 		return nil
@@ -147,11 +148,12 @@ func common(a, b *Set) *Set {
 	return NewSet(list...)
 }
 
-// lefts remembers what scopes leave of sets. Many tokens share both. It is bounded on its own,
-// because what a short scope such as `*` leaves may be long.
+// lefts caches the results of Left, because many tokens have the same scope and the same sets. It
+// has a bound of its own: a token with a short scope such as `*` can have many permissions, which
+// [Narrowing.Size] does not count.
 var lefts commons
 
-// commons is a small cache of common, in which each pair of sets has one place.
+// commons is a small cache of results of common, in which each pair of sets has one place.
 type commons [256]atomic.Pointer[commonSet]
 
 type commonSet struct{ a, b, both *Set }

@@ -36,7 +36,7 @@ const (
 )
 
 // retryDelays are the times between attempts, as Standard Webhooks recommends them. The last one is
-// repeated: an event is never given up, because those after it must not overtake it.
+// repeated without end, because later events must not overtake an event that was not delivered.
 var retryDelays = []time.Duration{5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour,
 	5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour}
 
@@ -253,8 +253,9 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	return len(rows) > 0
 }
 
-// rewind moves the position back if the database has lost its row, to the latest row that was
-// delivered and is not lost. Others may have taken the place of those after it.
+// rewind checks whether the database still has the row at the position. If not, it moves the
+// position back to the latest delivered row that still exists, and lost is true. The rows after it
+// are delivered then: other rows may have taken the numbers of the lost ones.
 func (d *delivery) rewind(ctx context.Context) (lost bool, err error) {
 	if d.row.Position == 0 {
 		return false, nil
@@ -280,8 +281,8 @@ func (d *delivery) rewind(ctx context.Context) (lost bool, err error) {
 			break
 		}
 	}
-	d.logger.Warn("the database has lost rows of the audit log; webhook continues with those that "+
-		"take their place", slog.String("webhook", d.id))
+	d.logger.Warn("the database has lost rows of the audit log; webhook moved back",
+		slog.String("webhook", d.id))
 	d.row.Position, d.hash, d.dirty = next, keystore.Digest{}, true
 	return true, nil
 }

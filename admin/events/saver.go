@@ -9,18 +9,19 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// A saver stores the rows of the webhooks of this process. The rows that come while it writes
-// others are written together, because SQLite has a single writer, which a revoke may wait for.
+// A saver stores the rows of the webhooks of this process. While it writes some rows, others wait
+// and are then written together: SQLite has a single writer, and a revoke may wait for it.
 type saver struct {
 	keys *manage.Keystore
 	turn chan struct{} // full while a goroutine writes
 
 	mu      sync.Mutex
-	waiting []*saving
+	waiting []*pendingSave
 }
 
-// A saving is one row. Only the goroutine that has the turn uses it.
-type saving struct {
+// A pendingSave is a row that waits to be written. Once it is in waiting, only the goroutine that
+// has the turn uses it.
+type pendingSave struct {
 	webhook     *keystore.Webhook
 	done, saved bool
 }
@@ -29,16 +30,16 @@ func newSaver(ks *manage.Keystore) *saver {
 	return &saver{keys: ks, turn: make(chan struct{}, 1)}
 }
 
-// save stores a row. It returns false if somebody else has changed it, or if the write failed. The
-// write may have happened then.
+// save stores a row. It returns false if another node has changed the row, or if the write failed.
+// A write that failed may have been committed.
 func (s *saver) save(w *keystore.Webhook) bool {
-	own := &saving{webhook: w}
+	own := &pendingSave{webhook: w}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, own)
 	s.mu.Unlock()
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
-	if !own.done { // with the rows of another goroutine
+	if !own.done { // another goroutine has not written it together with its own row
 		s.mu.Lock()
 		batch := s.waiting
 		s.waiting = nil
@@ -48,12 +49,13 @@ func (s *saver) save(w *keystore.Webhook) bool {
 	return own.saved
 }
 
-func (s *saver) write(batch []*saving) {
+func (s *saver) write(batch []*pendingSave) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	var rows []keystore.Webhook
 	for _, one := range batch {
-		// A delivery that ends and its successor may save the same row. The second has lost it.
+		// A delivery that ends and its successor may save the same row. Only the first one can
+		// succeed, because both expect the same Beat.
 		one.done = slices.ContainsFunc(rows, func(w keystore.Webhook) bool {
 			return w.ID == one.webhook.ID
 		})

@@ -23,15 +23,17 @@ func mayContainDerived(word []byte) bool {
 		bytes.IndexByte(word, '\\') >= 0
 }
 
-// findDerived returns the beginning and end of the first derived token in word, or the end of word
-// twice. A derived token is found by its claims and its signature, like in keystore.ContainsToken.
-// Characters of a JWT before and after it are taken as a part of it.
+// findDerived returns the beginning and end of the first derived token in word, or len(word) twice
+// if there is none. It recognizes a token by its claims and its signature, as
+// keystore.ContainsToken does. The result includes adjacent characters that could belong to a JWT.
 func findDerived(word []byte) (from, to int) {
-	// The current part of a JWT, and its length when it is decoded. The parts before it count only if
-	// a dot is between them.
+	// The current part of a JWT: where it begins, its length without escapes, and its first two
+	// characters.
 	part, length := 0, 0
 	var begin [2]byte
-	previous, header := -1, -1 // the part before; the one before that, if claims may be between
+	// Where the part before begins, or -1 if no dot ends it; and where the header begins, or -1 if
+	// the part before cannot be claims.
+	previous, header := -1, -1
 	from, to = -1, len(word)
 	for i := 0; ; {
 		c, next := byte(0), i
@@ -51,7 +53,7 @@ func findDerived(word []byte) (from, to int) {
 			if from < 0 {
 				from = header
 			}
-			to = i // or further: these may be the claims, after a word and a dot
+			to = i // so far: this may be the claims of a token that follows a word and a dot
 		case from >= 0:
 			return from, to
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A LeakReport says where a token was found. Only Token is trusted: whoever has a token could use
+// A LeakReport says where a token was found. Only Token is trusted: anyone who has a token could use
 // it, and so may end it. The other fields are for people.
 type LeakReport struct {
 	Token  string

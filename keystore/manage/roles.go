@@ -208,8 +208,9 @@ func (a authority) checkRoleUses(home string, uses []keystore.Reach, s *keystore
 const (
 	// maxNamedKeys is how many keys a refusal names.
 	maxNamedKeys = 20
-	// maxFineGrants is how many different grants are remembered that an edit of a role leaves as
-	// they are. A million keys with the same grants would keep other changes waiting.
+	// maxFineGrants is the maximum number of lists of grants that checkGrowOnly remembers as losing
+	// nothing. Without that, checking a million keys with the same grants would delay other
+	// changes.
 	maxFineGrants = 1000
 )
 
@@ -233,7 +234,7 @@ func checkGrowOnly(
 		return nil
 	}
 	var fields []keystore.FieldError
-	fine := make(map[*keystore.Grant]bool) // arrays of grants that lose nothing
+	fine := make(map[*keystore.Grant]bool) // by the first grant of a list that loses nothing
 	err := tx.KeysHolding(before.ID(), homes, func(key *keystore.Key) bool {
 		if fine[&key.Grants[0]] {
 			return true

@@ -10,13 +10,13 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A verified is a derived token whose signature was right. That stays true for good: whether its
-// key is still valid is looked up each time. The signature is not kept, so that the memory of the
+// A verified is a derived token with a valid signature, which never becomes invalid. Whether its
+// key is valid is looked up for each request. The signature is not kept, so the memory of the
 // process holds no usable token.
 type verified struct {
 	parent    keystore.Digest
 	prefix    string // of the parent's token: see keystore.DerivingKey
-	signed    string // what the signature covers
+	signed    string // the text that the signature covers
 	narrowing *keystore.Narrowing
 }
 
@@ -115,8 +115,8 @@ func (n *Node) acceptsDerived(prefix string) bool {
 	return keystore.AcceptsDerived(prefix, n.settings.Load().TokenPrefixes)
 }
 
-// outdated reports whether it is unknown if a token of another system has an accepted prefix. A node
-// finds out when it sees the token again.
+// outdated reports whether a deriving key leaves open if a token of another system has an accepted
+// prefix. A node decides that when it sees the token again.
 func (n *Node) outdated(k keystore.DerivingKey) bool {
 	return keystore.IsForeign(k.Prefix) && !n.acceptsDerived(k.Prefix)
 }
@@ -165,37 +165,37 @@ func (n *Node) derivingKey(
 }
 
 const (
-	// forgeryShare limits the wrong signatures of one parent: after one, the node waits for this
-	// many times as long as its verification took.
+	// forgeryShare sets the pause after a wrong signature: this many times the duration of its
+	// verification.
 	forgeryShare = 9
-	// maxWaiting is how many verifications of one parent may wait.
+	// maxWaiting is the maximum number of verifications of one parent that wait.
 	maxWaiting = 64
-	// maxForged is how many parents are paced at a time.
+	// maxForged is the maximum number of parents that are throttled at a time.
 	maxForged = 1024
 )
 
 var errForgeries = errors.New("too many derived tokens of one key with wrong signatures")
 
-// forgeries paces the verification of signatures, so that the wrong ones of one parent take at most
-// a tenth of a core. Verified tokens are remembered and do not come here.
+// forgeries throttles the verification of signatures: the wrong signatures of one parent take at
+// most a tenth of a core. Tokens that were verified before skip it.
 //
-// There is no limit for all parents together: it would refuse the fresh tokens of parents that
-// nobody attacks. It would save little too: a wrong signature costs about as much as the rest of
-// its request, and so does a right one, which the holder of any key can send
+// There is no limit for all parents together, because it would refuse new tokens of parents that
+// nobody attacks. It would also save little: verifying a wrong signature costs about as much as the
+// rest of the request. So does verifying a valid one, which the holder of any key can cause
 // (docs/derived.md, "Floods").
 type forgeries struct {
 	mu      sync.Mutex
-	parents map[keystore.Digest]*pace
+	parents map[keystore.Digest]*throttle
 }
 
-// A pace is that of a parent with wrong signatures. Its tokens are verified one by one.
-type pace struct {
+// A throttle makes the tokens of a parent with wrong signatures wait. They are verified one by one.
+type throttle struct {
 	turn    chan struct{} // capacity 1
 	waiting int
 	next    time.Time // of the next verification
 }
 
-// check calls verify, perhaps after a pause, and returns its result.
+// check calls verify and returns its result. If the parent is throttled, it waits first.
 func (f *forgeries) check(
 	ctx context.Context, d *keystore.Digest, verify func() bool,
 ) (ok bool, err error) {
@@ -222,8 +222,8 @@ func (f *forgeries) check(
 	return ok, nil
 }
 
-// enter returns the pace of a parent, or nil if it has none.
-func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
+// enter returns the throttle of a parent, or nil if it has none.
+func (f *forgeries) enter(d *keystore.Digest) (*throttle, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p := f.parents[*d]
@@ -238,7 +238,7 @@ func (f *forgeries) enter(d *keystore.Digest) (*pace, error) {
 }
 
 // pause waits until the next verification.
-func (f *forgeries) pause(ctx context.Context, p *pace) error {
+func (f *forgeries) pause(ctx context.Context, p *throttle) error {
 	for {
 		f.mu.Lock()
 		wait := time.Until(p.next)
@@ -256,7 +256,7 @@ func (f *forgeries) pause(ctx context.Context, p *pace) error {
 	}
 }
 
-// failed notes a wrong signature.
+// failed throttles a parent after a wrong signature, whose verification took some time.
 func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -271,11 +271,11 @@ func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	p.next = p.next.Add(forgeryShare * took)
 }
 
-// add adds a pace. If there is no room, it forgets another one, if possible one that no longer
-// slows anything down.
-func (f *forgeries) add(d keystore.Digest, now time.Time) *pace {
+// add adds a throttle. If there are too many, it removes another one, if possible one whose pause
+// is over.
+func (f *forgeries) add(d keystore.Digest, now time.Time) *throttle {
 	if f.parents == nil {
-		f.parents = make(map[keystore.Digest]*pace)
+		f.parents = make(map[keystore.Digest]*throttle)
 	}
 	if len(f.parents) >= maxForged {
 		var forgotten keystore.Digest
@@ -287,13 +287,13 @@ func (f *forgeries) add(d keystore.Digest, now time.Time) *pace {
 		}
 		delete(f.parents, forgotten)
 	}
-	p := &pace{turn: make(chan struct{}, 1)}
+	p := &throttle{turn: make(chan struct{}, 1)}
 	f.parents[d] = p
 	return p
 }
 
-// leave ends a call of check. It forgets a pace that no longer slows anything down.
-func (f *forgeries) leave(d *keystore.Digest, p *pace) {
+// leave ends a call of check. It removes a throttle whose pause is over.
+func (f *forgeries) leave(d *keystore.Digest, p *throttle) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p.waiting--

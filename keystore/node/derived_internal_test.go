@@ -85,7 +85,7 @@ func TestForgeriesAreBounded(t *testing.T) {
 		}
 		work.Wait()
 		if n := len(f.parents); n != maxForged {
-			t.Errorf("%d paces", n)
+			t.Errorf("%d throttles", n)
 		}
 		begun := time.Now()
 		for i := range 2 * maxWaiting {
@@ -103,7 +103,7 @@ func TestForgeriesAreBounded(t *testing.T) {
 		if took := time.Since(begun); took > time.Second {
 			t.Errorf("the tokens of other parents took %s", took)
 		}
-		// A pace that no longer slows anything down makes room before one that does.
+		// A throttle whose pause is over makes room before one that still pauses.
 		var slow keystore.Digest
 		for d := range f.parents {
 			slow = d
@@ -116,7 +116,7 @@ func TestForgeriesAreBounded(t *testing.T) {
 		}
 		work.Wait()
 		if f.parents[slow] == nil {
-			t.Error("a pace was forgotten while others slowed nothing down")
+			t.Error("a throttle was removed while the pauses of others were over")
 		}
 	})
 }

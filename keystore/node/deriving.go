@@ -15,9 +15,10 @@ const (
 	maxPendingDeriving = 1 << 16
 )
 
-// A derivingBook has the deriving keys of tokens that were stored without one: as a digest, or by
-// an earlier release. It also has those of tokens of other systems, once another prefix is accepted.
-// The node that sees such a token computes its key in the background.
+// A derivingBook holds deriving keys that this node has computed and not yet stored. Tokens that
+// were imported as digests or created by an earlier release have none in the database. That of a
+// token of another system is replaced after a change of the accepted prefixes. The node that sees
+// such a token computes its deriving key in the background.
 type derivingBook struct {
 	queue chan seenToken
 
@@ -36,8 +37,8 @@ func newDerivingBook() *derivingBook {
 		keys: make(map[keystore.Digest]keystore.DerivingKey)}
 }
 
-// learnDeriving has the deriving key of a record's token computed in the background. It never
-// waits.
+// learnDeriving queues a record's token, so that its deriving key is computed in the background. It
+// never waits: if the queue is full, the next use of the token queues it.
 func (n *Node) learnDeriving(r *keystore.Record, token string) {
 	if r.RotatedOut() || len(n.deriving.queue) == derivingQueue {
 		return

@@ -62,8 +62,9 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 	}
 	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
 	a = a.restrict(false)
-	// A record may also be cached since a derived token named it, or since before the prefix was
-	// accepted. The tag need not be verified for a token that this deployment created for the key.
+	// That a record is cached does not prove the tag: a derived token may have named the record, or
+	// the record is older than the accepted prefix. A token that names the key of the record was
+	// created by this deployment, so its tag is valid.
 	if prefixed && a.Record != nil && !keystore.NamesKey(credential, a.Record.KeyID) {
 		if _, ok := n.Inspect(credential); !ok {
 			return Answer{Outcome: keystore.Malformed}, nil

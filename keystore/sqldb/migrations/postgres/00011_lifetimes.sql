@@ -9,8 +9,9 @@ SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', t
 -- Nodes of the previous release may be writing. They take this lock before any other.
 SELECT 1 FROM head FOR UPDATE;
 
--- Reminders follow the keys in this order. Keys that were imported together may all expire at the same time. With a million keys,
--- this takes seconds, in which nodes of the previous release read: statements that lock tables for reading come later.
+-- Reminders read the keys in this order. The id is in the index because keys that were imported together may expire at the same
+-- time. With a million keys, creating it takes seconds. Nodes of the previous release can still read keys meanwhile, because the
+-- statements that block reading come later.
 CREATE INDEX keys_reminded ON keys (expires_at, id) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
 -- Microseconds; 0: no rule.
@@ -20,14 +21,14 @@ ALTER TABLE namespaces
     ADD COLUMN idle_then TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (idle_then IN ('', 'notify', 'inactivate')),
     ADD COLUMN on_leak TEXT COLLATE "C" NOT NULL DEFAULT '' CHECK (on_leak IN ('', 'notify', 'inactivate', 'revoke'));
 
--- Up to which key, in the order of their expiry, reminders were given, by how long before the expiry (0: that a key has expired).
+-- For each time before the expiry (0: the expiry itself), the last key, in the order of expiry, for which a reminder was given.
 CREATE TABLE reminders (
     before     BIGINT PRIMARY KEY,
     expires_at BIGINT NOT NULL,
     key_id     TEXT   COLLATE "C" NOT NULL
 );
 
--- The keys that were reported as unused, with the last use, or the creation, of which that is true.
+-- The keys that were reported as unused. since is the last use before the report, or the creation of the key.
 CREATE TABLE unused_keys (
     key_id      TEXT     COLLATE "C" PRIMARY KEY,
     since       BIGINT   NOT NULL,

@@ -9,18 +9,18 @@ ALTER TABLE namespaces ADD COLUMN idle_after INTEGER NOT NULL DEFAULT 0 CHECK (i
 ALTER TABLE namespaces ADD COLUMN idle_then TEXT NOT NULL DEFAULT '' CHECK (idle_then IN ('', 'notify', 'inactivate'));
 ALTER TABLE namespaces ADD COLUMN on_leak TEXT NOT NULL DEFAULT '' CHECK (on_leak IN ('', 'notify', 'inactivate', 'revoke'));
 
--- Reminders follow the keys in this order. Keys that were imported together may all expire at the same time.
+-- Reminders read the keys in this order. The id is in the index because keys that were imported together may expire at the same time.
 DROP INDEX keys_expiring;
 CREATE INDEX keys_expiring ON keys (expires_at, id, revoked_at, personal) WHERE expires_at IS NOT NULL AND revoked_at IS NULL AND personal = 0;
 
--- Up to which key, in the order of their expiry, reminders were given, by how long before the expiry (0: that a key has expired).
+-- For each time before the expiry (0: the expiry itself), the last key, in the order of expiry, for which a reminder was given.
 CREATE TABLE reminders (
     before     INTEGER PRIMARY KEY NOT NULL,
     expires_at INTEGER NOT NULL,
     key_id     TEXT    NOT NULL
 ) STRICT;
 
--- The keys that were reported as unused, with the last use, or the creation, of which that is true.
+-- The keys that were reported as unused. since is the last use before the report, or the creation of the key.
 CREATE TABLE unused_keys (
     key_id      TEXT    PRIMARY KEY NOT NULL,
     since       INTEGER NOT NULL,
