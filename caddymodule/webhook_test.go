@@ -7,15 +7,21 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
-func init() { caddy.RegisterModule(new(eventRecorder)) }
+func init() {
+	caddy.RegisterModule(new(eventRecorder))
+	caddy.RegisterModule(new(eventCommand))
+}
 
 // An eventRecorder is a handler of Caddy's events app.
 type eventRecorder struct{}
@@ -136,5 +142,78 @@ func TestEventsApp(t *testing.T) {
 		}
 	case <-time.After(time.Minute):
 		t.Fatal("the event did not arrive")
+	}
+}
+
+// An eventCommand is a handler of Caddy's events app that runs a command. It has the name and syntax
+// of github.com/mholt/caddy-events-exec.
+type eventCommand struct {
+	Command string   `json:"command"`
+	Args    []string `json:"args"`
+}
+
+func (*eventCommand) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.exec",
+		New: func() caddy.Module { return new(eventCommand) }}
+}
+
+func (c *eventCommand) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	words := d.RemainingArgs()
+	c.Command, c.Args = words[1], words[2:]
+	return nil
+}
+
+func (c *eventCommand) Handle(ctx context.Context, _ caddy.Event) error {
+	placeholders := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	var args []string
+	for _, arg := range c.Args {
+		args = append(args, placeholders.ReplaceAll(arg, ""))
+	}
+	return exec.CommandContext(ctx, c.Command, args...).Run()
+}
+
+// TestExpiryMail runs the recipe of docs/events.md with a program that keeps the mail.
+func TestExpiryMail(t *testing.T) {
+	page, err := os.ReadFile("../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, recipe, _ := strings.Cut(string(page), "\n### Mail before a key expires\n")
+	block := func(language, begin string) string {
+		_, rest, _ := strings.Cut(recipe, "```"+language+"\n"+begin)
+		text, _, ok := strings.Cut(rest, "```")
+		if !ok {
+			t.Fatalf("the recipe has no block that begins with %s", begin)
+		}
+		return begin + text
+	}
+	g := newInstance(t)
+	write := func(name, text string) {
+		if err := os.WriteFile(g.path(name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("expiry-mail", block("bash", "#!/bin/sh\n"))
+	write("sendmail", "#!/bin/sh\n{ echo \"$@\"; cat; } > "+g.path("part")+
+		" && mv "+g.path("part")+" "+g.path("mail"))
+	t.Setenv("PATH", g.dir+":"+os.Getenv("PATH"))
+	// A reminder comes up to 15 s late. Each event of a key has the same placeholders.
+	g.loadCaddyfile(strings.NewReplacer("/usr/local/bin", g.dir, "key_expiring", "key_created",
+		"{\n\tevents", "{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n\tevents").
+		Replace(block("", "{\n")))
+	g.mint(object{"name": "-x $(date) `date`", "expires_at": "2041-01-02T03:04:05Z"})
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		mail, err := os.ReadFile(g.path("mail"))
+		if err == nil {
+			head, body, _ := strings.Cut(string(mail), "\n\n")
+			if !strings.HasPrefix(head, "-i -t\nTo: ") || body !=
+				"The key \"-x $(date) `date`\", owned by root, expires at 2041-01-02T03:04:05Z.\n" {
+				t.Errorf("%s", mail)
+			}
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("no mail was sent")
+		}
 	}
 }

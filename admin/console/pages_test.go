@@ -642,7 +642,7 @@ func TestWebhooks(t *testing.T) {
 	}
 	p.get("/apikeys/webhooks").want(200, "https://example.com/&lt;h&gt;", "Retrying",
 		"answered 500", "/apikeys/webhooks/wh_1")
-	p.get("/apikeys/webhooks/wh_1").want(200, "evt_2", "key.revoked", "1.5s", "Delivered",
+	p.get("/apikeys/webhooks/wh_1").want(200, "evt_2", "key.revoked", "1.5 s", "Delivered",
 		"Failed attempts", "Send test event", "Replay events")
 	p.get("/apikeys/webhooks/missing").want(404)
 	p.post("/apikeys/webhooks/wh_1/test").want(200, "Test event queued")

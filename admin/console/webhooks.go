@@ -91,10 +91,20 @@ func pageOfWebhook(v *visit) (*webhookPage, error) {
 	p := &webhookPage{webhookLine: lineOf(v, w), Address: webhookAddress(w.ID),
 		Replays: v.mayIn("admin.webhooks:replay", keystore.AnyNamespace)}
 	for _, d := range w.Deliveries {
-		p.Lines = append(p.Lines, deliveryLine{d,
-			(time.Duration(d.DurationMS) * time.Millisecond).String()})
+		p.Lines = append(p.Lines, deliveryLine{d, tookText(d.DurationMS)})
 	}
 	return p, nil
+}
+
+// tookText returns how long an attempt took, in milliseconds, for people.
+func tookText(ms int64) string {
+	switch {
+	case ms < 1:
+		return "under 1 ms"
+	case ms < 1000:
+		return fmt.Sprint(ms, " ms")
+	}
+	return fmt.Sprintf("%.1f s", float64(ms)/1000)
 }
 
 func showWebhook(v *visit) error {

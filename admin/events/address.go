@@ -16,8 +16,13 @@ var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.
 	"2001:db8::/32", "2002::/16", "3fff::/20")
 
 // unicast is the only part of IPv6 with public addresses (RFC 4291). Others lead into networks of
-// IPv4: 64:ff9b::/96 (RFC 6052), for example, or ::ffff:0:0:0/96 (RFC 7915).
+// IPv4: ::ffff:0:0:0/96 (RFC 7915), for example.
 var unicast = netip.MustParsePrefix("2000::/3")
+
+// translated has the IPv4 addresses that DNS64 gives to nodes without IPv4 (RFC 6052). The last four
+// bytes are the address that a translator sends to. Networks may choose prefixes of their own, which
+// nobody else can tell from other addresses.
+var translated = netip.MustParsePrefix("64:ff9b::/96")
 
 func prefixes(list ...string) (out []netip.Prefix) {
 	for _, s := range list {
@@ -29,6 +34,10 @@ func prefixes(list ...string) (out []netip.Prefix) {
 // public reports whether an address is on the public internet.
 func public(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
+	if translated.Contains(a) {
+		bytes := a.As16()
+		a = netip.AddrFrom4([4]byte(bytes[12:]))
+	}
 	return a.IsGlobalUnicast() && !a.IsPrivate() && (a.Is4() || unicast.Contains(a)) &&
 		!slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
 }

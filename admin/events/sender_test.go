@@ -276,7 +276,10 @@ func TestPrivate(t *testing.T) {
 		"8.8.8.8": true, "2606:4700::1111": true, "1.1.1.1": true,
 		"192.168.1.1": false, "172.16.0.1": false, "100.64.0.1": false, "fc00::1": false,
 		"fe80::1%eth0": false, "::": false, "224.0.0.1": false, "ff02::1": false,
-		"255.255.255.255": false, "::ffff:10.0.0.1": false, "64:ff9b::a00:1": false,
+		"255.255.255.255": false, "::ffff:10.0.0.1": false,
+		"64:ff9b::8.8.8.8": true, "64:ff9b::10.0.0.1": false, "64:ff9b::127.0.0.1": false,
+		"64:ff9b::169.254.169.254": false, "64:ff9b::": false, "64:ff9b::255.255.255.255": false,
+		"64:ff9b::1:808:808": false, "::ffff:64:ff9b:808:808": false,
 		"::ffff:0:10.0.0.1": false, "4000::1": false, "64:ff9b:1::1": false, "2001:0:a00:1::": false,
 		"2002:a00:1::": false, "2001:db8::1": false, "::10.0.0.1": false, "198.18.0.1": false,
 	} {

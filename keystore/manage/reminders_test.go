@@ -132,6 +132,40 @@ func TestExpiryReminders(t *testing.T) {
 	})
 }
 
+// TestRemindersOnSteppedClock sets the clock of the database ahead and back, as an administrator or a
+// failover to another machine does. Each reminder must be given once.
+func TestRemindersOnSteppedClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		s := node.Settings{Reminders: node.ReminderSettings{
+			Before: []time.Duration{2 * time.Minute}}}
+		k, first := d.Node(s)
+		_, second := d.Node(s)
+		const keys = 20
+		for i := range keys {
+			fleet.Mint(t, k, manage.KeySpec{
+				ExpiresAt: time.Now().Add(3*time.Minute + time.Duration(i)*10*time.Second)})
+		}
+		for i := range 18 {
+			ahead := []time.Duration{0, time.Minute, -30 * time.Second}[i%3]
+			first.Ahead.Store(int64(ahead))
+			second.Ahead.Store(int64(ahead))
+			time.Sleep(25 * time.Second)
+		}
+		for _, action := range []string{"key.expiring", "key.expired"} {
+			given := make(map[string]int)
+			for _, row := range auditedAs(t, k, action) {
+				if given[row.Object]++; given[row.Object] > 1 {
+					t.Errorf("%s of one key was given %d times", action, given[row.Object])
+				}
+			}
+			if len(given) != keys {
+				t.Errorf("%s was given for %d of %d keys", action, len(given), keys)
+			}
+		}
+	})
+}
+
 // TestUnusedElsewhere gives one namespace a short time. Its searches must not take the write lock for
 // the unused keys of others.
 func TestUnusedElsewhere(t *testing.T) {

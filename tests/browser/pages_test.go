@@ -15,17 +15,22 @@ import (
 // nothing is wider than the window or moves, and the Tab key reaches every control.
 func TestPages(t *testing.T) {
 	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: strings.Replace(site, "public",
-		"operation orders:search read GET /v1/orders\n\toperation orders:place write POST "+
-			"/v1/orders\n\tpublic", 1)})
+	receivers, _ := newReceivers(t)
+	g := gate.Start(t, gate.Config{APIKeys: webhooks(receivers+"/works", receivers+"/fails"),
+		Site: strings.Replace(site, "public", "operation orders:search read GET /v1/orders\n\t"+
+			"operation orders:place write POST /v1/orders\n\tpublic", 1)})
+	hooks := awaitWebhooks(t, g, 2)
 	ada, token := member(t, g, "ada", everywhere)
 	ben, _ := member(t, g, "ben", gate.JSON{"namespace": "default", "roles": []string{"viewer"}})
 	for _, id := range []string{"acme-uk", "acme-fr"} {
 		if id == "acme-uk" {
 			g.Namespace(t, "acme", gate.JSON{"name": "Acme Group", "edit_policy": "grow_only"})
 		}
-		g.Namespace(t, id, gate.JSON{"parent": "acme"})
+		g.Namespace(t, id, gate.JSON{"parent": "acme", "max_lifetime": "90d",
+			"idle": gate.JSON{"after": "90d", "then": "inactivate"}})
 	}
+	team := create(t, g, "/members", gate.JSON{"name": "Operations", "kind": "group",
+		"login": "ops", "grants": []gate.JSON{everywhere}})["id"].(string)
 	create(t, g, "/roles", gate.JSON{"namespace": "acme", "name": "billing",
 		"permissions": []string{"orders:read"}})
 	create(t, g, "/plans", gate.JSON{"namespace": "acme", "name": "gold",
@@ -109,6 +114,12 @@ func TestPages(t *testing.T) {
 			{"member-edit", "/apikeys/members/" + ada + "/edit"},
 			{"member-token", "/apikeys/members/" + ada + "/token"},
 			{"member-delete", "/apikeys/members/" + ada + "/delete"},
+			{"namespace-lifetime", "/apikeys/namespaces/acme-uk"},
+			{"member-group", "/apikeys/members/" + team},
+			{"member-group-edit", "/apikeys/members/" + team + "/edit"},
+			{"webhooks", "/apikeys/webhooks"},
+			{"webhook", "/apikeys/webhooks/" + hooks["works"]},
+			{"webhook-fails", "/apikeys/webhooks/" + hooks["fails"]},
 			{"progress", fmt.Sprintf("/apikeys/progress?revision=1&since=%d",
 				time.Now().UnixMilli())},
 		} {
@@ -118,6 +129,12 @@ func TestPages(t *testing.T) {
 	})
 
 	page := signedIn(t, g, token, chromium.Look{})
+	page.Open(key)
+	page.Click("Derive a token")
+	page.Sees("caddy apikeys derive --expires 15m")
+	shown(t, page, "key-derive")
+	page.Click("Copy Command line")
+	page.Sees("Copied")
 	page.Open("/apikeys/keys/new?namespace=acme")
 	page.Fill("Name", strings.Repeat("too long ", 30))
 	page.Click("Custom")
