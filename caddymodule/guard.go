@@ -65,7 +65,7 @@ type passed struct {
 	keys     []*Handler                // those of key
 	assigned []assignment              // placeholders that have got other values
 	given    []caddyhttp.MatcherSets   // those that match the request as the last rewrite has left it
-	rewrites int                       // by handlers so far
+	rewrites int                       // how many handlers have changed the path
 	stripped string                    // the prefix that was removed from the path
 	answered bool                      // by a handler that calls no further one
 	open     int                       // the index of the open upstream that has answered, plus one
@@ -98,7 +98,7 @@ func (p *passed) rewrite() {
 	p.rewrites++
 }
 
-// add adds what only requests under conditions have passed between start and end.
+// add adds what a request passes between start and end if it meets conditions.
 func (p *passed) add(start, end passed, under ...caddyhttp.MatcherSets) {
 	if end.rewrites > start.rewrites {
 		p.rewrite()
@@ -271,7 +271,7 @@ func (g *guard) handle(
 			p.rewrite()
 		case *reverseproxy.Handler:
 			if passesOn(h) {
-				g.responses(h, &p, within)
+				p = g.responses(h, p, within)
 			} else {
 				p = g.upstream(h, upstreamsOf(h), p)
 			}

@@ -163,16 +163,15 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 }
 
 // responses is for `forward_auth`, which runs the routes of one of its responses before the request
-// goes on. They are followed for what p has passed in them only.
+// goes on. They are followed only for what the request passes in them.
 func (g *guard) responses(
-	h *reverseproxy.Handler, p *passed, within []caddyhttp.MatcherSets,
-) {
-	start := p.clone()
+	h *reverseproxy.Handler, p passed, within []caddyhttp.MatcherSets,
+) passed {
 	var ends []passed
 	for _, response := range h.HandleResponse {
 		inner := &guard{server: g.server, site: new(guardedSite), required: make(map[string]bool),
 			invoked: g.invoked}
-		end := inner.follow(response.Routes, start, within)
+		end := inner.follow(response.Routes, p, within)
 		if !end.answered && response.StatusCode == "" {
 			ends = append(ends, end)
 		}
@@ -181,9 +180,11 @@ func (g *guard) responses(
 	if len(ends) > 1 {
 		under = append(under, uncertain)
 	}
+	next := p.clone()
 	for _, end := range ends {
-		p.add(start, end, under...)
+		next.add(p, end, under...)
 	}
+	return next
 }
 
 func (p *passed) assignAuthentication(h *caddyauth.Authentication) {
@@ -229,11 +230,13 @@ func (o *origins) chosen(name string, before int) bool {
 }
 
 func (o *origins) look(name string, before int) bool {
+	given := false
 	for i := before - 1; i >= 0; i-- {
 		a := &o.assigned[i]
 		if !a.gives(name) {
 			continue
 		}
+		given = true
 		at := i
 		if a.lazy {
 			at = before
@@ -245,7 +248,8 @@ func (o *origins) look(name string, before int) bool {
 			return false
 		}
 	}
-	return slices.ContainsFunc(writable,
+	// A group of a regular expression that is in no matcher comes from one in an `expression`.
+	return !given && strings.HasPrefix(name, regexpPlaceholder) || slices.ContainsFunc(writable,
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 

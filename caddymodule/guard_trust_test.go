@@ -111,6 +111,8 @@ func TestSpoofableNames(t *testing.T) {
 		{"request_header HEADER {http.url_pattern.pathname.user}", true},
 		{"@u path_regexp u ^/apikeys/(.*)\n\trequest_header @u X-A a\n\t" +
 			"request_header HEADER {re.1}", true},
+		{"@u expression path_regexp('u', '(.*)')\n\trequest_header @u X-A a\n\t" +
+			"request_header HEADER {re.u.1}", true},
 		{"@u not path_regexp u ^/apikeys/v1/(.*)\n\trequest_header @u X-A a\n\t" +
 			"request_header HEADER {re.u.1}", true},
 		{forward("") + "\n\t@u header_regexp u HEADER (.*)@\n\t@v path_regexp v (.*)\n\t" +
