@@ -63,8 +63,8 @@ var fails = [keystore.NumOutcomes]bool{
 }
 
 // failed reports whether an outcome of a call counts as a failure. An expired derived token is no
-// guess: it is refused before its key is looked up or its signature verified, so its sender learns
-// nothing. It may come from a client with a slow clock.
+// guess: either it is refused for its own time before anything is looked up, or its signature was
+// right. It may come from a client with a slow clock.
 func (c *call) failed(outcome keystore.Outcome) bool {
 	return fails[outcome] &&
 		!(outcome == keystore.Expired && keystore.IsDerived(c.credential.token))

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -63,6 +64,8 @@ type passed struct {
 	some     [][]caddyhttp.MatcherSets // an api_key, if one of these lists of matchers matches
 	keys     []*Handler                // those of key
 	assigned []assignment              // placeholders that have got other values
+	given    []caddyhttp.MatcherSets   // those that match the request as the last rewrite has left it
+	rewrites int                       // how many handlers have changed the path
 	stripped string                    // the prefix that was removed from the path
 	answered bool                      // by a handler that calls no further one
 	open     int                       // the index of the open upstream that has answered, plus one
@@ -70,8 +73,48 @@ type passed struct {
 
 func (p passed) clone() passed {
 	p.some, p.keys = slices.Clone(p.some), slices.Clone(p.keys)
-	p.assigned = slices.Clone(p.assigned)
+	p.assigned, p.given = slices.Clone(p.assigned), slices.Clone(p.given)
 	return p
+}
+
+// uncertain is a condition that is never known to be true.
+var uncertain = caddyhttp.MatcherSets{{unknownMatcher{}}}
+
+// rewrite is for a handler that changes the path. Matchers have seen another one before it.
+func (p *passed) rewrite() {
+	settle := func(conditions []caddyhttp.MatcherSets) []caddyhttp.MatcherSets {
+		if impliesAll(p.given, conditions) {
+			return nil
+		}
+		return []caddyhttp.MatcherSets{uncertain}
+	}
+	for i := range p.some {
+		p.some[i] = settle(p.some[i])
+	}
+	for i := range p.assigned {
+		p.assigned[i].when = settle(p.assigned[i].when)
+	}
+	p.given = nil
+	p.rewrites++
+}
+
+// add adds what a request passes between start and end if it meets conditions.
+func (p *passed) add(start, end passed, under ...caddyhttp.MatcherSets) {
+	if end.rewrites > start.rewrites {
+		p.rewrite()
+	}
+	some := end.some[len(start.some):]
+	if end.key && !start.key {
+		some = append(some, nil)
+	}
+	for _, conditions := range some {
+		p.some = append(p.some, slices.Concat(under, conditions))
+	}
+	p.key = p.key || complementary(p.some)
+	for _, a := range end.assigned[len(start.assigned):] {
+		a.when = slices.Concat(under, a.when)
+		p.assigned = append(p.assigned, a)
+	}
 }
 
 // Checks and problems that have a warning of their own at the start.
@@ -89,14 +132,21 @@ func guardServers(servers []*caddyhttp.Server) []danger {
 		g.server, g.invoked = server, make(map[string]bool)
 		rest := &guardedSite{name: strings.Join(server.Listen, " ")}
 		var sites []*guardedSite
-		state := passed{}
-		for _, r := range server.Routes {
+		state, routes := passed{}, server.Routes
+		for len(routes) > 0 {
 			g.site = rest
-			if hosts := routeHosts(r); hosts != nil && r.Terminal {
+			n := slices.IndexFunc(routes, isSite)
+			switch n {
+			case 0:
+				hosts := routeHosts(routes[0])
 				g.site = &guardedSite{name: strings.Join(hosts, " "), hosts: hosts}
 				sites = append(sites, g.site)
+				n = 1
+			case -1:
+				n = len(routes)
 			}
-			state = g.follow(caddyhttp.RouteList{r}, state, nil)
+			state = g.follow(routes[:n], state, nil)
+			routes = routes[n:]
 		}
 		for _, site := range append(sites, rest) {
 			g.checkSite(site)
@@ -107,6 +157,9 @@ func guardServers(servers []*caddyhttp.Server) []danger {
 	}
 	return g.dangers
 }
+
+// isSite reports whether a route is what the Caddyfile calls a site with hosts.
+func isSite(r caddyhttp.Route) bool { return r.Terminal && routeHosts(r) != nil }
 
 // routeHosts returns the hosts that a route is for, or nil if it is for all.
 func routeHosts(r caddyhttp.Route) (hosts []string) {
@@ -135,68 +188,46 @@ func (g *guard) addOption(of any, option, value, check, problem, advice string) 
 func (g *guard) follow(
 	routes caddyhttp.RouteList, p passed, within []caddyhttp.MatcherSets,
 ) passed {
-	// Only one route of a group runs, so what a request has passed in it counts after the group.
-	var group string
-	var inGroup passed
+	// Only one route of a group runs. So p is what a request has passed before the group, and next
+	// what it has passed after it.
+	next, group := p.clone(), ""
+	earlier := make(map[string][]caddyhttp.MatcherSets) // of the routes of a group that go on
 	for _, r := range routes {
-		if r.Group != group {
-			p, inGroup, group = p.after(inGroup), passed{}, r.Group
+		if r.Group == "" || r.Group != group {
+			p, group = next.clone(), r.Group
 		}
-		around := within
+		p.assignMatches(r.MatcherSets)
+		next.assignMatches(r.MatcherSets)
+		inner, around := p.clone(), within
+		var under []caddyhttp.MatcherSets
 		if len(r.MatcherSets) > 0 {
+			inner.given = append(inner.given, r.MatcherSets)
 			around = append(slices.Clone(within), r.MatcherSets)
-			p.assignMatches(r.MatcherSets)
+			under = append(under, r.MatcherSets)
 		}
-		end := g.handle(r.Handlers, p.clone(), around)
-		if group != "" && !r.Terminal && !end.answered {
-			inGroup.assigned = append(inGroup.assigned, end.assignedUnder(r, len(p.assigned))...)
+		if slices.ContainsFunc(earlier[r.Group], func(sets caddyhttp.MatcherSets) bool {
+			return !exclude(sets, r.MatcherSets)
+		}) {
+			under = append(under, uncertain)
 		}
+		end := g.handle(r.Handlers, inner, around)
 		switch {
-		case len(r.MatcherSets) == 0 && group == "" && !r.Terminal:
-			p = end
+		case len(r.MatcherSets) == 0 && r.Group == "" && !r.Terminal:
+			next = end
+		case !r.Terminal && !end.answered:
+			next.add(p, end, under...)
+			switch {
+			case r.Group == "":
+			case end.rewrites > p.rewrites: // the matchers of the others have seen another path
+				earlier[r.Group] = append(earlier[r.Group], nil)
+			default:
+				earlier[r.Group] = append(earlier[r.Group], r.MatcherSets)
+			}
 		case len(r.MatcherSets) == 0:
-			p.answered = p.answered || end.answered || r.Terminal
-		case r.Terminal || end.answered: // no request goes on after it
-		default:
-			inner := end.some[len(p.some):]
-			if end.key && !p.key {
-				inner = append(inner, nil)
-			}
-			for _, some := range inner {
-				some = append([]caddyhttp.MatcherSets{r.MatcherSets}, some...)
-				if group == "" {
-					p.some = append(p.some, some)
-				} else {
-					inGroup.some = append(inGroup.some, some)
-				}
-			}
-			if group == "" {
-				p.assigned = append(p.assigned, end.assignedUnder(r, len(p.assigned))...)
-			}
-			p.key = p.key || complementary(p.some)
+			p.answered, next.answered = true, true
 		}
 	}
-	return p.after(inGroup)
-}
-
-// after returns what a request has passed after a group of routes.
-func (p passed) after(inGroup passed) passed {
-	p.some = append(p.some, inGroup.some...)
-	p.assigned = append(p.assigned, inGroup.assigned...)
-	return p
-}
-
-// assignedUnder returns the assignments of a route, which come after the first n.
-func (p passed) assignedUnder(r caddyhttp.Route, n int) []assignment {
-	inner := slices.Clone(p.assigned[n:])
-	for i := range inner {
-		if len(r.MatcherSets) == 0 { // the last one of a group, for what the others do not match
-			inner[i].maybe = true
-			continue
-		}
-		inner[i].when = append([]caddyhttp.MatcherSets{r.MatcherSets}, inner[i].when...)
-	}
-	return inner
+	return next
 }
 
 // handle follows the handlers of one route.
@@ -237,16 +268,15 @@ func (g *guard) handle(
 			p.assignAuthentication(h)
 		case *rewrite.Rewrite:
 			p.stripped = h.StripPathPrefix // another rewrite may bring the path back
+			p.rewrite()
 		case *reverseproxy.Handler:
 			if passesOn(h) {
-				p.assignResponses(g.server, h, within)
+				p = g.responses(h, p, within)
 			} else {
-				p = g.upstream(h, upstreamsOf(h), p, within)
+				p = g.upstream(h, upstreamsOf(h), p)
 			}
-		case *caddyhttp.StaticResponse:
-			p.answered = true
 		default:
-			p = g.other(handler, p, within)
+			p = g.other(handler, p)
 		}
 	}
 	return p
@@ -255,23 +285,36 @@ func (g *guard) handle(
 // forwarding are handlers of plugins that answer with the response of a program.
 var forwarding = []string{"http.handlers.php", "http.handlers.cgi", "http.handlers.s3proxy"}
 
-func (g *guard) other(handler any, p passed, within []caddyhttp.MatcherSets) passed {
+func (g *guard) other(handler any, p passed) passed {
 	var id string
 	if m, ok := handler.(caddy.Module); ok {
 		id = string(m.CaddyModule().ID)
 	}
 	switch {
+	case answers(handler):
+		p.answered = true
 	case id == rateLimitModule:
 		if !p.key && usesIdentity(handler) {
 			g.add(handler, orderCheck, orderProblem,
 				"Add `order rate_limit after api_key` to the global options.")
 		}
 	case slices.Contains(forwarding, id):
-		return g.upstream(handler, strings.TrimPrefix(id, "http.handlers."), p, within)
+		return g.upstream(handler, strings.TrimPrefix(id, "http.handlers."), p)
 	case !ofCaddy(handler):
 		p.assignUnknown()
 	}
 	return p
+}
+
+// answers reports whether a handler of Caddy answers all requests and calls no further handler.
+func answers(handler any) bool {
+	switch h := handler.(type) {
+	case *caddyhttp.StaticResponse, *caddyhttp.StaticError, *reverseproxy.CopyResponseHandler:
+		return true
+	case *fileserver.FileServer:
+		return !h.PassThru
+	}
+	return false
 }
 
 // passesOn reports whether a proxy only asks another server, as `forward_auth` does: it gets no
@@ -295,13 +338,11 @@ func upstreamsOf(h *reverseproxy.Handler) string {
 }
 
 // upstream checks that a request has passed an api_key when it reaches an upstream.
-func (g *guard) upstream(
-	handler any, to string, p passed, within []caddyhttp.MatcherSets,
-) passed {
+func (g *guard) upstream(handler any, to string, p passed) passed {
 	switch {
 	case p.answered:
 	case p.key || slices.ContainsFunc(p.some,
-		func(some []caddyhttp.MatcherSets) bool { return impliesAll(within, some) }):
+		func(some []caddyhttp.MatcherSets) bool { return impliesAll(p.given, some) }):
 		g.required[to] = true
 	default:
 		g.opens = append(g.opens, openUpstream{handler: handler, to: to, site: g.site,
@@ -353,10 +394,7 @@ func (g *guard) checkKey(h *Handler, p passed, within []caddyhttp.MatcherSets) {
 		if err != nil || s.kind != redact.Header {
 			continue
 		}
-		name := headerPlaceholder + strings.ToLower(s.name)
-		if slices.ContainsFunc(p.assigned, func(a assignment) bool {
-			return a.from == nil && len(a.when) == 0 && !a.maybe && a.gives(name)
-		}) {
+		if p.removes(headerPlaceholder + strings.ToLower(s.name)) {
 			g.addOption(h, "from", c.Name, "sources", "request_header removes "+
 				redact.Argument(s.name)+" before api_key reads a key from it",
 				"Remove this line of request_header: api_key removes the header itself.")
@@ -442,7 +480,6 @@ func (g *guard) ownPort(u *url.URL) bool {
 func (g *guard) checkAdmin(s *AdminSite, p passed, within []caddyhttp.MatcherSets) {
 	const advice = "Write `handle " + sitePath + "/* { " + adminSiteDirective + " }`, before other " +
 		"`handle` blocks."
-	g.checkTrust(s, p, within)
 	var outside []string
 	for _, sets := range within {
 		outside = append(outside, pathsOutsideSite(caddyhttp.Route{MatcherSets: sets})...)
@@ -469,6 +506,7 @@ func (g *guard) checkAdmin(s *AdminSite, p passed, within []caddyhttp.MatcherSet
 				" on the same site", publicAdvice)
 		}
 	}
+	g.checkTrust(s, p)
 }
 
 // checkSite checks what depends on all handlers of a site.

@@ -123,6 +123,7 @@ func (unknownHandler) ServeHTTP(
 	return next.ServeHTTP(w, r)
 }
 
+// handler decodes one handler and what is in it.
 func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.MiddlewareHandler, error) {
 	var named struct{ Handler string }
 	if err := json.Unmarshal(raw, &named); err != nil {

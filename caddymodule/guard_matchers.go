@@ -56,6 +56,14 @@ func matcherImplies(n, m any) bool {
 	return matcherText(n) == matcherText(m)
 }
 
+// exclude reports whether no request matches both a and b. It may report false although none does.
+func exclude(a, b caddyhttp.MatcherSets) bool {
+	not := func(sets caddyhttp.MatcherSets) caddyhttp.MatcherSets {
+		return caddyhttp.MatcherSets{{&caddyhttp.MatchNot{MatcherSets: sets}}}
+	}
+	return len(a) > 0 && len(b) > 0 && (setsImply(a, not(b)) || setsImply(b, not(a)))
+}
+
 // disjoint reports whether m is a path matcher that matches none of the paths that given matches.
 func disjoint(given caddyhttp.MatchPath, m any) bool {
 	other, ok := m.(*caddyhttp.MatchPath)

@@ -202,6 +202,10 @@ func FuzzGuardRunning(f *testing.F) {
 		`{"handler":"authentication","providers":{"http_basic":null,"x":{}}},`+
 		`{"handler":"reverse_proxy","rewrite":{"method":"GET"},"handle_response":[{"routes":[null]}]},`+
 		`{"handler":"api_keys_admin","trust_user":"{http.request.header.A}"}]}]}}}}}`), []byte("a"))
+	f.Add([]byte(`{"apps":{"http":{"servers":{"a":{"named_routes":{"b":{"handle":[`+
+		`{"handler":"reverse_proxy","rewrite":{"method":"GET"},"handle_response":[{"routes":[`+
+		`{"handle":[{"handler":"invoke","name":"b"}]}]}]}]}},`+
+		`"routes":[{"handle":[{"handler":"invoke","name":"b"}]}]}}}}}`), []byte("a"))
 	f.Fuzz(func(_ *testing.T, config, file []byte) {
 		_, _ = guardRunning(config, command.ConfigFile{Name: "Caddyfile", Body: file,
 			Adapter: "caddyfile"})

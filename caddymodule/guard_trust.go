@@ -35,7 +35,8 @@ const (
 // writable has the beginnings of placeholders whose value every client can choose.
 var writable = []string{headerPlaceholder, "http.request.cookie.", "http.request.uri",
 	"http.request.orig_", "http.request.body", "http.request.host", "http.request.port",
-	"http.request.method", "http.request.proto", "http.request.tls.server_name"}
+	"http.request.method", "http.request.proto", "http.request.tls.server_name",
+	"http.matchers.file.", "http.url_pattern."}
 
 // placeholderName returns the name of a placeholder, with the name of a header in lower case,
 // because Caddy ignores its case.
@@ -53,8 +54,19 @@ func (a *assignment) gives(name string) bool {
 	if ok && patternOK {
 		return headerMatches(pattern, header)
 	}
+	group, ok := strings.CutPrefix(name, a.name+".")
 	return a.name == name ||
-		strings.HasPrefix(a.name, regexpPlaceholder) && strings.HasPrefix(name, a.name+".")
+		ok && strings.HasPrefix(a.name+".", regexpPlaceholder) && !strings.Contains(group, ".")
+}
+
+// removes reports whether a placeholder certainly has no value any more.
+func (p *passed) removes(name string) bool {
+	for _, a := range slices.Backward(p.assigned) {
+		if a.gives(name) {
+			return a.from == nil && len(a.when) == 0 && !a.maybe
+		}
+	}
+	return false
 }
 
 func (p *passed) assign(name string, maybe bool, from ...string) {
@@ -103,7 +115,8 @@ func (p *passed) assignVars(vars caddyhttp.VarsMiddleware) {
 	}
 }
 
-// assignMap is for `map`, which is evaluated when one of its destinations is used.
+// assignMap is for `map`, which is evaluated when one of its destinations is used. Of several maps
+// with the same destination, the first one decides.
 func (p *passed) assignMap(h *maphandler.Handler) {
 	from := append([]string{h.Source}, h.Defaults...)
 	for _, m := range h.Mappings {
@@ -113,7 +126,7 @@ func (p *passed) assignMap(h *maphandler.Handler) {
 	}
 	for _, name := range h.Destinations {
 		p.assigned = append(p.assigned, assignment{name: placeholderName(strings.Trim(name, "{}")),
-			from: from, lazy: true})
+			from: from, maybe: true, lazy: true})
 	}
 }
 
@@ -123,11 +136,16 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 		if m == nil {
 			return
 		}
-		p.assign(strings.TrimSuffix(regexpPlaceholder+m.Name, "."), true, from)
+		p.assign(strings.TrimSuffix(regexpPlaceholder, "."), true, from)
+		if m.Name != "" {
+			p.assign(regexpPlaceholder+m.Name, true, from)
+		}
 	}
 	for _, set := range sets {
 		for _, m := range set {
 			switch m := m.(type) {
+			case *caddyhttp.MatchNot: // the placeholders remain when it excludes a request
+				p.assignMatches(m.MatcherSets)
 			case *caddyhttp.MatchPathRE:
 				assign(&m.MatchRegexp, "{http.request.uri.path}")
 			case *caddyhttp.MatchHeaderRE:
@@ -146,27 +164,29 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 	}
 }
 
-// assignResponses is for `forward_auth`, which runs the routes of one of its responses before the
-// request goes on. They are followed for their assignments only.
-func (p *passed) assignResponses(
-	server *caddyhttp.Server, h *reverseproxy.Handler, within []caddyhttp.MatcherSets,
-) {
+// responses is for `forward_auth`, which runs the routes of one of its responses before the request
+// goes on. They are followed only for what the request passes in them.
+func (g *guard) responses(
+	h *reverseproxy.Handler, p passed, within []caddyhttp.MatcherSets,
+) passed {
 	var ends []passed
 	for _, response := range h.HandleResponse {
-		g := &guard{server: server, site: new(guardedSite), required: make(map[string]bool),
-			invoked: make(map[string]bool)}
-		end := g.follow(response.Routes, p.clone(), within)
+		inner := &guard{server: g.server, site: new(guardedSite), required: make(map[string]bool),
+			invoked: g.invoked}
+		end := inner.follow(response.Routes, p, within)
 		if !end.answered && response.StatusCode == "" {
 			ends = append(ends, end)
 		}
 	}
-	before := len(p.assigned)
-	for _, end := range ends {
-		for _, a := range end.assigned[before:] {
-			a.maybe = a.maybe || len(ends) > 1
-			p.assigned = append(p.assigned, a)
-		}
+	var under []caddyhttp.MatcherSets
+	if len(ends) > 1 {
+		under = append(under, uncertain)
 	}
+	next := p.clone()
+	for _, end := range ends {
+		next.add(p, end, under...)
+	}
+	return next
 }
 
 func (p *passed) assignAuthentication(h *caddyauth.Authentication) {
@@ -214,11 +234,13 @@ func (o *origins) chosen(name string, before int) bool {
 
 // look computes the result of chosen. It goes through the assignments from the last one on.
 func (o *origins) look(name string, before int) bool {
+	given := false
 	for i := before - 1; i >= 0; i-- {
 		a := &o.assigned[i]
 		if !a.gives(name) {
 			continue
 		}
+		given = true
 		at := i
 		if a.lazy {
 			at = before
@@ -230,7 +252,8 @@ func (o *origins) look(name string, before int) bool {
 			return false
 		}
 	}
-	return slices.ContainsFunc(writable,
+	// A group of a regular expression that is in no matcher comes from one in an `expression`.
+	return !given && strings.HasPrefix(name, regexpPlaceholder) || slices.ContainsFunc(writable,
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
@@ -243,10 +266,10 @@ func (o *origins) chosenIn(text string, before int) bool {
 }
 
 // checkTrust checks that clients cannot choose the names that an api_keys_admin trusts.
-func (g *guard) checkTrust(s *AdminSite, p passed, within []caddyhttp.MatcherSets) {
+func (g *guard) checkTrust(s *AdminSite, p passed) {
 	site := caddyhttp.MatcherSet{&caddyhttp.MatchPath{sitePath + "/*"}}
 	o := &origins{assigned: p.assigned, known: make(map[origin]bool),
-		within: append(slices.Clone(within), caddyhttp.MatcherSets{site})}
+		within: append(slices.Clone(p.given), caddyhttp.MatcherSets{site})}
 	for _, trusts := range []struct{ option, placeholder, what string }{
 		{"trust_user", s.TrustUser, "the user"}, {"trust_groups", s.TrustGroups, "the groups"},
 	} {

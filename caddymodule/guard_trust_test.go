@@ -12,6 +12,9 @@ func TestSpoofableNames(t *testing.T) {
 	g := newInstance(t)
 	const auth = "forward_auth %s localhost:1 {\n\t\turi /\n\t\tcopy_headers HEADER\n\t}"
 	forward := func(matcher string) string { return fmt.Sprintf(auth, matcher) }
+	fixed := func(matcher string) string {
+		return "handle " + matcher + " {\n\t\trequest_header HEADER fixed\n\t}"
+	}
 	sites := []struct {
 		before string // handlers before api_keys_admin; HEADER is the header that it trusts
 		warns  bool
@@ -46,12 +49,40 @@ func TestSpoofableNames(t *testing.T) {
 		{"@a remote_ip 10.0.0.0/8\n\trespond @a hello\n\t" + forward(""), false},
 		{"handle /apikeys/v1/* {\n\t\t" + forward("") + "\n\t}\n\thandle {\n\t\t" + forward("") +
 			"\n\t}", true}, // although one of them runs
+		{"handle /apikeys/v1/* {\n\t\tencode\n\t}\n\t" + fixed("/apikeys/*"), true},
+		{"handle /apikeys/v1/* {\n\t\tencode\n\t}\n\tvars a b\n\t" + fixed("/apikeys/*"), true},
+		{"handle /apikeys/v1/* {\n\t\trespond hello\n\t}\n\t" + fixed("/apikeys/*"), false},
+		{"handle /docs/* {\n\t\tencode\n\t}\n\t" + fixed("/apikeys/*"), false},
+		{"@a {\n\t\tpath /apikeys/*\n\t\tmethod GET\n\t}\n\thandle @a {\n\t\tencode\n\t}\n\t" +
+			"@b not {\n\t\tpath /apikeys/*\n\t\tmethod GET\n\t}\n\t" + fixed("@b") + "\n\t" +
+			fixed("/apikeys/*"), true},
+		{fixed("") + "\n\thandle /other {\n\t\tencode\n\t}", false}, // the first one always runs
 		{"request_header HEADER ^a.*$ fixed", true},
 		{"request_header HEADER ^a.*$ fixed\n\trequest_header HEADER fixed", false},
 		{"forward_auth localhost:1 {\n\t\turi /\n\t\tcopy_headers HEADER\n\t\t@no status 401\n\t\t" +
 			"handle_response @no {\n\t\t\tredir * /login\n\t\t}\n\t}", false},
 		{"forward_auth localhost:1 {\n\t\turi /\n\t\tcopy_headers HEADER\n\t\t@no status 401\n\t\t" +
 			"handle_response @no {\n\t\t\trequest_header X-Other fixed\n\t\t}\n\t}", true},
+		{"forward_auth localhost:1 {\n\t\turi /\n\t\tcopy_headers HEADER\n\t\t@no status 401\n\t\t" +
+			"handle_response @no {\n\t\t\terror 403\n\t\t}\n\t}", false},
+		{"forward_auth localhost:1 {\n\t\turi /\n\t\tcopy_headers HEADER\n\t\t@no status 401\n\t\t" +
+			"handle_response @no {\n\t\t\tcopy_response 403\n\t\t}\n\t}", false},
+
+		// With a rewrite after the matcher, which saw another path.
+		{forward("/apikeys/*") + "\n\turi replace /x/ /", true},
+		{"uri replace /x/ /\n\t" + forward("/apikeys/*"), false},
+		{forward("") + "\n\turi replace /x/ /", false},
+		{forward("/apikeys/*") + "\n\troute /x/* {\n\t\turi replace /x/ /\n\t}", true},
+		{forward("/apikeys/*") + "\n\troute /x/* {\n\t\turi replace /x/ /\n\t\trespond a\n\t}",
+			false},
+		{forward("/apikeys/*") + "\n\thandle_path /static/* {\n\t\tfile_server\n\t}", false},
+		{forward("/apikeys/*") + "\n\thandle_path /x/* {\n\t\tfile_server {\n\t\t\tpass_thru\n" +
+			"\t\t}\n\t}", true},
+		{"route /apikeys/* {\n\t\t" + forward("") + "\n\t\turi replace v2 v1\n\t}", false},
+		{fixed("/apikeys/*") + "\n\thandle_path /x/* {\n\t\tencode\n\t}", true},
+		{"handle_path /x/* {\n\t\tencode\n\t}\n\t" + fixed("/apikeys/*"), true},
+		{fixed("/apikeys/*") + "\n\tforward_auth localhost:1 {\n\t\turi /\n\t\t@ok status 2xx\n\t\t" +
+			"handle_response @ok {\n\t\t\turi replace /x/ /\n\t\t}\n\t}", true},
 
 		// With a value that the client chooses.
 		{"request_header HEADER {query.user}", true},
@@ -73,6 +104,19 @@ func TestSpoofableNames(t *testing.T) {
 		{"map {http.auth.user.id} {user} {\n\t\tdefault {host}\n\t}\n\t" +
 			"request_header HEADER {user}", true},
 		{"map {user} {user} {\n\t\tada admin\n\t}\n\trequest_header HEADER {user}", false},
+		{"map {http.auth.user.id} {user} {\n\t\tdefault {host}\n\t}\n\t" +
+			"map {http.auth.user.id} {user} {\n\t\tdefault a\n\t}\n\t" +
+			"request_header HEADER {user}", true}, // the first one decides
+		{"request_header HEADER {http.matchers.file.relative}", true},
+		{"request_header HEADER {http.url_pattern.pathname.user}", true},
+		{"@u path_regexp u ^/apikeys/(.*)\n\trequest_header @u X-A a\n\t" +
+			"request_header HEADER {re.1}", true},
+		{"@u expression path_regexp('u', '(.*)')\n\trequest_header @u X-A a\n\t" +
+			"request_header HEADER {re.u.1}", true},
+		{"@u not path_regexp u ^/apikeys/v1/(.*)\n\trequest_header @u X-A a\n\t" +
+			"request_header HEADER {re.u.1}", true},
+		{forward("") + "\n\t@u header_regexp u HEADER (.*)@\n\t@v path_regexp v (.*)\n\t" +
+			"request_header @v X-A a\n\trequest_header @u HEADER {re.u.1}", false},
 		{"@u path_regexp u ^/apikeys/(.*)\n\trequest_header @u HEADER {re.u.1}", true},
 		{"@u header_regexp u X-Other (.*)\n\trequest_header @u X-A a\n\t" +
 			"request_header HEADER {re.u.1}", true},

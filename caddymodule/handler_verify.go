@@ -219,10 +219,8 @@ func (t *tracer) handle(handler caddyhttp.MiddlewareHandler, r *http.Request) bo
 		}
 	case *rewrite.Rewrite, *caddyhttp.VarsMiddleware, *maphandler.Handler:
 		return handler.ServeHTTP(nil, r, nextNoop) == nil
-	case *caddyhttp.StaticResponse, *caddyhttp.StaticError:
-		return false
 	}
-	return true
+	return !answers(handler)
 }
 
 // nextNoop is the next handler for handlers that only change the request.
