@@ -276,7 +276,7 @@ func TestNarrowingKeepsNothingOfTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	var list []Permission
-	for i := range 4 * maxCachedSet {
+	for i := range 4 * maxKeptSet {
 		list = append(list, Permission{fmt.Sprint("r", i), "read"})
 	}
 	left := func() weak.Pointer[Set] {
@@ -292,6 +292,12 @@ func TestNarrowingKeepsNothingOfTheKey(t *testing.T) {
 	if allocs := testing.AllocsPerRun(100, func() { n.Left(set, set, "acme") }); allocs > 1 {
 		t.Errorf("what is left of a small set makes %v allocations", allocs)
 	}
+	big := NewSet(append(list, Permission{"y", "read"})...)
+	bigLeft := n.Left(big, big, "acme")
+	if allocs := testing.AllocsPerRun(100, func() { n.Left(big, big, "acme") }); allocs > 1 {
+		t.Errorf("what is left of a big set makes %v allocations in each request", allocs)
+	}
+	runtime.KeepAlive(bigLeft)
 	runtime.KeepAlive(n)
 }
 

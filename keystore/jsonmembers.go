@@ -82,10 +82,10 @@ func valueEnd(text []byte) int {
 	return len(text)
 }
 
-// plainText returns the text of a JSON string, or nil if value is none or has an escape that does not
-// stand for an ASCII character, because no text that it is compared with contains such an escape.
-// It decodes the escapes in place, and so can be called only once. It does not allocate, because
-// anyone can send a thousand escapes.
+// plainText returns the text of a JSON string. It returns nil if value is none, or has an escape that
+// does not stand for an ASCII character: no text that it is compared with contains one. It decodes
+// the escapes in place, and so can be called only once. It does not allocate, because anyone can
+// send a thousand escapes.
 func plainText(value []byte) []byte {
 	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
 		return nil
