@@ -299,6 +299,34 @@ func TestDerivedLeaks(t *testing.T) {
 	}
 }
 
+// TestForgedDerivedLeaks: reports of derived tokens are limited like those of other credentials that
+// anyone can make up, also if they are longer than any other credential.
+func TestForgedDerivedLeaks(t *testing.T) {
+	d := open(t)
+	for name, namespace := range map[string]string{"short": "acme", "long": strings.Repeat("a", 63)} {
+		c := keystore.Caveats{ExpiresAt: time.Now().Add(time.Hour)}
+		for i := range 8 {
+			c.Namespaces = append(c.Namespaces, fmt.Sprint(namespace[:len(namespace)-1], i))
+		}
+		limited := false
+		for n := 0; n < 3 && !limited; n++ {
+			var reports []api.LeakReport
+			for i := range manage.MaxLeaks {
+				forged, err := keystore.Derive(fmt.Sprint("nobody's-", n, "-", i), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				reports = append(reports, api.LeakReport{Token: forged})
+			}
+			limited = d.call(t, nobody, "POST", "/leaks", leakBody(reports...)).status ==
+				http.StatusTooManyRequests
+		}
+		if !limited {
+			t.Errorf("%s: not limited", name)
+		}
+	}
+}
+
 // TestInvalidLeakEntries reports a live token beside entries that are not valid. They must not keep
 // it alive.
 func TestInvalidLeakEntries(t *testing.T) {

@@ -81,6 +81,10 @@ func BenchmarkHandler(b *testing.B) {
 	wire := "GET /v1/workspaces/acme/items/4711?expand=all" + keyLine(token) + browserHeaders
 	b.Run("empty", func(b *testing.B) { benchmark(b, empty{}, wire) })
 	b.Run("literal", func(b *testing.B) { benchmark(b, h.handler("namespace acme"), wire) })
+	derived := deriveToken(b, token, keystore.Caveats{Permissions: []string{"read"}})
+	b.Run("derived", func(b *testing.B) {
+		benchmark(b, h.handler("namespace acme"), strings.Replace(wire, token, derived, 1))
+	})
 	b.Run("path", func(b *testing.B) {
 		benchmark(b,
 			h.handler("namespace_path /v1/workspaces/{namespace}/**\npublic /health "+

@@ -32,6 +32,8 @@ const (
 	maxNote          = 200
 	maxCaveats       = 100 // permissions, namespaces or addresses of one token
 	maxNumericDigits = 11  // of exp and nbf
+	maxClaims        = 6   // known names
+	maxParameters    = 16  // of the header of any JWT
 )
 
 // ErrNotDerived means that a credential is no derived token: it is not a JWT, or has another type.
@@ -234,24 +236,30 @@ func ParseDerived(credential string) (*DerivedToken, error) {
 
 // hasDerivedType reports whether the header of a JWT has the type of derived tokens. It is lenient,
 // so that a malformed derived token is refused and never passed on as the token of another issuer.
+// It reads only maxParameters, because anyone can send hundreds.
 func hasDerivedType(header string) bool {
 	var buffer segmentBuffer
 	if len(header) > MaxDerivedLen {
 		header = header[:MaxDerivedLen]
 	}
 	n, _ := base64.RawURLEncoding.Decode(buffer[:], readOnly(strings.TrimRight(header, "=")))
-	for rest := bytes.TrimSpace(buffer[:n]); ; {
+	rest := bytes.TrimSpace(buffer[:n])
+	for range maxParameters {
 		var name, value []byte
 		var ok bool
 		name, value, rest, ok = nextMember(rest)
 		if !ok {
 			return false
 		}
-		if equalFold(plainText(name), "typ") && (equalFold(plainText(value), derivedType) ||
-			equalFold(plainText(value), "application/"+derivedType)) {
+		if !equalFold(plainText(name), "typ") {
+			continue
+		}
+		value = plainText(value)
+		if equalFold(value, derivedType) || equalFold(value, "application/"+derivedType) {
 			return true
 		}
 	}
+	return false
 }
 
 // equalFold is [strings.EqualFold] without an allocation.
@@ -316,9 +324,10 @@ func (t *DerivedToken) readHeader(text []byte) bool {
 	}
 }
 
-// readTimes reads exp and nbf, whatever the other claims are. Verify checks everything.
+// readTimes reads exp and nbf. It refuses more claims than there are names. Verify checks everything
+// else.
 func (t *DerivedToken) readTimes(text []byte) bool {
-	for {
+	for claims := 0; claims <= maxClaims; claims++ {
 		var name, value []byte
 		var ok bool
 		name, value, text, ok = nextMember(text)
@@ -337,6 +346,7 @@ func (t *DerivedToken) readTimes(text []byte) bool {
 			return false
 		}
 	}
+	return false
 }
 
 // parse reads the claims of a derived token. It refuses every claim and form that it does not know.

@@ -2,7 +2,9 @@ package keystore
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -80,17 +82,47 @@ func valueEnd(text []byte) int {
 	return len(text)
 }
 
-// plainText returns the text of a JSON string, or nil if value is none.
+// plainText returns the text of a JSON string. It returns nil if value is none, or has an escape that
+// does not stand for an ASCII character: no text that it is compared with contains one. It decodes
+// the escapes in place, and so can be called only once. It does not allocate, because anyone can
+// send a thousand escapes.
 func plainText(value []byte) []byte {
 	if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
 		return nil
 	}
+	value = value[1 : len(value)-1]
 	if bytes.IndexByte(value, '\\') < 0 {
-		return value[1 : len(value)-1]
+		return value
 	}
-	var s string
-	if json.Unmarshal(bytes.Clone(value), &s) != nil { // a copy, so that value can be on the stack
-		return nil
+	text := value[:0]
+	for len(value) > 0 {
+		c, length := value[0], 1
+		if c == '\\' {
+			if c, length = unescape(value); length == 0 {
+				return nil
+			}
+		}
+		text, value = append(text, c), value[length:]
 	}
-	return []byte(s)
+	return text
+}
+
+// unescape returns the ASCII character for which the escape at the beginning of s stands, and the
+// length of the escape, which is 0 if there is none.
+func unescape(s []byte) (c byte, length int) {
+	if len(s) >= 6 && s[1] == 'u' {
+		var b [2]byte
+		if _, err := hex.Decode(b[:], s[2:6]); err != nil || b[0] != 0 || b[1] >= utf8.RuneSelf {
+			return 0, 0
+		}
+		return b[1], 6
+	}
+	if len(s) < 2 {
+		return 0, 0
+	}
+	i := strings.IndexByte(`"\/bfnrt`, s[1])
+	if i < 0 {
+		return 0, 0
+	}
+	return "\"\\/\b\f\n\r\t"[i], 2
 }

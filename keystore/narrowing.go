@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+	"weak"
 )
 
 // Caveats say how a derived token narrows its key (docs/derived.md).
@@ -156,11 +157,18 @@ var lefts commons
 // commons is a small cache of results of common, in which each pair of sets has one place.
 type commons [256]atomic.Pointer[commonSet]
 
-type commonSet struct{ a, b, both *Set }
+// A commonSet is what two sets have in common. It refers to them by their numbers, so that it does not
+// keep them.
+type commonSet struct {
+	a, b uint64
+	both weak.Pointer[Set]
+	kept *Set // both, unless it is long
+}
 
-// maxCachedSet is how many permissions a set can have for commons to remember what it has in
-// common with others, so that the cache takes some 10 MB at most.
-const maxCachedSet = 64
+// maxKeptSet is how many permissions a set can have for commons to keep it, so that the cache takes
+// some 10 MB at most. A longer one is remembered until the next garbage collection: to compute it for
+// each request may take a millisecond.
+const maxKeptSet = 64
 
 var commonSeed = maphash.MakeSeed()
 
@@ -168,14 +176,23 @@ func (c *commons) common(a, b *Set) *Set {
 	if a == b {
 		return a
 	}
-	if len(a.Permissions()) > maxCachedSet || len(b.Permissions()) > maxCachedSet {
-		return common(a, b)
+	if a == nil || b == nil {
+		return nil
 	}
-	place := &c[maphash.Comparable(commonSeed, [2]*Set{a, b})%uint64(len(c))]
-	if in := place.Load(); in != nil && in.a == a && in.b == b {
-		return in.both
+	place := &c[maphash.Comparable(commonSeed, [2]uint64{a.number, b.number})%uint64(len(c))]
+	if in := place.Load(); in != nil && in.a == a.number && in.b == b.number {
+		if in.kept != nil {
+			return in.kept
+		}
+		if both := in.both.Value(); both != nil {
+			return both
+		}
 	}
+	in := &commonSet{a: a.number, b: b.number}
 	both := common(a, b)
-	place.Store(&commonSet{a, b, both})
+	if in.both = weak.Make(both); len(both.list) <= maxKeptSet {
+		in.kept = both
+	}
+	place.Store(in)
 	return both
 }

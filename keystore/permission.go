@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // Class says whether a request reads or writes.
@@ -131,7 +132,11 @@ type Set struct {
 	resources map[string]actions
 	list      []Permission // sorted, without duplicates
 	text      string       // list joined with commas
+	number    uint64       // which no other set in this process has had
 }
+
+// setNumber is the number of the last set.
+var setNumber atomic.Uint64
 
 // actions are the actions of a set on one resource, or without a resource.
 type actions struct {
@@ -161,7 +166,8 @@ func NewSet(ps ...Permission) *Set {
 	if s := sets.find(text); s != nil {
 		return s
 	}
-	s := &Set{list: list, text: text, resources: make(map[string]actions)}
+	s := &Set{list: list, text: text, resources: make(map[string]actions),
+		number: setNumber.Add(1)}
 	for _, p := range list {
 		if p.Resource == "" {
 			s.unscoped = s.unscoped.with(p.Action)

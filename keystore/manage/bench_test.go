@@ -2,6 +2,7 @@ package manage_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -122,7 +123,8 @@ func BenchmarkDerivedDecision(b *testing.B) {
 }
 
 // BenchmarkForgedDerived measures the refusal of derived tokens that anyone can make up: with wrong
-// signatures in the names of so many keys that none is paced, and, of the maximum size, expired.
+// signatures in the names of so many keys that none is paced, and, of the maximum size, expired or
+// with hundreds of claims.
 // See docs/derived.md, "Floods".
 func BenchmarkForgedDerived(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{})
@@ -158,6 +160,17 @@ func BenchmarkForgedDerived(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			refuse(b, expired, keystore.Expired)
+		}
+	})
+	b.Run("claims", func(b *testing.B) {
+		header, _, _ := strings.Cut(deriveFrom(b, "nobody-0123456789", ""), ".")
+		claims := fmt.Sprintf(`{"exp":%d%s}`, time.Now().Add(time.Hour).Unix(),
+			strings.Repeat(`,"\n":1`, 400))
+		forged := header + "." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + "." +
+			strings.Repeat("A", 86)
+		b.ReportAllocs()
+		for b.Loop() {
+			refuse(b, forged, keystore.Malformed)
 		}
 	})
 }

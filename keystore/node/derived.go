@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"strings"
 	"sync"
@@ -121,6 +122,10 @@ func (n *Node) outdated(k keystore.DerivingKey) bool {
 	return keystore.IsForeign(k.Prefix) && !n.acceptsDerived(k.Prefix)
 }
 
+// derivingSecret prevents forged tokens from naming, as their parent, the digest under which a node
+// remembers that a deriving key is unknown.
+var derivingSecret = rand.Text()
+
 // derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown
 // or outdated. The record may have been read before another node learned the key.
 func (n *Node) derivingKey(
@@ -135,7 +140,7 @@ func (n *Node) derivingKey(
 		k = keystore.DerivingKey{}
 	}
 	// It is remembered like an unknown credential that the database has no key.
-	d := keystore.DigestOf("the deriving key of " + string(r.Digest[:]))
+	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))
 	s := n.cache.shard(&d)
 	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
 		return k, nil

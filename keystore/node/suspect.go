@@ -7,18 +7,23 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
+// Untagged reports whether a credential has to be looked up although anyone can make it up: it has no
+// tag, or is a derived token. It returns the digest that is looked up.
+func (n *Node) Untagged(credential string) (d keystore.Digest, untagged bool) {
+	if d, untagged = keystore.DerivedParent(credential); untagged {
+		return d, true
+	}
+	tagged, ok := n.Inspect(credential)
+	return keystore.DigestOf(credential), ok && !tagged
+}
+
 // LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It does
-// not look up a credential without a tag in a store, nor the key of a derived token, because anyone
-// can make one up. If no record of it is cached, the outcome is [keystore.Limited].
+// not look up a credential in a store that is [Node.Untagged]. If no record of it is cached, the
+// outcome is [keystore.Limited].
 func (n *Node) LookupSuspect(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {
-	tagged, ok := n.Inspect(credential)
-	d, derived := keystore.DerivedParent(credential)
-	if !derived {
-		d = keystore.DigestOf(credential)
-	}
-	if derived || ok && !tagged {
+	if d, untagged := n.Untagged(credential); untagged {
 		if r, _ := n.cache.shard(&d).find(&d, n.clock.of(now).UnixNano()); r == nil {
 			return Answer{Outcome: keystore.Limited}, nil
 		}

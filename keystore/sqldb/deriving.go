@@ -22,9 +22,9 @@ func (d *DB) DerivingKey(
 	ctx context.Context, digest keystore.Digest,
 ) (k keystore.DerivingKey, err error) {
 	err = d.retryLost(ctx, func() error {
-		return d.readers.QueryRowContext(ctx, d.bind("SELECT public_key, prefix "+
+		return d.readers.QueryRowContext(ctx, d.bind("SELECT prefix, public_key "+
 			"FROM deriving_keys WHERE digest = ?"), digest[:]).
-			Scan(derivingTo{&k}, textTo{&k.Prefix})
+			Scan(textTo{&k.Prefix}, derivingTo{&k})
 	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return k, nil
@@ -62,14 +62,16 @@ func (t *tx) recordDeriving(
 	return err
 }
 
-// derivingTo reads the public key of a row. NULL, or anything else than 32 bytes, is read as a key
-// that is unknown.
+// derivingTo reads the public key of a row after its prefix. NULL, or anything else than 32 bytes, is
+// read as a key that is unknown: everyone can sign for a public key of zeros.
 type derivingTo struct{ k *keystore.DerivingKey }
 
 func (to derivingTo) Scan(v any) error {
-	*to.k = keystore.DerivingKey{}
-	if b, _ := v.([]byte); len(b) == len(to.k.Public) {
-		copy(to.k.Public[:], b)
+	b, _ := v.([]byte)
+	if len(b) != len(to.k.Public) {
+		*to.k = keystore.DerivingKey{}
+		return nil
 	}
+	copy(to.k.Public[:], b)
 	return nil
 }

@@ -23,7 +23,7 @@ const (
 		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		l.rate_limit, l.quota, l.plan,
 		u.used_at, a.address, s.digest, s.created_at, s.ends_at, s.imported,
-		dk.public_key, dk.prefix`
+		dk.prefix, dk.public_key`
 	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
 		LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN last_addresses a ON a.key_id = k.id AND a.used_at = u.used_at
@@ -71,7 +71,7 @@ func scanKeysUpTo(
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
 		textTo{&quota}, textTo{&plan}, timeTo{&used}, textTo{&usedFrom},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported,
-		derivingTo{&secret.Deriving}, textTo{&secret.Deriving.Prefix}}
+		textTo{&secret.Deriving.Prefix}, derivingTo{&secret.Deriving}}
 	if head != nil {
 		into = append([]any{&head.Revision, &head.Mark}, into...)
 	}

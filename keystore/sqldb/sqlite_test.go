@@ -3,6 +3,7 @@ package sqldb
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -88,4 +89,31 @@ func TestSQLite(t *testing.T) {
 	keystoretest.TestDatabase(t, func(t *testing.T) keystoretest.Store {
 		return upgradedStore{newSQLite(t), sqliteDialect, new(bool)}
 	})
+}
+
+// TestDamagedDerivingKey: a public key that is no key is not read as one for which everyone can sign.
+func TestDamagedDerivingKey(t *testing.T) {
+	d := newSQLite(t).Open(t).(*closeOnce)
+	var digest keystore.Digest
+	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
+		k := benchKey(1, tx.Now())
+		digest = k.Secrets[0].Digest
+		_, err := tx.InsertKeys([]*keystore.Key{k})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{"PRAGMA ignore_check_constraints = ON",
+		fmt.Sprintf("INSERT INTO deriving_keys VALUES (x'%x', x'00', 'ak')", digest[:])} {
+		if _, err := d.writer.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k, err := d.DerivingKey(t.Context(), digest); err != nil || k != (keystore.DerivingKey{}) {
+		t.Error(k, err)
+	}
+	k, _, err := d.KeyByDigest(t.Context(), digest)
+	if err != nil || k == nil || k.Secrets[0].Deriving != (keystore.DerivingKey{}) {
+		t.Error(k, err)
+	}
 }
