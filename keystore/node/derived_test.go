@@ -252,6 +252,32 @@ func TestDerivedFromTokenWithNewPrefix(t *testing.T) {
 	})
 }
 
+// TestDerivedAfterNewPrefix: once a prefix is accepted, the use of another system's token on one node
+// is enough for derived tokens on the others, although the node knew its deriving key before.
+func TestDerivedAfterNewPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		a, _ := f.Node(node.Settings{TokenPrefixes: []string{"old"}})
+		b, _ := f.Node(node.Settings{TokenPrefixes: []string{"old"}})
+		const token = "other_0123456789abcdef"
+		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Token: token,
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		derived := derive(t, token, time.Hour, keystore.Caveats{})
+		fleet.Want(t, "the token, before", fleet.Ask(a, token), keystore.OK)
+		wantDerived(t, "before", b, derived, keystore.OK)
+		for _, k := range []*manage.Keystore{a, b} {
+			k.Configure(node.Settings{TokenPrefixes: []string{"new", "old"}})
+		}
+		wantDerived(t, "unknown whether it has the prefix", b, derived, keystore.Malformed)
+		fleet.Want(t, "the token", fleet.Ask(a, token), keystore.OK)
+		time.Sleep(15 * time.Second) // until its deriving key is written, and b asks again
+		wantDerived(t, "on the other node", b, derived, keystore.OK)
+	})
+}
+
 // TestDerivedFromMembers: members' tokens cannot be derived from.
 func TestDerivedFromMembers(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})

@@ -56,7 +56,7 @@ func (n *Node) computeDeriving(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case seen := <-b.queue:
-			if seen.record.KnowsDeriving() {
+			if _, known := n.knownDeriving(seen.record); known {
 				continue
 			}
 			k := n.NewDerivingKey(seen.token)
