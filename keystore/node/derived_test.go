@@ -278,6 +278,42 @@ func TestDerivedAfterNewPrefix(t *testing.T) {
 	})
 }
 
+// TestDerivingKeyLearnedWhileWriting: a deriving key that could not be written does not replace a
+// newer one.
+func TestDerivingKeyLearnedWhileWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		db := new(withoutUses)
+		old, both := node.Settings{TokenPrefixes: []string{"old"}},
+			node.Settings{TokenPrefixes: []string{"new", "old"}}
+		a, _ := f.OpenWith(fleet.Observer{}, old, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		b, _ := f.Node(both)
+		const token = "other_0123456789abcdef"
+		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+			Digest:  keystore.DigestOf(token),
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		db.fails.Store(true)
+		db.recording.Store(new(func() {
+			a.Configure(both)
+			fleet.Want(t, "while it is written", fleet.Ask(a, token), keystore.OK)
+			time.Sleep(time.Second) // the newer key is computed
+		}))
+		fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+		time.Sleep(7 * time.Second)
+		if db.recording.Load() != nil {
+			t.Fatal("no deriving key was written")
+		}
+		db.fails.Store(false)
+		time.Sleep(5 * time.Second)
+		wantDerived(t, "on the other node", b, derive(t, token, time.Hour, keystore.Caveats{}),
+			keystore.OK)
+	})
+}
+
 // TestDerivedFromMembers: members' tokens cannot be derived from.
 func TestDerivedFromMembers(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})

@@ -98,6 +98,8 @@ func (n *Node) flushDeriving(ctx context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for d, k := range keys {
-		b.add(d, k)
+		if _, newer := b.keys[d]; !newer {
+			b.add(d, k)
+		}
 	}
 }
