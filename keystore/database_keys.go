@@ -52,8 +52,9 @@ type UsageRecorder interface {
 	// than the stored one. It deletes from uses what it has stored or ignored, also if it fails.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
 	// RecordDeriving stores the deriving keys of secrets that have none, and the prefixes of those
-	// that have the same public key. It ignores unknown digests and those of secrets that were
-	// rotated out. Like RecordUse, it deletes from keys what it has stored or ignored.
+	// that have the same public key. It adds a [ForeignPrefix] to one that is stored. It ignores
+	// unknown digests and those of secrets that were rotated out. Like RecordUse, it deletes from
+	// keys what it has stored or ignored.
 	RecordDeriving(ctx context.Context, keys map[Digest]DerivingKey) error
 }
 

@@ -10,8 +10,8 @@ import (
 )
 
 // A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
-// immutable except for the time of its last use and for its deriving key, which may become known
-// later.
+// immutable except for the time of its last use and for its deriving key. That key may become known
+// later, and a node learns it again when `token_prefix` has got another prefix.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -113,16 +113,13 @@ func (r *Record) NoteUse(now int64, grain time.Duration) bool {
 	return now-last >= int64(grain) && r.usedAt.CompareAndSwap(last, now)
 }
 
-// KnowsDeriving reports whether the deriving key of the record's credential is known.
-func (r *Record) KnowsDeriving() bool { return r.deriving.Load() != nil }
-
 // Deriving returns the deriving key of the record's credential. known is false if it is unknown.
 func (r *Record) Deriving() (k DerivingKey, known bool) {
 	public := r.deriving.Load()
 	if public == nil {
 		return k, false
 	}
-	return DerivingKey{*public, prefixOf(r.derivingPrefix.Load())}, true
+	return DerivingKey{*public, numberedPrefix(r.derivingPrefix.Load())}, true
 }
 
 // SetDeriving sets the deriving key of the record's credential.
@@ -132,14 +129,11 @@ func (r *Record) SetDeriving(k DerivingKey) {
 	r.deriving.Store(&public)
 }
 
-// ForgetDeriving makes the deriving key of the record's credential unknown.
-func (r *Record) ForgetDeriving() { r.deriving.Store(nil) }
-
-// prefixNumbers numbers the prefixes of tokens, of which a deployment has few.
+// prefixNumbers numbers the prefixes of tokens, of which a deployment has few. Reading takes no lock.
 var prefixNumbers struct {
 	numbers sync.Map // string → uint32
 	mu      sync.Mutex
-	list    []string
+	list    atomic.Pointer[[]string] // by number; replaced under mu
 }
 
 // prefixNumber returns the number of a prefix in this process.
@@ -153,19 +147,19 @@ func prefixNumber(prefix string) uint32 {
 	if n, known := p.numbers.Load(prefix); known {
 		return n.(uint32)
 	}
-	n := uint32(len(p.list))
-	p.list = append(p.list, prefix)
+	var list []string
+	if known := p.list.Load(); known != nil {
+		list = *known
+	}
+	n := uint32(len(list))
+	list = append(list, prefix)
+	p.list.Store(&list)
 	p.numbers.Store(prefix, n)
 	return n
 }
 
-// prefixOf returns the prefix with a number.
-func prefixOf(n uint32) string {
-	p := &prefixNumbers
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.list[n]
-}
+// numberedPrefix returns the prefix with a number.
+func numberedPrefix(n uint32) string { return (*prefixNumbers.list.Load())[n] }
 
 // Set returns the permissions that the record's key and its owner both have in a namespace, or
 // what a derived token leaves of them.

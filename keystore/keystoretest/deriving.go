@@ -53,8 +53,24 @@ func testDeriving(t *testing.T, s Store) {
 	want("nobody", keystore.DerivingKey{})
 	want("minted", deriving("minted")) // it stays
 	again := deriving("older8")
-	again.Prefix = " ak "
-	record(map[keystore.Digest]keystore.DerivingKey{digest("older8"): again})
+	for _, c := range []struct{ prefix, want string }{
+		{" ak ", " ak "}, // it replaces another one
+		{" ak bk ", " ak bk "},
+		{" ak ", " ak bk "}, // a token never gets a prefix that it does not have
+		{" bk ", " ak bk "},
+		{" ck ", " ak bk ck "},
+		{" ", " ak bk ck "},
+		{" dk ak bk ck ek ", " ak bk ck dk ek "},
+	} {
+		again.Prefix = c.prefix
+		record(map[keystore.Digest]keystore.DerivingKey{digest("older8"): again})
+		again.Prefix = c.want
+		want("older8", again)
+	}
+	another := again
+	another.Public[0]++
+	another.Prefix = " fk "
+	record(map[keystore.Digest]keystore.DerivingKey{digest("older8"): another})
 	want("older8", again)
 	k, _, err := other.KeyByDigest(ctx, digest("older7"))
 	must(t, err)

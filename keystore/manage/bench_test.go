@@ -241,9 +241,16 @@ func BenchmarkColdLookup(b *testing.B) {
 }
 
 func TestDecisionDoesNotAllocate(t *testing.T) {
-	k, _ := fleet.New(t).Node(node.Settings{})
+	k, _ := fleet.New(t).Node(node.Settings{
+		TokenPrefixes: []string{"ak", strings.Repeat("a", 24), strings.Repeat("b", 24)}})
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
-	for _, credential := range []string{token, deriveFrom(t, token, "")} {
+	const imported = "other_0123456789abcdef"
+	if _, _, err := k.ImportKeys(t.Context(), fleet.Root, []manage.ImportSpec{{Token: imported,
+		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+	}}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, credential := range []string{token, deriveFrom(t, token, ""), imported} {
 		decide(t, k, credential)
 		if n := testing.AllocsPerRun(1000, func() { decide(t, k, credential) }); n > 0 {
 			t.Errorf("%v allocations", n)

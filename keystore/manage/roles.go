@@ -208,10 +208,9 @@ func (a authority) checkRoleUses(home string, uses []keystore.Reach, s *keystore
 const (
 	// maxNamedKeys is how many keys a refusal names.
 	maxNamedKeys = 20
-	// maxFineGrants is the maximum number of lists of grants that checkGrowOnly remembers as losing
-	// nothing. Without that, checking a million keys with the same grants would delay other
-	// changes.
-	maxFineGrants = 1000
+	// maxHarmlessGrants is how many different grants are remembered from which an edit of a role
+	// takes nothing. A million keys with the same grants would keep other changes waiting.
+	maxHarmlessGrants = 1000
 )
 
 // checkGrowOnly refuses a change of a role by which a key in a `grow_only` namespace would lose a
@@ -234,14 +233,15 @@ func checkGrowOnly(
 		return nil
 	}
 	var fields []keystore.FieldError
-	fine := make(map[*keystore.Grant]bool) // by the first grant of a list that loses nothing
+	harmless := make(map[*keystore.CompiledGrants]bool) // grants that lose nothing
 	err := tx.KeysHolding(before.ID(), homes, func(key *keystore.Key) bool {
-		if fine[&key.Grants[0]] {
+		grants := keystore.CompileGrants(key.Grants, "")
+		if harmless[grants] {
 			return true
 		}
 		lost := lostPermission(auth.policy, key.Grants, changed, key.Grants)
-		if lost == "" && len(fine) < maxFineGrants {
-			fine[&key.Grants[0]] = true
+		if lost == "" && len(harmless) < maxHarmlessGrants {
+			harmless[grants] = true
 		}
 		if lost != "" {
 			name := "a key that the caller may not read"

@@ -126,18 +126,23 @@ func (n *Node) outdated(k keystore.DerivingKey) bool {
 // remembers that a deriving key is unknown.
 var derivingSecret = rand.Text()
 
+// knownDeriving returns the deriving key that a record has. known is false if it has none, or one
+// that is outdated.
+func (n *Node) knownDeriving(r *keystore.Record) (k keystore.DerivingKey, known bool) {
+	if k, known = r.Deriving(); !known || n.outdated(k) {
+		return keystore.DerivingKey{}, false
+	}
+	return k, true
+}
+
 // derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown
 // or outdated. The record may have been read before another node learned the key.
 func (n *Node) derivingKey(
 	ctx context.Context, r *keystore.Record,
 ) (k keystore.DerivingKey, err error) {
-	k, known := r.Deriving()
-	if r.RotatedOut() || known && !n.outdated(k) {
+	k, known := n.knownDeriving(r)
+	if known || r.RotatedOut() {
 		return k, nil
-	}
-	if known {
-		r.ForgetDeriving() // Lookup learns it again
-		k = keystore.DerivingKey{}
 	}
 	// It is remembered like an unknown credential that the database has no key.
 	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))

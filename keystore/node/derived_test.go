@@ -277,6 +277,68 @@ func TestDerivedFromTokenWithNewPrefix(t *testing.T) {
 	})
 }
 
+// TestDerivedAfterNewPrefix: once a prefix is accepted, the use of another system's token on one node
+// is enough for derived tokens on the others, although the node knew its deriving key before.
+func TestDerivedAfterNewPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		a, _ := f.Node(node.Settings{TokenPrefixes: []string{"old"}})
+		b, _ := f.Node(node.Settings{TokenPrefixes: []string{"old"}})
+		const token = "other_0123456789abcdef"
+		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Token: token,
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		derived := derive(t, token, time.Hour, keystore.Caveats{})
+		fleet.Want(t, "the token, before", fleet.Ask(a, token), keystore.OK)
+		wantDerived(t, "before", b, derived, keystore.OK)
+		for _, k := range []*manage.Keystore{a, b} {
+			k.Configure(node.Settings{TokenPrefixes: []string{"new", "old"}})
+		}
+		wantDerived(t, "unknown whether it has the prefix", b, derived, keystore.Malformed)
+		fleet.Want(t, "the token", fleet.Ask(a, token), keystore.OK)
+		time.Sleep(15 * time.Second) // until its deriving key is written, and b asks again
+		wantDerived(t, "on the other node", b, derived, keystore.OK)
+	})
+}
+
+// TestDerivingKeyLearnedWhileWriting: a deriving key that could not be written does not replace a
+// newer one.
+func TestDerivingKeyLearnedWhileWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		db := new(withoutUses)
+		old, both := node.Settings{TokenPrefixes: []string{"old"}},
+			node.Settings{TokenPrefixes: []string{"new", "old"}}
+		a, _ := f.OpenWith(fleet.Observer{}, old, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		b, _ := f.Node(both)
+		const token = "other_0123456789abcdef"
+		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+			Digest:  keystore.DigestOf(token),
+		}}, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		db.fails.Store(true)
+		db.recording.Store(new(func() {
+			a.Configure(both)
+			fleet.Want(t, "while it is written", fleet.Ask(a, token), keystore.OK)
+			time.Sleep(time.Second) // the newer key is computed
+		}))
+		fleet.Want(t, "before", fleet.Ask(a, token), keystore.OK)
+		time.Sleep(7 * time.Second)
+		if db.recording.Load() != nil {
+			t.Fatal("no deriving key was written")
+		}
+		db.fails.Store(false)
+		time.Sleep(5 * time.Second)
+		wantDerived(t, "on the other node", b, derive(t, token, time.Hour, keystore.Caveats{}),
+			keystore.OK)
+	})
+}
+
 // TestDerivedFromMembers: members' tokens cannot be derived from.
 func TestDerivedFromMembers(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})

@@ -57,7 +57,7 @@ func (n *Node) computeDeriving(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case seen := <-b.queue:
-			if seen.record.KnowsDeriving() {
+			if _, known := n.knownDeriving(seen.record); known {
 				continue
 			}
 			k := n.NewDerivingKey(seen.token)
@@ -98,6 +98,8 @@ func (n *Node) flushDeriving(ctx context.Context) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for d, k := range keys {
-		b.add(d, k)
+		if _, newer := b.keys[d]; !newer {
+			b.add(d, k)
+		}
 	}
 }

@@ -43,12 +43,13 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 }
 
 // withoutUses is a database in which last uses and deriving keys cannot be written while fails is
-// true. It counts the calls that write uses.
+// true. It counts the calls that write uses, and calls recording before it next writes deriving keys.
 type withoutUses struct {
 	keystore.Database
-	fails atomic.Bool
-	calls atomic.Int64
-	from  atomic.Value // a netip.Addr, of the last use
+	fails     atomic.Bool
+	calls     atomic.Int64
+	from      atomic.Value // a netip.Addr, of the last use
+	recording atomic.Pointer[func()]
 }
 
 func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
@@ -65,6 +66,9 @@ func (db *withoutUses) RecordUse(ctx context.Context, uses map[string]keystore.L
 func (db *withoutUses) RecordDeriving(
 	ctx context.Context, keys map[keystore.Digest]keystore.DerivingKey,
 ) error {
+	if f := db.recording.Swap(nil); f != nil {
+		(*f)()
+	}
 	if db.fails.Load() {
 		return fleet.ErrCut
 	}

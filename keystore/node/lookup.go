@@ -57,7 +57,7 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
 	prefixed := n.HasPrefix(credential)
-	if !prefixed && n.created(credential) != "" { // its record may be cached
+	if !prefixed && n.ownPrefix(credential) != "" { // its record may be cached
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
 	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
@@ -70,8 +70,10 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 			return Answer{Outcome: keystore.Malformed}, nil
 		}
 	}
-	if a.Record != nil && !a.Record.KnowsDeriving() {
-		n.learnDeriving(a.Record, credential)
+	if a.Record != nil {
+		if _, known := n.knownDeriving(a.Record); !known {
+			n.learnDeriving(a.Record, credential)
+		}
 	}
 	return a, err
 }

@@ -46,11 +46,12 @@ func (n *Node) HasPrefix(credential string) bool {
 // Abandoned reports whether a credential is a token that this deployment created with a prefix that
 // it no longer accepts.
 func (n *Node) Abandoned(credential string) bool {
-	return !n.HasPrefix(credential) && n.created(credential) != ""
+	return !n.HasPrefix(credential) && n.ownPrefix(credential) != ""
 }
 
-// created returns the prefix of a token that this deployment created, or "" for any other credential.
-func (n *Node) created(credential string) (prefix string) {
+// ownPrefix returns the prefix of a token that this deployment created, or "" for any other
+// credential.
+func (n *Node) ownPrefix(credential string) (prefix string) {
 	t, err := keystore.ParseToken(credential)
 	if err != nil || !n.tokenKey.Load().Verify(t) {
 		return ""
@@ -60,7 +61,7 @@ func (n *Node) created(credential string) (prefix string) {
 
 // NewDerivingKey returns the deriving key of a token.
 func (n *Node) NewDerivingKey(token string) keystore.DerivingKey {
-	prefix := n.created(token)
+	prefix := n.ownPrefix(token)
 	if prefix == "" {
 		prefix = keystore.ForeignPrefix(token, n.settings.Load().TokenPrefixes)
 	}

@@ -57,10 +57,23 @@ func (t *tx) recordDeriving(
 	_, err = t.exec("INSERT INTO deriving_keys (digest, public_key, prefix) SELECT s.digest, "+
 		public+", "+item(2, "text")+" FROM "+t.db.items+" r CROSS JOIN secrets s "+
 		"WHERE s.digest = "+digest+" AND s.dropped = 0"+t.db.unforced+
-		" ORDER BY s.digest ON CONFLICT (digest) DO UPDATE SET prefix = excluded.prefix "+
-		"WHERE deriving_keys.public_key = excluded.public_key", array)
+		" ORDER BY s.digest ON CONFLICT (digest) DO UPDATE SET prefix = "+joinedPrefixes+
+		" WHERE deriving_keys.public_key = excluded.public_key AND "+newPrefix, array)
 	return err
 }
+
+const (
+	// joinedPrefixes is the prefix that is stored for a deriving key that is known already. A token
+	// never gets a prefix that it does not have, so the prefixes in two [keystore.ForeignPrefix] both
+	// stay: the node with the new one may accept fewer prefixes than another node has.
+	joinedPrefixes = "CASE WHEN deriving_keys.prefix LIKE ' %' AND excluded.prefix LIKE ' %' " +
+		"THEN rtrim(deriving_keys.prefix) || " +
+		"replace(excluded.prefix, deriving_keys.prefix, ' ') ELSE excluded.prefix END"
+	// newPrefix is the condition that the row changes: a row with the same prefix, or with a
+	// [keystore.ForeignPrefix] that contains the new one, stays as it is.
+	newPrefix = "deriving_keys.prefix <> excluded.prefix AND (excluded.prefix NOT LIKE ' %' OR " +
+		"replace(deriving_keys.prefix, excluded.prefix, '') = deriving_keys.prefix)"
+)
 
 // derivingTo reads the public key of a row after its prefix. NULL, or anything else than 32 bytes, is
 // read as a key that is unknown: everyone can sign for a public key of zeros.

@@ -155,3 +155,38 @@ func TestPostgresRecordingContinues(t *testing.T) {
 		t.Errorf("%d keys are left, %d stored: %v", len(keys), count(), err)
 	}
 }
+
+// TestPostgresRecordsOnlyChanges: a deriving key that says nothing new does not write its row again.
+func TestPostgresRecordsOnlyChanges(t *testing.T) {
+	s := newPostgresStore(t)
+	d := openOnce(t, s.URL(s.schema))
+	if _, err := d.Deployment(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	var digest keystore.Digest
+	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
+		k := benchKey(1, tx.Now())
+		digest = k.Secrets[0].Digest
+		_, err := tx.InsertKeys([]*keystore.Key{k})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	record := func(prefix string) (place string) {
+		t.Helper()
+		if err := d.RecordDeriving(t.Context(), map[keystore.Digest]keystore.DerivingKey{
+			digest: {Public: keystore.PublicKey{1}, Prefix: prefix}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.readers.QueryRow("SELECT ctid FROM deriving_keys").Scan(&place); err != nil {
+			t.Fatal(err)
+		}
+		return place
+	}
+	for _, prefixes := range [][2]string{{"ak", "ak"}, {" ak bk ", " ak bk "}, {" ak bk ", " bk "}} {
+		before := record(prefixes[0])
+		if after := record(prefixes[1]); after != before {
+			t.Errorf("%q after %q is written", prefixes[1], prefixes[0])
+		}
+	}
+}

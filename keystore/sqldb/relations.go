@@ -81,7 +81,7 @@ func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
 	return &keys[0], nil
 }
 
-// maxKnownGrants is how many different grants KeysHolding keeps, so that keys share them.
+// maxKnownGrants is how many different grants KeysHolding keeps, so that it does not parse them again.
 const maxKnownGrants = 1000
 
 func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.Key) bool) error {
