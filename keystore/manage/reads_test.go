@@ -51,11 +51,13 @@ func (w *withReads) Keys(
 	return w.Database.Keys(ctx, f, cursor, limit)
 }
 
-func (w *withReads) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
+func (w *withReads) AuditChain(
+	ctx context.Context, after int64, limit int,
+) ([]keystore.AuditRow, error) {
 	if err := w.auditChain(ctx); err != nil {
 		return nil, err
 	}
-	return w.Database.AuditChain(ctx, after)
+	return w.Database.AuditChain(ctx, after, limit)
 }
 
 func (w *withReads) Usage(

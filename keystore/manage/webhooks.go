@@ -124,7 +124,7 @@ func (k *Keystore) replayAfter(ctx context.Context, from ReplayFrom) (int64, err
 	case from.Event != "":
 		seq, ok := keystore.ParseEventID(from.Event)
 		if ok {
-			rows, err := k.Database().AuditChain(ctx, seq-1)
+			rows, err := k.Database().AuditChain(ctx, seq-1, 1)
 			if err != nil {
 				return 0, k.StoreFailed("reading the audit log", err)
 			}

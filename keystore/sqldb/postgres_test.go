@@ -228,7 +228,7 @@ func TestPostgresStandby(t *testing.T) {
 			_, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1)
 			return err
 		},
-		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0); return err },
+		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0, 1); return err },
 		"Acknowledge": func() error {
 			return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
