@@ -51,14 +51,16 @@ func (d *DB) SaveWebhooks(
 		return nil, err
 	}
 	id, beat := item(0, "text"), item(1, "bigint")
+	// Ordered, so that two processes that save the same webhooks cannot deadlock.
 	err = d.inBackground(ctx, d.uses, func(t *tx) (err error) {
 		saved, err = list(t.query, scanText, "INSERT INTO webhooks (id, beat, holder, position, "+
 			"state, saved_at) SELECT "+id+", "+beat+" + 1, "+item(2, "text")+", "+
 			item(3, "bigint")+", "+item(4, "text")+", ? FROM "+d.items+" r WHERE ("+beat+
 			" = 0 OR EXISTS (SELECT 1 FROM webhooks w WHERE w.id = "+id+"))"+d.unforced+
-			" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = excluded.holder, "+
-			"position = excluded.position, replay = NULL, state = excluded.state, saved_at = "+
-			"excluded.saved_at WHERE webhooks.beat = excluded.beat - 1 RETURNING id",
+			" ORDER BY "+id+" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = "+
+			"excluded.holder, position = excluded.position, replay = NULL, state = "+
+			"excluded.state, saved_at = excluded.saved_at WHERE webhooks.beat = excluded.beat - 1 "+
+			"RETURNING id",
 			t.now.UnixMicro(), object)
 		return t.note(err)
 	})
