@@ -130,11 +130,13 @@ func TestThousandChanges(t *testing.T) {
 	})
 }
 
-// A slowDisk counts the transactions that save webhooks, each of which takes a while, and may fail.
+// A slowDisk counts the transactions that save webhooks, each of which takes a while. They may fail
+// or hang.
 type slowDisk struct {
 	keystore.Database
 	saves atomic.Int64
 	full  atomic.Bool
+	hangs atomic.Bool
 }
 
 func (s *slowDisk) SaveWebhooks(
@@ -142,6 +144,9 @@ func (s *slowDisk) SaveWebhooks(
 ) ([]string, error) {
 	s.saves.Add(1)
 	time.Sleep(20 * time.Millisecond)
+	if s.hangs.Load() {
+		<-ctx.Done()
+	}
 	if s.full.Load() {
 		return nil, errors.New("no space left on device")
 	}
@@ -207,6 +212,30 @@ func TestSavesOfTwo(t *testing.T) {
 		<-n.saver.turn
 		if a, b := <-saved, <-saved; a == b {
 			t.Errorf("saved %v and %v", a, b)
+		}
+	})
+}
+
+// TestCloseWhileSaving: a database that hangs delays the end of a node, for whose lease revokes on
+// other nodes wait, by no more than one call of it.
+func TestCloseWhileSaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		n.configure(r, hook)
+		time.Sleep(progressInterval / 2)
+		second := hook
+		second.Shown = "https://example.com/other"
+		n.configure(r, second)
+		time.Sleep(progressInterval / 4)
+		db.hangs.Store(true)
+		mint(t, n.keys, 0)
+		time.Sleep(progressInterval) // the second one waits while the first one is saved
+		began := time.Now()
+		n.close()
+		if took := time.Since(began); took > storeTimeout {
+			t.Errorf("closing a node took %v", took)
 		}
 	})
 }
