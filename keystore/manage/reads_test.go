@@ -222,6 +222,39 @@ func TestReadsEnd(t *testing.T) {
 	})
 }
 
+// TestReplayIsNoRead checks that replays of webhooks that wait for another change let reads of their
+// caller start.
+func TestReplayIsNoRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := nodeWithReads(fleet.New(t))
+		proceed := make(chan struct{})
+		var changes sync.WaitGroup
+		changes.Go(func() {
+			_, err := k.Database().Update(ctx, func(keystore.Tx) error { <-proceed; return nil })
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		for range 2 { // as many as may read at the same time
+			changes.Go(func() {
+				if _, err := k.ReplayWebhook(ctx, fleet.Root, "missing",
+					manage.ReplayFrom{}); err == nil {
+					t.Error("a webhook that does not exist was replayed")
+				}
+			})
+		}
+		synctest.Wait()
+		reading, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if _, _, err := k.ListKeys(reading, fleet.Root, keystore.KeyFilter{}, "", 1); err != nil {
+			t.Error(err)
+		}
+		close(proceed)
+		changes.Wait()
+	})
+}
+
 // TestHealthOfLookups checks that a node is unhealthy while lookups fail.
 func TestHealthOfLookups(t *testing.T) {
 	k, db := nodeWithReads(fleet.New(t))
