@@ -60,8 +60,7 @@ func (d *DB) SaveWebhooks(
 			" ORDER BY "+id+" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = "+
 			"excluded.holder, position = excluded.position, replay = NULL, state = "+
 			"excluded.state, saved_at = excluded.saved_at WHERE webhooks.beat = excluded.beat - 1 "+
-			"RETURNING id",
-			t.now.UnixMicro(), object)
+			"RETURNING id", t.now.UnixMicro(), object)
 		return t.note(err)
 	})
 	return saved, d.fail(ctx, "saving the progress of webhooks", err)
