@@ -82,9 +82,11 @@ room:
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/sqldb $$(go list ./... | grep -v -e /keystore -e '/caddymodule$$')
+		./keystore/sqldb $$(go list ./... | \
+			grep -v -e /keystore -e '/caddymodule$$' -e /admin/events -e /redact)
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/node ./keystore/manage ./caddymodule $$(go list ./keystore/... | grep -v /sqldb)
+		./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
+		$$(go list ./keystore/... | grep -v /sqldb)
 
 # The first ones wait most, so that others can run beside them.
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/

@@ -78,7 +78,7 @@ func TestWebhooks(t *testing.T) {
 		}
 	}
 
-	rows, err := db.AuditChain(t.Context(), 1)
+	rows, err := db.AuditChain(t.Context(), 1, 10)
 	if err != nil {
 		t.Fatal(err)
 	}

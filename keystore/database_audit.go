@@ -11,9 +11,9 @@ type AuditReader interface {
 	// next page, empty after the last. A page also ends at about [PageBytes].
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow,
 		next string, err error)
-	// AuditChain returns the rows after a Seq, oldest first: at least one if there is any, and at
-	// most about 500 rows or 256 KiB, plus the row that exceeds that.
-	AuditChain(ctx context.Context, after int64) ([]AuditRow, error)
+	// AuditChain returns at most limit rows after a Seq, oldest first. A page ends earlier with the
+	// row that brings those after the first one to 256 KiB.
+	AuditChain(ctx context.Context, after int64, limit int) ([]AuditRow, error)
 }
 
 // An AuditFilter selects rows of the audit log. A row must match every field that is set; the zero

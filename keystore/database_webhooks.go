@@ -53,7 +53,7 @@ func (w *Webhook) TakeReplay() bool {
 		return false
 	}
 	if *w.Replay != ReplayHere {
-		w.Position = *w.Replay
+		w.Position, w.Last = *w.Replay, ""
 	}
 	w.Replay, w.StoppedAt, w.Attempts, w.RetryAt = nil, time.Time{}, 0, time.Time{}
 	return true
@@ -65,6 +65,7 @@ type WebhookState struct {
 	Events     []string          `json:"events,omitempty"`
 	Namespaces []string          `json:"namespaces,omitempty"`
 	StoppedAt  time.Time         `json:"stopped_at,omitzero"`  // when the receiver answered 410
+	Last       string            `json:"last,omitempty"`       // event at Position, if known
 	Attempts   int               `json:"attempts,omitempty"`   // failed ones of the next event
 	RetryAt    time.Time         `json:"retry_at,omitzero"`    // of the next event
 	Deliveries []WebhookDelivery `json:"deliveries,omitempty"` // attempts, the latest first

@@ -15,8 +15,8 @@ var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.
 	"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "2001::/23",
 	"2001:db8::/32", "2002::/16", "3fff::/20")
 
-// unicast is the only part of IPv6 with public addresses (RFC 4291). Others lead into networks of
-// IPv4: ::ffff:0:0:0/96 (RFC 7915), for example.
+// unicast is the only part of IPv6 with public addresses (RFC 4291). Some others lead into networks
+// of IPv4: ::ffff:0:0:0/96 (RFC 7915), for example.
 var unicast = netip.MustParsePrefix("2000::/3")
 
 // translated has the IPv4 addresses that DNS64 gives to nodes without IPv4 (RFC 6052). The last four

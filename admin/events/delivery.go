@@ -29,6 +29,8 @@ const (
 	noticeInterval = 100 * time.Millisecond
 	// storeTimeout bounds a call of the database.
 	storeTimeout = 5 * time.Second
+	// maxBuffer is the maximum number of rows that are read at once.
+	maxBuffer = 500
 	// maxDeliveries is the number of attempts that the row keeps.
 	maxDeliveries = 20
 	// maxError is the maximum length of the error of an attempt, in bytes.
@@ -63,7 +65,6 @@ type delivery struct {
 	due, dueFor time.Time // when row.RetryAt is on the own clock, and for which RetryAt that holds
 
 	buffer  []keystore.AuditRow // the rows after row.Position
-	hash    keystore.Digest     // of the row at row.Position, or zero if it is not known
 	applied keystore.Revision   // of the node before the audit log was last read
 	polled  time.Time           // when the audit log was last read to its end
 }
@@ -169,7 +170,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		d.logger.Info("taking over a webhook that no node delivers", slog.String("webhook", d.id))
 		d.row = *found
 	}
-	d.buffer, d.hash, d.polled = nil, keystore.Digest{}, time.Time{}
+	d.buffer, d.polled = nil, time.Time{}
 	if !d.save() {
 		return watchInterval
 	}
@@ -201,7 +202,7 @@ func (d *delivery) newest(ctx context.Context) (int64, error) {
 // row. It applies a replay. It takes no context: a node that stops must know the row to release it.
 func (d *delivery) save() bool {
 	if d.row.TakeReplay() {
-		d.buffer, d.hash, d.polled = nil, keystore.Digest{}, time.Time{}
+		d.buffer, d.polled = nil, time.Time{}
 	}
 	next := d.row
 	next.Holder = d.keys.Incarnation()
@@ -232,20 +233,19 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	rows, err := d.keys.Database().AuditChain(ctx, d.row.Position)
+	rows, err := d.chain(ctx, max(0, d.row.Position-1), maxBuffer)
 	if err != nil {
-		_ = d.keys.StoreFailed("reading the audit log", err)
 		d.polled = now
 		return false
 	}
-	if len(rows) == 0 || d.hash != (keystore.Digest{}) && rows[0].Chain(d.hash) != rows[0].Hash {
-		lost, err := d.rewind(ctx)
-		if err != nil {
-			d.polled = now
-		}
-		if err != nil || lost {
+	if d.row.Position > 0 {
+		if !isAt(rows, d.row.Position, d.row.Last) {
+			if d.rewind(ctx) != nil {
+				d.polled = now
+			}
 			return false
 		}
+		d.row.Last, rows = rows[0].EventID(), rows[1:]
 	}
 	if d.buffer = rows; len(rows) == 0 {
 		d.applied, d.polled = applied, now
@@ -253,50 +253,49 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	return len(rows) > 0
 }
 
-// rewind checks whether the database still has the row at the position. If not, it moves the
-// position back to the latest delivered row that still exists, and lost is true. The rows after it
-// are delivered then: other rows may have taken the numbers of the lost ones.
-func (d *delivery) rewind(ctx context.Context) (lost bool, err error) {
-	if d.row.Position == 0 {
-		return false, nil
-	}
-	row, err := d.rowAt(ctx, d.row.Position)
-	if err != nil || row != nil && (d.hash == (keystore.Digest{}) || row.Hash == d.hash) {
-		return false, err
-	}
-	next, err := d.newest(ctx)
+// rewind is for a database that has lost the row at the position. It moves the position back to the
+// latest delivered row that still exists. The rows after it are delivered then: other rows may have
+// taken the numbers of the lost ones.
+func (d *delivery) rewind(ctx context.Context) error {
+	newest, err := d.newest(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
+	next, last := min(newest, d.row.Position), ""
 	for _, one := range d.row.Deliveries {
 		seq, ok := keystore.ParseEventID(one.Event)
 		if !ok || seq > d.row.Position {
 			continue
 		}
-		if row, err = d.rowAt(ctx, seq); err != nil {
-			return false, err
+		rows, err := d.chain(ctx, seq-1, 1)
+		if err != nil {
+			return err
 		}
-		if next = min(next, seq-1); row != nil && row.EventID() == one.Event {
-			next = seq
+		if next = min(next, seq-1); isAt(rows, seq, one.Event) {
+			next, last = seq, one.Event
 			break
 		}
 	}
 	d.logger.Warn("the database has lost rows of the audit log; webhook moved back",
 		slog.String("webhook", d.id))
-	d.row.Position, d.hash, d.dirty = next, keystore.Digest{}, true
-	return true, nil
+	d.row.Position, d.row.Last, d.dirty = next, last, true
+	return nil
 }
 
-// rowAt returns a row of the audit log, or nil if there is none.
-func (d *delivery) rowAt(ctx context.Context, seq int64) (*keystore.AuditRow, error) {
-	rows, err := d.keys.Database().AuditChain(ctx, seq-1)
+// chain reads a page of the audit log.
+func (d *delivery) chain(
+	ctx context.Context, after int64, limit int,
+) ([]keystore.AuditRow, error) {
+	rows, err := d.keys.Database().AuditChain(ctx, after, limit)
 	if err != nil {
 		return nil, d.keys.StoreFailed("reading the audit log", err)
 	}
-	if len(rows) == 0 || rows[0].Seq != seq {
-		return nil, nil
-	}
-	return &rows[0], nil
+	return rows, nil
+}
+
+// isAt reports whether a page begins with the row with a Seq and, unless it is empty, an event id.
+func isAt(rows []keystore.AuditRow, seq int64, event string) bool {
+	return len(rows) > 0 && rows[0].Seq == seq && (event == "" || rows[0].EventID() == event)
 }
 
 // next delivers the first row of the buffer or skips it.
@@ -366,7 +365,7 @@ func (d *delivery) message(ctx context.Context, row *keystore.AuditRow) (*messag
 
 // done removes the first row from the buffer.
 func (d *delivery) done(row *keystore.AuditRow) {
-	d.row.Position, d.hash, d.dirty = row.Seq, row.Hash, true
+	d.row.Position, d.row.Last, d.dirty = row.Seq, row.EventID(), true
 	d.buffer = d.buffer[1:]
 }
 

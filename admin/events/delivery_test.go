@@ -130,11 +130,13 @@ func TestThousandChanges(t *testing.T) {
 	})
 }
 
-// A slowDisk counts the transactions that save webhooks, each of which takes a while, and may fail.
+// A slowDisk counts the transactions that save webhooks, each of which takes a while. They may fail
+// or hang.
 type slowDisk struct {
 	keystore.Database
 	saves atomic.Int64
 	full  atomic.Bool
+	hangs atomic.Bool
 }
 
 func (s *slowDisk) SaveWebhooks(
@@ -142,6 +144,9 @@ func (s *slowDisk) SaveWebhooks(
 ) ([]string, error) {
 	s.saves.Add(1)
 	time.Sleep(20 * time.Millisecond)
+	if s.hangs.Load() {
+		<-ctx.Done()
+	}
 	if s.full.Load() {
 		return nil, errors.New("no space left on device")
 	}
@@ -207,6 +212,30 @@ func TestSavesOfTwo(t *testing.T) {
 		<-n.saver.turn
 		if a, b := <-saved, <-saved; a == b {
 			t.Errorf("saved %v and %v", a, b)
+		}
+	})
+}
+
+// TestCloseWhileSaving: a database that hangs delays the end of a node, for whose lease revokes on
+// other nodes wait, by no more than one call of it.
+func TestCloseWhileSaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		n.configure(r, hook)
+		time.Sleep(progressInterval / 2)
+		second := hook
+		second.Shown = "https://example.com/other"
+		n.configure(r, second)
+		time.Sleep(progressInterval / 4)
+		db.hangs.Store(true)
+		mint(t, n.keys, 0)
+		time.Sleep(progressInterval) // the second one waits while the first one is saved
+		began := time.Now()
+		n.close()
+		if took := time.Since(began); took > storeTimeout {
+			t.Errorf("closing a node took %v", took)
 		}
 	})
 }
@@ -368,35 +397,86 @@ func TestConfigure(t *testing.T) {
 // place have other ids and are delivered.
 func TestLostRows(t *testing.T) {
 	for _, test := range []struct {
-		fresh int           // rows after the failover
-		later time.Duration // after it
-	}{{1, 2 * pollInterval}, {1, 0}, {2, 0}, {3, 0}} {
+		fresh  int           // rows after the failover
+		later  time.Duration // after it
+		outage bool          // the node has lost the row of the webhook meanwhile
+		moved  bool          // another node delivers afterwards
+	}{
+		{fresh: 1, later: 2 * pollInterval}, {fresh: 1}, {fresh: 2}, {fresh: 3},
+		{fresh: 1, outage: true}, {fresh: 3, outage: true}, {fresh: 3, moved: true},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			d, r := fleet.New(t), newReceiver()
-			n := startNode(d, r, hook)
+			db := &slowDisk{Database: openSQLite(d)}
+			n, writer := idleNodeOn(d, db), idleNode(d)
+			n.configure(r, hook)
 			time.Sleep(time.Second)
 			for i := range 3 {
 				mint(t, n.keys, i)
 			}
 			time.Sleep(2 * progressInterval)
 			before := r.firsts()
-			d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
-				"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
+			if test.outage {
+				db.full.Store(true)
+				time.Sleep(2 * saveInterval)
+			}
+			if test.moved {
+				n.close()
+			}
+			loseRows(d)
 			time.Sleep(test.later)
 			for i := range test.fresh {
-				mint(t, n.keys, 3+i)
+				mint(t, writer.keys, 3+i)
 			}
-			time.Sleep(2 * pollInterval)
+			db.full.Store(false)
+			if test.moved {
+				writer.configure(r, hook)
+			}
+			time.Sleep(watchInterval + 2*pollInterval)
 			want := before[:3:3]
-			for _, row := range audit(t, n.keys)[1:] {
+			for _, row := range audit(t, writer.keys)[1:] {
 				want = append(want, row.EventID())
 			}
 			if got := r.firsts(); !slices.Equal(got, want) {
-				t.Errorf("%d rows %v after the failover: received\n%v, want\n%v", test.fresh,
-					test.later, got, want)
+				t.Errorf("%+v: received\n%v, want\n%v", test, got, want)
 			}
 		})
 	}
+}
+
+// TestLostFiltered: a webhook that has filtered out the rows that are lost receives an event that
+// follows those that take their place.
+func TestLostFiltered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		members := hook
+		members.Events = []string{"member.*"}
+		n, writer := startNode(d, r, members), idleNode(d)
+		time.Sleep(time.Second)
+		for i := range 3 {
+			mint(t, n.keys, i)
+		}
+		time.Sleep(2 * progressInterval)
+		loseRows(d)
+		for i := range 3 {
+			mint(t, writer.keys, 3+i)
+		}
+		if _, err := writer.keys.CreateMember(t.Context(), fleet.Root,
+			keystore.Member{Name: "Ada"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * pollInterval)
+		if got := r.types(); !slices.Equal(got, []string{"member.created"}) {
+			t.Errorf("received %v", got)
+		}
+	})
+}
+
+// loseRows deletes the rows of the audit log but the first.
+func loseRows(d fleet.Fleet) {
+	d.Helper()
+	d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+		"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
 }
 
 // TestBounded: a webhook with a large backlog holds a page of it in memory.

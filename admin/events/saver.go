@@ -30,28 +30,35 @@ func newSaver(ks *manage.Keystore) *saver {
 	return &saver{keys: ks, turn: make(chan struct{}, 1)}
 }
 
-// save stores a row. It returns false if another node has changed the row, or if the write failed.
-// A write that failed may have been committed.
+// save stores a row within storeTimeout. It returns false if another node has changed the row, or if
+// the write failed. A write that failed may have been committed.
 func (s *saver) save(w *keystore.Webhook) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	defer cancel()
 	own := &pendingSave{webhook: w}
 	s.mu.Lock()
 	s.waiting = append(s.waiting, own)
 	s.mu.Unlock()
-	s.turn <- struct{}{}
-	defer func() { <-s.turn }()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.waiting = slices.DeleteFunc(s.waiting, func(one *pendingSave) bool { return one == own })
+		return false
+	}
 	if !own.done { // another goroutine has not written it together with its own row
 		s.mu.Lock()
 		batch := s.waiting
 		s.waiting = nil
 		s.mu.Unlock()
-		s.write(batch)
+		s.write(ctx, batch)
 	}
 	return own.saved
 }
 
-func (s *saver) write(batch []*pendingSave) {
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-	defer cancel()
+func (s *saver) write(ctx context.Context, batch []*pendingSave) {
 	var rows []keystore.Webhook
 	for _, one := range batch {
 		// A delivery that ends and its successor may save the same row. Only the first one can

@@ -126,8 +126,7 @@ func withoutURL(ctx context.Context, err error, sent *url.URL) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	text, uri := err.Error(), sent.RequestURI()
-	if strings.Contains(text, `"`+uri) || strings.Contains(text, " "+uri) {
+	if uri := sent.RequestURI(); uri != "/" && strings.Contains(err.Error(), uri) {
 		return errors.New("the receiver does not speak HTTP")
 	}
 	return err

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -237,6 +238,26 @@ func TestEcho(t *testing.T) {
 	}
 }
 
+// TestEchoAnywhere: whatever is around the path in an error, it is not shown. A URL without a path
+// hides no error.
+func TestEchoAnywhere(t *testing.T) {
+	for _, test := range []struct{ sent, text, want string }{
+		{"https://example.com/hook/s3cret", "beginning with: `/hook/s3cret`",
+			"the receiver does not speak HTTP"},
+		{"https://example.com", "read unix /run/a: broken", "read unix /run/a: broken"},
+		{"https://example.com/", `malformed HTTP status code "/"`,
+			`malformed HTTP status code "/"`},
+	} {
+		sent, err := url.Parse(test.sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := withoutURL(t.Context(), errors.New(test.text), sent); got.Error() != test.want {
+			t.Errorf("%s: %q, want %q", test.sent, got, test.want)
+		}
+	}
+}
+
 // TestCertificates: a certificate of another name or of an unknown authority is refused.
 func TestCertificates(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
@@ -290,17 +311,17 @@ func TestPrivate(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	for url, want := range map[string]string{
+	for text, want := range map[string]string{
 		"https://example.com/h?a=b": "", "http://example.com": "allow_private",
 		"https://u:p@example.com": "user name", "ftp://example.com": "https://", "": "https://HOST",
 		"https://": "https://HOST", "https://example.com/#x": "https://HOST", "://": "https://HOST",
 		"https://example.com:8443": "", "https://example.com:99999": "port",
 		"https://example.com:0": "port",
 	} {
-		w := Webhook{URL: url, Secrets: []string{testSecret}}
+		w := Webhook{URL: text, Secrets: []string{testSecret}}
 		if err := w.Check(); (err == nil) != (want == "") ||
 			err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", url, err, want)
+			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
 	for _, secret := range []string{"", "whsec_", "whsec_c2hvcnQ=", strings.TrimPrefix(testSecret,

@@ -193,7 +193,7 @@ func testCancelled(t *testing.T, s Store) {
 			_, _, err := db.Audits(cancelled, keystore.AuditFilter{}, "", 1)
 			return err
 		},
-		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0); return err },
+		"AuditChain": func() error { _, err := db.AuditChain(cancelled, 0, 1); return err },
 		"RecordUse": func() error {
 			return db.RecordUse(cancelled, map[string]keystore.LastUse{"k": {At: start}})
 		},

@@ -31,7 +31,8 @@ func testWebhooks(t *testing.T, s Store) {
 	check()
 	a := keystore.Webhook{ID: "a", Holder: "node", Position: 1 << 40,
 		WebhookState: keystore.WebhookState{URL: "https://a.example", Events: []string{"key.*"},
-			Namespaces: []string{"acme"}, Attempts: 3, RetryAt: start, StoppedAt: start,
+			Namespaces: []string{"acme"}, Last: "evt_1", Attempts: 3, RetryAt: start,
+			StoppedAt: start,
 			Deliveries: []keystore.WebhookDelivery{{Event: "evt_1", Type: "key.created", At: start,
 				Status: 500, Took: time.Second, Error: "answered 500"}}}}
 	b := keystore.Webhook{ID: "b"}

@@ -95,6 +95,9 @@ func (k *Keystore) ExportAudit(
 	return err
 }
 
+// exportPage is the maximum number of rows that are read at once.
+const exportPage = 500
+
 // eachAudit calls f with pages of the rows up to the newest at the time of the call, oldest first.
 // It returns that newest row, or the zero row for an empty log. It checks the caller's authority
 // again for each page. If rows at the end are missing, it stops early without an error.
@@ -112,7 +115,7 @@ func (k *Keystore) eachAudit(
 	for after := int64(0); after < newest.Seq; after = rows[len(rows)-1].Seq {
 		rows, err = k.readAudit(ctx, c,
 			func(ctx context.Context) ([]keystore.AuditRow, error) {
-				return k.Database().AuditChain(ctx, after)
+				return k.Database().AuditChain(ctx, after, exportPage)
 			})
 		if err != nil {
 			return newest, err

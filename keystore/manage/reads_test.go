@@ -51,11 +51,13 @@ func (w *withReads) Keys(
 	return w.Database.Keys(ctx, f, cursor, limit)
 }
 
-func (w *withReads) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
+func (w *withReads) AuditChain(
+	ctx context.Context, after int64, limit int,
+) ([]keystore.AuditRow, error) {
 	if err := w.auditChain(ctx); err != nil {
 		return nil, err
 	}
-	return w.Database.AuditChain(ctx, after)
+	return w.Database.AuditChain(ctx, after, limit)
 }
 
 func (w *withReads) Usage(
@@ -217,6 +219,39 @@ func TestReadsEnd(t *testing.T) {
 		repeat("without a database", fleet.ErrCut, find)
 		db.policy = nothing
 		repeat("afterwards", nil, find)
+	})
+}
+
+// TestReplayIsNoRead checks that replays of webhooks that wait for another change let reads of
+// their caller start.
+func TestReplayIsNoRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, _ := nodeWithReads(fleet.New(t))
+		proceed := make(chan struct{})
+		var changes sync.WaitGroup
+		changes.Go(func() {
+			_, err := k.Database().Update(ctx, func(keystore.Tx) error { <-proceed; return nil })
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		for range 2 { // as many as may read at the same time
+			changes.Go(func() {
+				if _, err := k.ReplayWebhook(ctx, fleet.Root, "missing",
+					manage.ReplayFrom{}); err == nil {
+					t.Error("a webhook that does not exist was replayed")
+				}
+			})
+		}
+		synctest.Wait()
+		reading, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if _, _, err := k.ListKeys(reading, fleet.Root, keystore.KeyFilter{}, "", 1); err != nil {
+			t.Error(err)
+		}
+		close(proceed)
+		changes.Wait()
 	})
 }
 

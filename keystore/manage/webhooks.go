@@ -102,15 +102,7 @@ type ReplayFrom struct {
 func (k *Keystore) ReplayWebhook(
 	ctx context.Context, c Caller, id string, from ReplayFrom,
 ) (*WebhookStatus, error) {
-	auth, done, err := k.beginRead(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if err := auth.requireEverywhere(adminWebhooks, "replay"); err != nil {
-		return nil, err
-	}
-	after, err := k.replayAfter(ctx, from)
+	after, err := k.replayAfter(ctx, c, from)
 	if err != nil {
 		return nil, err
 	}
@@ -118,13 +110,21 @@ func (k *Keystore) ReplayWebhook(
 }
 
 // replayAfter returns the Seq of the row after which a replay begins.
-func (k *Keystore) replayAfter(ctx context.Context, from ReplayFrom) (int64, error) {
+func (k *Keystore) replayAfter(ctx context.Context, c Caller, from ReplayFrom) (int64, error) {
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	if err := auth.requireEverywhere(adminWebhooks, "replay"); err != nil {
+		return 0, err
+	}
 	var wrong fieldErrors
 	switch {
 	case from.Event != "":
 		seq, ok := keystore.ParseEventID(from.Event)
 		if ok {
-			rows, err := k.Database().AuditChain(ctx, seq-1)
+			rows, err := k.Database().AuditChain(ctx, seq-1, 1)
 			if err != nil {
 				return 0, k.StoreFailed("reading the audit log", err)
 			}

@@ -203,23 +203,22 @@ func (d *DB) boundsOf(ctx context.Context, during clause, limit int) (seqBounds,
 	return seqBounds{{">=", []any{of[0].first}}, {"<=", []any{of[0].last}}}, nil
 }
 
-// A page of the chain ends with the row that reaches one of these limits: the number of rows, or
-// the bytes of Before and After of the rows before it.
-const (
-	chainRows  = 500
-	chainBytes = 256 << 10
-)
+// chainBytes is where a page of the chain ends: the bytes of Before and After in the rows after the
+// first one, which does not count, because a caller may only check that it has not changed.
+const chainBytes = 256 << 10
 
 // AuditChain implements [keystore.Database]. It reads the sizes first, so that it reads no texts
 // beyond the page.
-func (d *DB) AuditChain(ctx context.Context, after int64) ([]keystore.AuditRow, error) {
+func (d *DB) AuditChain(
+	ctx context.Context, after int64, limit int,
+) ([]keystore.AuditRow, error) {
 	const size = "octet_length(before) + octet_length(after)"
 	rows, err := list(d.read(ctx), scanAudit,
 		"SELECT "+auditColumns+" FROM audit WHERE seq > ? AND "+d.current+`
 		AND seq <= (SELECT max(seq) FROM (
-			SELECT seq, sum(size) OVER (ORDER BY seq) - size AS earlier
+			SELECT seq, sum(size) OVER w - first_value(size) OVER w - size AS earlier
 			FROM (SELECT seq, `+size+` AS size FROM audit WHERE seq > ?
-				ORDER BY seq LIMIT ?) AS next
-		) AS page WHERE earlier < ?) ORDER BY seq`, after, after, chainRows, chainBytes)
+				ORDER BY seq LIMIT ?) AS next WINDOW w AS (ORDER BY seq)
+		) AS page WHERE earlier < ?) ORDER BY seq`, after, after, limit, chainBytes)
 	return rows, d.fail(ctx, readingAudit, err)
 }

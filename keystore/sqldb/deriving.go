@@ -36,7 +36,7 @@ func (d *DB) DerivingKey(
 func (d *DB) RecordDeriving(
 	ctx context.Context, keys map[keystore.Digest]keystore.DerivingKey,
 ) error {
-	err := record(ctx, d, keys,
+	err := inBatches(ctx, d, keys,
 		func(a, b keystore.Digest) int { return bytes.Compare(a[:], b[:]) }, (*tx).recordDeriving)
 	return d.fail(ctx, "recording deriving keys", err)
 }

@@ -11,13 +11,13 @@ import (
 
 // RecordUse implements [keystore.Database].
 func (d *DB) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) error {
-	err := record(ctx, d, uses, strings.Compare, (*tx).recordUse)
+	err := inBatches(ctx, d, uses, strings.Compare, (*tx).recordUse)
 	return d.fail(ctx, "recording last uses", err)
 }
 
-// record calls write for a part of rows at a time, each in a transaction of its own, and deletes
+// inBatches calls write for a part of rows at a time, each in a transaction of its own, and deletes
 // from rows what is committed.
-func record[K comparable, V any](
+func inBatches[K comparable, V any](
 	ctx context.Context, d *DB, rows map[K]V, compare func(a, b K) int,
 	write func(t *tx, part []K, rows map[K]V) error,
 ) error {

@@ -120,7 +120,7 @@ func TestPools(t *testing.T) {
 				return err
 			},
 			"AuditChain": func(ctx context.Context) error {
-				_, err := d.AuditChain(ctx, 0)
+				_, err := d.AuditChain(ctx, 0, 500)
 				return err
 			},
 		} {

@@ -228,7 +228,7 @@ func TestPostgresStandby(t *testing.T) {
 			_, _, err := both.Audits(ctx, keystore.AuditFilter{}, "", 1)
 			return err
 		},
-		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0); return err },
+		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0, 1); return err },
 		"Acknowledge": func() error {
 			return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
@@ -276,6 +276,52 @@ func TestPostgresStandby(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal(h, err)
 		}
+	}
+}
+
+// TestPostgresWebhooksTogether: two nodes that save the same webhooks in different orders wait for
+// each other.
+func TestPostgresWebhooksTogether(t *testing.T) {
+	ctx := t.Context()
+	s := newPostgresStore(t)
+	first, second := openOnce(t, s.URL(s.schema)), openOnce(t, s.URL(s.schema))
+	if _, err := first.Deployment(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	a, b, c := keystore.Webhook{ID: "a"}, keystore.Webhook{ID: "b"}, keystore.Webhook{ID: "c"}
+	if _, err := first.SaveWebhooks(ctx, []keystore.Webhook{a, b, c}); err != nil {
+		t.Fatal(err)
+	}
+	a.Beat, b.Beat, c.Beat = 1, 1, 1
+	locked, err := first.writer.BeginTx(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer locked.Rollback()
+	if _, err := locked.Exec("SELECT id FROM webhooks WHERE id = 'c' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	var saves sync.WaitGroup
+	defer saves.Wait()
+	for i, list := range [][]keystore.Webhook{{a, c, b}, {b, a}} {
+		saves.Go(func() {
+			if _, err := []*closeOnce{first, second}[i].SaveWebhooks(ctx, list); err != nil {
+				t.Error(err)
+			}
+		})
+		deadline := time.Now().Add(time.Minute)
+		for waiting := ""; waiting != fmt.Sprint(i+1); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s of %d saves wait", waiting, i+1)
+			}
+			if waiting, err = s.Query("", "SELECT count(*) FROM pg_stat_activity WHERE "+
+				"wait_event_type = 'Lock' AND query LIKE 'INSERT INTO webhooks%'"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := locked.Commit(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -67,13 +67,13 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 	if err != nil {
 		return err
 	}
-	const quota, begins = "CAST(r.value ->> 0 AS text)", "CAST(r.value ->> 1 AS bigint)"
+	quota, begins := item(0, "text"), item(1, "bigint")
 	if _, err := t.exec("INSERT INTO quota_grants (quota, begins, ends, granted) SELECT "+quota+
-		", "+begins+", CAST(r.value ->> 2 AS bigint), 0 FROM "+t.db.items+
+		", "+begins+", "+item(2, "bigint")+", 0 FROM "+t.db.items+
 		" r WHERE true ON CONFLICT DO NOTHING", array); err != nil {
 		return err
 	}
-	locked, err := t.query("SELECT "+quota+", "+begins+", CAST(r.value ->> 3 AS bigint), "+
+	locked, err := t.query("SELECT "+quota+", "+begins+", "+item(3, "bigint")+", "+
 		"q.granted, q.units FROM "+t.db.items+" r CROSS JOIN quota_grants q WHERE q.quota = "+quota+
 		" AND q.begins = "+begins+" ORDER BY q.quota, q.begins"+t.db.lockQuotas, array)
 	if err != nil {
@@ -99,8 +99,8 @@ func (t *tx) reserve(reservations []keystore.Reservation, grants []keystore.Quot
 	if array, err = fromJSON(changed); err != nil {
 		return err
 	}
-	_, err = t.exec("UPDATE quota_grants SET granted = CAST(r.value ->> 2 AS bigint), "+
-		"units = CAST(r.value ->> 3 AS bigint) FROM "+t.db.items+" r WHERE quota = "+quota+
+	_, err = t.exec("UPDATE quota_grants SET granted = "+item(2, "bigint")+", units = "+
+		item(3, "bigint")+" FROM "+t.db.items+" r WHERE quota = "+quota+
 		" AND begins = "+begins, array)
 	return err
 }
@@ -149,12 +149,10 @@ func (t *tx) NoteQuotaThresholds(thresholds []keystore.QuotaThreshold) ([]string
 	if err != nil {
 		return nil, err
 	}
-	news, err := list(t.query, func(scan func(...any) error) (quota string, err error) {
-		return quota, scan(&quota)
-	}, "INSERT INTO quota_thresholds (quota, begins, ends, percent) SELECT r.value ->> 0, "+
-		"CAST(r.value ->> 1 AS bigint), CAST(r.value ->> 2 AS bigint), CAST(r.value ->> 3 AS "+
-		"integer) FROM "+t.db.items+" r WHERE true ON CONFLICT (quota, begins) DO UPDATE SET "+
-		"percent = excluded.percent WHERE quota_thresholds.percent < excluded.percent "+
-		"RETURNING quota", object)
+	news, err := list(t.query, scanText, "INSERT INTO quota_thresholds (quota, begins, ends, "+
+		"percent) SELECT "+item(0, "text")+", "+item(1, "bigint")+", "+item(2, "bigint")+", "+
+		item(3, "integer")+" FROM "+t.db.items+" r WHERE true ON CONFLICT (quota, begins) DO "+
+		"UPDATE SET percent = excluded.percent WHERE quota_thresholds.percent < "+
+		"excluded.percent RETURNING quota", object)
 	return news, t.note(err)
 }

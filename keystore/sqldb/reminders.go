@@ -131,8 +131,8 @@ func (t *tx) NoteUnused(reports map[string]keystore.UnusedReport) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO unused_keys (key_id, since, inactivated) SELECT r.value ->> 0, "+
-		"CAST(r.value ->> 1 AS bigint), CAST(r.value ->> 2 AS bigint) FROM "+t.db.items+
+	_, err = t.exec("INSERT INTO unused_keys (key_id, since, inactivated) SELECT "+
+		item(0, "text")+", "+item(1, "bigint")+", "+item(2, "bigint")+" FROM "+t.db.items+
 		" r WHERE true ON CONFLICT (key_id) DO UPDATE SET since = excluded.since, inactivated = "+
 		"excluded.inactivated", list)
 	return err

@@ -88,9 +88,7 @@ func (d *DB) readUsage(
 		}
 		most := unionOf(parts).within("SELECT g FROM (",
 			") u GROUP BY g ORDER BY coalesce(sum(n), 0) DESC, g LIMIT ?")
-		groups, err := list(query, func(scan func(...any) error) (g string, err error) {
-			return g, scan(&g)
-		}, most.sql, append(most.args, q.Limit)...)
+		groups, err := list(query, scanText, most.sql, append(most.args, q.Limit)...)
 		if err != nil {
 			return nil, err
 		}

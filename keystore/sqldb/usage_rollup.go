@@ -40,9 +40,8 @@ func (d *DB) MaintainUsage(
 var errTableInUse = errors.New("a table is in use")
 
 func (t *tx) maintainUsage(kept keystore.UsageKept) (more bool, err error) {
-	free, err := list(t.query, func(scan func(...any) error) (name string, err error) {
-		return name, scan(&name)
-	}, "SELECT name FROM usage_state WHERE name = 'maintainer'"+t.db.skipLocked)
+	free, err := list(t.query, scanText,
+		"SELECT name FROM usage_state WHERE name = 'maintainer'"+t.db.skipLocked)
 	if err != nil || len(free) == 0 {
 		return false, t.note(err)
 	}

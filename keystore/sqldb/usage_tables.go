@@ -211,9 +211,7 @@ func (m usageMark) rolled(bucket int64, subject [3]string) bool {
 
 // usageState reads the marks and the tables with a query each.
 func usageState(q querier, lock string) (m usageMarks, tables []usageTable, err error) {
-	texts, err := list(q, func(scan func(...any) error) (text string, err error) {
-		return text, scan(&text)
-	}, "SELECT value FROM usage_state WHERE name = 'marks'"+lock)
+	texts, err := list(q, scanText, "SELECT value FROM usage_state WHERE name = 'marks'"+lock)
 	if err != nil {
 		return m, nil, err
 	}

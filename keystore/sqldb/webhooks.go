@@ -37,11 +37,6 @@ func scanWebhook(scan func(...any) error) (w keystore.Webhook, err error) {
 func (d *DB) SaveWebhooks(
 	ctx context.Context, webhooks []keystore.Webhook,
 ) (saved []string, err error) {
-	const (
-		operation = "saving the progress of webhooks"
-		id        = "r.value ->> 0"
-		beat      = "CAST(r.value ->> 1 AS bigint)"
-	)
 	rows := make([][]any, len(webhooks))
 	for i := range webhooks {
 		w := &webhooks[i]
@@ -55,19 +50,20 @@ func (d *DB) SaveWebhooks(
 	if err != nil {
 		return nil, err
 	}
+	id, beat := item(0, "text"), item(1, "bigint")
+	// Ordered, so that two processes that save the same webhooks cannot deadlock.
 	err = d.inBackground(ctx, d.uses, func(t *tx) (err error) {
-		saved, err = list(t.query, func(scan func(...any) error) (id string, err error) {
-			return id, scan(&id)
-		}, "INSERT INTO webhooks (id, beat, holder, position, state, saved_at) SELECT "+id+", "+
-			beat+" + 1, r.value ->> 2, CAST(r.value ->> 3 AS bigint), r.value ->> 4, ? FROM "+
-			d.items+" r WHERE ("+beat+" = 0 OR EXISTS (SELECT 1 FROM webhooks w WHERE w.id = "+id+
-			"))"+d.unforced+" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = "+
+		saved, err = list(t.query, scanText, "INSERT INTO webhooks (id, beat, holder, position, "+
+			"state, saved_at) SELECT "+id+", "+beat+" + 1, "+item(2, "text")+", "+
+			item(3, "bigint")+", "+item(4, "text")+", ? FROM "+d.items+" r WHERE ("+beat+
+			" = 0 OR EXISTS (SELECT 1 FROM webhooks w WHERE w.id = "+id+"))"+d.unforced+
+			" ORDER BY "+id+" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = "+
 			"excluded.holder, position = excluded.position, replay = NULL, state = "+
 			"excluded.state, saved_at = excluded.saved_at WHERE webhooks.beat = excluded.beat - 1 "+
 			"RETURNING id", t.now.UnixMicro(), object)
 		return t.note(err)
 	})
-	return saved, d.fail(ctx, operation, err)
+	return saved, d.fail(ctx, "saving the progress of webhooks", err)
 }
 
 // ForgetWebhook implements [keystore.Database].
