@@ -18,8 +18,6 @@ const (
 	maxLeakClients = 4096 // others share a limit
 	maxLeakKeys    = 4096 // about which a node remembers reports
 	maxLeakWaits   = 8
-	// settledKept is how long a node remembers that the end of a key is in force everywhere.
-	settledKept = 10 * time.Minute
 )
 
 // leakReports is the state of a node for reports of leaked tokens. The zero value is ready to use.
@@ -29,8 +27,9 @@ type leakReports struct {
 	// told has the reports that this node has passed to the database, so that the key, whoever
 	// reports it how often, costs no more transactions than there may be rows.
 	told map[toldKey]toldReports
-	// settled has the keys whose end is in force everywhere.
-	settled map[string]time.Time
+	// settled has the records of tokens whose end is in force everywhere. A node reads another
+	// record after each change of the key, such as one that made it active in between.
+	settled map[*keystore.Record]bool
 	waiting int // reports that wait for the end of a key that an earlier one has ended
 }
 
@@ -101,30 +100,20 @@ func (l *leakReports) note(k toldKey, place string, now time.Time) {
 	l.told[k] = toldReports{now, told.urls}
 }
 
-func (l *leakReports) isSettled(key string, now time.Time) bool {
+func (l *leakReports) isSettled(r *keystore.Record) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at, ok := l.settled[key]
-	return ok && now.Sub(at) < settledKept
+	return l.settled[r]
 }
 
-func (l *leakReports) settle(keys []string, now time.Time) {
+func (l *leakReports) settle(records []*keystore.Record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.settled == nil || len(l.settled) >= maxLeakKeys {
-		l.settled = make(map[string]time.Time)
+		l.settled = make(map[*keystore.Record]bool)
 	}
-	for _, key := range keys {
-		l.settled[key] = now
-	}
-}
-
-// forget is called when keys are ended. They may have been active again in between.
-func (l *leakReports) forget(keys []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, key := range keys {
-		delete(l.settled, key)
+	for _, r := range records {
+		l.settled[r] = true
 	}
 }
 

@@ -40,10 +40,11 @@ type leak struct {
 	LeakReport
 	signed bool
 	digest keystore.Digest
-	key    string // id
-	member bool   // whether it is the token of a member
-	// ended says that the key does not work any more as this node knows, which may not be in force
-	// on other nodes yet. gone says that nothing can happen to it any more.
+	key    string           // id
+	record *keystore.Record // that this node found
+	member bool             // whether it is the token of a member
+	// ended says that the token does not work any more as this node knows, which may not be in force
+	// on other nodes yet. gone says that nothing can happen to the key any more by this token.
 	ended, gone bool
 	action      keystore.LeakAction
 }
@@ -74,7 +75,7 @@ func (k *Keystore) ReportLeaks(
 	known = make([]bool, len(reports))
 	var leaks []leak
 	var refused error
-	seen := make(map[string]bool)
+	places := make(map[keystore.Digest][]string) // by token
 	for i, r := range reports {
 		l, ok, err := k.judgeLeak(ctx, c, signed, r)
 		if err != nil {
@@ -83,14 +84,17 @@ func (k *Keystore) ReportLeaks(
 			continue
 		}
 		known[i] = ok
-		if l != nil && !seen[l.key] {
-			seen[l.key] = true
-			l.LeakReport = r.cleaned(keystore.TrimSecretToken(r.Token))
+		if l == nil || len(places[l.digest]) >= maxLeakRows {
+			continue
+		}
+		l.LeakReport = r.cleaned(keystore.TrimSecretToken(r.Token))
+		if place := l.place(); !slices.Contains(places[l.digest], place) {
+			places[l.digest] = append(places[l.digest], place)
 			leaks = append(leaks, *l)
 		}
 	}
 	var changes []leak
-	var waits []string
+	var waits []*keystore.Record
 	for i := range leaks {
 		l := &leaks[i]
 		now := time.Now()
@@ -103,8 +107,8 @@ func (k *Keystore) ReportLeaks(
 		default:
 			refused = errTooManyReports
 		}
-		if l.ended && l.action != keystore.LeakNotify && !k.leaks.isSettled(l.key, now) {
-			waits = append(waits, l.key)
+		if l.ended && l.action != keystore.LeakNotify && !k.leaks.isSettled(l.record) {
+			waits = append(waits, l.record)
 		}
 	}
 	if p, err = k.endLeaked(ctx, c, changes, waits); err == nil {
@@ -128,29 +132,33 @@ func (k *Keystore) judgeLeak(
 	now := time.Now() // before the lookup: see Node.Lookup
 	token := keystore.TrimSecretToken(r.Token)
 	l = &leak{signed: signed, member: k.IsMemberToken(token)}
+	tagged, possible := k.Inspect(token)
+	created := l.member || tagged && possible || k.Abandoned(token)
 	var a node.Answer
-	if l.member {
+	switch {
+	case l.member:
 		a, err = k.LookupMember(ctx, token, now)
-	} else {
-		if tagged, ok := k.Inspect(token); ok && !tagged && !k.leaks.admit(c, signed, now) {
-			return nil, false, errTooManyReports
-		}
+	case !created && (possible || keystore.IsDerived(token)) && !k.leaks.admit(c, signed, now):
+		err = errTooManyReports
+	default:
 		a, err = k.Lookup(ctx, token, now)
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	if a.Record == nil {
-		return nil, k.Abandoned(token), nil
+	if a.Record == nil { // the key of a token that was created here has been deleted
+		return nil, created, nil
 	}
 	policy := k.Policy()
 	home := policy.Namespace(a.Record.Namespace)
-	l.key, l.digest = a.Record.KeyID, a.Record.Digest
+	l.key, l.digest, l.record = a.Record.KeyID, a.Record.Digest, a.Record
 	l.action = l.actionIn(policy, a.Record.Namespace)
 	switch keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy,
 		Namespace: home, Narrowing: a.Narrowing}) {
-	case keystore.Rotated, keystore.Expired:
+	case keystore.Expired:
 		return nil, true, nil
+	case keystore.Rotated:
+		l.ended, l.gone = true, true
 	case keystore.Revoked:
 		l.ended, l.gone, l.action = true, true, keystore.LeakRevoke
 	case keystore.Inactive:
@@ -171,15 +179,16 @@ func (l *leak) actionIn(policy *keystore.Directory, home string) keystore.LeakAc
 }
 
 // endLeaked applies the OnLeak of the namespaces to keys, in one transaction. It waits until that,
-// and the end of the keys in waits, is in force everywhere.
+// and the end of the tokens in waits, is in force everywhere.
 func (k *Keystore) endLeaked(
-	ctx context.Context, c Caller, leaks []leak, waits []string,
+	ctx context.Context, c Caller, leaks []leak, waits []*keystore.Record,
 ) (p node.Propagation, err error) {
 	slices.SortFunc(leaks, func(a, b leak) int { return strings.Compare(a.key, b.key) })
-	var revoked, ended []string
+	var revoked []string
+	var ended bool
 	var done node.Commit
 	change := func(tx keystore.Tx) error {
-		revoked, ended = nil, nil // it may run twice
+		revoked, ended = nil, false // it may run twice
 		policy, err := k.policyIn(tx)
 		if err != nil {
 			return err
@@ -192,9 +201,7 @@ func (k *Keystore) endLeaked(
 			if was == keystore.LeakRevoke {
 				revoked = append(revoked, leaks[i].key)
 			}
-			if was != "" || leaks[i].ends() { // another report may have ended it
-				ended = append(ended, leaks[i].key)
-			}
+			ended = ended || was != "" || leaks[i].ends() // another report may have ended it
 		}
 		return nil
 	}
@@ -215,22 +222,24 @@ func (k *Keystore) endLeaked(
 	if len(revoked) > 0 {
 		k.RememberRevokes(revoked, done, "leaked")
 	}
-	if len(ended) > 0 {
-		k.leaks.forget(ended)
+	switch {
+	case ended:
 		p, err = k.PropagateObserved(done, leakWait)
-	} else if len(waits) > 0 {
+	case len(waits) > 0:
 		p, err = k.waitForLeaked(ctx, waits)
-	} else {
-		return node.Propagation{Complete: true}, nil
+	default:
+		p.Complete = true
 	}
 	if err == nil && p.Complete {
-		k.leaks.settle(append(ended, waits...), time.Now())
+		k.leaks.settle(waits)
 	}
 	return p, err
 }
 
-// waitForLeaked waits until the end of keys that this node finds ended is in force everywhere.
-func (k *Keystore) waitForLeaked(ctx context.Context, keys []string) (node.Propagation, error) {
+// waitForLeaked waits until the end of tokens that this node finds ended is in force everywhere.
+func (k *Keystore) waitForLeaked(
+	ctx context.Context, records []*keystore.Record,
+) (node.Propagation, error) {
 	if !k.leaks.beginWait() {
 		return node.Propagation{}, nil
 	}
@@ -239,8 +248,8 @@ func (k *Keystore) waitForLeaked(ctx context.Context, keys []string) (node.Propa
 	if err != nil {
 		return node.Propagation{}, err
 	}
-	if len(keys) == 1 {
-		done = k.FirstRevoke(keys[0], done)
+	if len(records) == 1 {
+		done = k.FirstRevoke(records[0].KeyID, done)
 	}
 	return k.Propagate(done, leakWait)
 }
