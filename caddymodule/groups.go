@@ -11,7 +11,7 @@ import (
 // groupNames returns the names in the value of a placeholder for groups: a list of strings, or a
 // text with a JSON array of strings, or with names that commas separate or, if there is no comma,
 // spaces. Any other value is one name. A list or a JSON text that contains something else has no
-// names.
+// names. Those in a list or a JSON text are taken as they are.
 func groupNames(value any) (names []string) {
 	switch value := value.(type) {
 	case []string:
@@ -25,15 +25,17 @@ func groupNames(value any) (names []string) {
 			names = append(names, name)
 		}
 	case string:
-		names = namesIn(strings.TrimSpace(value))
+		names = namesIn(strings.Trim(value, blank))
 	default:
 		names = []string{caddy.ToString(value)}
 	}
-	for i, name := range names {
-		names[i] = strings.TrimSpace(name)
-	}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
 }
+
+// blank are the characters that separate names or surround them. Others that look like them, such as
+// a no-break space, are part of a name: somebody may choose a name that differs from that of another
+// group only in these.
+const blank = " \t"
 
 func namesIn(text string) (names []string) {
 	switch {
@@ -43,7 +45,10 @@ func namesIn(text string) (names []string) {
 		}
 		return names
 	case strings.Contains(text, ","):
-		return strings.Split(text, ",")
+		for name := range strings.SplitSeq(text, ",") {
+			names = append(names, strings.Trim(name, blank))
+		}
+		return names
 	}
-	return strings.Fields(text)
+	return strings.FieldsFunc(text, func(c rune) bool { return strings.ContainsRune(blank, c) })
 }

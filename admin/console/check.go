@@ -57,6 +57,8 @@ func checkToken(v *visit) error {
 	case p.Good:
 		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
 			"permissions of the key. If it has leaked, revoke the key or rotate the token."
+	case verdict.Outcome == keystore.Expired.String() && p.Key == nil:
+		p.Text = "This derived token has expired. The key that it was derived from may still work."
 	case p.Text == "":
 		p.Text = "The outcome of requests with it is " + verdict.Outcome + "."
 	}

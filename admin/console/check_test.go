@@ -3,6 +3,7 @@ package console_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
@@ -53,6 +54,11 @@ func TestCheckToken(t *testing.T) {
 	check(p, rotatedToken, "is refused", "was rotated")
 	check(p, token[:len(token)-1]+"!", "is refused", "incomplete").lacks("Live")
 	check(p, "nothing like a token", "is refused").lacks("Live")
+	expired, err := keystore.Derive(token, keystore.Caveats{ExpiresAt: time.Now().Add(-time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(p, expired, "is refused", "This derived token has expired").lacks("Create another key")
 	p.post("/apikeys/check", "token", " ").want(422, "Paste a token")
 
 	check(p, benToken, "This member token works", "Ben", "/apikeys/members/"+ben)

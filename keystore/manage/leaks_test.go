@@ -3,6 +3,7 @@ package manage_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -93,41 +94,109 @@ func TestLeaksHoldNoLock(t *testing.T) {
 	}
 }
 
-// TestRepeatedLeakWaits repeats a report while another node still accepts the key. Its answer says
-// that no node does, so it must wait too.
+// TestRepeatedLeakWaits repeats a report while another node still accepts the token. Its answer says
+// that no node does, so it must wait too, whoever has ended the token and however often.
 func TestRepeatedLeakWaits(t *testing.T) {
-	for _, action := range []keystore.LeakAction{keystore.LeakRevoke, keystore.LeakInactivate} {
-		synctest.Test(t, func(t *testing.T) {
-			d := fleet.New(t)
-			a, _ := d.Node(node.Settings{})
-			b, faulty := d.Node(node.Settings{})
-			setOnLeak(t, a, action)
-			_, token := fleet.Mint(t, a, manage.KeySpec{})
-			time.Sleep(10 * time.Second)
-			if got := fleet.Ask(b, token); got != keystore.OK {
-				t.Fatal(got)
-			}
-			report := func() (complete bool) {
-				known, p, err := a.ReportLeaks(ctx, manage.Anonymous("x"), false,
-					[]manage.LeakReport{{Token: token}})
-				if err != nil || !known[0] {
-					t.Error(known, err)
+	for _, end := range []string{"revoke", "inactivate", "rotate"} {
+		t.Run(end, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := fleet.New(t)
+				a, _ := d.Node(node.Settings{})
+				b, faulty := d.Node(node.Settings{})
+				other := a
+				if end == "inactivate" {
+					other, _ = d.Node(node.Settings{})
 				}
-				if got := fleet.Ask(b, token); p.Complete && got == keystore.OK {
-					t.Errorf("%s: complete, but another node accepts the key", action)
+				action := keystore.LeakAction(end)
+				if end == "rotate" {
+					action = keystore.LeakRevoke
 				}
-				return p.Complete
-			}
-			faulty.Mute.Store(true)
-			go report()
-			time.Sleep(50 * time.Millisecond)
-			for tries := 0; !report(); tries++ {
-				if tries == 3 {
-					t.Fatalf("%s: never complete", action)
+				setOnLeak(t, a, action)
+				key, token := fleet.Mint(t, a, manage.KeySpec{})
+				report := func(k *manage.Keystore) (complete bool) {
+					known, p, err := k.ReportLeaks(ctx, manage.Anonymous("x"), false,
+						[]manage.LeakReport{{Token: token}})
+					if err != nil || !known[0] {
+						t.Error(known, err)
+					}
+					if got := fleet.Ask(b, token); p.Complete && got == keystore.OK {
+						t.Errorf("%s: complete, but another node accepts the token", end)
+					}
+					return p.Complete
 				}
-			}
+				for range 2 {
+					time.Sleep(10 * time.Second)
+					if got := fleet.Ask(b, token); got != keystore.OK {
+						t.Fatal(got)
+					}
+					faulty.Mute.Store(true)
+					go func() {
+						if end != "rotate" {
+							report(other)
+						} else if _, _, _, err := other.RotateKey(ctx, fleet.Root, key.ID, 0,
+							manage.ChangeOptions{}); err != nil {
+							t.Error(err)
+						}
+					}()
+					for fleet.Ask(a, token) == keystore.OK {
+						time.Sleep(50 * time.Millisecond)
+					}
+					for tries := 0; !report(a); tries++ {
+						if tries == 3 {
+							t.Fatalf("%s: never complete", end)
+						}
+					}
+					faulty.Mute.Store(false)
+					if end != "inactivate" {
+						break // for good
+					}
+					report(a)
+					if _, _, err := a.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Active: new(true)},
+						manage.ChangeOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
 		})
 	}
+}
+
+// TestLeakAtSeveralPlaces: each place of a token in one report gets a row, and an old token does not
+// hide the one that replaced it.
+func TestLeakAtSeveralPlaces(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{})
+	report := func(reports ...manage.LeakReport) {
+		t.Helper()
+		known, p, err := k.ReportLeaks(ctx, manage.Anonymous("x"), false, reports)
+		if err != nil || !p.Complete || slices.Contains(known, false) {
+			t.Fatal(known, p, err)
+		}
+	}
+	key, token := fleet.Mint(t, k, manage.KeySpec{})
+	places := make([]manage.LeakReport, 30)
+	for i := range places {
+		places[i] = manage.LeakReport{Token: token, URL: fmt.Sprint("https://x/", i/2)}
+	}
+	report(places...)
+	if n := len(auditedAs(t, k, "key.leaked")); n != 15 {
+		t.Errorf("%d rows about 15 places", n)
+	}
+	setOnLeak(t, k, keystore.LeakRevoke)
+	_, next, _, err := k.RotateKey(ctx, fleet.Root, key.ID, 0, manage.ChangeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report(manage.LeakReport{Token: token}, manage.LeakReport{Token: next.Reveal()},
+		manage.LeakReport{Token: next.Reveal(), URL: "y"})
+	key, err = k.FindKey(ctx, fleet.Root, key.ID)
+	if err != nil || key.RevokedAt.IsZero() || len(auditedAs(t, k, "key.leaked")) != 16 {
+		t.Errorf("%+v %v", key, err)
+	}
+	// The token of a deleted key was a real one.
+	if _, _, err := k.DeleteKey(ctx, fleet.Root, key.ID, manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	report(manage.LeakReport{Token: next.Reveal()})
 }
 
 // TestLeakedTextsHoldNoToken reports a token with texts that contain it, or most of it. Neither the

@@ -77,6 +77,13 @@ func TestPastedToken(t *testing.T) {
 	_, token := member(t, g, "ada", everywhere)
 	key := g.Mint(t, gate.JSON{"name": "Leaked", "access": "read_only"})
 	page := signedIn(t, g, token, chromium.Look{})
+	page.Open("/apikeys/keys")
+	page.Fill("Search", "eyJ0eXAi.eyJleHAi."+strings.Repeat("A", 86)) // shaped like a derived token
+	page.Submit("Search")
+	page.Sees("This token is refused")
+	if at := page.Address(); at != "/apikeys/check" {
+		t.Errorf("a derived token leads to %s", at)
+	}
 	for path, field := range map[string]string{"/apikeys/keys": "Search", "/apikeys/roles": "Search",
 		"/apikeys/audit": "Object"} {
 		page.Open(path)

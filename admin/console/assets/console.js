@@ -352,7 +352,6 @@ document.addEventListener("submit", (e) => {
 	});
 
 	// The palette offers what the page links to: its sections, actions and tabs.
-	const tokenShape = /[a-z0-9]_[0-9A-Za-z]{58}/;
 	const offer = (text) => {
 		const words = text.toLowerCase().split(/\s+/).filter(Boolean);
 		const found = new Map();
@@ -427,6 +426,7 @@ const foldFilters = (form) => {
 
 // A token that was pasted into a search is checked instead: it must not become part of an address,
 // which the browser would keep in its history.
+const tokenShape = /[a-z0-9]_[0-9A-Za-z]{58}|\.ey[\w-]+\.[\w-]{86}/; // or that of a derived token
 const checkToken = (text) => {
 	const form = document.createElement("form");
 	const token = document.createElement("input");
@@ -442,7 +442,7 @@ const checkToken = (text) => {
 };
 addEventListener("submit", (e) => {
 	if (e.target.method !== "get") return;
-	const typed = [...e.target.elements].find((i) => /(^|[^a-z0-9])[a-z][a-z0-9_]{0,23}_[0-9A-Za-z]{58}/.test(i.value));
+	const typed = [...e.target.elements].find((i) => tokenShape.test(i.value));
 	if (!typed) return;
 	e.preventDefault();
 	const token = typed.value;
