@@ -44,6 +44,7 @@ var commands = []struct {
 
 // elsewhere are the pages whose commands another test runs, or no test can run, with the reason.
 var elsewhere = map[string]string{
+	"docs/events.md":                        "TestSIEM, and TestExpiryMail in caddymodule",
 	"docs/migrating.md":                     "tests/scenarios, with exports of the other systems",
 	"docs/operations.md":                    "TestRestoreCommands; the table of nodes is an example",
 	"docs/recipes/administration-portal.md": "tests/scenarios",
