@@ -233,7 +233,8 @@ document.addEventListener("click", (e) => {
 document.addEventListener("toggle", (e) => {
 	if (!e.target.open || !e.target.hasAttribute("data-load")) return;
 	e.target.removeAttribute("data-load");
-	replaceParts(e.target.querySelector("button[data-part]"));
+	const button = e.target.querySelector("button[data-part]");
+	if (button) replaceParts(button); // else a search has loaded the content
 }, true);
 
 // <input data-find="id of its button"> searches while one types.
