@@ -50,10 +50,6 @@ func start() (context.Context, error) {
 		chromedp.IgnoreCertErrors, // of the gates' own certificate
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-quic", true),
-		// No page lives long enough for the optimizing compilers, or for a renderer in reserve.
-		chromedp.Flag("js-flags", "--no-turbofan --no-maglev"),
-		chromedp.Flag("disable-features",
-			"Translate,BlinkGenPropertyTrees,SpareRendererForSitePerProcess"),
 		chromedp.Flag("font-render-hinting", "none"), // for the same pictures on every machine
 		chromedp.Flag("lang", "en-GB"),
 	)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/cdp"
@@ -250,37 +251,43 @@ func word(v *accessibility.Value) string {
 	return text
 }
 
-// reach scrolls to a control and returns a point where a click hits the control or its label.
+// reach scrolls to a control and returns a point where a click hits the control or its label. It tries
+// again for a second, because a script may move the control between the two.
 func (p *Page) reach(control cdp.BackendNodeID, name string) (x, y float64) {
 	p.t.Helper()
-	if _, err := run(p, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
-		return cdp.Call(ctx, tab, dom.ScrollIntoViewIfNeeded,
-			dom.ScrollIntoViewIfNeededParams{BackendNodeID: control})
-	}); err != nil {
-		p.t.Fatalf("%s: “%s” cannot be scrolled to: %v", p.Address(), name, err)
-	}
-	point := call[struct {
+	type place struct {
 		X, Y float64
 		Hit  bool
 		Over string
-	}](p, control, `function() {
-		const targets = [this, ...(this.labels ?? [])]
-		let over = ""
-		for (const target of targets) {
-			for (const r of target.getClientRects()) {
-				const X = r.left + r.width / 2, Y = r.top + r.height / 2
-				const hit = document.elementFromPoint(X, Y)
-				if (hit && targets.some(t => t.contains(hit))) { return {X, Y, Hit: true, Over: ""} }
-				over = hit ? hit.outerHTML.slice(0, 200) : "nothing"
-			}
-		}
-		return {X: 0, Y: 0, Hit: false, Over: over}
-	}`)
-	if !point.Hit {
-		p.t.Fatalf("%s: “%s” cannot be clicked: %s covers it", p.Address(), name,
-			gate.Redact(point.Over))
 	}
-	return point.X, point.Y
+	for end := time.Now().Add(time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := run(p, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
+			return cdp.Call(ctx, tab, dom.ScrollIntoViewIfNeeded,
+				dom.ScrollIntoViewIfNeededParams{BackendNodeID: control})
+		}); err != nil {
+			p.t.Fatalf("%s: “%s” cannot be scrolled to: %v", p.Address(), name, err)
+		}
+		point := call[place](p, control, `function() {
+			const targets = [this, ...(this.labels ?? [])]
+			let over = ""
+			for (const target of targets) {
+				for (const r of target.getClientRects()) {
+					const X = r.left + r.width / 2, Y = r.top + r.height / 2
+					const hit = document.elementFromPoint(X, Y)
+					if (hit && targets.some(t => t.contains(hit))) { return {X, Y, Hit: true, Over: ""} }
+					over = hit ? hit.outerHTML.slice(0, 200) : "nothing"
+				}
+			}
+			return {X: 0, Y: 0, Hit: false, Over: over}
+		}`)
+		if point.Hit {
+			return point.X, point.Y
+		}
+		if time.Now().After(end) {
+			p.t.Fatalf("%s: “%s” cannot be clicked: %s covers it", p.Address(), name,
+				gate.Redact(point.Over))
+		}
+	}
 }
 
 // leads reports whether a click navigates to another document or to another place in this one.
