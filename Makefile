@@ -38,8 +38,9 @@ RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
-# Tests wait for disks, leases and processes, so more packages than there are processors run at a time.
-JOBS = $(shell expr $$(nproc) + 2)
+# Tests wait for disks, leases and processes, so one more package than there are processors runs
+# at a time.
+JOBS = $(shell expr $$(nproc) + 1)
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w
