@@ -13,6 +13,20 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
+// insertSecret adds a key and returns the digest of its secret.
+func insertSecret(t testing.TB, d *DB) (digest keystore.Digest) {
+	t.Helper()
+	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
+		k := benchKey(1, tx.Now())
+		digest = k.Secrets[0].Digest
+		_, err := tx.InsertKeys([]*keystore.Key{k})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return digest
+}
+
 // benchKey returns key number n. One key in a hundred is revoked, one inactive, and one expired.
 // Half of the keys are in the first of a thousand namespaces. The others have a role.
 func benchKey(n int, now time.Time) *keystore.Key {

@@ -163,15 +163,7 @@ func TestPostgresRecordsOnlyChanges(t *testing.T) {
 	if _, err := d.Deployment(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	var digest keystore.Digest
-	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
-		k := benchKey(1, tx.Now())
-		digest = k.Secrets[0].Digest
-		_, err := tx.InsertKeys([]*keystore.Key{k})
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	digest := insertSecret(t, d.DB)
 	record := func(prefix string) (place string) {
 		t.Helper()
 		if err := d.RecordDeriving(t.Context(), map[keystore.Digest]keystore.DerivingKey{

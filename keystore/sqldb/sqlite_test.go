@@ -94,15 +94,7 @@ func TestSQLite(t *testing.T) {
 // TestDamagedDerivingKey: a public key that is no key is not read as one for which everyone can sign.
 func TestDamagedDerivingKey(t *testing.T) {
 	d := newSQLite(t).Open(t).(*closeOnce)
-	var digest keystore.Digest
-	if _, err := d.Update(t.Context(), func(tx keystore.Tx) error {
-		k := benchKey(1, tx.Now())
-		digest = k.Secrets[0].Digest
-		_, err := tx.InsertKeys([]*keystore.Key{k})
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	digest := insertSecret(t, d.DB)
 	for _, statement := range []string{"PRAGMA ignore_check_constraints = ON",
 		fmt.Sprintf("INSERT INTO deriving_keys VALUES (x'%x', x'00', 'ak')", digest[:])} {
 		if _, err := d.writer.Exec(statement); err != nil {
