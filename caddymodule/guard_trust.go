@@ -29,7 +29,7 @@ type assignment struct {
 const (
 	headerPlaceholder = "http.request.header."
 	varsPlaceholder   = "http.vars."
-	regexpPlaceholder = "http.regexp."
+	regexpPlaceholder = "http.regexp"
 )
 
 // writable has the beginnings of placeholders whose value every client can choose.
@@ -56,7 +56,7 @@ func (a *assignment) gives(name string) bool {
 	}
 	group, ok := strings.CutPrefix(name, a.name+".")
 	return a.name == name ||
-		ok && strings.HasPrefix(a.name+".", regexpPlaceholder) && !strings.Contains(group, ".")
+		ok && strings.HasPrefix(a.name+".", regexpPlaceholder+".") && !strings.Contains(group, ".")
 }
 
 // removes reports whether a placeholder certainly has no value any more.
@@ -136,9 +136,9 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 		if m == nil {
 			return
 		}
-		p.assign(strings.TrimSuffix(regexpPlaceholder, "."), true, from)
+		p.assign(regexpPlaceholder, true, from)
 		if m.Name != "" {
-			p.assign(regexpPlaceholder+m.Name, true, from)
+			p.assign(regexpPlaceholder+"."+m.Name, true, from)
 		}
 	}
 	for _, set := range sets {
@@ -253,7 +253,7 @@ func (o *origins) look(name string, before int) bool {
 		}
 	}
 	// A group of a regular expression that is in no matcher comes from one in an `expression`.
-	return !given && strings.HasPrefix(name, regexpPlaceholder) || slices.ContainsFunc(writable,
+	return !given && strings.HasPrefix(name, regexpPlaceholder+".") || slices.ContainsFunc(writable,
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
