@@ -246,7 +246,7 @@ func cut(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
-	return strings.ToValidUTF8(s[:limit], "") + "…"
+	return keystore.Truncate(s, limit) + "…"
 }
 
 // someInvalid is the detail of a problem that lists its invalid fields.

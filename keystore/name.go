@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"slices"
+	"strings"
 	"unicode"
 )
 
@@ -73,4 +74,12 @@ var joining = []*unicode.RangeTable{
 	unicode.Gujarati, unicode.Gurmukhi, unicode.Hanifi_Rohingya, unicode.Javanese, unicode.Kannada,
 	unicode.Khmer, unicode.Malayalam, unicode.Mandaic, unicode.Mongolian, unicode.Myanmar,
 	unicode.Nko, unicode.Oriya, unicode.Sinhala, unicode.Syriac, unicode.Tamil, unicode.Telugu,
+}
+
+// Truncate returns the beginning of a text, at most a number of bytes, without a part of a character.
+func Truncate(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "")
 }

@@ -328,9 +328,7 @@ func (d *delivery) next(ctx context.Context) {
 		d.done(row)
 		return
 	}
-	if attempt.Error = err.Error(); len(attempt.Error) > maxError {
-		attempt.Error = attempt.Error[:maxError]
-	}
+	attempt.Error = keystore.Truncate(err.Error(), maxError)
 	d.record(attempt)
 	log := d.logger.With(slog.String("webhook", d.id), slog.String("event", m.id),
 		slog.String("error", attempt.Error))

@@ -322,5 +322,5 @@ func (l *leak) reason() string {
 	if l.URL != "" {
 		reason += ": " + l.URL
 	}
-	return truncated(reason, maxReason)
+	return keystore.Truncate(reason, maxReason)
 }

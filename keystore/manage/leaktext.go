@@ -17,7 +17,7 @@ func (r LeakReport) cleaned(token string) LeakReport {
 		if secret.mayBeIn(s) {
 			return "(withheld, because it contains a token)"
 		}
-		return truncated(s, most)
+		return keystore.Truncate(s, most)
 	}
 	return LeakReport{URL: clean(r.URL, maxLeakURL), Source: clean(r.Source, maxLeakText),
 		Type: clean(r.Type, maxLeakText)}
@@ -103,12 +103,4 @@ func percentDecoded(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// truncated returns the beginning of a text, at most a number of bytes.
-func truncated(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") // without a part of a character
 }
