@@ -242,15 +242,44 @@ func (a *arena) create(
 	return k, r
 }
 
+// insist repeats a change until its outcome is known. A node without a lease answers 503, and leases
+// lapse while the machine is busy.
+func (a *arena) insist(change func() gate.Response) gate.Response {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		r := change()
+		if r.Err == nil && r.Status != 503 || time.Now().After(end) {
+			return r
+		}
+	}
+}
+
+// complete insists on a change, and ends the test if it is not complete.
+func (a *arena) complete(change func() gate.Response) {
+	a.t.Helper()
+	if r := a.insist(change); !r.Complete() {
+		a.t.Fatalf("want a complete change, got %v", r)
+	}
+}
+
 func (a *arena) tryMint(node int) (key, gate.Response) {
 	return a.create(node, "mint", "/keys", gate.JSON{"name": "k", "access": "read_write"}, key{})
 }
 
 func (a *arena) mint(node int) key {
 	a.t.Helper()
-	k, r := a.tryMint(node)
+	return a.mintWith(node, gate.JSON{"access": "read_write"})
+}
+
+// mintWith mints a key with these fields and a name.
+func (a *arena) mintWith(node int, fields gate.JSON) (k key) {
+	a.t.Helper()
+	fields["name"] = "k"
+	r := a.insist(func() (r gate.Response) {
+		k, r = a.create(node, "mint", "/keys", fields, key{})
+		return r
+	})
 	if r.Status != 201 {
-		a.t.Fatalf("minting a key: %v", r)
+		a.t.Fatalf("minting a key with %v: %v", fields, r)
 	}
 	return k
 }
@@ -286,12 +315,9 @@ func (a *arena) rotate(node int, k key) (key, gate.Response) {
 	return a.create(node, "rotate", "/keys/"+k.ID+"/rotate"+wait, gate.JSON{"grace": "0s"}, k)
 }
 
-// complete ends the test if a change is not complete.
-func (a *arena) complete(r gate.Response) {
+func (a *arena) mustRevoke(node int, k key) {
 	a.t.Helper()
-	if !r.Complete() {
-		a.t.Fatalf("want a complete change, got %v", r)
-	}
+	a.complete(func() gate.Response { return a.revoke(node, k) })
 }
 
 // get and post send a request with a key and return the status.
@@ -352,7 +378,7 @@ func (a *arena) useFor(d time.Duration, node int, k key) bool {
 func (a *arena) warm(k key) {
 	a.t.Helper()
 	for i := range a.Nodes {
-		if got := a.get(i, k); got != 200 {
+		if got := a.settled(i, k); got != 200 {
 			a.t.Fatalf("node %d, a new key: %d", i, got)
 		}
 	}

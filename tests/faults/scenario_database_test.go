@@ -19,7 +19,7 @@ func clockSet(ahead ...time.Duration) func(*arena) {
 		var keys []key
 		for range 40 {
 			k := a.mint(0)
-			a.want(a.get(1, k) == 200, "a new key")
+			a.want(a.settled(1, k) == 200, "a new key")
 			keys = append(keys, k)
 		}
 		a.cut(1)
@@ -31,7 +31,8 @@ func clockSet(ahead ...time.Duration) func(*arena) {
 			a.setClock(d)
 		}
 		for _, k := range keys {
-			a.want(a.get(0, live) == 200, "a node does not serve after the database clock was set")
+			a.want(a.settled(0, live) == 200,
+				"a node does not serve after the database clock was set")
 			if a.revokeIn(10*time.Millisecond, 0, k).Complete() && a.useFor(a.lease/2, 1, k) {
 				break
 			}
@@ -40,7 +41,7 @@ func clockSet(ahead ...time.Duration) func(*arena) {
 			}
 			time.Sleep(a.lease / 10)
 		}
-		a.complete(a.revoke(0, keys[0]))
+		a.mustRevoke(0, keys[0])
 		a.get(1, keys[0])
 		a.HealNode(1)
 		a.eventually(1, live, 200)
@@ -69,7 +70,7 @@ func joinUnacknowledged(a *arena) {
 	a.useFor(a.lease*3/4, 1, k) // if the node takes a lease, it now has the key cached
 	a.cut(1)
 	a.failOver(standby, 0)
-	a.revokedAt(0, k)
+	a.mustRevoke(0, k)
 	a.useFor(a.lease/4, 1, k)
 	a.follow(standby, 1)
 	a.eventually(1, live, 200)
@@ -103,10 +104,10 @@ func standbyUnavailable(a *arena) {
 	if err := standby.Attach(); err != nil {
 		a.t.Fatal(err)
 	}
-	a.revokedAt(0, k)
+	a.mustRevoke(0, k)
 	for i := range a.Nodes {
 		a.want(a.settled(i, k) == 401, "node %d: the revoked key", i)
-		a.want(a.get(i, live) == 200, "node %d: a live key", i)
+		a.want(a.settled(i, live) == 200, "node %d: a live key", i)
 	}
 }
 
@@ -126,7 +127,7 @@ func formerPrimary(a *arena) {
 	a.Postgres = standby
 	a.mu.Unlock()
 	a.Edge(0, gate.Database).LeadTo(standby.Address())
-	a.revokedAt(0, k)
+	a.mustRevoke(0, k)
 	a.Edge(1, gate.Database).Heal()
 	a.want(!a.useFor(2*a.lease, 1, k), "a node takes a lease from a former primary")
 	if err := former.Halt(); err != nil {
@@ -143,7 +144,7 @@ func newerThanApplied(a *arena) {
 	standby := a.Postgres.Standby(a.t)
 	k, live := a.mint(0), a.mint(0)
 	a.warm(live)
-	a.complete(a.activate(0, k, false))
+	a.complete(func() gate.Response { return a.activate(0, k, false) })
 	a.received(standby)
 	a.detach(standby)
 	for i := range a.Nodes {
@@ -165,7 +166,7 @@ func newerThanApplied(a *arena) {
 		Takes: k.all(), Done: true})
 	a.want(!a.useFor(a.lease/4, 1, k),
 		"the node, which answered %d before the failover, serves the lost record", got)
-	a.want(a.get(1, live) == 200, "a live key")
+	a.want(a.settled(1, live) == 200, "a live key")
 }
 
 // sharedFromLostHistory makes node 1 apply a change that a failover loses, write the key to Redis
@@ -174,7 +175,7 @@ func sharedFromLostHistory(a *arena) {
 	standby := a.Postgres.Standby(a.t)
 	k, live := a.mint(0), a.mint(0)
 	a.warm(live)
-	a.complete(a.activate(0, k, false))
+	a.complete(func() gate.Response { return a.activate(0, k, false) })
 	a.received(standby)
 	a.detach(standby)
 	a.hold(0, "renew.reply")
@@ -231,7 +232,7 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 		for _, k := range keys {
 			a.useFor(50*time.Millisecond, 2, k)
 		}
-		a.complete(a.revoke(0, keys[0]))
+		a.mustRevoke(0, keys[0])
 		a.want(!a.useFor(a.lease/4, 2, keys[0]),
 			"a node that is not in the backup accepts a revoked key")
 		a.HealNode(2)
@@ -255,7 +256,7 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.psqlUntil("the other nodes have read the rows", "SELECT min(beats) > 0 FROM nodes")
 		a.cut(2)
 		a.failOver(standby, 0, 1)
-		a.revokedAt(0, k)
+		a.mustRevoke(0, k)
 		a.want(!a.useFor(a.lease/4, 2, k),
 			"a node that the new primary does not know accepts a revoked key")
 		a.follow(standby, 2)

@@ -43,17 +43,16 @@ func derivedTokens(a *arena) {
 				k.all())
 		},
 	} {
-		r := a.attempt(0, "member", "POST", "/members",
-			gate.JSON{"name": "owner", "grants": grants}, nil, nil)
-		owner, _ := r.JSON()["id"].(string)
+		owner, _ := a.insist(func() gate.Response {
+			return a.attempt(0, "member", "POST", "/members",
+				gate.JSON{"name": "owner", "grants": grants}, nil, nil)
+		}).JSON()["id"].(string)
 		namespace := fmt.Sprint("ns-", a.serial.Add(1))
-		a.attempt(0, "namespace", "POST", "/namespaces",
-			gate.JSON{"id": namespace, "kind": "account", "name": namespace}, nil, nil)
-		k, r := a.create(0, "mint", "/keys", gate.JSON{"name": "k", "grants": grants,
-			"owner": owner}, key{})
-		if r.Status != 201 {
-			a.t.Fatalf("minting a key of %q: %v", owner, r)
-		}
+		a.insist(func() gate.Response {
+			return a.attempt(0, "namespace", "POST", "/namespaces",
+				gate.JSON{"id": namespace, "kind": "account", "name": namespace}, nil, nil)
+		})
+		k := a.mintWith(0, gate.JSON{"grants": grants, "owner": owner})
 		k.namespace = namespace
 		verified := a.derive(k)
 		a.warm(verified)
@@ -76,11 +75,10 @@ func derivedTokens(a *arena) {
 				}
 			})
 		}
-		r = take(k, owner)
+		a.complete(func() gate.Response { return take(k, owner) })
 		back := now()
 		close(stop)
 		load.Wait()
-		a.complete(r)
 		for i := range a.Nodes {
 			a.want(a.settled(i, verified) == refused, "node %d: %s: a verified token", i, change)
 			a.want(a.settled(i, a.derive(k)) == refused, "node %d: %s: a fresh token", i, change)
@@ -109,7 +107,7 @@ func derivedWithoutDatabase(a *arena) {
 		a.eventually(1, verified, 200)
 		return false
 	})
-	a.complete(a.revoke(0, k))
+	a.mustRevoke(0, k)
 	a.want(!a.useFor(a.lease/4, 1, verified), "a verified token of a revoked key is accepted")
 	a.want(!a.useFor(a.lease/4, 1, a.derive(k)), "a fresh token of a revoked key is accepted")
 	a.HealNode(1)

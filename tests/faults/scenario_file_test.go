@@ -19,7 +19,7 @@ func filesReplaced(do func(file, backup string) error) func(*arena) {
 		var keys []key
 		for range 40 {
 			k := a.mint(0)
-			a.want(a.get(1, k) == 200, "a new key")
+			a.want(a.settled(1, k) == 200, "a new key")
 			keys = append(keys, k)
 		}
 		a.warm(kept)
@@ -79,7 +79,7 @@ func filesReplaced(do func(file, backup string) error) func(*arena) {
 			g.Start(a.t)
 			a.eventually(i, kept, 200)
 		}
-		a.complete(a.revoke(0, kept))
+		a.mustRevoke(0, kept)
 		a.want(a.settled(1, kept) == 401, "a key revoked after the restore")
 	}
 }

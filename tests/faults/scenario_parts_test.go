@@ -31,11 +31,11 @@ func eachChange(a *arena) {
 		for i := range a.Nodes {
 			open = append(open, a.listen(i, k))
 		}
-		a.complete(take(k))
+		a.complete(func() gate.Response { return take(k) })
 		back := now()
 		for i, e := range open {
 			if change == "narrow" {
-				a.want(a.post(i, k) == 403 && a.get(i, k) == 200,
+				a.want(a.settled(i, k) == 200 && a.post(i, k) == 403,
 					"node %d: the key is not narrowed to reading", i)
 				e.hangUp()
 				continue
@@ -44,10 +44,10 @@ func eachChange(a *arena) {
 			a.want(!e.outlives(back), "node %d: %s: the stream continues", i, change)
 		}
 		if change == "inactivate" {
-			a.complete(a.activate(0, k, true))
+			a.complete(func() gate.Response { return a.activate(0, k, true) })
 			a.warm(k)
 		}
-		a.complete(a.revoke(0, k))
+		a.mustRevoke(0, k)
 		a.attempt(0, "delete", "DELETE", "/keys/"+k.ID, nil, nil, k.all())
 		for i := range a.Nodes {
 			a.want(a.settled(i, k) == 401, "node %d: a deleted key", i)
@@ -68,7 +68,7 @@ func overtakenAfter(a *arena, point string, do func()) {
 	a.hold(1, point)
 	read := background(func() { a.get(1, k) })
 	a.held(1, point, read)
-	a.complete(a.revoke(0, k))
+	a.mustRevoke(0, k)
 	do()
 	a.release(1, point)
 	<-read
@@ -91,7 +91,7 @@ func declaredDead(a *arena) {
 		"SELECT NOT EXISTS (SELECT 1 FROM nodes WHERE "+node+" AND state = 'active')")
 	a.cut(1)
 	a.release(1, "renew.reply")
-	a.complete(a.revoke(0, k))
+	a.mustRevoke(0, k)
 	a.want(!a.useFor(a.lease/4, 1, k), "the node that was declared dead accepts a revoked key")
 	a.psql("DROP TRIGGER lose ON nodes; DROP FUNCTION lose()")
 	a.HealNode(1)
@@ -107,7 +107,7 @@ func pausedNode(a *arena) {
 	e := a.listen(1, k)
 	continues := a.fault(1, "stopped", stopped)
 	a.Nodes[1].Pause(a.t)
-	a.complete(a.revoke(0, k))
+	a.mustRevoke(0, k)
 	var sent, answered sync.WaitGroup
 	for range 30 {
 		sent.Add(1)
@@ -151,7 +151,7 @@ func isolated(a *arena) {
 		pending, _ := propagation["pending"].([]any)
 		a.want(len(pending) == 1, "it waits for %v", propagation)
 	}
-	a.complete(a.revoke(0, k))
+	a.mustRevoke(0, k)
 	a.want(!e.outlives(now()+int64(10*time.Second)), "the stream continues")
 	a.want(a.get(1, k) == 503 && a.get(1, live) == 503,
 		"a node that is cut off serves keys after its lease expired")
@@ -169,7 +169,7 @@ func databaseUnavailable(a *arena) {
 	if err := a.Postgres.Halt(); err != nil {
 		a.t.Fatal(err)
 	}
-	a.want(a.get(1, k) == 200, "a cached key")
+	a.want(a.settled(1, k) == 200, "a cached key")
 	a.redis("FLUSHALL")
 	a.want(a.get(1, unknown) == 503, "a key that no node has cached")
 	junk := a.Nodes[1].Get(a.t, "/v1/items/1", "ak_not_a_token").Status
@@ -185,7 +185,7 @@ func databaseUnavailable(a *arena) {
 			a.eventually(i, live, 200)
 		}
 	}
-	a.complete(a.revoke(0, dying))
+	a.mustRevoke(0, dying)
 	a.want(a.settled(1, dying) == 401, "the key is accepted after the repeated revoke")
 }
 
@@ -199,7 +199,7 @@ func restored(a *arena) {
 	}
 	lost := a.mint(0)
 	a.warm(lost)
-	a.complete(a.activate(0, a.mint(0), false))
+	a.complete(func() gate.Response { return a.activate(0, a.mint(0), false) })
 	forgotten := a.taken("restore", lost)
 	restore()
 	for range 3 { // other changes get the revisions of the lost ones
@@ -242,11 +242,11 @@ func cacheFaults(a *arena) {
 		kind.begin()
 		k := a.mint(0)
 		for i := range a.Nodes {
-			a.want(a.get(i, before) == 200 && a.get(i, k) == 200, "node %d, Redis %s", i,
-				kind.name)
+			a.want(a.settled(i, before) == 200 && a.settled(i, k) == 200,
+				"node %d, Redis %s", i, kind.name)
 		}
-		a.complete(a.revoke(0, k))
-		a.complete(a.revoke(1, before))
+		a.mustRevoke(0, k)
+		a.mustRevoke(1, before)
 		for i := range a.Nodes {
 			a.want(a.settled(i, before) == 401 && a.settled(i, k) == 401,
 				"node %d, Redis %s: a revoked key", i, kind.name)
