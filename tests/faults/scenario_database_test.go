@@ -371,12 +371,6 @@ func (a *arena) follow(server *postgrestest.Server, i int) {
 	a.HealNode(i)
 }
 
-// revokedAt repeats a revoke until it is complete.
-func (a *arena) revokedAt(node int, k key) {
-	a.t.Helper()
-	a.until("the revoke is complete", func() bool { return a.revoke(node, k).Complete() })
-}
-
 // activatedByHand activates a key with SQL. The history holds it as a change with an unknown
 // outcome.
 func (a *arena) activatedByHand(k key) {
