@@ -483,4 +483,24 @@ func TestLookupSuspectDerived(t *testing.T) {
 	}
 	fleet.Want(t, "the key", fleet.Ask(k, token), keystore.OK)
 	fleet.Want(t, "cached", look(), keystore.OK)
+
+	// A form that is not accepted names a cached parent, and is no derived token for Lookup.
+	if _, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+		Token:   "imported-0123456789",
+	}}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	fleet.Want(t, "the key again", fleet.Ask(k, token), keystore.OK)
+	header, rest, _ := strings.Cut(derived, ".")
+	text, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	derived = base64.RawURLEncoding.EncodeToString([]byte("{\n"+string(text[1:]))) + "." + rest
+	loads := db.Loads.Load()
+	fleet.Want(t, "another form", look(), keystore.Limited)
+	if n := db.Loads.Load() - loads; n != 0 {
+		t.Errorf("%d queries for another form", n)
+	}
 }
