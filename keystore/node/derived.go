@@ -178,6 +178,9 @@ const (
 	// forgeryShare sets the pause after a wrong signature: this many times the duration of its
 	// verification.
 	forgeryShare = 9
+	// longestForgery is the duration of a verification that counts at most. One that took longer was
+	// interrupted, for example because the process was stopped.
+	longestForgery = 10 * time.Millisecond
 	// maxWaiting is the maximum number of verifications of one parent that wait.
 	maxWaiting = 64
 	// maxForged is the maximum number of parents that are throttled at a time.
@@ -278,7 +281,7 @@ func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	if p.next.Before(now) {
 		p.next = now
 	}
-	p.next = p.next.Add(forgeryShare * took)
+	p.next = p.next.Add(forgeryShare * min(took, longestForgery))
 }
 
 // add adds a throttle. If there are too many, it removes another one, if possible one whose pause
