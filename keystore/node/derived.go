@@ -67,7 +67,10 @@ func (n *Node) lookupDerived(
 			return Answer{Outcome: keystore.Malformed}, true, nil
 		}
 		s.rememberVerified(&d, v)
-	} else if a, err = n.lookup(ctx, v.parent, named, "", now); err != nil || a.Record == nil {
+		// verify may have waited for seconds. Meanwhile the token or the lease may have expired.
+		now = time.Now()
+	}
+	if a, err = n.lookup(ctx, v.parent, named, "", now); err != nil || a.Record == nil {
 		return a, true, err
 	}
 	settings := n.settings.Load()

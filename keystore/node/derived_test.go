@@ -143,6 +143,33 @@ func TestDerivedTimes(t *testing.T) {
 	})
 }
 
+// TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time after
+// it.
+func TestDerivedAfterPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		fleet.Want(t, "the key", fleet.Ask(k, token), keystore.OK)
+		k.PauseDerived(token, time.Second)
+		at := time.Now().Truncate(time.Second).Add(time.Second)
+		wantDerived(t, "it expired", k,
+			derive(t, token, 0, keystore.Caveats{ExpiresAt: at}), keystore.Expired)
+
+		db.Cut.Store(true)
+		for life := time.Hour; ; life += time.Second {
+			fresh := derive(t, token, life, keystore.Caveats{})
+			k.PauseDerived(token, 700*time.Millisecond)
+			got, _ := ask(t, k, fresh)
+			if want := fleet.Ask(k, token); got != want {
+				t.Fatalf("%s for the derived token, %s for its key", got, want)
+			}
+			if got != keystore.OK {
+				break
+			}
+		}
+	})
+}
+
 // TestDerivedFromOlderTokens: a token that was imported as a digest can be derived from on every
 // node once one of them has seen it, and the database has been available since.
 func TestDerivedFromOlderTokens(t *testing.T) {
