@@ -46,7 +46,7 @@ var errDerived = errors.New("malformed derived token")
 // checks the signature and the other claims.
 type DerivedToken struct {
 	Parent Digest // of the token that it was derived from
-	validity
+	Validity
 
 	claims    string // in base64url
 	signed    string // the text that the signature covers
