@@ -31,8 +31,8 @@ func (s *shard) findVerified(d *keystore.Digest, signed string) *verified {
 	return e.verified
 }
 
-// lookupDerived is Lookup for derived tokens. derived is false for any other credential. If early is
-// true, it also accepts a token that is not valid yet.
+// lookupDerived is Lookup for derived tokens. derived is false for any other credential. If early
+// is true, it also accepts a token that is not valid yet.
 func (n *Node) lookupDerived(
 	ctx context.Context, credential string, early bool, now time.Time,
 ) (a Answer, derived bool, err error) {
@@ -81,11 +81,9 @@ func (n *Node) lookupDerived(
 }
 
 // derivedOutcome returns the outcome for a derived token at now, in Unix nanoseconds, as far as it
-// depends on the times of the token and on the settings. If early is true, a token that is not valid
-// yet is [keystore.OK].
-func (n *Node) derivedOutcome(
-	v *keystore.Validity, early bool, now int64,
-) keystore.Outcome {
+// depends on the times of the token and on the settings. If early is true, a token that is not
+// valid yet is [keystore.OK].
+func (n *Node) derivedOutcome(v *keystore.Validity, early bool, now int64) keystore.Outcome {
 	derive := &n.settings.Load().Derive
 	if derive.Off {
 		return keystore.Malformed
@@ -194,8 +192,8 @@ const (
 	// forgeryShare sets the pause after a wrong signature: this many times the duration of its
 	// verification.
 	forgeryShare = 9
-	// longestForgery is the duration of a verification that counts at most. One that took longer was
-	// interrupted, for example because the process was stopped.
+	// longestForgery is the longest duration of a verification that counts. One that took longer
+	// was interrupted, for example because the process was stopped.
 	longestForgery = 10 * time.Millisecond
 	// maxWaiting is the maximum number of verifications of one parent that wait.
 	maxWaiting = 64

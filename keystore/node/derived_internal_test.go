@@ -121,8 +121,8 @@ func TestForgeriesAreBounded(t *testing.T) {
 	})
 }
 
-// TestInterruptedForgery: a process that was stopped while it verified a wrong signature does not make
-// other tokens of the parent wait for long.
+// TestInterruptedForgery: a process that was stopped while it verified a wrong signature does not
+// make other tokens of the parent wait for long.
 func TestInterruptedForgery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f forgeries

@@ -143,8 +143,8 @@ func TestDerivedTimes(t *testing.T) {
 	})
 }
 
-// TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time after
-// it.
+// TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time
+// after it.
 func TestDerivedAfterPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
