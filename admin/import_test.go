@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -74,6 +75,10 @@ func TestImportRefusals(t *testing.T) {
 	forged := minted.Token[:len(minted.Token)-1] + map[bool]string{true: "0",
 		false: "1"}[minted.Token[len(minted.Token)-1] != '0']
 	const good = "a-good-credential"
+	derived, err := keystore.Derive(good, keystore.Caveats{ExpiresAt: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	lines := []struct{ text, code, about string }{
 		{fmt.Sprintf(`{"name":"good","access":"read_only","token":%q}`, good), "", ""},
 		{``, "", ""},
@@ -96,6 +101,8 @@ func TestImportRefusals(t *testing.T) {
 			"visible"},
 		{`{"name":"x","access":"read_only","token":"` + forged + `"}`, "invalid_credential",
 			"prefix"},
+		{`{"name":"x","access":"read_only","token":"` + derived + `"}`, "invalid_credential",
+			"derived"},
 		{`{"name":"x","access":"read_only","token":"` + minted.Token + `"}`, "exists", ""},
 		{`{"name":"x","access":"read_only","token":"` + good + `"}`, "already_used", ""},
 		{`{"name":"x","access":"read_only","token":"credential-e","rate_limit":{"requests":1}}`,

@@ -46,7 +46,7 @@ var errDerived = errors.New("malformed derived token")
 // checks the signature and the other claims.
 type DerivedToken struct {
 	Parent Digest // of the token that it was derived from
-	validity
+	Validity
 
 	claims    string // in base64url
 	signed    string // the text that the signature covers
@@ -215,17 +215,17 @@ func DerivedParent(credential string) (parent Digest, ok bool) {
 // because anyone can send forged tokens. The error is [ErrNotDerived] for a credential that does
 // not have the type of derived tokens.
 func ParseDerived(credential string) (*DerivedToken, error) {
-	header, rest, dots := strings.Cut(credential, ".")
+	header, _, dots := strings.Cut(credential, ".")
 	if !dots || !hasDerivedType(header) {
 		return nil, ErrNotDerived
 	}
-	claims, signature, _ := strings.Cut(rest, ".")
+	signed, signature, ok := CutDerived(credential)
+	_, claims, _ := strings.Cut(signed, ".")
 	// [ContainsToken] recognizes derived tokens by the beginning of their claims.
-	if len(credential) > MaxDerivedLen || len(signature) != signatureLen ||
-		!strings.HasPrefix(claims, "ey") {
+	if !ok || len(credential) > MaxDerivedLen || !strings.HasPrefix(claims, "ey") {
 		return nil, errDerived
 	}
-	t := &DerivedToken{claims: claims, signed: credential[:len(credential)-signatureLen-1]}
+	t := &DerivedToken{claims: claims, signed: signed}
 	var buffer segmentBuffer
 	if !t.readHeader(buffer.decode(header)) || !t.readTimes(buffer.decode(claims)) ||
 		copy(t.signature[:], buffer.decode(signature)) != len(t.signature) {

@@ -391,7 +391,7 @@ func TestDecideNarrowed(t *testing.T) {
 		}
 	}
 	q := &Request{Now: now, Policy: d, Namespace: d.Namespace("acme"), Need: read,
-		Client: here, Early: true, Narrowing: &Narrowing{validity: validity{expires: 2000}, AllowedIPs: narrow}}
+		Client: here, Early: true, Narrowing: &Narrowing{Validity: Validity{expires: 2000}, AllowedIPs: narrow}}
 	free := *key
 	free.AllowedIPs = nil
 	if got := Decide(NewRecord(&free, Digest{1}), q); got != Early {
@@ -448,7 +448,7 @@ func TestLeftIsExact(t *testing.T) {
 		d := NewDirectory(&Policy{Namespaces: []Namespace{{ID: "acme"}},
 			Members: []Member{{ID: "ada", Active: true,
 				Grants: []Grant{{Namespace: "acme", Permissions: owner}}}}})
-		n := &Narrowing{validity: validity{expires: 2000}, scope: NewSet(scope...)}
+		n := &Narrowing{Validity: Validity{expires: 2000}, scope: NewSet(scope...)}
 		k := &Key{Owner: "ada", Active: true, Secrets: []Secret{{Digest: Digest{1}}},
 			Grants: []Grant{{Namespace: "acme", Permissions: key}}}
 		switch random.IntN(4) {
@@ -515,7 +515,7 @@ func FuzzParseDerived(f *testing.F) {
 		if !n.parse(new(segmentBuffer).decode(d.claims)) {
 			return
 		}
-		if n.validity != d.validity || n.expires <= 0 || len(n.Note) > 4*maxNote ||
+		if n.Validity != d.Validity || n.expires <= 0 || len(n.Note) > 4*maxNote ||
 			n.Size() > 1<<18 {
 			t.Fatal(n)
 		}

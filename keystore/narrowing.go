@@ -31,13 +31,13 @@ type Narrowing struct {
 	AllowedIPs []netip.Prefix // empty if the token allows all addresses
 	Note       string
 
-	validity
+	Validity
 	scope      *Set // nil for all permissions
 	namespaces []string
 }
 
-// A validity says when a derived token is valid.
-type validity struct {
+// A Validity says when a derived token is valid.
+type Validity struct {
 	expires   int64 // Unix seconds
 	notBefore int64 // Unix seconds; 0 if the token has always been valid
 }
@@ -48,7 +48,7 @@ const notBeforeLeeway = 60 * time.Second
 
 // ValidAt returns [OK] if the token is valid at now, in Unix nanoseconds, [Expired] if it has
 // expired, and [Malformed] if it is not valid yet or expires more than longest after now.
-func (v *validity) ValidAt(now int64, longest time.Duration) Outcome {
+func (v *Validity) ValidAt(now int64, longest time.Duration) Outcome {
 	seconds := now / int64(time.Second)
 	switch {
 	case seconds >= v.expires:

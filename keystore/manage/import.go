@@ -519,8 +519,12 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 
 // importable checks a credential. If it has a prefix of this deployment, it must also have a valid
 // tag, because requests with it would be refused as forged otherwise. It is then returned as a
-// Token. The zero Token stands for any other credential.
+// Token. The zero Token stands for any other credential. A derived token is not importable.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
+	if keystore.IsDerived(credential) { // requests with it are those of another key
+		return keystore.Token{}, badCredential(
+			"this is a derived token: import the token that it was derived from")
+	}
 	if !keystore.PossibleCredential(credential) {
 		return keystore.Token{}, badCredential(
 			"a token must have 8 to 512 visible ASCII characters")

@@ -124,8 +124,8 @@ var errTooManyReports = &keystore.Error{Kind: keystore.KindBusy, Code: "busy",
 // nothing is left to do.
 //
 // The proof is that the token itself was reported: its tag and its digest. For a derived token, the
-// proof is its signature, which Lookup verifies, and the leaked key is the one that it was derived
-// from.
+// proof is its signature, which LookupReported verifies, and the leaked key is the one that it was
+// derived from.
 func (k *Keystore) judgeLeak(
 	ctx context.Context, c Caller, signed bool, r LeakReport,
 ) (l *leak, known bool, err error) {
@@ -142,7 +142,7 @@ func (k *Keystore) judgeLeak(
 	case !created && untagged && !k.leaks.admit(c, signed, now):
 		err = errTooManyReports
 	default:
-		a, err = k.Lookup(ctx, token, now)
+		a, err = k.LookupReported(ctx, token, now)
 	}
 	if err != nil {
 		return nil, false, err

@@ -31,9 +31,10 @@ func (s *shard) findVerified(d *keystore.Digest, signed string) *verified {
 	return e.verified
 }
 
-// lookupDerived is Lookup for derived tokens. derived is false for any other credential.
+// lookupDerived is Lookup for derived tokens. derived is false for any other credential. If early
+// is true, it also accepts a token that is not valid yet.
 func (n *Node) lookupDerived(
-	ctx context.Context, credential string, now time.Time,
+	ctx context.Context, credential string, early bool, now time.Time,
 ) (a Answer, derived bool, err error) {
 	signed, signature, ok := keystore.CutDerived(credential)
 	if !ok {
@@ -48,12 +49,11 @@ func (n *Node) lookupDerived(
 		if errors.Is(err, keystore.ErrNotDerived) {
 			return a, false, nil
 		}
-		outcome := keystore.Malformed
-		if derive := &n.settings.Load().Derive; err == nil && !derive.Off {
-			own := n.databaseTime(n.clock.of(now)).UnixNano()
-			outcome = token.ValidAt(own, derive.Max)
+		if err != nil {
+			return Answer{Outcome: keystore.Malformed}, true, nil
 		}
-		if outcome != keystore.OK {
+		own := n.databaseTime(n.clock.of(now)).UnixNano()
+		if outcome := n.derivedOutcome(&token.Validity, early, own); outcome != keystore.OK {
 			return Answer{Outcome: outcome}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
@@ -67,18 +67,32 @@ func (n *Node) lookupDerived(
 			return Answer{Outcome: keystore.Malformed}, true, nil
 		}
 		s.rememberVerified(&d, v)
-	} else if a, err = n.lookup(ctx, v.parent, named, "", now); err != nil || a.Record == nil {
+		// verify may have waited for seconds. Meanwhile the token or the lease may have expired.
+		now = time.Now()
+	}
+	if a, err = n.lookup(ctx, v.parent, named, "", now); err != nil || a.Record == nil {
 		return a, true, err
 	}
-	settings := n.settings.Load()
-	if settings.Derive.Off {
-		return Answer{Outcome: keystore.Malformed}, true, nil
-	}
-	if outcome := v.narrowing.ValidAt(a.Now, settings.Derive.Max); outcome != keystore.OK {
+	if outcome := n.derivedOutcome(&v.narrowing.Validity, early, a.Now); outcome != keystore.OK {
 		return Answer{Outcome: outcome}, true, nil
 	}
 	a.Narrowing = v.narrowing
 	return a, true, nil
+}
+
+// derivedOutcome returns the outcome for a derived token at now, in Unix nanoseconds, as far as it
+// depends on the times of the token and on the settings. If early is true, a token that is not
+// valid yet is [keystore.OK].
+func (n *Node) derivedOutcome(v *keystore.Validity, early bool, now int64) keystore.Outcome {
+	derive := &n.settings.Load().Derive
+	if derive.Off {
+		return keystore.Malformed
+	}
+	outcome := v.ValidAt(now, derive.Max)
+	if early && outcome == keystore.Malformed {
+		return keystore.OK
+	}
+	return outcome
 }
 
 func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
@@ -178,6 +192,9 @@ const (
 	// forgeryShare sets the pause after a wrong signature: this many times the duration of its
 	// verification.
 	forgeryShare = 9
+	// longestForgery is the longest duration of a verification that counts. One that took longer
+	// was interrupted, for example because the process was stopped.
+	longestForgery = 10 * time.Millisecond
 	// maxWaiting is the maximum number of verifications of one parent that wait.
 	maxWaiting = 64
 	// maxForged is the maximum number of parents that are throttled at a time.
@@ -278,7 +295,7 @@ func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	if p.next.Before(now) {
 		p.next = now
 	}
-	p.next = p.next.Add(forgeryShare * took)
+	p.next = p.next.Add(forgeryShare * min(took, longestForgery))
 }
 
 // add adds a throttle. If there are too many, it removes another one, if possible one whose pause

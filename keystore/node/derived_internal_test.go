@@ -78,7 +78,7 @@ func TestForgeriesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var f forgeries
 		var work sync.WaitGroup
-		forge := func() bool { time.Sleep(time.Second); return false }
+		forge := func() bool { time.Sleep(time.Millisecond); return false }
 		for i := range 3 * maxForged {
 			d := keystore.Digest{1, byte(i), byte(i >> 8)}
 			work.Go(func() { _, _ = f.check(t.Context(), &d, forge) })
@@ -117,6 +117,21 @@ func TestForgeriesAreBounded(t *testing.T) {
 		work.Wait()
 		if f.parents[slow] == nil {
 			t.Error("a throttle was removed while the pauses of others were over")
+		}
+	})
+}
+
+// TestInterruptedForgery: a process that was stopped while it verified a wrong signature does not
+// make other tokens of the parent wait for long.
+func TestInterruptedForgery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f forgeries
+		parent := keystore.Digest{1}
+		_, _ = f.check(t.Context(), &parent, func() bool { time.Sleep(time.Hour); return false })
+		begun := time.Now()
+		ok, err := f.check(t.Context(), &parent, func() bool { return true })
+		if waited := time.Since(begun); !ok || err != nil || waited > time.Second {
+			t.Errorf("a genuine token: %v, %v after %s", ok, err, waited)
 		}
 	})
 }

@@ -143,6 +143,33 @@ func TestDerivedTimes(t *testing.T) {
 	})
 }
 
+// TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time
+// after it.
+func TestDerivedAfterPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		fleet.Want(t, "the key", fleet.Ask(k, token), keystore.OK)
+		k.PauseDerived(token, time.Second)
+		at := time.Now().Truncate(time.Second).Add(time.Second)
+		wantDerived(t, "it expired", k,
+			derive(t, token, 0, keystore.Caveats{ExpiresAt: at}), keystore.Expired)
+
+		db.Cut.Store(true)
+		for life := time.Hour; ; life += time.Second {
+			fresh := derive(t, token, life, keystore.Caveats{})
+			k.PauseDerived(token, 700*time.Millisecond)
+			got, _ := ask(t, k, fresh)
+			if want := fleet.Ask(k, token); got != want {
+				t.Fatalf("%s for the derived token, %s for its key", got, want)
+			}
+			if got != keystore.OK {
+				break
+			}
+		}
+	})
+}
+
 // TestDerivedFromOlderTokens: a token that was imported as a digest can be derived from on every
 // node once one of them has seen it, and the database has been available since.
 func TestDerivedFromOlderTokens(t *testing.T) {
@@ -483,4 +510,24 @@ func TestLookupSuspectDerived(t *testing.T) {
 	}
 	fleet.Want(t, "the key", fleet.Ask(k, token), keystore.OK)
 	fleet.Want(t, "cached", look(), keystore.OK)
+
+	// A form that is not accepted names a cached parent, and is no derived token for Lookup.
+	if _, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+		Token:   "imported-0123456789",
+	}}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	fleet.Want(t, "the key again", fleet.Ask(k, token), keystore.OK)
+	header, rest, _ := strings.Cut(derived, ".")
+	text, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	derived = base64.RawURLEncoding.EncodeToString([]byte("{\n"+string(text[1:]))) + "." + rest
+	loads := db.Loads.Load()
+	fleet.Want(t, "another form", look(), keystore.Limited)
+	if n := db.Loads.Load() - loads; n != 0 {
+		t.Errorf("%d queries for another form", n)
+	}
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -39,3 +40,11 @@ func (a Answer) Cached() bool { return a.entry != nil }
 
 // FlushUsage flushes usage at once.
 func (n *Node) FlushUsage(ctx context.Context) { n.flushUsage(ctx) }
+
+// PauseDerived makes new tokens that are derived from a token wait, as after wrong signatures.
+func (n *Node) PauseDerived(token string, pause time.Duration) {
+	n.forged.mu.Lock()
+	defer n.forged.mu.Unlock()
+	now := time.Now()
+	n.forged.add(keystore.DigestOf(token), now).next = now.Add(pause)
+}

@@ -49,7 +49,7 @@ const (
 // member's token and for a credential that cannot be valid in this deployment. An error means that
 // the answer is [keystore.Unavailable].
 func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	if a, derived, err := n.lookupDerived(ctx, credential, now); derived {
+	if a, derived, err := n.lookupDerived(ctx, credential, false, now); derived {
 		return a, err
 	}
 	// This avoids a hash. Everything else is inspected only if the credential is not cached.
@@ -76,6 +76,17 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 		}
 	}
 	return a, err
+}
+
+// LookupReported is [Node.Lookup] for a token that was reported as leaked. A derived token need not
+// be valid yet: whoever has found it can wait.
+func (n *Node) LookupReported(
+	ctx context.Context, credential string, now time.Time,
+) (Answer, error) {
+	if a, derived, err := n.lookupDerived(ctx, credential, true, now); derived {
+		return a, err
+	}
+	return n.Lookup(ctx, credential, now)
 }
 
 // LookupMember is [Node.Lookup] for members' tokens. The outcome for any other credential is
