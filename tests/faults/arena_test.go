@@ -52,6 +52,7 @@ type setting struct {
 	site     string // the site of each node, as in gate.Config
 	file     bool   // use one SQLite file for all nodes, without PostgreSQL and Redis
 	binary   string // the Caddy to run; "" is the one under test
+	cacheURL string // as in gate.FleetConfig
 }
 
 // startOnFile starts nodes that share one SQLite file.
@@ -109,7 +110,7 @@ func newArena(t testing.TB, s setting) *arena {
 		a.Fleet = gate.StartFleet(t, gate.FleetConfig{
 			Nodes: s.nodes, Config: gate.Config{Site: s.site,
 				APIKey: "namespace_path /in/{namespace}/**\n"},
-			Postgres: s.postgres, Each: each,
+			Postgres: s.postgres, Each: each, CacheURL: s.cacheURL,
 		})
 	}
 	for _, g := range a.Nodes {
