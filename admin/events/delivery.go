@@ -161,7 +161,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		}
 		d.row = keystore.Webhook{ID: d.id, Position: newest}
 	case found.Holder == "" || found.Holder == own:
-		if found.Position < d.row.Position {
+		if found.Position < d.row.Position && found.Replay == nil {
 			d.logger.Warn("webhook moved back; it receives some events again",
 				slog.String("webhook", d.id))
 		}
