@@ -255,3 +255,49 @@ func TestDeadReceiver(t *testing.T) {
 		t.Errorf("%s", text)
 	}
 }
+
+// TestLostRows: a failover to an asynchronous standby loses rows that the webhook has filtered out.
+// The event that takes the place of the first of them arrives.
+func TestLostRows(t *testing.T) {
+	r := newReceiver(t)
+	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Lease: 5 * time.Second,
+		Config: gate.Config{Site: "api_key\nrespond 200",
+			APIKeys: strings.Replace(options(r.URL), "key.*", "member.*", 1)}})
+	g := f.Nodes[0]
+	awaitActive(t, g, 1)
+	standby := f.Postgres.Standby(t)
+	position := func() string {
+		t.Helper()
+		at, err := f.Postgres.Query(f.Schema, "SELECT position FROM webhooks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	g.Mint(t, gate.JSON{"name": "kept", "access": "read_only"})
+	gate.Until(t, "the position is saved", func() bool { return position() == "1" })
+	gate.Until(t, "the standby has it", func() bool {
+		at, err := standby.Query(f.Schema, "SELECT position FROM webhooks")
+		return err == nil && at == "1"
+	})
+	if err := standby.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		g.Mint(t, gate.JSON{"name": "lost", "access": "read_only"})
+	}
+	t.Logf("the position is %s when the primary fails", position()) // the node is at 3
+	if err := f.Postgres.Halt(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	f.Edge(0, gate.Database).LeadTo(standby.Address())
+	gate.Until(t, "a member is created", func() bool {
+		return g.Try(t.Context(), "POST", "/members", gate.JSON{"name": "Ada"}).Status == 201
+	})
+	if got := r.await(t, 1, 2*time.Minute); len(got) != 1 || got[0].Type != "member.created" {
+		t.Errorf("received %+v", got)
+	}
+}
