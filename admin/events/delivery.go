@@ -59,6 +59,7 @@ type delivery struct {
 	row     keystore.Webhook // as last read or saved
 	holding bool             // this node has saved row, and nobody has changed it since
 	saved   time.Time        // before the last save: the lease begins then
+	holder  string           // this node's incarnation at the last save
 	dirty   bool             // row has changes that are not saved
 	watched int64            // Beat of the row while another node holds it
 	since   time.Time        // when watched was first seen
@@ -160,7 +161,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 			return watchInterval
 		}
 		d.row = keystore.Webhook{ID: d.id, Position: newest}
-	case found.Holder == "" || found.Holder == own:
+	case found.Holder == "" || found.Holder == own || found.Holder == d.holder:
 		if found.Position < d.row.Position && found.Replay == nil {
 			d.logger.Warn("webhook moved back; it receives some events again",
 				slog.String("webhook", d.id))
@@ -218,7 +219,7 @@ func (d *delivery) save() bool {
 		return false
 	}
 	next.Beat++
-	d.row, d.holding, d.saved, d.dirty = next, true, asked, false
+	d.row, d.holding, d.saved, d.holder, d.dirty = next, true, asked, next.Holder, false
 	return true
 }
 

@@ -90,6 +90,29 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
+// TestRejoined: a node that has lost the row of its webhook and has to join again, as after a
+// failover, continues at once. The holder of the row is itself under its former incarnation.
+func TestRejoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		n.configure(r, hook)
+		time.Sleep(time.Second)
+		former := n.keys.Incarnation()
+		db.full.Store(true)
+		d.Tamper("DELETE FROM nodes")
+		time.Sleep(saveInterval)
+		if n.keys.Incarnation() == former {
+			t.Fatal("the node has not joined again")
+		}
+		db.full.Store(false)
+		mint(t, n.keys, 0)
+		time.Sleep(2 * watchInterval)
+		wantAll(t, n.keys, r, 0)
+	})
+}
+
 // TestThousandChanges: everything arrives and in order while nodes come and go and the receiver
 // fails.
 func TestThousandChanges(t *testing.T) {
