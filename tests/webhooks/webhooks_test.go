@@ -168,6 +168,7 @@ func awaitActive(t *testing.T, g *gate.Gate, n int) {
 // TestFaults: a thousand changes arrive complete and in order while the node that delivers is
 // killed, stopped and cut off from the database, and the receiver fails in several ways.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	r := newReceiver(t)
 	f := gate.StartFleet(t, gate.FleetConfig{Nodes: 3, NoCache: true, Lease: 5 * time.Second,
 		Config: gate.Config{Site: "api_key\nrespond 200", APIKeys: options(r.URL + "/events")}})
@@ -259,6 +260,7 @@ func TestDeadReceiver(t *testing.T) {
 // TestLostRows: a failover to an asynchronous standby loses rows that the webhook has filtered out.
 // The event that takes the place of the first of them arrives.
 func TestLostRows(t *testing.T) {
+	t.Parallel()
 	r := newReceiver(t)
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Lease: 5 * time.Second,
 		Config: gate.Config{Site: "api_key\nrespond 200",
