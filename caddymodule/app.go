@@ -95,8 +95,8 @@ type App struct {
 	Derive *DeriveConfig `json:"derive,omitempty"`
 
 	// How long before a key expires the audit log gets a reminder, at most 10 times such as `30d`
-	// or `12h`. `off` alone gives none, and none that a key has expired. Default is `30d`, `7d` and
-	// `1d`.
+	// or `12h`, each at least `1m` and `1m` apart from the others. `off` alone gives none, and none
+	// that a key has expired. Default is `30d`, `7d` and `1d`.
 	Remind []string `json:"remind,omitempty"`
 
 	// The time after which the audit log reports a key that was not used, such as `90d`. A

@@ -18,6 +18,10 @@ import (
 // maxRemind is the maximum number of reminders of one key.
 const maxRemind = 10
 
+// minRemind is the shortest time before the expiry, and between two reminders. A node that looks for
+// keys once the next reminder is due gives only that one.
+const minRemind = time.Minute
+
 // remindOff is the value of `remind` without reminders.
 const remindOff = "off"
 
@@ -72,8 +76,11 @@ func parseRemind(texts []string) (before []time.Duration, off bool, err error) {
 			return nil, false, fmt.Errorf("remind %s: %w; `off` alone gives no reminders",
 				redact.Argument(text), err)
 		}
-		if slices.Contains(before, d) {
-			return nil, false, fmt.Errorf("remind %s is given twice", redact.Argument(text))
+		if d < minRemind || slices.ContainsFunc(before,
+			func(other time.Duration) bool { return (d - other).Abs() < minRemind }) {
+			return nil, false, fmt.Errorf("remind %s: must be at least 1m and differ from the other "+
+				"times by at least 1m, because a reminder may come a minute late",
+				redact.Argument(text))
 		}
 		before = append(before, d)
 	}

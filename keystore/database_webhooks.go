@@ -15,8 +15,11 @@ type WebhookStore interface {
 	// SaveWebhooks stores webhooks with different ids, in one transaction, and returns the ids of
 	// those that it stored. It stores a webhook if the Beat in the database is the same, and
 	// increments the Beat. It adds a webhook with a Beat of zero unless its id exists. Another node
-	// has changed, added or deleted those that it does not store. It clears Replay and sets SavedAt
-	// to the time of the database.
+	// has changed, added or deleted those that it does not store, or the database has lost the row
+	// of the audit log at their Position. So a webhook that the database has is never ahead of its
+	// audit log, even after a failover that has lost the end of both. It does not look for the row
+	// if Position is not new or Hash is empty. It clears Replay and sets SavedAt to the time of the
+	// database.
 	SaveWebhooks(ctx context.Context, list []Webhook) (saved []string, err error)
 	// ForgetWebhook deletes a webhook unless its Beat has changed from beat.
 	ForgetWebhook(ctx context.Context, id string, beat int64) error
@@ -53,7 +56,7 @@ func (w *Webhook) TakeReplay() bool {
 		return false
 	}
 	if *w.Replay != ReplayHere {
-		w.Position, w.Last = *w.Replay, ""
+		w.Position, w.Hash = *w.Replay, ""
 	}
 	w.Replay, w.StoppedAt, w.Attempts, w.RetryAt = nil, time.Time{}, 0, time.Time{}
 	return true
@@ -65,7 +68,7 @@ type WebhookState struct {
 	Events     []string          `json:"events,omitempty"`
 	Namespaces []string          `json:"namespaces,omitempty"`
 	StoppedAt  time.Time         `json:"stopped_at,omitzero"`  // when the receiver answered 410
-	Last       string            `json:"last,omitempty"`       // event at Position, if known
+	Hash       string            `json:"hash,omitempty"`       // of the row at Position, if known
 	Attempts   int               `json:"attempts,omitempty"`   // failed ones of the next event
 	RetryAt    time.Time         `json:"retry_at,omitzero"`    // of the next event
 	Deliveries []WebhookDelivery `json:"deliveries,omitempty"` // attempts, the latest first

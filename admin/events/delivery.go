@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"log/slog"
 	"math/rand/v2"
@@ -58,6 +59,7 @@ type delivery struct {
 	row     keystore.Webhook // as last read or saved
 	holding bool             // this node has saved row, and nobody has changed it since
 	saved   time.Time        // before the last save: the lease begins then
+	holder  string           // this node's incarnation at the last save
 	dirty   bool             // row has changes that are not saved
 	watched int64            // Beat of the row while another node holds it
 	since   time.Time        // when watched was first seen
@@ -159,7 +161,11 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 			return watchInterval
 		}
 		d.row = keystore.Webhook{ID: d.id, Position: newest}
-	case found.Holder == "" || found.Holder == own:
+	case found.Holder == "" || found.Holder == own || found.Holder == d.holder:
+		if found.Position < d.row.Position && found.Replay == nil {
+			d.logger.Warn("webhook moved back; it receives some events again",
+				slog.String("webhook", d.id))
+		}
 		d.row = *found
 	case d.watched != found.Beat:
 		d.watched, d.since = found.Beat, d.now()
@@ -213,7 +219,7 @@ func (d *delivery) save() bool {
 		return false
 	}
 	next.Beat++
-	d.row, d.holding, d.saved, d.dirty = next, true, asked, false
+	d.row, d.holding, d.saved, d.holder, d.dirty = next, true, asked, next.Holder, false
 	return true
 }
 
@@ -233,19 +239,20 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	rows, err := d.chain(ctx, max(0, d.row.Position-1), maxBuffer)
+	rows, err := d.keys.Database().AuditChain(ctx, max(0, d.row.Position-1), maxBuffer)
 	if err != nil {
 		d.polled = now
+		_ = d.keys.StoreFailed("reading the audit log", err)
 		return false
 	}
 	if d.row.Position > 0 {
-		if !isAt(rows, d.row.Position, d.row.Last) {
-			if d.rewind(ctx) != nil {
-				d.polled = now
-			}
+		if len(rows) == 0 || rows[0].Seq != d.row.Position ||
+			d.row.Hash != "" && d.row.Hash != hashOf(&rows[0]) {
+			d.polled = now
+			d.lost(ctx)
 			return false
 		}
-		d.row.Last, rows = rows[0].EventID(), rows[1:]
+		d.row.Hash, rows = hashOf(&rows[0]), rows[1:]
 	}
 	if d.buffer = rows; len(rows) == 0 {
 		d.applied, d.polled = applied, now
@@ -253,50 +260,24 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	return len(rows) > 0
 }
 
-// rewind is for a database that has lost the row at the position. It moves the position back to the
-// latest delivered row that still exists. The rows after it are delivered then: other rows may have
-// taken the numbers of the lost ones.
-func (d *delivery) rewind(ctx context.Context) error {
+// lost is for an audit log without the row at the position. If a failover has lost the row, save
+// fails: the database has an earlier row of the webhook, with a position in the rows that it still
+// has, and the delivery continues there. Otherwise somebody has changed the audit log.
+func (d *delivery) lost(ctx context.Context) {
+	if !d.save() {
+		return
+	}
 	newest, err := d.newest(ctx)
 	if err != nil {
-		return err
+		return
 	}
-	next, last := min(newest, d.row.Position), ""
-	for _, one := range d.row.Deliveries {
-		seq, ok := keystore.ParseEventID(one.Event)
-		if !ok || seq > d.row.Position {
-			continue
-		}
-		rows, err := d.chain(ctx, seq-1, 1)
-		if err != nil {
-			return err
-		}
-		if next = min(next, seq-1); isAt(rows, seq, one.Event) {
-			next, last = seq, one.Event
-			break
-		}
-	}
-	d.logger.Warn("the database has lost rows of the audit log; webhook moved back",
+	d.logger.Warn("the audit log lacks the last row that was sent; webhook continues with later ones",
 		slog.String("webhook", d.id))
-	d.row.Position, d.row.Last, d.dirty = next, last, true
-	return nil
+	d.row.Position, d.row.Hash, d.dirty = min(newest, d.row.Position), "", true
 }
 
-// chain reads a page of the audit log.
-func (d *delivery) chain(
-	ctx context.Context, after int64, limit int,
-) ([]keystore.AuditRow, error) {
-	rows, err := d.keys.Database().AuditChain(ctx, after, limit)
-	if err != nil {
-		return nil, d.keys.StoreFailed("reading the audit log", err)
-	}
-	return rows, nil
-}
-
-// isAt reports whether a page begins with the row with a Seq and, unless it is empty, an event id.
-func isAt(rows []keystore.AuditRow, seq int64, event string) bool {
-	return len(rows) > 0 && rows[0].Seq == seq && (event == "" || rows[0].EventID() == event)
-}
+// hashOf returns the hash of a row as [keystore.WebhookState] has it.
+func hashOf(row *keystore.AuditRow) string { return hex.EncodeToString(row.Hash[:]) }
 
 // next delivers the first row of the buffer or skips it.
 func (d *delivery) next(ctx context.Context) {
@@ -363,7 +344,7 @@ func (d *delivery) message(ctx context.Context, row *keystore.AuditRow) (*messag
 
 // done removes the first row from the buffer.
 func (d *delivery) done(row *keystore.AuditRow) {
-	d.row.Position, d.row.Last, d.dirty = row.Seq, row.EventID(), true
+	d.row.Position, d.row.Hash, d.dirty = row.Seq, hashOf(row), true
 	d.buffer = d.buffer[1:]
 }
 

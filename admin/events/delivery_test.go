@@ -90,6 +90,29 @@ func TestTakeover(t *testing.T) {
 	})
 }
 
+// TestRejoined: a node that has lost the row of its webhook and has to join again, as after a
+// failover, continues at once. The holder of the row is itself under its former incarnation.
+func TestRejoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		n.configure(r, hook)
+		time.Sleep(time.Second)
+		former := n.keys.Incarnation()
+		db.full.Store(true)
+		d.Tamper("DELETE FROM nodes")
+		time.Sleep(saveInterval)
+		if n.keys.Incarnation() == former {
+			t.Fatal("the node has not joined again")
+		}
+		db.full.Store(false)
+		mint(t, n.keys, 0)
+		time.Sleep(2 * watchInterval)
+		wantAll(t, n.keys, r, 0)
+	})
+}
+
 // TestThousandChanges: everything arrives and in order while nodes come and go and the receiver
 // fails.
 func TestThousandChanges(t *testing.T) {
@@ -393,29 +416,45 @@ func TestConfigure(t *testing.T) {
 	})
 }
 
-// TestLostRows: after a failover that has lost rows of the audit log, the rows that take their
-// place have other ids and are delivered.
+// TestLostRows: a failover loses rows of the audit log that were delivered or filtered out. The rows
+// that take their place are delivered.
 func TestLostRows(t *testing.T) {
 	for _, test := range []struct {
-		fresh  int           // rows after the failover
-		later  time.Duration // after it
-		outage bool          // the node has lost the row of the webhook meanwhile
-		moved  bool          // another node delivers afterwards
+		fresh    int           // rows after the failover
+		later    time.Duration // after it
+		unsaved  bool          // the node has not saved its progress in the lost rows
+		outage   bool          // the node has lost the row of the webhook meanwhile
+		moved    bool          // another node delivers afterwards
+		filtered bool          // the webhook wants only the rows after the failover
 	}{
 		{fresh: 1, later: 2 * pollInterval}, {fresh: 1}, {fresh: 2}, {fresh: 3},
-		{fresh: 1, outage: true}, {fresh: 3, outage: true}, {fresh: 3, moved: true},
+		{fresh: 1, unsaved: true, later: 2 * pollInterval}, {fresh: 1, unsaved: true},
+		{fresh: 2, unsaved: true}, {fresh: 3, unsaved: true}, {fresh: 1, outage: true},
+		{fresh: 3, outage: true}, {fresh: 3, moved: true}, {fresh: 1, filtered: true},
+		{fresh: 3, filtered: true}, {fresh: 1, unsaved: true, filtered: true},
+		{fresh: 3, unsaved: true, filtered: true}, {fresh: 2, outage: true, filtered: true},
+		{fresh: 2, moved: true, filtered: true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			d, r := fleet.New(t), newReceiver()
 			db := &slowDisk{Database: openSQLite(d)}
 			n, writer := idleNodeOn(d, db), idleNode(d)
-			n.configure(r, hook)
-			time.Sleep(time.Second)
-			for i := range 3 {
-				mint(t, n.keys, i)
+			wants, until := hook, 2*progressInterval
+			if test.filtered {
+				wants.Events = []string{"member.*"}
 			}
+			if test.unsaved {
+				until = progressInterval / 3
+			}
+			n.configure(r, wants)
 			time.Sleep(2 * progressInterval)
-			before := r.firsts()
+			mint(t, n.keys, 0)
+			time.Sleep(until)
+			d.Tamper("CREATE TABLE standby AS SELECT * FROM webhooks")
+			mint(t, n.keys, 1)
+			mint(t, n.keys, 2)
+			time.Sleep(until)
+			want := r.firsts()
 			if test.outage {
 				db.full.Store(true)
 				time.Sleep(2 * saveInterval)
@@ -423,17 +462,19 @@ func TestLostRows(t *testing.T) {
 			if test.moved {
 				n.close()
 			}
-			loseRows(d)
+			loseRows(d, "DELETE FROM webhooks", "INSERT INTO webhooks SELECT * FROM standby")
 			time.Sleep(test.later)
 			for i := range test.fresh {
-				mint(t, writer.keys, 3+i)
+				if _, err := writer.keys.CreateMember(t.Context(), fleet.Root,
+					keystore.Member{Name: fmt.Sprint("member ", i)}); err != nil {
+					t.Fatal(err)
+				}
 			}
 			db.full.Store(false)
 			if test.moved {
-				writer.configure(r, hook)
+				writer.configure(r, wants)
 			}
-			time.Sleep(watchInterval + 2*pollInterval)
-			want := before[:3:3]
+			time.Sleep(leaseLength + 2*watchInterval + 2*pollInterval)
 			for _, row := range audit(t, writer.keys)[1:] {
 				want = append(want, row.EventID())
 			}
@@ -444,39 +485,31 @@ func TestLostRows(t *testing.T) {
 	}
 }
 
-// TestLostFiltered: a webhook that has filtered out the rows that are lost receives an event that
-// follows those that take their place.
-func TestLostFiltered(t *testing.T) {
+// TestChangedLog: somebody deletes rows of the audit log. Webhooks continue with later rows.
+func TestChangedLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
-		members := hook
-		members.Events = []string{"member.*"}
-		n, writer := startNode(d, r, members), idleNode(d)
+		n := startNode(d, r, hook)
 		time.Sleep(time.Second)
 		for i := range 3 {
 			mint(t, n.keys, i)
 		}
 		time.Sleep(2 * progressInterval)
 		loseRows(d)
-		for i := range 3 {
-			mint(t, writer.keys, 3+i)
-		}
-		if _, err := writer.keys.CreateMember(t.Context(), fleet.Root,
-			keystore.Member{Name: "Ada"}); err != nil {
-			t.Fatal(err)
-		}
 		time.Sleep(2 * pollInterval)
-		if got := r.types(); !slices.Equal(got, []string{"member.created"}) {
+		mint(t, n.keys, 3)
+		time.Sleep(2 * pollInterval)
+		if got := r.firsts(); len(got) != 4 || got[3] != audit(t, n.keys)[1].EventID() {
 			t.Errorf("received %v", got)
 		}
 	})
 }
 
-// loseRows deletes the rows of the audit log but the first.
-func loseRows(d fleet.Fleet) {
+// loseRows deletes the rows of the audit log but the first, and runs more statements.
+func loseRows(d fleet.Fleet, statements ...string) {
 	d.Helper()
-	d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
-		"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")
+	d.Tamper(append(statements, "DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",
+		"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")...)
 }
 
 // TestBounded: a webhook with a large backlog holds a page of it in memory.

@@ -1,6 +1,7 @@
 package keystoretest
 
 import (
+	"encoding/hex"
 	"reflect"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func testWebhooks(t *testing.T, s Store) {
 	check()
 	a := keystore.Webhook{ID: "a", Holder: "node", Position: 1 << 40,
 		WebhookState: keystore.WebhookState{URL: "https://a.example", Events: []string{"key.*"},
-			Namespaces: []string{"acme"}, Last: "evt_1", Attempts: 3, RetryAt: start,
+			Namespaces: []string{"acme"}, Attempts: 3, RetryAt: start,
 			StoppedAt: start,
 			Deliveries: []keystore.WebhookDelivery{{Event: "evt_1", Type: "key.created", At: start,
 				Status: 500, Took: time.Second, Error: "answered 500"}}}}
@@ -80,6 +81,26 @@ func testWebhooks(t *testing.T, s Store) {
 	a.Position = 7
 	save(other, "a", a)
 	a.Replay = nil
+	a.Beat++
+	check(a, b)
+
+	// A position in rows that the database does not have is not saved.
+	update(t, db, func(tx keystore.Tx) error {
+		return tx.AppendAudit([]*keystore.AuditRow{{Seq: 1, Hash: keystore.Digest{1}}})
+	})
+	of := func(position int64, hash byte) keystore.Webhook {
+		next := a
+		next.Position = position
+		next.Hash = hex.EncodeToString(append([]byte{hash}, make([]byte, 31)...))
+		return next
+	}
+	save(other, "", of(1, 2))
+	save(other, "", of(2, 1))
+	save(other, "", keystore.Webhook{ID: "new", Position: 2, WebhookState: of(2, 1).WebhookState})
+	save(other, "a", of(7, 2)) // the position that it has
+	a = of(1, 1)
+	a.Beat++
+	save(other, "a", a)
 	a.Beat++
 	check(a, b)
 

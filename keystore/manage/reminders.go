@@ -27,6 +27,9 @@ const (
 	remindBatch = 200
 	// expiredKept is how long ago a key may have expired to be reported, if no node was running.
 	expiredKept = 30 * 24 * time.Hour
+	// clockSlack is how far the time of a node may be behind that of the node that gave reminders
+	// before it. Nodes that start continue with a time that is stored once a minute.
+	clockSlack = 2 * time.Minute
 )
 
 // remind gives reminders until ctx is done.
@@ -93,22 +96,25 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 	before := append(slices.Clone(s.Before), 0) // 0: the key has expired
 	slices.Sort(before)
 	var shorter time.Duration
-	for i, b := range slices.Compact(before) {
+	for _, b := range slices.Compact(before) {
 		now := k.Now()
 		r := reminder{Keystore: k, before: b, after: positions[b], stored: positions[b]}
-		switch floor := now.Add(shorter); {
-		case i > 0:
-			// The next shorter reminder replaces one that is late.
-			r.startAt(floor)
-			shorter = b
-		case r.after == keystore.ExpiryPosition{}:
-			// Keys that expired before there were reminders are not reported.
-			if err := r.store(ctx, keystore.BehindExpiry(now)); err != nil {
+		floor := now.Add(shorter) // the next shorter reminder replaces one that is late
+		shorter = b
+		if b == 0 {
+			floor = now.Add(-expiredKept)
+		}
+		// Keys that expired before there were reminders are not reported. If the database's clock was
+		// far ahead, keys that were created since it was set back would come before the position.
+		if b == 0 && r.after == (keystore.ExpiryPosition{}) ||
+			r.after.ExpiresAt.After(now.Add(b+clockSlack)) {
+			if err := r.store(ctx, keystore.BehindExpiry(now.Add(b))); err != nil {
 				return err
 			}
 			continue
-		default:
-			r.startAt(now.Add(-expiredKept))
+		}
+		if r.after.ExpiresAt.Before(floor) {
+			r.after = keystore.BehindExpiry(floor)
 		}
 		for more := true; more; {
 			if more, err = r.give(ctx); err != nil {
@@ -124,12 +130,6 @@ type reminder struct {
 	*Keystore
 	before        time.Duration
 	after, stored keystore.ExpiryPosition // the last key, and what the database has stored
-}
-
-func (r *reminder) startAt(floor time.Time) {
-	if r.after.ExpiresAt.Before(floor) {
-		r.after = keystore.BehindExpiry(floor)
-	}
 }
 
 // errReminded means that another node has given the same reminders.

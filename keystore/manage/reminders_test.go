@@ -166,6 +166,46 @@ func TestRemindersOnSteppedClock(t *testing.T) {
 	})
 }
 
+// TestRemindersAfterClockReset lets nodes run while the database's clock is a year ahead, and resets
+// it as docs/operations.md says. Keys that are created afterwards must get their reminders.
+func TestRemindersAfterClockReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		s := node.Settings{Reminders: node.ReminderSettings{
+			Before: []time.Duration{2 * time.Minute}}}
+		const year = 365 * 24 * time.Hour
+		db, err := sqldb.OpenSQLite(ctx, d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ahead := &fleet.Faulty{Database: db}
+		ahead.Ahead.Store(int64(year))
+		wrong, err := fleet.Open(ctx, ahead, s, fleet.Observer{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fleet.Mint(t, wrong, manage.KeySpec{ExpiresAt: time.Now().Add(year + 3*time.Minute)})
+		time.Sleep(4 * time.Minute)
+		if rows := auditedAs(t, wrong, "key.expired"); len(rows) != 1 {
+			t.Fatalf("%d rows while the clock is ahead", len(rows))
+		}
+		if err := wrong.Close(); err != nil {
+			t.Fatal(err)
+		}
+		d.Tamper("UPDATE clock SET noted = NULL")
+		k, _ := d.Node(s)
+		time.Sleep(time.Minute)
+		key, _ := fleet.Mint(t, k, manage.KeySpec{ExpiresAt: time.Now().Add(3 * time.Minute)})
+		time.Sleep(4 * time.Minute)
+		for _, action := range []string{"key.expiring", "key.expired"} {
+			rows := auditedAs(t, k, action)
+			if len(rows) != 2 || rows[0].Object != key.ID {
+				t.Errorf("%s: %+v", action, rows)
+			}
+		}
+	})
+}
+
 // TestUnusedElsewhere gives one namespace a short time. Its searches must not take the write lock for
 // the unused keys of others.
 func TestUnusedElsewhere(t *testing.T) {

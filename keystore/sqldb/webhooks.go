@@ -44,23 +44,25 @@ func (d *DB) SaveWebhooks(
 		if err != nil {
 			return nil, err
 		}
-		rows[i] = []any{w.ID, w.Beat, w.Holder, w.Position, state}
+		rows[i] = []any{w.ID, w.Beat, w.Holder, w.Position, state, w.Hash}
 	}
 	object, err := fromJSON(rows)
 	if err != nil {
 		return nil, err
 	}
-	id, beat := item(0, "text"), item(1, "bigint")
+	id, beat, position := item(0, "text"), item(1, "bigint"), item(3, "bigint")
+	hash, stored := item(5, "text"), "SELECT 1 FROM webhooks w WHERE w.id = "+id
 	// Ordered, so that two processes that save the same webhooks cannot deadlock.
 	err = d.inBackground(ctx, d.uses, func(t *tx) (err error) {
 		saved, err = list(t.query, scanText, "INSERT INTO webhooks (id, beat, holder, position, "+
-			"state, saved_at) SELECT "+id+", "+beat+" + 1, "+item(2, "text")+", "+
-			item(3, "bigint")+", "+item(4, "text")+", ? FROM "+d.items+" r WHERE ("+beat+
-			" = 0 OR EXISTS (SELECT 1 FROM webhooks w WHERE w.id = "+id+"))"+d.unforced+
-			" ORDER BY "+id+" ON CONFLICT (id) DO UPDATE SET beat = excluded.beat, holder = "+
-			"excluded.holder, position = excluded.position, replay = NULL, state = "+
-			"excluded.state, saved_at = excluded.saved_at WHERE webhooks.beat = excluded.beat - 1 "+
-			"RETURNING id", t.now.UnixMicro(), object)
+			"state, saved_at) SELECT "+id+", "+beat+" + 1, "+item(2, "text")+", "+position+", "+
+			item(4, "text")+", ? FROM "+d.items+" r WHERE ("+beat+" = 0 OR EXISTS ("+stored+
+			")) AND ("+hash+" = '' OR EXISTS ("+stored+" AND w.position = "+position+
+			") OR EXISTS (SELECT 1 FROM audit a WHERE a.seq = "+position+" AND a.hash = "+
+			d.fromHex(hash)+"))"+d.unforced+" ORDER BY "+id+" ON CONFLICT (id) DO UPDATE SET "+
+			"beat = excluded.beat, holder = excluded.holder, position = excluded.position, replay "+
+			"= NULL, state = excluded.state, saved_at = excluded.saved_at WHERE webhooks.beat = "+
+			"excluded.beat - 1 RETURNING id", t.now.UnixMicro(), object)
 		return t.note(err)
 	})
 	return saved, d.fail(ctx, "saving the progress of webhooks", err)

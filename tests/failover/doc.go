@@ -23,6 +23,10 @@
 // with each key of the round. It must refuse revoked keys, and accept keys whose mint or activation
 // returned.
 //
+// All gates have one webhook, and all keys expire soon after the time of their reminder. At the end,
+// each key that is not revoked has one reminder, and the receiver has all events of the audit log in
+// their order.
+//
 // # Running it
 //
 // `make test` runs one failover of each kind. `make faults` runs FAILOVERS of them, with Patroni's

@@ -26,7 +26,8 @@ var (
 var kinds = []string{"killed", "paused", "partitioned"}
 
 // TestFailover breaks the primary in each way. No request may be accepted after a complete revoke
-// of its key, no valid key may be refused, and no acknowledged change may be lost.
+// of its key, no valid key may be refused, and no acknowledged change may be lost. There must be one
+// reminder of each key, and all events must arrive in order.
 func TestFailover(t *testing.T) {
 	timing, count := timing{ttl: 5, loopWait: 1, retryTimeout: 2}, len(kinds)
 	usual := 3 * time.Second
@@ -62,6 +63,8 @@ func TestFailover(t *testing.T) {
 		}
 	}
 	found, h := r.finish()
+	r.checkReminders()
+	r.checkEvents()
 	for _, v := range found[:min(len(found), 20)] {
 		t.Error(v)
 	}

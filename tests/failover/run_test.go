@@ -23,10 +23,11 @@ import (
 // run is a cluster with gates and their load, and the history of both.
 type run struct {
 	*cluster
-	timing  timing
-	lease   time.Duration
-	gates   []*gate.Gate
-	clients []*http.Client
+	timing   timing
+	lease    time.Duration
+	gates    []*gate.Gate
+	clients  []*http.Client
+	receiver *receiver
 
 	done chan struct{} // closed to end the load
 	work sync.WaitGroup
@@ -56,7 +57,7 @@ const (
 func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 	t.Helper()
 	r := &run{cluster: startCluster(t, timing, gates), timing: timing, lease: lease,
-		done: make(chan struct{})}
+		receiver: newReceiver(t), done: make(chan struct{})}
 	t.Cleanup(r.keepHistory)
 	r.exec("CREATE SCHEMA " + schema +
 		"; CREATE TABLE public.watch (n bigint); INSERT INTO public.watch VALUES (0)")
@@ -64,7 +65,8 @@ func start(t testing.TB, timing timing, lease time.Duration, gates int) *run {
 		started := gate.Start(t, gate.Config{
 			Env: []string{"FAILOVER_DATABASE=" +
 				r.url(func(m *member) string { return m.gates[g].Address() })},
-			APIKeys: fmt.Sprintf("database postgres {env.FAILOVER_DATABASE}\nlease %v\n", lease),
+			APIKeys: fmt.Sprintf("database postgres {env.FAILOVER_DATABASE}\nlease %v\n", lease) +
+				r.receiver.options(),
 		})
 		client, _ := started.Client(t, gate.HTTP1)
 		client.Transport.(*http.Transport).MaxIdleConnsPerHost = 16
@@ -234,7 +236,9 @@ func (r *run) tryMint(g int) (key, bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c := faults.Change{Call: now(), What: "mint", Node: g}
-	answer := r.gates[g].Try(ctx, "POST", "/keys", gate.JSON{"name": "k", "access": "read_write"})
+	due := time.Second + time.Duration(rand.Int64N(int64(15*time.Second)))
+	answer := r.gates[g].Try(ctx, "POST", "/keys", gate.JSON{"name": "k", "access": "read_write",
+		"expires_at": time.Now().Add(reminded + due).UTC()})
 	c.Return, c.Status, c.Done = now(), answer.Status, answer.Status == 201
 	minted, ok := answer.Key()
 	k := key{minted, faults.Access(minted.ID + " read"), faults.Access(minted.ID + " write")}
