@@ -497,15 +497,16 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 	case s.Token != "" && !s.Digest.IsZero():
 		return nil, badCredential("exactly one of token and sha256 is required")
 	case s.Token != "":
-		ours, err := k.importable(s.Token)
+		token := keystore.TrimSecretToken(s.Token) // as requests with it are
+		ours, err := k.importable(token)
 		if err != nil {
 			return nil, err
 		}
-		secret.Digest = keystore.DigestOf(s.Token)
+		secret.Digest = keystore.DigestOf(token)
 		if ours.Reveal() != "" {
 			id, prefix, secret.Imported = ours.ID(), ours.Prefix(), false
 		}
-		secret.Deriving = k.NewDerivingKey(s.Token)
+		secret.Deriving = k.NewDerivingKey(token)
 	case s.Digest.IsZero():
 		return nil, badCredential("exactly one of token and sha256 is required")
 	}

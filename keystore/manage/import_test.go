@@ -358,6 +358,8 @@ func TestImportedCredentials(t *testing.T) {
 			"invalid_credential"},
 		"neither":                         {want: "invalid_credential"},
 		"a token that is too short":       {token: "sk.live", want: "invalid_credential"},
+		"a token with a URI scheme":       {token: "Secret-Token:sk.live/4", want: "ok"},
+		"a forged token with one":         {token: "secret-token:ak_malformed", want: "invalid_credential"},
 		"a token of this deployment":      {token: restored.Reveal(), want: "ok"},
 		"a token of an existing key":      {token: known, want: "exists"},
 		"a token of another deployment":   {token: foreign.Reveal(), want: "invalid_credential"},
@@ -375,7 +377,8 @@ func TestImportedCredentials(t *testing.T) {
 			t.Errorf("%s: %d, %v, %v; want %s", what, n, refused, err, c.want)
 		}
 		if n == 1 && c.token != "" {
-			fleet.Want(t, what, fleet.Ask(w.Keystore, c.token), keystore.OK)
+			sent := keystore.TrimSecretToken(c.token)
+			fleet.Want(t, what, fleet.Ask(w.Keystore, sent), keystore.OK)
 		}
 	}
 	key, err := w.FindKey(ctx, fleet.Root, restored.ID())
