@@ -1,0 +1,6 @@
+-- The home namespaces of a member's keys, without reading each key.
+
+-- +goose Up
+-- +goose StatementBegin
+CREATE INDEX keys_homes ON keys (owner, namespace, revoked_at, personal) WHERE revoked_at IS NULL AND personal = 0;
+-- +goose StatementEnd
