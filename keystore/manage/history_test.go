@@ -637,6 +637,29 @@ func (h *history) checkRaise(a actor, before *model, id string) {
 	}
 }
 
+// checkSignIn checks that an actor that gave a member a token or a login, or enabled it, updates
+// members wherever the member has a grant or owns a key that is not revoked.
+func (h *history) checkSignIn(a actor, before *model, id string) {
+	if a.is(id) {
+		return
+	}
+	var places []string
+	for _, g := range before.members[id].Grants {
+		places = append(places, g.Namespace)
+	}
+	for _, k := range before.keys {
+		if k.Owner == id && k.RevokedAt.IsZero() {
+			places = append(places, k.Namespace)
+		}
+	}
+	for _, ns := range places {
+		if before.member(a.id, scope{namespace: ns})&
+			(demand{"write", "admin.members", "update"}).bit() == 0 {
+			h.Errorf("%s lets somebody sign in as %s, which has a grant or a key in %s", a.id, id, ns)
+		}
+	}
+}
+
 // growOnlyKeys returns what the grants of keys in grow_only namespaces give.
 func (h *history) growOnlyKeys(now *model) map[string]ceiling {
 	out := map[string]ceiling{}
@@ -876,7 +899,11 @@ var operations = []struct {
 		case 2:
 			patch.Active = []*bool{&yes, &no}[h.rng.IntN(2)]
 		}
+		before := h.state()
 		_, _, err := h.EditMember(ctx, a.Caller, id, patch, manage.ChangeOptions{Wait: -1})
+		if err == nil && patch.Active == &yes && !before.members[id].Active {
+			h.checkSignIn(a, before, id)
+		}
 		return fmt.Sprintf("%s %+v", id, patch), err
 	}},
 	{"login", func(h *history, a actor) (string, error) {
@@ -886,6 +913,7 @@ var operations = []struct {
 		_, _, err := h.EditMember(ctx, a.Caller, id, manage.MemberPatch{Login: &login},
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
+			h.checkSignIn(a, h.state(), id)
 			h.logins[id] = login
 			h.addToGroup(id)
 		}
@@ -896,6 +924,7 @@ var operations = []struct {
 		_, token, _, err := h.NewMemberToken(ctx, a.Caller, id, manage.TokenSpec{},
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
+			h.checkSignIn(a, h.state(), id)
 			h.tokens[id] = token.Reveal()
 			h.addToGroup(id)
 		}
