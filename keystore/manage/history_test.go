@@ -497,6 +497,32 @@ func (h *history) someMember() string {
 	return members[h.rng.IntN(len(members))].ID
 }
 
+// someSignIn returns the id of a random member, often the one from which root has taken all grants, or
+// the owner of a key.
+func (h *history) someSignIn() string {
+	for id := range h.parked {
+		if h.oneIn(2) {
+			return id
+		}
+	}
+	if h.oneIn(2) {
+		return h.someMember()
+	}
+	return h.someKeyOwner()
+}
+
+// someKeyOwner returns the id of the owner of a random key, or of a random member if that is root.
+func (h *history) someKeyOwner() string {
+	keys := h.state().lists.keys
+	if len(keys) == 0 {
+		return h.someMember()
+	}
+	if owner := keys[h.rng.IntN(len(keys))].Owner; owner != keystore.RootMember {
+		return owner
+	}
+	return h.someMember()
+}
+
 func (h *history) someOwner() string {
 	switch h.rng.IntN(8) {
 	case 0:
@@ -907,7 +933,7 @@ var operations = []struct {
 		return fmt.Sprintf("%s %+v", id, patch), err
 	}},
 	{"login", func(h *history, a actor) (string, error) {
-		id := h.someMember()
+		id := h.someSignIn()
 		h.created++
 		login := fmt.Sprint("l", h.created)
 		_, _, err := h.EditMember(ctx, a.Caller, id, manage.MemberPatch{Login: &login},
@@ -920,7 +946,7 @@ var operations = []struct {
 		return id, err
 	}},
 	{"token", func(h *history, a actor) (string, error) {
-		id := h.someMember()
+		id := h.someSignIn()
 		_, token, _, err := h.NewMemberToken(ctx, a.Caller, id, manage.TokenSpec{},
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
@@ -986,7 +1012,7 @@ var operations = []struct {
 		return fmt.Sprint(id, active), err
 	}},
 	{"narrowed by root", func(h *history, _ actor) (string, error) {
-		id := h.someMember()
+		id := h.someKeyOwner()
 		for was := range h.parked {
 			id = was
 		}
