@@ -29,6 +29,8 @@ type KeyReader interface {
 		err error)
 	// MemberTokens returns the keys of the tokens of members, without revoked ones.
 	MemberTokens(ctx context.Context, members []string) ([]Key, error)
+	// OwnedHomes is [KeyRelations.OwnedHomes].
+	OwnedHomes(ctx context.Context, member string) ([]string, error)
 	// CountMatching returns the number of keys that match a filter, but at most a limit. It reports
 	// false instead if that would take more than examining a few thousand keys: with a Text,
 	// Metadata or Unused that no other field of the filter narrows down.

@@ -93,6 +93,9 @@ type KeyRelations interface {
 	KeysOwnedBy(member string) (int64, error)
 	// OwnedKeys returns the ids of at most limit of the keys that KeysOwnedBy counts, oldest first.
 	OwnedKeys(member string, limit int) ([]string, error)
+	// OwnedHomes returns the home namespaces of the keys that KeysOwnedBy counts, in any order and
+	// each once. It takes time for each of them, but not for each key.
+	OwnedHomes(member string) ([]string, error)
 	// CountOwned returns the number of keys that act for an owner, in any status, without members'
 	// own tokens.
 	CountOwned(owner string) (int64, error)

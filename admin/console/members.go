@@ -102,9 +102,9 @@ type memberPage struct {
 	More    bool        // whether there are more keys
 	Token   *tokenState // nil: none
 
-	// MayUpdate, MayActFor and MayDelete are permissions of the visitor, in addition to editing the
+	// MayUpdate, MaySignIn and MayDelete are permissions of the visitor, in addition to editing the
 	// grants that it sees.
-	MayUpdate, MayActFor, MayDelete bool
+	MayUpdate, MaySignIn, MayDelete bool
 }
 
 // shownKeys is the number of keys that a member's page shows.
@@ -122,8 +122,10 @@ func showMember(v *visit) error {
 	p := memberPage{Member: m, Self: m.ID == v.Caller.Member(),
 		Creator:   nameOf(v.names(), m.CreatedBy),
 		MayUpdate: v.keys.MayMember(v.Caller, "update", m.ID),
-		MayActFor: v.may("admin.members:update") && v.keys.MayActFor(v.Caller, m.ID),
 		MayDelete: v.keys.MayMember(v.Caller, "delete", m.ID)}
+	if p.MaySignIn, err = v.keys.MaySignInAs(v.ctx, v.Caller, m.ID); err != nil {
+		return err
+	}
 	tokens, err := v.tokens(m)
 	if err != nil {
 		return err

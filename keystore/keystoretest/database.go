@@ -69,6 +69,7 @@ var databaseTests = []struct {
 	{"KeyCounts", testKeyCounts},
 	{"KeysHolding", testKeysHolding},
 	{"Personal", testPersonal},
+	{"OwnedHomes", testOwnedHomes},
 	{"NamespaceInUse", testNamespaceInUse},
 	{"FormerNamespaces", testFormerNamespaces},
 	{"Limits", testLimits},

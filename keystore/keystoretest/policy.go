@@ -827,6 +827,56 @@ func testPersonal(t *testing.T, s Store) {
 	}
 }
 
+// testOwnedHomes: the homes of a member's keys, without those of revoked keys and of its token.
+func testOwnedHomes(t *testing.T, s Store) {
+	db := ready(t, s)
+	owned := func(id, owner, home string) *keystore.Key {
+		k := plain(id)
+		k.Owner, k.Namespace = owner, home
+		return k
+	}
+	check := func(member, want string) {
+		t.Helper()
+		compare := func(homes []string, err error) {
+			t.Helper()
+			slices.Sort(homes)
+			if got := fmt.Sprintf("%q", homes); err != nil || got != want {
+				t.Errorf("the homes of the keys of %s are %s (%v), want %s", member, got, err, want)
+			}
+		}
+		compare(db.OwnedHomes(ctx, member))
+		update(t, db, func(tx keystore.Tx) error {
+			compare(tx.OwnedHomes(member))
+			return nil
+		})
+	}
+	token := owned("t", "m_1", "token")
+	token.Personal = true
+	expired, inactive := owned("f", "m_1", "e"), owned("g", "m_1", "~")
+	expired.ExpiresAt, inactive.Active = start, false
+	insert(t, db, token, expired, inactive, owned("a", "m_1", "b"), owned("b", "m_1", "b"),
+		owned("c", "m_1", "B"), owned("d", "m_1", "a"), owned("e", "m_2", "c"),
+		owned("h", "m_1", "-"))
+	check("m_1", `["-" "B" "a" "b" "e" "~"]`)
+	check("m_2", `["c"]`)
+	check("m_3", `[]`)
+	check("M_1", `[]`)
+
+	edit(t, db, "d", func(k *keystore.Key) { k.RevokedAt = start })
+	edit(t, db, "a", func(k *keystore.Key) { k.RevokedAt = start })
+	check("m_1", `["-" "B" "b" "e" "~"]`)
+	update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.SetOwner([]string{"b", "c", "d"}, "m_2"))
+		homes, err := tx.OwnedHomes("m_2")
+		if len(homes) != 3 || err != nil {
+			t.Errorf("in the transaction that gives it keys, m_2 has keys in %q, %v", homes, err)
+		}
+		return nil
+	})
+	check("m_1", `["-" "e" "~"]`)
+	check("m_2", `["B" "b" "c"]`)
+}
+
 func testFormerNamespaces(t *testing.T, s Store) {
 	db := ready(t, s)
 	insert := func(id string) {

@@ -436,6 +436,29 @@ func (a authority) checkActsFor(id string) error {
 	return nil
 }
 
+// checkSignIn refuses a caller that may not let somebody sign in as a member, or act for a group. That
+// person could list, read and revoke the keys that the member owns, so it requires more than acting
+// for the member (docs/authority.md, rule 7). homes returns the home namespaces of these keys.
+func (a authority) checkSignIn(id string, homes func(member string) ([]string, error)) error {
+	if err := a.checkActsFor(id); err != nil || slices.Contains(a.members, id) ||
+		a.may(adminMembers, "update", keystore.AnyNamespace) {
+		return err
+	}
+	list, err := homes(id)
+	if err != nil {
+		return err
+	}
+	for _, home := range list {
+		if !a.may(adminMembers, "update", home) {
+			return exceedsCaller("a token, a login and enabling a member require %s:update in the "+
+				"home namespace of each key that it owns, and the caller does not have it in %s; "+
+				"ask somebody who has it, or have the keys transferred to another member or "+
+				"revoked first", adminMembers, a.describe(home))
+		}
+	}
+	return nil
+}
+
 // checkLimits checks that a key which another key creates or widens expires no later, is accepted
 // from no other addresses and has no higher limits (docs/authority.md, rule 11). Members have no
 // such limits.

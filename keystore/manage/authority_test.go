@@ -944,6 +944,9 @@ func TestZeroCaller(t *testing.T) {
 		w.MayActFor(zero, ada) || w.MayMember(zero, "update", ada) {
 		t.Error("an operation is offered")
 	}
+	if may, err := w.MaySignInAs(ctx, zero, ada); may || err != nil {
+		t.Errorf("signing in as a member is offered: %t, %v", may, err)
+	}
 }
 
 // TestNarrowedReadersOnEveryNode checks that a caller whose permissions were narrowed can no longer

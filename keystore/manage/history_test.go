@@ -497,6 +497,32 @@ func (h *history) someMember() string {
 	return members[h.rng.IntN(len(members))].ID
 }
 
+// someSignIn returns the id of a random member, often the one from which root has taken all grants, or
+// the owner of a key.
+func (h *history) someSignIn() string {
+	for id := range h.parked {
+		if h.oneIn(2) {
+			return id
+		}
+	}
+	if h.oneIn(2) {
+		return h.someMember()
+	}
+	return h.someKeyOwner()
+}
+
+// someKeyOwner returns the id of the owner of a random key, or of a random member if that is root.
+func (h *history) someKeyOwner() string {
+	keys := h.state().lists.keys
+	if len(keys) == 0 {
+		return h.someMember()
+	}
+	if owner := keys[h.rng.IntN(len(keys))].Owner; owner != keystore.RootMember {
+		return owner
+	}
+	return h.someMember()
+}
+
 func (h *history) someOwner() string {
 	switch h.rng.IntN(8) {
 	case 0:
@@ -634,6 +660,29 @@ func (h *history) checkRaise(a actor, before *model, id string) {
 	}
 	if len(a.Members()) == 0 && now.limit(id) > before.limit(a.id) {
 		h.Errorf("%s raised the limit of key %s beyond its own", a.id, id)
+	}
+}
+
+// checkSignIn checks that an actor that gave a member a token or a login, or enabled it, updates
+// members wherever the member has a grant or owns a key that is not revoked.
+func (h *history) checkSignIn(a actor, before *model, id string) {
+	if a.is(id) {
+		return
+	}
+	var places []string
+	for _, g := range before.members[id].Grants {
+		places = append(places, g.Namespace)
+	}
+	for _, k := range before.keys {
+		if k.Owner == id && k.RevokedAt.IsZero() {
+			places = append(places, k.Namespace)
+		}
+	}
+	for _, ns := range places {
+		if before.member(a.id, scope{namespace: ns})&
+			(demand{"write", "admin.members", "update"}).bit() == 0 {
+			h.Errorf("%s lets somebody sign in as %s, which has a grant or a key in %s", a.id, id, ns)
+		}
 	}
 }
 
@@ -876,26 +925,32 @@ var operations = []struct {
 		case 2:
 			patch.Active = []*bool{&yes, &no}[h.rng.IntN(2)]
 		}
+		before := h.state()
 		_, _, err := h.EditMember(ctx, a.Caller, id, patch, manage.ChangeOptions{Wait: -1})
+		if err == nil && patch.Active == &yes && !before.members[id].Active {
+			h.checkSignIn(a, before, id)
+		}
 		return fmt.Sprintf("%s %+v", id, patch), err
 	}},
 	{"login", func(h *history, a actor) (string, error) {
-		id := h.someMember()
+		id := h.someSignIn()
 		h.created++
 		login := fmt.Sprint("l", h.created)
 		_, _, err := h.EditMember(ctx, a.Caller, id, manage.MemberPatch{Login: &login},
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
+			h.checkSignIn(a, h.state(), id)
 			h.logins[id] = login
 			h.addToGroup(id)
 		}
 		return id, err
 	}},
 	{"token", func(h *history, a actor) (string, error) {
-		id := h.someMember()
+		id := h.someSignIn()
 		_, token, _, err := h.NewMemberToken(ctx, a.Caller, id, manage.TokenSpec{},
 			manage.ChangeOptions{Wait: -1})
 		if err == nil {
+			h.checkSignIn(a, h.state(), id)
 			h.tokens[id] = token.Reveal()
 			h.addToGroup(id)
 		}
@@ -957,7 +1012,7 @@ var operations = []struct {
 		return fmt.Sprint(id, active), err
 	}},
 	{"narrowed by root", func(h *history, _ actor) (string, error) {
-		id := h.someMember()
+		id := h.someKeyOwner()
 		for was := range h.parked {
 			id = was
 		}

@@ -47,8 +47,8 @@ func (k *Keystore) MayRotate(c Caller, key *keystore.Key) bool {
 	return auth.may(adminKeys, "update", key.Namespace) && auth.checkToken(key) == nil
 }
 
-// MayActFor reports whether a caller may create keys that a member owns, and a token for the
-// member.
+// MayActFor reports whether a caller may create keys that a member owns. A token or a login of the
+// member requires more: see [Keystore.MaySignInAs].
 func (k *Keystore) MayActFor(c Caller, member string) bool {
 	return k.authorityOf(c).checkActsFor(member) == nil
 }

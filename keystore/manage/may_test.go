@@ -30,6 +30,12 @@ func TestMay(t *testing.T) {
 			key("root's", fleet.Root, "acme", "acme=read")
 			key("bob's", bob, "acme", "acme=read")
 			key("both's", both, "other", "acme=read other=write")
+			idle := w.member("idle", "").Member()
+			_, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "other", Owner: idle,
+				Grants: roleGrants(t, "other=read")}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
 			who := w.member("who", grants)
 			own, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",
 				Owner: who.Member(), Grants: roleGrants(t, "acme=orders:read")}, nil)
@@ -67,7 +73,7 @@ func TestMay(t *testing.T) {
 					t.Errorf("rotate %s key: offered %t, %v", name, offered, err)
 				}
 			}
-			for _, name := range []string{"bob", "both", "who", "none"} {
+			for _, name := range []string{"bob", "both", "who", "none", "idle"} {
 				id := w.id(name)
 				rename := name + " again"
 				offered := w.MayMember(who, "update", id)
@@ -75,7 +81,10 @@ func TestMay(t *testing.T) {
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("rename %s: offered %t, %v", name, offered, err)
 				}
-				offered = w.MayActFor(who, id) && w.May(who, "admin.members", "update") == nil
+				offered, err := w.MaySignInAs(ctx, who, id)
+				if err != nil {
+					t.Fatal(err)
+				}
 				if _, _, _, err := w.NewMemberToken(ctx, who, id, manage.TokenSpec{},
 					manage.ChangeOptions{}); offered != allowed(err) {
 					t.Errorf("a token for %s: offered %t, %v", name, offered, err)

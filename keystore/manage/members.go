@@ -232,7 +232,7 @@ func (k *Keystore) EditMember(
 			return err
 		}
 		if after.Login != before.Login || after.Active && !before.Active {
-			if err := auth.checkActsFor(id); err != nil {
+			if err := auth.checkSignIn(id, tx.OwnedHomes); err != nil {
 				return err
 			}
 		}
@@ -370,6 +370,31 @@ func (k *Keystore) MemberTokens(
 	return tokens, nil
 }
 
+// MaySignInAs reports whether a caller may create a token of a member, set its login and enable it.
+// It exists to decide what an interface offers, like the methods in may.go, but it has to read from
+// the database.
+func (k *Keystore) MaySignInAs(ctx context.Context, c Caller, member string) (bool, error) {
+	auth, done, err := k.beginRead(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	if _, err := memberFor(auth, "update", member, true, ChangeOptions{}); err != nil {
+		return false, nil // a refusal
+	}
+	err = auth.checkSignIn(member, func(member string) ([]string, error) {
+		return k.Database().OwnedHomes(ctx, member)
+	})
+	if refusal, ok := errors.AsType[*keystore.Error](err); ok &&
+		refusal.Kind == keystore.KindForbidden {
+		return false, nil
+	}
+	if err != nil {
+		return false, k.StoreFailed("reading the namespaces of a member's keys", err)
+	}
+	return true, nil
+}
+
 // A TokenSpec describes a new token of a member.
 type TokenSpec struct {
 	ExpiresAt  time.Time      // zero means never
@@ -377,7 +402,8 @@ type TokenSpec struct {
 }
 
 // NewMemberToken creates a token for a member and revokes the previous one. The caller must act for
-// the member (docs/authority.md, rule 7). It increments the member's version, so that a repeated
+// the member and hold `admin.members:update` in the home namespaces of its keys (docs/authority.md,
+// rule 7). It increments the member's version, so that a repeated
 // request with the same IfVersion creates no second token.
 func (k *Keystore) NewMemberToken(
 	ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions,
@@ -394,7 +420,7 @@ func (k *Keystore) NewMemberToken(
 				Detail: "a group has no token; people act for it when they sign in to a site with " +
 					"trust_groups. Create a member of kind service for a program"}
 		}
-		if err := auth.checkActsFor(id); err != nil {
+		if err := auth.checkSignIn(id, tx.OwnedHomes); err != nil {
 			return err
 		}
 		if before.Unreadable != "" {

@@ -399,3 +399,104 @@ func TestKeysForMembersWithoutGrants(t *testing.T) {
 		}
 	}
 }
+
+// TestSignInAsOwner checks that a token, a login and enabling a member require admin.members:update
+// in the home namespaces of the keys that the member owns and that are not revoked, because they let
+// somebody read and revoke these keys (docs/authority.md, rule 7).
+func TestSignInAsOwner(t *testing.T) {
+	w := newWorld(t, "acme", "eu")
+	idle, bob := w.member("idle", "").Member(), w.member("bob", "acme=read").Member()
+	team, err := w.CreateMember(ctx, fleet.Root, keystore.Member{Name: "team", Kind: keystore.Group})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := w.member("gone", "").Member()
+	here := w.member("here", "acme=read").Member()
+	key := func(owner, home string) string {
+		key, _, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: home, Owner: owner,
+			Grants: roleGrants(t, "acme=read")}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key.ID
+	}
+	for _, owner := range []string{idle, bob, team.ID} {
+		key(owner, "acme")
+		key(owner, "eu")
+	}
+	key(here, "acme")
+	revoked := key(gone, "eu")
+	if _, _, err := w.RevokeKey(ctx, fleet.Root, revoked, "", false,
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	set := func(who manage.Caller, id string, patch manage.MemberPatch) error {
+		_, _, err := w.EditMember(ctx, who, id, patch, manage.ChangeOptions{})
+		return err
+	}
+	off, on, login := false, true, 0
+	attempts := map[string]func(manage.Caller, string) error{
+		"a token": func(who manage.Caller, id string) error {
+			_, _, _, err := w.NewMemberToken(ctx, who, id, manage.TokenSpec{},
+				manage.ChangeOptions{})
+			return err
+		},
+		"a login": func(who manage.Caller, id string) error {
+			login++
+			name := fmt.Sprint("login ", login)
+			return set(who, id, manage.MemberPatch{Login: &name})
+		},
+		"enabling": func(who manage.Caller, id string) error {
+			if err := set(who, id, manage.MemberPatch{Active: &off}); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := set(fleet.Root, id, manage.MemberPatch{Active: &on}); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			return set(who, id, manage.MemberPatch{Active: &on})
+		},
+	}
+	const acme = "acme=*,admin:* "
+	for grants, want := range map[string]string{
+		acme:                                "exceeds_caller",
+		acme + "eu=*,admin.keys:*":          "exceeds_caller",
+		acme + "eu=admin.members:update":    "ok",
+		acme + "*=admin.members:update":     "ok",
+		"acme=*,admin:* eu=admin.members:*": "ok",
+	} {
+		who := w.member("who "+grants, grants)
+		for what, attempt := range attempts {
+			for name, id := range map[string]string{"idle": idle, "bob": bob, "team": team.ID,
+				"gone": gone, "here": here} {
+				want := want
+				switch {
+				case name == "team" && what == "a token":
+					want = "no_token"
+				case name == "gone" || name == "here": // it owns no key of eu that is not revoked
+					want = "ok"
+				}
+				err := attempt(who, id)
+				if fleet.Code(err) != want {
+					t.Errorf("%s for %s with %s: %v, want %s", what, name, grants, err, want)
+				}
+				if err != nil && !strings.Contains(grants, "eu=") &&
+					strings.Contains(err.Error(), `"eu"`) {
+					t.Errorf("the refusal names the namespace of a key: %v", err)
+				}
+			}
+		}
+		if _, _, err := w.MintKey(ctx, who, manage.KeySpec{Namespace: "acme", Owner: bob,
+			Grants: roleGrants(t, "acme=read")}, nil); err != nil {
+			t.Errorf("a key for a member that owns keys elsewhere, with %s: %v", grants, err)
+		}
+	}
+	own := w.member("own", "acme=admin.members:update")
+	key(own.Member(), "eu")
+	for _, what := range []string{"a token", "a login"} {
+		if err := attempts[what](own, own.Member()); err != nil {
+			t.Errorf("%s of its own: %v", what, err)
+		}
+	}
+}

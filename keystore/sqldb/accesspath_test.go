@@ -205,6 +205,16 @@ func TestMostSelectivePath(t *testing.T) {
 	for _, part := range []string{"prefix<?", "prefix>? AND prefix<?", "prefix>?"} {
 		check(part, "keys_prefix ("+part+")", err)
 	}
+	_, err = d.OwnedHomes(t.Context(), "m_5")
+	check("OwnedHomes", "keys_homes (owner=? AND namespace>?)", err)
+	_, err = d.Update(t.Context(), func(tx keystore.Tx) error {
+		_, err := tx.OwnedKeys("m_5", 10)
+		check("OwnedKeys", "keys_owner (owner=?", err)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, row := range []struct {
 		f  keystore.AuditFilter
 		by string

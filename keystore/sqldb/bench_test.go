@@ -196,6 +196,7 @@ func BenchmarkKeys(b *testing.B) {
 	})
 	for name, ask := range map[string]func(keystore.Tx) error{
 		"KeysOwnedBy": func(tx keystore.Tx) error { _, err := tx.KeysOwnedBy("m_5"); return err },
+		"OwnedHomes":  func(tx keystore.Tx) error { _, err := tx.OwnedHomes("m_5"); return err },
 		"PersonalKey": func(tx keystore.Tx) error { _, err := tx.PersonalKey("m_5"); return err },
 		"RoleHeld": func(tx keystore.Tx) error {
 			_, err := tx.RoleHeld(keystore.RoleID{Namespace: keystore.AnyNamespace, Name: "member"})

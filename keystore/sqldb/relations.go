@@ -1,6 +1,7 @@
 package sqldb
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"slices"
@@ -71,6 +72,30 @@ func (t *tx) OwnedKeys(member string, limit int) ([]string, error) {
 	return ids, t.note(err)
 }
 
+// ownedHomes is the query for the home namespaces of the keys that a member owns.
+var ownedHomes = namespacesIn("keys WHERE owner = ? AND revoked_at IS NULL AND personal = 0")
+
+func (t *tx) OwnedHomes(member string) ([]string, error) {
+	homes, err := list(t.query, scanText, ownedHomes, member, member)
+	return homes, t.note(err)
+}
+
+// OwnedHomes implements [keystore.Database].
+func (d *DB) OwnedHomes(ctx context.Context, member string) ([]string, error) {
+	homes, err := list(d.read(ctx), scanText, ownedHomes+" AND "+d.current, member, member)
+	return homes, d.fail(ctx, "reading the namespaces of a member's keys", err)
+}
+
+// namespacesIn returns a query for the different namespaces in rows, which are a table with a
+// condition. The query needs the arguments of the condition twice. It looks up one namespace after
+// the other in an index, because there may be a million rows in a few namespaces.
+func namespacesIn(rows string) string {
+	first := "SELECT min(namespace) FROM " + rows
+	return "WITH RECURSIVE place (namespace) AS (" + first + " UNION ALL SELECT (" + first +
+		" AND namespace > place.namespace) FROM place WHERE namespace IS NOT NULL)" +
+		" SELECT namespace FROM place WHERE namespace IS NOT NULL"
+}
+
 func (t *tx) PersonalKey(member string) (*keystore.Key, error) {
 	rows, err := t.query("SELECT "+keyColumns+" FROM keys k"+keyJoins+
 		" WHERE k.owner = ? AND k.personal = 1 AND k.revoked_at IS NULL", member)
@@ -120,14 +145,9 @@ func (t *tx) KeysHolding(role keystore.RoleID, homes []string, f func(*keystore.
 	return t.note(rows.Err())
 }
 
-// RoleHeld looks up one namespace after the other in an index, because there may be a million
-// grants in a few namespaces.
 func (t *tx) RoleHeld(role keystore.RoleID) ([]keystore.Reach, error) {
 	where, args := heldAs(role)
-	first := "SELECT min(namespace) FROM held WHERE " + where + " AND connected = ?"
-	query := "WITH RECURSIVE place (namespace) AS (" + first + " UNION ALL SELECT (" + first +
-		" AND namespace > place.namespace) FROM place WHERE namespace IS NOT NULL)" +
-		" SELECT namespace FROM place WHERE namespace IS NOT NULL"
+	query := namespacesIn("held WHERE " + where + " AND connected = ?")
 	var out []keystore.Reach
 	for _, connected := range []bool{false, true} {
 		each := append(args, fromBool(connected))
