@@ -53,6 +53,26 @@ func TestDisableMember(t *testing.T) {
 	viewer.get("/apikeys/members/" + ben).want(200).lacks("/transfer")
 }
 
+// TestMemberWithKeysElsewhere checks that a token and enabling are offered only to visitors that update
+// members in the home namespace of the member's key.
+func TestMemberWithKeysElsewhere(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "eu"})
+	eve, _ := s.member(t, "Eve")
+	ownedKey(t, s, eve, "eu", "One")
+	off := false
+	if _, _, err := s.keys.EditMember(ctx, root, eve, manage.MemberPatch{Active: &off},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	at := "/apikeys/members/" + eve
+	one := s.signedIn(t, "Ada", "acme=@client-admin")
+	one.get(at).want(200, at+"/edit").lacks(at+"/token", at+"/enable")
+	one.post(at+"/token", "version", "2", "expires", "never").want(403, "home namespace of each key")
+	both := s.signedIn(t, "Ben", "acme=@client-admin", "eu=admin.members:update")
+	both.get(at).want(200, at+"/token", at+"/enable")
+}
+
 // TestTransferKeys transfers the keys of a member to another member.
 func TestTransferKeys(t *testing.T) {
 	s := open(t)
