@@ -221,7 +221,7 @@ release: $(RELEASER)
 	$(GORELEASE) release --clean --release-notes .run/notes.md
 
 release-test: $(RELEASER) ## Build the release twice, compare, and test the .deb in a Debian (root)
-	@scripts/deps debootstrap git systemd-container
+	@scripts/deps debian-archive-keyring debootstrap git systemd-container
 	ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod
 	scripts/release-test $(CURDIR)/.run/bin/goreleaser-$(GORELEASER) $(RELEASE)
 

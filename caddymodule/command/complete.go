@@ -21,7 +21,8 @@ var fixedValues = map[string][]cobra.Completion{
 	"keys/sort": {"created_at", "name", "expires_at", "last_used_at", "-created_at", "-name",
 		"-expires_at", "-last_used_at"},
 	"edit-policy":  {"free", "grow_only\tno edit removes permissions from its keys"},
-	"members/kind": {"person", "service"},
+	"members/kind": {"person", "service", "group\ta team of an identity provider"},
+	"on-leak":      {"notify\tonly report it", "inactivate", "revoke"},
 	"by":           {"key", "namespace", "owner", "outcome", "operation"},
 	"step":         {"minute", "hour", "day", "month"},
 	"method":       {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"},
@@ -60,7 +61,12 @@ func (c *cli) completion(cmd *cobra.Command, flag string) cobra.CompletionFunc {
 			list, directive := grants(cmd, args, word)
 			return list, directive | cobra.ShellCompDirectiveNoSpace
 		}
-	case "owner", "to", "created-by":
+	case "to":
+		if noun != "members" { // a time
+			return nil
+		}
+		fallthrough
+	case "owner", "actor", "created-by":
 		return propose(c, (*client.Client).AllMembers, describeMember)
 	case "role", "add-role", "remove-role", "key-role":
 		return propose(c, (*client.Client).AllRoles, func(r api.Role) (string, string) {

@@ -45,12 +45,12 @@ func (c *cli) membersCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:     "members",
 		Aliases: []string{"member"},
-		Short:   "Manages members: people and services that manage keys",
+		Short:   "Manages members: people, services and groups that manage keys",
 		Long: `
-A member is a person or a service that manages and owns keys. A key never has
-more permissions than its owner. A member's token authenticates on sites with
-api_keys_admin, but not on your API. Requests through Caddy's admin endpoint
-come from the member root, who may do everything and is not listed.`,
+A member is a person, a service or a group that manages and owns keys. A key
+never has more permissions than its owner. A member's token authenticates on
+sites with api_keys_admin, but not on your API. Requests through Caddy's admin
+endpoint come from the member root, who may do everything and is not listed.`,
 	}, m.listCommand("Lists members, newest first", `  caddy apikeys members list
   caddy apikeys members list --json | jq -r '.items[] | select(.active | not).id'`,
 		(*client.Client).ListMembers),

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -263,12 +264,14 @@ func TestCommandCompletion(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	s := serveNames(t)
 	for words, want := range map[string]string{
-		"keys list --status ":                            "revoked",
-		"keys mint --access ":                            "read_only\tmay read",
-		"keys show --address " + s.address + " 7w":       "7wNFzaWcHmDA\ttwin",
-		"keys mint --address " + s.address + " --owner ": cliMember,
-		"keys list --output ":                            "wide",
-		"usage --step ":                                  "month",
+		"keys list --status ":                             "revoked",
+		"keys mint --access ":                             "read_only\tmay read",
+		"keys show --address " + s.address + " 7w":        "7wNFzaWcHmDA\ttwin",
+		"keys mint --address " + s.address + " --owner ":  cliMember,
+		"audit list --address " + s.address + " --actor ": cliMember,
+		"audit list --address " + s.address + " --to ":    ":0\n", // a time
+		"keys list --output ":                             "wide",
+		"usage --step ":                                   "month",
 	} {
 		root := cliCommand()
 		var out strings.Builder
@@ -287,6 +290,28 @@ func TestCommandCompletion(t *testing.T) {
 		"http://" + s.address, ""})
 	if err := root.Execute(); err != nil || strings.Contains(out.String(), cliID) {
 		t.Errorf("%v %s", err, out.String())
+	}
+}
+
+// TestCompletionIsWhole checks that the shell proposes every value that the REST interface allows.
+func TestCompletionIsWhole(t *testing.T) {
+	for flag, request := range map[string]struct {
+		body  any
+		field string
+	}{
+		"members/kind": {api.MemberRequest{}, "Kind"},
+		"edit-policy":  {api.NamespaceRequest{}, "EditPolicy"},
+		"on-leak":      {api.NamespaceRequest{}, "OnLeak"},
+	} {
+		field, _ := reflect.TypeOf(request.body).FieldByName(request.field)
+		var values []string
+		for _, proposal := range fixedValues[flag] {
+			value, _, _ := strings.Cut(proposal, "\t")
+			values = append(values, value)
+		}
+		if got, want := strings.Join(values, ","), field.Tag.Get("enum"); want == "" || got != want {
+			t.Errorf("--%s proposes %s, want %s", flag, got, want)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
@@ -32,9 +33,13 @@ apikeys doctor' and 'caddy apikeys nodes' are about a running Caddy.`,
 	}
 }
 
-// versions returns the versions of the plugin and of Caddy in this binary.
+// versions returns the versions of the plugin and of Caddy in this binary. Programs and images of
+// releases name the plugin's in CustomVersion, because an image is built without the Git repository.
 func versions() (plugin, ours string) {
 	ours, _ = caddy.Version()
+	if released, ok := strings.CutPrefix(caddy.CustomVersion, "caddy-apikeys/"); ok {
+		return released, ours
+	}
 	plugin = "(devel)"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range append(info.Deps, &info.Main) {
