@@ -121,8 +121,8 @@ func TestForgeriesAreBounded(t *testing.T) {
 	})
 }
 
-// TestDerivingKeysThatDoNotFit: while too many deriving keys wait for the database, no others become
-// known to this node, which could not tell the others. They do at a later use.
+// TestDerivingKeysThatDoNotFit: while too many deriving keys wait for the database, the node learns no
+// others, because other nodes would never know them. It learns them at a later use.
 func TestDerivingKeysThatDoNotFit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &Node{deriving: newDerivingBook()}
