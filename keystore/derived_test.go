@@ -400,7 +400,8 @@ func TestDecideNarrowed(t *testing.T) {
 }
 
 // TestLeftIsExact: a permission is left of a key and its owner by a scope if, and only if, [Decide]
-// allows all requests that the permission allows.
+// allows all requests that the permission allows. What the upstream sees of the key itself may be
+// less, and is never more.
 func TestLeftIsExact(t *testing.T) {
 	resources := []string{"a", "b", "admin", "admin.keys"}
 	choices := MustParsePermissions("*", "read", "write")
@@ -475,6 +476,11 @@ func TestLeftIsExact(t *testing.T) {
 			if left.Allows(need) && !decide(need) {
 				t.Fatalf("key %v of %s %v, scope %v: %v is forbidden, left: %s", key, k.Owner,
 					owner, n.scope, need, left)
+			}
+			if seen := r.Set(d, ns, nil); seen.Allows(need) &&
+				Decide(r, &Request{Policy: d, Namespace: ns, Need: need}) != OK {
+				t.Fatalf("key %v of %s %v: %v is forbidden, the upstream sees %s", key, k.Owner,
+					owner, need, seen)
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"strings"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -33,6 +34,20 @@ func Example() {
 		log.Fatal(err)
 	}
 	fmt.Println(done.Key.Status, done.Propagation.Complete)
+}
+
+func ExampleDerive() {
+	keyToken := "the-token-of-a-key-0123456789" // from a file or a secret store
+	token, err := client.Derive(keyToken, client.Caveats{
+		ExpiresAt:   time.Now().Add(15 * time.Minute),
+		Permissions: []string{"read"},
+		Namespaces:  []string{"default"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("parts of the JWT:", strings.Count(token, ".")+1)
+	// Output: parts of the JWT: 3
 }
 
 func ExampleWithToken() {

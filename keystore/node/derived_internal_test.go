@@ -136,6 +136,42 @@ func TestInterruptedForgery(t *testing.T) {
 	})
 }
 
+// TestDerivingKeysThatDoNotFit: while too many deriving keys wait for the database, the node learns no
+// others, because other nodes would never know them. It learns them at a later use.
+func TestDerivingKeysThatDoNotFit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Node{deriving: newDerivingBook()}
+		n.settings.Store(&Settings{TokenPrefixes: []string{"ak"}})
+		b := n.deriving
+		for i := range maxPendingDeriving - 1 {
+			b.keys[keystore.Digest{byte(i), byte(i >> 8)}] = keystore.DerivingKey{}
+		}
+		b.writing = 1
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go n.computeDeriving(ctx)
+		const token = "imported-0123456789-as-a-digest"
+		d := keystore.DigestOf(token)
+		r := keystore.NewRecord(&keystore.Key{Secrets: []keystore.Secret{{Digest: d}}}, d)
+		learn := func() (known bool) {
+			n.learnDeriving(r, token)
+			synctest.Wait()
+			_, stored := b.keys[d]
+			if _, known = r.Deriving(); known != stored {
+				t.Errorf("known: %v, to be stored: %v", known, stored)
+			}
+			return known
+		}
+		if learn() {
+			t.Error("known although it does not fit")
+		}
+		b.writing = 0
+		if !learn() {
+			t.Error("unknown although it fits")
+		}
+	})
+}
+
 // TestVerifiedAreBounded: verified tokens take bounded memory and evict no records.
 func TestVerifiedAreBounded(t *testing.T) {
 	c := newLocalCache(256, 1<<30)

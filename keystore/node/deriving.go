@@ -11,7 +11,8 @@ const (
 	// derivingQueue is how many tokens wait for the computation of their deriving key. A token that
 	// does not fit waits for its next use.
 	derivingQueue = 256
-	// maxPendingDeriving is how many computed keys are kept while the database is unavailable.
+	// maxPendingDeriving is how many computed keys wait for the database. Those of other tokens are
+	// computed at a later use, because a key that is not stored would be known to this node only.
 	maxPendingDeriving = 1 << 16
 )
 
@@ -22,8 +23,9 @@ const (
 type derivingBook struct {
 	queue chan seenToken
 
-	mu   sync.Mutex
-	keys map[keystore.Digest]keystore.DerivingKey // not in the database yet
+	mu      sync.Mutex
+	keys    map[keystore.Digest]keystore.DerivingKey // not in the database yet
+	writing int                                      // how many others are being written
 }
 
 // A seenToken is a token that a request has brought.
@@ -57,23 +59,22 @@ func (n *Node) computeDeriving(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case seen := <-b.queue:
-			if _, known := n.knownDeriving(seen.record); known {
+			if _, known := n.knownDeriving(seen.record); known || b.full() {
 				continue
 			}
 			k := n.NewDerivingKey(seen.token)
-			seen.record.SetDeriving(k)
 			b.mu.Lock()
-			b.add(seen.record.Digest, k)
+			b.keys[seen.record.Digest] = k
 			b.mu.Unlock()
+			seen.record.SetDeriving(k)
 		}
 	}
 }
 
-// add adds a computed key if there is room. The caller holds b.mu.
-func (b *derivingBook) add(d keystore.Digest, k keystore.DerivingKey) {
-	if len(b.keys) < maxPendingDeriving {
-		b.keys[d] = k
-	}
+func (b *derivingBook) full() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.keys)+b.writing >= maxPendingDeriving
 }
 
 // flushDeriving writes the deriving keys that were computed since the last flush. After a failure it
@@ -86,20 +87,19 @@ func (n *Node) flushDeriving(ctx context.Context) {
 		b.mu.Unlock()
 		return
 	}
-	b.keys = make(map[keystore.Digest]keystore.DerivingKey)
+	b.keys, b.writing = make(map[keystore.Digest]keystore.DerivingKey), len(keys)
 	b.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, flushInterval)
 	defer cancel()
-	err := n.db.RecordDeriving(ctx, keys)
-	if err == nil {
-		return
+	if err := n.db.RecordDeriving(ctx, keys); err != nil {
+		_ = n.StoreFailed("recording deriving keys", err)
 	}
-	_ = n.StoreFailed("recording deriving keys", err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for d, k := range keys {
+	b.writing = 0
+	for d, k := range keys { // those that are not stored
 		if _, newer := b.keys[d]; !newer {
-			b.add(d, k)
+			b.keys[d] = k
 		}
 	}
 }

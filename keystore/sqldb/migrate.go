@@ -21,12 +21,7 @@ const schemaTable = "schema_version"
 // same time. In PostgreSQL they wait for one another. In SQLite, each migration is one transaction:
 // the second process fails, and reads the version again.
 func (d *DB) migrate(ctx context.Context) error {
-	dir, err := fs.Sub(migrations, "migrations/"+d.migrations)
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(d.goose, d.writer, dir, goose.WithTableName(schemaTable),
-		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	p, err := d.migrator()
 	if err != nil {
 		return err
 	}
@@ -52,6 +47,15 @@ func (d *DB) migrate(ctx context.Context) error {
 		}
 		before = found
 	}
+}
+
+func (d *DB) migrator() (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations/"+d.migrations)
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(d.goose, d.writer, dir, goose.WithTableName(schemaTable),
+		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 }
 
 // upgrade runs the migrations that are missing.

@@ -2,11 +2,8 @@ package sqldb
 
 import (
 	"database/sql"
-	"io/fs"
 	"path/filepath"
 	"testing"
-
-	"github.com/pressly/goose/v3"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -19,12 +16,7 @@ func TestUpgradeKnowsFormerNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer former.Close()
-	dir, err := fs.Sub(migrations, "migrations/sqlite")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, former, dir, goose.WithTableName(schemaTable),
-		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	p, err := (&DB{dialect: sqliteDialect, writer: former}).migrator()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,8 +62,8 @@ func benchmarkGo(b *testing.B) {
 	}
 	key := middle(b, results, "BenchmarkDerivedDecision/key", "ns/op")
 	derived := middle(b, results, "BenchmarkDerivedDecision/verified", "ns/op")
-	report.bar("derived token that was verified, against a key", "≤ 1.3 times",
-		fmt.Sprintf("%.2f times", derived/key), derived <= 1.3*key)
+	report.bar("derived token that was verified, against a key", "≤ 1.3 ×",
+		fmt.Sprintf("%.2f ×", derived/key), derived <= 1.3*key)
 	t.WriteString(benchmarkScaling(b))
 	report.section("Go benchmarks", t.String())
 	b.ReportMetric(0, "ns/op")
