@@ -273,7 +273,7 @@ type call struct {
 
 	need          keystore.Need
 	permission    string              // the text of need
-	cost          int64               // in units
+	cost          int64               // in units: that of the most expensive resource
 	namespaceID   string              // of the accessed namespace, which need not exist
 	targets       []secondTarget      // resources that headers name, except public ones
 	refusedTarget *secondTarget       // the refused target; nil if the request itself is refused
@@ -340,7 +340,9 @@ func (h *Handler) checkRequest(c *call) keystore.Outcome {
 	case h.Preflight != nil && isPreflight(c.method, c.r.Header):
 		return keystore.Preflight
 	}
-	c.need, c.permission, c.cost = h.rules.table.Need(c.method, c.path, c.query, class)
+	var cost int64
+	c.need, c.permission, cost = h.rules.table.Need(c.method, c.path, c.query, class)
+	c.cost = max(c.cost, cost)
 	return keystore.OK
 }
 

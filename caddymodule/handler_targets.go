@@ -125,8 +125,8 @@ func foldName(name string) string {
 	return string(folded)
 }
 
-// findTargets adds the resources that headers name to the call. It reports false if such a header
-// is repeated, is required but missing, or has a value that is not canonical.
+// findTargets adds the resources that headers name to the call, and their cost. It reports false if
+// such a header is repeated, is required but missing, or has a value that is not canonical.
 func (c *rules) findTargets(call *call) bool {
 	for i := range c.targets {
 		t := &c.targets[i]
@@ -151,7 +151,8 @@ func (c *rules) findTargets(call *call) bool {
 		if t.class == keystore.Write {
 			method = http.MethodPut
 		}
-		need, permission, _ := c.table.Need(method, path, query, t.class)
+		need, permission, cost := c.table.Need(method, path, query, t.class)
+		call.cost = max(call.cost, cost)
 		call.targets = append(call.targets, secondTarget{
 			header: t.name, otherHost: otherHost, need: need, permission: permission,
 			namespaceID: c.namespaceOf(call, path),

@@ -450,7 +450,7 @@ func TestLimitFieldsOfTheAPI(t *testing.T) {
 func TestOperationCosts(t *testing.T) {
 	h := newFixture(t)
 	token := h.limitedKey(daily(1000), monthly(100_000))
-	handler := h.handler("namespace acme\nmethods write MOVE\n" +
+	handler := h.handler("namespace acme\nmethods write MOVE\nalso_judge X-Original-Path\n" +
 		"operation orders:export read GET /export {\ncost 10\n}\n" +
 		"operation orders:put write PUT /b {\ncost 1000\n}\n" +
 		"operation orders:move write MOVE /a {\ncost 3\n}")
@@ -460,7 +460,8 @@ func TestOperationCosts(t *testing.T) {
 		cost int64
 	}{
 		{"GET /export", 10}, {"HEAD /export", 10}, {"OPTIONS /export", 10}, {"POST /export", 1},
-		{"GET /", 1}, {"MOVE /a\nDestination: /b", 3},
+		{"GET /", 1}, {"MOVE /a\nDestination: /c", 3}, {"MOVE /a\nDestination: /b", 1000},
+		{"GET /\nX-Original-Path: /export", 10}, {"PUT /b\nX-Original-Path: /export", 1000},
 	} {
 		after := h.send(handler, test.wire+keyLine(token))
 		if after.outcome() != "ok" {

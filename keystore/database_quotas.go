@@ -51,8 +51,14 @@ type Reservation struct {
 	End   time.Time // of the period; its row may be deleted a day later
 	Limit int64     // units in the period
 	// Want is the number of units to grant if at least Share times as many are left. Otherwise, the
-	// grant is the units left divided by Share, but at least Need. It never exceeds the units left.
-	Want, Need, Share int64
+	// grant is the units left divided by Share, but enough for the Waiting requests. It never exceeds
+	// the units left.
+	Want, Share int64
+	// Waiting are the units that each waiting request needs, in ascending order. If not all of them
+	// fit into the units left and the Held ones, which the node has already, the first ones count. If
+	// not even the first one fits, nothing is granted.
+	Waiting []int64
+	Held    int64
 	// Booked is the number of units spent without a grant or, if negative, of granted units that
 	// are returned. It is always added, even beyond the limit.
 	Booked int64
@@ -72,6 +78,21 @@ const maxGranted = 1 << 62
 func (r *Reservation) Grant(granted int64) QuotaGrant {
 	granted = max(0, min(granted, maxGranted-max(0, r.Booked))+r.Booked)
 	left := max(0, r.Limit-granted)
-	units := min(left, max(r.Need, min(r.Want, left/max(1, r.Share))))
+	need, units := r.need(left), int64(0)
+	if need > 0 || len(r.Waiting) == 0 {
+		units = min(left, max(need, min(r.Want, left/max(1, r.Share))))
+	}
 	return QuotaGrant{Units: units, Total: granted + units}
+}
+
+// need returns the units for the waiting requests that fit. For the others, the node gets none: it
+// could not use them, and requests in other nodes would be refused.
+func (r *Reservation) need(left int64) (sum int64) {
+	for _, units := range r.Waiting {
+		if units > left+r.Held-sum {
+			break
+		}
+		sum += units
+	}
+	return sum
 }

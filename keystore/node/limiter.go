@@ -480,8 +480,8 @@ func (l *limiter) returnAll(ctx context.Context) {
 		b.mu.Lock()
 		b.giveBack()
 		if b.owed != 0 && now < b.end {
-			r, _ := b.reserve(1)
-			r.Want, r.Need = 0, 0
+			r := b.reserve(1)
+			r.Want, r.Waiting = 0, nil
 			returns = append(returns, r)
 		}
 		b.mu.Unlock()

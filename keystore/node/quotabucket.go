@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,13 +23,14 @@ type quotaBucket struct {
 	// return.
 	owed  int64
 	used  int64 // units since the last reservation or reduction of left
-	need  int64 // units that requests wait for
-	most  int64 // the most that one of them waits for
 	noted int   // the highest threshold that was reported, in percent
-	dry   int64 // when the quota had less than a request needed; 0 if it had enough
+	room  int64 // units that were granted to no node
+	asked int64 // when the database said so; 0 if it has not
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
-	next  *booking
+	// waiting are the units that each waiting request needs.
+	waiting []int64
+	next    *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
 	booking   int64
@@ -41,9 +43,9 @@ const (
 	// reservedPart bounds a reservation to 1/reservedPart of the units left, divided by the number
 	// of nodes. So reservations shrink to single units as a quota runs out.
 	reservedPart = 4
-	// dryInterval is the time after which a node asks again for units of a used-up quota: another
-	// node may have returned some.
-	dryInterval = 10 * time.Second
+	// askInterval is the time after which a node asks again for units that the quota did not have:
+	// another node may have returned some.
+	askInterval = 10 * time.Second
 	// idleReservation is how long a reservation may be unused before it is returned. After the same
 	// time, a reservation in use is reduced to what that use needs.
 	idleReservation = 10 * time.Minute
@@ -54,12 +56,13 @@ func (b *quotaBucket) check(now, units int64) verdict {
 	if now >= b.end { // a request that began before the period may come late: it counts here
 		begin, end := b.limit.Per.Of(time.Unix(0, now))
 		b.begin, b.end = begin.UnixNano(), end.UnixNano()
-		b.left, b.total, b.owed, b.used, b.dry, b.noted = 0, 0, 0, 0, 0, 0
+		b.left, b.total, b.owed, b.used, b.asked, b.noted = 0, 0, 0, 0, 0, 0
 	}
 	switch {
 	case b.left >= units:
 		return admitted
-	case units > b.limit.Units || b.dry != 0 && now-b.dry < int64(dryInterval):
+	case units > b.limit.Units || b.asked != 0 && now-b.asked < int64(askInterval) &&
+		units > b.left+b.room-min(0, b.owed):
 		return refused
 	}
 	return unknown
@@ -70,7 +73,7 @@ func (b *quotaBucket) take(l *limiter, now, units int64) {
 	b.spent = now
 	b.left -= units
 	b.used += units
-	if b.left < b.used/2 && b.dry == 0 {
+	if b.left < b.used/2 && b.room > 0 {
 		b.queue(l)
 	}
 }
@@ -85,8 +88,7 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 
 // await adds the units of a waiting request to the next reservation.
 func (b *quotaBucket) await(l *limiter, units int64) *booking {
-	b.need += units
-	b.most = max(b.most, units)
+	b.waiting = append(b.waiting, units)
 	return b.queue(l)
 }
 
@@ -125,7 +127,7 @@ func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	defer b.mu.Unlock()
 	if *b.limit != *to {
 		b.giveBack()
-		b.dry = 0
+		b.asked = 0
 		if b.limit.Per != to.Per {
 			b.owed, b.begin, b.end = 0, 0, 0
 		}
@@ -189,27 +191,25 @@ func ParseQuota(name string) (id string, per keystore.Period, namespace bool) {
 // wants returns the number of units to hold, by the use since the last reservation.
 func (b *quotaBucket) wants() int64 { return max(2*b.used, firstReservation) }
 
-// reserve returns the next reservation, and the most units that one request waits for. The caller
-// holds the lock.
-func (b *quotaBucket) reserve(nodes int64) (r keystore.Reservation, most int64) {
-	var want int64
-	if b.used > 0 || b.need > 0 { // else the reservation only settles what is owed
-		want = b.wants()
-	}
-	r = keystore.Reservation{
+// reserve returns the next reservation. The caller holds the lock.
+func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
+	slices.Sort(b.waiting)
+	r := keystore.Reservation{
 		Quota: b.ledgerName(),
 		Begin: time.Unix(0, b.begin).UTC(), End: time.Unix(0, b.end).UTC(),
-		Limit: b.limit.Units, Want: max(b.need, want-b.left, 0), Need: b.need,
-		Share: reservedPart * nodes, Booked: b.owed - b.booking,
+		Limit: b.limit.Units, Share: reservedPart * nodes, Waiting: b.waiting, Held: b.left,
+		Booked: b.owed - b.booking,
 	}
-	most = b.most
-	b.next, b.used, b.need, b.most = nil, 0, 0, 0
+	if b.used > 0 || len(b.waiting) > 0 { // else the reservation only settles what is owed
+		r.Want = max(0, b.wants()-b.left)
+	}
+	b.next, b.used, b.waiting = nil, 0, nil
 	b.reserving, b.booking = true, r.Booked
-	return r, most
+	return r
 }
 
 // granted applies the answer to a reservation.
-func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, most, now int64) {
+func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	booked := b.answered()
@@ -224,10 +224,7 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, mo
 	b.left += g.Units
 	b.since = now
 	b.total = g.Total
-	b.dry = 0
-	if g.Units < r.Need && b.left < most {
-		b.dry = now
-	}
+	b.room, b.asked = max(0, r.Limit-g.Total), now
 }
 
 // undo is called after a reservation with an unknown result. The bucket still owes what it owed,
@@ -237,7 +234,7 @@ func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 	defer b.mu.Unlock()
 	booked := b.answered()
 	if b.limit.Shadow {
-		b.dry = now // so that requests do not wait for each attempt
+		b.room, b.asked = 0, now // so that requests do not wait for each attempt
 	}
 	if b.counts(r) {
 		b.owed -= min(0, booked)
@@ -261,10 +258,9 @@ func (b *quotaBucket) counts(r *keystore.Reservation) bool {
 func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
 	m := l.mode()
 	reservations := make([]keystore.Reservation, len(list))
-	most := make([]int64, len(list))
 	for i, b := range list {
 		b.mu.Lock()
-		reservations[i], most[i] = b.reserve(m.nodes)
+		reservations[i] = b.reserve(m.nodes)
 		b.mu.Unlock()
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
@@ -278,7 +274,7 @@ func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
 	}
 	now := l.now()
 	for i, b := range list {
-		b.granted(&reservations[i], grants[i], most[i], now)
+		b.granted(&reservations[i], grants[i], now)
 		l.note(b, &reservations[i], grants[i])
 	}
 	return nil

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,6 +224,64 @@ func TestLostHistory(t *testing.T) {
 				t.Errorf("%d granted, want 10", granted)
 			}
 		}
+	})
+}
+
+// TestExpensiveRequestLeavesTheRest checks that a node reserves nothing for a request that costs more
+// than the quota has left, so that cheaper requests, mostly in another node, get all of it.
+func TestExpensiveRequestLeavesTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+			Per: keystore.Month}}, 2)
+		a, b := f.nodes[0], f.nodes[1]
+		f.request(b, 1)
+		f.ledger.slow.Store(int64(100 * time.Millisecond))
+		var together sync.WaitGroup
+		for _, units := range []int64{100, 1, 100, 2} { // they wait for the same reservation
+			together.Go(func() { f.request(a, units) })
+		}
+		together.Wait()
+		if len(f.admitted) != 3 || f.refused != 2 {
+			t.Errorf("%d admitted and %d refused, want 3 and 2", len(f.admitted), f.refused)
+		}
+		for f.refused == 2 {
+			f.request(b, 1)
+			time.Sleep(askInterval)
+			f.request(a, 100)
+			f.refused--
+		}
+		if n := len(f.admitted); n < 3+80 {
+			t.Errorf("%d requests admitted before a node is refused, want 83", n)
+		}
+		for range 20 {
+			f.request(a, 1)
+		}
+		if n := len(f.admitted); n != 3+96 {
+			t.Errorf("%d requests admitted, want 99", n)
+		}
+		f.close()
+	})
+}
+
+// TestRefusedCostsAskOnce checks that a node knows for a while what a quota has left, so that
+// requests that cost more do not query the database.
+func TestRefusedCostsAskOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+			Per: keystore.Month}}, 2)
+		n := f.nodes[0]
+		f.request(n, 10)
+		for range 100 {
+			f.request(n, 95)
+		}
+		if f.ledger.calls > 2 || f.refused != 100 {
+			t.Errorf("%d reservations, %d requests refused", f.ledger.calls, f.refused)
+		}
+		time.Sleep(askInterval)
+		if c := f.request(n, 90); c.Outcome != keystore.OK {
+			t.Error("refused although all of it is left")
+		}
+		f.close()
 	})
 }
 
