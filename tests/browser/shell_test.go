@@ -105,6 +105,16 @@ func TestLargeTable(t *testing.T) {
 	page.Steady()
 	page.Click("Custom")
 	page.Accessible()
+
+	release := page.Hold("permissions_open=pulls") // a resource that loads slowly
+	page.Click("pulls 29 calls")
+	page.Fill("Find calls", "post pulls reviews")
+	page.Submit("Find calls")
+	page.Sees("of 1,223 calls match.", "pulls:pulls-create-review")
+	release()
+	page.DoesNotSee("pulls:pulls-update-branch")
+	page.Click("pulls:pulls-create-review")
+	page.Sees("1 selected.")
 }
 
 // TestProgress watches a change that one of two nodes has not applied.

@@ -192,33 +192,51 @@ document.addEventListener("change", (e) => {
 
 // <button data-part="ids"> sends its form, and only the elements with these ids are replaced by those of the
 // answer, so what was typed stays. <details data-load> presses its button when it is opened.
-const replaceParts = async (button) => {
+//
+// Requests for parts can overlap, such as that for a group of permissions and a search. An answer that comes
+// late must not change what the visitor sees by then: a request ends the running ones for its parts or for
+// parts in them, and none begins while a running one replaces the surroundings of its parts.
+const running = new Set();
+const replaces = (a, b) => a.some((x) => b.some((y) => x.contains(y)));
+const replaceParts = async (button, delay) => {
 	const form = button.form;
 	const ids = button.dataset.part.split(" ");
+	const request = new AbortController();
+	request.parts = ids.map((id) => document.getElementById(id));
+	for (const other of running) {
+		if (replaces(request.parts, other.parts)) other.abort();
+		else if (replaces(other.parts, request.parts)) return;
+	}
+	running.add(request);
 	const fields = () => {
 		const list = new URLSearchParams(new FormData(form));
 		list.set(button.name, button.value);
 		return list.toString();
 	};
 	const focused = document.activeElement === button;
-	for (const id of ids) document.getElementById(id)?.setAttribute("aria-busy", "true");
 	let sent, page;
 	try {
+		if (delay) await new Promise((done) => setTimeout(done, delay));
+		if (request.signal.aborted) return;
+		for (const part of request.parts) part.setAttribute("aria-busy", "true");
 		do { // once more if something was typed meanwhile
 			sent = fields();
-			const answer = await fetch(button.formAction, { method: "POST", body: new URLSearchParams(sent) });
+			const answer = await fetch(button.formAction, {
+				method: "POST", body: new URLSearchParams(sent), signal: request.signal,
+			});
 			if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
 			page = new DOMParser().parseFromString(await answer.text(), "text/html");
+			if (request.signal.aborted) return;
 			if (ids.some((id) => !page.getElementById(id))) throw new Error("another form");
 		} while (fields() !== sent);
 	} catch {
-		if (button.isConnected) form.requestSubmit(button); // such as for signing in again
+		if (!request.signal.aborted) form.requestSubmit(button); // such as for signing in again
 		return;
+	} finally {
+		running.delete(request);
 	}
-	for (const id of ids) {
-		const part = document.getElementById(id);
-		if (!part) continue; // a search was faster
-		part.replaceChildren(...page.getElementById(id).childNodes);
+	for (const part of request.parts) {
+		part.replaceChildren(...page.getElementById(part.id).childNodes);
 		part.removeAttribute("aria-busy");
 		if (focused) part.querySelector("tbody input")?.focus();
 	}
@@ -239,16 +257,12 @@ document.addEventListener("toggle", (e) => {
 
 // <input data-find="id of its button"> searches while one types.
 {
-	let searching;
-	const search = (input, delay) => {
-		clearTimeout(searching);
-		searching = setTimeout(() => replaceParts(document.getElementById(input.dataset.find)), delay);
-	};
+	const search = (input, delay) => replaceParts(document.getElementById(input.dataset.find), delay);
 	document.addEventListener("input", (e) => { if (e.target.dataset.find) search(e.target, 300); });
 	document.addEventListener("keydown", (e) => {
 		if (e.key !== "Enter" || !e.target.dataset?.find) return;
 		e.preventDefault(); // Enter would send the form
-		search(e.target, 0);
+		search(e.target);
 	});
 }
 
