@@ -67,9 +67,9 @@
 //
 // The address of a list holds its filters, `namespace` (set by the switcher and kept by .Link) and
 // `cursor` (from the REST interface). visit.link(path, "name", value, …) and .With in templates
-// return such addresses. {{template "pager" …}} links to the next page and, in lists that can be
-// read backwards, to the previous one. Lists are sorted newest first. Keys can also be sorted in
-// the other orders of the REST interface.
+// return such addresses. {{template "pager" …}} links to the next page and to the previous one,
+// whose cursor the address has. Lists are sorted newest first. Keys can also be sorted in the other
+// orders of the REST interface.
 //
 // To add a column, add a th and a td with data-label to the template of the list. A sortable column
 // uses {{template "sorted" …}} and keysPage.Column.
