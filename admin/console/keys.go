@@ -313,6 +313,11 @@ func (v *visit) names() map[string]string {
 				v.known[m.ID] = shownName(m.Name, m.ID)
 			}
 		}
+		for _, id := range v.Caller.Members() { // which the visitor may not be able to list
+			if m := v.keys.Policy().Member(id); m != nil {
+				v.known[id] = shownName(m.Name, id)
+			}
+		}
 	}
 	return v.known
 }

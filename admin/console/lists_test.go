@@ -165,6 +165,27 @@ func TestActiveFilter(t *testing.T) {
 	}
 }
 
+// TestOwnKeys checks what a member sees who may read only its own keys.
+func TestOwnKeys(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Dee", "default=orders:read,admin.keys:create")
+	p.createKey("name", "ERP", "access", "custom", "permissions_more", "orders:read")
+	p.get("/apikeys/keys").want(200, "ERP", `">Dee</bdi>`).lacks("All keys", "My keys",
+		"All namespaces</option>")
+}
+
+// TestGrantLinks checks that grants lead to their roles and namespaces.
+func TestGrantLinks(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	id, _ := s.member(t, "Vera", "acme=@viewer")
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	for _, page := range []string{"members", "members/" + id, "namespaces/acme"} {
+		p.get("/apikeys/"+page).want(200, `href="/apikeys/roles/%2A/viewer"`,
+			`href="/apikeys/namespaces/acme`)
+	}
+}
+
 // TestCounts checks the number of keys that lists show.
 func TestCounts(t *testing.T) {
 	s := open(t)

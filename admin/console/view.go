@@ -388,10 +388,14 @@ type part struct {
 	It any
 }
 
-// newPart returns a part. A pointer to a string is passed as the string, which functions take.
-func newPart(d *view, it any) part {
+// newPart returns a part of a page, which is given by its view or by another part. A pointer to a
+// string is passed as the string, which functions take.
+func newPart(of, it any) part {
 	if s, ok := it.(*string); ok && s != nil {
 		it = *s
 	}
-	return part{d, it}
+	if outer, ok := of.(part); ok {
+		return part{outer.view, it}
+	}
+	return part{of.(*view), it}
 }

@@ -442,19 +442,20 @@ const foldFilters = (form) => {
 // A token that was pasted into a search is checked instead: it must not become part of an address,
 // which the browser would keep in its history.
 const tokenShape = /[a-z0-9]_[0-9A-Za-z]{58}|\.ey[\w-]+\.[\w-]{86}/; // or that of a derived token
-const checkToken = (text) => {
+const post = (action, fields) => {
 	const form = document.createElement("form");
-	const token = document.createElement("input");
 	form.method = "post";
-	form.action = "/apikeys/check";
-	token.type = "hidden";
-	token.name = "token";
-	token.value = text.trim();
-	form.append(token);
+	form.action = action;
+	for (const [name, value] of fields) {
+		const input = document.createElement("input");
+		Object.assign(input, { type: "hidden", name, value });
+		form.append(input);
+	}
 	document.body.append(form);
 	form.submit();
 	form.remove();
 };
+const checkToken = (text) => post("/apikeys/check", [["token", text.trim()]]);
 addEventListener("submit", (e) => {
 	if (e.target.method !== "get") return;
 	const typed = [...e.target.elements].find((i) => tokenShape.test(i.value));
@@ -464,3 +465,38 @@ addEventListener("submit", (e) => {
 	typed.value = "";
 	checkToken(token);
 });
+
+// If the session has ended when a form is sent, the server keeps what was typed, unless it is too long. So the
+// tab keeps each form until the next page, or for an hour while one signs in. Then the form's page sends it with
+// again=kept, which shows it again.
+{
+	const kept = {
+		get form() { try { return JSON.parse(sessionStorage.getItem("apikeys-form")); } catch { return null; } },
+		set form(form) {
+			try {
+				if (form) sessionStorage.setItem("apikeys-form", JSON.stringify(form));
+				else sessionStorage.removeItem("apikeys-form");
+			} catch { /* the input is lost, as the page says */ }
+		},
+	};
+	document.addEventListener("submit", (e) => {
+		const { action, method } = e.target;
+		if (method !== "post" || !/\/(new|edit)$/.test(new URL(action).pathname)) return;
+		const fields = [...new FormData(e.target)];
+		if (!fields.some((field) => tokenShape.test(field))) kept.form = { action, fields, until: Date.now() + 3600e3 };
+	});
+	document.addEventListener("DOMContentLoaded", () => {
+		const form = kept.form;
+		if (!form) return;
+		const lost = document.getElementById("lost");
+		if (lost) {
+			kept.form = { ...form, lost: true };
+			lost.textContent = lost.dataset.kept;
+		} else if (!form.lost || !location.pathname.endsWith("/sign-in")) {
+			kept.form = null;
+			if (form.lost && Date.now() < form.until && new URL(form.action).pathname === location.pathname) {
+				post(form.action, [...form.fields, ["again", "kept"]]);
+			}
+		}
+	});
+}
