@@ -3,6 +3,7 @@ package chromium
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
