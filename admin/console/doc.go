@@ -59,9 +59,9 @@
 // If the session ends while a form is filled in, the handler of the GET request gets the input from
 // visit.kept.
 //
-// The form for a change begins with {{template "edited" .}}, and its handler with visit.merge, which
-// brings the form up to date if someone else has changed the object: see edit. The form for a new
-// object has {{template "as-code" .}}, for which the handler sets form.Code.
+// The form for a change begins with {{template "edited" .}}, and its handler with visit.merge. If
+// someone else has changed the object, merge brings the form up to date: see edit. The form for a
+// new object has {{template "as-code" .}}, for which the handler sets form.Code.
 //
 // A button named `again` shows the form again with its input, or a review: see form.again. With the
 // attribute data-part it replaces only a part of the page, so that the script can load a large part

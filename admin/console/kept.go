@@ -16,7 +16,8 @@ import (
 // it.
 const keptCookie = "apikeys-form"
 
-// keptStep is the value of the field `again` with which the script sends the input that it has kept.
+// keptStep is the value of the field `again` with which the script sends the input that it has
+// kept.
 const keptStep = "kept"
 
 const (
