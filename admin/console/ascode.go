@@ -63,7 +63,7 @@ func (v *visit) mintCode(spec api.MintRequest) []code {
 func deriveCode(k api.Key) []code {
 	return []code{
 		{"derive-cli", "Command line", "caddy apikeys derive --expires 15m --permission read" +
-			" --namespace " + shellWord(k.Namespace) + " \\\n  < key.token"},
+			" \\\n  --namespace " + shellWord(k.Namespace) + " < key.token"},
 		{"derive-python", "Python", fmt.Sprintf(derivePython, k.Namespace)},
 	}
 }
