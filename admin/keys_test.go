@@ -414,6 +414,9 @@ func TestDisabledOwner(t *testing.T) {
 	for query, want := range map[string]string{
 		"owner_disabled":                    "ada's (active)",
 		"active":                            "ada's (active), ben's, root's",
+		"usable":                            "ben's, root's",
+		"usable&owner=" + ada.ID:            "",
+		"usable&q=BEN&namespace=default":    "ben's",
 		"inactive":                          "ada's inactive (inactive)",
 		"owner_disabled&owner=" + ada.ID:    "ada's (active)",
 		"owner_disabled&owner=" + ben.ID:    "",

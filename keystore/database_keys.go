@@ -78,6 +78,7 @@ type KeyFilter struct {
 	Now       time.Time // the time at which Status is determined
 	Owner     string
 	Owners    []string // the owner is one of these; nil matches any key, an empty list none
+	NotOwners []string // the owner is none of these
 	CreatedBy string
 	Role      string
 	Plan      string            // the plan that the key itself names

@@ -26,6 +26,10 @@ const (
 // the state of its owner.
 const StatusOwnerDisabled Status = "owner_disabled"
 
+// StatusUsable selects, in a list of keys, those that are active and whose owner is enabled. Like
+// [StatusOwnerDisabled], it is the status of no key.
+const StatusUsable Status = "usable"
+
 // Statuses lists every status that [Key.Status] returns.
 var Statuses = []Status{StatusActive, StatusInactive, StatusExpired, StatusRevoked}
 

@@ -27,35 +27,43 @@ func (v *visit) base() string {
 	return "http://" + v.r.Host
 }
 
+// curl returns the command that sends a request to a path of the REST interface.
+func (v *visit) curl(path string, request any) code {
+	body, err := json.MarshalIndent(request, "", "  ")
+	if err != nil {
+		panic(err) // requests consist of texts and numbers
+	}
+	return code{"as-curl", "curl", "curl " + shellWord(v.base()+api.Prefix+path) +
+		" \\\n  -H \"Authorization: Bearer $MEMBER_TOKEN\" -H 'Content-Type: application/json'" +
+		" \\\n  -d " + shellQuoted(string(body))}
+}
+
+// createCode returns the texts that create an object with a request to a path of the REST interface
+// and on the command line.
+func (v *visit) createCode(path string, request any, c *command) []code {
+	return []code{v.curl(path, request), {"as-cli", "Command line", c.String()}}
+}
+
 // mintCode returns the texts that create a key and use it.
-func (v *visit) mintCode(spec api.MintRequest) ([]code, error) {
+func (v *visit) mintCode(spec api.MintRequest) []code {
 	if spec.Owner == v.Caller.Member() {
 		spec.Owner = "" // the default
-	}
-	body, err := json.MarshalIndent(spec, "", "  ")
-	if err != nil {
-		return nil, err
 	}
 	host := "https://" + exampleHost
 	if v.Beside {
 		host = v.base()
 	}
-	return []code{
-		{"as-curl", "curl", "curl " + shellWord(v.base()+api.Prefix+"/keys") +
-			" \\\n  -H \"Authorization: Bearer $MEMBER_TOKEN\" -H 'Content-Type: application/json'" +
-			" \\\n  -d " + shellQuoted(string(body))},
-		{"as-cli", "Command line", mintCommand(spec)},
-		{"as-caddyfile", "Caddyfile of a site that calls the API with the key",
+	return append(v.createCode("/keys", spec, mintCommand(spec)),
+		code{"as-caddyfile", "Caddyfile of a site that calls the API with the key",
 			"reverse_proxy " + caddyWord(host) + " {\n\theader_up Host {upstream_hostport}\n" +
-				"\theader_up Authorization \"Bearer {env.API_KEY}\"\n}"},
-	}, nil
+				"\theader_up Authorization \"Bearer {env.API_KEY}\"\n}"})
 }
 
 // deriveCode returns the texts that derive a token which can only read, in the key's namespace.
 func deriveCode(k api.Key) []code {
 	return []code{
 		{"derive-cli", "Command line", "caddy apikeys derive --expires 15m --permission read" +
-			" --namespace " + shellWord(k.Namespace) + " \\\n  < key.token"},
+			" \\\n  --namespace " + shellWord(k.Namespace) + " < key.token"},
 		{"derive-python", "Python", fmt.Sprintf(derivePython, k.Namespace)},
 	}
 }
@@ -72,62 +80,145 @@ kid = base64.urlsafe_b64encode(hashlib.sha256(token).digest()).rstrip(b"=").deco
 claims = {"exp": int(time.time()) + 900, "scope": "read", "ns": [%q]}
 print(jwt.encode(claims, Ed25519PrivateKey.from_private_bytes(seed), "EdDSA", {"typ": "ak+jwt", "kid": kid}))`
 
-// mintCommand returns the `caddy apikeys keys mint` for a request.
-func mintCommand(spec api.MintRequest) string {
-	var b strings.Builder
-	b.WriteString("caddy apikeys keys mint")
-	flag := func(name string, values ...string) {
-		for _, value := range values {
-			if value != "" {
-				b.WriteString(" \\\n  --" + name + " " + shellWord(value))
-			}
+// A command is a `caddy apikeys` command.
+type command struct{ strings.Builder }
+
+func newCommand(words ...string) *command {
+	c := new(command)
+	c.WriteString("caddy apikeys")
+	for _, word := range words {
+		c.WriteString(" " + shellWord(word))
+	}
+	return c
+}
+
+// flag adds a flag for each of its values that is not empty.
+func (c *command) flag(name string, values ...string) {
+	for _, value := range values {
+		if value != "" {
+			c.WriteString(" \\\n  --" + name + " " + shellWord(value))
 		}
 	}
-	set := func(name string, on bool) {
-		if on {
-			b.WriteString(" \\\n  --" + name)
-		}
+}
+
+// set adds a flag without a value if it is on.
+func (c *command) set(name string, on bool) {
+	if on {
+		c.WriteString(" \\\n  --" + name)
 	}
-	flag("name", spec.Name)
-	flag("namespace", spec.Namespace)
+}
+
+// limits adds the flags for limits, either of which may be nil.
+func (c *command) limits(rate *api.RateLimit, quota *api.Quota) {
+	switch {
+	case rate == nil:
+	case rate.Unlimited:
+		c.flag("rate", "unlimited")
+	default:
+		c.flag("rate", fmt.Sprintf("%d/%s", rate.Requests, rate.Per))
+		if rate.Burst > 0 {
+			c.flag("burst", fmt.Sprint(rate.Burst))
+		}
+		c.set("shadow-rate", rate.Shadow)
+	}
+	switch {
+	case quota == nil:
+	case quota.Unlimited:
+		c.flag("quota", "unlimited")
+	default:
+		c.flag("quota", fmt.Sprintf("%d/%s", quota.Requests, quota.Per))
+		c.set("shadow-quota", quota.Shadow)
+	}
+}
+
+// mintCommand returns the command that creates a key.
+func mintCommand(spec api.MintRequest) *command {
+	c := newCommand("keys", "mint")
+	c.flag("name", spec.Name)
+	c.flag("namespace", spec.Namespace)
 	if spec.Access != string(keystore.Custom) {
-		flag("access", spec.Access)
+		c.flag("access", spec.Access)
 	}
-	flag("permission", spec.Permissions...)
-	flag("role", spec.Roles...)
+	c.flag("permission", spec.Permissions...)
+	c.flag("role", spec.Roles...)
 	for _, r := range spec.NewRoles {
-		flag("new-role", r.Name+"="+strings.Join(r.Permissions, ","))
+		c.flag("new-role", r.Name+"="+strings.Join(r.Permissions, ","))
 	}
-	set("connected", spec.Connected)
-	for _, g := range spec.Grants {
-		flag("grant", grantFlag(g))
-	}
-	flag("owner", spec.Owner)
-	flag("plan", spec.Plan)
-	if l := spec.RateLimit; l != nil && l.Unlimited {
-		flag("rate", "unlimited")
-	} else if l != nil {
-		flag("rate", fmt.Sprintf("%d/%s", l.Requests, l.Per))
-		if l.Burst > 0 {
-			flag("burst", fmt.Sprint(l.Burst))
-		}
-		set("shadow-rate", l.Shadow)
-	}
-	if q := spec.Quota; q != nil && q.Unlimited {
-		flag("quota", "unlimited")
-	} else if q != nil {
-		flag("quota", fmt.Sprintf("%d/%s", q.Requests, q.Per))
-		set("shadow-quota", q.Shadow)
-	}
+	c.set("connected", spec.Connected)
+	c.flag("grant", grantFlags(spec.Grants)...)
+	c.flag("owner", spec.Owner)
+	c.flag("plan", spec.Plan)
+	c.limits(spec.RateLimit, spec.Quota)
 	if spec.ExpiresAt != nil {
-		flag("expires", spec.ExpiresAt.UTC().Format(time.RFC3339))
+		c.flag("expires", spec.ExpiresAt.UTC().Format(time.RFC3339))
 	}
-	flag("allow-ip", spec.AllowedIPs...)
+	c.flag("allow-ip", spec.AllowedIPs...)
 	for _, name := range slices.Sorted(maps.Keys(spec.Metadata)) {
-		flag("metadata", name+"="+spec.Metadata[name])
+		c.flag("metadata", name+"="+spec.Metadata[name])
 	}
-	set("inactive", spec.Active != nil && !*spec.Active)
-	return b.String()
+	c.set("inactive", spec.Active != nil && !*spec.Active)
+	return c
+}
+
+func roleCommand(spec api.RoleRequest) *command {
+	c := newCommand("roles", "create", shareableWord(spec.Namespace, spec.Name))
+	c.flag("permission", spec.Permissions...)
+	c.flag("description", spec.Description)
+	return c
+}
+
+func planCommand(spec api.PlanRequest) *command {
+	c := newCommand("plans", "create", shareableWord(spec.Namespace, spec.Name))
+	c.limits(spec.RateLimit, spec.Quota)
+	c.flag("description", spec.Description)
+	return c
+}
+
+func memberCommand(spec api.MemberRequest) *command {
+	c := newCommand("members", "create")
+	c.flag("name", spec.Name)
+	c.flag("kind", spec.Kind)
+	c.flag("login", spec.Login)
+	c.flag("grant", grantFlags(spec.Grants)...)
+	return c
+}
+
+func namespaceCommand(spec api.NamespaceRequest) *command {
+	c := newCommand("namespaces", "create", spec.ID)
+	c.flag("kind", spec.Kind)
+	c.flag("name", spec.Name)
+	if spec.Parent != nil {
+		c.flag("parent", *spec.Parent)
+	}
+	c.flag("child-prefix", spec.ChildPrefix)
+	c.flag("edit-policy", spec.EditPolicy)
+	c.flag("key-role", spec.KeyRoles...)
+	c.flag("reach", spec.Reach...)
+	c.flag("token-prefix", spec.TokenPrefix)
+	c.flag("max-lifetime", spec.MaxLifetime)
+	if spec.Idle != nil {
+		c.flag("idle", spec.Idle.After+"="+spec.Idle.Then)
+	}
+	c.flag("on-leak", spec.OnLeak)
+	c.limits(spec.RateLimit, spec.Quota)
+	c.flag("default-plan", spec.DefaultPlan)
+	return c
+}
+
+// shareableWord returns the name of a role or a plan on the command line.
+func shareableWord(namespace, name string) string {
+	if namespace == keystore.AnyNamespace {
+		return name
+	}
+	return namespace + "/" + name
+}
+
+// grantFlags returns grants as values of --grant.
+func grantFlags(grants []api.GrantRequest) (list []string) {
+	for _, g := range grants {
+		list = append(list, grantFlag(g))
+	}
+	return list
 }
 
 // grantFlag returns a grant as the value of --grant.

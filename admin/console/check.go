@@ -27,7 +27,6 @@ type checkPage struct {
 	Title    string      // what the token is
 	Text     string      // why it is refused
 	Key      *api.Key    // nil: none that the visitor may read
-	Owner    string      // a name or id
 	Member   *api.Member // whose token it is; nil for the token of a key
 }
 
@@ -61,9 +60,6 @@ func checkToken(v *visit) error {
 		p.Text = "This derived token has expired. The key that it was derived from may still work."
 	case p.Text == "":
 		p.Text = "The outcome of requests with it is " + verdict.Outcome + "."
-	}
-	if p.Key != nil {
-		p.Owner = cmp.Or(v.names()[p.Key.Owner], p.Key.Owner)
 	}
 	return v.show("check", "Check a token: "+p.Title, p)
 }

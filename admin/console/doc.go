@@ -59,6 +59,10 @@
 // If the session ends while a form is filled in, the handler of the GET request gets the input from
 // visit.kept.
 //
+// The form for a change begins with {{template "edited" .}}, and its handler with visit.merge. If
+// someone else has changed the object, merge brings the form up to date: see edit. The form for a
+// new object has {{template "as-code" .}}, for which the handler sets form.Code.
+//
 // A button named `again` shows the form again with its input, or a review: see form.again. With the
 // attribute data-part it replaces only a part of the page, so that the script can load a large part
 // when the visitor opens it.
@@ -67,9 +71,9 @@
 //
 // The address of a list holds its filters, `namespace` (set by the switcher and kept by .Link) and
 // `cursor` (from the REST interface). visit.link(path, "name", value, …) and .With in templates
-// return such addresses. {{template "pager" …}} links to the next page and, in lists that can be
-// read backwards, to the previous one. Lists are sorted newest first. Keys can also be sorted in
-// the other orders of the REST interface.
+// return such addresses. {{template "pager" …}} links to the next page and to the previous one,
+// whose cursor the address has. Lists are sorted newest first. Keys can also be sorted in the other
+// orders of the REST interface.
 //
 // To add a column, add a th and a td with data-label to the template of the list. A sortable column
 // uses {{template "sorted" …}} and keysPage.Column.

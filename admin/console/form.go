@@ -25,7 +25,10 @@ type form struct {
 	Problem string           // an error of the whole form
 	Errors  []api.FieldError // errors of fields
 	Kept    bool             // whether it was kept when its session ended: see keepForm
-	status  int              // the status of the answer
+	// Conflict is set if someone else has changed the object; nil: nobody has.
+	Conflict *conflict
+	Code     []code // that does the same as the form; nil: not requested
+	status   int    // the status of the answer
 
 	targets map[string]string // see Target
 }
@@ -177,6 +180,7 @@ func (f *form) again() string {
 			button = "find"
 		}
 	}
+	f.Kept = button == keptStep
 	if button != "" && button != reviewStep {
 		f.status = http.StatusOK
 	}

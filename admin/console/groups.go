@@ -46,6 +46,9 @@ func (v *visit) who() *api.Member {
 	return &api.Member{ID: v.Caller.Member(), Name: v.Caller.Member()}
 }
 
+// ActorName returns the name of an actor: see nameOf.
+func (v *visit) ActorName(actor string) string { return nameOf(v.names(), actor) }
+
 // nameOf returns the name of a member by its id, or of a person that acts for groups by the name of
 // the actor: see [keystore.GroupActor]. Ids without a name stay as they are.
 func nameOf(names map[string]string, actor string) string {

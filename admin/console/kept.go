@@ -16,6 +16,10 @@ import (
 // it.
 const keptCookie = "apikeys-form"
 
+// keptStep is the value of the field `again` with which the script sends the input that it has
+// kept.
+const keptStep = "kept"
+
 const (
 	// maxKept keeps the cookie below the limit of browsers, in bytes. That is a form with a few
 	// hundred checked permissions.

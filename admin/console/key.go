@@ -60,9 +60,7 @@ func showKey(v *visit) error {
 		p.Derive = deriveCode(k)
 	}
 	if v.mayIn("admin.keys:create", k.Namespace) {
-		if p.Code, err = v.mintCode(v.likeKey(k)); err != nil {
-			return err
-		}
+		p.Code = v.mintCode(v.likeKey(k))
 	}
 	return v.show("key", shownName(k.Name, k.Prefix), p)
 }
@@ -168,6 +166,7 @@ type event struct {
 	Words string
 }
 
+// actions are the words for actions on the page of their key.
 var actions = map[string]string{
 	"key.mint": "Created", "key.import": "Imported", "key.edit": "Edited",
 	"key.rotate": "Token rotated", "key.revoke": "Revoked", "key.delete": "Deleted",
@@ -179,5 +178,5 @@ func actionWords(action string) string {
 	if words, ok := actions[action]; ok {
 		return words
 	}
-	return action
+	return labelOf(auditActions, action)
 }

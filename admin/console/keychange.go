@@ -29,6 +29,9 @@ func (f *form) ifVersion() client.ChangeOption {
 	return client.IfVersion(n)
 }
 
+// isStale reports whether a call was refused because the object has another version.
+func isStale(err error) bool { return client.StatusOf(err) == http.StatusPreconditionFailed }
+
 // keyToChange returns the key of the address. It refuses a revoked key, before the visitor fills in
 // a form for it.
 func (v *visit) keyToChange() (k api.Key, err error) {
@@ -51,7 +54,7 @@ func editKey(v *visit) error {
 	}
 	f := v.kept()
 	if f == nil {
-		f = v.editForm(p)
+		f = v.keyEdit(p).now
 	}
 	return v.write(http.StatusOK, "key_form", "Edit "+k.Name, p, f)
 }
@@ -121,9 +124,7 @@ func saveKey(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + k.Name
-	if f.Value("version") == strconv.FormatInt(k.Version, 10) {
-		v.resolve(p, f)
-	} else if v.merge(p, f) {
+	if v.merge(v.keyEdit(p), f) {
 		return v.again("key_form", title, p, f)
 	}
 	step := f.again()
@@ -137,7 +138,7 @@ func saveKey(v *visit) error {
 	done, err := v.api.EditKey(v.refusing(f), k.ID, patch, f.ifVersion(), client.Wait(shortWait))
 	refused, ok := errors.AsType[*client.Error](err)
 	switch {
-	case ok && refused.Status == http.StatusPreconditionFailed:
+	case isStale(err):
 		return saveKey(v) // someone has changed the key since it was read above
 	case ok && refused.Code == "grow_only":
 		p.wouldLose(f, refused)
@@ -316,7 +317,7 @@ func rotateKey(v *visit) error {
 	// The version keeps a reload from rotating again.
 	done, err := v.api.RotateKey(v.ctx, k.ID, api.RotateRequest{Grace: grace}, f.ifVersion(),
 		client.Wait(shortWait))
-	if client.StatusOf(err) == http.StatusPreconditionFailed {
+	if isStale(err) {
 		return v.done(v.keyLink(k.ID),
 			notice{Kind: "warning", Title: "The key has been changed",
 				Text: "If you rotated its token, the new token was shown once and cannot be shown " +

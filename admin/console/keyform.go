@@ -18,8 +18,6 @@ type keyForm struct {
 	Like *api.Key
 	// Less means that the visitor cannot give everything that Like has.
 	Less bool
-	// Conflict is set if someone else has changed the key; nil: nobody has.
-	Conflict *conflict
 
 	Names  map[string]string
 	Home   api.Namespace
@@ -48,7 +46,6 @@ type keyForm struct {
 	PlansUnlisted bool
 	GrowOnly      bool // whether edits of the namespace's keys can only add permissions
 	Once          string
-	Code          []code // of the key in the form; nil: not requested
 
 	mayGive func(keystore.Permission) bool // whether the visitor has it in the home namespace
 	current *keystore.Set                  // the permissions of the edited key there

@@ -121,6 +121,35 @@ func TestFormsAreNotKept(t *testing.T) {
 	p.get("/apikeys/roles/new").want(200, "Nothing has been saved yet", `value="sealed"`)
 }
 
+// TestScriptKeepsForms checks that all forms show what the script has kept, without changing
+// anything.
+func TestScriptKeepsForms(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	roles(t, s, keystore.Role{Namespace: "acme", Name: "gold",
+		Permissions: permissions(t, "orders:read")})
+	plan(t, s, "acme", "gold", keystore.Limits{})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	key, _ := p.createKey("name", "ERP")
+	carl, _ := s.member(t, "Carl")
+	for path, field := range map[string]string{"keys/new": "name", "roles/new": "description",
+		"plans/new": "name", "members/new": "name", "namespaces/new": "id",
+		"keys/" + key + "/edit": "name", "roles/acme/gold/edit": "description",
+		"plans/acme/gold/edit": "description", "members/" + carl + "/edit": "name",
+		"namespaces/acme/edit": "name"} {
+		path = "/apikeys/" + path
+		a := p.submit(path, field, "kept", "again", "kept").want(200, "Nothing has been saved yet")
+		if got, _ := a.field(field); got != "kept" {
+			t.Errorf("%s: %s is %q", path, field, got)
+		}
+		if strings.HasSuffix(path, "/edit") {
+			if got, _ := p.get(path).field(field); got == "kept" {
+				t.Errorf("%s has changed the object", path)
+			}
+		}
+	}
+}
+
 // expired returns a key of Ada that has expired.
 func expired(t testing.TB, s *site, owner string) string {
 	t.Helper()

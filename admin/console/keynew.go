@@ -137,9 +137,7 @@ func mintKey(v *visit) error {
 	}
 	if step == codeStep {
 		if f.Ok() {
-			if p.Code, err = v.mintCode(spec); err != nil {
-				return err
-			}
+			f.Code = v.mintCode(spec)
 		}
 		return v.again("key_form", newKeyTitle, p, f)
 	}

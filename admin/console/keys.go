@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -127,8 +126,12 @@ const pageSize = 50
 
 // keyFilter returns the filter in the address.
 func (v *visit) keyFilter() client.KeyFilter {
+	status := v.query("status")
+	if status == string(keystore.StatusActive) { // keys of disabled owners have another filter
+		status = string(keystore.StatusUsable)
+	}
 	return client.KeyFilter{
-		Namespace: v.namespace(), Status: v.query("status"), Owner: v.query("owner"),
+		Namespace: v.namespace(), Status: status, Owner: v.query("owner"),
 		Role: v.query("role"), Plan: v.query("plan"), Expiring: v.query("expiring"),
 		Unused: v.query("unused"), Text: v.query("q"), Sort: v.query("sort"),
 		Cursor: v.query("cursor"), Limit: pageSize,
@@ -137,16 +140,9 @@ func (v *visit) keyFilter() client.KeyFilter {
 
 func listKeys(v *visit) error {
 	f := v.keyFilter()
-	v.reversible = true
-	if v.query("back") != "" {
-		return v.previousKeys(f)
-	}
 	list, err := v.api.ListKeys(v.ctx, f)
 	if err != nil {
 		return v.withoutInvalid(err)
-	}
-	if f.Status == string(keystore.StatusActive) { // those of disabled owners have another filter
-		list.Items = slices.DeleteFunc(list.Items, func(k api.Key) bool { return k.OwnerDisabled })
 	}
 	p := keysPage{Keys: list.Items, Next: list.NextCursor, Sort: f.Sort,
 		Sparks: v.sparks(list.Items), Actions: v.bulkActions(list.Items),
@@ -200,8 +196,8 @@ func (v *visit) activeFilters(f client.KeyFilter, mine string) (list []activeFil
 		}
 	}
 	add("Search", "q", f.Text)
-	if f.Status != "" {
-		add("Status", "status", statusLabel(f.Status))
+	if status := v.query("status"); status != "" {
+		add("Status", "status", statusLabel(status))
 	}
 	if f.Owner != mine {
 		add("Owner", "owner", cmp.Or(v.names()[f.Owner], f.Owner))
@@ -227,12 +223,6 @@ func (v *visit) countWords(f client.KeyFilter, shown int, more bool) (string, er
 	counts.Expiring, _ = keystore.ParseLifetime(f.Expiring) // the list has checked them
 	counts.Unused, _ = keystore.ParseLifetime(f.Unused)
 	total, ok, err := v.keys.CountMatching(v.ctx, v.Caller, counts, maxTotal+1)
-	if err == nil && ok && total <= maxTotal && f.Status == string(keystore.StatusActive) {
-		var refused int
-		counts.Status = keystore.StatusOwnerDisabled
-		refused, ok, err = v.keys.CountMatching(v.ctx, v.Caller, counts, maxTotal+1)
-		total -= refused
-	}
 	switch {
 	case err != nil || !ok:
 		return counted(int64(shown), "key") + " on this page", err
@@ -311,40 +301,6 @@ func (v *visit) withoutInvalid(err error) error {
 		Text: strings.Join(ignored, " ")})
 }
 
-// maxBack is the number of calls that look for the beginning of the previous page. More than one is
-// needed for a search, which examines a limited number of keys at once.
-const maxBack = 5
-
-// previousKeys redirects to the page before the one in the address. Read in reverse, the keys before
-// that page end where the previous page begins.
-func (v *visit) previousKeys(f client.KeyFilter) error {
-	if f.Cursor == "" {
-		v.redirect(v.With())
-		return nil
-	}
-	f.Sort = reverse(cmp.Or(f.Sort, newestFirst))
-	for range maxBack {
-		list, err := v.api.ListKeys(v.ctx, f)
-		if err != nil {
-			return v.withoutInvalid(err)
-		}
-		if list.NextCursor == nil {
-			f.Cursor = "" // the previous page is the first one
-			break
-		}
-		f.Cursor = *list.NextCursor
-		if f.Limit -= len(list.Items); f.Limit <= 0 {
-			break
-		}
-	}
-	number := ""
-	if n := v.pageNumber(); f.Cursor != "" && n > 2 {
-		number = strconv.Itoa(n - 1)
-	}
-	v.redirect(v.With("cursor", f.Cursor, "page", number))
-	return nil
-}
-
 // maxMembers is the number of members whose names a page knows and offers.
 const maxMembers = 1000
 
@@ -355,6 +311,11 @@ func (v *visit) names() map[string]string {
 		if list, err := v.api.ListMembers(v.ctx, "", maxMembers); err == nil {
 			for _, m := range list.Items {
 				v.known[m.ID] = shownName(m.Name, m.ID)
+			}
+		}
+		for _, id := range v.Caller.Members() { // which the visitor may not be able to list
+			if m := v.keys.Policy().Member(id); m != nil {
+				v.known[id] = shownName(m.Name, id)
 			}
 		}
 	}

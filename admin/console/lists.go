@@ -153,6 +153,13 @@ type removal struct {
 	Keys       string      // the address of the list of keys that use it
 }
 
+// paging are the parameters of a page of a list: the cursor where it begins, its number, and the
+// cursors of the pages before it from the second one on, separated by spaces.
+var paging = []string{"cursor", "page", "before"}
+
+// maxBefore limits the cursors in an address, in bytes. The first ones are dropped.
+const maxBefore = 3000
+
 // pageNumber returns the number of the page of a list, or 0 if it is unknown because the address has
 // only a cursor.
 func (v *visit) pageNumber() int {
@@ -166,30 +173,45 @@ func (v *visit) pageNumber() int {
 	return n
 }
 
-// NextPage returns the address of the next page of a list, which begins at a cursor.
-func (v *visit) NextPage(cursor string) string {
+// pageAt returns the address of the page of a list that is some pages after this one.
+func (v *visit) pageAt(cursor string, after int, before []string) string {
 	number := ""
 	if n := v.pageNumber(); n > 0 {
-		number = strconv.Itoa(n + 1)
+		number = strconv.Itoa(n + after)
 	}
-	return v.With("cursor", cursor, "page", number)
+	return v.With("cursor", cursor, "page", number, "before", strings.Join(before, " "))
+}
+
+// before returns the cursors of the previous pages that the address has.
+func (v *visit) before() []string { return strings.Fields(v.query("before")) }
+
+// NextPage returns the address of the next page of a list, which begins at a cursor.
+func (v *visit) NextPage(cursor string) string {
+	before := v.before()
+	if here := v.query("cursor"); here != "" {
+		before = append(before, here)
+	}
+	for len(strings.Join(before, " ")) > maxBefore {
+		before = before[1:]
+	}
+	return v.pageAt(cursor, 1, before)
 }
 
 // SamePage returns the address of this page of a list, continued from a cursor.
-func (v *visit) SamePage(cursor string) string {
-	return v.With("cursor", cursor, "page", v.query("page"))
-}
+func (v *visit) SamePage(cursor string) string { return v.pageAt(cursor, 0, v.before()) }
 
 // PreviousPage returns the address of the previous page of a list. It is empty on the first page,
-// and if the list can only be read forwards.
+// and where the address does not have the cursor of the previous one.
 func (v *visit) PreviousPage() string {
-	switch n := v.pageNumber(); {
-	case n == 1 || n != 2 && !v.reversible:
-		return ""
-	case n == 2:
+	before := v.before()
+	switch last := len(before) - 1; {
+	case v.query("cursor") == "":
+	case last >= 0:
+		return v.pageAt(before[last], -1, before[:last])
+	case v.pageNumber() == 2:
 		return v.With()
 	}
-	return v.With("cursor", v.query("cursor"), "page", v.query("page"), "back", "1")
+	return ""
 }
 
 // pageTitle returns the title of a page of a list: "Keys – revoked, page 2".

@@ -54,7 +54,51 @@ func (s *site) disable(t testing.TB, id string) {
 	}
 }
 
-// TestPreviousPage pages forwards and backwards through lists in each order.
+// heads returns the headers of the rows of a list.
+func (a answer) heads() (heads []string) {
+	each(a.Doc, func(n *html.Node) {
+		if n.Data == "th" && attr(n, "scope") == "row" {
+			heads = append(heads, textOf(n))
+		}
+	})
+	return heads
+}
+
+// bothWays pages through a list forwards and backwards, and returns the number of its pages.
+func (p *person) bothWays(address string) int {
+	p.t.Helper()
+	a := p.get(address).want(200)
+	if link(a, "Previous page") != "" || link(a, "First page") != "" {
+		p.t.Errorf("%s: the first page has a previous one", address)
+	}
+	var pages [][]string
+	for {
+		pages = append(pages, a.heads())
+		next := link(a, "Next page")
+		if next == "" {
+			break
+		}
+		a = p.get(next).want(200)
+		if want := fmt.Sprintf("page %d", len(pages)+1); !strings.Contains(a.title(), want) {
+			p.t.Errorf("%s has the title %q, want %s", a.At, a.title(), want)
+		}
+	}
+	for n := len(pages) - 2; n >= 0; n-- {
+		a = p.get(link(a, "Previous page")).want(200)
+		if !slices.Equal(a.heads(), pages[n]) {
+			p.t.Errorf("%s: back on page %d are %v, want %v", address, n+1, a.heads(), pages[n])
+		}
+		if n > 0 && a.At.Query().Get("page") != fmt.Sprint(n+1) {
+			p.t.Errorf("page %d is at %s", n+1, a.At)
+		}
+	}
+	if a.At.RequestURI() != address {
+		p.t.Errorf("%s: back at %s", address, a.At)
+	}
+	return len(pages)
+}
+
+// TestPreviousPage pages forwards and backwards through lists.
 func TestPreviousPage(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@client-admin")
@@ -63,54 +107,82 @@ func TestPreviousPage(t *testing.T) {
 			spec.ExpiresAt = time.Now().Add(time.Duration(1+i%7) * 24 * time.Hour)
 		}
 	})
-	for _, address := range []string{"/apikeys/keys", "/apikeys/keys?sort=created_at",
-		"/apikeys/keys?sort=name", "/apikeys/keys?sort=-expires_at", "/apikeys/keys?q=key"} {
-		a := p.get(address).want(200)
-		if link(a, "Previous page") != "" || link(a, "First page") != "" {
-			t.Errorf("%s: the first page has a previous one", address)
-		}
-		var pages [][]string
-		for {
-			pages = append(pages, a.rows())
-			next := link(a, "Next page")
-			if next == "" {
-				break
-			}
-			a = p.get(next).want(200)
-			if want := fmt.Sprintf("page %d", len(pages)+1); !strings.HasSuffix(a.title(), want) {
-				t.Errorf("%s has the title %q, want %s", a.At, a.title(), want)
-			}
-		}
-		if len(pages) != 5 {
-			t.Fatalf("%s: %d pages", address, len(pages))
-		}
-		for n := len(pages) - 2; n >= 0; n-- {
-			a = p.get(link(a, "Previous page")).want(200)
-			if !slices.Equal(a.rows(), pages[n]) {
-				t.Errorf("%s: back on page %d are %v, want %v", address, n+1, a.rows(), pages[n])
-			}
-			if n > 0 && a.At.Query().Get("page") != fmt.Sprint(n+1) {
-				t.Errorf("page %d is at %s", n+1, a.At)
-			}
-		}
-		if a.At.RequestURI() != address {
-			t.Errorf("%s: back at %s", address, a.At)
+	for i := range 101 {
+		name := fmt.Sprintf("object-%03d", i)
+		roles(t, s, keystore.Role{Namespace: "default", Name: name,
+			Permissions: permissions(t, "read")})
+		namespaces(t, s, keystore.Namespace{ID: name})
+	}
+	for address, pages := range map[string]int{
+		"keys": 5, "keys?sort=name": 5, "keys?sort=-expires_at": 5,
+		"keys?q=key": 5, "roles": 3, "namespaces": 2, "audit": 9, "hygiene/expires_soon": 2,
+	} {
+		if n := p.bothWays("/apikeys/" + address); n != pages {
+			t.Errorf("%s: %d pages, want %d", address, n, pages)
 		}
 	}
-	for _, address := range []string{"back=1", "page=7", "page=x&sort=name", "back=1&page=2"} {
+	for _, address := range []string{"before=x", "page=7", "page=x&sort=name", "before=x&page=2"} {
 		if a := p.get("/apikeys/keys?" + address).want(200); len(a.rows()) != 50 {
 			t.Errorf("%s: %d keys", address, len(a.rows()))
 		}
 	}
-	second := link(p.get("/apikeys/keys"), "Next page")
-	u, err := url.Parse(second)
+	u, err := url.Parse(link(p.get("/apikeys/keys"), "Next page"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	unknown := p.get("/apikeys/keys?cursor=" + u.Query().Get("cursor")).want(200)
-	if back := p.get(link(unknown, "Previous page")).want(200); back.At.RequestURI() !=
-		"/apikeys/keys" {
-		t.Errorf("back from a page without a number: %s", back.At)
+	q := u.Query()
+	q.Del("page")
+	if unknown := p.get("/apikeys/keys?" + q.Encode()).want(200); link(unknown,
+		"First page") != "/apikeys/keys" || link(unknown, "Previous page") != "" {
+		t.Error("a page without a number has the wrong links")
+	}
+	// An address that would become too long loses its first cursors.
+	q.Set("before", strings.Repeat("1_x ", 1000)+"last")
+	q.Set("page", "1002")
+	a := p.get("/apikeys/keys?" + q.Encode()).want(200)
+	if next, previous := link(a, "Next page"), link(a, "Previous page"); len(next) > 3500 ||
+		!strings.Contains(previous, "cursor=last") || !strings.Contains(previous, "page=1001") {
+		t.Errorf("next: %s\nprevious: %s", next, previous)
+	}
+}
+
+// TestActiveFilter checks that the pages of active keys are full, however many keys of disabled
+// owners there are.
+func TestActiveFilter(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	gone, _ := s.member(t, "Gone", "*=@client-admin")
+	s.imported(t, "Usable", 60, nil)
+	s.imported(t, "Refused", 120, func(_ int, spec *manage.KeySpec) { spec.Owner = gone })
+	s.disable(t, gone)
+	a := p.get("/apikeys/keys?status=active").want(200, "50 of 60 keys").lacks("Refused 0")
+	if n := len(a.rows()); n != 50 {
+		t.Errorf("the first page has %d keys", n)
+	}
+	a = p.get(link(a, "Next page")).want(200, "10 of 60 keys").lacks("Next page", "Refused 0")
+	if n := len(a.rows()); n != 10 {
+		t.Errorf("the second page has %d keys", n)
+	}
+}
+
+// TestOwnKeys checks what a member sees who may read only its own keys.
+func TestOwnKeys(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Dee", "default=orders:read,admin.keys:create")
+	p.createKey("name", "ERP", "access", "custom", "permissions_more", "orders:read")
+	p.get("/apikeys/keys").want(200, "ERP", `">Dee</bdi>`).lacks("All keys", "My keys",
+		"All namespaces</option>")
+}
+
+// TestGrantLinks checks that grants lead to their roles and namespaces.
+func TestGrantLinks(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	id, _ := s.member(t, "Vera", "acme=@viewer")
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	for _, page := range []string{"members", "members/" + id, "namespaces/acme"} {
+		p.get("/apikeys/"+page).want(200, `href="/apikeys/roles/%2A/viewer"`,
+			`href="/apikeys/namespaces/acme`)
 	}
 }
 
@@ -160,7 +232,7 @@ func TestBookmarks(t *testing.T) {
 		"keys?sort=name&cursor=nonsense":          "keys?sort=name",
 		"keys?status=odd&q=Key":                   "keys?q=Key",
 		"keys?status=odd&sort=odd&cursor=odd":     "keys",
-		"keys?back=1&cursor=nonsense":             "keys",
+		"keys?page=3&before=x&cursor=nonsense":    "keys",
 		"keys?sort=odd&namespace=default&q=Key+0": "keys?namespace=default&q=Key+0",
 	} {
 		a := p.get("/apikeys/" + address).want(200)

@@ -158,19 +158,29 @@ func newMember(v *visit) error {
 
 func createMember(v *visit) error {
 	f := v.form()
-	if v.rearranged(f) {
+	again := func() error {
 		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
+	}
+	step := f.again()
+	if v.rearranged(f) || step != "" && step != codeStep {
+		return again()
 	}
 	name := strings.TrimSpace(f.Value("name"))
 	spec := api.MemberRequest{Name: cmp.Or(name, "-"), Kind: f.Value("kind"),
 		Login: f.Value("login"), Grants: f.grants()}
+	if step == codeStep {
+		if f.Ok() {
+			f.Code = v.createCode("/members", spec, memberCommand(spec))
+		}
+		return again()
+	}
 	if name == "" {
 		f.wrong("name", "is required") // instead of the name above
 	}
 	created, err := v.api.CreateMember(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
-			return v.again("member_form", "Create member", v.memberForm(nil, f), f)
+			return again()
 		}
 		return err
 	}
@@ -189,15 +199,28 @@ func createMember(v *visit) error {
 	return v.done(v.MemberLink(created.ID), n)
 }
 
+func (v *visit) memberEdit(m api.Member) *edit {
+	return newEdit("member", m.ID, "", m.Version, v.formOfMember(m), func(f *form) (l aspectList) {
+		l.text(f, "name", "Name")
+		l.text(f, "kind", "Kind")
+		l.text(f, "login", "Login")
+		l.add("grants", "Access", grantsWords(f.copied().grants()), "grants[")
+		return l
+	})
+}
+
 func editMember(v *visit) error {
 	m, err := v.memberFromPath()
 	if err != nil {
 		return err
 	}
-	if f := v.kept(); f != nil {
-		return v.write(http.StatusOK, "member_form", "Edit "+m.Name, v.memberForm(&m, f), f)
-	}
-	f := blank("version", strconv.FormatInt(m.Version, 10), "name", m.Name, "kind", m.Kind)
+	f := cmp.Or(v.kept(), v.memberEdit(m).now)
+	return v.write(http.StatusOK, "member_form", "Edit "+m.Name, v.memberForm(&m, f), f)
+}
+
+// formOfMember returns the form of a member, filled in.
+func (v *visit) formOfMember(m api.Member) *form {
+	f := blank("name", m.Name, "kind", m.Kind, "login", "")
 	if m.Login != nil {
 		f.values.Set("login", *m.Login)
 	}
@@ -219,7 +242,7 @@ func editMember(v *visit) error {
 			f.values.Set(at+"connected", "true")
 		}
 	}
-	return v.write(http.StatusOK, "member_form", "Edit "+m.Name, v.memberForm(&m, f), f)
+	return f
 }
 
 func saveMember(v *visit) error {
@@ -229,15 +252,18 @@ func saveMember(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + m.Name
-	if v.rearranged(f) {
+	if v.merge(v.memberEdit(m), f) || v.rearranged(f) || f.again() != "" {
 		return v.again("member_form", title, v.memberForm(&m, f), f)
 	}
 	patch := memberPatch(m, f)
 	done, err := v.api.EditMember(v.refusing(f), m.ID, patch, f.ifVersion(), client.Wait(shortWait))
-	if err != nil {
-		if f.fail(err) {
-			return v.again("member_form", title, v.memberForm(&m, f), f)
-		}
+	switch {
+	case isStale(err):
+		return saveMember(v)
+	case err == nil:
+	case f.fail(err):
+		return v.again("member_form", title, v.memberForm(&m, f), f)
+	default:
 		return err
 	}
 	return v.changed(v.MemberLink(m.ID), "Changes saved", done.Propagation)

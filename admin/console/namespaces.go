@@ -1,10 +1,10 @@
 package console
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -170,8 +170,22 @@ type namespaceForm struct {
 	Leaks     []choice
 }
 
-// The choices for unused keys of a namespace, and for those whose token has leaked.
+// The choices for edits and roles of the keys of a namespace, for unused ones, and for those whose
+// token has leaked.
 var (
+	editPolicies = []choice{
+		{Value: string(keystore.EditFree), Label: "Add and remove permissions"},
+		{Value: string(keystore.EditGrowOnly), Label: "Only add permissions",
+			Hint: "For fewer permissions, create another key. Keys can still be revoked and " +
+				"deactivated."},
+	}
+	keyRoleRules = []choice{
+		{Value: rolesAny, Label: "Any or none"},
+		{Value: rolesSome, Label: "At least one",
+			Hint: "A key cannot be created without a role."},
+		{Value: rolesExactly, Label: "Exactly these",
+			Hint: "Every key has these roles and no others."},
+	}
 	idleChoices = []choice{
 		{Value: "", Label: "As the deployment is configured"},
 		{Value: string(keystore.IdleNotify), Label: "Add a row to the audit log"},
@@ -202,21 +216,7 @@ func (f *form) idleRule() *api.IdleRule {
 
 func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	p := namespaceForm{Namespace: ns, Limits: ns == nil || v.maySetLimits(*ns), Rules: limitRules,
-		Idle: idleChoices, Leaks: leakChoices,
-		Policies: []choice{
-			{Value: string(keystore.EditFree), Label: "Add and remove permissions"},
-			{Value: string(keystore.EditGrowOnly), Label: "Only add permissions",
-				Hint: "For fewer permissions, create another key. Keys can still be revoked and " +
-					"deactivated."},
-		},
-		KeyRoles: []choice{
-			{Value: rolesAny, Label: "Any or none"},
-			{Value: rolesSome, Label: "At least one",
-				Hint: "A key cannot be created without a role."},
-			{Value: rolesExactly, Label: "Exactly these",
-				Hint: "Every key has these roles and no others."},
-		},
-	}
+		Idle: idleChoices, Leaks: leakChoices, Policies: editPolicies, KeyRoles: keyRoleRules}
 	if p.Limits {
 		id := ""
 		if ns != nil {
@@ -301,6 +301,13 @@ func newNamespace(v *visit) error {
 
 func createNamespace(v *visit) error {
 	f := v.form()
+	again := func() error {
+		return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
+	}
+	step := f.again()
+	if step != "" && step != codeStep {
+		return again()
+	}
 	spec := api.NamespaceRequest{
 		ID: strings.TrimSpace(f.Value("id")), Kind: strings.TrimSpace(f.Value("kind")),
 		Name: strings.TrimSpace(f.Value("name")), EditPolicy: f.Value("edit_policy"),
@@ -315,10 +322,16 @@ func createNamespace(v *visit) error {
 	if parent := f.Value("parent"); parent != "" {
 		spec.Parent = &parent
 	}
+	if step == codeStep {
+		if f.Ok() {
+			f.Code = v.createCode("/namespaces", spec, namespaceCommand(spec))
+		}
+		return again()
+	}
 	created, err := v.api.CreateNamespace(v.refusing(f), spec)
 	if err != nil {
 		if f.fail(err) {
-			return v.again("namespace_form", "Create namespace", v.namespaceForm(nil, f), f)
+			return again()
 		}
 		return err
 	}
@@ -335,13 +348,45 @@ func editNamespace(v *visit) error {
 	if err != nil {
 		return err
 	}
-	if f := v.kept(); f != nil {
-		return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns),
-			v.namespaceForm(&ns, f), f)
-	}
-	f := blank("version", strconv.FormatInt(ns.Version, 10), "name", ns.Name, "edit_policy",
-		ns.EditPolicy, "key_roles_rule", rolesExactly, "reach", strings.Join(ns.Reach, "\n"),
-		"idle.then", "", "on_leak", ns.OnLeak)
+	f := cmp.Or(v.kept(), namespaceEdit(ns).now)
+	return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns),
+		v.namespaceForm(&ns, f), f)
+}
+
+func namespaceEdit(ns api.Namespace) *edit {
+	return newEdit("namespace", ns.ID, "", ns.Version, formOfNamespace(ns),
+		func(sent *form) (l aspectList) {
+			f := sent.copied()
+			l.text(f, "name", "Name")
+			l.text(f, "parent", "Parent")
+			l.text(f, "child_prefix", "Child prefix")
+			l.choice(f, "edit_policy", "Edits of keys", editPolicies)
+			roles := f.keyRoles()
+			if f.Value("key_roles_rule") != rolesExactly {
+				roles = []string{labelOf(keyRoleRules, f.Value("key_roles_rule"))}
+			}
+			l.add("key_roles", "Roles of keys", roles, "key_roles_rule", "key_roles")
+			l.add("reach", "Reach", sorted(f.lines("reach")), "reach")
+			l.text(f, "token_prefix", "Token prefix")
+			l.text(f, "max_lifetime", "Maximum lifetime")
+			idle := labelOf(idleChoices, f.Value("idle.then"))
+			if rule := f.idleRule(); rule != nil {
+				idle += " after " + rule.After
+			}
+			l.add("idle", "Unused keys", []string{idle}, "idle.then", "idle.after")
+			l.choice(f, "on_leak", "Leaked keys", leakChoices)
+			l.limits(f, "No limit")
+			l.text(f, "default_plan", "Default plan")
+			return l
+		})
+}
+
+// formOfNamespace returns the form of a namespace, filled in.
+func formOfNamespace(ns api.Namespace) *form {
+	f := blank("name", ns.Name, "edit_policy", ns.EditPolicy, "key_roles_rule", rolesExactly,
+		"reach", strings.Join(ns.Reach, "\n"), "idle.then", "", "on_leak", ns.OnLeak,
+		"parent", "", "child_prefix", "", "token_prefix", "", "max_lifetime", "",
+		"default_plan", "")
 	if ns.MaxLifetime != nil {
 		f.values.Set("max_lifetime", *ns.MaxLifetime)
 	}
@@ -370,8 +415,7 @@ func editNamespace(v *visit) error {
 	default:
 		f.values.Set("key_roles", strings.Join(ns.KeyRoles, " "))
 	}
-	return v.write(http.StatusOK, "namespace_form", "Edit "+namespaceTitle(ns),
-		v.namespaceForm(&ns, f), f)
+	return f
 }
 
 func saveNamespace(v *visit) error {
@@ -381,6 +425,9 @@ func saveNamespace(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + namespaceTitle(ns)
+	if v.merge(namespaceEdit(ns), f) || f.again() != "" {
+		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
+	}
 	rate, quota := bounds(ns.RateLimit, ns.Quota)
 	patch := api.NamespacePatch{
 		Name: api.Some(f.Value("name")), EditPolicy: api.Some(f.Value("edit_policy")),
@@ -410,10 +457,13 @@ func saveNamespace(v *visit) error {
 		patch.ChildPrefix = api.Some(prefix)
 	}
 	done, err := v.api.EditNamespace(v.refusing(f), ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
-	if err != nil {
-		if f.fail(err) {
-			return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
-		}
+	switch {
+	case isStale(err):
+		return saveNamespace(v)
+	case err == nil:
+	case f.fail(err):
+		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
+	default:
 		return err
 	}
 	return v.changed(v.NamespaceLink(ns.ID), "Changes saved", done.Propagation)

@@ -1,8 +1,8 @@
 package console
 
 import (
+	"cmp"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -138,10 +138,20 @@ func newPlan(v *visit) error {
 
 func createPlan(v *visit) error {
 	f := v.form()
+	step := f.again()
+	if step != "" && step != codeStep {
+		return v.writePlanForm(nil, f)
+	}
 	spec := api.PlanRequest{
 		Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
 		Description: strings.TrimSpace(f.Value("description")),
 		RateLimit:   f.rateLimit(), Quota: f.quota(),
+	}
+	if step == codeStep {
+		if f.Ok() {
+			f.Code = v.createCode("/plans", spec, planCommand(spec))
+		}
+		return v.writePlanForm(nil, f)
 	}
 	created, err := v.api.CreatePlan(v.refusing(f), spec)
 	if err != nil {
@@ -154,17 +164,22 @@ func createPlan(v *visit) error {
 		notice{Title: "Plan " + created.Name + " created", Text: "Keys can now name it."})
 }
 
+func planEdit(p api.Plan) *edit {
+	now := blank("description", p.Description)
+	now.setLimits(bounds(p.RateLimit, p.Quota))
+	return newEdit("plan", p.Name, p.Namespace, p.Version, now, func(f *form) (l aspectList) {
+		l.text(f, "description", "Description")
+		l.limits(f.copied(), "No limit")
+		return l
+	})
+}
+
 func editPlan(v *visit) error {
 	p, err := v.planFromPath()
 	if err != nil {
 		return err
 	}
-	f := v.kept()
-	if f == nil {
-		f = blank("version", strconv.FormatInt(p.Version, 10), "description", p.Description)
-		f.setLimits(bounds(p.RateLimit, p.Quota))
-	}
-	return v.writePlanForm(&p, f)
+	return v.writePlanForm(&p, cmp.Or(v.kept(), planEdit(p).now))
 }
 
 func savePlan(v *visit) error {
@@ -173,6 +188,9 @@ func savePlan(v *visit) error {
 		return err
 	}
 	f := v.form()
+	if v.merge(planEdit(p), f) || f.again() != "" {
+		return v.writePlanForm(&p, f)
+	}
 	rate, quota := bounds(p.RateLimit, p.Quota)
 	patch := api.PlanPatch{RateLimit: f.rateChange(rate), Quota: f.quotaChange(quota)}
 	if p.Unreadable != "" { // both limits have to be set
@@ -184,10 +202,13 @@ func savePlan(v *visit) error {
 	}
 	done, err := v.api.EditPlan(v.refusing(f), p.Namespace, p.Name, patch, f.ifVersion(),
 		client.Wait(shortWait))
-	if err != nil {
-		if f.fail(err) {
-			return v.writePlanForm(&p, f)
-		}
+	switch {
+	case isStale(err):
+		return savePlan(v)
+	case err == nil:
+	case f.fail(err):
+		return v.writePlanForm(&p, f)
+	default:
 		return err
 	}
 	return v.changed(v.PlanLink(p.Namespace, p.Name),

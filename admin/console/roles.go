@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -166,42 +165,47 @@ type roleForm struct {
 	Table  []resource
 }
 
-// writeRoleForm shows the form for a role, or for a new one if r is nil.
-func (v *visit) writeRoleForm(r *api.Role, f *form) error {
-	p, title := roleForm{Role: r}, "Create role"
-	var err error
-	if p.Table, err = v.table(); err != nil {
-		return err
-	}
+// writeRoleForm shows the form for a role, or for a new one if r is nil. The table is that of
+// visit.table.
+func (v *visit) writeRoleForm(r *api.Role, table []resource, f *form) error {
+	p, title := roleForm{Role: r, Table: table}, "Create role"
 	if r == nil {
 		p.Places = v.places("admin.roles:create", "Shared by all namespaces")
 	} else {
 		title = "Edit " + r.Name
 	}
-	if r != nil && f.Ok() && !f.Kept && !f.values.Has("permissions_more") { // shown first
-		f.setPermissions(p.Table, r.Permissions)
-		f.values.Set("description", r.Description)
-	}
 	return v.again("role_form", title, p, f)
 }
 
 func newRole(v *visit) error {
-	return v.writeRoleForm(nil, cmp.Or(v.kept(), blank("namespace", v.namespace())))
+	table, err := v.table()
+	if err != nil {
+		return err
+	}
+	return v.writeRoleForm(nil, table, cmp.Or(v.kept(), blank("namespace", v.namespace())))
 }
 
 func createRole(v *visit) error {
 	f := v.form()
-	if f.again() != "" {
-		return v.writeRoleForm(nil, f)
+	table, err := v.table()
+	if err != nil {
+		return err
 	}
-	created, err := v.api.CreateRole(v.ctx, api.RoleRequest{
+	spec := api.RoleRequest{
 		Namespace: f.Value("namespace"), Name: strings.TrimSpace(f.Value("name")),
 		Description: strings.TrimSpace(f.Value("description")),
 		Permissions: orEmpty(f.permissions("permissions")),
-	})
+	}
+	if step := f.again(); step != "" {
+		if step == codeStep {
+			f.Code = v.createCode("/roles", spec, roleCommand(spec))
+		}
+		return v.writeRoleForm(nil, table, f)
+	}
+	created, err := v.api.CreateRole(v.ctx, spec)
 	if err != nil {
 		if f.fail(err) {
-			return v.writeRoleForm(nil, f)
+			return v.writeRoleForm(nil, table, f)
 		}
 		return err
 	}
@@ -209,13 +213,32 @@ func createRole(v *visit) error {
 		notice{Title: "Role " + created.Name + " created", Text: "Grants can now name it."})
 }
 
+// roleEdit returns the edit of a role, with the table of its form.
+func (v *visit) roleEdit(r api.Role) (*edit, []resource, error) {
+	table, err := v.table()
+	if err != nil {
+		return nil, nil, err
+	}
+	now := blank("description", r.Description)
+	now.setPermissions(table, r.Permissions)
+	return newEdit("role", r.Name, r.Namespace, r.Version, now, func(f *form) (l aspectList) {
+		l.text(f, "description", "Description")
+		l.add("permissions", "Permissions", sorted(f.permissions("permissions")), "permissions",
+			"permissions_more")
+		return l
+	}), table, nil
+}
+
 func editRole(v *visit) error {
 	r, err := v.roleFromPath()
 	if err != nil {
 		return err
 	}
-	return v.writeRoleForm(&r, cmp.Or(v.kept(),
-		blank("version", strconv.FormatInt(r.Version, 10))))
+	e, table, err := v.roleEdit(r)
+	if err != nil {
+		return err
+	}
+	return v.writeRoleForm(&r, table, cmp.Or(v.kept(), e.now))
 }
 
 func saveRole(v *visit) error {
@@ -223,9 +246,13 @@ func saveRole(v *visit) error {
 	if err != nil {
 		return err
 	}
+	e, table, err := v.roleEdit(r)
+	if err != nil {
+		return err
+	}
 	f := v.form()
-	if f.again() != "" {
-		return v.writeRoleForm(&r, f)
+	if v.merge(e, f) || f.again() != "" {
+		return v.writeRoleForm(&r, table, f)
 	}
 	patch := api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}
 	if f.values.Has("description") {
@@ -233,10 +260,13 @@ func saveRole(v *visit) error {
 	}
 	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, patch, f.ifVersion(),
 		client.Wait(shortWait))
-	if err != nil {
-		if f.fail(err) {
-			return v.writeRoleForm(&r, f)
-		}
+	switch {
+	case isStale(err):
+		return saveRole(v)
+	case err == nil:
+	case f.fail(err):
+		return v.writeRoleForm(&r, table, f)
+	default:
 		return err
 	}
 	return v.changed(v.RoleLink(r.Namespace, r.Name),

@@ -103,6 +103,86 @@ func TestFirstSteps(t *testing.T) {
 	p.get("/apikeys/keys").want(200, "CI").lacks("First steps")
 }
 
+// sample returns the text of the element with an id.
+func sample(a answer, id string) (text string) {
+	each(a.Doc, func(n *html.Node) {
+		if attr(n, "id") == id {
+			text = textOf(n)
+		}
+	})
+	return text
+}
+
+// runCurl sends the body of a curl command to the REST interface, and decodes the created object.
+func (s *site) runCurl(t testing.TB, curl, path string, created any) {
+	t.Helper()
+	if !strings.HasPrefix(curl, "curl "+s.URL+"/apikeys/v1"+path+" \\\n") {
+		t.Errorf("the call is %s", curl)
+	}
+	_, body, _ := strings.Cut(curl, "-d '")
+	body = strings.ReplaceAll(strings.TrimSuffix(body, "'"), `'\''`, "'")
+	r := httptest.NewRequest("POST", "/apikeys/v1"+path, strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
+	if err := json.Unmarshal(w.Body.Bytes(), created); err != nil || w.Code != 201 {
+		t.Fatalf("%s: %d %s", curl, w.Code, w.Body)
+	}
+}
+
+// TestSamplesOfForms checks the commands that create what a form describes.
+func TestSamplesOfForms(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	for path, test := range map[string]struct {
+		fields []string
+		want   string
+	}{
+		"/roles": {[]string{"namespace", "acme", "name", "billing", "description", "For bills",
+			"permissions_more", "orders:read bills:*"}, `roles create acme/billing \
+  --permission orders:read \
+  --permission 'bills:*' \
+  --description 'For bills'`},
+		"/plans": {[]string{"namespace", "*", "name", "gold", "rate_limit_rule", "limit",
+			"rate_limit.requests", "9", "rate_limit.per", "1m", "quota_rule", "limit",
+			"quota.requests", "7", "quota.per", "day", "quota.shadow", "true"}, `plans create gold \
+  --rate 9/1m \
+  --quota 7/day \
+  --shadow-quota`},
+		"/members": {[]string{"name", "Ann", "kind", "service", "login", "ann",
+			"grants[0].namespace", "acme", "grants[0].roles", "viewer", "grants[0].permissions",
+			"orders:read", "grants[0].connected", "true"}, `members create \
+  --name Ann \
+  --kind service \
+  --login ann \
+  --grant acme+=orders:read,@viewer`},
+		"/namespaces": {[]string{"id", "acme-fr", "name", "Acme France", "kind", "workspace",
+			"parent", "acme", "edit_policy", "grow_only", "key_roles_rule", "some", "reach",
+			"team\nuser group", "max_lifetime", "90d", "idle.then", "inactivate", "idle.after",
+			"30d", "on_leak", "revoke"}, `namespaces create acme-fr \
+  --kind workspace \
+  --name 'Acme France' \
+  --parent acme \
+  --edit-policy grow_only \
+  --key-role '*' \
+  --reach team \
+  --reach 'user group' \
+  --max-lifetime 90d \
+  --idle 30d=inactivate \
+  --on-leak revoke`},
+	} {
+		a := p.submit("/apikeys"+path+"/new", append(test.fields, "again", "code")...).want(200)
+		if got, want := sample(a, "as-cli"), "caddy apikeys "+test.want; got != want {
+			t.Errorf("%s\nwant\n%s", got, want)
+		}
+		var created map[string]any
+		s.runCurl(t, sample(a, "as-curl"), path, &created)
+	}
+	p.submit("/apikeys/plans/new", "name", "x", "rate_limit_rule", "limit", "rate_limit.requests",
+		"many", "again", "code").want(200, "Correct the fields first.").lacks(`id="as-cli"`)
+}
+
 // TestSamples checks the commands that create a key like the one in a form or on a page.
 func TestSamples(t *testing.T) {
 	s := open(t)
@@ -116,14 +196,6 @@ func TestSamples(t *testing.T) {
 		"10.0.0.0/8", "metadata", "team=the erp", "expires", "custom", "expires_day", "2037-01-31",
 		"rate_limit_rule", "limit", "rate_limit.requests", "100", "rate_limit.per", "1s",
 		"rate_limit.burst", "200", "quota_rule", "unlimited", "active", "-"}
-	sample := func(a answer, id string) (text string) {
-		each(a.Doc, func(n *html.Node) {
-			if attr(n, "id") == id {
-				text = textOf(n)
-			}
-		})
-		return text
-	}
 	const mint = `caddy apikeys keys mint \
   --name 'Ada'\''s $(id)' \
   --namespace acme \
@@ -146,21 +218,8 @@ func TestSamples(t *testing.T) {
 	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
 		t.Error("showing the samples created a key")
 	}
-	// The body of the curl line creates the key.
-	curl := sample(a, "as-curl")
-	if !strings.HasPrefix(curl, "curl "+s.URL+"/apikeys/v1/keys \\\n") {
-		t.Errorf("the call is %s", curl)
-	}
-	_, body, _ := strings.Cut(curl, "-d '")
-	body = strings.ReplaceAll(strings.TrimSuffix(body, "'"), `'\''`, "'")
-	r := httptest.NewRequest("POST", "/apikeys/v1/keys", strings.NewReader(body))
-	r.Header.Set("Content-Type", "application/json")
-	w := httptest.NewRecorder()
-	s.api.ServeHTTP(w, r.WithContext(admin.WithCaller(r.Context(), root)))
 	var minted api.Minted
-	if err := json.Unmarshal(w.Body.Bytes(), &minted); err != nil || w.Code != 201 {
-		t.Fatalf("%d %s", w.Code, w.Body)
-	}
+	s.runCurl(t, sample(a, "as-curl"), "/keys", &minted)
 	a = p.get("/apikeys/keys/" + minted.Key.ID).want(200).lacks(minted.Token)
 	if got, want := sample(a, "as-cli"), fmt.Sprintf(mint, "read"); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)

@@ -120,6 +120,7 @@ type signInPage struct {
 	Next  string
 	Ended string // why a session ended; empty: there was none
 	Form  string // what happened to the form that the visitor was filling in; empty: there was none
+	Lost  bool   // whether only the script can have kept the form
 }
 
 func askForToken(v *visit) error {
@@ -140,7 +141,7 @@ func askForToken(v *visit) error {
 	case formKept:
 		p.Form = "Your input has not been saved. The form shows it again after you sign in."
 	case formLost:
-		p.Form = "Your input is too long to be kept and has not been saved."
+		p.Form, p.Lost = "Your input is too long to be kept and has not been saved.", true
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."

@@ -60,6 +60,8 @@ func (v *visit) switchedTo(id string) string {
 		return keysPath
 	}
 	q := to.Query()
-	q.Del("cursor")
+	for _, name := range paging {
+		q.Del(name)
+	}
 	return address(to.EscapedPath(), q, "namespace", id)
 }

@@ -139,10 +139,10 @@ func (d *view) filters() (list []string) {
 	for _, name := range slices.Sorted(maps.Keys(q)) {
 		value := q.Get(name)
 		switch {
-		case value == "", slices.Contains([]string{"zone", "page", "back"}, name):
-		case name == "cursor" && d.pageNumber() > 1: // pageTitle names the page
-		case name == "cursor":
+		case value == "", name == "zone":
+		case name == "cursor" && d.pageNumber() == 0:
 			list = append(list, "another page")
+		case slices.Contains(paging, name): // pageTitle names the page
 		case name == "q":
 			list = append(list, "search "+value)
 		case name == "namespace":
@@ -220,7 +220,7 @@ func (d *view) Kept() [][2]string {
 	var kept [][2]string
 	q := d.r.URL.Query()
 	for _, name := range slices.Sorted(maps.Keys(q)) {
-		if name != "namespace" && name != "cursor" && q.Get(name) != "" {
+		if name != "namespace" && !slices.Contains(paging, name) && q.Get(name) != "" {
 			kept = append(kept, [2]string{name, q.Get(name)})
 		}
 	}
@@ -388,10 +388,14 @@ type part struct {
 	It any
 }
 
-// newPart returns a part. A pointer to a string is passed as the string, which functions take.
-func newPart(d *view, it any) part {
+// newPart returns a part of a page, which is given by its view or by another part. A pointer to a
+// string is passed as the string, which functions take.
+func newPart(of, it any) part {
 	if s, ok := it.(*string); ok && s != nil {
 		it = *s
 	}
-	return part{d, it}
+	if outer, ok := of.(part); ok {
+		return part{outer.view, it}
+	}
+	return part{of.(*view), it}
 }

@@ -27,7 +27,6 @@ type visit struct {
 	api *client.Client // acts as the visitor; nil before admission
 
 	allowed       map[string]bool   // see may
-	reversible    bool              // whether the list of this page can be read backwards
 	known         map[string]string // see names
 	listed        []api.Namespace   // see namespaces
 	readable      []api.Role        // see roles
@@ -73,7 +72,7 @@ func (v *visit) link(path string, parameters ...string) string {
 // values. An empty value removes a parameter. A list starts at its first page again.
 func (v *visit) With(parameters ...string) string {
 	q := v.r.URL.Query()
-	for _, name := range []string{"cursor", "page", "back"} {
+	for _, name := range paging {
 		q.Del(name)
 	}
 	return address(v.r.URL.Path, q, parameters...)

@@ -60,6 +60,7 @@ type webhookPage struct {
 	Address string // to post forms to
 	Lines   []deliveryLine
 	Replays bool // whether the visitor may replay and test
+	Code    []code
 }
 
 // A deliveryLine is an attempt to deliver an event as shown.
@@ -90,6 +91,9 @@ func pageOfWebhook(v *visit) (*webhookPage, error) {
 	}
 	p := &webhookPage{webhookLine: lineOf(v, w), Address: webhookAddress(w.ID),
 		Replays: v.mayIn("admin.webhooks:replay", keystore.AnyNamespace)}
+	day := v.keys.Now().UTC().Truncate(24 * time.Hour).Format(time.RFC3339)
+	p.Code = []code{v.curl("/webhooks/"+url.PathEscape(w.ID)+"/replay",
+		api.ReplayRequest{From: day})}
 	for _, d := range w.Deliveries {
 		p.Lines = append(p.Lines, deliveryLine{d, tookText(d.DurationMS)})
 	}

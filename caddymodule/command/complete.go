@@ -17,7 +17,8 @@ import (
 var fixedValues = map[string][]cobra.Completion{
 	"access": {"read_only\tmay read", "read_write\tmay read and write"},
 	"status": {"active", "inactive", "expired", "revoked",
-		"owner_disabled\tactive, but its owner is disabled"},
+		"owner_disabled\tactive, but its owner is disabled",
+		"usable\tactive, and its owner is enabled"},
 	"keys/sort": {"created_at", "name", "expires_at", "last_used_at", "-created_at", "-name",
 		"-expires_at", "-last_used_at"},
 	"edit-policy":  {"free", "grow_only\tno edit removes permissions from its keys"},

@@ -46,8 +46,8 @@ limited to ten thousand keys.`,
 		"Only keys of this `NAMESPACE`, or with a grant for it")
 	flags.StringVar(&f.Home, "home", "", "Only keys of this `NAMESPACE`")
 	flags.StringVar(&f.Status, "status", "",
-		"Only keys with this `STATUS`: active, inactive, expired, revoked, or owner_disabled for "+
-			"active keys whose owner is disabled")
+		"Only keys with this `STATUS`: active, inactive, expired, revoked, owner_disabled for "+
+			"active keys whose owner is disabled, or usable for the other active ones")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
 	flags.StringVar(&f.Plan, "plan", "",

@@ -269,7 +269,7 @@ func (k *Keystore) findKey(
 
 // ListKeys returns a page of the keys that match a filter and that the caller may read, and the
 // cursor of the next page: see [keystore.Database]. ListKeys sets the filter's Now. The filter's
-// Status can be [keystore.StatusOwnerDisabled].
+// Status can be [keystore.StatusOwnerDisabled] or [keystore.StatusUsable].
 func (k *Keystore) ListKeys(
 	ctx context.Context, c Caller, f keystore.KeyFilter, cursor string, limit int,
 ) ([]keystore.Key, string, error) {
@@ -322,13 +322,17 @@ func (k *Keystore) limitToReadable(auth authority, f *keystore.KeyFilter) error 
 		f.Visible, f.OrOwners = list, auth.members
 	}
 	f.Now = k.Now()
-	if f.Status == keystore.StatusOwnerDisabled {
-		f.Status, f.Owners = keystore.StatusActive, []string{}
-		for _, m := range auth.policy.AllMembers() {
-			if !auth.policy.OwnerActive(m.ID) {
-				f.Owners = append(f.Owners, m.ID)
-			}
+	disabled := []string{}
+	for _, m := range auth.policy.AllMembers() {
+		if !auth.policy.OwnerActive(m.ID) {
+			disabled = append(disabled, m.ID)
 		}
+	}
+	switch f.Status {
+	case keystore.StatusOwnerDisabled:
+		f.Status, f.Owners = keystore.StatusActive, disabled
+	case keystore.StatusUsable:
+		f.Status, f.NotOwners = keystore.StatusActive, disabled
 	}
 	return nil
 }

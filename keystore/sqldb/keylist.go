@@ -59,7 +59,11 @@ func (d *DB) page(
 	if err != nil {
 		return clause{}, "", err
 	}
-	where = where.and(d.conditions(f))
+	conditions, err := d.conditions(f)
+	if err != nil {
+		return clause{}, "", err
+	}
+	where = where.and(conditions)
 	scans := scans(f) && !bounded
 	if !o.indexed {
 		found, err = d.sorted(ctx, o, parts, where, from, scans)
@@ -150,7 +154,10 @@ func (d *DB) CountMatching(
 	if scans(f) && !bounded {
 		return 0, false, nil
 	}
-	n, err = d.count(ctx, byCreation.union(parts, where.and(d.conditions(f)), " LIMIT ?", limit))
+	conditions, err := d.conditions(f)
+	if err == nil {
+		n, err = d.count(ctx, byCreation.union(parts, where.and(conditions), " LIMIT ?", limit))
+	}
 	if err != nil {
 		return 0, false, d.fail(ctx, operation, err)
 	}
@@ -158,10 +165,17 @@ func (d *DB) CountMatching(
 }
 
 // conditions returns the conditions of a filter that have no access path.
-func (d *DB) conditions(f keystore.KeyFilter) clause {
+func (d *DB) conditions(f keystore.KeyFilter) (clause, error) {
 	where := clause{sql: d.current + " AND k.personal = 0"}
 	if f.Status == keystore.StatusActive {
 		where = where.and(ofStatus(f))
+	}
+	if len(f.NotOwners) > 0 {
+		array, err := d.array(f.NotOwners)
+		if err != nil {
+			return clause{}, err
+		}
+		where = where.and(clause{"NOT (k.owner || '' " + d.among + ")", []any{array}})
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Metadata)) {
 		where = where.and(clause{d.hasMetadata, []any{name, f.Metadata[name]}})
@@ -178,7 +192,7 @@ func (d *DB) conditions(f keystore.KeyFilter) clause {
 			in("k.prefix || '_' || substr(k.id, 1, 8) || '…'") + ")",
 			[]any{f.Text, f.Text, f.Text}})
 	}
-	return where
+	return where, nil
 }
 
 // ofStatus returns the condition on the status in a filter, at its Now.

@@ -1,6 +1,8 @@
 package browser
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -218,6 +220,36 @@ func TestSessionEndsInForm(t *testing.T) {
 			page.Click("Create key")
 			newToken(t, page)
 		})
+	}
+}
+
+// TestLongForm signs in again in the middle of a form that only the script can keep.
+func TestLongForm(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	ada, token := member(t, g, "ada", everywhere)
+	page := signedIn(t, g, token, chromium.Look{})
+	page.Open("/apikeys/keys/new")
+	page.Fill("Name", "ERP")
+	page.Click("Addresses, owner and metadata")
+	var metadata strings.Builder
+	for i := range 120 {
+		fmt.Fprintf(&metadata, "%d=%x\n", i, sha256.Sum256([]byte{byte(i)}))
+	}
+	page.Fill("Metadata optional", metadata.String())
+	token = memberToken(t, g, ada)
+	page.Click("Create key")
+	page.Sees("The form shows it again after you sign in")
+	signIn(page, "akm_wrong")
+	page.Sees("not the token of a member")
+	signIn(page, token)
+	page.Sees("Nothing has been saved yet", "Create key")
+	if page.Value("Name") != "ERP" || page.Value("Metadata optional") != metadata.String() {
+		t.Errorf("the form has %q and %q", page.Value("Name"), page.Value("Metadata optional"))
+	}
+	page.Open("/apikeys/keys/new") // without what was typed
+	if page.Value("Name") != "" {
+		t.Errorf("a new form has the name %q", page.Value("Name"))
 	}
 }
 

@@ -192,33 +192,51 @@ document.addEventListener("change", (e) => {
 
 // <button data-part="ids"> sends its form, and only the elements with these ids are replaced by those of the
 // answer, so what was typed stays. <details data-load> presses its button when it is opened.
-const replaceParts = async (button) => {
+//
+// Requests for parts can overlap, such as that for a group of permissions and a search. An answer that comes
+// late must not change what the visitor sees by then: a request ends the running ones for its parts or for
+// parts in them, and none begins while a running one replaces the surroundings of its parts.
+const running = new Set();
+const replaces = (a, b) => a.some((x) => b.some((y) => x.contains(y)));
+const replaceParts = async (button, delay) => {
 	const form = button.form;
 	const ids = button.dataset.part.split(" ");
+	const request = new AbortController();
+	request.parts = ids.map((id) => document.getElementById(id));
+	for (const other of running) {
+		if (replaces(request.parts, other.parts)) other.abort();
+		else if (replaces(other.parts, request.parts)) return;
+	}
+	running.add(request);
 	const fields = () => {
 		const list = new URLSearchParams(new FormData(form));
 		list.set(button.name, button.value);
 		return list.toString();
 	};
 	const focused = document.activeElement === button;
-	for (const id of ids) document.getElementById(id)?.setAttribute("aria-busy", "true");
 	let sent, page;
 	try {
+		if (delay) await new Promise((done) => setTimeout(done, delay));
+		if (request.signal.aborted) return;
+		for (const part of request.parts) part.setAttribute("aria-busy", "true");
 		do { // once more if something was typed meanwhile
 			sent = fields();
-			const answer = await fetch(button.formAction, { method: "POST", body: new URLSearchParams(sent) });
+			const answer = await fetch(button.formAction, {
+				method: "POST", body: new URLSearchParams(sent), signal: request.signal,
+			});
 			if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
 			page = new DOMParser().parseFromString(await answer.text(), "text/html");
+			if (request.signal.aborted) return;
 			if (ids.some((id) => !page.getElementById(id))) throw new Error("another form");
 		} while (fields() !== sent);
 	} catch {
-		if (button.isConnected) form.requestSubmit(button); // such as for signing in again
+		if (!request.signal.aborted) form.requestSubmit(button); // such as for signing in again
 		return;
+	} finally {
+		running.delete(request);
 	}
-	for (const id of ids) {
-		const part = document.getElementById(id);
-		if (!part) continue; // a search was faster
-		part.replaceChildren(...page.getElementById(id).childNodes);
+	for (const part of request.parts) {
+		part.replaceChildren(...page.getElementById(part.id).childNodes);
 		part.removeAttribute("aria-busy");
 		if (focused) part.querySelector("tbody input")?.focus();
 	}
@@ -239,16 +257,12 @@ document.addEventListener("toggle", (e) => {
 
 // <input data-find="id of its button"> searches while one types.
 {
-	let searching;
-	const search = (input, delay) => {
-		clearTimeout(searching);
-		searching = setTimeout(() => replaceParts(document.getElementById(input.dataset.find)), delay);
-	};
+	const search = (input, delay) => replaceParts(document.getElementById(input.dataset.find), delay);
 	document.addEventListener("input", (e) => { if (e.target.dataset.find) search(e.target, 300); });
 	document.addEventListener("keydown", (e) => {
 		if (e.key !== "Enter" || !e.target.dataset?.find) return;
 		e.preventDefault(); // Enter would send the form
-		search(e.target, 0);
+		search(e.target);
 	});
 }
 
@@ -428,19 +442,20 @@ const foldFilters = (form) => {
 // A token that was pasted into a search is checked instead: it must not become part of an address,
 // which the browser would keep in its history.
 const tokenShape = /[a-z0-9]_[0-9A-Za-z]{58}|\.ey[\w-]+\.[\w-]{86}/; // or that of a derived token
-const checkToken = (text) => {
+const post = (action, fields) => {
 	const form = document.createElement("form");
-	const token = document.createElement("input");
 	form.method = "post";
-	form.action = "/apikeys/check";
-	token.type = "hidden";
-	token.name = "token";
-	token.value = text.trim();
-	form.append(token);
+	form.action = action;
+	for (const [name, value] of fields) {
+		const input = document.createElement("input");
+		Object.assign(input, { type: "hidden", name, value });
+		form.append(input);
+	}
 	document.body.append(form);
 	form.submit();
 	form.remove();
 };
+const checkToken = (text) => post("/apikeys/check", [["token", text.trim()]]);
 addEventListener("submit", (e) => {
 	if (e.target.method !== "get") return;
 	const typed = [...e.target.elements].find((i) => tokenShape.test(i.value));
@@ -450,3 +465,38 @@ addEventListener("submit", (e) => {
 	typed.value = "";
 	checkToken(token);
 });
+
+// If the session has ended when a form is sent, the server keeps what was typed, unless it is too long. So the
+// tab keeps each form until the next page, or for an hour while one signs in. Then the form's page sends it with
+// again=kept, which shows it again.
+{
+	const kept = {
+		get form() { try { return JSON.parse(sessionStorage.getItem("apikeys-form")); } catch { return null; } },
+		set form(form) {
+			try {
+				if (form) sessionStorage.setItem("apikeys-form", JSON.stringify(form));
+				else sessionStorage.removeItem("apikeys-form");
+			} catch { /* the input is lost, as the page says */ }
+		},
+	};
+	document.addEventListener("submit", (e) => {
+		const { action, method } = e.target;
+		if (method !== "post" || !/\/(new|edit)$/.test(new URL(action).pathname)) return;
+		const fields = [...new FormData(e.target)];
+		if (!fields.some((field) => tokenShape.test(field))) kept.form = { action, fields, until: Date.now() + 3600e3 };
+	});
+	document.addEventListener("DOMContentLoaded", () => {
+		const form = kept.form;
+		if (!form) return;
+		const lost = document.getElementById("lost");
+		if (lost) {
+			kept.form = { ...form, lost: true };
+			lost.textContent = lost.dataset.kept;
+		} else if (!form.lost || !location.pathname.endsWith("/sign-in")) {
+			kept.form = null;
+			if (form.lost && Date.now() < form.until && new URL(form.action).pathname === location.pathname) {
+				post(form.action, [...form.fields, ["again", "kept"]]);
+			}
+		}
+	});
+}
