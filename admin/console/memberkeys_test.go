@@ -68,7 +68,7 @@ func TestMemberWithKeysElsewhere(t *testing.T) {
 	at := "/apikeys/members/" + eve
 	one := s.signedIn(t, "Ada", "acme=@client-admin")
 	one.get(at).want(200, at+"/edit").lacks(at+"/token", at+"/enable")
-	one.post(at+"/token", "version", "2", "expires", "never").want(403, "home namespace of each key")
+	one.post(at+"/token", "version", "3", "expires", "never").want(403, "home namespace of each key")
 	both := s.signedIn(t, "Ben", "acme=@client-admin", "eu=admin.members:update")
 	both.get(at).want(200, at+"/token", at+"/enable")
 }
