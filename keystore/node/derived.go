@@ -50,7 +50,7 @@ func (n *Node) lookupDerived(
 			return a, false, nil
 		}
 		if err != nil {
-			return Answer{Outcome: keystore.Malformed}, true, nil
+			return Answer{Outcome: keystore.Malformed}, true, nil //nolint:nilerr // the outcome says it
 		}
 		own := n.databaseTime(n.clock.of(now)).UnixNano()
 		if outcome := n.derivedOutcome(&token.Validity, early, own); outcome != keystore.OK {
