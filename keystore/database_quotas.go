@@ -80,12 +80,12 @@ func (r *Reservation) Grant(granted int64) QuotaGrant {
 	left := max(0, r.Limit-granted)
 	need, units := r.need(left), int64(0)
 	if need > 0 || len(r.Waiting) == 0 {
-		units = min(left, max(need, min(r.Want, left/max(1, r.Share))))
+		units = min(left, max(need-r.Held, min(r.Want, left/max(1, r.Share))))
 	}
 	return QuotaGrant{Units: units, Total: granted + units}
 }
 
-// need returns the units for the waiting requests that fit. For the others, the node gets none: it
+// need returns the units of the waiting requests that fit. For the others, the node gets none: it
 // could not use them, and requests in other nodes would be refused.
 func (r *Reservation) need(left int64) (sum int64) {
 	for _, units := range r.Waiting {

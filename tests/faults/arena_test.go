@@ -254,11 +254,17 @@ func (a *arena) insist(change func() gate.Response) gate.Response {
 	}
 }
 
-// complete insists on a change, and ends the test if it is not complete.
+// complete repeats a change until it is complete: a change that a node makes just after a failover may
+// be incomplete.
 func (a *arena) complete(change func() gate.Response) {
 	a.t.Helper()
-	if r := a.insist(change); !r.Complete() {
-		a.t.Fatalf("want a complete change, got %v", r)
+	for end := time.Now().Add(patience); ; {
+		switch r := a.insist(change); {
+		case r.Complete():
+			return
+		case r.Status/100 != 2 || time.Now().After(end):
+			a.t.Fatalf("want a complete change, got %v", r)
+		}
 	}
 }
 
