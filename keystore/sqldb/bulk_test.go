@@ -98,7 +98,7 @@ func TestRevokeDuringImport(t *testing.T) {
 		b, _ := node()
 		specs := legacy("whole", bulk)
 		busy, count := false, 0
-		steps.step(func(int) error {
+		steps.stepIn(func(int) error {
 			if busy { // this change is the revoke itself
 				return nil
 			}
@@ -116,7 +116,7 @@ func TestRevokeDuringImport(t *testing.T) {
 			busy = false
 			return nil
 		})
-		n, refused, err := a.ImportKeys(context.Background(), importer, specs, false, nil)
+		n, refused, err := a.ImportKeys(stepped, importer, specs, false, nil)
 		if n != bulk || len(refused) > 0 || err != nil {
 			t.Fatal(n, refused, err)
 		}
@@ -184,14 +184,14 @@ func TestImportByRevokedKey(t *testing.T) {
 			b, _ := node()
 			leaked, key, _ := creator(t, a)
 			specs := legacy(fmt.Sprint("late", when), bulk)
-			steps.step(func(n int) error {
+			steps.stepIn(func(n int) error {
 				// before the first slice, before the last one, and before the publication
 				if n == []int{2, 4, 5}[when] {
 					revokeAt(t, b, key.ID, false)
 				}
 				return nil
 			})
-			n, _, err := a.ImportKeys(context.Background(), leaked, specs, false, nil)
+			n, _, err := a.ImportKeys(stepped, leaked, specs, false, nil)
 			steps.before.Store(nil)
 			var refused *keystore.Error
 			if n != 0 || !errors.As(err, &refused) || refused.Kind != keystore.KindForbidden {
@@ -220,7 +220,7 @@ func TestImportByNarrowedKey(t *testing.T) {
 		b, _ := node()
 		caller, key, _ := creator(t, a)
 		specs := legacy("narrow", bulk)
-		steps.step(func(n int) error {
+		steps.stepIn(func(n int) error {
 			if n == 5 { // all keys are stored, and none is valid yet
 				only := []keystore.Grant{{Namespace: "default",
 					Permissions: []keystore.Permission{{Resource: "admin.keys", Action: "create"}}}}
@@ -232,7 +232,7 @@ func TestImportByNarrowedKey(t *testing.T) {
 			}
 			return nil
 		})
-		n, refused, err := a.ImportKeys(context.Background(), caller, specs, false, nil)
+		n, refused, err := a.ImportKeys(stepped, caller, specs, false, nil)
 		steps.before.Store(nil)
 		if n != 0 || err == nil && len(refused) == 0 {
 			t.Fatal(n, len(refused), err)
@@ -383,21 +383,21 @@ func TestRevokeCreatedKeys(t *testing.T) {
 		wantOutcome(t, b, children[bulk-1].Token, keystore.OK)
 
 		unavailable := errors.New("the database is unavailable")
-		steps.step(func(n int) error {
+		steps.stepIn(func(n int) error {
 			if n == 4 {
 				return unavailable
 			}
 			return nil
 		})
-		if _, _, err := a.RevokeKey(context.Background(), importer, key.ID, "leaked", true,
+		if _, _, err := a.RevokeKey(stepped, importer, key.ID, "leaked", true,
 			manage.ChangeOptions{}); err == nil {
 			t.Fatal("a failure was not reported")
 		}
 		wantOutcome(t, b, token, keystore.Revoked)
 
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(stepped)
 		busy, count := false, 0
-		steps.step(func(int) error {
+		steps.stepIn(func(int) error {
 			if busy {
 				return nil
 			}

@@ -20,7 +20,7 @@ import (
 type countingDB struct {
 	keystore.Database
 	loads, changes atomic.Int64
-	before         atomic.Pointer[func() error] // called before each change
+	before         atomic.Pointer[func(context.Context) error] // called before each change
 	closing        sync.Once
 }
 
@@ -34,7 +34,7 @@ func (c *countingDB) Update(
 	ctx context.Context, change func(keystore.Tx) error,
 ) (keystore.Revision, error) {
 	if before := c.before.Load(); before != nil {
-		if err := (*before)(); err != nil {
+		if err := (*before)(ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -44,9 +44,26 @@ func (c *countingDB) Update(
 // step makes the database call f before each change, with the number of changes so far.
 func (c *countingDB) step(f func(n int) error) {
 	var n atomic.Int64
-	before := func() error { return f(int(n.Add(1))) }
+	before := func(context.Context) error { return f(int(n.Add(1))) }
 	c.before.Store(&before)
 }
+
+// stepIn is step for changes with the context stepped. A node makes others in the background.
+func (c *countingDB) stepIn(f func(n int) error) {
+	n := 0
+	before := func(ctx context.Context) error {
+		if ctx.Value(steppedKey{}) == nil {
+			return nil
+		}
+		n++
+		return f(n)
+	}
+	c.before.Store(&before)
+}
+
+type steppedKey struct{}
+
+var stepped = context.WithValue(context.Background(), steppedKey{}, true)
 
 func (c *countingDB) KeyByDigest(
 	ctx context.Context, d keystore.Digest,

@@ -18,7 +18,7 @@ func TestKeyRevokedDuringAFailedImport(t *testing.T) {
 		b, _ := node()
 		specs := legacy("back", bulk)
 		var id string
-		steps.step(func(n int) error {
+		steps.stepIn(func(n int) error {
 			switch n {
 			case 3: // the first slice is stored
 				keys, _, err := b.ListKeys(context.Background(), importer,
@@ -37,7 +37,7 @@ func TestKeyRevokedDuringAFailedImport(t *testing.T) {
 			}
 			return nil
 		})
-		n, _, err := a.ImportKeys(context.Background(), importer, specs, false, nil)
+		n, _, err := a.ImportKeys(stepped, importer, specs, false, nil)
 		steps.before.Store(nil)
 		if n != 0 || err == nil {
 			t.Fatal(n, err)
