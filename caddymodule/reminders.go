@@ -19,7 +19,7 @@ import (
 const maxRemind = 10
 
 // minRemind is the shortest time before the expiry, and between two reminders. A node that looks for
-// keys once the next reminder is due gives only that one.
+// keys once the next reminder is due adds only that one.
 const minRemind = time.Minute
 
 // remindOff is the value of `remind` without reminders.
@@ -73,14 +73,16 @@ func parseRemind(texts []string) (before []time.Duration, off bool, err error) {
 	for _, text := range texts {
 		d, err := keystore.ParseLifetime(text)
 		if err != nil {
-			return nil, false, fmt.Errorf("remind %s: %w; `off` alone gives no reminders",
-				redact.Argument(text), err)
+			return nil, false, fmt.Errorf("remind %s: must be a time from 1m to 36500d, such as 30d "+
+				"or 12h, in whole microseconds, or `off` alone", redact.Argument(text))
 		}
-		if d < minRemind || slices.ContainsFunc(before,
-			func(other time.Duration) bool { return (d - other).Abs() < minRemind }) {
-			return nil, false, fmt.Errorf("remind %s: must be at least 1m and differ from the other "+
-				"times by at least 1m, because a reminder may come a minute late",
-				redact.Argument(text))
+		if d < minRemind {
+			return nil, false, fmt.Errorf("remind %s: must be at least 1m", redact.Argument(text))
+		}
+		near := func(other time.Duration) bool { return (d - other).Abs() < minRemind }
+		if i := slices.IndexFunc(before, near); i >= 0 {
+			return nil, false, fmt.Errorf("remind %s: must be at least 1m apart from %s",
+				redact.Argument(text), redact.Argument(texts[i]))
 		}
 		before = append(before, d)
 	}

@@ -54,9 +54,9 @@ type Reservation struct {
 	// grant is the units left divided by Share, but enough for the Waiting requests. It never exceeds
 	// the units left.
 	Want, Share int64
-	// Waiting are the units that each waiting request needs, in ascending order. If not all of them
-	// fit into the units left and the Held ones, which the node has already, the first ones count. If
-	// not even the first one fits, nothing is granted.
+	// Waiting lists the units that each waiting request needs, smallest first. The grant covers as
+	// many of them as fit into the units left plus Held, the units the node already has. If none
+	// fits, the grant is zero.
 	Waiting []int64
 	Held    int64
 	// Booked is the number of units spent without a grant or, if negative, of granted units that

@@ -13,13 +13,11 @@ type WebhookStore interface {
 	// ID.
 	Webhooks(ctx context.Context, id string) ([]Webhook, error)
 	// SaveWebhooks stores webhooks with different ids, in one transaction, and returns the ids of
-	// those that it stored. It stores a webhook if the Beat in the database is the same, and
-	// increments the Beat. It adds a webhook with a Beat of zero unless its id exists. Another node
-	// has changed, added or deleted those that it does not store, or the database has lost the row
-	// of the audit log at their Position. So a webhook that the database has is never ahead of its
-	// audit log, even after a failover that has lost the end of both. It does not look for the row
-	// if Position is not new or Hash is empty. It clears Replay and sets SavedAt to the time of the
-	// database.
+	// those that it stored. It stores each webhook whose Beat is unchanged and whose row of the
+	// audit log at Position exists with that Hash. A Beat of zero adds the webhook unless its id
+	// exists. So a stored position is never ahead of the audit log, even after a failover. The row
+	// is not checked if Hash is empty or Position is unchanged. SaveWebhooks increments the Beat,
+	// clears Replay and sets SavedAt to the time of the database.
 	SaveWebhooks(ctx context.Context, list []Webhook) (saved []string, err error)
 	// ForgetWebhook deletes a webhook unless its Beat has changed from beat.
 	ForgetWebhook(ctx context.Context, id string, beat int64) error

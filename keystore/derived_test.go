@@ -399,10 +399,10 @@ func TestDecideNarrowed(t *testing.T) {
 	}
 }
 
-// TestLeftIsExact: a permission is left of a key and its owner by a scope if, and only if, [Decide]
-// allows all requests that the permission allows. What the upstream sees of the key itself may be
-// less, and is never more.
-func TestLeftIsExact(t *testing.T) {
+// TestEffectivePermissions checks that a scope leaves a permission of a key and its owner if, and
+// only if, [Decide] allows all requests that the permission allows. The permissions that the
+// upstream sees of the key itself may be fewer, and are never more.
+func TestEffectivePermissions(t *testing.T) {
 	resources := []string{"a", "b", "admin", "admin.keys"}
 	choices := MustParsePermissions("*", "read", "write")
 	for _, r := range resources {

@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// An edit is the form for the change of an object that others may change as well. See merge.
+// An edit detects concurrent changes of an object while a visitor edits it in a form. See merge.
 type edit struct {
 	kind, id, namespace string                 // of the object, as the audit log has them
 	now                 *form                  // filled in with the object as it is

@@ -42,7 +42,7 @@ func TestConflicts(t *testing.T) {
 
 		a := ada.post(edit, form...).want(412,
 			"Someone changed this "+test.kind+" while you were editing",
-			"The form now has the new "+test.taken, "by <bdi>Ben</bdi>", "Keep mine",
+			"You had not changed "+test.taken, "by <bdi>Ben</bdi>", "Keep mine",
 			"<bdi>Adas</bdi>", "Take theirs", "<bdi>Bens</bdi>").lacks("Not for")
 		check := func(a answer, both string) {
 			t.Helper()

@@ -310,7 +310,7 @@ func TestConflict(t *testing.T) {
 	ben.submit(edit, "name", "Theirs", "metadata", "team=shop", "permissions_more",
 		"orders:read orders:write").want(200)
 	a := p.post(edit, form...).want(412, "Someone changed this key while you were editing",
-		"The form now has the new Permissions, Metadata", "<bdi>Ben</bdi>", "Keep mine",
+		"You had not changed Permissions, Metadata: the form now", "<bdi>Ben</bdi>", "Keep mine",
 		"<bdi>Mine</bdi>", "Take theirs", "<bdi>Theirs</bdi>", "<bdi>team=shop</bdi></ins>")
 	for name, want := range map[string]string{"name": "Mine", "allowed_ips": "192.0.2.1",
 		"metadata": "team=shop", "permissions_more": "orders:read\norders:write",

@@ -165,7 +165,7 @@ func TestActiveFilter(t *testing.T) {
 	}
 }
 
-// TestOwnKeys checks what a member sees who may read only its own keys.
+// TestOwnKeys checks the list of a member that may read only its own keys.
 func TestOwnKeys(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Dee", "default=orders:read,admin.keys:create")

@@ -260,7 +260,7 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	return len(rows) > 0
 }
 
-// lost is for an audit log without the row at the position. If a failover has lost the row, save
+// lost handles a missing row at the position. If a failover has lost the row, save
 // fails: the database has an earlier row of the webhook, with a position in the rows that it still
 // has, and the delivery continues there. Otherwise somebody has changed the audit log.
 func (d *delivery) lost(ctx context.Context) {
@@ -271,8 +271,8 @@ func (d *delivery) lost(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	d.logger.Warn("the audit log lacks the last row that was sent; webhook continues with later ones",
-		slog.String("webhook", d.id))
+	d.logger.Warn("the audit log no longer has the row at the webhook's position; "+
+		"continuing with later rows", slog.String("webhook", d.id))
 	d.row.Position, d.row.Hash, d.dirty = min(newest, d.row.Position), "", true
 }
 

@@ -22,7 +22,7 @@ var fixedValues = map[string][]cobra.Completion{
 	"keys/sort": {"created_at", "name", "expires_at", "last_used_at", "-created_at", "-name",
 		"-expires_at", "-last_used_at"},
 	"edit-policy":  {"free", "grow_only\tno edit removes permissions from its keys"},
-	"members/kind": {"person", "service", "group\ta team of an identity provider"},
+	"members/kind": {"person", "service", "group\ta group of an identity provider"},
 	"on-leak":      {"notify\tonly report it", "inactivate", "revoke"},
 	"by":           {"key", "namespace", "owner", "outcome", "operation"},
 	"step":         {"minute", "hour", "day", "month"},

@@ -47,7 +47,7 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Home, "home", "", "Only keys of this `NAMESPACE`")
 	flags.StringVar(&f.Status, "status", "",
 		"Only keys with this `STATUS`: active, inactive, expired, revoked, owner_disabled for "+
-			"active keys whose owner is disabled, or usable for the other active ones")
+			"active keys whose owner is disabled, or usable for active keys whose owner is enabled")
 	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
 	flags.StringVar(&f.Plan, "plan", "",

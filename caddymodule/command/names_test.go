@@ -293,8 +293,9 @@ func TestCommandCompletion(t *testing.T) {
 	}
 }
 
-// TestCompletionIsWhole checks that the shell proposes every value that the REST interface allows.
-func TestCompletionIsWhole(t *testing.T) {
+// TestCompletionOffersAllValues checks that the shell proposes every value that the REST interface
+// allows.
+func TestCompletionOffersAllValues(t *testing.T) {
 	for flag, request := range map[string]struct {
 		body  any
 		field string

@@ -13,14 +13,14 @@ import (
 )
 
 // downloads are Caddy's commands that replace the program with one of caddyserver.com. They look up
-// each plugin among the dependencies of the program and crash, because this plugin is its main module.
+// each plugin among the dependencies of the program and crash if it is the main module.
 var downloads = []string{"upgrade", "add-package", "remove-package"}
 
 func main() {
 	if len(os.Args) > 1 && slices.Contains(downloads, os.Args[1]) {
-		fmt.Fprintf(os.Stderr, "caddy %s cannot replace this program, which was built from a "+
-			"checkout of caddy-apikeys. Install a newer package or archive, or build Caddy with other "+
-			"plugins:\nhttps://github.com/caddy-apikeys/caddy-apikeys/blob/main/xcaddy.md\n", os.Args[1])
+		fmt.Fprintf(os.Stderr, "caddy %s does not work in this build. Install a newer release, or "+
+			"build Caddy with other plugins:\n"+
+			"https://github.com/caddy-apikeys/caddy-apikeys/blob/main/xcaddy.md\n", os.Args[1])
 		os.Exit(1)
 	}
 	caddycmd.Main()

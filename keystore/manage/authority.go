@@ -450,10 +450,10 @@ func (a authority) checkSignIn(id string, homes func(member string) ([]string, e
 	}
 	for _, home := range list {
 		if !a.may(adminMembers, "update", home) {
-			return exceedsCaller("a token, a login and enabling a member require %s:update in the "+
-				"home namespace of each key that it owns, and the caller does not have it in %s; "+
-				"ask somebody who has it, or have the keys transferred to another member or "+
-				"revoked first", adminMembers, a.describe(home))
+			return exceedsCaller("%s:update is required in the home namespace of each key of the "+
+				"member to create its token, set its login or enable it; it is missing in %s: ask "+
+				"somebody who has it, or transfer or revoke the keys first",
+				adminMembers, a.describe(home))
 		}
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// remindInterval is how often the node that gives reminders looks for keys that expire.
+	// remindInterval is how often the node that adds reminders looks for keys that expire.
 	remindInterval = 10 * time.Second
 	// unusedInterval is the longest time between two searches for unused keys. A search reads all
 	// keys that are old enough, so the next one comes at the earliest after searchShare times as
@@ -22,17 +22,17 @@ const (
 	// useLag is how late a last use may come into the database. A key is inactivated this much
 	// later.
 	useLag = time.Minute
-	// remindBatch is how many reminders one transaction gives. Another change waits for at most one
+	// remindBatch is how many reminders one transaction adds. Another change waits for at most one
 	// such transaction.
 	remindBatch = 200
 	// expiredKept is how long ago a key may have expired to be reported, if no node was running.
 	expiredKept = 30 * 24 * time.Hour
-	// clockSlack is how far the time of a node may be behind that of the node that gave reminders
-	// before it. Nodes that start continue with a time that is stored once a minute.
+	// clockSlack is the largest expected difference between the clocks of two nodes that add
+	// reminders in turn. Nodes that start continue with a time that is stored once a minute.
 	clockSlack = 2 * time.Minute
 )
 
-// remind gives reminders until ctx is done.
+// remind adds reminders until ctx is done.
 func (k *Keystore) remind(ctx context.Context) {
 	var search time.Time // for unused keys, at the earliest
 	t := time.NewTimer(rand.N(remindInterval))
@@ -48,10 +48,10 @@ func (k *Keystore) remind(ctx context.Context) {
 	}
 }
 
-// remindOnce gives the reminders that are due, if this is the node that gives them. It searches for
+// remindOnce adds the reminders that are due, if this is the node that adds them. It searches for
 // unused keys if it is time to, and sets search.
 func (k *Keystore) remindOnce(ctx context.Context, search *time.Time) {
-	leads, err := k.givesReminders(ctx)
+	leads, err := k.addsReminders(ctx)
 	if err == nil && leads {
 		err = k.remindExpiring(ctx)
 		begun := time.Now()
@@ -64,13 +64,13 @@ func (k *Keystore) remindOnce(ctx context.Context, search *time.Time) {
 		}
 	}
 	if err != nil {
-		_ = k.StoreFailed("giving reminders", err)
+		_ = k.StoreFailed("adding reminders", err)
 	}
 }
 
-// givesReminders reports whether this node is the oldest one that is alive. Two nodes may believe
-// so for a while: each reminder is recorded in its own transaction, so it is given once anyway.
-func (k *Keystore) givesReminders(ctx context.Context) (bool, error) {
+// addsReminders reports whether this node is the oldest one that is alive. Two nodes may believe
+// so for a while: each reminder is recorded in its own transaction, so it is added once anyway.
+func (k *Keystore) addsReminders(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, node.QueryTimeout)
 	defer cancel()
 	nodes, err := k.nodes(ctx)
@@ -117,7 +117,7 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 			r.after = keystore.BehindExpiry(floor)
 		}
 		for more := true; more; {
-			if more, err = r.give(ctx); err != nil {
+			if more, err = r.addBatch(ctx); err != nil {
 				return err
 			}
 		}
@@ -125,15 +125,15 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 	return nil
 }
 
-// A reminder is given some time before keys expire, in the order of their expiry.
+// A reminder is added some time before keys expire, in the order of their expiry.
 type reminder struct {
 	*Keystore
 	before        time.Duration
 	after, stored keystore.ExpiryPosition // the last key, and what the database has stored
 }
 
-// errReminded means that another node has given the same reminders.
-var errReminded = errors.New("another node gives reminders")
+// errReminded means that another node has added the same reminders.
+var errReminded = errors.New("another node adds reminders")
 
 // store stores a position without a reminder.
 func (r *reminder) store(ctx context.Context, p keystore.ExpiryPosition) error {
@@ -163,8 +163,8 @@ func (*reminder) ended(err error) error {
 	return err
 }
 
-// give gives at most remindBatch reminders, and reports whether there may be more.
-func (r *reminder) give(ctx context.Context) (more bool, err error) {
+// addBatch adds at most remindBatch reminders, and reports whether there may be more.
+func (r *reminder) addBatch(ctx context.Context) (more bool, err error) {
 	until := r.Now().Add(r.before)
 	found, err := r.Database().ExpiringKeys(ctx, r.after, until, remindBatch)
 	if err != nil || len(found) == 0 {

@@ -91,7 +91,7 @@ func TestExpiryReminders(t *testing.T) {
 		fleet.Revoke(t, first, mint("revoked", 12*time.Minute, false), 0)
 
 		time.Sleep(5 * time.Minute)
-		end(first) // the node that gives reminders
+		end(first) // the node that adds reminders
 		time.Sleep(4 * time.Minute)
 		third := open()
 		end(second)

@@ -32,7 +32,7 @@ func (s *shard) findVerified(d *keystore.Digest, signed string) *verified {
 }
 
 // lookupDerived is Lookup for derived tokens. derived is false for any other credential. If early
-// is true, it also accepts a token that is not valid yet.
+// is true, it also accepts a token that is not valid yet or expires later than the settings allow.
 func (n *Node) lookupDerived(
 	ctx context.Context, credential string, early bool, now time.Time,
 ) (a Answer, derived bool, err error) {
@@ -82,7 +82,7 @@ func (n *Node) lookupDerived(
 
 // derivedOutcome returns the outcome for a derived token at now, in Unix nanoseconds, as far as it
 // depends on the times of the token and on the settings. If early is true, a token that is not
-// valid yet is [keystore.OK].
+// valid yet or expires later than the settings allow is [keystore.OK].
 func (n *Node) derivedOutcome(v *keystore.Validity, early bool, now int64) keystore.Outcome {
 	derive := &n.settings.Load().Derive
 	if derive.Off {

@@ -136,9 +136,9 @@ func TestInterruptedForgery(t *testing.T) {
 	})
 }
 
-// TestDerivingKeysThatDoNotFit: while too many deriving keys wait for the database, the node learns no
-// others, because other nodes would never know them. It learns them at a later use.
-func TestDerivingKeysThatDoNotFit(t *testing.T) {
+// TestFullDerivingQueue checks that the node learns no deriving keys while too many wait for the
+// database, because other nodes would never know them. It learns them at a later use.
+func TestFullDerivingQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &Node{deriving: newDerivingBook()}
 		n.settings.Store(&Settings{TokenPrefixes: []string{"ak"}})

@@ -24,8 +24,8 @@ type quotaBucket struct {
 	owed  int64
 	used  int64 // units since the last reservation or reduction of left
 	noted int   // the highest threshold that was reported, in percent
-	room  int64 // units that were granted to no node
-	asked int64 // when the database said so; 0 if it has not
+	room  int64 // units left in the quota at the last answer
+	asked int64 // time of that answer; 0 before the first for the limit and period
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
 	// waiting are the units that each waiting request needs.

@@ -275,7 +275,7 @@ func TestTwoEditors(t *testing.T) {
 
 			ada.Click("Save changes")
 			ada.Sees("Someone changed this key while you were editing", "Edited by ben",
-				"The form now has the new Permissions", "Ada's name", "Ben's name")
+				"You had not changed Permissions", "Ada's name", "Ben's name")
 			if ada.Status != 412 {
 				t.Errorf("status %d", ada.Status)
 			}

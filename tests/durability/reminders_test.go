@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestRemindersAfterKill kills one of two nodes after the other while they give reminders. Each
+// TestRemindersAfterKill kills one of two nodes after the other while they add reminders. Each
 // must be given once for the deployment.
 func TestRemindersAfterKill(t *testing.T) {
 	t.Parallel()
@@ -41,7 +41,7 @@ func TestRemindersAfterKill(t *testing.T) {
 			}
 		}
 	}
-	for victim := range 2 { // the older node gives reminders
+	for victim := range 2 { // the older node adds reminders
 		other := 1 - victim
 		before := keys
 		mint(other, 6)

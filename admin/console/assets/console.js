@@ -193,9 +193,9 @@ document.addEventListener("change", (e) => {
 // <button data-part="ids"> sends its form, and only the elements with these ids are replaced by those of the
 // answer, so what was typed stays. <details data-load> presses its button when it is opened.
 //
-// Requests for parts can overlap, such as that for a group of permissions and a search. An answer that comes
-// late must not change what the visitor sees by then: a request ends the running ones for its parts or for
-// parts in them, and none begins while a running one replaces the surroundings of its parts.
+// Requests for parts can overlap, such as that for a group of permissions and a search. A late answer
+// must not overwrite newer content. A request aborts running requests for its own parts and for parts inside
+// them; it does not start while an outer part is loading.
 const running = new Set();
 const replaces = (a, b) => a.some((x) => b.some((y) => x.contains(y)));
 const replaceParts = async (button, delay) => {
@@ -466,9 +466,9 @@ addEventListener("submit", (e) => {
 	checkToken(token);
 });
 
-// If the session has ended when a form is sent, the server keeps what was typed, unless it is too long. So the
-// tab keeps each form until the next page, or for an hour while one signs in. Then the form's page sends it with
-// again=kept, which shows it again.
+// If the session has ended when a form is sent, the server keeps short input. The tab keeps the rest until the
+// visitor has signed in again. Then the form's page sends it with again=kept, which shows it again, unless an hour
+// has passed. The tab keeps each form until the next page, because only that page says whether input is lost.
 {
 	const kept = {
 		get form() { try { return JSON.parse(sessionStorage.getItem("apikeys-form")); } catch { return null; } },
