@@ -246,13 +246,16 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 		return false
 	}
 	if d.row.Position > 0 {
-		if len(rows) == 0 || rows[0].Seq != d.row.Position ||
-			d.row.Hash != "" && d.row.Hash != hashOf(&rows[0]) {
+		has := len(rows) > 0 && rows[0].Seq == d.row.Position
+		// Without a hash, the row may have been deleted: see lost and replays.
+		if len(rows) == 0 || d.row.Hash != "" && (!has || d.row.Hash != hashOf(&rows[0])) {
 			d.polled = now
 			d.lost(ctx)
 			return false
 		}
-		d.row.Hash, rows = hashOf(&rows[0]), rows[1:]
+		if has {
+			d.row.Hash, rows = hashOf(&rows[0]), rows[1:]
+		}
 	}
 	if d.buffer = rows; len(rows) == 0 {
 		d.applied, d.polled = applied, now
