@@ -160,6 +160,12 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		if err != nil {
 			return watchInterval
 		}
+		if d.row.Beat > 0 {
+			// This node has delivered it before a crash or a failover lost the row.
+			d.logger.Warn("webhook was missing in the database; it continues where it was",
+				slog.String("webhook", d.id))
+			newest = min(newest, d.row.Position)
+		}
 		d.row = keystore.Webhook{ID: d.id, Position: newest}
 	case found.Holder == "" || found.Holder == own || found.Holder == d.holder:
 		if found.Position < d.row.Position && found.Replay == nil {

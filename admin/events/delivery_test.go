@@ -113,6 +113,28 @@ func TestRejoined(t *testing.T) {
 	})
 }
 
+// TestLostWebhook: a node that delivers a webhook cannot reach the database, which loses the row of
+// the webhook meanwhile. The node continues where it was.
+func TestLostWebhook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		n.configure(r, hook)
+		time.Sleep(time.Second)
+		mint(t, n.keys, 0)
+		time.Sleep(2 * progressInterval)
+		db.full.Store(true)
+		time.Sleep(saveInterval)
+		mint(t, n.keys, 1)
+		mint(t, n.keys, 2)
+		d.Tamper("DELETE FROM webhooks")
+		db.full.Store(false)
+		time.Sleep(2 * watchInterval)
+		wantAll(t, n.keys, r, 0)
+	})
+}
+
 // TestThousandChanges: everything arrives and in order while nodes come and go and the receiver
 // fails.
 func TestThousandChanges(t *testing.T) {
