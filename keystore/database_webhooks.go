@@ -16,10 +16,10 @@ type WebhookStore interface {
 	// those that it stored. It stores a webhook if the Beat in the database is the same, and
 	// increments the Beat. It adds a webhook with a Beat of zero unless its id exists. Another node
 	// has changed, added or deleted those that it does not store, or the database has lost the row
-	// of the audit log at their Position. So a webhook that the database has is never ahead of its
-	// audit log, even after a failover that has lost the end of both. It does not look for the row
-	// if Position is not new or Hash is empty. It clears Replay and sets SavedAt to the time of the
-	// database.
+	// of the audit log at their Position. So a failover that has lost the end of both leaves no
+	// webhook ahead of its audit log. It does not look for the row if Position is not new or Hash is
+	// empty: a new webhook or a replay is ahead if a failover loses rows between the choice of its
+	// Position and this call. It clears Replay and sets SavedAt to the time of the database.
 	SaveWebhooks(ctx context.Context, list []Webhook) (saved []string, err error)
 	// ForgetWebhook deletes a webhook unless its Beat has changed from beat.
 	ForgetWebhook(ctx context.Context, id string, beat int64) error
