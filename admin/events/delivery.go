@@ -160,10 +160,11 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		if err != nil {
 			return watchInterval
 		}
-		if d.row.Beat > 0 {
-			// This node has delivered it before a crash or a failover lost the row.
+		if d.row.Beat > 0 { // a crash or a failover has lost the row, or somebody has deleted it
 			d.logger.Warn("webhook was missing in the database; it continues where it was",
 				slog.String("webhook", d.id))
+		}
+		if d.row.ID != "" {
 			newest = min(newest, d.row.Position)
 		}
 		d.row = keystore.Webhook{ID: d.id, Position: newest}
@@ -174,7 +175,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		}
 		d.row = *found
 	case d.watched != found.Beat:
-		d.watched, d.since = found.Beat, d.now()
+		d.row, d.watched, d.since = *found, found.Beat, d.now()
 		return watchInterval
 	case d.now().Sub(d.since) < leaseLength:
 		return min(watchInterval, leaseLength-d.now().Sub(d.since))

@@ -114,7 +114,7 @@ func TestRejoined(t *testing.T) {
 }
 
 // TestLostWebhook: a node that delivers a webhook cannot reach the database, which loses the row of
-// the webhook meanwhile. The node continues where it was.
+// the webhook meanwhile. The node continues where it was, and so does a node that watches it.
 func TestLostWebhook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
@@ -132,6 +132,14 @@ func TestLostWebhook(t *testing.T) {
 		db.full.Store(false)
 		time.Sleep(2 * watchInterval)
 		wantAll(t, n.keys, r, 0)
+
+		other := startNode(d, r, hook)
+		time.Sleep(watchInterval)
+		n.close()
+		d.Tamper("DELETE FROM webhooks")
+		mint(t, other.keys, 3)
+		time.Sleep(2 * watchInterval)
+		wantAll(t, other.keys, r, 0)
 	})
 }
 
