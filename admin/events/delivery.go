@@ -160,6 +160,13 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		if err != nil {
 			return watchInterval
 		}
+		if d.row.Beat > 0 { // a crash or a failover has lost the row, or somebody has deleted it
+			d.logger.Warn("webhook was missing in the database; it continues where it was",
+				slog.String("webhook", d.id))
+		}
+		if d.row.ID != "" {
+			newest = min(newest, d.row.Position)
+		}
 		d.row = keystore.Webhook{ID: d.id, Position: newest}
 	case found.Holder == "" || found.Holder == own || found.Holder == d.holder:
 		if found.Position < d.row.Position && found.Replay == nil {
@@ -168,7 +175,7 @@ func (d *delivery) claim(ctx context.Context) time.Duration {
 		}
 		d.row = *found
 	case d.watched != found.Beat:
-		d.watched, d.since = found.Beat, d.now()
+		d.row, d.watched, d.since = *found, found.Beat, d.now()
 		return watchInterval
 	case d.now().Sub(d.since) < leaseLength:
 		return min(watchInterval, leaseLength-d.now().Sub(d.since))
@@ -246,13 +253,16 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 		return false
 	}
 	if d.row.Position > 0 {
-		if len(rows) == 0 || rows[0].Seq != d.row.Position ||
-			d.row.Hash != "" && d.row.Hash != hashOf(&rows[0]) {
+		has := len(rows) > 0 && rows[0].Seq == d.row.Position
+		// Without a hash, the row may have been deleted: see lost and replays.
+		if len(rows) == 0 || d.row.Hash != "" && (!has || d.row.Hash != hashOf(&rows[0])) {
 			d.polled = now
 			d.lost(ctx)
 			return false
 		}
-		d.row.Hash, rows = hashOf(&rows[0]), rows[1:]
+		if has {
+			d.row.Hash, rows = hashOf(&rows[0]), rows[1:]
+		}
 	}
 	if d.buffer = rows; len(rows) == 0 {
 		d.applied, d.polled = applied, now

@@ -113,6 +113,36 @@ func TestRejoined(t *testing.T) {
 	})
 }
 
+// TestLostWebhook: a node that delivers a webhook cannot reach the database, which loses the row of
+// the webhook meanwhile. The node continues where it was, and so does a node that watches it.
+func TestLostWebhook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n := idleNodeOn(d, db)
+		n.configure(r, hook)
+		time.Sleep(time.Second)
+		mint(t, n.keys, 0)
+		time.Sleep(2 * progressInterval)
+		db.full.Store(true)
+		time.Sleep(saveInterval)
+		mint(t, n.keys, 1)
+		mint(t, n.keys, 2)
+		d.Tamper("DELETE FROM webhooks")
+		db.full.Store(false)
+		time.Sleep(2 * watchInterval)
+		wantAll(t, n.keys, r, 0)
+
+		other := startNode(d, r, hook)
+		time.Sleep(watchInterval)
+		n.close()
+		d.Tamper("DELETE FROM webhooks")
+		mint(t, other.keys, 3)
+		time.Sleep(2 * watchInterval)
+		wantAll(t, other.keys, r, 0)
+	})
+}
+
 // TestThousandChanges: everything arrives and in order while nodes come and go and the receiver
 // fails.
 func TestThousandChanges(t *testing.T) {
@@ -501,6 +531,50 @@ func TestChangedLog(t *testing.T) {
 		time.Sleep(2 * pollInterval)
 		if got := r.firsts(); len(got) != 4 || got[3] != audit(t, n.keys)[1].EventID() {
 			t.Errorf("received %v", got)
+		}
+	})
+}
+
+// TestDeletedRows: somebody deletes rows at the position of a webhook and before it, but not all later
+// ones. It continues with those, and a replay may begin with the first row that is left.
+func TestDeletedRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, r := fleet.New(t), newReceiver()
+		db := &slowDisk{Database: openSQLite(d)}
+		n, writer := startNode(d, r, hook), idleNodeOn(d, db)
+		time.Sleep(time.Second)
+		mint(t, n.keys, 0)
+		mint(t, n.keys, 1)
+		time.Sleep(2 * progressInterval)
+		n.close()
+		for i := range 4 {
+			mint(t, writer.keys, 2+i)
+		}
+		d.Tamper("DROP TRIGGER audit_delete", "DELETE FROM audit WHERE seq IN (2, 3)")
+		writer.configure(r, hook)
+		time.Sleep(2 * pollInterval)
+		rows := audit(t, writer.keys)
+		if got := r.firsts(); len(got) != 5 || got[2] != rows[1].EventID() ||
+			got[4] != rows[3].EventID() {
+			t.Errorf("received %v", got)
+		}
+		time.Sleep(saveInterval)
+		if saves := db.saves.Load(); saves > 10 {
+			t.Errorf("%d saves", saves)
+		}
+
+		d.Tamper("DELETE FROM audit WHERE seq <= 4")
+		if _, err := writer.keys.ReplayWebhook(t.Context(), fleet.Root, hook.ID(),
+			manage.ReplayFrom{Event: rows[2].EventID()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * saveInterval)
+		// The replay is the third event. It may have arrived before it took effect.
+		if got := len(r.types()); got < 5+3 || got > 5+4 {
+			t.Errorf("%d deliveries", got)
+		}
+		if s := status(t, writer.keys); s.Backlog != 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

@@ -42,6 +42,7 @@ type run struct {
 type key struct {
 	gate.Key
 	read, write faults.Access
+	minted      time.Time // when the mint had returned
 }
 
 func (k key) all() []faults.Access { return []faults.Access{k.read, k.write} }
@@ -241,7 +242,8 @@ func (r *run) tryMint(g int) (key, bool) {
 		"expires_at": time.Now().Add(reminded + due).UTC()})
 	c.Return, c.Status, c.Done = now(), answer.Status, answer.Status == 201
 	minted, ok := answer.Key()
-	k := key{minted, faults.Access(minted.ID + " read"), faults.Access(minted.ID + " write")}
+	k := key{minted, faults.Access(minted.ID + " read"), faults.Access(minted.ID + " write"),
+		time.Now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if ok {
