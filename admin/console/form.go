@@ -89,6 +89,13 @@ func (f *form) wrong(field, detail string) {
 	f.Errors = append(f.Errors, api.FieldError{Field: field, Detail: detail})
 }
 
+// require adds an error if a field is empty.
+func (f *form) require(field string) {
+	if strings.TrimSpace(f.Value(field)) == "" {
+		f.wrong(field, "is required")
+	}
+}
+
 // Ok reports whether the form has no errors.
 func (f *form) Ok() bool { return f.Problem == "" && len(f.Errors) == 0 }
 

@@ -165,17 +165,14 @@ func createMember(v *visit) error {
 	if v.rearranged(f) || step != "" && step != codeStep {
 		return again()
 	}
-	name := strings.TrimSpace(f.Value("name"))
-	spec := api.MemberRequest{Name: cmp.Or(name, "-"), Kind: f.Value("kind"),
-		Login: f.Value("login"), Grants: f.grants()}
+	spec := api.MemberRequest{Name: cmp.Or(strings.TrimSpace(f.Value("name")), "-"),
+		Kind: f.Value("kind"), Login: f.Value("login"), Grants: f.grants()}
+	f.require("name") // instead of the name above
 	if step == codeStep {
 		if f.Ok() {
 			f.Code = v.createCode("/members", spec, memberCommand(spec))
 		}
 		return again()
-	}
-	if name == "" {
-		f.wrong("name", "is required") // instead of the name above
 	}
 	created, err := v.api.CreateMember(v.refusing(f), spec)
 	if err != nil {

@@ -323,7 +323,7 @@ func createNamespace(v *visit) error {
 		spec.Parent = &parent
 	}
 	if step == codeStep {
-		if f.Ok() {
+		if f.require("id"); f.Ok() {
 			f.Code = v.createCode("/namespaces", spec, namespaceCommand(spec))
 		}
 		return again()

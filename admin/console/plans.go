@@ -148,7 +148,7 @@ func createPlan(v *visit) error {
 		RateLimit:   f.rateLimit(), Quota: f.quota(),
 	}
 	if step == codeStep {
-		if f.Ok() {
+		if f.require("name"); f.Ok() {
 			f.Code = v.createCode("/plans", spec, planCommand(spec))
 		}
 		return v.writePlanForm(nil, f)

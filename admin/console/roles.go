@@ -198,7 +198,9 @@ func createRole(v *visit) error {
 	}
 	if step := f.again(); step != "" {
 		if step == codeStep {
-			f.Code = v.createCode("/roles", spec, roleCommand(spec))
+			if f.require("name"); f.Ok() {
+				f.Code = v.createCode("/roles", spec, roleCommand(spec))
+			}
 		}
 		return v.writeRoleForm(nil, table, f)
 	}

@@ -181,6 +181,12 @@ func TestSamplesOfForms(t *testing.T) {
 	}
 	p.submit("/apikeys/plans/new", "name", "x", "rate_limit_rule", "limit", "rate_limit.requests",
 		"many", "again", "code").want(200, "Correct the fields first.").lacks(`id="as-cli"`)
+
+	// A form without a name has no samples either.
+	for _, path := range []string{"keys", "roles", "plans", "members", "namespaces"} {
+		p.submit("/apikeys/"+path+"/new", "rate_limit_rule", "unlimited", "again", "code").
+			want(200, "Correct the fields first.", "Is required").lacks(`id="as-cli"`)
+	}
 }
 
 // TestSamples checks the commands that create a key like the one in a form or on a page.

@@ -436,9 +436,10 @@ func (a authority) checkActsFor(id string) error {
 	return nil
 }
 
-// checkSignIn refuses a caller that may not let somebody sign in as a member, or act for a group. That
-// person could list, read and revoke the keys that the member owns, so it requires more than acting
-// for the member (docs/authority.md, rule 7). homes returns the home namespaces of these keys.
+// checkSignIn refuses a caller that may not let somebody sign in as a member, or act for a group.
+// That person could list, read and revoke the keys that the member owns, so it requires more than
+// acting for the member (docs/authority.md, rule 7). homes returns the home namespaces of these
+// keys.
 func (a authority) checkSignIn(id string, homes func(member string) ([]string, error)) error {
 	if err := a.checkActsFor(id); err != nil || slices.Contains(a.members, id) ||
 		a.may(adminMembers, "update", keystore.AnyNamespace) {

@@ -322,19 +322,24 @@ func (k *Keystore) limitToReadable(auth authority, f *keystore.KeyFilter) error 
 		f.Visible, f.OrOwners = list, auth.members
 	}
 	f.Now = k.Now()
-	disabled := []string{}
-	for _, m := range auth.policy.AllMembers() {
-		if !auth.policy.OwnerActive(m.ID) {
-			disabled = append(disabled, m.ID)
-		}
-	}
 	switch f.Status {
 	case keystore.StatusOwnerDisabled:
-		f.Status, f.Owners = keystore.StatusActive, disabled
+		f.Status, f.Owners = keystore.StatusActive, disabledMembers(auth.policy)
 	case keystore.StatusUsable:
-		f.Status, f.NotOwners = keystore.StatusActive, disabled
+		f.Status, f.NotOwners = keystore.StatusActive, disabledMembers(auth.policy)
 	}
 	return nil
+}
+
+// disabledMembers returns the ids of the members whose keys are refused. It is never nil.
+func disabledMembers(d *keystore.Directory) []string {
+	list := []string{}
+	for _, m := range d.AllMembers() {
+		if !d.OwnerActive(m.ID) {
+			list = append(list, m.ID)
+		}
+	}
+	return list
 }
 
 // keyFor returns a key on which the caller may do an operation. It checks the version.
