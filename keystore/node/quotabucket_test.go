@@ -274,8 +274,11 @@ func TestRefusedCostsAskOnce(t *testing.T) {
 		for range 100 {
 			f.request(n, 95)
 		}
-		if f.ledger.calls > 2 || f.refused != 100 {
-			t.Errorf("%d reservations, %d requests refused", f.ledger.calls, f.refused)
+		f.ledger.mu.Lock()
+		calls := f.ledger.calls
+		f.ledger.mu.Unlock()
+		if calls > 2 || f.refused != 100 {
+			t.Errorf("%d reservations, %d requests refused", calls, f.refused)
 		}
 		time.Sleep(askInterval)
 		if c := f.request(n, 90); c.Outcome != keystore.OK {

@@ -3,7 +3,6 @@ package chromium
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -292,37 +291,6 @@ func (p *Page) do(steps ...chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	if err := chromedp.Do(p.ctx, steps...); err != nil {
 		p.t.Fatal(err)
-	}
-}
-
-// Hold holds the requests of scripts whose form contains a text. The function that it returns sends
-// them, and waits until the page has handled all answers.
-func (p *Page) Hold(text string) (release func()) {
-	p.t.Helper()
-	evaluate[bool](p, fmt.Sprintf(`(() => {
-		const send = window.fetch, held = [];
-		let running = 0;
-		const count = async (...request) => {
-			running++;
-			const answer = await send(...request).finally(() => setTimeout(() => running--, 100));
-			await answer.clone().text();
-			return answer;
-		};
-		window.fetch = (...request) => String(request[1]?.body).includes(%q) ?
-			new Promise((done) => held.push(() => done(count(...request)))) : count(...request);
-		window.release = async () => {
-			window.fetch = count;
-			for (const send of held) send();
-			do await new Promise((done) => setTimeout(done, 20)); while (running);
-			return held.length;
-		};
-		return true;
-	})()`, text))
-	return func() {
-		p.t.Helper()
-		if evaluate[int](p, `release()`) == 0 {
-			p.t.Errorf("%s: no request with %s was held", p.Address(), text)
-		}
 	}
 }
 

@@ -480,8 +480,9 @@ addEventListener("submit", (e) => {
 		},
 	};
 	document.addEventListener("submit", (e) => {
-		const { action, method } = e.target;
-		if (method !== "post" || !/\/(new|edit)$/.test(new URL(action).pathname)) return;
+		// Not e.target.action, which is a field of that name if the form has one.
+		const { href: action, pathname } = new URL(e.target.getAttribute("action") ?? "", location);
+		if (e.target.getAttribute("method") !== "post" || !/\/(new|edit)$/.test(pathname)) return;
 		const fields = [...new FormData(e.target)];
 		if (!fields.some((field) => tokenShape.test(field))) kept.form = { action, fields, until: Date.now() + 3600e3 };
 	});
