@@ -32,6 +32,18 @@ func (f *form) ifVersion() client.ChangeOption {
 // isStale reports whether a call was refused because the object has another version.
 func isStale(err error) bool { return client.StatusOf(err) == http.StatusPreconditionFailed }
 
+// unsaved answers a form whose change was refused. It saves the form again if someone else has changed
+// the object since it was read, and shows it if its input is wrong.
+func unsaved(v *visit, f *form, err error, save func(*visit) error, show func() error) error {
+	switch {
+	case isStale(err):
+		return save(v)
+	case f.fail(err):
+		return show()
+	}
+	return err
+}
+
 // keyToChange returns the key of the address. It refuses a revoked key, before the visitor fills in
 // a form for it.
 func (v *visit) keyToChange() (k api.Key, err error) {

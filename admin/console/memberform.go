@@ -249,19 +249,14 @@ func saveMember(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + m.Name
+	again := func() error { return v.again("member_form", title, v.memberForm(&m, f), f) }
 	if v.merge(v.memberEdit(m), f) || v.rearranged(f) || f.again() != "" {
-		return v.again("member_form", title, v.memberForm(&m, f), f)
+		return again()
 	}
 	patch := memberPatch(m, f)
 	done, err := v.api.EditMember(v.refusing(f), m.ID, patch, f.ifVersion(), client.Wait(shortWait))
-	switch {
-	case isStale(err):
-		return saveMember(v)
-	case err == nil:
-	case f.fail(err):
-		return v.again("member_form", title, v.memberForm(&m, f), f)
-	default:
-		return err
+	if err != nil {
+		return unsaved(v, f, err, saveMember, again)
 	}
 	return v.changed(v.MemberLink(m.ID), "Changes saved", done.Propagation)
 }

@@ -425,8 +425,9 @@ func saveNamespace(v *visit) error {
 	}
 	f := v.form()
 	title := "Edit " + namespaceTitle(ns)
+	again := func() error { return v.again("namespace_form", title, v.namespaceForm(&ns, f), f) }
 	if v.merge(namespaceEdit(ns), f) || f.again() != "" {
-		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
+		return again()
 	}
 	rate, quota := bounds(ns.RateLimit, ns.Quota)
 	patch := api.NamespacePatch{
@@ -457,14 +458,8 @@ func saveNamespace(v *visit) error {
 		patch.ChildPrefix = api.Some(prefix)
 	}
 	done, err := v.api.EditNamespace(v.refusing(f), ns.ID, patch, f.ifVersion(), client.Wait(shortWait))
-	switch {
-	case isStale(err):
-		return saveNamespace(v)
-	case err == nil:
-	case f.fail(err):
-		return v.again("namespace_form", title, v.namespaceForm(&ns, f), f)
-	default:
-		return err
+	if err != nil {
+		return unsaved(v, f, err, saveNamespace, again)
 	}
 	return v.changed(v.NamespaceLink(ns.ID), "Changes saved", done.Propagation)
 }

@@ -188,8 +188,9 @@ func savePlan(v *visit) error {
 		return err
 	}
 	f := v.form()
+	again := func() error { return v.writePlanForm(&p, f) }
 	if v.merge(planEdit(p), f) || f.again() != "" {
-		return v.writePlanForm(&p, f)
+		return again()
 	}
 	rate, quota := bounds(p.RateLimit, p.Quota)
 	patch := api.PlanPatch{RateLimit: f.rateChange(rate), Quota: f.quotaChange(quota)}
@@ -202,14 +203,8 @@ func savePlan(v *visit) error {
 	}
 	done, err := v.api.EditPlan(v.refusing(f), p.Namespace, p.Name, patch, f.ifVersion(),
 		client.Wait(shortWait))
-	switch {
-	case isStale(err):
-		return savePlan(v)
-	case err == nil:
-	case f.fail(err):
-		return v.writePlanForm(&p, f)
-	default:
-		return err
+	if err != nil {
+		return unsaved(v, f, err, savePlan, again)
 	}
 	return v.changed(v.PlanLink(p.Namespace, p.Name),
 		"Changes saved for all keys that have the plan", done.Propagation)

@@ -253,8 +253,9 @@ func saveRole(v *visit) error {
 		return err
 	}
 	f := v.form()
+	again := func() error { return v.writeRoleForm(&r, table, f) }
 	if v.merge(e, f) || f.again() != "" {
-		return v.writeRoleForm(&r, table, f)
+		return again()
 	}
 	patch := api.RolePatch{Permissions: api.Some(orEmpty(f.permissions("permissions")))}
 	if f.values.Has("description") {
@@ -262,14 +263,8 @@ func saveRole(v *visit) error {
 	}
 	done, err := v.api.EditRole(v.ctx, r.Namespace, r.Name, patch, f.ifVersion(),
 		client.Wait(shortWait))
-	switch {
-	case isStale(err):
-		return saveRole(v)
-	case err == nil:
-	case f.fail(err):
-		return v.writeRoleForm(&r, table, f)
-	default:
-		return err
+	if err != nil {
+		return unsaved(v, f, err, saveRole, again)
 	}
 	return v.changed(v.RoleLink(r.Namespace, r.Name),
 		"Changes saved for all keys and members that have the role", done.Propagation)
