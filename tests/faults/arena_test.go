@@ -43,16 +43,16 @@ type arena struct {
 }
 
 type setting struct {
-	nodes    int
-	lease    time.Duration
-	leases   []time.Duration // leases of the first nodes, if they differ from lease
-	clocks   []string        // rates of the node clocks; "" is the machine's rate
-	ablation string
-	postgres *postgrestest.Server
-	site     string // the site of each node, as in gate.Config
-	file     bool   // use one SQLite file for all nodes, without PostgreSQL and Redis
-	binary   string // the Caddy to run; "" is the one under test
-	cacheURL string // as in gate.FleetConfig
+	nodes      int
+	lease      time.Duration
+	leases     []time.Duration // leases of the first nodes, if they differ from lease
+	clocks     []string        // rates of the node clocks; "" is the machine's rate
+	ablation   string
+	postgres   *postgrestest.Server
+	site       string // the site of each node, as in gate.Config
+	file       bool   // use one SQLite file for all nodes, without PostgreSQL and Redis
+	binary     string // the Caddy to run; "" is the one under test
+	cacheQuery string // as in gate.FleetConfig
 }
 
 // startOnFile starts nodes that share one SQLite file.
@@ -110,7 +110,7 @@ func newArena(t testing.TB, s setting) *arena {
 		a.Fleet = gate.StartFleet(t, gate.FleetConfig{
 			Nodes: s.nodes, Config: gate.Config{Site: s.site,
 				APIKey: "namespace_path /in/{namespace}/**\n"},
-			Postgres: s.postgres, Each: each, CacheURL: s.cacheURL,
+			Postgres: s.postgres, Each: each, CacheQuery: s.cacheQuery,
 		})
 	}
 	for _, g := range a.Nodes {

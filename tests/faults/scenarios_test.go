@@ -89,7 +89,7 @@ func play(t *testing.T, s scenario, ablation string) []Violation {
 	a := newArena(t, setting{
 		nodes: max(s.nodes, 2), lease: cmp.Or(s.lease, 4*time.Second), leases: s.leases,
 		clocks: s.clocks, ablation: ablation, postgres: server, file: s.file, binary: withFaults,
-		cacheURL: "?timeout=1s", // a node that finds Redis slow on a busy machine does without it
+		cacheQuery: "?timeout=1s", // a node that finds Redis slow on a busy machine does without it
 	})
 	a.fault(allNodes, "the scenario itself checks availability",
 		Excuses{Unavailable: true, NoAnswer: true})

@@ -23,10 +23,10 @@ type FleetConfig struct {
 	Each func(i int, dir string, c *Config)
 
 	// Postgres is a server to share with others, in a schema of the fleet; nil starts a server.
-	Postgres *postgrestest.Server
-	NoCache  bool   // use no Redis
-	CacheURL string // ends the URL of Redis, such as "?timeout=1s"
-	Direct   bool   // use no proxies and no Edge, for measurements
+	Postgres   *postgrestest.Server
+	NoCache    bool   // use no Redis
+	CacheQuery string // ends the URL of Redis, such as "?timeout=1s"
+	Direct     bool   // use no proxies and no Edge, for measurements
 }
 
 // Fleet is several Caddys that share one PostgreSQL and one Redis. A proxy between each Caddy and
@@ -95,7 +95,7 @@ func (f *Fleet) Join(t testing.TB) *Gate {
 	config.Env = append([]string{"FLEET_DATABASE=" + f.Postgres.URL(f.Schema, addresses[Database])},
 		config.Env...)
 	if f.Redis != nil {
-		options += "cache redis redis://" + addresses[Cache] + f.config.CacheURL + "\n"
+		options += "cache redis redis://" + addresses[Cache] + f.config.CacheQuery + "\n"
 	}
 	if f.config.Lease != 0 {
 		options += fmt.Sprintf("lease %v\n", f.config.Lease)
