@@ -128,12 +128,13 @@ func mintKey(v *visit) error {
 	home := f.homeGrant()
 	active := f.Has("active", "true")
 	spec := api.MintRequest{
-		Name: cmp.Or(strings.TrimSpace(f.Value("name")), "-"), Namespace: p.Home.ID, Access: home.access,
-		Permissions: home.permissions, Roles: home.roles, Connected: home.connected,
-		Grants: f.otherGrants(p, home, v.sharedRoles()), NewRoles: home.newRoles, Active: &active,
-		ExpiresAt: f.expiry(now), AllowedIPs: words(f.Value("allowed_ips")),
-		Owner: f.Value("owner"), Metadata: f.metadata(), RateLimit: f.rateLimit(),
-		Quota: f.quota(), Plan: strings.TrimSpace(f.Value("plan")),
+		Name: cmp.Or(strings.TrimSpace(f.Value("name")), "-"), Namespace: p.Home.ID,
+		Access: home.access, Permissions: home.permissions, Roles: home.roles,
+		Connected: home.connected, Grants: f.otherGrants(p, home, v.sharedRoles()),
+		NewRoles: home.newRoles, Active: &active, ExpiresAt: f.expiry(now),
+		AllowedIPs: words(f.Value("allowed_ips")), Owner: f.Value("owner"),
+		Metadata: f.metadata(), RateLimit: f.rateLimit(), Quota: f.quota(),
+		Plan: strings.TrimSpace(f.Value("plan")),
 	}
 	f.require("name") // instead of the name above
 	f.needsRole(p, home, spec.Grants)

@@ -401,10 +401,9 @@ type TokenSpec struct {
 	AllowedIPs []netip.Prefix // empty allows all addresses
 }
 
-// NewMemberToken creates a token for a member and revokes the previous one. The caller must act for
-// the member and hold `admin.members:update`; for another member than itself, in the home
-// namespaces of its keys (docs/authority.md, rule 7). It increments the member's version, so that a
-// repeated request with the same IfVersion creates no second token.
+// NewMemberToken creates a token for a member and revokes the previous one. The caller must be
+// allowed to let somebody sign in as the member (docs/authority.md, rule 7). It increments the
+// member's version, so that a repeated request with the same IfVersion creates no second token.
 func (k *Keystore) NewMemberToken(
 	ctx context.Context, c Caller, id string, spec TokenSpec, o ChangeOptions,
 ) (*keystore.Member, keystore.Token, node.Propagation, error) {

@@ -78,9 +78,8 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 	return a, err
 }
 
-// LookupReported is [Node.Lookup] for a token that was reported as leaked. It accepts a
-// derived token even if it is not valid yet or expires later than `derive max` allows: whoever has
-// found it can wait.
+// LookupReported is [Node.Lookup] for a token that was reported as leaked. It accepts a derived token
+// even if it is not valid yet or expires later than `derive max` allows: a thief can wait.
 func (n *Node) LookupReported(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {
