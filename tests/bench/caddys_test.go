@@ -26,7 +26,19 @@ var (
 	withKeys   = kind{"`format api_keys`, `api_key`", "api_keys", "api_keys", "api_key"}
 	fewHeaders = kind{"`format api_keys`, `api_key` with `identity id namespace`", "api_keys",
 		"api_keys", "api_key {\n\t\tidentity id namespace\n\t}"}
+	noHeaders = kind{"`format api_keys`, `api_key` with `identity none`", "api_keys", "api_keys",
+		"api_key {\n\t\tidentity none\n\t}"}
 )
+
+// setHeaders changes the headers that `api_key` changes, with constants and without a key.
+func setHeaders(id string) kind {
+	return kind{name: "`request_header`, six times", format: "json", front: `request_header -Authorization
+	request_header X-Apikey-Id ` + id + `
+	request_header X-Apikey-Name bench
+	request_header X-Apikey-Namespace default
+	request_header X-Apikey-Owner root
+	request_header X-Apikey-Permissions read`}
+}
 
 // forwardAuth asks a checker about each request.
 func forwardAuth(checker string) kind {

@@ -28,9 +28,16 @@ var places = []place{
 		`^runtime\.(gcBgMarkWorker|gcAssistAlloc|gcStart|gcMark|bgsweep|bgscavenge)`)},
 }
 
+// wrapper matches functions of ours that only call on for somebody else: what they call counts for
+// their caller.
+var wrapper = regexp.MustCompile(`caddymodule\.\(\*counting`)
+
 // placeOf returns the place of a stack, which begins with the function that was running.
 func placeOf(stack []string) string {
 	for _, function := range stack {
+		if wrapper.MatchString(function) {
+			continue
+		}
 		for _, p := range places {
 			if p.functions.MatchString(function) {
 				return p.name

@@ -138,6 +138,8 @@ func TestPlaceOf(t *testing.T) {
 		{places[0].name, []string{"go.uber.org/zap.(*Logger).WithLazy", serve}},
 		{places[2].name, []string{"runtime.mapassign_faststr", "net/http.Header.Clone", proxy, serve}},
 		{places[3].name, []string{"internal/runtime/syscall.Syscall6", proxy, serve}},
+		{places[3].name, []string{"net/http.(*response).Write", ours + ".(*countingWriter).Write",
+			proxy, serve}},
 		{places[4].name, []string{encode, log}},
 		{places[5].name, []string{"runtime.scanobject", "runtime.gcAssistAlloc1", serve}},
 		{elsewhere, []string{"internal/runtime/syscall.Syscall6", "net/http.(*conn).serve"}},
