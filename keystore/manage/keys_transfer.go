@@ -158,8 +158,8 @@ func (t *transfer) given(auth authority, before *keystore.Key) (*keystore.Key, e
 		if auth.mayReadKey(before.ID, before.Namespace, before.Owner) {
 			named.ID, named.Detail = before.ID, "key "+before.ID+": "+refusal.Detail
 		} else {
-			named.Detail = "the caller may not give one of the member's keys, which it may not read, to " +
-				"the new owner"
+			named.Detail = "the caller may not give one of the member's keys, which it may not " +
+				"read, to the new owner"
 		}
 		return nil, &named
 	}

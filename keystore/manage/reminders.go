@@ -280,8 +280,8 @@ func dueUnused(
 	if rule.After == 0 || now.Sub(since) < after {
 		return false, false
 	}
-	told := !last.Since.Before(since)
-	return !told, ends && !(told && last.Inactivated)
+	reported := !last.Since.Before(since)
+	return !reported, ends && !(reported && last.Inactivated)
 }
 
 // reportUnused reports and inactivates those of some keys for which it is due.
