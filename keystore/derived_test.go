@@ -117,7 +117,7 @@ func TestDeriveRefuses(t *testing.T) {
 		c     Caveats
 		want  string
 	}{
-		"no expiry":        {tokenVectors[0].token, Caveats{}, "time at which it expires"},
+		"no expiry":        {tokenVectors[0].token, Caveats{}, "expiry time"},
 		"a derived token":  {derived, Caveats{ExpiresAt: at}, "derive from the key's own token"},
 		"a member's token": {"akm_" + strings.Repeat("0", 58), Caveats{ExpiresAt: at}, "member"},
 		"no token":         {"", Caveats{ExpiresAt: at}, "8 to 512"},
