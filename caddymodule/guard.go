@@ -32,7 +32,7 @@ type guard struct {
 	handlers int             // api_key handlers
 }
 
-// A danger is a finding about a handler; of is nil if it is about none.
+// A danger is a finding. Its field of is the handler that it is about, if any.
 type danger struct {
 	check, problem, advice string
 	of                     any
@@ -54,7 +54,7 @@ type openUpstream struct {
 	handler any
 	to      string
 	site    *guardedSite
-	partly  bool // whether an api_key is for some of the requests
+	partly  bool // whether an api_key checks some of the requests
 	before  bool // whether an api_key follows that is never reached
 }
 

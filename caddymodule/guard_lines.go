@@ -160,7 +160,7 @@ func (c *readCaddyfile) adapt(file command.ConfigFile) (json.RawMessage, error) 
 	return json.Marshal(config)
 }
 
-// where returns the line of what a danger is about, or "" if it is not known.
+// where returns the line that a danger refers to, or "" if it is not known.
 func (c *readCaddyfile) where(d danger) string {
 	var tag string
 	switch h := d.of.(type) {

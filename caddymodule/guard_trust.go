@@ -252,7 +252,7 @@ func (o *origins) look(name string, before int) bool {
 			return false
 		}
 	}
-	// A group of a regular expression that is in no matcher comes from one in an `expression`.
+	// A group whose regular expression is in no matcher comes from an `expression`.
 	return !given && strings.HasPrefix(name, regexpPlaceholder+".") || slices.ContainsFunc(writable,
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }

@@ -24,7 +24,7 @@ const (
 	// watchInterval is how often the other nodes read the row.
 	watchInterval = 5 * time.Second
 	// pollInterval is how often the node that delivers reads the audit log although it knows of no
-	// change: rows without a revision that another node has written.
+	// change: another node may have written rows without a revision.
 	pollInterval = 2 * time.Second
 	// noticeInterval is how often it checks for changes.
 	noticeInterval = 100 * time.Millisecond
@@ -90,7 +90,7 @@ func (d *delivery) run(ctx context.Context) {
 	}
 }
 
-// step does the next thing and returns how long to wait after it.
+// step performs the next action and returns how long to wait after it.
 func (d *delivery) step(ctx context.Context) time.Duration {
 	if !d.held {
 		return d.claim(ctx)

@@ -138,8 +138,8 @@ const (
 	unusedInterval = time.Hour
 )
 
-// forgetUnused deletes rows that have not changed in the unusedAfter since this process first saw
-// them. It does not rely on a clock of the database, which could be set.
+// forgetUnused deletes rows that this process has seen unchanged for unusedAfter. It does not rely
+// on a clock of the database, which could be set.
 func (d *Dispatcher) forgetUnused(ctx context.Context) {
 	type seen struct {
 		beat int64

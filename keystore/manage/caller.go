@@ -103,8 +103,8 @@ func (c Caller) Actor() string {
 	return c.record.KeyID
 }
 
-// Identity returns a text that identifies the caller across requests. It is that of Actor, except
-// that it does not contain the groups of a person, which may change between requests.
+// Identity returns a text that identifies the caller across requests. It equals Actor, except that
+// it does not contain the groups of a person, which may change between requests.
 func (c Caller) Identity() string {
 	if c.person != nil {
 		return keystore.GroupActor(c.login, nil) // no id contains a space

@@ -79,7 +79,7 @@ func (k *Keystore) ReportLeaks(
 	for i, r := range reports {
 		l, ok, err := k.judgeLeak(ctx, c, signed, r)
 		if err != nil {
-			// The other tokens are ended first: see below.
+			// The other reports are handled first: see below.
 			refused = err
 			continue
 		}

@@ -14,13 +14,12 @@ import (
 const (
 	// remindInterval is how often the node that adds reminders looks for keys that expire.
 	remindInterval = 10 * time.Second
-	// unusedInterval is the longest time between two searches for unused keys. A search reads all
-	// keys that are old enough, so the next one comes at the earliest after searchShare times as
-	// long as it took.
+	// unusedInterval is the usual time between two searches for unused keys. A search reads all
+	// keys that are old enough, so the time to the next one is at least searchShare times as long
+	// as the search took.
 	unusedInterval = time.Hour
 	searchShare    = 50
-	// useLag is how late a last use may come into the database. A key is inactivated this much
-	// later.
+	// useLag is how late a last use may reach the database. A key is inactivated this much later.
 	useLag = time.Minute
 	// remindBatch is how many reminders one transaction adds. Another change waits for at most one
 	// such transaction.

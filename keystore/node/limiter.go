@@ -35,7 +35,7 @@ type limiter struct {
 	thresholds thresholdBook
 }
 
-// dependencies are the dependencies of a limiter.
+// dependencies are the stores and functions that a limiter needs.
 type dependencies struct {
 	now    func() int64 // the database's clock, in Unix nanoseconds
 	nodes  func() int64 // number of registered nodes

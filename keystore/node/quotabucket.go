@@ -180,8 +180,8 @@ func (b *quotaBucket) forget() {
 // ledgerName returns the name of the quota in the ledger.
 func (b *quotaBucket) ledgerName() string { return b.id.String() + "/" + string(b.limit.Per) }
 
-// ParseQuota splits the name of a quota in the ledger: it is the quota of a key or, if namespace is
-// true, of a namespace, with this id.
+// ParseQuota splits the name of a quota in the ledger into the id of its key or, if namespace is
+// true, of its namespace, and the period.
 func ParseQuota(name string) (id string, per keystore.Period, namespace bool) {
 	kind, rest, _ := strings.Cut(name, "/")
 	id, period, _ := strings.Cut(rest, "/") // no id contains a slash

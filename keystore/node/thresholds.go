@@ -83,7 +83,8 @@ func (n *Node) TakeThresholds(limit int) []QuotaThreshold {
 	return list
 }
 
-// ReturnThresholds is called with thresholds that could not be written, to take them again later.
+// ReturnThresholds puts back thresholds that could not be written, so that TakeThresholds returns
+// them again. It drops those of quotas for which another threshold is waiting.
 func (n *Node) ReturnThresholds(list []QuotaThreshold) {
 	b := &n.limiter.thresholds
 	for _, t := range list {
