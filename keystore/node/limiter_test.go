@@ -321,7 +321,7 @@ func TestRateOfFleet(t *testing.T) {
 }
 
 // TestSlowLookup checks that a request whose lookup has taken long counts when it is charged, not
-// when it came. Else the limit would admit what it has refilled since, in addition.
+// when it came. Otherwise the limit would also admit what it has refilled since.
 func TestSlowLookup(t *testing.T) {
 	limit := keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 10}
 	for name, early := range map[string]int{"none before": 0, "one before": 1} {
