@@ -19,9 +19,9 @@ var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.
 // of IPv4: ::ffff:0:0:0/96 (RFC 7915), for example.
 var unicast = netip.MustParsePrefix("2000::/3")
 
-// translated has the IPv4 addresses that DNS64 gives to nodes without IPv4 (RFC 6052). The last
-// four bytes are the address that a translator sends to. Networks may choose prefixes of their own,
-// which others cannot distinguish from other addresses.
+// translated has the addresses by which DNS64 lets nodes without IPv4 reach IPv4 addresses (RFC
+// 6052). The last four bytes are the address that a translator sends to. Networks may choose
+// prefixes of their own, which others cannot distinguish from other addresses.
 var translated = netip.MustParsePrefix("64:ff9b::/96")
 
 func prefixes(list ...string) (out []netip.Prefix) {

@@ -22,7 +22,7 @@ type verified struct {
 }
 
 // findVerified returns a derived token that was verified before, or nil. It is found by its
-// signature, which is shorter than the token, and must be the same in every byte.
+// signature, which is shorter than the token. The rest of the token is then compared byte by byte.
 func (s *shard) findVerified(d *keystore.Digest, signed string) *verified {
 	e := s.derived.find(d)
 	if e == nil || e.verified.signed != signed {

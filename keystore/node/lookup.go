@@ -116,7 +116,7 @@ func (n *Node) LookupMemberDigest(
 	return a.restrict(true), err
 }
 
-// LookupLogin returns the members that a person acts for whom Caddy has authenticated: see
+// LookupLogin returns the members for which a person acts whose login Caddy has verified: see
 // [keystore.Directory.MembersByLogin]. now was read after the request arrived. An error means that
 // the answer is [keystore.Unavailable].
 func (n *Node) LookupLogin(
@@ -216,6 +216,6 @@ func (a Answer) withRecord(s *shard, r *keystore.Record) Answer {
 	return a
 }
 
-// Policy returns the namespaces, roles and members for [keystore.Decide], without a query. Callers
-// must read the time of a request first.
+// Policy returns the directory for [keystore.Decide], without a query. Callers must read the time
+// of a request first.
 func (n *Node) Policy() *keystore.Directory { return n.membership.directory.Load() }
