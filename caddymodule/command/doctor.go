@@ -335,7 +335,7 @@ func (d *doctor) logs(config *Config) {
 		d.found("logs", false,
 			"Add `log { format api_keys }` to the global options, for the default log, and to "+
 				"every site that has an access log.",
-			"keys from %s are written in clear into: %s", strings.Join(exposed, ", "),
+			"keys from %s are written in plain text to: %s", strings.Join(exposed, ", "),
 			strings.Join(open, ", "))
 	}
 }
