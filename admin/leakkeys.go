@@ -70,7 +70,7 @@ func (l *LeakKeys) verify(ctx context.Context, id, signature string, body []byte
 	}
 	der, err := base64.StdEncoding.DecodeString(signature)
 	if err != nil || id == "" {
-		return badSignature("a signed report has both headers, the signature in base64")
+		return badSignature("a signed report must have both headers, with the signature in base64")
 	}
 	key, err := l.key(ctx, id)
 	if err != nil {

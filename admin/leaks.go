@@ -23,9 +23,9 @@ func (a *API) registerLeaks() {
 	add(a, huma.Operation{
 		OperationID: "report-leaks", Method: http.MethodPost, Path: leaksPath,
 		Summary: "Report leaked tokens", Tags: []string{"leaks"},
-		Description: "Ends the keys of leaked tokens as on_leak of their namespaces says, and " +
-			"answers when that is in force on every node. The format is that of GitHub's secret " +
-			"scanning partner program. No authentication is required: whoever has a token " +
+		Description: "Applies on_leak of the namespaces to the keys of leaked tokens, and " +
+			"answers when this is in force on every node. The format is that of GitHub's secret " +
+			"scanning partner program. No authentication is required: anyone who has a token " +
 			"could use it. A signature, if there is one, must be valid.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, a.reportLeaks, judges)
@@ -38,8 +38,9 @@ type leaksInput struct {
 	Body      leakReports `maxItems:"100"`
 }
 
-// leakReports are judged one by one, because the others may hold live tokens: whatever is not a
-// report counts as one without a token. They are nil if the text is not a list.
+// leakReports are judged one by one: an invalid one must not hide the live tokens of others. An
+// entry that is not a report counts as a report without a token. The list is nil if the text is not
+// a list.
 type leakReports []api.LeakReport
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -63,7 +64,7 @@ func (l leakReports) check() error {
 	case l == nil || len(l) > manage.MaxLeaks:
 		wrong.addNew("body", fmt.Sprintf("must be a list of at most %d reports", manage.MaxLeaks))
 	case len(l) > 0 && !slices.ContainsFunc(l, func(r api.LeakReport) bool { return r.Token != "" }):
-		wrong.addNew("token", "must be given")
+		wrong.addNew("token", "is required")
 	}
 	return wrong.err()
 }

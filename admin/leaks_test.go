@@ -138,8 +138,8 @@ func TestLeaks(t *testing.T) {
 	}
 }
 
-// TestRepeatedLeaks: whoever has a token cannot fill the audit log with it, and invented tokens
-// leave nothing behind.
+// TestRepeatedLeaks: nobody can fill the audit log by reporting one token repeatedly, and invented
+// tokens leave nothing behind.
 func TestRepeatedLeaks(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "POST", "/namespaces", `{"id":"r","on_leak":"revoke"}`).into(t, 201,

@@ -140,7 +140,7 @@ func (a *API) usage(
 			err = w.Flush()
 		}
 		if err != nil {
-			panic(http.ErrAbortHandler) // the client reads nothing, and must not see a part as all
+			panic(http.ErrAbortHandler) // the client must not mistake a part for the whole
 		}
 	}}, nil
 }

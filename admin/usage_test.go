@@ -141,8 +141,8 @@ func compact(t *testing.T, text string) string {
 	return string(b)
 }
 
-// TestUsagePermissions checks who may call the operations. Which keys the sums have, the key store
-// tests.
+// TestUsagePermissions checks who may call the operations. The key store's tests check which keys
+// the sums include.
 func TestUsagePermissions(t *testing.T) {
 	d := open(t)
 	key := d.mint(t, root, readOnly)

@@ -20,7 +20,7 @@ func (a *API) registerWebhooks() {
 	}, "admin.webhooks:read", a.listWebhooks)
 	register(a, huma.Operation{
 		OperationID: "replay-webhook", Method: http.MethodPost, Path: webhooksPath + "/{id}/replay",
-		Summary: "Deliver events again, or now", Tags: []string{"webhooks"},
+		Summary: "Replay events, or retry now", Tags: []string{"webhooks"},
 		Description: "Moves the webhook to a time or an event, and delivers from there on. It " +
 			"also restarts a webhook that has stopped. The permission is required in *.",
 		RequestBody: jsonBody(false, api.JSON),

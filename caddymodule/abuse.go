@@ -62,9 +62,9 @@ var fails = [keystore.NumOutcomes]bool{
 	keystore.OwnerDisabled: true,
 }
 
-// failed reports whether an outcome of a call counts as a failure. An expired derived token is no
-// guess: either it is refused for its own time before anything is looked up, or its signature was
-// right. It may come from a client with a slow clock.
+// failed reports whether an outcome of a call counts as a failure. An expired derived token is not
+// a guess: it is refused for its own expiry before anything is looked up, or its signature is
+// valid. It may come from a client with a slow clock.
 func (c *call) failed(outcome keystore.Outcome) bool {
 	return fails[outcome] &&
 		!(outcome == keystore.Expired && keystore.IsDerived(c.credential.token))

@@ -48,9 +48,9 @@ type AdminSite struct {
 	TrustUser string `json:"trust_user,omitempty"`
 
 	// A placeholder for the groups of that user, such as `{http.auth.user.groups}`: a JSON array of
-	// strings, or a list with commas or spaces. A user that is no member acts for the groups that
-	// are members of kind `group` with this login. It requires `trust_user`. Never use a placeholder
-	// that clients can set themselves. Default is none.
+	// strings, or a list with commas or spaces. A user who is not a member acts for the groups that
+	// are members of kind `group` with this login. It requires `trust_user`. Never use a
+	// placeholder that clients can set themselves. Default is none.
 	TrustGroups string `json:"trust_groups,omitempty"`
 
 	// The realm in the `WWW-Authenticate` header of a 401: ASCII without quotes and backslashes.
@@ -182,8 +182,8 @@ func (s *AdminSite) ServeHTTP(
 }
 
 const noMember = "No member is signed in: " + adminSiteDirective +
-	" trusts users that this site has authenticated before, and this request has no user, or one " +
-	"that is not the login of an active member and is in no group that is an active member."
+	" trusts users that this site has authenticated. This request has no such user, or neither " +
+	"the user nor a group of the user is an active member."
 
 // authorize is [Handler.authorize] for the REST API. It also returns the caller, whose permissions
 // the API checks itself.

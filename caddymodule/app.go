@@ -87,16 +87,16 @@ type App struct {
 	// A limit on invalid keys from one address. Default is none.
 	Abuse *AbuseConfig `json:"abuse,omitempty"`
 
-	// How long the usage of keys is kept, or that it is not counted. Default is the default of each
-	// period.
+	// How long the usage of keys is kept, or whether it is counted at all. Default is the default
+	// of each period.
 	Usage *UsageConfig `json:"usage,omitempty"`
 
 	// Which derived tokens are accepted. Default is those that expire within 24 hours.
 	Derive *DeriveConfig `json:"derive,omitempty"`
 
-	// How long before a key expires the audit log gets a reminder, at most 10 times such as `30d`
-	// or `12h`, each at least `1m` and `1m` apart from the others. `off` alone gives none, and none
-	// that a key has expired. Default is `30d`, `7d` and `1d`.
+	// When the audit log gets reminders that a key expires: at most 10 times before the expiry,
+	// such as `30d` or `12h`, each at least `1m` and `1m` apart from the others. `off` alone stops
+	// them, and the report that a key has expired. Default is `30d`, `7d` and `1d`.
 	Remind []string `json:"remind,omitempty"`
 
 	// The time after which the audit log reports a key that was not used, such as `90d`. A

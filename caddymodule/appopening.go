@@ -142,7 +142,7 @@ func (a *App) keepOpening(ctx context.Context, pending <-chan attempt, err error
 	var logged string
 	var loggedAt time.Time
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
-		if pending == nil { // the attempt has failed, it is not only slow
+		if pending == nil { // the attempt has failed and is not just slow
 			a.opening.failed.Add(1)
 		}
 		a.opening.api.NotReached(sqldb.Advice(err))

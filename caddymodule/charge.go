@@ -37,8 +37,8 @@ func (h *Handler) checkCharge() (name string, err error) {
 	return http.CanonicalHeaderKey(h.Charge), nil
 }
 
-// unchargeable are response headers that say something else than a cost: about the connection
-// (RFC 9110 §7.6.1), the content or the response.
+// unchargeable are response headers that never contain a cost: those about the connection (RFC 9110
+// §7.6.1), the content or the response.
 var unchargeable = []string{
 	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 	"Content-Encoding", "Content-Length", "Content-Range", "Content-Type",

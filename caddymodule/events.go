@@ -66,7 +66,7 @@ func (a *App) awaitActive() bool {
 // eventData returns the data of an event as handlers use it in placeholders: {event.data.key_name}.
 // The whole event is in json.
 func eventData(id string, e api.Event) map[string]any {
-	body, _ := json.Marshal(e) // it was made from JSON
+	body, _ := json.Marshal(e) // cannot fail: e was decoded from JSON
 	data := map[string]any{"id": id, "type": e.Type, "json": string(body),
 		"timestamp": e.Timestamp.Format(time.RFC3339)}
 	add := func(prefix string, raw json.RawMessage, fields ...string) {

@@ -8,10 +8,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// groupNames returns the names in the value of a placeholder for groups: a list of strings, or a
-// text with a JSON array of strings, or with names that commas separate or, if there is no comma,
-// spaces. Any other value is one name. A list or a JSON text that contains something else has no
-// names. Those in a list or a JSON text are taken as they are.
+// groupNames returns the names of groups in the value of a placeholder: a list of strings, a text
+// with a JSON array of strings, or a text with names separated by commas or, if it has no comma, by
+// spaces. Any other value is one name. A list or an array that contains anything but strings has no
+// names. The names in a list or an array are not trimmed.
 func groupNames(value any) (names []string) {
 	switch value := value.(type) {
 	case []string:

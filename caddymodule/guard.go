@@ -32,7 +32,7 @@ type guard struct {
 	handlers int             // api_key handlers
 }
 
-// A danger is a finding about a handler; of is nil if it is about none.
+// A danger is a finding. Its field of is the handler that it is about, if any.
 type danger struct {
 	check, problem, advice string
 	of                     any
@@ -54,17 +54,17 @@ type openUpstream struct {
 	handler any
 	to      string
 	site    *guardedSite
-	partly  bool // whether an api_key is for some of the requests
+	partly  bool // whether an api_key checks some of the requests
 	before  bool // whether an api_key follows that is never reached
 }
 
-// passed is what a request has passed when it comes to a handler.
+// passed is what a request has passed on its way to a handler.
 type passed struct {
-	key      bool                      // an api_key, whatever the request is
+	key      bool                      // an api_key, for every request
 	some     [][]caddyhttp.MatcherSets // an api_key, if one of these lists of matchers matches
 	keys     []*Handler                // those of key
 	assigned []assignment              // placeholders that have got other values
-	given    []caddyhttp.MatcherSets   // those that match the request as the last rewrite has left it
+	given    []caddyhttp.MatcherSets   // matchers that match the request after the last rewrite
 	rewrites int                       // how many handlers have changed the path
 	stripped string                    // the prefix that was removed from the path
 	answered bool                      // by a handler that calls no further one
@@ -80,7 +80,7 @@ func (p passed) clone() passed {
 // uncertain is a condition that is never known to be true.
 var uncertain = caddyhttp.MatcherSets{{unknownMatcher{}}}
 
-// rewrite is for a handler that changes the path. Matchers have seen another one before it.
+// rewrite notes that a handler changes the path. The matchers before it have seen another path.
 func (p *passed) rewrite() {
 	settle := func(conditions []caddyhttp.MatcherSets) []caddyhttp.MatcherSets {
 		if impliesAll(p.given, conditions) {
@@ -191,7 +191,7 @@ func (g *guard) follow(
 	// Only one route of a group runs. So p is what a request has passed before the group, and next
 	// what it has passed after it.
 	next, group := p.clone(), ""
-	earlier := make(map[string][]caddyhttp.MatcherSets) // of the routes of a group that go on
+	earlier := make(map[string][]caddyhttp.MatcherSets) // of routes of a group that do not answer
 	for _, r := range routes {
 		if r.Group == "" || r.Group != group {
 			p, group = next.clone(), r.Group
@@ -267,7 +267,7 @@ func (g *guard) handle(
 		case *caddyauth.Authentication:
 			p.assignAuthentication(h)
 		case *rewrite.Rewrite:
-			p.stripped = h.StripPathPrefix // another rewrite may bring the path back
+			p.stripped = h.StripPathPrefix // another rewrite may restore the path
 			p.rewrite()
 		case *reverseproxy.Handler:
 			if passesOn(h) {
@@ -422,7 +422,8 @@ func headerMatches(pattern, name string) bool {
 	return pattern == name
 }
 
-// checkPreflight finds preflights that never come, and origins that no preflight has.
+// checkPreflight finds preflight options that no request reaches, and origins that no browser
+// sends.
 func (g *guard) checkPreflight(h *Handler, within []caddyhttp.MatcherSets) {
 	if h.Methods["OPTIONS"] == "none" {
 		g.addOption(h, "preflight", "", "preflight", "preflights get 405, because `methods` refuses "+

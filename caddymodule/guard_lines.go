@@ -22,7 +22,7 @@ import (
 // numberTag begins the value of such an option.
 const numberTag = "apikeys-doctor-directive-"
 
-// A directive is one in a Caddyfile, with the tokens of its line and block.
+// A directive is a directive of a Caddyfile with the tokens of its line and block.
 type directive struct {
 	name   string
 	tokens []caddyfile.Token
@@ -160,7 +160,7 @@ func (c *readCaddyfile) adapt(file command.ConfigFile) (json.RawMessage, error) 
 	return json.Marshal(config)
 }
 
-// where returns the line of what a danger is about, or "" if it is not known.
+// where returns the line that a danger refers to, or "" if it is not known.
 func (c *readCaddyfile) where(d danger) string {
 	var tag string
 	switch h := d.of.(type) {
@@ -200,8 +200,8 @@ func (c *readCaddyfile) where(d danger) string {
 	return found.where()
 }
 
-// lines returns where directives or options with this name are in the Caddyfile. With words, only
-// those are meant whose line or block has one of them.
+// lines returns where directives or options with this name are in the Caddyfile. With words, it
+// leaves out those whose line and block have none of the words.
 func (c *readCaddyfile) lines(name string, words ...string) string {
 	var found []string
 	for _, block := range c.blocks {

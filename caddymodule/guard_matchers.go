@@ -76,7 +76,7 @@ func disjoint(given caddyhttp.MatchPath, m any) bool {
 	})
 }
 
-// fixedPath returns what all paths that a pattern matches begin with, in lower case.
+// fixedPath returns the common beginning of all paths that a pattern matches, in lower case.
 func fixedPath(pattern string) string {
 	if i := strings.IndexAny(pattern, `*?[{%\`); i >= 0 {
 		pattern = pattern[:i]

@@ -99,8 +99,8 @@ func dangersOfCaddyfile(file command.ConfigFile) (found []command.Danger) {
 	return found
 }
 
-// linesOf returns the lines of a Caddyfile that other checks of doctor are about. They are no
-// dangers, and have no Problem.
+// linesOf returns the lines of a Caddyfile that other checks of doctor are about. They are not
+// dangers and have no Problem.
 func linesOf(file command.ConfigFile) (found []command.Danger) {
 	if file.Adapter != "caddyfile" {
 		return nil
@@ -164,7 +164,7 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 	var withoutKey []string
 	for _, d := range locate(guardServers(servers), file) {
 		if d.Where == "" {
-			d.Where = "unknown; `caddy apikeys doctor --config FILE` tells it"
+			d.Where = "unknown; `caddy apikeys doctor --config FILE` shows it"
 		}
 		if d.Check == withoutKeyCheck {
 			withoutKey = append(withoutKey, d.Where)
@@ -184,7 +184,7 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 	}
 }
 
-// startedWith returns the configuration file that Caddy was started with, if the arguments tell it.
+// startedWith returns the configuration file that Caddy was started with, if the arguments name it.
 func startedWith(args []string) command.ConfigFile {
 	if len(args) < 2 || args[1] != "run" {
 		return command.ConfigFile{}

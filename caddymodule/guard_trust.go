@@ -165,7 +165,7 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 }
 
 // responses is for `forward_auth`, which runs the routes of one of its responses before the request
-// goes on. They are followed only for what the request passes in them.
+// continues. It returns what the request has passed after them, and adds no dangers.
 func (g *guard) responses(
 	h *reverseproxy.Handler, p passed, within []caddyhttp.MatcherSets,
 ) passed {
@@ -232,7 +232,7 @@ func (o *origins) chosen(name string, before int) bool {
 	return o.known[key]
 }
 
-// look computes the result of chosen. It goes through the assignments from the last one on.
+// look computes the result of chosen. It goes through the assignments from the last to the first.
 func (o *origins) look(name string, before int) bool {
 	given := false
 	for i := before - 1; i >= 0; i-- {
@@ -252,7 +252,7 @@ func (o *origins) look(name string, before int) bool {
 			return false
 		}
 	}
-	// A group of a regular expression that is in no matcher comes from one in an `expression`.
+	// A group whose regular expression is in no matcher comes from an `expression`.
 	return !given && strings.HasPrefix(name, regexpPlaceholder+".") || slices.ContainsFunc(writable,
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }

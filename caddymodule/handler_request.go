@@ -18,8 +18,8 @@ import (
 )
 
 // request is the state that all api_key handlers of one request share. The first one creates it. It
-// contains no credential that logs or placeholders could show. These read it after the handlers
-// have returned, so it is not pooled.
+// contains no credential that logs or placeholders could show. Logs read it after the handlers have
+// returned, so it is not pooled.
 type request struct {
 	trusted      bool           // whether the peer is a trusted proxy
 	vars         map[string]any // Caddy's variables of the request

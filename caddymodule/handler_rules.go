@@ -54,7 +54,7 @@ func realmOr(realm, fallback string) (string, error) {
 	odd := func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 	if len(realm) > maxRealm || strings.ContainsFunc(realm, odd) || keystore.ContainsToken(realm) {
 		return "", fmt.Errorf("realm: must be at most %d ASCII characters without quotes and "+
-			"backslashes, this is %q", maxRealm, redact.Argument(realm))
+			"backslashes, not %q", maxRealm, redact.Argument(realm))
 	}
 	return cmp.Or(realm, fallback), nil
 }
@@ -115,7 +115,7 @@ func (h *Handler) compile() (*rules, error) {
 	if h.Preflight != nil {
 		if h.Forwarded != "" {
 			return nil, errors.New("preflight cannot be combined with forwarded: the other proxy " +
-				"would take the 204 for a permission and pass on the OPTIONS request. Answer " +
+				"would treat the 204 as permission and pass on the OPTIONS request. Answer " +
 				"preflights in the other proxy")
 		}
 		for _, origin := range h.Preflight.Origins {

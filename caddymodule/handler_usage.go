@@ -64,8 +64,8 @@ func (c *call) countEnd(err error, complete bool) {
 	c.keys.CountUse(c.answer, use)
 }
 
-// statusClientGone is the status that Caddy's reverse_proxy notes for a client that has gone. Nobody
-// gets it.
+// statusClientGone is the status that Caddy's reverse_proxy notes for a client that has gone. No
+// client receives it.
 const statusClientGone = 499
 
 // statusOf returns the status with which Caddy answers a request after its handlers have returned

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/jsonlist"
 )
 
-// partialHeaders are request headers that ask for something else than the whole list: a range, a
+// partialHeaders are request headers that ask for something other than the whole list: a range, a
 // conditional response, a delta (RFC 9110 §13.1 and §14, RFC 3229) or a tunnel.
 var partialHeaders = []string{"Range", "If-Range", "If-Match", "If-None-Match",
 	"If-Modified-Since", "If-Unmodified-Since", "A-Im", "Upgrade"}

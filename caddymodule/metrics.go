@@ -57,7 +57,7 @@ var (
 	usageDroppedDesc = metricDesc("usage_dropped_rows_total",
 		"Rows of usage that were dropped because the database was unavailable for too long.")
 	webhookBacklogDesc = metricDesc("webhook_backlog",
-		"Rows of the audit log that a webhook has not processed, as in the database.", "webhook")
+		"Rows of the audit log that the database shows as not processed by a webhook.", "webhook")
 	webhookDeliveriesDesc = metricDesc("webhook_deliveries_total",
 		"Attempts of this node to deliver an event to a webhook, by result.", "result")
 	usageBatchesDesc = metricDesc("usage_batches_total",
@@ -137,7 +137,7 @@ func newStoreMetrics() *storeMetrics {
 		}),
 		usageFlushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    metricsPrefix + "usage_flush_seconds",
-			Help:    "Duration of writing what was counted since the last time.",
+			Help:    "Duration of writing counted usage to the database.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}),
 	}

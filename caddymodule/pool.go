@@ -22,8 +22,8 @@ var stores = caddy.NewUsagePool()
 const (
 	// openTimeout bounds opening a database, including migrations.
 	openTimeout = time.Minute
-	// readTimeout bounds opening the key store, which reads all namespaces, roles and members. It
-	// fails earlier if the database stops responding.
+	// readTimeout bounds opening the key store, which reads all namespaces, roles, plans and
+	// members. It fails earlier if the database stops responding.
 	readTimeout = 6 * time.Minute
 )
 

@@ -73,7 +73,7 @@ func TestWebhooks(t *testing.T) {
 		t.Helper()
 		g.load(g.config(sqlite(g.path("keys.db"), object{"webhooks": hooks})))
 	}
-	// A webhook begins with the events after the node has added it.
+	// A webhook gets the events that follow after the node has added it.
 	added := func(n int) {
 		t.Helper()
 		for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {

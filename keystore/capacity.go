@@ -201,7 +201,7 @@ func bytesOfPermissions(list []Permission) (n int64) {
 // namespaces are nested.
 func (d *Directory) TallyByNamespace() map[string]Tally {
 	sums := make(map[string]Tally, len(d.namespaces))
-	children := make(map[string]int, len(d.namespaces)) // those whose sums are not known yet
+	children := make(map[string]int, len(d.namespaces)) // without sums yet
 	for id, ns := range d.namespaces {
 		sums[id] = d.usage.each[id] // without shared roles and grants in all namespaces
 		children[ns.Parent]++

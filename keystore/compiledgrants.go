@@ -11,7 +11,7 @@ import (
 
 // CompiledGrants are the grants of a key with its owner, or the grants of a member, prepared for
 // decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
-// once. A nil *CompiledGrants has size 0 and no other use.
+// once. A nil *CompiledGrants stands for root, which nothing limits. It has only a Size, 0.
 type CompiledGrants struct {
 	grants   []compiledGrant // ordered by namespace
 	owner    string          // empty for the grants of a member
@@ -26,7 +26,7 @@ type compiledGrant struct {
 	connected bool
 }
 
-// sortGrants orders grants by namespace, and equal ones next to each other.
+// sortGrants orders grants by namespace and puts equal ones next to each other.
 func sortGrants(list []compiledGrant) {
 	slices.SortStableFunc(list, func(a, b compiledGrant) int {
 		return cmp.Or(strings.Compare(a.namespace, b.namespace),
@@ -136,7 +136,7 @@ func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	return e
 }
 
-// in is under without the cache, and without entitlement.both.
+// in does the same as under, without the cache. It does not set entitlement.both.
 func (g *CompiledGrants) in(d *Directory, ns *Namespace) *entitlement {
 	e := &entitlement{root: g.owner == RootMember, ownerActive: d.OwnerActive(g.owner)}
 	if ns == nil {

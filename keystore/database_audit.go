@@ -11,15 +11,15 @@ type AuditReader interface {
 	// next page, empty after the last. A page also ends at about [PageBytes].
 	Audits(ctx context.Context, f AuditFilter, cursor string, limit int) (rows []AuditRow,
 		next string, err error)
-	// AuditChain returns at most limit rows after a Seq, oldest first. A page ends earlier with the
-	// row that brings those after the first one to 256 KiB.
+	// AuditChain returns at most limit rows after a Seq, oldest first. A page ends early once the
+	// rows after the first one have 256 KiB.
 	AuditChain(ctx context.Context, after int64, limit int) ([]AuditRow, error)
 }
 
 // An AuditFilter selects rows of the audit log. A row must match every field that is set; the zero
 // value selects all.
 type AuditFilter struct {
-	Namespaces []string // the row names at least one namespace and no others; nil matches any row
+	Namespaces []string // the row names namespaces, all among these; nil matches any row
 	Namespace  string   // the row names this one; empty matches any row
 	Actor      string
 	Action     string

@@ -77,6 +77,6 @@ const (
 	// ChangeNew means that too many credentials were added to list them. A credential that was
 	// unknown may be valid now.
 	ChangeNew    ChangeKind = "new"
-	ChangePolicy ChangeKind = "policy" // namespaces, roles, members
+	ChangePolicy ChangeKind = "policy" // namespaces, roles, plans, members
 	ChangeAll    ChangeKind = "all"    // anything
 )

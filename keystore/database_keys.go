@@ -20,11 +20,11 @@ type KeyReader interface {
 	Key(ctx context.Context, id string) (*Key, error)
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
-	// valid while keys are created and deleted. In the reverse order, it leads to the keys before
-	// its key. A filter with a Text or Unused examines a few thousand keys at most: a page may be
-	// short or empty without being the last. Only the order by creation time works for any number
-	// of keys. With another order and more than a few thousand keys, Keys returns an [Error] of
-	// KindInvalid.
+	// valid while keys are created and deleted. With the opposite Sort, the same cursor leads to
+	// the previous keys. With a Text or Unused, Keys examines a few thousand keys at most: a page
+	// may be short or empty without being the last. Only the order by creation time works for any
+	// number of keys. With another order and more than a few thousand keys, Keys returns an [Error]
+	// of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
 	// MemberTokens returns the keys of the tokens of members, without revoked ones.
@@ -32,8 +32,8 @@ type KeyReader interface {
 	// OwnedHomes is [KeyRelations.OwnedHomes].
 	OwnedHomes(ctx context.Context, member string) ([]string, error)
 	// CountMatching returns the number of keys that match a filter, but at most a limit. It reports
-	// false instead if that would take more than examining a few thousand keys: with a Text,
-	// Metadata or Unused that no other field of the filter narrows down.
+	// false instead if it would have to examine more than a few thousand keys: for a Text, Metadata
+	// or Unused that no other field of the filter narrows down.
 	CountMatching(ctx context.Context, f KeyFilter, limit int) (n int, ok bool, err error)
 	// CountKeys returns the number of keys by status.
 	CountKeys(ctx context.Context) (map[Status]int64, error)
@@ -51,12 +51,13 @@ type KeyReader interface {
 // UsageRecorder is the part of a [Database] that stores what nodes learn when keys are used.
 type UsageRecorder interface {
 	// RecordUse stores last uses, by key id. It ignores unknown ids and uses that are not later
-	// than the stored one. It deletes from uses what it has stored or ignored, also if it fails.
+	// than the stored one. It deletes the entries of uses that it has stored or ignored, even if it
+	// fails.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
 	// RecordDeriving stores the deriving keys of secrets that have none, and the prefixes of those
 	// that have the same public key. It adds a [ForeignPrefix] to one that is stored. It ignores
-	// unknown digests and those of secrets that were rotated out. Like RecordUse, it deletes from
-	// keys what it has stored or ignored.
+	// unknown digests and those of secrets that were rotated out. Like RecordUse, it deletes the
+	// entries of keys that it has stored or ignored.
 	RecordDeriving(ctx context.Context, keys map[Digest]DerivingKey) error
 }
 
@@ -83,9 +84,9 @@ type KeyFilter struct {
 	Role      string
 	Plan      string            // the plan that the key itself names
 	Metadata  map[string]string // the key has all of these entries, compared exactly
-	// Expiring selects keys that expire within this time after Now, Unused those that were not used
-	// for this time before it; a key that was never used counts from its creation. Both leave out
-	// revoked and expired keys. Zero matches any key.
+	// Expiring selects keys that expire within this time after Now. Unused selects keys that were
+	// not used within this time before Now; a key that was never used counts from its creation.
+	// Both leave out revoked and expired keys. Zero matches any key.
 	Expiring, Unused time.Duration
 	// Text occurs in the name, the id or a listed prefix. ASCII case is ignored, and there are no
 	// wildcards.

@@ -8,8 +8,8 @@ import (
 // ReminderFinder is the part of a [Database] that finds the keys to which reminders apply. None of
 // its methods returns revoked keys or members' own tokens.
 type ReminderFinder interface {
-	// ReminderPositions returns the stored positions, by how long before the expiry of keys the
-	// reminders are given.
+	// ReminderPositions returns the stored positions of all reminders, by their time before the
+	// expiry of a key.
 	ReminderPositions(ctx context.Context) (map[time.Duration]ExpiryPosition, error)
 	// ExpiringKeys returns the positions of at most limit keys that come after a position and
 	// expire at a time or before it, in this order.
@@ -28,8 +28,8 @@ type ExpiryPosition struct {
 	ID        string
 }
 
-// BehindExpiry returns the position behind all keys that expire at a time or before it.
-func BehindExpiry(at time.Time) ExpiryPosition {
+// AfterExpiry returns the position after all keys that expire at a time or before it.
+func AfterExpiry(at time.Time) ExpiryPosition {
 	return ExpiryPosition{at, "\x7f"} // ids are visible ASCII
 }
 
@@ -50,12 +50,12 @@ type UnusedKey struct {
 	Reported      UnusedReport // the last one, or the zero value
 }
 
-// ReminderWriter is the part of a [Tx] that records which reminders were given. They are given in
-// the transaction that records them, so each is given once.
+// ReminderWriter is the part of a [Tx] that records which reminders were added to the audit log.
+// The same transaction adds and records a reminder, so each is added once.
 type ReminderWriter interface {
 	// ReminderPosition returns a stored position, or the zero value.
 	ReminderPosition(before time.Duration) (ExpiryPosition, error)
-	// SetReminderPosition stores up to which key reminders were given.
+	// SetReminderPosition stores up to which key reminders were added.
 	SetReminderPosition(before time.Duration, p ExpiryPosition) error
 	// ReportedUnused returns what NoteUnused has stored about keys, by id.
 	ReportedUnused(ids []string) (map[string]UnusedReport, error)
@@ -66,5 +66,5 @@ type ReminderWriter interface {
 // An UnusedReport says that a key was reported as unused.
 type UnusedReport struct {
 	Since       time.Time // of its last use, or of its creation if it was never used
-	Inactivated bool      // the key was made inactive for that
+	Inactivated bool      // the key was made inactive because of it
 }

@@ -121,7 +121,7 @@ func Derive(token string, c Caveats) (string, error) {
 	case !errors.Is(err, ErrNotDerived):
 		return "", errors.New("this is a derived token: derive from the key's own token")
 	case HasTokenPrefix(token, MemberPrefix):
-		return "", errors.New("this is a member's token: only keys can be derived from")
+		return "", errors.New("this is a member's token: derive from a key's token")
 	case !PossibleCredential(token):
 		return "", fmt.Errorf("a token must have %d to %d visible ASCII characters",
 			MinCredentialLen, MaxCredentialLen)
@@ -193,8 +193,8 @@ func segmentLen(s string) int {
 	return len(s)
 }
 
-// IsDerived reports whether a credential says that it is a derived token, even if it is malformed. It
-// only reads the header.
+// IsDerived reports whether a credential claims to be a derived token, even if it is malformed. It
+// reads only the header.
 func IsDerived(credential string) bool {
 	header, _, dots := strings.Cut(credential, ".")
 	return dots && hasDerivedType(header)
@@ -324,8 +324,8 @@ func (t *DerivedToken) readHeader(text []byte) bool {
 	}
 }
 
-// readTimes reads exp and nbf. It refuses more claims than there are names. Verify checks everything
-// else.
+// readTimes reads exp and nbf. It refuses a token with more than maxClaims claims. Verify checks
+// everything else.
 func (t *DerivedToken) readTimes(text []byte) bool {
 	for claims := 0; claims <= maxClaims; claims++ {
 		var name, value []byte
@@ -410,7 +410,7 @@ func parsePrefixes(ranges []string) ([]netip.Prefix, bool) {
 // set checks caveats and sets n to them.
 func (n *Narrowing) set(c Caveats) error {
 	if c.ExpiresAt.Unix() <= 0 { // also the zero time
-		return errors.New("a derived token must have a time at which it expires")
+		return errors.New("a derived token must have an expiry time")
 	}
 	n.expires = c.ExpiresAt.Unix()
 	if !c.NotBefore.IsZero() {

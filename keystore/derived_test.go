@@ -117,7 +117,7 @@ func TestDeriveRefuses(t *testing.T) {
 		c     Caveats
 		want  string
 	}{
-		"no expiry":        {tokenVectors[0].token, Caveats{}, "time at which it expires"},
+		"no expiry":        {tokenVectors[0].token, Caveats{}, "expiry time"},
 		"a derived token":  {derived, Caveats{ExpiresAt: at}, "derive from the key's own token"},
 		"a member's token": {"akm_" + strings.Repeat("0", 58), Caveats{ExpiresAt: at}, "member"},
 		"no token":         {"", Caveats{ExpiresAt: at}, "8 to 512"},
@@ -153,7 +153,7 @@ func TestDeriveRefuses(t *testing.T) {
 	}
 }
 
-// TestDeriveIsUnderstood: what Derive writes, ParseDerived reads.
+// TestDeriveIsUnderstood: ParseDerived reads what Derive writes.
 func TestDeriveIsUnderstood(t *testing.T) {
 	at := time.Unix(2000, 999_999_999)
 	jwt, err := Derive("secret-token:"+tokenVectors[1].token+"\n", Caveats{ExpiresAt: at,
@@ -268,7 +268,7 @@ func FuzzMembers(f *testing.F) {
 	})
 }
 
-// TestNarrowingKeepsNothingOfTheKey: what a scope leaves of a big set is not kept with the token.
+// TestNarrowingKeepsNothingOfTheKey: a Narrowing does not keep a big set in memory.
 func TestNarrowingKeepsNothingOfTheKey(t *testing.T) {
 	c := Caveats{ExpiresAt: time.Unix(2000, 0), Permissions: []string{"*"}}
 	n := new(Narrowing)

@@ -437,10 +437,10 @@ func (d *Directory) loginsOf(m *member) map[string]*member {
 	return d.logins
 }
 
-// MembersByLogin returns the enabled members as which a person with a verified login acts, which is
-// in groups with these verified names. A login of a member, even of a disabled one, is that member,
-// and the groups do not count. Otherwise these are the groups that are members, at most
-// maxActingGroups, ordered by their ids.
+// MembersByLogin returns the enabled members that a person acts for. login is the person's verified
+// login, groups are the verified names of the person's groups. If a member has the login, even a
+// disabled one, the groups do not count. Otherwise, the result has the groups that are members, at
+// most maxActingGroups, ordered by id.
 func (d *Directory) MembersByLogin(login string, groups []string) (list []*Member) {
 	if m := d.logins[login]; m != nil {
 		groups = nil

@@ -13,9 +13,9 @@ func isObject(text []byte) bool {
 	return len(text) > 0 && text[0] == '{' && utf8.Valid(text) && json.Valid(text)
 }
 
-// nextMember splits a JSON object (RFC 8259), or what a former call has left of one, after its first
-// member: the name in quotes, and the value. It does not allocate. Of a text that [isObject] refuses,
-// it finds some members or none.
+// nextMember splits a JSON object (RFC 8259), or the rest that an earlier call returned, after its
+// first member. It returns the name in quotes and the value. It does not allocate. If [isObject]
+// refuses the text, it finds only some members or none.
 func nextMember(text []byte) (name, value, rest []byte, ok bool) {
 	first := byte(',')
 	if bytes.HasPrefix(text, []byte("{")) {
@@ -82,8 +82,8 @@ func valueEnd(text []byte) int {
 	return len(text)
 }
 
-// plainText returns the text of a JSON string. It returns nil if value is none, or has an escape that
-// does not stand for an ASCII character: no text that it is compared with contains one. It decodes
+// plainText returns the text of a JSON string. It returns nil if value is not a string, or has an
+// escape for a character outside ASCII: no text that it is compared with contains one. It decodes
 // the escapes in place, and so can be called only once. It does not allocate, because anyone can
 // send a thousand escapes.
 func plainText(value []byte) []byte {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Bounds of the times in a [Lifecycle], and of those after which there are reminders. The longest
-// time is more than a century, and a time that is this long before now can still be stored.
+// Bounds of the times in a [Lifecycle] and of the configured times of reminders. MaxLifetime is
+// about a century, and a time that is this long before now can still be stored.
 const (
 	MinLifetime = time.Second
 	// MinInactivate is the shortest time after which unused keys are inactivated.

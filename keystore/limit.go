@@ -204,7 +204,8 @@ func (d *Directory) LimitsDefect(r *Record) string {
 
 // KeyLimits returns the limits that apply to a key with these settings in a home namespace.
 //
-// If they are not known, it returns the smallest limits, so that nobody gives limits by them.
+// If they are not known, it returns the smallest limits, so that a caller with this key cannot give
+// higher ones.
 func (d *Directory) KeyLimits(home string, l KeyLimits) Limits {
 	key, _, defect := d.limitsOf(home, l)
 	if defect != "" {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// MemberKind is what a member stands for. [Person] and [Service] differ only for people.
+// MemberKind is what a member stands for. A [Person] and a [Service] have the same rights.
 type MemberKind string
 
 // Kinds of members.

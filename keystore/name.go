@@ -22,7 +22,7 @@ func HasGlyph(s string) bool {
 // writing needs: a joiner after a letter of a script that uses joiners or between emoji, and a
 // variation selector after a visible character.
 func HiddenIn(name string) (hidden rune, found bool) {
-	var last, base rune // the last character, and the last one that is no mark
+	var last, base rune // the last character, and the last one that is not a mark
 	text := []rune(name)
 	for i, r := range text {
 		switch {

@@ -49,8 +49,8 @@ type Namespace struct {
 	// have no effect, it reaches no other namespace, and no key can be created in it. In a
 	// directory, a namespace is also unreadable if it is its own ancestor or nested too deep.
 	Unreadable string
-	// ListsUnreadable and LimitsUnreadable report whether this is because of Reach and KeyRoles, or
-	// of Limits. For the latter see [Directory.LimitsDefect].
+	// ListsUnreadable reports whether Reach or KeyRoles cannot be read, LimitsUnreadable whether
+	// Limits cannot: see [Directory.LimitsDefect].
 	ListsUnreadable, LimitsUnreadable bool
 
 	// A directory sets these.

@@ -166,8 +166,8 @@ type commonSet struct {
 }
 
 // maxKeptSet is how many permissions a set can have for commons to keep it, so that the cache takes
-// some 10 MB at most. A longer one is remembered until the next garbage collection: to compute it for
-// each request may take a millisecond.
+// some 10 MB at most. A larger one stays until the next garbage collection, because computing it
+// for each request may take a millisecond.
 const maxKeptSet = 64
 
 var commonSeed = maphash.MakeSeed()

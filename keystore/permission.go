@@ -55,7 +55,7 @@ func ParsePermission(s string) (Permission, error) {
 			"and contain only these, '.', '_' and '-'", s)
 	}
 	if action != "*" && !validOperation(action) {
-		return Permission{}, fmt.Errorf("permission %q: after the colon must be read, write, * or "+
+		return Permission{}, fmt.Errorf("permission %q: the action must be read, write, * or "+
 			"an operation, which begins with a letter or digit and contains only these, '.', '_' "+
 			"and '-'", s)
 	}

@@ -10,8 +10,8 @@ import (
 )
 
 // A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
-// immutable except for the time of its last use and for its deriving key. That key may become known
-// later, and a node learns it again when `token_prefix` has got another prefix.
+// immutable except for the time of its last use and for its deriving key. A node may learn that key
+// later, and learns it again after `token_prefix` has gained a prefix.
 type Record struct {
 	Digest     Digest
 	KeyID      string

@@ -292,7 +292,7 @@ func RandomBase62(n int) string {
 	for len(out) < n {
 		_, _ = rand.Read(buf[:]) // crypto/rand never fails
 		for _, b := range buf {
-			if b < 248 && len(out) < n { // 4·62; the rest would favour the first digits
+			if b < 248 && len(out) < n { // 4·62; the rest would favor the first digits
 				out = append(out, base62Alphabet[b%62])
 			}
 		}

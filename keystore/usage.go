@@ -9,15 +9,16 @@ var LatencyBounds = [...]time.Duration{
 	5 * time.Second,
 }
 
-// UsageCounts are sums over requests with the same outcome. Requests that were refused have
-// nothing but Requests.
+// UsageCounts are sums over requests with the same outcome. For refused requests, only Requests is
+// set.
 type UsageCounts struct {
 	Requests int64
 	Units    int64 // charged, see [Quota]
-	// Status counts responses by class: 1xx (which is 101) first, 5xx last. A response that was cut
+	// Status counts responses by class: 1xx (only 101) first, 5xx last. A response that was cut
 	// before its status was sent has none.
 	Status [5]int64
-	// BytesIn and BytesOut are the bodies that were transferred; of a tunnel, everything.
+	// BytesIn and BytesOut are the bytes of the bodies that were transferred; for a tunnel, all
+	// bytes.
 	BytesIn, BytesOut int64
 	// Latency counts responses by the time until they ended: see LatencyBounds.
 	Latency [len(LatencyBounds) + 1]int64

@@ -50,7 +50,7 @@ type Verdict struct {
 // Caddy's admin endpoint.
 type Self struct {
 	Member      *string             `json:"member" doc:"The id of the member, root at Caddy's admin endpoint; null for a key and for a person that acts for groups"`
-	Login       string              `json:"login,omitempty" doc:"The login of a person that is no member and acts for groups"`
+	Login       string              `json:"login,omitempty" doc:"The login of a person who is not a member and acts for groups"`
 	Groups      []SelfGroup         `json:"groups,omitempty" doc:"The groups that this person acts for"`
 	Key         *Key                `json:"key,omitempty" doc:"The caller's own key; for a member that sent its token, the record of that token"`
 	Permissions map[string][]string `json:"permissions" doc:"The caller's permissions by namespace; * is every namespace. A key has no permission that its owner lacks"`

@@ -9,7 +9,7 @@ import (
 type AuditRow struct {
 	Seq        int64           `json:"seq" doc:"1, 2, 3, … without gaps"`
 	At         time.Time       `json:"at"`
-	Actor      string          `json:"actor" doc:"The id of the member or key that made the change, or for a person that acts for groups their login, via and the ids of the groups with commas: ada@example.com via m_2sD8kQ1hTz4f"`
+	Actor      string          `json:"actor" doc:"The id of the member or key that made the change. For a person who acts for groups: the login, the word via and the ids of the groups, as in ada@example.com via m_2sD8kQ1hTz4f"`
 	Address    string          `json:"address" doc:"The address that the change came from"`
 	Action     string          `json:"action" example:"key.mint"`
 	Object     string          `json:"object" doc:"The id of the changed object"`

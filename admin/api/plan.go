@@ -12,7 +12,7 @@ type Plan struct {
 	Quota       *Quota     `json:"quota" doc:"null: no quota"`
 	CreatedAt   time.Time  `json:"created_at"`
 	Version     int64      `json:"version"`
-	Unreadable  string     `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. Until it is repaired, only its readable limits apply."`
+	Unreadable  string     `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. Until it is repaired, requests with keys that have the plan get 503."`
 }
 
 // A PlanRequest describes a plan to create.

@@ -5,6 +5,6 @@ import "github.com/caddy-apikeys/caddy-apikeys/keystore"
 // Caveats say how a derived token narrows its key. ExpiresAt is required.
 type Caveats = keystore.Caveats
 
-// Derive returns a token that has only what caveats leave of a key's token. It needs no network and
-// no [Client]. The token works until it expires or the key stops working (docs/derived.md).
+// Derive derives a token from a key's token and restricts it by caveats. It needs no network and no
+// [Client]. The token works until it expires or the key stops working (docs/derived.md).
 func Derive(token string, c Caveats) (string, error) { return keystore.Derive(token, c) }

@@ -31,7 +31,7 @@ func (c *Client) MintKey(
 type KeyFilter struct {
 	Namespace string // the home namespace, or named by a grant
 	Home      string // the home namespace
-	Status    string // active, inactive, expired, revoked or owner_disabled
+	Status    string // active, inactive, expired, revoked, owner_disabled or usable
 	Owner     string // the id of a member
 	Role      string // named by a grant
 	Plan      string // named by the key itself

@@ -7,8 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// ReportLeaks reports tokens that have leaked, at most 100. It returns a label for each, when their
-// keys are ended as on_leak of their namespaces says. It needs no token.
+// ReportLeaks reports tokens that have leaked, at most 100. It returns a label for each, once
+// on_leak of the namespaces has been applied to their keys on every node. It needs no token.
 func (c *Client) ReportLeaks(
 	ctx context.Context, reports []api.LeakReport,
 ) ([]api.LeakLabel, error) {

@@ -24,7 +24,7 @@ type UsageSpan struct {
 // A UsageFilter selects usage. Its zero value selects the last 24 hours of all keys.
 type UsageFilter struct {
 	UsageSpan
-	// Key is the id of one key. It excludes the fields below, which empty select any key.
+	// Key is the id of one key. It cannot be combined with the fields below.
 	Key       string
 	Namespace string // home of the keys
 	GroupBy   string // key, namespace, owner, outcome or operation; empty means one sum

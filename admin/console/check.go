@@ -85,7 +85,7 @@ func (v *visit) checkMemberToken(token string) error {
 	outcome := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy,
 		Namespace: policy.Namespace(keystore.DefaultNamespace)})
 	switch outcome {
-	case keystore.OK, keystore.Forbidden, keystore.Address: // it calls the API of no handler
+	case keystore.OK, keystore.Forbidden, keystore.Address: // these are not about signing in
 		p.Good, p.Title = true, "This member token works"
 		p.Text = "Anyone who has it can sign in as the member. If it has leaked, create another " +
 			"token for the member, which replaces this one, or disable the member."

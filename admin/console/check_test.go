@@ -70,7 +70,7 @@ func TestCheckToken(t *testing.T) {
 	check(p, benToken, "This member token is refused", "Disabled")
 	check(p, token, "is refused", "acts for is disabled")
 
-	// who may not read the key or the member learns nothing
+	// visitors that may not read the key or the member learn nothing
 	stranger := s.signedIn(t, "Eve", "eu=@client-admin")
 	check(stranger, token, "is refused", "No key that you may see").lacks("Live", "Ben", live.ID)
 	check(stranger, benToken, "is refused").lacks("Ben", ben)

@@ -18,7 +18,7 @@ type edit struct {
 }
 
 // newEdit returns the edit of an object that has a version and is described by a form. The field
-// `seen` of the form tells later which aspects have changed since.
+// `seen` of the form shows later which aspects have changed since.
 func newEdit(
 	kind, id, namespace string, version int64, now *form, aspects func(*form) aspectList,
 ) *edit {

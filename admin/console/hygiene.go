@@ -86,7 +86,7 @@ func (v *visit) examine(name manage.Finding, atOnce int, add func(manage.KeyHygi
 			more = false
 		}
 		for _, k := range keys {
-			if !v.showsUsage(k.Namespace, k.Owner) { // which the finding would tell
+			if !v.showsUsage(k.Namespace, k.Owner) { // which the finding would reveal
 				k.Findings = slices.DeleteFunc(k.Findings,
 					func(f manage.Finding) bool { return f == manage.UnusedPermissions })
 			}

@@ -127,7 +127,7 @@ func TestKeyLimits(t *testing.T) {
 	p.get(at).want(200, "(default of the namespace)", "100,000 units per month")
 	p.get("/apikeys/keys/new").want(200, "Default of the namespace: gold<")
 
-	// Who may not list plans types their names.
+	// A visitor that may not list plans types their names.
 	typist := s.signedIn(t, "Typist", "default=admin.keys:create,admin.keys:read,read")
 	typist.get("/apikeys/keys/new").want(200, "You may not list the plans")
 	typed, _ := typist.createKey("name", "Typed", "access", "read_only", "plan", "free")
@@ -139,7 +139,8 @@ func TestKeyLimits(t *testing.T) {
 		`id="f-plan-error"`, "does not exist")
 }
 
-// TestNamespaceLimits checks that only who manages the parent is offered the limits of a namespace.
+// TestNamespaceLimits checks that only visitors that manage the parent are offered the limits of a
+// namespace.
 func TestNamespaceLimits(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "org"}, keystore.Namespace{ID: "acme", Parent: "org"})

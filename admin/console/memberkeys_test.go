@@ -95,7 +95,7 @@ func TestTransferKeys(t *testing.T) {
 	p.submit(at+"/transfer", "to", cleo).want(200, "No keys to transfer")
 	p.get("/apikeys/members/"+cleo).want(200, "One", "Two")
 
-	// one key that may not be given keeps all where they are
+	// if one key may not be given, none is transferred
 	eve := s.signedIn(t, "Eve", "acme=@client-admin", "eu=admin.members:read,admin.keys:read")
 	eve.post("/apikeys/members/"+cleo+"/transfer", "to", ben).want(403)
 	if s.key(t, one.ID).Owner != cleo {

@@ -253,8 +253,8 @@ func (v *visit) namespaceForm(ns *api.Namespace, f *form) namespaceForm {
 	return p
 }
 
-// maySetLimits reports whether the visitor may set the limits of a namespace: they are not for its
-// own administrators (docs/authority.md).
+// maySetLimits reports whether the visitor may set the limits of a namespace. Its own
+// administrators may not (docs/authority.md).
 func (v *visit) maySetLimits(ns api.Namespace) bool {
 	parent := keystore.AnyNamespace
 	if ns.Parent != nil {

@@ -14,7 +14,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestTitles checks that no two pages have the same title, and that the title begins with the news.
+// TestTitles checks that no two pages have the same title, and that the title begins with the
+// result of a form.
 func TestTitles(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "billing"})

@@ -99,8 +99,8 @@ func TestKeyUsage(t *testing.T) {
 	p.get(at+"?range=1h").want(422, "Invalid time")
 	p.get("/apikeys/keys/"+idle.ID).want(200, "No requests").lacks("<meter", "Show as a table")
 
-	// The page of a key shows usage to everybody who may read the key. Lists show it where the
-	// overview adds it up: with the permission, and of own keys.
+	// The page of a key shows usage to everybody who may read the key. Lists show that of one's own
+	// keys, and that of others with the permission.
 	mine := &keystore.Key{Name: "Mine", Namespace: "acme"}
 	ben, token := s.member(t, "Ben", "acme=admin.keys:read")
 	mine.Owner = ben

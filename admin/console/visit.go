@@ -176,7 +176,7 @@ func (v *visit) fail(err error) {
 		_ = v.done(v.With(), notice{Kind: "warning", Title: invalidAddress})
 		return
 	}
-	if refused, ok := errors.AsType[*keystore.Error](err); ok { // of a read without the interface
+	if refused, ok := errors.AsType[*keystore.Error](err); ok { // of a read that does not use REST
 		v.refuse(kinds[refused.Kind], "Request refused", sentence(refused.Error()))
 		return
 	}

@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// notPublic are networks that [netip.Addr] has no method for and that are not on the public
-// internet (the IANA registries of special-purpose addresses, RFC 6890), or that lead to addresses
-// inside IPv4 ones (RFC 3056, RFC 4380).
+// notPublic are networks that are not on the public internet (the IANA registries of
+// special-purpose addresses, RFC 6890) and for which [netip.Addr] has no method. Some of them embed
+// IPv4 addresses to which they lead (RFC 3056, RFC 4380).
 var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24",
 	"198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "2001::/23",
 	"2001:db8::/32", "2002::/16", "3fff::/20")
@@ -19,9 +19,9 @@ var notPublic = prefixes("0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.
 // of IPv4: ::ffff:0:0:0/96 (RFC 7915), for example.
 var unicast = netip.MustParsePrefix("2000::/3")
 
-// translated has the IPv4 addresses that DNS64 gives to nodes without IPv4 (RFC 6052). The last four
-// bytes are the address that a translator sends to. Networks may choose prefixes of their own, which
-// nobody else can tell from other addresses.
+// translated has the addresses by which DNS64 lets nodes without IPv4 reach IPv4 addresses (RFC
+// 6052). The last four bytes are the address that a translator sends to. Networks may choose
+// prefixes of their own, which others cannot distinguish from other addresses.
 var translated = netip.MustParsePrefix("64:ff9b::/96")
 
 func prefixes(list ...string) (out []netip.Prefix) {
@@ -46,7 +46,7 @@ var errPrivate = errors.New("the address is not public: set allow_private if the
 	"in your own network")
 
 // dialPublic refuses to connect to addresses that are not public. It is called with the address
-// that is about to be dialled, so a name cannot resolve to another one afterwards.
+// that is about to be dialed, so a name cannot resolve to another one afterwards.
 func dialPublic(_, address string, _ syscall.RawConn) error {
 	a, err := netip.ParseAddrPort(address)
 	if err != nil {

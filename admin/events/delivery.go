@@ -24,9 +24,9 @@ const (
 	// watchInterval is how often the other nodes read the row.
 	watchInterval = 5 * time.Second
 	// pollInterval is how often the node that delivers reads the audit log although it knows of no
-	// change: rows without a revision that another node has written.
+	// change: another node may have written rows without a revision.
 	pollInterval = 2 * time.Second
-	// noticeInterval is how often it looks whether there was a change.
+	// noticeInterval is how often it checks for changes.
 	noticeInterval = 100 * time.Millisecond
 	// storeTimeout bounds a call of the database.
 	storeTimeout = 5 * time.Second
@@ -57,14 +57,14 @@ type delivery struct {
 	wake chan struct{} // with a capacity of one: there may be new rows
 
 	row     keystore.Webhook // as last read or saved
-	holding bool             // this node has saved row, and nobody has changed it since
+	held    bool             // this node has saved row, and nobody has changed it since
 	saved   time.Time        // before the last save: the lease begins then
 	holder  string           // this node's incarnation at the last save
 	dirty   bool             // row has changes that are not saved
 	watched int64            // Beat of the row while another node holds it
 	since   time.Time        // when watched was first seen
 
-	due, dueFor time.Time // when row.RetryAt is on the own clock, and for which RetryAt that holds
+	due, dueFor time.Time // row.RetryAt on this machine's clock; the RetryAt of due
 
 	buffer  []keystore.AuditRow // the rows after row.Position
 	applied keystore.Revision   // of the node before the audit log was last read
@@ -90,9 +90,9 @@ func (d *delivery) run(ctx context.Context) {
 	}
 }
 
-// step does the next thing and returns how long to wait after it.
+// step performs the next action and returns how long to wait after it.
 func (d *delivery) step(ctx context.Context) time.Duration {
-	if !d.holding {
+	if !d.held {
 		return d.claim(ctx)
 	}
 	now := d.now()
@@ -222,17 +222,17 @@ func (d *delivery) save() bool {
 	next.URL, next.Events, next.Namespaces = d.hook.Shown, d.hook.Events, d.hook.Namespaces
 	asked := d.now()
 	if !d.saver.save(&next) {
-		d.holding, d.watched = false, 0 // the write may have happened
+		d.held, d.watched = false, 0 // the write may have happened
 		return false
 	}
 	next.Beat++
-	d.row, d.holding, d.saved, d.holder, d.dirty = next, true, asked, next.Holder, false
+	d.row, d.held, d.saved, d.holder, d.dirty = next, true, asked, next.Holder, false
 	return true
 }
 
 // release lets another node take over at once.
 func (d *delivery) release() {
-	if d.holding {
+	if d.held {
 		d.row.Holder = ""
 		d.saver.save(&d.row) // if it fails, another node waits for the lease
 	}
@@ -304,11 +304,11 @@ func (d *delivery) next(ctx context.Context) {
 	}
 	began := d.now()
 	at := d.clock()
-	// Receivers compare the time that is signed with their own clock. That of the database may
-	// still make up for a step.
+	// The signed time is that of this machine, because receivers compare it with their own clocks.
+	// The database's time may lag behind after its clock was set.
 	status, err := d.send(ctx, m, began)
 	if ctx.Err() != nil {
-		return // of this node: the next one sends it again
+		return // this node stops: the next one sends the event again
 	}
 	attempt := keystore.WebhookDelivery{Event: m.id, Type: m.kind, At: at, Status: status,
 		Took: d.now().Sub(began)}

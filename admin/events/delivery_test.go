@@ -91,7 +91,7 @@ func TestTakeover(t *testing.T) {
 }
 
 // TestRejoined: a node that has lost the row of its webhook and has to join again, as after a
-// failover, continues at once. The holder of the row is itself under its former incarnation.
+// failover, continues at once. The row is held by its own former incarnation.
 func TestRejoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
@@ -143,8 +143,7 @@ func TestLostWebhook(t *testing.T) {
 	})
 }
 
-// TestThousandChanges: everything arrives and in order while nodes come and go and the receiver
-// fails.
+// TestThousandChanges: everything arrives in order while nodes come and go and the receiver fails.
 func TestThousandChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
@@ -269,8 +268,8 @@ func TestSavesOfTwo(t *testing.T) {
 	})
 }
 
-// TestCloseWhileSaving: a database that hangs delays the end of a node, for whose lease revokes on
-// other nodes wait, by no more than one call of it.
+// TestCloseWhileSaving: while the database hangs, closing a node waits for one call at most,
+// because revokes on other nodes wait for its lease.
 func TestCloseWhileSaving(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()

@@ -132,14 +132,14 @@ func (d *Dispatcher) Results() (counts [NumResults]uint64) {
 }
 
 const (
-	// unusedAfter is how long a row stays that no node holds or delivers: a webhook that was
-	// removed from the configuration for less time continues where it was.
+	// unusedAfter is how long a row is kept that no node holds. A webhook that was removed from the
+	// configuration for less time continues where it was.
 	unusedAfter    = 7 * 24 * time.Hour
 	unusedInterval = time.Hour
 )
 
-// forgetUnused deletes rows that have not changed since this process has first seen them, long ago.
-// It does not rely on a clock of the database, which could be set.
+// forgetUnused deletes rows that this process has seen unchanged for unusedAfter. It does not rely
+// on a clock of the database, which could be set.
 func (d *Dispatcher) forgetUnused(ctx context.Context) {
 	type seen struct {
 		beat int64
@@ -175,7 +175,7 @@ func (d *Dispatcher) forgetUnused(ctx context.Context) {
 }
 
 // Listen sets the function that gets the events of the changes that this process makes, one after
-// the other. nil stands for none. Events that come faster than it returns are dropped.
+// the other. nil stands for none. If too many events wait for it, the newest are dropped.
 func (d *Dispatcher) Listen(f func(id string, e api.Event)) { d.listener.set(f) }
 
 // listen calls the listener.

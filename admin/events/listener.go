@@ -10,7 +10,7 @@ import (
 // maxWaiting is the maximum memory of the rows that wait for the listener, in bytes.
 const maxWaiting = 16 << 20
 
-// A listener holds the rows whose events a function is to get.
+// A listener queues the rows of events for a function.
 type listener struct {
 	wake chan struct{} // with a capacity of one
 

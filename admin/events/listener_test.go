@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestListenerIsBounded: events that nobody takes are dropped beyond some memory, which is reported
-// once, and those after a gap wait until the others are taken.
+// TestListenerIsBounded: once the events that nobody takes use too much memory, further ones are
+// dropped, which is reported once, until all waiting ones are taken.
 func TestListenerIsBounded(t *testing.T) {
 	l := newListener()
 	row := &keystore.AuditRow{After: strings.Repeat("x", 1<<20)}

@@ -91,7 +91,7 @@ func (r *renderer) event(ctx context.Context, row *keystore.AuditRow) (api.Event
 	return e, namespace, nil
 }
 
-// complete adds what rows of earlier versions do not say, as far as it is known.
+// complete adds values that rows of earlier versions lack, as far as they are known.
 func complete(k *keystore.Key, row *keystore.AuditRow) {
 	if k.CreatedAt.IsZero() && row.Before == "" {
 		k.CreatedAt, k.CreatedBy = row.At, row.Actor

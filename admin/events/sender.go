@@ -109,16 +109,16 @@ func (s *sender) send(ctx context.Context, m *message, now time.Time) (status in
 	return resp.StatusCode, fmt.Errorf("answered %d", resp.StatusCode)
 }
 
-// reconnect makes the next attempt use a new connection. The client would continue a handshake that
-// has no answer, and use an HTTP/2 connection again that has none.
+// reconnect makes the next attempt use a new connection. Otherwise the client would continue a
+// handshake without an answer, or reuse an HTTP/2 connection that no longer answers.
 func (s *sender) reconnect() {
 	former := s.client.Transport.(*http.Transport)
 	s.client.Transport = former.Clone()
 	former.CloseIdleConnections()
 }
 
-// withoutURL removes the URL, of which a part may be secret, from an error of the client. A receiver
-// that is no HTTP server may have repeated it.
+// withoutURL removes the URL, of which a part may be secret, from an error of the client. A
+// receiver that is not an HTTP server may have repeated it.
 func withoutURL(ctx context.Context, err error, sent *url.URL) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("no answer within %s", sendTimeout)

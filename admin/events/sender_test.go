@@ -279,7 +279,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestPrivate: the address that is dialled decides, whatever name leads to it.
+// TestPrivate: the address of the connection decides, whatever name leads to it.
 func TestPrivate(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		t.Error("a private address got a request")

@@ -33,7 +33,7 @@ var typeOf = map[string]string{
 	"webhook.replay":   "webhook.replayed",
 }
 
-// switched maps the actions that may switch an object on or off to the types of doing so.
+// switched maps the actions that may enable or disable an object to the types of these events.
 var switched = map[string][2]string{
 	"key.edit":    {"key.inactivated", "key.activated"},
 	"member.edit": {"member.disabled", "member.enabled"},
@@ -58,7 +58,7 @@ func Type(r *keystore.AuditRow) string {
 }
 
 // kinds are the first words of types. A pattern must begin with one of them, so that a typing error
-// is noticed. Their second words may be those of a later version.
+// is noticed. The second word may be one of a later version.
 var kinds = []string{"key", "member", "role", "namespace", "plan", "quota", "webhook"}
 
 // validPattern reports whether a pattern can match a type: it is `*`, `KIND.*` or a type.

@@ -20,8 +20,8 @@ type Webhook struct {
 	// text, it continues where it was.
 	Shown string
 	URL   string // with placeholders replaced
-	// Secrets sign the requests, each for itself. The receiver needs to know one of them. A secret
-	// is `whsec_` and 24 to 64 bytes in base64.
+	// Each of the Secrets signs every request. The receiver needs to know one of them. A secret is
+	// `whsec_` and 24 to 64 bytes in base64.
 	Secrets      []string
 	Events       []string // patterns of types; none for all
 	Namespaces   []string // of the events' objects; none for all

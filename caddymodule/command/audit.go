@@ -18,10 +18,10 @@ func (c *cli) auditCommand() *cobra.Command {
 		Use:   "audit",
 		Short: "Lists, verifies and exports the audit log",
 		Long: `
-Every change of a key, namespace, role or member adds a row to the audit log: who
-changed it, when, from which address, and its state before and after. Each row
-has a hash over itself and the row before it, so that no row can be changed,
-removed or reordered without notice.`,
+Every change of a key, namespace, role, plan or member adds a row to the audit
+log: who changed it, when, from which address, and its state before and after.
+Each row has a hash over itself and the row before it, so that no row can be
+changed, removed or reordered without notice.`,
 	}, c.listAuditCommand(), c.verifyAuditCommand(), c.exportAuditCommand())
 }
 

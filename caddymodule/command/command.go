@@ -125,7 +125,7 @@ func mayBeEmpty(flags *pflag.FlagSet, name string) {
 	_ = flags.SetAnnotation(name, "empty", nil)
 }
 
-// prepare gives cmd and its subcommands what all of them have: the short aliases, values for the
+// prepare adds to cmd and its subcommands what they all share: the short aliases, values for the
 // completion of the shell, errors in JSON, and flags that refuse an empty value. An unset shell
 // variable would otherwise select the default or clear a list.
 func (c *cli) prepare(cmd *cobra.Command) {

@@ -38,10 +38,10 @@ Runs these checks, one line each, with advice if a check fails:
 
   - the routes: no upstream is reached without passing api_key, no matcher lets
     forged headers through, clients cannot choose the names that trust_user and
-    trust_groups take, and no option is without effect. These are mostly
+    trust_groups use, and no option is without effect. These are mostly
     warnings, with the line of the Caddyfile that --config names or that is in
     the working directory, else with the path in the configuration. They are
-    checked in the file if Caddy does not run
+    checked in the file if Caddy is not running
 
 It changes nothing. With --server it cannot check the configuration. The exit
 status is 0 if all checks pass, else 1.`,
@@ -72,7 +72,7 @@ type doctor struct {
 	server   *client.Client
 	findings []finding
 	rated    bool              // whether a plan or a namespace has a rate limit
-	lines    map[string]string // where what a check looks at is in the Caddyfile
+	lines    map[string]string // in the Caddyfile, by check
 }
 
 // A finding is the result of one check.
@@ -335,7 +335,7 @@ func (d *doctor) logs(config *Config) {
 		d.found("logs", false,
 			"Add `log { format api_keys }` to the global options, for the default log, and to "+
 				"every site that has an access log.",
-			"keys from %s are written in clear into: %s", strings.Join(exposed, ", "),
+			"keys from %s are written in plain text to: %s", strings.Join(exposed, ", "),
 			strings.Join(open, ", "))
 	}
 }

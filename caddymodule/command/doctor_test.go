@@ -41,10 +41,10 @@ func TestDoctorCommand(t *testing.T) {
 			"✓ api_key handlers in the configuration: 1",
 			"✓ every log of HTTP requests redacts", "exist: default"}, nil, nil},
 		"no log configured": {header, healthy, 1,
-			[]string{"✗ keys from header X-Api-Key are written in clear into: default",
+			[]string{"✗ keys from header X-Api-Key are written in plain text to: default",
 				"→ Add `log { format api_keys }`"}, nil, nil},
 		"access log without redaction": {logs(`"default":{`+redacting+`},"log0":{`+plain+
-			`,"include":["http.log.access.log0"]}`) + header, healthy, 1, []string{"into: log0"},
+			`,"include":["http.log.access.log0"]}`) + header, healthy, 1, []string{"text to: log0"},
 			nil, nil},
 		"default log without HTTP": {logs(`"default":{"exclude":["http"]}`) + header, healthy, 0,
 			[]string{"✓ every log"}, nil, nil},
@@ -55,7 +55,7 @@ func TestDoctorCommand(t *testing.T) {
 			`},"a":{"include":["http.log"],"exclude":["http.log"]}`) + header, healthy, 0,
 			[]string{"✓ every log"}, nil, nil},
 		"partly excluded": {logs(`"default":{`+redacting+
-			`},"a":{"exclude":["http.log.access"]}`) + header, healthy, 1, []string{"into: a"}, nil,
+			`},"a":{"exclude":["http.log.access"]}`) + header, healthy, 1, []string{"text to: a"}, nil,
 			nil},
 		"redacted by Caddy itself": {bearer, healthy, 0,
 			[]string{"✓ keys are accepted only from sources that", "default"}, nil, nil},

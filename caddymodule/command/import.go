@@ -32,8 +32,7 @@ keys are imported in batches and standard error lists the refused lines. The
 exit status is 1 if any key was refused. An import may be repeated: keys that
 exist are refused.
 
-Without --partial a long import blocks all other changes: use --partial for more
-than ten thousand keys.`,
+Without --partial, only root can import more than ten thousand keys at once.`,
 		Example: `  caddy apikeys keys import keys.ndjson
   caddy apikeys keys import --partial < export.json`,
 		Args: cobra.MaximumNArgs(1),

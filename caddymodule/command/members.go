@@ -108,8 +108,8 @@ func (f *memberFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.name, "name", "", "Display `NAME`")
 	flags.StringVar(&f.kind, "kind", "", "`KIND`: person (default), service or group")
 	flags.StringVar(&f.login, "login", "",
-		"`USER` of a site with trust_user who authenticates as the member, or name in\n"+
-			"trust_groups of a group")
+		"`USER` of a site with trust_user who authenticates as the member or, for a\n"+
+			"group, its name in trust_groups")
 	flags.StringArrayVar(&f.grants, "grant", nil,
 		"A grant, `NAMESPACE=@ROLE,PERMISSION,...`; * is every namespace; may be repeated")
 	flags.StringArrayVar(&f.labels, "label", nil,
@@ -126,9 +126,9 @@ Creates a member without a token. Create its token with
 
   caddy apikeys members token ID
 
-or let a site authenticate it: --login, and trust_user there. A group has no
-token: with --kind group, --login is its name in trust_groups of a site, and
-everybody in it acts for it. In --grant, @ROLE is a role, and NAMESPACE+
+or let a site authenticate it, with --login here and trust_user there. A group
+has no token: with --kind group, --login is its name in trust_groups of a site,
+and everybody in it acts for it. In --grant, @ROLE is a role, and NAMESPACE+
 includes the namespace's children, present and future. The built-in roles are
 for members: client-admin may do everything, developer manages keys and roles,
 viewer reads.`,

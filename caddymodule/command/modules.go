@@ -15,8 +15,8 @@ type Modules struct {
 	Guard func(config json.RawMessage, file ConfigFile) ([]Danger, error)
 }
 
-// A Danger is a mistake in a configuration. One without a Problem only says where what another
-// check looks at is.
+// A Danger is a mistake in a configuration. One without a Problem only has the place for the
+// finding of another check.
 type Danger struct {
 	Check   string
 	Where   string // File:LINE of the Caddyfile, or a path in the configuration

@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A naming finds the id of a key or member that the command line names otherwise. T is an
+// A naming finds the id of a key or member by its name or by the beginning of its id. T is an
 // [api.Key] or [api.Member].
 type naming[T any] struct {
 	noun string // "key"
@@ -24,7 +24,7 @@ type naming[T any] struct {
 	// their id.
 	search func(server *client.Client, ctx context.Context, word string) iter.Seq2[T, error]
 	name   func(T) string
-	gone   func(T) bool // whether a name means another object with it, if there is one
+	gone   func(T) bool // whether other objects with the same name take precedence
 	// prefix begins the ids: "m_".
 	prefix string
 }
@@ -236,7 +236,7 @@ func (o *objects[T, P, C]) confirmed(
 	return o.confirm(ctx, yes, question, about)
 }
 
-// changeEach changes objects one after the other, and reports each. It goes on after an error.
+// changeEach changes objects one after the other, and reports each. It continues after an error.
 func (o *objects[T, P, C]) changeEach(
 	ids []string, verb string, change func(id string) (C, error),
 ) error {

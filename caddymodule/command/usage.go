@@ -26,7 +26,7 @@ func (c *cli) usageCommand() *cobra.Command {
 	var asCSV bool
 	cmd := &cobra.Command{
 		Use:   "usage [KEY]",
-		Short: "Shows what keys are used for over time",
+		Short: "Shows the usage of keys over time",
 		Long: `
 Shows the requests with a key, with the keys of a namespace, or with all keys, in
 buckets of time. --top and --by show groups instead, those with the most requests

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// randomDerived returns a string with the shape of a derived token. Each of its parts is long enough
-// that nobody chooses it by chance.
+// randomDerived returns a string with the shape of a derived token. Each of its parts is too long
+// to occur elsewhere by chance.
 func randomDerived() string {
 	part := func(begin string, length int) string {
 		text := []byte(begin)

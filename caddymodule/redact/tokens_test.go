@@ -31,7 +31,7 @@ func TestNoTokenWithoutUnderscore(t *testing.T) {
 	}
 }
 
-// TestRedactionCostsLinearTime checks words that are made for the search to start over.
+// TestRedactionCostsLinearTime checks words that make the search start over again and again.
 func TestRedactionCostsLinearTime(t *testing.T) {
 	signature := strings.Repeat("a", signatureLen)
 	for name, shape := range map[string]string{

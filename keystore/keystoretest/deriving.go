@@ -56,7 +56,7 @@ func testDeriving(t *testing.T, s Store) {
 	for _, c := range []struct{ prefix, want string }{
 		{" ak ", " ak "}, // it replaces another one
 		{" ak bk ", " ak bk "},
-		{" ak ", " ak bk "}, // a token never gets a prefix that it does not have
+		{" ak ", " ak bk "}, // the prefixes of both are kept
 		{" bk ", " ak bk "},
 		{" ck ", " ak bk ck "},
 		{" ", " ak bk ck "},

@@ -239,7 +239,7 @@ func testOrders(t *testing.T, s Store) {
 			}
 		}
 	}
-	// In the reverse order, a cursor leads to the keys before its key.
+	// With the opposite order, a cursor leads to the previous keys.
 	for _, sort := range []keystore.KeySort{"created_at", "name", "expires_at", "last_used_at"} {
 		ids := all(t, db, keystore.KeyFilter{Sort: sort}, 100)
 		for n := 1; n < len(ids); n++ {

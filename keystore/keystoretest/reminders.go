@@ -46,8 +46,8 @@ func testReminders(t *testing.T, s Store) {
 		{keystore.ExpiryPosition{}, 200, 10, all[:3]},
 		{keystore.ExpiryPosition{}, 199, 10, nil},
 		{all[1], 300, 10, all[2:]},
-		{keystore.BehindExpiry(at(200)), 300, 10, all[3:]},
-		{keystore.BehindExpiry(at(199)), 300, 10, all},
+		{keystore.AfterExpiry(at(200)), 300, 10, all[3:]},
+		{keystore.AfterExpiry(at(199)), 300, 10, all},
 	} {
 		got, err := other.ExpiringKeys(ctx, c.after, at(c.until), c.limit)
 		must(t, err)
@@ -66,12 +66,12 @@ func testReminders(t *testing.T, s Store) {
 		}
 		must(t, tx.SetReminderPosition(0, all[0]))
 		must(t, tx.SetReminderPosition(time.Hour, all[0]))
-		return tx.SetReminderPosition(time.Hour, keystore.BehindExpiry(at(200)))
+		return tx.SetReminderPosition(time.Hour, keystore.AfterExpiry(at(200)))
 	})
 	positions, err := other.ReminderPositions(ctx)
 	must(t, err)
 	if want := map[time.Duration]keystore.ExpiryPosition{0: all[0],
-		time.Hour: keystore.BehindExpiry(at(200))}; !maps.Equal(positions, want) {
+		time.Hour: keystore.AfterExpiry(at(200))}; !maps.Equal(positions, want) {
 		t.Errorf("positions %v, want %v", positions, want)
 	}
 

@@ -49,7 +49,7 @@ func (u *usageTest) maintain(kept keystore.UsageKept) error {
 			return err
 		}
 	}
-	return fmt.Errorf("MaintainUsage has always more to do")
+	return fmt.Errorf("MaintainUsage always has more to do")
 }
 
 // sums answers a query from what was counted.

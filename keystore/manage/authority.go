@@ -115,8 +115,8 @@ func (k *Keystore) beginLongRead(ctx context.Context, c Caller) (
 }
 
 // authorityIn returns the caller's authority inside the transaction of a change. It refuses a
-// caller that was revoked, rotated or disabled after it sent the request, and one whose login is
-// now that of nobody or somebody else (docs/authority.md, rule 5).
+// caller that was revoked, rotated or disabled after it sent the request, and one whose login now
+// belongs to nobody or to somebody else (docs/authority.md, rule 5).
 func (k *Keystore) authorityIn(c Caller, tx keystore.Tx) (authority, error) {
 	policy, err := k.policyIn(tx)
 	if err != nil {

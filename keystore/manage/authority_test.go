@@ -308,7 +308,7 @@ func TestPolicyChangeOnEveryNode(t *testing.T) {
 	}
 }
 
-// enter registers a running request of a key. cut tells whether it was cut.
+// enter registers a running request of a key. cut reports whether it was cut.
 func enter(
 	t testing.TB, k *manage.Keystore, token string,
 ) (running *node.Running, cut *bool) {
@@ -703,7 +703,7 @@ func TestRulesOfAuthority(t *testing.T) {
 	}
 }
 
-// TestCallerChangesDuringRequest checks that a change is authorised by the permissions that the
+// TestCallerChangesDuringRequest checks that a change is authorized by the permissions that the
 // caller has inside the transaction, not by those at the time of the request (docs/authority.md,
 // rule 5).
 func TestCallerChangesDuringRequest(t *testing.T) {
@@ -792,8 +792,8 @@ func TestCallerChangesDuringRequest(t *testing.T) {
 	}
 }
 
-// TestUnappliedPolicy checks that a change is authorised under the database's policy, also by a node
-// that has not applied it yet (docs/authority.md, rule 5).
+// TestUnappliedPolicy checks that a change is authorized under the database's policy, also by a
+// node that has not applied it yet (docs/authority.md, rule 5).
 func TestUnappliedPolicy(t *testing.T) {
 	w := newWorld(t, "acme")
 	other, _ := w.fleet.Node(node.Settings{})

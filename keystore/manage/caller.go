@@ -37,8 +37,9 @@ func Anonymous(from string) Caller { return Caller{from: from} }
 // KeyCaller returns the caller for a key. The key must have just been looked up and found valid.
 func KeyCaller(r *keystore.Record, from string) Caller { return Caller{record: r, from: from} }
 
-// Narrowed returns the caller for a derived token of the caller's key, or the caller itself for nil.
-// [Keystore.Permissions] is the only operation for such a caller that narrows its permissions.
+// Narrowed returns the caller for a derived token of the caller's key, or the caller itself for
+// nil. Only [Keystore.Permissions] narrows the permissions of such a caller, so no other operation
+// may be called with it.
 func (c Caller) Narrowed(n *keystore.Narrowing) Caller {
 	c.narrowing = n
 	return c
@@ -58,10 +59,10 @@ func MemberCaller(token *keystore.Record, from string) Caller {
 	return Caller{record: token, member: token.Owner, from: from}
 }
 
-// CallerByLogin returns the caller for a login that Caddy has verified: the member with this login,
-// or the person for all groups, by their verified names, that are enabled members. It returns the
-// zero Caller if there is neither: see [keystore.Directory.MembersByLogin]. now must have been read
-// after the request arrived. An error means that the members could not be looked up.
+// CallerByLogin returns the caller for a login that Caddy has verified: the member with this login
+// or, if there is none, a person who acts for the enabled groups with the verified names in groups.
+// It returns the zero Caller if there is neither: see [keystore.Directory.MembersByLogin]. now must
+// have been read after the request arrived. An error means that the members could not be looked up.
 func (k *Keystore) CallerByLogin(
 	ctx context.Context, login string, groups []string, from string, now time.Time,
 ) (Caller, error) {
@@ -82,7 +83,7 @@ func (k *Keystore) CallerByLogin(
 	return Caller{person: p, login: login, from: from}, nil
 }
 
-// namesPerson reports whether a login can stand in the audit log.
+// namesPerson reports whether a login can appear in the audit log.
 func namesPerson(login string) bool {
 	var p fieldErrors
 	p.text("login", login, maxName)
@@ -102,8 +103,8 @@ func (c Caller) Actor() string {
 	return c.record.KeyID
 }
 
-// Identity returns a text that identifies the caller across requests. It is that of Actor, except
-// that it does not contain the groups of a person, which may change between requests.
+// Identity returns a text that identifies the caller across requests. It equals Actor, except that
+// it does not contain the groups of a person, which may change between requests.
 func (c Caller) Identity() string {
 	if c.person != nil {
 		return keystore.GroupActor(c.login, nil) // no id contains a space

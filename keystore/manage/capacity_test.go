@@ -125,7 +125,7 @@ func TestStartWithSlowPolicy(t *testing.T) {
 	})
 }
 
-// TestChangesUnderAnotherHistory checks that a change is never authorised by a mixture of two
+// TestChangesUnderAnotherHistory checks that a change is never authorized by a mixture of two
 // histories of the database.
 func TestChangesUnderAnotherHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -56,7 +56,7 @@ func (k *Keystore) add(
 	return err
 }
 
-// commit authorises the caller inside a transaction and makes the change in it.
+// commit authorizes the caller inside a transaction and makes the change in it.
 func (k *Keystore) commit(
 	ctx context.Context, c Caller, f func(keystore.Tx, authority) error,
 ) (node.Commit, error) {
@@ -108,7 +108,7 @@ func refused(
 	}
 }
 
-// commitAs is commit for a change that is already authorised.
+// commitAs is commit for a change that is already authorized.
 func (k *Keystore) commitAs(ctx context.Context, f func(keystore.Tx) error) (node.Commit, error) {
 	defer k.writes.enter()()
 	return k.write(ctx, f)
@@ -142,7 +142,7 @@ func (k *Keystore) withAuthority(
 
 func isNotFound(err error) bool { return errors.Is(err, keystore.ErrNotFound) }
 
-// Once makes a change happen at most once: it recognises a request that repeats an earlier one. Its
+// Once makes a change happen at most once: it recognizes a request that repeats an earlier one. Its
 // methods run in the transactions of the change, so a check and its record cannot be separated. A
 // nil Once checks nothing.
 type Once interface {

@@ -48,7 +48,8 @@ type HygieneFilter struct {
 type KeyHygiene struct {
 	keystore.Key
 	Findings []Finding
-	// Unused are the permissions behind UnusedPermissions, sorted, with those of roles.
+	// Unused lists the permissions for which the key has the finding UnusedPermissions, sorted,
+	// including those of roles.
 	Unused []keystore.Permission
 }
 
@@ -161,7 +162,7 @@ func (k *Keystore) unusedPermissions(
 	unused := make(map[string][]keystore.Permission, len(known))
 	for id, operations := range used {
 		maps.DeleteFunc(operations, func(_ string, day time.Time) bool {
-			return !day.After(since.Add(-24 * time.Hour)) // day is a beginning
+			return !day.After(since.Add(-24 * time.Hour)) // a day is its beginning
 		})
 		if len(operations) > 0 {
 			unused[id] = unneeded(judged[id], d, slices.Collect(maps.Keys(operations)))

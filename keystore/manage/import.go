@@ -73,7 +73,7 @@ func (k *Keystore) ImportKeys(
 // ImportFrom creates keys with existing credentials. With partial, it imports the valid keys.
 // Without partial, it imports nothing if any key is refused. Without partial or with a Once, all
 // credentials become valid at the same time. They are valid on every node when ImportFrom returns.
-// The keys of a large import are listed earlier.
+// The keys of a large import appear in lists earlier.
 func (k *Keystore) ImportFrom(
 	ctx context.Context, c Caller, source ImportSource, partial bool, once Once,
 ) (imported int, refused []ImportRefusal, err error) {
@@ -497,7 +497,7 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 	case s.Token != "" && !s.Digest.IsZero():
 		return nil, badCredential("exactly one of token and sha256 is required")
 	case s.Token != "":
-		token := keystore.TrimSecretToken(s.Token) // as requests with it are
+		token := keystore.TrimSecretToken(s.Token) // as in requests
 		ours, err := k.importable(token)
 		if err != nil {
 			return nil, err
@@ -522,7 +522,7 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 // tag, because requests with it would be refused as forged otherwise. It is then returned as a
 // Token. The zero Token stands for any other credential. A derived token is not importable.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
-	if keystore.IsDerived(credential) { // requests with it are those of another key
+	if keystore.IsDerived(credential) { // requests with it count as those of its key
 		return keystore.Token{}, badCredential(
 			"this is a derived token: import the token that it was derived from")
 	}

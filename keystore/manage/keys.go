@@ -149,7 +149,7 @@ func (s KeySpec) key(now time.Time, auth authority, id, prefix string) (*keystor
 	if err := auth.checkToken(key); err != nil {
 		return nil, err
 	}
-	normaliseKey(key)
+	normalizeKey(key)
 	return key, nil
 }
 
@@ -229,7 +229,7 @@ func (k *Keystore) createRoles(
 }
 
 // ownsKey reports whether the caller is the member that owns a key, or acts for the group that
-// does. It may always list, read and revoke the key (docs/authority.md, rule 10).
+// does. Such a caller may always list, read and revoke the key (docs/authority.md, rule 10).
 func (a authority) ownsKey(owner string) bool { return slices.Contains(a.members, owner) }
 
 // mayReadKey reports whether the caller may read the key with this id, home namespace and owner. A

@@ -133,7 +133,7 @@ func (k *Keystore) EditKey(
 		if key, err = patch.apply(auth, before); err != nil {
 			return err
 		}
-		if err := authorise(auth, before, key); err != nil {
+		if err := authorize(auth, before, key); err != nil {
 			return err
 		}
 		if key.Owner != before.Owner {
@@ -210,7 +210,7 @@ func (patch KeyPatch) apply(auth authority, before *keystore.Key) (*keystore.Key
 	if err := p.err(); err != nil {
 		return nil, err
 	}
-	normaliseKey(&after)
+	normalizeKey(&after)
 	return &after, nil
 }
 
@@ -220,9 +220,9 @@ func set[T any](field *T, value *T) {
 	}
 }
 
-// authorise checks what an edit of a key adds (docs/authority.md, rule 6), and what it removes from
+// authorize checks what an edit of a key adds (docs/authority.md, rule 6), and what it removes from
 // a key in a `grow_only` namespace.
-func authorise(auth authority, before, after *keystore.Key) error {
+func authorize(auth authority, before, after *keystore.Key) error {
 	had := before.Grants
 	if after.Owner != before.Owner {
 		if err := auth.checkActsFor(after.Owner); err != nil {

@@ -410,8 +410,8 @@ func TestEditsOfReachingKeys(t *testing.T) {
 	}
 }
 
-// TestStoredForm checks the form in which a key's grants and addresses are stored, in which order
-// the caller ever named them.
+// TestStoredForm checks the form in which a key's grants and addresses are stored, in whatever
+// order the caller named them.
 func TestStoredForm(t *testing.T) {
 	w := newWorld(t, "acme", "other")
 	w.role("*", "a", "read")

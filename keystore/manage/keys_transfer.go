@@ -21,7 +21,7 @@ type transfer struct {
 	options  ChangeOptions
 }
 
-// TransferKeys transfers the keys of a member that are not revoked to another member, by their ids.
+// TransferKeys transfers the keys that the member id owns, except revoked ones, to the member to.
 // It returns the previous owner and the number of transferred keys. The caller must be allowed to
 // change each key and to transfer it to the new owner (docs/authority.md, rules 6 and 7). All keys
 // are checked before the first one changes, so either all change or none. More than transferBatch
@@ -152,14 +152,14 @@ func (t *transfer) given(auth authority, before *keystore.Key) (*keystore.Key, e
 			", in which the member owns a key"
 		return nil, refusal
 	}
-	err := authorise(auth, before, &after)
+	err := authorize(auth, before, &after)
 	if refusal, ok := errors.AsType[*keystore.Error](err); ok {
 		named := *refusal
 		if auth.mayReadKey(before.ID, before.Namespace, before.Owner) {
 			named.ID, named.Detail = before.ID, "key "+before.ID+": "+refusal.Detail
 		} else {
-			named.Detail = "the caller may not give a key of the member, which it may not read, to " +
-				"the new owner"
+			named.Detail = "the caller may not give one of the member's keys, which it may not " +
+				"read, to the new owner"
 		}
 		return nil, &named
 	}

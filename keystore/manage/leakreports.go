@@ -10,8 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// reportLimit bounds, for each client, the reports that cost something but end nothing: a query for
-// a credential without a tag, which anyone can invent, or a transaction that only adds a row.
+// reportLimit bounds, for each client, the reports that cost something but take no access away.
+// They cost a query for a credential without a tag, which anyone can invent, or a transaction that
+// only adds a row.
 var reportLimit = keystore.RateLimit{Requests: 100, Per: 10 * time.Second, Burst: MaxLeaks}
 
 const (
@@ -24,34 +25,34 @@ const (
 type leakReports struct {
 	mu      sync.Mutex
 	clients map[string]keystore.Meter
-	// told has the reports that this node has passed to the database, so that the key, whoever
-	// reports it how often, costs no more transactions than there may be rows.
-	told map[toldKey]toldReports
-	// settled has the records of tokens whose end is in force everywhere. A node reads another
-	// record after each change of the key, such as one that made it active in between.
+	// written has the reports that this node has written to the database. However often a key is
+	// reported, it causes no more transactions than it may have rows.
+	written map[reportedKey]writtenReports
+	// settled has the records of tokens that all nodes refuse. If the key changes, for example
+	// because somebody activates it again, the node reads another record.
 	settled map[*keystore.Record]bool
-	waiting int // reports that wait for the end of a key that an earlier one has ended
+	waiting int // reports that wait until all nodes refuse a token that this node already refuses
 }
 
-// A toldKey is a key; signed and other reports have rows of their own.
-type toldKey struct {
+// A reportedKey identifies the rows of a key: signed and other reports have rows of their own.
+type reportedKey struct {
 	key    string
 	signed bool
 }
 
-type toldReports struct {
+type writtenReports struct {
 	last time.Time
 	urls []string // see leak.place
 }
 
-// admit reports whether a client may send one more report that costs something. Senders that have
-// proven who they are share a limit.
+// admit reports whether a client may send one more report that costs something. All signed reports
+// share one limit.
 func (l *leakReports) admit(c Caller, signed bool, now time.Time) bool {
 	client := "signed"
 	if !signed {
 		client = c.from
 		if a, err := netip.ParseAddr(client); err == nil && a.Unmap().Is6() {
-			network, _ := a.WithZone("").Prefix(64) // of which a client has as many as it likes
+			network, _ := a.WithZone("").Prefix(64) // a client can use any address of its /64
 			client = network.String()
 		}
 	}
@@ -76,28 +77,28 @@ func (l *leakReports) admit(c Caller, signed bool, now time.Time) bool {
 }
 
 // fresh reports whether a report may add a row.
-func (l *leakReports) fresh(k toldKey, place string, now time.Time) bool {
+func (l *leakReports) fresh(k reportedKey, place string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	told := l.told[k]
-	return now.Sub(told.last) >= leaksKept ||
-		len(told.urls) < maxLeakRows && !slices.Contains(told.urls, place)
+	written := l.written[k]
+	return now.Sub(written.last) >= leaksKept ||
+		len(written.urls) < maxLeakRows && !slices.Contains(written.urls, place)
 }
 
-func (l *leakReports) note(k toldKey, place string, now time.Time) {
+func (l *leakReports) note(k reportedKey, place string, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	told, known := l.told[k]
-	if now.Sub(told.last) >= leaksKept {
-		told.urls = nil
+	written, known := l.written[k]
+	if now.Sub(written.last) >= leaksKept {
+		written.urls = nil
 	}
-	if l.told == nil || !known && len(l.told) >= maxLeakKeys {
-		l.told = make(map[toldKey]toldReports)
+	if l.written == nil || !known && len(l.written) >= maxLeakKeys {
+		l.written = make(map[reportedKey]writtenReports)
 	}
-	if len(told.urls) < maxLeakRows && !slices.Contains(told.urls, place) {
-		told.urls = append(told.urls, place)
+	if len(written.urls) < maxLeakRows && !slices.Contains(written.urls, place) {
+		written.urls = append(written.urls, place)
 	}
-	l.told[k] = toldReports{now, told.urls}
+	l.written[k] = writtenReports{now, written.urls}
 }
 
 func (l *leakReports) isSettled(r *keystore.Record) bool {
@@ -117,7 +118,7 @@ func (l *leakReports) settle(records []*keystore.Record) {
 	}
 }
 
-// beginWait bounds the reports that wait at a time.
+// beginWait registers a waiting report. It returns false if too many are waiting.
 func (l *leakReports) beginWait() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// A LeakReport says where a token was found. Only Token is trusted: anyone who has a token could use
-// it, and so may end it. The other fields are for people.
+// A LeakReport says where a token was found. Only Token is trusted: anyone who has a token could
+// use it, and so may get it revoked. The other fields are for people.
 type LeakReport struct {
 	Token  string
 	URL    string
@@ -43,8 +43,8 @@ type leak struct {
 	key    string           // id
 	record *keystore.Record // that this node found
 	member bool             // whether it is the token of a member
-	// ended says that the token does not work any more as this node knows, which may not be in force
-	// on other nodes yet. gone says that nothing can happen to the key any more by this token.
+	// ended says that this node refuses the token already, although others may still accept it.
+	// gone says that a report of this token can no longer change the key.
 	ended, gone bool
 	action      keystore.LeakAction
 }
@@ -61,11 +61,11 @@ func (l *leak) ends() bool {
 		l.action == keystore.LeakInactivate && !l.ended)
 }
 
-// ReportLeaks ends the keys of leaked tokens as the OnLeak of their namespaces says, and adds a row
-// to the audit log for each. It returns, for each report, whether the token belongs or belonged to
-// a key or a member, and waits until the changes are in force everywhere, those of earlier reports
-// too. The token of a member has no namespace: it is revoked. signed says that the sender of the
-// reports has proven who it is.
+// ReportLeaks applies the OnLeak of namespaces to their keys whose tokens leaked, and adds a row to
+// the audit log for each. It returns, for each report, whether the token belongs or belonged to a
+// key or a member. It waits until its changes, and those of earlier reports, are in force
+// everywhere. The token of a member has no namespace: it is revoked. signed says that the signature
+// of the reports was verified.
 //
 // Unknown tokens cost no transaction and leave nothing behind. No caller is required, because the
 // token is the proof. Only the address of c is used.
@@ -79,7 +79,7 @@ func (k *Keystore) ReportLeaks(
 	for i, r := range reports {
 		l, ok, err := k.judgeLeak(ctx, c, signed, r)
 		if err != nil {
-			// The other tokens are ended first: see below.
+			// The other reports are handled first: see below.
 			refused = err
 			continue
 		}
@@ -101,7 +101,7 @@ func (k *Keystore) ReportLeaks(
 		switch {
 		case l.ends():
 			changes = append(changes, *l)
-		case l.gone || !k.leaks.fresh(toldKey{l.key, signed}, l.place(), now):
+		case l.gone || !k.leaks.fresh(reportedKey{l.key, signed}, l.place(), now):
 		case k.leaks.admit(c, signed, now):
 			changes = append(changes, *l)
 		default:
@@ -179,8 +179,8 @@ func (l *leak) actionIn(policy *keystore.Directory, home string) keystore.LeakAc
 	return keystore.LeakNotify
 }
 
-// endLeaked applies the OnLeak of the namespaces to keys, in one transaction. It waits until that,
-// and the end of the tokens in waits, is in force everywhere.
+// endLeaked applies the OnLeak of the namespaces to keys, in one transaction. It waits until the
+// changes are in force everywhere, and until all nodes refuse the tokens in waits.
 func (k *Keystore) endLeaked(
 	ctx context.Context, c Caller, leaks []leak, waits []*keystore.Record,
 ) (p node.Propagation, err error) {
@@ -218,7 +218,7 @@ func (k *Keystore) endLeaked(
 		return node.Propagation{}, err
 	}
 	for i := range leaks {
-		k.leaks.note(toldKey{leaks[i].key, leaks[i].signed}, leaks[i].place(), time.Now())
+		k.leaks.note(reportedKey{leaks[i].key, leaks[i].signed}, leaks[i].place(), time.Now())
 	}
 	if len(revoked) > 0 {
 		k.RememberRevokes(revoked, done, "leaked")
@@ -237,7 +237,7 @@ func (k *Keystore) endLeaked(
 	return p, err
 }
 
-// waitForLeaked waits until the end of tokens that this node finds ended is in force everywhere.
+// waitForLeaked waits until all nodes refuse tokens that this node already refuses.
 func (k *Keystore) waitForLeaked(
 	ctx context.Context, records []*keystore.Record,
 ) (node.Propagation, error) {

@@ -54,8 +54,8 @@ func setOnLeak(t *testing.T, k *manage.Keystore, action keystore.LeakAction) {
 	}
 }
 
-// TestLeaksHoldNoLock reports the token of a live key again and again. Whoever has it must not keep
-// other changes waiting.
+// TestLeaksHoldNoLock reports the token of a live key again and again. Nobody who has it may
+// keep other changes waiting.
 func TestLeaksHoldNoLock(t *testing.T) {
 	for _, c := range []struct {
 		name           string
@@ -94,8 +94,9 @@ func TestLeaksHoldNoLock(t *testing.T) {
 	}
 }
 
-// TestRepeatedLeakWaits repeats a report while another node still accepts the token. Its answer says
-// that no node does, so it must wait too, whoever has ended the token and however often.
+// TestRepeatedLeakWaits repeats a report while another node still accepts the token. A complete
+// answer says that no node does, so each must wait, no matter how and by which node the token was
+// ended.
 func TestRepeatedLeakWaits(t *testing.T) {
 	for _, end := range []string{"revoke", "inactivate", "rotate"} {
 		t.Run(end, func(t *testing.T) {

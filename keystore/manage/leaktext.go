@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// cleaned returns the report as it is stored: bounded, without characters that nobody sees, and
-// without anything that may be the token or another one.
+// cleaned returns the report as it is stored: shortened, without invisible characters, and without
+// anything that may be a token.
 func (r LeakReport) cleaned(token string) LeakReport {
 	secret := newSecretText(token)
 	clean := func(s string, most int) string {
@@ -23,7 +23,7 @@ func (r LeakReport) cleaned(token string) LeakReport {
 		Type: clean(r.Type, maxLeakText)}
 }
 
-// visible returns a text without control characters and others that are not seen.
+// visible returns a text without control characters and other invisible ones.
 func visible(s string) string {
 	return strings.Map(func(c rune) rune {
 		if !unicode.IsPrint(c) || unicode.In(c, unicode.Other_Default_Ignorable_Code_Point,
@@ -42,8 +42,8 @@ const (
 	maxDecodings = 5
 )
 
-// A secretText finds a token in texts. It looks only at letters and digits, because addresses,
-// lines and editors encode, break and decorate the others.
+// A secretText finds a token in texts. It compares only letters and digits, because URLs, line
+// breaks and editors change the other characters.
 type secretText struct {
 	length int             // of a part
 	parts  map[string]bool // every part of the token
@@ -88,8 +88,7 @@ func alphanumeric(s string) string {
 	}, s)
 }
 
-// percentDecoded decodes a text from the form that URLs have (RFC 3986 §2.1). It leaves whatever is
-// not encoded correctly.
+// percentDecoded decodes percent-encoding (RFC 3986 §2.1). It leaves invalid escapes unchanged.
 func percentDecoded(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

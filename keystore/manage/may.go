@@ -41,7 +41,7 @@ func (k *Keystore) MayConnect(c Caller, namespace string) bool {
 }
 
 // MayRotate reports whether a member may rotate a key's token. For a caller that is a key, it does
-// not check the limits of docs/authority.md, rule 11: only members use an interface that asks.
+// not check the limits of docs/authority.md, rule 11: only members use interfaces that call it.
 func (k *Keystore) MayRotate(c Caller, key *keystore.Key) bool {
 	auth := k.authorityOf(c)
 	return auth.may(adminKeys, "update", key.Namespace) && auth.checkToken(key) == nil

@@ -126,7 +126,7 @@ func loginTaken(err error) error {
 	return err
 }
 
-// checkMember checks the fields of a member and normalises its grants. before is the member before
+// checkMember checks the fields of a member and normalizes its grants. before is the member before
 // the change, the zero value for a new one.
 func checkMember(m *keystore.Member, auth authority, before *keystore.Member) error {
 	var p fieldErrors
@@ -150,7 +150,7 @@ func checkMember(m *keystore.Member, auth authority, before *keystore.Member) er
 	if err := p.err(); err != nil {
 		return err
 	}
-	normalise(m.Grants, "")
+	normalize(m.Grants, "")
 	return nil
 }
 
@@ -449,7 +449,7 @@ func (k *Keystore) NewMemberToken(
 		if err := revokeMemberToken(tx, auth, id, "replaced by a new token"); err != nil {
 			return err
 		}
-		normaliseKey(key)
+		normalizeKey(key)
 		token = k.TokenKey().Generate(keystore.MemberPrefix, key.ID)
 		key.Secrets = []keystore.Secret{{Digest: token.Digest(), CreatedAt: tx.Now()}}
 		refused, err := insertKeys(tx, auth, "member.token", []*keystore.Key{key})

@@ -13,7 +13,7 @@ const (
 	maxNearKeys   = 200  // looked up in one read
 )
 
-// A NearQuota is a quota of which much is used in the current period.
+// A NearQuota is a quota that is largely used up in the current period.
 type NearQuota struct {
 	Key        *keystore.Key // nil for the quota of a namespace
 	Namespace  string        // home of the key, or the namespace

@@ -14,18 +14,17 @@ import (
 const (
 	// remindInterval is how often the node that adds reminders looks for keys that expire.
 	remindInterval = 10 * time.Second
-	// unusedInterval is the longest time between two searches for unused keys. A search reads all
-	// keys that are old enough, so the next one comes at the earliest after searchShare times as
-	// long as it took.
+	// unusedInterval is the usual time between two searches for unused keys. A search reads all
+	// keys that are old enough, so the time to the next one is at least searchShare times as long
+	// as the search took.
 	unusedInterval = time.Hour
 	searchShare    = 50
-	// useLag is how late a last use may come into the database. A key is inactivated this much
-	// later.
+	// useLag is how late a last use may reach the database. A key is inactivated this much later.
 	useLag = time.Minute
 	// remindBatch is how many reminders one transaction adds. Another change waits for at most one
 	// such transaction.
 	remindBatch = 200
-	// expiredKept is how long ago a key may have expired to be reported, if no node was running.
+	// expiredKept is how long after its expiry a key is still reported if no node was running.
 	expiredKept = 30 * 24 * time.Hour
 	// clockSlack is the largest expected difference between the clocks of two nodes that add
 	// reminders in turn. Nodes that start continue with a time that is stored once a minute.
@@ -34,7 +33,7 @@ const (
 
 // remind adds reminders until ctx is done.
 func (k *Keystore) remind(ctx context.Context) {
-	var search time.Time // for unused keys, at the earliest
+	var search time.Time // the earliest time of the next search for unused keys
 	t := time.NewTimer(rand.N(remindInterval))
 	defer t.Stop()
 	for {
@@ -49,7 +48,7 @@ func (k *Keystore) remind(ctx context.Context) {
 }
 
 // remindOnce adds the reminders that are due, if this is the node that adds them. It searches for
-// unused keys if it is time to, and sets search.
+// unused keys if search has passed, and then sets it to the next time.
 func (k *Keystore) remindOnce(ctx context.Context, search *time.Time) {
 	leads, err := k.addsReminders(ctx)
 	if err == nil && leads {
@@ -68,8 +67,9 @@ func (k *Keystore) remindOnce(ctx context.Context, search *time.Time) {
 	}
 }
 
-// addsReminders reports whether this node is the oldest one that is alive. Two nodes may believe
-// so for a while: each reminder is recorded in its own transaction, so it is added once anyway.
+// addsReminders reports whether this node is the oldest one that is alive. Two nodes may both
+// believe this for a while. Each reminder is recorded in the transaction that adds it, so it is
+// added only once.
 func (k *Keystore) addsReminders(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, node.QueryTimeout)
 	defer cancel()
@@ -108,13 +108,13 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 		// far ahead, keys that were created since it was set back would come before the position.
 		if b == 0 && r.after == (keystore.ExpiryPosition{}) ||
 			r.after.ExpiresAt.After(now.Add(b+clockSlack)) {
-			if err := r.store(ctx, keystore.BehindExpiry(now.Add(b))); err != nil {
+			if err := r.store(ctx, keystore.AfterExpiry(now.Add(b))); err != nil {
 				return err
 			}
 			continue
 		}
 		if r.after.ExpiresAt.Before(floor) {
-			r.after = keystore.BehindExpiry(floor)
+			r.after = keystore.AfterExpiry(floor)
 		}
 		for more := true; more; {
 			if more, err = r.addBatch(ctx); err != nil {
@@ -170,7 +170,7 @@ func (r *reminder) addBatch(ctx context.Context) (more bool, err error) {
 	if err != nil || len(found) == 0 {
 		return false, err
 	}
-	next := keystore.BehindExpiry(until)
+	next := keystore.AfterExpiry(until)
 	if more = len(found) == remindBatch; more {
 		next = found[len(found)-1]
 	}
@@ -279,8 +279,8 @@ func dueUnused(
 	if rule.After == 0 || now.Sub(since) < after {
 		return false, false
 	}
-	told := !last.Since.Before(since)
-	return !told, ends && !(told && last.Inactivated)
+	reported := !last.Since.Before(since)
+	return !reported, ends && !(reported && last.Inactivated)
 }
 
 // reportUnused reports and inactivates those of some keys for which it is due.

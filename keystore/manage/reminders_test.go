@@ -32,7 +32,7 @@ func auditedAs(t *testing.T, k *manage.Keystore, action string) (all []keystore.
 	}
 }
 
-// TestExpiryReminders lets keys expire while nodes start and stop. Each reminder must be given once
+// TestExpiryReminders lets keys expire while nodes start and stop. Each reminder must be added once
 // for the deployment, in time.
 func TestExpiryReminders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -132,8 +132,8 @@ func TestExpiryReminders(t *testing.T) {
 	})
 }
 
-// TestRemindersOnSteppedClock sets the clock of the database ahead and back, as an administrator or a
-// failover to another machine does. Each reminder must be given once.
+// TestRemindersOnSteppedClock sets the clock of the database ahead and back, as an administrator or
+// a failover to another machine does. Each reminder must be added once.
 func TestRemindersOnSteppedClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)
@@ -235,8 +235,8 @@ func TestUnusedElsewhere(t *testing.T) {
 	})
 }
 
-// TestUsedKeyStaysActive uses a key just within the time after which it is inactivated. Its last use
-// comes into the database some seconds later.
+// TestUsedKeyStaysActive uses a key just within the time after which it is inactivated. Its last
+// use reaches the database some seconds later.
 func TestUsedKeyStaysActive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, _ := fleet.New(t).Node(node.Settings{})
@@ -324,15 +324,15 @@ func TestUnusedReminders(t *testing.T) {
 		}
 		time.Sleep(9 * unit)
 		check("9 units", map[string]int{}, true)
-		time.Sleep(4 * unit) // two of them for last uses that come late
+		time.Sleep(4 * unit) // two of them for last uses that arrive late
 		check("13 units", map[string]int{"ends": 1}, false)
-		// Whoever activates a key that is still unused means it.
+		// A key that was activated although it is unused stays active.
 		edit("ends", true)
 		time.Sleep(10 * unit)
 		check("23 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
 		time.Sleep(20 * unit)
 		check("43 units", map[string]int{"ends": 1, "default": 1, "used": 1}, true)
-		// A use begins a new time.
+		// After a use, the time begins again.
 		d.Tamper(fmt.Sprintf(
 			"INSERT INTO last_uses (key_id, used_at) VALUES ('%s', %d), ('%s', %d)", keys["used"].ID, time.Now().UnixMicro(), keys["ends"].ID, time.Now().UnixMicro()))
 		time.Sleep(13 * unit)

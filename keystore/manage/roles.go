@@ -208,8 +208,8 @@ func (a authority) checkRoleUses(home string, uses []keystore.Reach, s *keystore
 const (
 	// maxNamedKeys is how many keys a refusal names.
 	maxNamedKeys = 20
-	// maxHarmlessGrants is how many different grants are remembered from which an edit of a role
-	// takes nothing. A million keys with the same grants would keep other changes waiting.
+	// maxHarmlessGrants is how many different grants checkGrowOnly remembers that lose nothing.
+	// Checking equal grants of a million keys again would keep other changes waiting.
 	maxHarmlessGrants = 1000
 )
 

@@ -97,7 +97,7 @@ func (p *fieldErrors) usageSpan(
 		begin = min(end-1, max(oldest, end-defaultBuckets[s.Step]))
 	}
 	switch buckets := end - begin; {
-	case begin < oldest-1: // clients subtract what is kept from their own clock
+	case begin < oldest-1: // clients subtract the retention from their own clock
 		p.add("from", "must be in the last %s, for which usage is kept by the %s: choose a later "+
 			"time"+orCoarser(s.Step), daysText(kept.Of(s.Step)), s.Step)
 	case buckets > maxUsageBuckets:

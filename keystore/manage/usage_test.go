@@ -318,7 +318,7 @@ func randomUsage(t *testing.T, r *rand.Rand) {
 	w := newWorld(t, "n0", "n1<n0", "n2", "gone")
 	spaces := []string{"n0", "n1", "n2", "gone"}
 	one := func(list ...string) string { return list[r.IntN(len(list))] }
-	// A caller sees the namespaces in sees, those of key callers also only within their owner's.
+	// A caller sees the namespaces in sees. A key sees only those that its owner sees too.
 	type caller struct {
 		who    manage.Caller
 		member string

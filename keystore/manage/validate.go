@@ -322,8 +322,8 @@ func sameNames(a, b []string) bool {
 	return slices.Equal(slices.Compact(a), slices.Compact(b))
 }
 
-// normalise brings grants into the form in which they are stored, with the home grant first.
-func normalise(grants []keystore.Grant, home string) {
+// normalize brings grants into the form in which they are stored, with the home grant first.
+func normalize(grants []keystore.Grant, home string) {
 	for i := range grants {
 		g := &grants[i]
 		g.Permissions = slices.Clone(g.Own().Permissions())
@@ -342,9 +342,9 @@ func normalise(grants []keystore.Grant, home string) {
 	})
 }
 
-// normaliseKey brings a key into the form in which it is stored.
-func normaliseKey(k *keystore.Key) {
-	normalise(k.Grants, k.Namespace)
+// normalizeKey brings a key into the form in which it is stored.
+func normalizeKey(k *keystore.Key) {
+	normalize(k.Grants, k.Namespace)
 	for i, a := range k.AllowedIPs {
 		k.AllowedIPs[i] = a.Masked()
 	}

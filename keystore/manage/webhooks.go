@@ -150,9 +150,9 @@ func (k *Keystore) replayAfter(ctx context.Context, c Caller, from ReplayFrom) (
 	return keystore.ReplayHere, nil
 }
 
-// TestWebhook adds an event for one webhook to the audit log, which receives it whatever its
-// filters are, and ends its wait for the next attempt. It requires `admin.webhooks:replay` in all
-// namespaces.
+// TestWebhook adds an event for one webhook to the audit log. The webhook receives it whatever its
+// filters are. TestWebhook also ends the webhook's wait for the next attempt. It requires
+// `admin.webhooks:replay` in all namespaces.
 func (k *Keystore) TestWebhook(ctx context.Context, c Caller, id string) (*WebhookStatus, error) {
 	return k.signalWebhook(ctx, c, keystore.WebhookTest, id, keystore.ReplayHere)
 }

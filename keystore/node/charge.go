@@ -33,8 +33,8 @@ type Charge struct {
 	Outcome keystore.Outcome
 	// Terms are the limits that apply; nil if there are none.
 	Terms *Terms
-	// Waited says that the request has waited for a store, so an answer from before may no longer
-	// hold. The caller must look the key up again.
+	// Waited says that the request has waited for a store, so the Answer may be outdated. The
+	// caller must look the key up again.
 	Waited bool
 
 	states [NumLimits]limitState
@@ -47,8 +47,8 @@ type limitState struct {
 	refused  bool
 	violated bool           // refused, and not in shadow
 	meter    keystore.Meter // of a rate
-	// held is the number of requests that this node holds, or of units of a quota that are left to
-	// all: see LimitState.Remaining.
+	// held is the number of requests that this node holds or, for a quota, of the units left for
+	// all nodes: see LimitState.Remaining.
 	held int64
 	end  int64 // of a quota's period, in Unix nanoseconds
 }

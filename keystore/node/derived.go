@@ -22,7 +22,7 @@ type verified struct {
 }
 
 // findVerified returns a derived token that was verified before, or nil. It is found by its
-// signature, which is shorter than the token, and must be the same in every byte.
+// signature, which is shorter than the token. The rest of the token is then compared byte by byte.
 func (s *shard) findVerified(d *keystore.Digest, signed string) *verified {
 	e := s.derived.find(d)
 	if e == nil || e.verified.signed != signed {
@@ -130,8 +130,8 @@ func (n *Node) acceptsDerived(prefix string) bool {
 	return keystore.AcceptsDerived(prefix, n.settings.Load().TokenPrefixes)
 }
 
-// outdated reports whether a deriving key leaves open if a token of another system has an accepted
-// prefix. A node decides that when it sees the token again.
+// outdated reports whether a deriving key does not tell whether a token of another system has one
+// of the accepted prefixes. A node finds out when it sees the token again.
 func (n *Node) outdated(k keystore.DerivingKey) bool {
 	return keystore.IsForeign(k.Prefix) && !n.acceptsDerived(k.Prefix)
 }
@@ -158,7 +158,7 @@ func (n *Node) derivingKey(
 	if known || r.RotatedOut() {
 		return k, nil
 	}
-	// It is remembered like an unknown credential that the database has no key.
+	// A deriving key that the database does not have is remembered like an unknown credential.
 	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))
 	s := n.cache.shard(&d)
 	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
@@ -215,7 +215,7 @@ type forgeries struct {
 	parents map[keystore.Digest]*throttle
 }
 
-// A throttle makes the tokens of a parent with wrong signatures wait. They are verified one by one.
+// A throttle delays the tokens of a parent after a wrong signature. They are verified one by one.
 type throttle struct {
 	turn    chan struct{} // capacity 1
 	waiting int

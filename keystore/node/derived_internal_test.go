@@ -13,7 +13,7 @@ import (
 )
 
 // TestForgeriesTakeATenth: however many requests bring wrong signatures of one parent, their
-// verification takes a tenth of the time, and others of the parent are verified in between.
+// verification takes a tenth of the time, and other tokens of the parent are verified in between.
 func TestForgeriesTakeATenth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const took = 50 * time.Microsecond

@@ -15,7 +15,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// derive derives a token that is valid for life, unless caveats say otherwise.
+// derive derives a token that is valid for the duration life, unless the caveats say otherwise.
 func derive(t testing.TB, token string, life time.Duration, c keystore.Caveats) string {
 	t.Helper()
 	if c.ExpiresAt.IsZero() {
@@ -511,7 +511,8 @@ func TestLookupSuspectDerived(t *testing.T) {
 	fleet.Want(t, "the key", fleet.Ask(k, token), keystore.OK)
 	fleet.Want(t, "cached", look(), keystore.OK)
 
-	// A form that is not accepted names a cached parent, and is no derived token for Lookup.
+	// A derived token whose header has another form, which is not accepted, names a cached parent.
+	// For Lookup it is no derived token.
 	if _, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
 		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
 		Token:   "imported-0123456789",

@@ -18,7 +18,7 @@ import (
 // can. Bookkeepers make the bookings that buckets need: for rate limits in the shared store, for
 // quotas in the database.
 type limiter struct {
-	surroundings
+	dependencies
 
 	rateBooks  *bookkeeper[*rateBucket]
 	quotaBooks *bookkeeper[*quotaBucket]
@@ -35,8 +35,8 @@ type limiter struct {
 	thresholds thresholdBook
 }
 
-// surroundings are the dependencies of a limiter.
-type surroundings struct {
+// dependencies are the stores and functions that a limiter needs.
+type dependencies struct {
 	now    func() int64 // the database's clock, in Unix nanoseconds
 	nodes  func() int64 // number of registered nodes
 	epoch  func() string
@@ -68,7 +68,7 @@ func bucketIDs(r *keystore.Record) [2]bucketID {
 }
 
 func (n *Node) newLimiter() *limiter {
-	return newLimiter(surroundings{
+	return newLimiter(dependencies{
 		now:    func() int64 { return n.Now().UnixNano() },
 		nodes:  func() int64 { return n.membership.nodes.Load() },
 		epoch:  func() string { return n.seal.Load().deployment.Epoch },
@@ -83,10 +83,10 @@ func (n *Node) newLimiter() *limiter {
 	})
 }
 
-// newLimiter returns a limiter with these surroundings.
-func newLimiter(s surroundings) *limiter {
+// newLimiter returns a limiter with these dependencies.
+func newLimiter(s dependencies) *limiter {
 	l := &limiter{
-		surroundings: s,
+		dependencies: s,
 		rateMap:      make(map[bucketID]*rateBucket), quotaMap: make(map[bucketID]*quotaBucket),
 		terms: make(map[[2]keystore.Limits]*Terms),
 	}
@@ -369,9 +369,9 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// count reports whether to book anything for a request that waits. It is false if one of the rate
-// limits has no room beside the requests that wait already: bookings of the other limits would be
-// lost. The caller holds the locks.
+// count counts a waiting request in its rate limits and reports whether to book for it. It returns
+// false if a rate limit has no room for another waiting request: bookings of the other limits would
+// be wasted. The caller holds the locks.
 func (b *buckets) count(l *limiter, m mode, verdicts [NumLimits]verdict, now int64) bool {
 	var k *booking
 	for i := range b.rates {
@@ -460,7 +460,7 @@ func (l *limiter) sweep() {
 	}
 }
 
-// forgetReservations gives up what was reserved in a history that the database has lost.
+// forgetReservations drops the units that were reserved in a history that the database has lost.
 func (l *limiter) forgetReservations() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

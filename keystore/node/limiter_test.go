@@ -69,7 +69,7 @@ func limitedRecord(l keystore.KeyLimits) *keystore.Record {
 func (f *limitedFleet) start() *limitedNode {
 	n := &limitedNode{}
 	n.store = &storeOf{f.store, n}
-	n.limiter = newLimiter(surroundings{
+	n.limiter = newLimiter(dependencies{
 		now:   func() int64 { return time.Now().UnixNano() },
 		nodes: func() int64 { return f.live },
 		epoch: func() string { return "e" },
@@ -321,7 +321,7 @@ func TestRateOfFleet(t *testing.T) {
 }
 
 // TestSlowLookup checks that a request whose lookup has taken long counts when it is charged, not
-// when it came. Else the limit would admit what it has refilled since, in addition.
+// when it came. Otherwise the limit would also admit what it has refilled since.
 func TestSlowLookup(t *testing.T) {
 	limit := keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 10}
 	for name, early := range map[string]int{"none before": 0, "one before": 1} {
@@ -884,7 +884,7 @@ func BenchmarkCharge(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			policy := keystore.NewDirectory(&keystore.Policy{
 				Namespaces: []keystore.Namespace{{ID: "acme"}}})
-			l := newLimiter(surroundings{
+			l := newLimiter(dependencies{
 				now:    func() int64 { return time.Now().UnixNano() },
 				nodes:  func() int64 { return 1 },
 				epoch:  func() string { return "e" },
@@ -925,7 +925,7 @@ func BenchmarkLimitMemory(b *testing.B) {
 				keystore.Digest{})}
 		}
 		before := heapInUse()
-		l := newLimiter(surroundings{
+		l := newLimiter(dependencies{
 			now:    func() int64 { return time.Now().UnixNano() },
 			nodes:  func() int64 { return 1 },
 			rates:  func() keystore.SharedRates { return nil },

@@ -28,9 +28,8 @@ const (
 
 // localCache holds the records of recently used credentials. Unknown credentials are remembered
 // separately, so that a flood of them cannot evict records, and so are derived tokens (derived.go).
-// Lookups take no lock. Everything else
-// about one credential happens in its shard, under the shard's lock: insertion, invalidation, loads
-// (load.go) and running requests (running.go).
+// Lookups take no lock. Everything else about one credential happens in its shard, under the shard's
+// lock: insertion, invalidation, loads (load.go) and running requests (running.go).
 type localCache struct {
 	shards [cacheShards]shard
 }

@@ -25,7 +25,7 @@ type Answer struct {
 	// Now is the time of the request on the database's clock, in Unix nanoseconds, for
 	// [keystore.Decide]. A wrong clock of this machine does not delay the expiry of keys.
 	Now int64
-	// Narrowing is what a derived token leaves of its key, or nil if the credential is the key's own.
+	// Narrowing has the restrictions of a derived token; nil if the credential is the key's own.
 	Narrowing *keystore.Narrowing
 
 	generation uint64 // of the record's shard, before the lookup
@@ -99,7 +99,7 @@ func (n *Node) LookupMember(ctx context.Context, token string, now time.Time) (A
 	return a.restrict(true), err
 }
 
-// restrict returns a if it has no record, or one whose Personal is as required. Otherwise the
+// restrict returns a if it has no record, or one whose Personal equals personal. Otherwise the
 // credential is malformed.
 func (a Answer) restrict(personal bool) Answer {
 	if a.Record != nil && a.Record.Personal() != personal {
@@ -116,7 +116,7 @@ func (n *Node) LookupMemberDigest(
 	return a.restrict(true), err
 }
 
-// LookupLogin returns the members as which a person acts that Caddy has authenticated: see
+// LookupLogin returns the members for which a person acts whose login Caddy has verified: see
 // [keystore.Directory.MembersByLogin]. now was read after the request arrived. An error means that
 // the answer is [keystore.Unavailable].
 func (n *Node) LookupLogin(
@@ -140,7 +140,7 @@ func (n *Node) LookupAgain(
 	return a, err
 }
 
-// lookup looks up a digest. Only an uninspected credential is needed.
+// lookup looks up a digest. It uses the credential only if it is uninspected.
 func (n *Node) lookup(
 	ctx context.Context, d keystore.Digest, p provenance, credential string, now time.Time,
 ) (Answer, error) {
@@ -216,6 +216,6 @@ func (a Answer) withRecord(s *shard, r *keystore.Record) Answer {
 	return a
 }
 
-// Policy returns the namespaces, roles and members for [keystore.Decide], without a query. Callers
-// must read the time of a request first.
+// Policy returns the directory for [keystore.Decide], without a query. Callers must read the time
+// of a request first.
 func (n *Node) Policy() *keystore.Directory { return n.membership.directory.Load() }

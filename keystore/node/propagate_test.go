@@ -168,7 +168,7 @@ func TestRevokeWaitsForRestOfFencedLease(t *testing.T) {
 		key, _ := fleet.Mint(t, a, manage.KeySpec{})
 		time.Sleep(10 * time.Second)
 		fb.Mute.Store(true)
-		time.Sleep(15 * time.Second) // fenced after about 10
+		time.Sleep(15 * time.Second) // fenced after about 10 s
 		begun := time.Now()
 		if p := fleet.Revoke(t, a, key.ID, time.Minute); !p.Complete || p.Nodes != 2 {
 			t.Fatalf("%+v", p)

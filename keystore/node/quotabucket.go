@@ -28,7 +28,7 @@ type quotaBucket struct {
 	asked int64 // time of that answer; 0 before the first for the limit and period
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
-	// waiting are the units that each waiting request needs.
+	// waiting lists the units that each waiting request needs.
 	waiting []int64
 	next    *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
@@ -170,7 +170,7 @@ func (b *quotaBucket) giveBack() {
 	b.left = 0
 }
 
-// forget gives up what was reserved in a database that has lost it.
+// forget drops the units that were reserved in a history that the database has lost.
 func (b *quotaBucket) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -180,15 +180,15 @@ func (b *quotaBucket) forget() {
 // ledgerName returns the name of the quota in the ledger.
 func (b *quotaBucket) ledgerName() string { return b.id.String() + "/" + string(b.limit.Per) }
 
-// ParseQuota splits the name of a quota in the ledger: it is the quota of a key or, if namespace is
-// true, of a namespace, with this id.
+// ParseQuota splits the name of a quota in the ledger into the id of its key or, if namespace is
+// true, of its namespace, and the period.
 func ParseQuota(name string) (id string, per keystore.Period, namespace bool) {
 	kind, rest, _ := strings.Cut(name, "/")
 	id, period, _ := strings.Cut(rest, "/") // no id contains a slash
 	return id, keystore.Period(period), kind == "namespace"
 }
 
-// wants returns the number of units to hold, by the use since the last reservation.
+// wants returns the number of units to hold, based on the use since the last reservation.
 func (b *quotaBucket) wants() int64 { return max(2*b.used, firstReservation) }
 
 // reserve returns the next reservation. The caller holds the lock.

@@ -17,9 +17,9 @@ func (n *Node) Untagged(credential string) (d keystore.Digest, untagged bool) {
 	return keystore.DigestOf(credential), ok && !tagged
 }
 
-// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It does
-// not look up a credential in a store that is [Node.Untagged]. If no record of it is cached, the
-// outcome is [keystore.Limited].
+// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It looks
+// up a credential that is [Node.Untagged] only in this process's cache. If no record of it is
+// cached, the outcome is [keystore.Limited].
 func (n *Node) LookupSuspect(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {

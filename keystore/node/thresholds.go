@@ -6,8 +6,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A QuotaThreshold says that one of thresholds is reached in one period. Used are the units that
-// nodes may spend or have spent.
+// A QuotaThreshold says that a quota has reached one of thresholds in one period. Used is the
+// number of units that nodes may spend or have spent.
 type QuotaThreshold struct {
 	keystore.QuotaThreshold // see ParseQuota
 	Used                    int64
@@ -17,11 +17,11 @@ type QuotaThreshold struct {
 // thresholds are the shares of a quota that are reported, in percent.
 var thresholds = [...]int{100, 80}
 
-// maxThresholds is the maximum number of thresholds that wait to be taken. Those beyond it are
-// reported when the node next reserves units of the quota.
+// maxThresholds is the maximum number of thresholds that wait for TakeThresholds. Those beyond it
+// are reported when the node next reserves units of the quota.
 const maxThresholds = 10_000
 
-// A thresholdBook collects thresholds until somebody takes them.
+// A thresholdBook collects thresholds until TakeThresholds returns them.
 type thresholdBook struct {
 	mu      sync.Mutex
 	waiting map[string]QuotaThreshold // by quota: the highest of the latest period
@@ -83,7 +83,8 @@ func (n *Node) TakeThresholds(limit int) []QuotaThreshold {
 	return list
 }
 
-// ReturnThresholds is called with thresholds that could not be written, to take them again later.
+// ReturnThresholds puts back thresholds that could not be written, so that TakeThresholds returns
+// them again. It drops those of quotas for which another threshold is waiting.
 func (n *Node) ReturnThresholds(list []QuotaThreshold) {
 	b := &n.limiter.thresholds
 	for _, t := range list {

@@ -16,15 +16,15 @@ import (
 type Use struct {
 	Operation string // the permission that the request needed: see [keystore.Need.String]
 	Outcome   keystore.Outcome
-	// Also means that the request needed Operation besides another permission. It is noted as used
-	// and counts no request.
+	// Also means that the request needed Operation besides another permission. Then Operation is
+	// noted as used, but no request is counted.
 	Also bool
 
 	// The fields below are ignored if the request was refused.
 
 	Units int64 // charged
 	// Status is the status of the response. Zero means that the request was cut before it had one,
-	// or that the API answers elsewhere.
+	// or that the response does not pass through this Caddy.
 	Status            int
 	BytesIn, BytesOut int64
 	Took              time.Duration // until Ended
@@ -165,8 +165,8 @@ func newUsageBook() *usageBook {
 	}
 }
 
-// flushUsage writes what was counted since the last flush. What cannot be written stays for the next
-// flush.
+// flushUsage writes what was counted since the last flush. Counts that cannot be written stay for
+// the next flush.
 func (n *Node) flushUsage(ctx context.Context) {
 	b := n.usage
 	b.mu.Lock()
@@ -219,7 +219,7 @@ func (n *Node) closeUsage() {
 	defer cancel()
 	n.flushUsage(ctx)
 	if lost := n.usage.pending.Load(); lost > 0 {
-		n.logger.Error("usage lost; the database did not accept it before the end",
+		n.logger.Error("usage lost; the database did not accept it before shutdown",
 			slog.Int64("rows", lost))
 	}
 }

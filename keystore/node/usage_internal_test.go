@@ -26,7 +26,7 @@ func TestUsageIsBounded(t *testing.T) {
 		minutes, keys int
 		most          int
 		rows, dropped int
-		step          time.Duration // of all times, from monday
+		step          time.Duration // rows begin at its multiples after monday
 	}{
 		{"no more than fits", 240, 2, 480, 480, 0, time.Minute},
 		{"hours", 240, 2, 479, 8, 0, time.Hour},

@@ -238,7 +238,7 @@ func (m *usageModel) run(t *testing.T, seed uint64) error {
 	_, ends := keystore.Month.Of(time.Now())
 	m.ahead = time.Until(ends) - time.Duration(1+m.random.IntN(4))*time.Minute
 	m.nodes = []*usageNode{m.open(), m.open()}
-	// Else the database would jump by a month when it is told the time, after the first minute.
+	// Otherwise the database would learn the time after the first minute, and jump by a month.
 	if err := m.nodes[0].Database().NoteTime(t.Context(), m.nodes[0].Now()); err != nil {
 		return err
 	}

@@ -29,8 +29,8 @@ type location struct {
 	tls           *tls.Config // nil: none
 }
 
-// CheckURL returns an error if a text is not the URL of a Redis. It opens nothing, and its errors
-// show no part of the URL that could be a password.
+// CheckURL returns an error if a text is not a Redis URL. It opens nothing, and its errors show no
+// part of the URL that could be a password.
 //
 //	redis://[USER:PASSWORD@]HOST[:PORT][/DB]                     one server
 //	unix://[USER:PASSWORD@]/PATH[?db=DB]                         one server, by its socket

@@ -8,19 +8,19 @@ import (
 )
 
 // A background orders the transactions of this process on a database with a single writer. Changes
-// of keys go first: a change waits for at most one transaction that need not hurry.
+// of keys go first: a change waits for at most one low-priority transaction.
 type background struct {
 	changes atomic.Int32  // those that wait for the write lock or hold it
-	slot    chan struct{} // held by a transaction that need not hurry
+	slot    chan struct{} // held by a low-priority transaction
 	held    time.Duration // how long these have held the write lock since the last rest
 }
 
-// yieldLimit is how long a transaction waits for changes. Then it no longer lets them go first, so
-// an import of many keys does not stop it.
+// yieldLimit is how long a low-priority transaction waits for changes. After that it no longer lets
+// them go first, so that an import of many keys does not block it.
 const yieldLimit = time.Second
 
-// inBackground runs f in a transaction that need not hurry. It neither waits for changes nor do
-// they wait for it, unless the database has a single writer.
+// inBackground runs f in a low-priority transaction. Unless the database has a single writer, the
+// transaction and changes do not wait for each other.
 func (d *DB) inBackground(ctx context.Context, pool *sql.DB, f func(*tx) error) error {
 	if pool != d.writer {
 		return d.transact(ctx, pool, d.beginApart, f)

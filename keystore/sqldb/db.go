@@ -86,7 +86,7 @@ type dialect struct {
 	// usageTable and usageMinutes are the ends of CREATE TABLE for tables of usage.
 	usageTable, usageMinutes string
 	// shareUsage and lockUsage are suffixes of a query for a row of usage_state. They lock the row
-	// until the end of the transaction. Others can share it, or not even that.
+	// until the end of the transaction. Others can share it only with shareUsage.
 	shareUsage, lockUsage string
 	impatient             string // statement: it limits how long this transaction waits for locks
 	slowDrop              bool   // DROP TABLE reads all of the table while others cannot write

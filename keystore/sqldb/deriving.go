@@ -63,9 +63,9 @@ func (t *tx) recordDeriving(
 }
 
 const (
-	// joinedPrefixes is the prefix that is stored for a deriving key that is known already. A token
-	// never gets a prefix that it does not have, so the prefixes in two [keystore.ForeignPrefix] both
-	// stay: the node with the new one may accept fewer prefixes than another node has.
+	// joinedPrefixes is the prefix that is stored for a deriving key that is known already. A
+	// prefix that a token does not have stays one, so the prefixes of both [keystore.ForeignPrefix]
+	// are kept: the node that wrote the new one may accept fewer prefixes than another node.
 	joinedPrefixes = "CASE WHEN deriving_keys.prefix LIKE ' %' AND excluded.prefix LIKE ' %' " +
 		"THEN rtrim(deriving_keys.prefix) || " +
 		"replace(excluded.prefix, deriving_keys.prefix, ' ') ELSE excluded.prefix END"
@@ -75,8 +75,8 @@ const (
 		"replace(deriving_keys.prefix, excluded.prefix, '') = deriving_keys.prefix)"
 )
 
-// derivingTo reads the public key of a row after its prefix. NULL, or anything else than 32 bytes, is
-// read as a key that is unknown: everyone can sign for a public key of zeros.
+// derivingTo reads the public key of a row after its prefix. NULL, or anything other than 32 bytes,
+// is read as an unknown key, because anyone can sign for a public key of zeros.
 type derivingTo struct{ k *keystore.DerivingKey }
 
 func (to derivingTo) Scan(v any) error {

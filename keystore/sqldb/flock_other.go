@@ -4,7 +4,7 @@ package sqldb
 
 import "os"
 
-// canLock is false: without flock, an ended process cannot be told from a silent one.
+// canLock is false: without flock, an ended process cannot be distinguished from a silent one.
 const canLock = false
 
 func lockExclusive(*os.File) bool { return false }

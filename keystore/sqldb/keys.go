@@ -91,7 +91,8 @@ func scanKeysUpTo(
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
 				RevokedBy: revokedBy, RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
 			k.Plan = plan
-			// By hand, someone may have written anything. It must not make the key unreadable.
+			// Someone may have written an invalid address with SQL. It must not make the key
+			// unreadable.
 			k.LastUsedFrom, _ = netip.ParseAddr(usedFrom)
 			if err := readJSON(&k, grants, allowed, metadata, rate, quota); err != nil {
 				return nil, false, unreadable("key "+id, err)

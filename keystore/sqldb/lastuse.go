@@ -36,8 +36,9 @@ func inBatches[K comparable, V any](
 	return nil
 }
 
-// recordUse stores the last uses of some keys. An address belongs to the use at its time: a use
-// without one hides the former address, and nodes of a release without addresses do too.
+// recordUse stores the last uses of some keys. An address belongs to the use at the same time. So a
+// use without an address hides the former one, even if a node of a release without addresses has
+// recorded the use.
 func (t *tx) recordUse(ids []string, uses map[string]keystore.LastUse) error {
 	times := make([][2]any, 0, len(ids)) // id and microseconds
 	var addresses [][3]any               // id, microseconds and address

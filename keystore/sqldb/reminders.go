@@ -73,12 +73,12 @@ func (d *DB) UnusedKeys(
 		}
 		where = where.and(upTo)
 	}
-	told := "(m.since IS NULL OR m.since < coalesce(u.used_at, k.created_at)"
+	unreported := "(m.since IS NULL OR m.since < coalesce(u.used_at, k.created_at)"
 	if f.Reported {
-		told += " OR m.inactivated = 0"
+		unreported += " OR m.inactivated = 0"
 	}
 	where = where.and(ofStatus(keystore.KeyFilter{Status: keystore.StatusActive, Now: f.Now})).
-		and(clause{"coalesce(u.used_at, k.created_at) <= ? AND " + told + ")",
+		and(clause{"coalesce(u.used_at, k.created_at) <= ? AND " + unreported + ")",
 			[]any{f.Since.UnixMicro()}})
 	keys, err = list(d.read(ctx), func(scan func(...any) error) (u keystore.UnusedKey, err error) {
 		return u, scan(textTo{&u.ID}, textTo{&u.Namespace}, timeTo{&u.Since},

@@ -184,7 +184,7 @@ func (t *tx) insertUsage(table string, s *usageSeries, counts usageCounts) error
 	}
 	insert := "INSERT INTO " + table + " (begins, " + s.columns() + ", outcome, " +
 		eachCounter("%") + ") "
-	if t.db.prepares { // faster than to decode JSON
+	if t.db.prepares { // faster than decoding JSON
 		insert += "VALUES (" + strings.Repeat("?, ", len(rows[0])-1) + "?)" +
 			onUsageConflict(table, s)
 		for _, row := range rows {

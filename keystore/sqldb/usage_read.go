@@ -32,7 +32,8 @@ var groupColumns = map[keystore.UsageGroup]string{
 // maxTables is the maximum number of tables in one UNION ALL. SQLite allows 500.
 const maxTables = 400
 
-// Usage implements [keystore.Database]. What is not rolled up yet is computed from shorter steps.
+// Usage implements [keystore.Database]. Usage that is not rolled up yet is computed from shorter
+// steps.
 func (d *DB) Usage(ctx context.Context, q keystore.UsageQuery) ([]keystore.UsageSum, error) {
 	const operation = "reading usage"
 	switch {
@@ -205,8 +206,8 @@ func usageParts(
 	return parts
 }
 
-// bucketsOf is the condition that a row's bucket begins in a range. The index of minutes begins with
-// them: a search for keys needs each of the at most 60.
+// bucketsOf is the condition that a row's bucket begins in a range. If each is set, it lists the
+// minutes, at most 60: they come first in the index, so a search for keys has to name each.
 func bucketsOf(table usageTable, first, last int64, each bool) clause {
 	switch {
 	case first <= table.begin && last >= table.end() && !(each && table.step == keystore.Minute):
@@ -226,7 +227,7 @@ func minutes(first, last int64) string {
 	return strings.Join(list, ", ")
 }
 
-// unionOf joins queries. SQLite bounds how many one UNION ALL can have.
+// unionOf joins queries with UNION ALL. SQLite limits how many one UNION ALL can have.
 func unionOf(parts []clause) clause {
 	if len(parts) <= maxTables {
 		return joined(" UNION ALL ", parts)

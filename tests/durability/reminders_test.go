@@ -9,7 +9,7 @@ import (
 )
 
 // TestRemindersAfterKill kills one of two nodes after the other while they add reminders. Each
-// must be given once for the deployment.
+// must be added once for the deployment.
 func TestRemindersAfterKill(t *testing.T) {
 	t.Parallel()
 	nodes := two(t, gate.Config{APIKeys: "remind 1h\nlease 5s\n"})

@@ -126,14 +126,14 @@ func (s *Server) try() (log string, ok bool) {
 	}
 }
 
-// Kill exited the server like kill -9. Run starts it again.
+// Kill ends the server like kill -9. Run starts it again.
 func (s *Server) Kill() { end(s.cmd, s.exited) }
 
 func end(cmd *exec.Cmd, exited chan struct{}) {
 	select {
 	case <-exited:
 	default:
-		_ = cmd.Process.Kill() // also exited a stopped process
+		_ = cmd.Process.Kill() // also ends a stopped process
 		<-exited
 	}
 }
