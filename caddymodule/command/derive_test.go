@@ -16,7 +16,7 @@ func TestDerive(t *testing.T) {
 	if err != nil || made.err != "" || made.status != 0 {
 		t.Fatalf("%q, %v", made.err, err)
 	}
-	public := keystore.PublicKeyOf(cliToken)
+	public := keystore.NewDerivingKey(cliToken, "").Public
 	n := token.Verify(&public)
 	if token.Parent != keystore.DigestOf(cliToken) || n == nil || n.Note != "nightly" ||
 		n.ValidAt(time.Now().UnixNano(), 15*time.Minute) != keystore.OK {
