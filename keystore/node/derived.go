@@ -54,7 +54,7 @@ func (n *Node) lookupDerived(
 		}
 		own := n.databaseTime(n.clock.of(now)).UnixNano()
 		if outcome := n.derivedOutcome(&token.Validity, early, own); outcome != keystore.OK {
-			return Answer{Outcome: outcome}, true, nil
+			return Answer{Outcome: outcome, Untimely: true}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
 		if a = a.restrict(false); err != nil || a.Record == nil {
@@ -74,7 +74,7 @@ func (n *Node) lookupDerived(
 		return a, true, err
 	}
 	if outcome := n.derivedOutcome(&v.narrowing.Validity, early, a.Now); outcome != keystore.OK {
-		return Answer{Outcome: outcome}, true, nil
+		return Answer{Outcome: outcome, Untimely: true}, true, nil
 	}
 	a.Narrowing = v.narrowing
 	return a, true, nil
