@@ -58,7 +58,8 @@ func (n *Node) lookupDerived(
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
 		if a = a.restrict(false); err != nil || a.Record == nil {
-			return a, true, err
+			// As with a wrong signature: a forged token must not show whether it names a key.
+			return Answer{Outcome: keystore.Malformed}, true, err
 		}
 		if v, err = n.verify(ctx, a.Record, token); err != nil {
 			return Answer{}, true, err
