@@ -128,7 +128,8 @@ func Derive(token string, c Caveats) (string, error) {
 		return "", fmt.Errorf("a token must have %d to %d visible ASCII characters",
 			MinCredentialLen, MaxCredentialLen)
 	}
-	if err := new(Narrowing).set(c); err != nil {
+	var n Narrowing
+	if err := n.set(c); err != nil {
 		return "", err
 	}
 	claims := struct {
@@ -138,11 +139,8 @@ func Derive(token string, c Caveats) (string, error) {
 		NS    []string       `json:"ns,omitempty"`
 		IP    []netip.Prefix `json:"ip,omitempty"`
 		Note  string         `json:"note,omitempty"`
-	}{Exp: c.ExpiresAt.Unix(), Scope: strings.Join(c.Permissions, " "), NS: c.Namespaces,
-		IP: c.AllowedIPs, Note: c.Note}
-	if !c.NotBefore.IsZero() {
-		claims.Nbf = c.NotBefore.Unix()
-	}
+	}{Exp: n.expires, Nbf: n.notBefore, Scope: strings.Join(c.Permissions, " "),
+		NS: c.Namespaces, IP: c.AllowedIPs, Note: c.Note}
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", err
@@ -419,9 +417,7 @@ func (n *Narrowing) set(c Caveats) error {
 		return errors.New("a derived token must have a time at which it expires")
 	}
 	n.expires = c.ExpiresAt.Unix()
-	if !c.NotBefore.IsZero() {
-		n.notBefore = c.NotBefore.Unix()
-	}
+	n.notBefore = max(0, c.NotBefore.Unix()) // the zero time is before 1970
 	for name, list := range map[string]int{"permissions": lengthOr1(c.Permissions),
 		"namespaces": lengthOr1(c.Namespaces), "addresses": lengthOr1(c.AllowedIPs)} {
 		if list < 1 || list > maxCaveats {

@@ -180,6 +180,11 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+	old, err := Derive(tokenVectors[1].token,
+		Caveats{ExpiresAt: at, NotBefore: time.Date(1969, 1, 1, 0, 0, 0, 0, time.UTC)})
+	if got := judgeDerived(tokenVectors[1].token, old, 1990*time.Second, time.Hour); got != "ok" {
+		t.Errorf("not before 1969: %s, %v", got, err)
+	}
 	if parent, ok := DerivedParent(jwt); !ok || parent != DigestOf(tokenVectors[1].token) {
 		t.Error(ok)
 	}

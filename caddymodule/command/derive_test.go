@@ -26,6 +26,7 @@ func TestDerive(t *testing.T) {
 		"derive":                                                "--expires is required",
 		"derive --expires yesterday":                            "must be a time such as",
 		"derive --expires -1h":                                  "must be in the future",
+		"derive --expires 1ns":                                  "must be in the future",
 		"derive --expires 1h --permission x":                    `permission "x"`,
 		"derive --expires 1h --namespace *":                     "not the id of a namespace",
 		"derive --expires 1h --allow-ip host":                   "--allow-ip must be an address",
