@@ -62,13 +62,9 @@ var fails = [keystore.NumOutcomes]bool{
 	keystore.OwnerDisabled: true,
 }
 
-// failed reports whether an outcome of a call counts as a failure. An expired derived token is not
-// a guess: it is refused for its own expiry before anything is looked up, or its signature is
-// valid. It may come from a client with a slow clock.
-func (c *call) failed(outcome keystore.Outcome) bool {
-	return fails[outcome] &&
-		!(outcome == keystore.Expired && keystore.IsDerived(c.credential.token))
-}
+// failed reports whether an outcome of a call counts as a failure. An untimely derived token is not
+// a guess: it may come from a client with a wrong clock.
+func (c *call) failed(outcome keystore.Outcome) bool { return fails[outcome] && !c.untimely }
 
 // suspects reports whether a call comes from an address that is over the limit.
 func (a *abuseLimit) suspects(c *call) bool {

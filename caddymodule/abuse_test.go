@@ -112,14 +112,23 @@ func TestAbuse(t *testing.T) {
 		expect("an expired derived token", get(expired, late), "expired", 401)
 		expect("one with a wrong signature", get(forged, late), "expired", 401)
 	}
+	early := deriveToken(t, token, keystore.Caveats{ExpiresAt: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(10 * time.Minute)})
+	long := deriveToken(t, token, keystore.Caveats{ExpiresAt: time.Now().Add(25 * time.Hour)})
+	for range 4 {
+		expect("a derived token that is not valid yet", get(early, late), "malformed", 401)
+		expect("one that is valid for too long", get(long, late), "malformed", 401)
+	}
 	expect("it does not count", get(junk, late), "malformed", 401)
 	expect("from an address over the limit", get(expired, attacker), "expired", 401)
 	_, ending := h.key("read",
 		func(s *manage.KeySpec) { s.ExpiresAt = time.Now().Add(200 * time.Millisecond) })
+	child := deriveToken(t, ending, keystore.Caveats{ExpiresAt: time.Now().Add(time.Hour)})
 	for get(ending, "@").outcome() == "ok" {
 		time.Sleep(10 * time.Millisecond)
 	}
 	expect("an expired key", get(ending, attacker), "limited", 429)
+	expect("a token derived from it", get(child, attacker), "limited", 429)
 
 	for i := range 4 {
 		outcome, status := "malformed", 401

@@ -283,6 +283,7 @@ type call struct {
 	answer        node.Answer      // with the record
 	keys          *manage.Keystore // nil until it is needed
 	credential    credential       // zero until it is found
+	untimely      bool             // see node.Answer
 	session       string           // console session, used instead of a credential
 	running       *runningRequest  // nil until the call is registered
 	counts        bool             // in usage, when the call ends
@@ -387,6 +388,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 		case err != nil:
 			return keystore.Unavailable
 		case answer.Record == nil:
+			c.untimely = answer.Untimely
 			return answer.Outcome
 		}
 		c.answer = answer

@@ -99,7 +99,7 @@ type entitlement struct {
 	owner       *Set // limits the key, unless root owns it
 	root        bool // root owns the key
 	ownerActive bool
-	both        *Set // what key and owner both allow, for display; set only in resolved
+	both        *Set // their Intersection, for display; set only in resolved
 }
 
 // allows reports whether both the key and its owner allow a request.

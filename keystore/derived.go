@@ -58,16 +58,23 @@ type DerivedToken struct {
 type PublicKey [ed25519.PublicKeySize]byte
 
 // A DerivingKey is stored beside a token, so that nodes can verify the tokens that were derived
-// from it. The zero value means that no node has seen the token in plain text yet.
+// from it. The zero value means that no node has seen the token in plain text yet, or that no token
+// can be derived from it.
 type DerivingKey struct {
 	Public PublicKey
 	// Prefix is the prefix of the token, or a [ForeignPrefix] if another system created the token.
 	Prefix string
 }
 
-// NewDerivingKey returns the deriving key of a token with a prefix.
+// NewDerivingKey returns the deriving key of a token with a prefix. It returns the zero value for a
+// token from which none can be derived: in the FIPS 140-only mode of Go, one of fewer than 14
+// characters. It takes some 20 µs.
 func NewDerivingKey(token, prefix string) DerivingKey {
-	return DerivingKey{PublicKeyOf(token), prefix}
+	private, err := privateKey(token)
+	if err != nil {
+		return DerivingKey{}
+	}
+	return DerivingKey{PublicKey(private.Public().(ed25519.PublicKey)), prefix}
 }
 
 // ForeignPrefix returns the text that replaces the prefix of a token that another system created.
@@ -98,19 +105,14 @@ func AcceptsDerived(prefix string, accepted []string) bool {
 		func(p string) bool { return !strings.Contains(prefix, " "+p+" ") })
 }
 
-// derivingKey returns the key pair with which tokens are derived from a token.
-func derivingKey(token string) ed25519.PrivateKey {
+// privateKey returns the key pair with which tokens are derived from a token. It fails if the
+// process runs in the FIPS 140-only mode of Go and the token is too short for that mode.
+func privateKey(token string) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Key(sha256.New, []byte(token), nil, derivedInfo, ed25519.SeedSize)
 	if err != nil {
-		panic(err) // the length is less than 255 hashes
+		return nil, err
 	}
-	return ed25519.NewKeyFromSeed(seed)
-}
-
-// PublicKeyOf returns the public key of a token. It takes some 20 µs.
-func PublicKeyOf(token string) (p PublicKey) {
-	copy(p[:], derivingKey(token)[ed25519.PublicKeySize:])
-	return p
+	return ed25519.NewKeyFromSeed(seed), nil
 }
 
 // Derive derives a token from a key's token and restricts it by caveats. It needs no network. A
@@ -126,7 +128,8 @@ func Derive(token string, c Caveats) (string, error) {
 		return "", fmt.Errorf("a token must have %d to %d visible ASCII characters",
 			MinCredentialLen, MaxCredentialLen)
 	}
-	if err := new(Narrowing).set(c); err != nil {
+	var n Narrowing
+	if err := n.set(c); err != nil {
 		return "", err
 	}
 	claims := struct {
@@ -136,12 +139,13 @@ func Derive(token string, c Caveats) (string, error) {
 		NS    []string       `json:"ns,omitempty"`
 		IP    []netip.Prefix `json:"ip,omitempty"`
 		Note  string         `json:"note,omitempty"`
-	}{Exp: c.ExpiresAt.Unix(), Scope: strings.Join(c.Permissions, " "), NS: c.Namespaces,
-		IP: c.AllowedIPs, Note: c.Note}
-	if !c.NotBefore.IsZero() {
-		claims.Nbf = c.NotBefore.Unix()
-	}
+	}{Exp: n.expires, Nbf: n.notBefore, Scope: strings.Join(c.Permissions, " "),
+		NS: c.Namespaces, IP: c.AllowedIPs, Note: c.Note}
 	payload, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	private, err := privateKey(token)
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +154,7 @@ func Derive(token string, c Caveats) (string, error) {
 	signed := b64.EncodeToString([]byte(`{"alg":"EdDSA","typ":"`+derivedType+`","kid":"`+
 		b64.EncodeToString(digest[:])+`"}`)) + "." + b64.EncodeToString(payload)
 	derived := signed + "." +
-		b64.EncodeToString(ed25519.Sign(derivingKey(token), []byte(signed)))
+		b64.EncodeToString(ed25519.Sign(private, []byte(signed)))
 	if len(derived) > MaxDerivedLen {
 		return "", fmt.Errorf("the derived token would have %d characters; at most %d are allowed",
 			len(derived), MaxDerivedLen)
@@ -413,9 +417,7 @@ func (n *Narrowing) set(c Caveats) error {
 		return errors.New("a derived token must have an expiry time")
 	}
 	n.expires = c.ExpiresAt.Unix()
-	if !c.NotBefore.IsZero() {
-		n.notBefore = c.NotBefore.Unix()
-	}
+	n.notBefore = max(0, c.NotBefore.Unix()) // the zero time is before 1970
 	for name, list := range map[string]int{"permissions": lengthOr1(c.Permissions),
 		"namespaces": lengthOr1(c.Namespaces), "addresses": lengthOr1(c.AllowedIPs)} {
 		if list < 1 || list > maxCaveats {

@@ -85,19 +85,18 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns exactly the permissions that the token has in a namespace. key and owner are the
-// sets of its key and of the key's owner there. The result has an operation only if the token
-// allows it both as a read and as a write, because a permission cannot say that only a read is
-// allowed.
-func (n *Narrowing) Left(key, owner *Set, namespace string) *Set {
-	if n.namespaces != nil && !slices.Contains(n.namespaces, namespace) {
+// Left returns exactly the permissions that the token has in a namespace, where its key and the
+// key's owner both have the set both.
+func (n *Narrowing) Left(both *Set, namespace string) *Set {
+	switch {
+	case n == nil || both == nil:
+		return both
+	case n.namespaces != nil && !slices.Contains(n.namespaces, namespace):
 		return nil
+	case n.scope == nil:
+		return both
 	}
-	left := lefts.common(key, owner)
-	if n.scope != nil {
-		left = lefts.common(left, n.scope)
-	}
-	return left
+	return intersections.of(both, n.scope)
 }
 
 // Namespaces returns the namespaces in which the token is valid, or nil for all. The caller must not
@@ -122,64 +121,32 @@ func (n *Narrowing) Size() int64 {
 	return int64(size)
 }
 
-// common returns the set that allows a request if both a and b allow it, as far as permissions can
-// express that. [Intersection] may contain less: `orders:*` and `read` have `orders:read` in
-// common.
-func common(a, b *Set) *Set {
-	var list []Permission
-	add := func(p Permission, unless *Set) {
-		if a.allowsAll(p) && b.allowsAll(p) && !unless.allowsAll(p) {
-			list = append(list, p)
-		}
-	}
-	for _, s := range []*Set{a, b} {
-		for _, p := range s.Permissions() {
-			add(p, nil)
-		}
-	}
-	listed := NewSet(list...)
-	for _, s := range []*Set{a, b} {
-		for _, p := range s.Permissions() {
-			if p.Resource != "" {
-				add(Permission{p.Resource, "read"}, listed)
-				add(Permission{p.Resource, "write"}, listed)
-			}
-		}
-	}
-	return NewSet(list...)
-}
+// intersections caches what scopes leave of sets, because many tokens have the same scope and the
+// same set. It has a bound of its own: a token with a short scope such as `*` can have many
+// permissions, which [Narrowing.Size] does not count.
+var intersections intersectionCache
 
-// lefts caches the results of Left, because many tokens have the same scope and the same sets. It
-// has a bound of its own: a token with a short scope such as `*` can have many permissions, which
-// [Narrowing.Size] does not count.
-var lefts commons
+// An intersectionCache is a small cache of [Intersection], in which each pair of sets has one place.
+type intersectionCache [256]atomic.Pointer[cachedIntersection]
 
-// commons is a small cache of results of common, in which each pair of sets has one place.
-type commons [256]atomic.Pointer[commonSet]
-
-// A commonSet is what two sets have in common. It refers to them by their numbers, so that it does not
-// keep them.
-type commonSet struct {
+// A cachedIntersection refers to the sets by their numbers, so that it does not keep them.
+type cachedIntersection struct {
 	a, b uint64
 	both weak.Pointer[Set]
 	kept *Set // both, unless it is long
 }
 
-// maxKeptSet is how many permissions a set can have for commons to keep it, so that the cache takes
-// some 10 MB at most. A larger one stays until the next garbage collection, because computing it
-// for each request may take a millisecond.
+// maxKeptSet is how many permissions a set can have for an intersectionCache to keep it, so that the
+// cache takes some 10 MB at most. A larger one stays until the next garbage collection, because
+// computing it for each request may take a millisecond.
 const maxKeptSet = 64
 
-var commonSeed = maphash.MakeSeed()
+var intersectionSeed = maphash.MakeSeed()
 
-func (c *commons) common(a, b *Set) *Set {
-	if a == b {
-		return a
-	}
-	if a == nil || b == nil {
-		return nil
-	}
-	place := &c[maphash.Comparable(commonSeed, [2]uint64{a.number, b.number})%uint64(len(c))]
+// of returns the intersection of two sets, which are not nil.
+func (c *intersectionCache) of(a, b *Set) *Set {
+	pair := [2]uint64{a.number, b.number}
+	place := &c[maphash.Comparable(intersectionSeed, pair)%uint64(len(c))]
 	if in := place.Load(); in != nil && in.a == a.number && in.b == b.number {
 		if in.kept != nil {
 			return in.kept
@@ -188,8 +155,8 @@ func (c *commons) common(a, b *Set) *Set {
 			return both
 		}
 	}
-	in := &commonSet{a: a.number, b: b.number}
-	both := common(a, b)
+	in := &cachedIntersection{a: a.number, b: b.number}
+	both := Intersection(a, b)
 	if in.both = weak.Make(both); len(both.list) <= maxKeptSet {
 		in.kept = both
 	}

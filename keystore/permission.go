@@ -285,17 +285,31 @@ func (s *Set) Data() *Set {
 	return NewSet(slices.DeleteFunc(slices.Clone(s.Permissions()), Permission.IsAdmin)...)
 }
 
-// Intersection returns the permissions of each set that the other covers.
+// Intersection returns the set that allows a request if both a and b allow it, as far as permissions
+// can express that: `orders:*` and `read` have `orders:read` in common. It has an operation only if
+// both allow it as a read and as a write, because a permission cannot say that only a read is allowed.
 func Intersection(a, b *Set) *Set {
+	if a == b {
+		return a
+	}
 	var list []Permission
-	for _, p := range a.Permissions() {
-		if b.Covers(p) {
+	add := func(p Permission, unless *Set) {
+		if a.allowsAll(p) && b.allowsAll(p) && !unless.allowsAll(p) {
 			list = append(list, p)
 		}
 	}
-	for _, p := range b.Permissions() {
-		if a.Covers(p) {
-			list = append(list, p)
+	for _, s := range []*Set{a, b} {
+		for _, p := range s.Permissions() {
+			add(p, nil)
+		}
+	}
+	listed := NewSet(list...)
+	for _, s := range []*Set{a, b} {
+		for _, p := range s.Permissions() {
+			if p.Resource != "" {
+				add(Permission{p.Resource, "read"}, listed)
+				add(Permission{p.Resource, "write"}, listed)
+			}
 		}
 	}
 	return NewSet(list...)

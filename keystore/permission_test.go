@@ -87,8 +87,12 @@ func TestIntersection(t *testing.T) {
 	for _, c := range []struct{ a, b, want string }{
 		{"read", "read", "read"}, {"read", "write", ""}, {"", "*", ""},
 		{"read", "orders:read", "orders:read"}, {"*", "read orders:search", "orders:search,read"},
-		{"orders:* read", "orders:search write", "orders:search"},
-		{"read write", "*", "*,read,write"},
+		{"orders:* read", "orders:search write", "orders:search,orders:write"},
+		{"orders:*", "read", "orders:read"}, {"read", "orders:* billing:x", "orders:read"},
+		{"orders:* read", "orders:read", "orders:read"}, {"orders:search", "read", ""},
+		{"read orders:write", "orders:search", "orders:search"},
+		{"orders:search", "read write", "orders:search"},
+		{"read write", "*", "*,read,write"}, {"admin:*", "admin.keys:*", "admin.keys:*"},
 		{"* read", "admin:*", ""}, {"admin:* read", "* admin.keys:create", "admin.keys:create,read"},
 	} {
 		a, b := perms(t, c.a), perms(t, c.b)

@@ -162,16 +162,11 @@ func prefixNumber(prefix string) uint32 {
 func numberedPrefix(n uint32) string { return (*prefixNumbers.list.Load())[n] }
 
 // Set returns the permissions that the record's key and its owner both have in a namespace, or
-// what a derived token leaves of them.
+// those of a derived token. It is exact: see [Intersection].
 func (r *Record) Set(d *Directory, ns *Namespace, n *Narrowing) *Set {
-	e := r.grants.under(d, ns)
-	switch {
-	case n == nil:
-		return e.both
-	case ns == nil:
-		return nil
-	case e.root:
-		return n.Left(e.key, e.key, ns.ID)
+	both := r.grants.under(d, ns).both
+	if ns == nil {
+		return both
 	}
-	return n.Left(e.key, e.owner, ns.ID)
+	return n.Left(both, ns.ID)
 }

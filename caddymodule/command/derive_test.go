@@ -16,7 +16,7 @@ func TestDerive(t *testing.T) {
 	if err != nil || made.err != "" || made.status != 0 {
 		t.Fatalf("%q, %v", made.err, err)
 	}
-	public := keystore.PublicKeyOf(cliToken)
+	public := keystore.NewDerivingKey(cliToken, "").Public
 	n := token.Verify(&public)
 	if token.Parent != keystore.DigestOf(cliToken) || n == nil || n.Note != "nightly" ||
 		n.ValidAt(time.Now().UnixNano(), 15*time.Minute) != keystore.OK {
@@ -26,6 +26,7 @@ func TestDerive(t *testing.T) {
 		"derive":                                                "--expires is required",
 		"derive --expires yesterday":                            "must be a time such as",
 		"derive --expires -1h":                                  "must be in the future",
+		"derive --expires 1ns":                                  "must be in the future",
 		"derive --expires 1h --permission x":                    `permission "x"`,
 		"derive --expires 1h --namespace *":                     "not the id of a namespace",
 		"derive --expires 1h --allow-ip host":                   "--allow-ip must be an address",

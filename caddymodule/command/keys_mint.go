@@ -185,6 +185,7 @@ func parseExpiry(word string, now time.Time) (*time.Time, error) {
 		return nil, nil
 	}
 	at, ok := parseTime(word, now, 1)
+	at = at.UTC().Truncate(time.Second)
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("--expires %q must be a time such as 2027-01-01T00:00:00Z or "+
@@ -192,7 +193,6 @@ func parseExpiry(word string, now time.Time) (*time.Time, error) {
 	case !at.After(now):
 		return nil, errors.New("--expires " + word + " must be in the future")
 	}
-	at = at.UTC().Truncate(time.Second)
 	return &at, nil
 }
 

@@ -134,12 +134,12 @@ func (k *Keystore) judgeLeak(
 	l = &leak{signed: signed, member: k.IsMemberToken(token)}
 	tagged, possible := k.Inspect(token)
 	created := l.member || tagged && possible || k.Abandoned(token)
-	_, untagged := k.Untagged(token)
+	_, derived := keystore.DerivedParent(token)
 	var a node.Answer
 	switch {
 	case l.member:
 		a, err = k.LookupMember(ctx, token, now)
-	case !created && untagged && !k.leaks.admit(c, signed, now):
+	case !created && (possible || derived) && !k.leaks.admit(c, signed, now):
 		err = errTooManyReports
 	default:
 		a, err = k.LookupReported(ctx, token, now)

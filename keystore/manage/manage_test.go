@@ -670,6 +670,15 @@ func TestVerifyUnreadableKey(t *testing.T) {
 			t.Errorf("%s %s: %+v %v", c.namespace, c.permission, v, err)
 		}
 	}
+	// Anyone who has seen a derived token can forge one that names its key.
+	for _, named := range []string{token, "no-key-has-this"} {
+		derived := deriveFrom(t, named, "")
+		forged := derived[:len(derived)-86] + strings.Repeat("A", 86)
+		v, err := k.Verify(ctx, who, forged, manage.VerifyRequest{})
+		if err != nil || v.Outcome != keystore.Malformed {
+			t.Errorf("a forged derived token: %+v %v", v, err)
+		}
+	}
 }
 
 // TestVerifiedPermissions checks which permission of a key allows a verified one. An operation, or

@@ -22,16 +22,11 @@ func (k *Keystore) Permissions(c Caller) map[string][]keystore.Permission {
 	}
 	for _, namespace := range namespaces {
 		set := auth.policy.SetFor(granted, namespace, false, isKey)
-		owner := set
 		if isKey && auth.memberGrants != nil {
-			owner = auth.policy.SetFor(auth.memberGrants, namespace, false, false)
+			set = keystore.Intersection(set,
+				auth.policy.SetFor(auth.memberGrants, namespace, false, false))
 		}
-		if c.narrowing != nil {
-			set = c.narrowing.Left(set, owner, namespace)
-		} else if owner != set {
-			set = keystore.Intersection(set, owner)
-		}
-		if list := set.Permissions(); len(list) > 0 {
+		if list := c.narrowing.Left(set, namespace).Permissions(); len(list) > 0 {
 			permissions[namespace] = list
 		}
 	}

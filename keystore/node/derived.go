@@ -54,11 +54,12 @@ func (n *Node) lookupDerived(
 		}
 		own := n.databaseTime(n.clock.of(now)).UnixNano()
 		if outcome := n.derivedOutcome(&token.Validity, early, own); outcome != keystore.OK {
-			return Answer{Outcome: outcome}, true, nil
+			return Answer{Outcome: outcome, Untimely: true}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
 		if a = a.restrict(false); err != nil || a.Record == nil {
-			return a, true, err
+			// As with a wrong signature: a forged token must not show whether it names a key.
+			return Answer{Outcome: keystore.Malformed}, true, err
 		}
 		if v, err = n.verify(ctx, a.Record, token); err != nil {
 			return Answer{}, true, err
@@ -74,7 +75,7 @@ func (n *Node) lookupDerived(
 		return a, true, err
 	}
 	if outcome := n.derivedOutcome(&v.narrowing.Validity, early, a.Now); outcome != keystore.OK {
-		return Answer{Outcome: outcome}, true, nil
+		return Answer{Outcome: outcome, Untimely: true}, true, nil
 	}
 	a.Narrowing = v.narrowing
 	return a, true, nil

@@ -84,7 +84,7 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 			_, _, err = k.DeleteKey(ctx, fleet.Root, key.ID,
 				manage.ChangeOptions{Wait: time.Minute})
 			return err
-		}, keystore.Unknown, keystore.Unknown},
+		}, keystore.Unknown, keystore.Malformed}, // as for any other key that does not exist
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -230,7 +230,7 @@ func TestForgedTokenHidesNoDerivingKey(t *testing.T) {
 		time.Sleep(15 * time.Second) // until its deriving key is written, and b asks again
 		forged := withParent(derived,
 			keystore.DigestOf("the deriving key of "+string(parent[:])))
-		wantDerived(t, "forged", b, forged, keystore.Unknown)
+		wantDerived(t, "forged", b, forged, keystore.Malformed)
 		wantDerived(t, "genuine", b, derived, keystore.OK)
 	})
 }
@@ -399,7 +399,7 @@ func TestForgedFloods(t *testing.T) {
 
 	unknown := withParent(good, keystore.DigestOf("nobody"))
 	for range 20 {
-		wantDerived(t, "an unknown parent", k, unknown, keystore.Unknown)
+		wantDerived(t, "an unknown parent", k, unknown, keystore.Malformed)
 	}
 	if n := db.Loads.Load() - loads; n != 1 {
 		t.Errorf("%d queries for an unknown parent", n)

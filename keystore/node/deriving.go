@@ -63,6 +63,9 @@ func (n *Node) computeDeriving(ctx context.Context) {
 				continue
 			}
 			k := n.NewDerivingKey(seen.token)
+			if k == (keystore.DerivingKey{}) {
+				continue
+			}
 			b.mu.Lock()
 			b.keys[seen.record.Digest] = k
 			b.mu.Unlock()

@@ -27,6 +27,9 @@ type Answer struct {
 	Now int64
 	// Narrowing has the restrictions of a derived token; nil if the credential is the key's own.
 	Narrowing *keystore.Narrowing
+	// Untimely says that a derived token is refused for its own times or because the settings refuse
+	// all, either before anything is looked up or although its signature is right.
+	Untimely bool
 
 	generation uint64 // of the record's shard, before the lookup
 	entry      *entry // of the cache; nil if the record was not cached
@@ -49,7 +52,22 @@ const (
 // member's token and for a credential that cannot be valid in this deployment. An error means that
 // the answer is [keystore.Unavailable].
 func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
-	if a, derived, err := n.lookupDerived(ctx, credential, false, now); derived {
+	return n.lookupCredential(ctx, credential, false, now)
+}
+
+// LookupReported is [Node.Lookup] for a token that was reported as leaked. It accepts a derived token
+// even if it is not valid yet or expires later than `derive max` allows: a thief can wait.
+func (n *Node) LookupReported(
+	ctx context.Context, credential string, now time.Time,
+) (Answer, error) {
+	return n.lookupCredential(ctx, credential, true, now)
+}
+
+// lookupCredential is Lookup, or LookupReported if early is true.
+func (n *Node) lookupCredential(
+	ctx context.Context, credential string, early bool, now time.Time,
+) (Answer, error) {
+	if a, derived, err := n.lookupDerived(ctx, credential, early, now); derived {
 		return a, err
 	}
 	// This avoids a hash. Everything else is inspected only if the credential is not cached.
@@ -76,17 +94,6 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 		}
 	}
 	return a, err
-}
-
-// LookupReported is [Node.Lookup] for a token that was reported as leaked. It accepts a derived token
-// even if it is not valid yet or expires later than `derive max` allows: a thief can wait.
-func (n *Node) LookupReported(
-	ctx context.Context, credential string, now time.Time,
-) (Answer, error) {
-	if a, derived, err := n.lookupDerived(ctx, credential, true, now); derived {
-		return a, err
-	}
-	return n.Lookup(ctx, credential, now)
 }
 
 // LookupMember is [Node.Lookup] for members' tokens. The outcome for any other credential is

@@ -196,7 +196,7 @@ func libraryAccepts(jwt string, public ed25519.PublicKey) bool {
 
 func weAccept(jwt string, token string) bool {
 	d, err := keystore.ParseDerived(jwt)
-	public := keystore.PublicKeyOf(token)
+	public := keystore.NewDerivingKey(token, "").Public
 	return err == nil && d.Parent == keystore.DigestOf(token) && d.Verify(&public) != nil
 }
 
