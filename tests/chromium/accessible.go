@@ -164,10 +164,19 @@ func (p *Page) Tidy() {
 	p.t.Helper()
 	for _, fault := range evaluate[[]string](p, `(() => {
 		const show = e => e.outerHTML.replace(/\s+/g, " ").slice(0, 100)
-		const clipped = e => e && (getComputedStyle(e).clipPath !== "none" || clipped(e.parentElement))
+		const visible = (e, {left, right, top, bottom}) => { // the part that no ancestor clips
+			while ((e = e.parentElement)) {
+				if (getComputedStyle(e).overflowX === "visible") { continue }
+				const r = e.getBoundingClientRect()
+				left = Math.max(left, r.left), right = Math.min(right, r.right)
+				top = Math.max(top, r.top), bottom = Math.min(bottom, r.bottom)
+			}
+			return {left, right, top, bottom}
+		}
 		const boxes = [...document.querySelectorAll("a, button, input, select, textarea, summary")]
-			.filter(e => e.checkVisibility({visibilityProperty: true}) && !clipped(e))
-			.flatMap(e => [...e.getClientRects()].map(r => [e, r])).filter(([, r]) => r.bottom > 0)
+			.filter(e => e.checkVisibility({visibilityProperty: true}))
+			.flatMap(e => [...e.getClientRects()].map(r => [e, visible(e, r)]))
+			.filter(([, r]) => r.bottom > 0 && r.right - r.left > 1 && r.bottom - r.top > 1)
 		const overlap = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 &&
 			a.top < b.bottom - 1 && b.top < a.bottom - 1
 		const faults = boxes.flatMap(([e, r], i) => boxes.slice(i + 1)
