@@ -402,7 +402,7 @@ func TestRefusedForms(t *testing.T) {
 	deleter := s.signedIn(t, "Del", "*=admin.keys:read,admin.keys:revoke")
 	viewer.get("/apikeys/keys/"+id+"/revoke").want(403, "admin.keys:revoke in namespace default")
 	viewer.get("/apikeys/keys/"+id+"/delete").want(403, "admin.keys:delete")
-	deleter.get("/apikeys/keys/"+id+"/revoke").want(200, "Type revoke to confirm")
+	deleter.get("/apikeys/keys/"+id+"/revoke").want(200, "Type <code><bdi>revoke</bdi></code> to confirm")
 	deleter.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200)
 	deleter.get("/apikeys/keys/"+id+"/revoke").want(409, "The key has been revoked")
 }

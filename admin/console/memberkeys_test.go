@@ -33,7 +33,7 @@ func TestDisableMember(t *testing.T) {
 		ownedKey(t, s, ben, "acme", fmt.Sprint("Worker ", i))
 	}
 	a := p.get(at+"/disable").want(200, "<strong>12 active keys</strong>", "Worker 11",
-		"Type Ben  B. to confirm", "Show all active keys")
+		"Type <code><bdi>Ben  B.</bdi></code> to confirm", "Show all active keys")
 	if strings.Contains(a.Text, "Worker 1<") {
 		t.Error("the page lists more than ten keys")
 	}

@@ -72,6 +72,7 @@ func TestKeyTables(t *testing.T) {
 	for _, l := range looks {
 		page.Show(l)
 		page.Accessible()
+		page.Tidy()
 		page.Picture("key-owner-disabled")
 	}
 }

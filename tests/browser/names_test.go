@@ -43,6 +43,7 @@ func TestHostileMemberAndNamespaceNames(t *testing.T) {
 		} {
 			page.Open(path)
 			page.Steady()
+			page.Tidy()
 			page.Picture("names-" + name)
 		}
 	}

@@ -190,6 +190,9 @@ func shown(t *testing.T, page *chromium.Page, name string) {
 // check checks the current page in its current look.
 func check(page *chromium.Page, l chromium.Look, name string) {
 	page.Picture(name)
+	if !l.Dark {
+		page.Tidy()
+	}
 	switch {
 	case l.Width == 768: // has the controls and colours of the other widths
 	case l.Dark:

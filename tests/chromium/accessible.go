@@ -158,6 +158,42 @@ func (p *Page) Uncut() {
 	}
 }
 
+// Tidy fails the test if controls overlap, or if the name of an object stands on a line of its own in
+// the middle of a sentence.
+func (p *Page) Tidy() {
+	p.t.Helper()
+	for _, fault := range evaluate[[]string](p, `(() => {
+		const show = e => e.outerHTML.replace(/\s+/g, " ").slice(0, 100)
+		const visible = (e, {left, right, top, bottom}) => { // the part that no ancestor clips
+			while ((e = e.parentElement)) {
+				if (getComputedStyle(e).overflowX === "visible") { continue }
+				const r = e.getBoundingClientRect()
+				left = Math.max(left, r.left), right = Math.min(right, r.right)
+				top = Math.max(top, r.top), bottom = Math.min(bottom, r.bottom)
+			}
+			return {left, right, top, bottom}
+		}
+		const boxes = [...document.querySelectorAll("a, button, input, select, textarea, summary")]
+			.filter(e => e.checkVisibility({visibilityProperty: true}))
+			.flatMap(e => [...e.getClientRects()].map(r => [e, visible(e, r)]))
+			.filter(([, r]) => r.bottom > 0 && r.right - r.left > 1 && r.bottom - r.top > 1)
+		const overlap = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 &&
+			a.top < b.bottom - 1 && b.top < a.bottom - 1
+		const faults = boxes.flatMap(([e, r], i) => boxes.slice(i + 1)
+			.filter(([f, s]) => !e.contains(f) && overlap(r, s))
+			.map(([f]) => show(e) + " overlaps " + show(f)))
+		const display = e => getComputedStyle(e).display
+		for (const e of document.querySelectorAll("p a, p bdi")) {
+			if (!display(e).startsWith("inline") && /^(inline|block)$/.test(display(e.parentElement))) {
+				faults.push("a line of its own in " + show(e.closest("p")))
+			}
+		}
+		return faults
+	})()`) {
+		p.t.Errorf("%s at %d px: %s", p.Address(), p.look.width(), fault)
+	}
+}
+
 // stop is a control that the Tab key reaches.
 type stop struct {
 	Control string // "" is the end of the page

@@ -102,6 +102,8 @@ var pages = map[string]string{
 	"pale":    `<p style="color: #bbb; background: #fff">pale</p>`,
 	"unnamed": `<input style="display: block">`,
 	"nofocus": `<a href="/plain" style="outline: none">no focus to see</a>`,
+	"overlap": `<button>below</button><button style="margin-left: -2em">above</button>`,
+	"broken":  `<p>Belongs to <a href="/plain"><bdi style="display: block">acme</bdi></a>.</p>`,
 	"covered": `<button>below</button><div style="position: fixed; inset: 0">above</div>`,
 }
 
@@ -112,8 +114,8 @@ func TestFaults(t *testing.T) {
 		page, want string
 		check      func(*chromium.Page)
 	}{
-		{"plain", "", func(p *chromium.Page) { p.Accessible(); p.Steady(); p.ByKeyboard() }},
-		{"form", "", func(p *chromium.Page) { p.Accessible(); p.Steady(); p.ByKeyboard() }},
+		{"plain", "", func(p *chromium.Page) { p.Accessible(); p.Tidy(); p.Steady(); p.ByKeyboard() }},
+		{"form", "", func(p *chromium.Page) { p.Accessible(); p.Tidy(); p.Steady(); p.ByKeyboard() }},
 		{"refused", "", nil},
 		{"error", "broken", nil},
 		{"throw", "thrown", nil},
@@ -124,6 +126,8 @@ func TestFaults(t *testing.T) {
 		{"pale", "color-contrast", (*chromium.Page).Accessible},
 		{"unnamed", "label", (*chromium.Page).Accessible},
 		{"nofocus", "it has no outline", (*chromium.Page).ByKeyboard},
+		{"overlap", "overlaps", (*chromium.Page).Tidy},
+		{"broken", "a line of its own", (*chromium.Page).Tidy},
 		{"covered", "“below” cannot be clicked", func(p *chromium.Page) { p.Click("below") }},
 	} {
 		t.Run(test.page, func(t *testing.T) {
