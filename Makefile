@@ -38,6 +38,15 @@ RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
+# The tests that `make test` runs without the race detector although their packages are tested with
+# it: see test-unit. They do one thing after the other for a long time, take four times as long with
+# it, and use the nodes as other tests do that have it.
+SEQUENTIAL = TestCacheIsBounded|TestCacheIsBoundedInBytes|TestCallerOfImportChanges|$\
+	TestDatabaseClockSetRepeatedly|TestExpiryReminders|TestLargeImports|TestLostRows|$\
+	TestRandomHistories|TestRandomUsageVisibility|TestRulesOfAuthority|$\
+	TestRulesOfAuthorityForLimits|TestThousandChanges|TestUnusedReminders|TestUsageAddsUp|$\
+	TestUsageNeedsBatchNumbers
+
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
 JOBS = $(shell expr $$(nproc) + 1)
@@ -85,7 +94,11 @@ test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		./keystore/sqldb $$(go list ./... | \
 			grep -v -e /keystore -e '/caddymodule$$' -e /admin/events -e /redact)
+	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+		-run '^($(SEQUENTIAL))$$' $$(grep -lrE '^func ($(SEQUENTIAL))\(' --include='*_test.go' \
+			./keystore ./admin ./caddymodule | xargs -n 1 dirname | sort -u)
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+		-skip '^($(SEQUENTIAL))$$' \
 		./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
 		$$(go list ./keystore/... | grep -v /sqldb)
 

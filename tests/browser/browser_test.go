@@ -21,11 +21,7 @@ api_keys_admin
 reverse_proxy {$GATE_UPSTREAM}`
 
 // looks are the window widths and colour schemes in which each page is checked.
-var looks = []chromium.Look{
-	{Width: 360}, {Width: 360, Dark: true},
-	{Width: 768}, {Width: 768, Dark: true},
-	{Width: 1440}, {Width: 1440, Dark: true},
-}
+var looks = []chromium.Look{{Width: 1440}, {Width: 768}, {Width: 360, Dark: true}}
 
 // everywhere is a grant for everything.
 var everywhere = gate.JSON{"namespace": "*", "roles": []string{"client-admin"}}

@@ -69,12 +69,7 @@ func TestKeyTables(t *testing.T) {
 	page.Click("ERP")
 	page.Sees("Every node refuses the key because its owner is disabled",
 		"Permissions (not in effect)", "Every call (read and write)")
-	for _, l := range looks {
-		page.Show(l)
-		page.Accessible()
-		page.Tidy()
-		page.Picture("key-owner-disabled")
-	}
+	shown(t, page, "key-owner-disabled")
 }
 
 // TestFilteredList filters a list, removes the filters, and pages forwards and backwards.

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestPages checks each page in every window width and colour scheme: the accessibility rules hold,
+// TestPages checks each page in several windows and colour schemes: the accessibility rules hold,
 // nothing is wider than the window or moves, and the Tab key reaches every control.
 func TestPages(t *testing.T) {
 	t.Parallel()
@@ -58,7 +58,7 @@ func TestPages(t *testing.T) {
 	})
 	sleeping := g.Mint(t, gate.JSON{"name": "Asleep", "access": "read_write", "active": false})
 
-	look(t, chromium.New(t, g.URL, chromium.Look{}), looks, "sign-in", "/apikeys/sign-in")
+	look(t, chromium.New(t, g.URL, chromium.Look{}), "sign-in", "/apikeys/sign-in")
 	type place struct{ name, path string }
 	places := []place{
 		{"not-found", "/apikeys/nothing/here"},
@@ -91,43 +91,33 @@ func TestPages(t *testing.T) {
 		{"member-new", "/apikeys/members/new"},
 		{"audit", "/apikeys/audit"},
 		{"nodes", "/apikeys/nodes"},
+		{"role-edit", "/apikeys/roles/acme/billing/edit"},
+		{"role-delete", "/apikeys/roles/acme/billing/delete"},
+		{"plan-edit", "/apikeys/plans/acme/gold/edit"},
+		{"plan-delete", "/apikeys/plans/acme/gold/delete"},
+		{"namespace-edit", "/apikeys/namespaces/acme-uk/edit"},
+		{"namespace-delete", "/apikeys/namespaces/acme-uk/delete"},
+		{"member-edit", "/apikeys/members/" + ada + "/edit"},
+		{"member-token", "/apikeys/members/" + ada + "/token"},
+		{"member-delete", "/apikeys/members/" + ada + "/delete"},
+		{"namespace-lifetime", "/apikeys/namespaces/acme-uk"},
+		{"member-group", "/apikeys/members/" + team},
+		{"member-group-edit", "/apikeys/members/" + team + "/edit"},
+		{"webhooks", "/apikeys/webhooks"},
+		{"webhook", "/apikeys/webhooks/" + hooks["works"]},
+		{"webhook-fails", "/apikeys/webhooks/" + hooks["fails"]},
+		{"progress", fmt.Sprintf("/apikeys/progress?revision=1&since=%d",
+			time.Now().UnixMilli())},
 	}
-	for part := range slices.Chunk(places, (len(places)+2)/3) {
+	for part := range slices.Chunk(places, (len(places)+3)/4) {
 		t.Run(part[0].name+" and so on", func(t *testing.T) {
 			t.Parallel()
 			page := signedIn(t, g, token, chromium.Look{})
 			for _, p := range part {
-				look(t, page, looks, p.name, p.path)
+				look(t, page, p.name, p.path)
 			}
 		})
 	}
-	t.Run("edit and delete forms", func(t *testing.T) { // in fewer windows: they share their parts
-		t.Parallel()
-		page := signedIn(t, g, token, chromium.Look{})
-		for _, p := range []place{
-			{"role-edit", "/apikeys/roles/acme/billing/edit"},
-			{"role-delete", "/apikeys/roles/acme/billing/delete"},
-			{"plan-edit", "/apikeys/plans/acme/gold/edit"},
-			{"plan-delete", "/apikeys/plans/acme/gold/delete"},
-			{"namespace-edit", "/apikeys/namespaces/acme-uk/edit"},
-			{"namespace-delete", "/apikeys/namespaces/acme-uk/delete"},
-			{"member-edit", "/apikeys/members/" + ada + "/edit"},
-			{"member-token", "/apikeys/members/" + ada + "/token"},
-			{"member-delete", "/apikeys/members/" + ada + "/delete"},
-			{"namespace-lifetime", "/apikeys/namespaces/acme-uk"},
-			{"member-group", "/apikeys/members/" + team},
-			{"member-group-edit", "/apikeys/members/" + team + "/edit"},
-			{"webhooks", "/apikeys/webhooks"},
-			{"webhook", "/apikeys/webhooks/" + hooks["works"]},
-			{"webhook-fails", "/apikeys/webhooks/" + hooks["fails"]},
-			{"progress", fmt.Sprintf("/apikeys/progress?revision=1&since=%d",
-				time.Now().UnixMilli())},
-		} {
-			look(t, page, []chromium.Look{{Width: 360}, {Width: 1440}, {Width: 1440, Dark: true}},
-				p.name, p.path)
-		}
-	})
-
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Open(key)
 	page.Click("Derive a token")
@@ -164,43 +154,45 @@ func TestPages(t *testing.T) {
 	page.Sees("Copied")
 }
 
-// look checks a page in each look. A dark look must follow the light one of the same width.
-func look(t *testing.T, page *chromium.Page, looks []chromium.Look, name, path string) {
+// look opens a page in a narrow and in a wide window, where nothing may move, and then checks it in
+// each look.
+func look(t *testing.T, page *chromium.Page, name, path string) {
 	t.Helper()
-	for _, l := range looks {
-		page.Show(l)
-		if !l.Dark {
-			page.Open(path)
-			page.Steady()
-		}
-		check(page, l, name)
+	for _, width := range []int{360, 1440} {
+		page.Show(chromium.Look{Width: width})
+		page.Open(path)
+		page.Steady()
 	}
+	check(page, name)
 }
 
-// shown is look for a page without an address of its own.
+// shown checks the current page in each look. It is for pages without an address of their own, which
+// are also the ones with the most parts: so it checks both colour schemes and the keyboard in wide
+// and in narrow windows.
 func shown(t *testing.T, page *chromium.Page, name string) {
 	t.Helper()
-	for _, l := range looks {
-		page.Show(l)
-		check(page, l, name)
-	}
+	check(page, name)
+	page.Show(chromium.Look{Width: 360})
+	page.Legible()
+	page.Show(chromium.Look{Width: 1440, Dark: true})
+	page.Legible()
+	page.ByKeyboard()
 	page.Show(chromium.Look{})
 }
 
-// check checks the current page in its current look.
-func check(page *chromium.Page, l chromium.Look, name string) {
-	page.Picture(name)
-	if !l.Dark {
+// check checks the current page in each look. All rules of axe-core are checked once in a wide and
+// once in a narrow window, once in light and once in dark colours.
+func check(page *chromium.Page, name string) {
+	for _, l := range looks {
+		page.Show(l)
+		page.Fits()
 		page.Tidy()
+		page.Picture(name)
+		if l.Width != 768 { // which has the controls of the other widths
+			page.Accessible()
+		}
 	}
-	switch {
-	case l.Width == 768: // has the controls and colours of the other widths
-	case l.Dark:
-		page.Legible()
-		page.ByKeyboard() // last, because it scrolls
-	default:
-		page.Accessible()
-	}
+	page.ByKeyboard()
 }
 
 // TestHostileNames shows hostile names on every page of a key.

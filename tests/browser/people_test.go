@@ -24,7 +24,7 @@ func TestPeoplePages(t *testing.T) {
 		"check":           "/apikeys/check",
 		"switch":          "/apikeys/switch?q=nothing",
 	} {
-		look(t, page, looks, "people-"+name, path)
+		look(t, page, "people-"+name, path)
 	}
 	page.Show(chromium.Look{})
 	page.Open("/apikeys/check")

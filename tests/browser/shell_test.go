@@ -325,7 +325,7 @@ func TestFirstSteps(t *testing.T) {
 	_, token := member(t, g, "ada", everywhere)
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Sees("First steps", "Require keys for your API Done")
-	look(t, page, looks, "first-steps", "/apikeys/keys")
+	look(t, page, "first-steps", "/apikeys/keys")
 }
 
 // TestAsCode runs the command that New key shows.

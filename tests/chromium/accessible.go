@@ -37,7 +37,9 @@ const (
 		runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
 		rules: {"target-size": {enabled: true}}`
 	colourRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block"]}`
-	runAxe      = `
+	// The Tab key has scrolled the page, so that the header may cover something.
+	runAxe = `
+		scrollTo(0, 0)
 		axe.run(document, {%s, resultTypes: ["violations"]}).then(r => r.violations.map(v =>
 			v.id + ": " + v.help + v.nodes.map(n =>
 				"\n\t" + n.html.slice(0, 300) + "\n\t\t" + n.failureSummary).join("")))`
@@ -98,9 +100,8 @@ func (p *Page) check(rules string) {
 const notePainted = `addEventListener("DOMContentLoaded", () => requestAnimationFrame(() =>
 	requestAnimationFrame(time => { globalThis.painted = time })))`
 
-// Steady fails the test if the page is wider than the window, or if anything has moved after it was
-// painted.
-func (p *Page) Steady() {
+// Fits fails the test if the page is wider than the window.
+func (p *Page) Fits() {
 	p.t.Helper()
 	if wide := evaluate[int](p, `document.scrollingElement.scrollWidth`); wide > p.look.width() {
 		widest := evaluate[string](p, `
@@ -110,6 +111,13 @@ func (p *Page) Steady() {
 		p.t.Errorf("%s is %d px wide in a window of %d px: %s", p.Address(), wide, p.look.width(),
 			widest)
 	}
+}
+
+// Steady fails the test if the page is wider than the window, or if anything has moved after it was
+// painted.
+func (p *Page) Steady() {
+	p.t.Helper()
+	p.Fits()
 	if p.look.NoScript {
 		return // the observer needs JavaScript
 	}

@@ -8,14 +8,25 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Picture saves the whole page as NAME-WIDTH-light.png, -dark.png or with -no-script in the
-// directory that SCREENSHOTS names. Without SCREENSHOTS it does nothing.
+// Picture saves the whole page in light and in dark colours as NAME-WIDTH-light.png and
+// NAME-WIDTH-dark.png, or with -no-script, in the directory that SCREENSHOTS names. Without
+// SCREENSHOTS it does nothing.
 func (p *Page) Picture(name string) {
 	p.t.Helper()
-	p.keep(name, chromedp.FullScreenshot(100))
+	if os.Getenv("SCREENSHOTS") == "" {
+		return
+	}
+	shown := p.look
+	for _, dark := range []bool{false, true} {
+		look := shown
+		look.Dark = dark
+		p.Show(look)
+		p.keep(name, chromedp.FullScreenshot(100))
+	}
+	p.Show(shown)
 }
 
-// Window is Picture for the part of the page that the window shows.
+// Window saves the part of the page that the window shows in its present colours, as Picture does.
 func (p *Page) Window(name string) {
 	p.t.Helper()
 	p.keep(name, chromedp.CaptureScreenshot())

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -149,9 +151,9 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// initialize creates the cluster. Its collation does not sort byte by byte, so that tests find
+// initdb creates a cluster. Its collation does not sort byte by byte, so that tests find
 // queries that rely on the order of bytes.
-func (s *Server) initialize() error {
+func (s *Server) initdb() error {
 	passwords := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(passwords, []byte(Password+"\n"), 0o600); err != nil {
 		return err
@@ -177,6 +179,71 @@ func (s *Server) initialize() error {
 		}
 	}
 	return nil
+}
+
+// initialized has the files of the first cluster of this process before its start, directories first.
+var initialized struct {
+	sync.Mutex
+	files []file
+}
+
+// file is a file of a cluster, or a directory without content.
+type file struct {
+	path    string
+	mode    fs.FileMode
+	content []byte
+}
+
+// initialize creates a cluster. All but the first are copies, because initdb takes a second of CPU
+// time.
+func (s *Server) initialize() error {
+	initialized.Lock()
+	defer initialized.Unlock()
+	if initialized.files == nil {
+		if err := s.initdb(); err != nil {
+			return err
+		}
+		return s.remember()
+	}
+	for _, f := range initialized.files {
+		path := filepath.Join(s.data(), f.path)
+		var err error
+		if f.mode.IsDir() {
+			err = os.Mkdir(path, f.mode.Perm())
+		} else {
+			err = os.WriteFile(path, f.content, f.mode.Perm())
+		}
+		if err == nil && s.credential != nil {
+			err = os.Chown(path, int(s.credential.Uid), int(s.credential.Gid))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remember stores the files of the cluster in initialized.
+func (s *Server) remember() error {
+	cluster := os.DirFS(s.data())
+	var files []file
+	err := fs.WalkDir(cluster, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		f := file{path: path, mode: info.Mode()}
+		if !entry.IsDir() {
+			f.content, err = fs.ReadFile(cluster, path)
+		}
+		files = append(files, f)
+		return err
+	})
+	initialized.files = files
+	return err
 }
 
 // Run starts the server again after Stop or Kill, on the same port if it had one.
