@@ -488,7 +488,8 @@ func TestUnknownRules(t *testing.T) {
 	if k := s.key(t, id); k.Rate == (keystore.RateLimit{}) || k.Quota == (keystore.Quota{}) {
 		t.Errorf("%+v", k.Limits)
 	}
-	if list, err := s.keys.ListPlans(ctx, root); err != nil || len(list) != 1 || list[0].Limits != limits {
+	list, err := s.keys.ListPlans(ctx, root)
+	if err != nil || len(list) != 1 || list[0].Limits != limits {
 		t.Errorf("%+v %v", list, err)
 	}
 }

@@ -116,7 +116,7 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 	}
 	b.used += units
 	b.giveBack()
-	b.owed += units
+	b.owed = keystore.AddUnits(b.owed, units)
 	b.queue(l)
 }
 
