@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
@@ -72,11 +73,26 @@ func (h *Handler) chargeNext(c *call, next caddyhttp.Handler) caddyhttp.Handler 
 func (n *charger) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	cw := &chargeWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		of: n}
+	before := n.proxied(r)
 	err := n.next.ServeHTTP(cw, r)
 	// There may be a trailer, or no call of WriteHeader.
 	cw.charge(n.name)
 	cw.charge(http.TrailerPrefix + n.name)
+	// The proxy may have replaced the response, with `handle_response`.
+	if after := n.proxied(r); after != before {
+		cw.chargeFirst([]string{after})
+	}
 	return err
+}
+
+// proxied returns the header of the last response that a reverse proxy has received for the request.
+func (n *charger) proxied(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	value, _ := repl.GetString("http.reverse_proxy.header." + n.name)
+	return value
 }
 
 // A chargeWriter removes the header from the response before it is sent.
@@ -88,9 +104,11 @@ type chargeWriter struct {
 }
 
 // charge removes a header and charges its units, unless another header was charged before.
-func (w *chargeWriter) charge(name string) {
-	values := w.remove(name)
-	if w.charged || values == nil {
+func (w *chargeWriter) charge(name string) { w.chargeFirst(w.remove(name)) }
+
+// chargeFirst charges the first valid number of units, unless a header was charged before.
+func (w *chargeWriter) chargeFirst(values []string) {
+	if w.charged {
 		return
 	}
 	for _, line := range values {

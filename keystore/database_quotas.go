@@ -70,13 +70,10 @@ type QuotaGrant struct {
 	Total int64 // granted to all nodes in the period, including these
 }
 
-// maxGranted keeps sums within 64 bits. It is beyond every limit.
-const maxGranted = 1 << 62
-
 // Grant returns the answer to a reservation. granted is the number of units granted in its period
 // before.
 func (r *Reservation) Grant(granted int64) QuotaGrant {
-	granted = max(0, min(granted, maxGranted-max(0, r.Booked))+r.Booked)
+	granted = max(0, AddUnits(granted, max(0, r.Booked))+min(0, r.Booked))
 	left := max(0, r.Limit-granted)
 	need, units := r.need(left), int64(0)
 	if need > 0 || len(r.Waiting) == 0 {

@@ -41,6 +41,14 @@ const (
 	MaxQuota = 999_999_999_999_999 // the largest integer of a structured field (RFC 9651 §3.3.1)
 )
 
+// MaxUnits is the largest sum of units. An API may report such large costs that their sum has more
+// than 64 bits.
+const MaxUnits = 1 << 62
+
+// AddUnits returns the sum of two numbers of units, at most [MaxUnits]. Only a may be greater or
+// negative.
+func AddUnits(a, b int64) int64 { return min(a, MaxUnits-b) + b }
+
 // Limits are the limits of a key, a plan or a namespace. They are comparable.
 type Limits struct {
 	Rate  RateLimit

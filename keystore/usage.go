@@ -13,7 +13,7 @@ var LatencyBounds = [...]time.Duration{
 // set.
 type UsageCounts struct {
 	Requests int64
-	Units    int64 // charged, see [Quota]
+	Units    int64 // charged, see [Quota]; at most MaxUnits
 	// Status counts responses by class: 1xx (only 101) first, 5xx last. A response that was cut
 	// before its status was sent has none.
 	Status [5]int64
@@ -27,7 +27,7 @@ type UsageCounts struct {
 // Add adds other counts.
 func (c *UsageCounts) Add(other *UsageCounts) {
 	c.Requests += other.Requests
-	c.Units += other.Units
+	c.Units = AddUnits(c.Units, other.Units)
 	c.BytesIn += other.BytesIn
 	c.BytesOut += other.BytesOut
 	for i, n := range other.Status {

@@ -505,6 +505,9 @@ func (f *form) expiry(now time.Time) *time.Time {
 		return &at
 	}
 	if chosen != onDay {
+		if f.values.Has("expires") && chosen != never {
+			f.wrong("expires_at", "must be never, a duration such as 90d, or a day")
+		}
 		return nil
 	}
 	at, err := time.ParseInLocation("2006-01-02 15:04",

@@ -458,3 +458,38 @@ func TestAllErrorsAtOnce(t *testing.T) {
 		t.Errorf("the namespace is %q", v)
 	}
 }
+
+// TestUnknownRules checks that a form with a rule that the console does not know changes nothing.
+func TestUnknownRules(t *testing.T) {
+	s := open(t)
+	p := s.signedIn(t, "Ada", "*=@client-admin")
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	limits := keystore.Limits{Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5},
+		Quota: keystore.Quota{Units: 7, Per: keystore.Day}}
+	plan(t, s, "acme", "gold", limits)
+	id, _ := p.createKey("name", "ERP", "rate_limit_rule", "limit", "rate_limit.requests", "5",
+		"quota_rule", "limit", "quota.requests", "7")
+	for _, path := range []string{"keys/" + id + "/edit", "keys/new", "plans/acme/gold/edit",
+		"plans/new", "namespaces/acme/edit", "namespaces/new"} {
+		for _, rule := range []string{"", "None", "limited"} {
+			fields := []string{"name", "x", "id", "x", "rate_limit_rule", rule, "quota_rule", rule}
+			errors := []string{`id="f-rate_limit_rule-error"`, `id="f-quota_rule-error"`}
+			switch {
+			case strings.HasPrefix(path, "namespaces"):
+				fields = append(fields, "key_roles_rule", rule)
+				errors = append(errors, `id="f-key_roles_rule-error"`)
+			case path == "keys/new":
+				fields = append(fields, "expires", rule)
+				errors = append(errors, `href="#f-expires_at"`)
+			}
+			p.submit("/apikeys/"+path, fields...).want(422, errors...)
+		}
+	}
+	if k := s.key(t, id); k.Rate == (keystore.RateLimit{}) || k.Quota == (keystore.Quota{}) {
+		t.Errorf("%+v", k.Limits)
+	}
+	list, err := s.keys.ListPlans(ctx, root)
+	if err != nil || len(list) != 1 || list[0].Limits != limits {
+		t.Errorf("%+v %v", list, err)
+	}
+}

@@ -64,10 +64,24 @@ func (f *form) setLimits(rate *api.RateLimit, quota *api.Quota) {
 	}
 }
 
+// rule returns the value of a field that must be one of some rules, or the first if the form lacks
+// the field. No rule is taken for another one, which may permit more.
+func (f *form) rule(field string, rules ...string) string {
+	if !f.values.Has(field) {
+		return rules[0]
+	}
+	rule := f.Value(field)
+	if !slices.Contains(rules, rule) {
+		f.wrong(field, "must be "+strings.Join(rules[:len(rules)-1], ", ")+" or "+
+			rules[len(rules)-1])
+	}
+	return rule
+}
+
 // rateLimit returns the rate limit of a form, or nil for none or for one with errors.
 func (f *form) rateLimit() *api.RateLimit {
 	before := len(f.Errors)
-	switch f.Value("rate_limit_rule") {
+	switch f.rule("rate_limit_rule", noLimit, unlimited, limited) {
 	case unlimited:
 		return &api.RateLimit{Unlimited: true}
 	case limited:
@@ -87,7 +101,7 @@ func (f *form) rateLimit() *api.RateLimit {
 
 // quota returns the quota of a form, or nil for none or for one with errors.
 func (f *form) quota() *api.Quota {
-	switch f.Value("quota_rule") {
+	switch f.rule("quota_rule", noLimit, unlimited, limited) {
 	case unlimited:
 		return &api.Quota{Unlimited: true}
 	case limited:

@@ -265,7 +265,7 @@ func (v *visit) maySetLimits(ns api.Namespace) bool {
 
 // keyRoles returns the rule of a form for the roles of keys.
 func (f *form) keyRoles() []string {
-	switch f.Value("key_roles_rule") {
+	switch f.rule("key_roles_rule", rolesAny, rolesSome, rolesExactly) {
 	case rolesSome:
 		return []string{keystore.AnyRole}
 	case rolesExactly:

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func (c *cli) usageCommand() *cobra.Command {
@@ -212,7 +213,7 @@ func usageSum(items []api.UsageItem) *api.UsageCounts {
 	for i := range items {
 		item := &items[i]
 		sum.Allowed += item.Allowed
-		sum.Units += item.Units
+		sum.Units = keystore.AddUnits(sum.Units, item.Units)
 		sum.BytesIn += item.BytesIn
 		sum.BytesOut += item.BytesOut
 		for outcome, n := range item.Denied {

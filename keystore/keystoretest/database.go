@@ -84,6 +84,7 @@ var databaseTests = []struct {
 	{"NearQuotas", testNearQuotas},
 	{"QuotaThresholds", testQuotaThresholds},
 	{"Usage", testUsage},
+	{"HugeUsage", testHugeUsage},
 	{"UsageBatches", testUsageBatches},
 	{"UsageFilters", testUsageFilters},
 	{"UsageLimit", testUsageLimit},

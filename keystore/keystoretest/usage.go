@@ -32,6 +32,37 @@ func testUsage(t *testing.T, s Store) {
 	}
 }
 
+// testHugeUsage: sums of units stop at their maximum in every step, before and after a roll-up.
+func testHugeUsage(t *testing.T, s Store) {
+	u := newUsageTest(ready(t, s))
+	must(t, u.at(usageStart))
+	one := requests(usageStart, "one", "acme", "o", "read", 1)
+	for i := range 3 {
+		huge := requests(usageStart, "huge", "acme", "o", "read", 1)
+		huge.Units = keystore.MaxUnits / 4 * 3
+		must(t, u.db.AddUsage(ctx, u.batch("w", huge, one)))
+		huge.Begin = usageStart.Add(time.Duration(i) * time.Minute)
+		must(t, u.db.AddUsage(ctx, u.batch("w", huge)))
+	}
+	check := func() {
+		t.Helper()
+		for _, step := range keystore.Periods {
+			q := keystore.UsageQuery{Step: step, By: keystore.ByNamespace}
+			q.From, _ = step.Of(usageStart)
+			_, q.To = step.Of(usageStart)
+			sums, err := u.db.Usage(ctx, q)
+			must(t, err)
+			if len(sums) != 1 || sums[0].Units != keystore.MaxUnits {
+				t.Errorf("%s: %+v", step, sums)
+			}
+		}
+	}
+	check()
+	must(t, u.at(usageStart.Add(40*24*time.Hour)))
+	must(t, u.maintain(keystore.UsageKept{}))
+	check()
+}
+
 // testRandomUsage: see [RandomUsage].
 func testRandomUsage(t *testing.T, s Store) {
 	if err := RandomUsage([2]keystore.Database{s.Open(t), s.Open(t)}, 1); err != nil {

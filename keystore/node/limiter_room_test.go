@@ -169,3 +169,26 @@ func TestEnforcedLimitDuringRequest(t *testing.T) {
 		f.close()
 	})
 }
+
+// TestPeriodChangedDuringReservation checks that the answer to a reservation does not count after the
+// period of the quota was changed and changed back: units that were charged would be returned.
+func TestPeriodChangedDuringReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		f.policy = hourly(100)
+		hour := f.policy
+		f.ask(new(entry), hour)
+		f.ledger.slow.Store(int64(time.Second))
+		f.nodes[0].spend(f.record, 200)
+		synctest.Wait()
+		for _, per := range []keystore.Period{keystore.Day, keystore.Hour} {
+			f.nodes[0].quotaMap["/acme"].setLimit(&keystore.Quota{Units: 100, Per: per})
+		}
+		for range 3 {
+			if outcome := f.ask(new(entry), hour); outcome != keystore.Exhausted {
+				t.Errorf("%v although all units were charged", outcome)
+			}
+		}
+		f.close()
+	})
+}

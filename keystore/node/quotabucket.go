@@ -116,7 +116,7 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 	}
 	b.used += units
 	b.giveBack()
-	b.owed += units
+	b.owed = keystore.AddUnits(b.owed, units)
 	b.queue(l)
 }
 
@@ -129,7 +129,7 @@ func (b *quotaBucket) setLimit(to *keystore.Quota) {
 		b.giveBack()
 		b.asked = 0
 		if b.limit.Per != to.Per {
-			b.owed, b.begin, b.end = 0, 0, 0
+			b.owed, b.booking, b.begin, b.end = 0, 0, 0, 0
 		}
 	}
 	b.limit = to

@@ -110,7 +110,7 @@ func countUse(c *keystore.UsageCounts, u *Use) {
 	if u.Outcome.Refuses() {
 		return
 	}
-	c.Units += u.Units
+	c.Units = keystore.AddUnits(c.Units, u.Units)
 	c.BytesIn += u.BytesIn
 	c.BytesOut += u.BytesOut
 	class := u.Status/100 - 1

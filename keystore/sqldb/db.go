@@ -61,6 +61,7 @@ type dialect struct {
 	amongHex    string // like among for bytes, which the array holds in hexadecimal
 	// fromHex is an expression for the bytes of an expression in hexadecimal.
 	fromHex func(string) string
+	total   string // aggregate function: a sum that may be beyond 64 bits
 	pairs   string // table: the fields of a JSON object, as key and value
 	items   string // table: the items of a JSON array, as value
 	// distinctIDs is a table with a verb for a query: the ids of the query without duplicates. The

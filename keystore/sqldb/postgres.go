@@ -77,6 +77,7 @@ var postgresDialect = dialect{
 	amongHex: "= ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text(CAST(? AS " +
 		"json))))",
 	fromHex:     func(text string) string { return "decode(" + text + ", 'hex')" },
+	total:       "sum",
 	pairs:       "json_each_text(CAST(? AS json))",
 	items:       "json_array_elements(CAST(? AS json))",
 	distinctIDs: "(SELECT DISTINCT unnest(ARRAY(%s)) AS id)",

@@ -54,6 +54,7 @@ var sqliteDialect = dialect{
 	among:       "IN (SELECT value FROM json_each(?))",
 	amongHex:    "IN (SELECT unhex(value) FROM json_each(?))",
 	fromHex:     func(text string) string { return "unhex(" + text + ")" },
+	total:       "total", // a double, so sums beyond 2^53 are rounded; sum would fail
 	pairs:       "json_each(?)",
 	items:       "json_each(?)",
 	distinctIDs: "(SELECT DISTINCT id FROM (%s))",

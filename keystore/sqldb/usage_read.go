@@ -105,7 +105,7 @@ func (d *DB) readUsage(
 		return nil, nil
 	}
 	all := unionOf(parts).within("SELECT g, b, outcome, "+
-		eachCounter("coalesce(CAST(sum(%) AS bigint), 0)")+" FROM (",
+		eachCounter("coalesce("+d.sumOfUsage()+", 0)")+" FROM (",
 		") u GROUP BY g, b, outcome ORDER BY g, b, outcome")
 	return list(query, scanUsageSum, all.sql, all.args...)
 }

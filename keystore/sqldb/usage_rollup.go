@@ -128,7 +128,7 @@ func (t *tx) rollUpPart(
 		}
 		sums := rows.within("INSERT INTO "+into.name(s)+" ("+s.columns()+", begins, outcome, "+
 			eachCounter("%")+") SELECT "+s.columns()+", CAST(? AS integer), outcome, "+
-			eachCounter("CAST(sum(%) AS bigint)")+" FROM "+table.name(s)+" WHERE ",
+			eachCounter(t.db.sumOfUsage())+" FROM "+table.name(s)+" WHERE ",
 			" GROUP BY "+s.columns()+", outcome"+onUsageConflict(into.name(s), s))
 		if _, err := t.exec(sums.sql, append([]any{table.begin}, sums.args...)...); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -158,11 +159,22 @@ func primaryKey(step keystore.Period, s *usageSeries) string {
 }
 
 // onUsageConflict is the end of an INSERT into a table of usage: it adds the counts of a new row to
-// those of an existing one.
+// those of an existing one, up to maxUnits.
 func onUsageConflict(table string, s *usageSeries) string {
+	t := table + ".%"
 	return " ON CONFLICT (" + s.columns() + ", begins, outcome) DO UPDATE SET " +
-		eachCounter("% = coalesce("+table+".% + excluded.%, "+table+".%, excluded.%)")
+		eachCounter("% = CASE WHEN "+t+" > "+maxUnits+" - excluded.% THEN "+maxUnits+
+			" ELSE coalesce("+t+" + excluded.%, "+t+", excluded.%) END")
 }
+
+// sumOfUsage is an expression for the sum of a counter, at most maxUnits. It is NULL for 0.
+func (d *dialect) sumOfUsage() string {
+	sum := d.total + "(%)"
+	return "CAST(CASE WHEN " + sum + " > " + maxUnits + " THEN " + maxUnits + " ELSE nullif(" + sum +
+		", 0) END AS bigint)"
+}
+
+var maxUnits = strconv.FormatInt(keystore.MaxUnits, 10)
 
 // usageMarks is the row 'marks' of usage_state.
 type usageMarks struct {

@@ -209,6 +209,18 @@ func TestEachHandlerHasItsSettings(t *testing.T) {
 			header X-Usage-Units 5
 			respond ok
 		}`},
+		"api.example.com": {Site: "header X-Usage-Units 5" + ok},
+		"replaced.example.com": {Site: `route {
+			api_key {
+				charge X-Usage-Units
+			}
+			reverse_proxy 127.0.0.1:{$GATE_HTTP} {
+				header_up Host api.example.com
+				handle_response {
+					respond replaced
+				}
+			}
+		}`},
 	}})
 	k := limitedKey(t, g, gate.JSON{"quota": monthly(1000)})
 	get := func(host, target string) gate.Response {
@@ -236,6 +248,11 @@ func TestEachHandlerHasItsSettings(t *testing.T) {
 	used++
 	if r := get("counted", "/export"); r.Header.Get("X-Usage-Units") != "" {
 		t.Errorf("the client sees what it was charged: %v", r)
+	}
+	used += 5
+	if r := get("replaced", "/export"); r.Header.Get("X-Usage-Units") != "" ||
+		string(r.Body) != "replaced" {
+		t.Errorf("the response of the API is not replaced: %v", r)
 	}
 	used += 5
 	if r := get("uncounted", "/export"); r.Header.Get("X-Usage-Units") == "" {
