@@ -233,7 +233,7 @@ func TestSamples(t *testing.T) {
 
 	// A form with errors has no samples, and says so.
 	p.submit("/apikeys/keys/new", "name", "x", "metadata", "team", "again", "code").want(200,
-		"Correct these fields first:").lacks(`id="as-cli"`)
+		"Correct these fields first:", `<a href="#f-metadata">Metadata</a>: The line`).lacks(`id="as-cli"`)
 	s.signedIn(t, "Vera", "*=@viewer").get("/apikeys/keys/" + minted.Key.ID).want(200).
 		lacks(`id="as-cli"`)
 }

@@ -1,8 +1,13 @@
 package browser
 
 import (
+	"bytes"
 	"compress/gzip"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,6 +113,64 @@ func TestLargeTable(t *testing.T) {
 	page.Steady()
 	page.Click("Custom")
 	page.Accessible()
+
+	t.Run("a group that loads slowly", func(t *testing.T) {
+		held, release := make(chan bool, 2), make(chan bool)
+		page := signedInAt(t, slowGroups(t, g, "issues", held, release), token, chromium.Look{})
+		page.Open("/apikeys/keys/new")
+		page.Click("Custom")
+		page.Click("issues 58 calls")
+		<-held
+		page.Click("All reads issues:read") // so that the results have the group, too
+		page.Fill("Find calls", "post pulls reviews")
+		page.Sees("of 1,223 calls match.")
+		close(release)
+		<-held // it has answered
+		// A later answer shows that the browser has had the time to read the late one.
+		page.Focus("Show all 34 calls of pulls")
+		page.Press(kb.Enter)
+		page.Sees("/pulls/{pull_number}/files")
+		page.DoesNotSee("/issues/{issue_number}/lock")
+		if !page.Offers("Show all 58 calls of issues") {
+			t.Error("the late answer has replaced a part of the results")
+		}
+	})
+}
+
+// slowGroups returns the address of a proxy before the console. It sends to held when it has a
+// request for the calls of a resource, waits until release is closed, and sends to held again when
+// it has answered.
+func slowGroups(t *testing.T, g *gate.Gate, resource string, held, release chan bool) string {
+	t.Helper()
+	target, err := url.Parse(g.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // the console compares it with the origin
+		},
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) {}, // the browser has gone
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if strings.Contains(string(body), "&again=permissions_open%3D"+resource) {
+			held <- true
+			select {
+			case <-release:
+			case <-r.Context().Done(): // the browser does not want it any more
+			}
+			defer func() { held <- true }()
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // TestProgress watches a change that one of two nodes has not applied.
