@@ -3,6 +3,7 @@ package browser
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -86,6 +87,17 @@ func TestLargeTable(t *testing.T) {
 			page.Click("gists:gists-list-public")
 			page.Click("issues 58 calls")
 			page.Click("All reads issues:read")
+			if !look.NoScript { // what a box implies
+				const row = "#f-permissions-issues tr.%s td:nth-child(2)::after"
+				for class, want := range map[string]string{"read": `"Included"`, "write": "none"} {
+					if got := page.Style(fmt.Sprintf(row, class), "content"); got != want {
+						t.Errorf("the calls that %s have the note %s, want %s", class, got, want)
+					}
+				}
+			}
+			if got := page.Style(".operations", "table-layout"); got != "fixed" {
+				t.Errorf("the columns of the tables are %s", got)
+			}
 			page.Fill("Find calls", "post pulls reviews")
 			page.Submit("Find calls")
 			page.Sees("of 1,223 calls match.", "2 selected.")
@@ -375,6 +387,11 @@ func TestFrame(t *testing.T) {
 		}
 	}
 	page.Picture("forced-colours")
+	page.Show(chromium.Look{})
+	if page.Style("html", "scrollbar-gutter") != "stable" ||
+		!strings.HasPrefix(page.Style("html", "background-image"), "linear-gradient") {
+		t.Error("the header does not reach over the gutter of the scroll bar")
+	}
 	page.Show(chromium.Look{Print: true})
 	if got := page.Style(".side", "display") + page.Style(".shell", "display"); got != "noneblock" {
 		t.Errorf("on paper the navigation and the page are %s", got)
