@@ -87,6 +87,7 @@ func statusLabel(status string) string { return labelOf(keyStatuses, status) }
 
 // A column is a sortable column of a list.
 type column struct {
+	ID     string // of its header
 	Label  string
 	Sorted string // ascending or descending; empty: not sorted by it
 	Next   string // the order after a click
@@ -95,7 +96,7 @@ type column struct {
 // Column returns a column. The first click sorts in an order, the next one in reverse.
 func (p keysPage) Column(label, by string) column {
 	sorted := cmp.Or(p.Sort, newestFirst)
-	c := column{Label: label, Next: by}
+	c := column{ID: "by-" + strings.TrimPrefix(by, "-"), Label: label, Next: by}
 	switch sorted {
 	case by:
 		c.Next = reverse(by)

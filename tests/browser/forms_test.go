@@ -73,6 +73,8 @@ func TestChoosingInLists(t *testing.T) {
 		t.Error("the button changed nothing")
 	}
 	focused("filter")
+	page.Click("Expires") // the header of a column
+	focused("by-expires_at")
 
 	page.Open("/apikeys/keys")
 	page.Focus("Status")

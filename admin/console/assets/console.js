@@ -65,10 +65,11 @@ document.addEventListener("DOMContentLoaded", () => {
 	}
 
 	// The focus returns to the control that changed the page, if the browser stores its id.
+	const keepFocus = (id) => { try { sessionStorage.setItem("apikeys-focus", id); } catch {} };
 	addEventListener("submit", (e) => {
-		if (e.target.method !== "get" && !e.submitter?.formNoValidate) return;
-		try { sessionStorage.setItem("apikeys-focus", document.activeElement.id); } catch {}
+		if (e.target.method === "get" || e.submitter?.formNoValidate) keepFocus(document.activeElement.id);
 	});
+	for (const a of document.querySelectorAll("a[data-refocus]")) a.addEventListener("click", () => keepFocus(a.id));
 	try {
 		const last = sessionStorage.getItem("apikeys-focus");
 		sessionStorage.removeItem("apikeys-focus");
