@@ -180,6 +180,10 @@ func (c *Console) serve(p page) http.HandlerFunc {
 				return
 			}
 		}
+		if r.PostForm.Get("again") == keptStep && !v.wrote(r.PostForm) {
+			v.redirect(r.URL.RequestURI()) // the form without the input
+			return
+		}
 		if holdsToken(r.PostForm, "token") {
 			v.refuse(http.StatusUnprocessableEntity, "A field contains a token",
 				"Names, reasons and metadata are shown to others. Nothing was changed. If the "+

@@ -1,6 +1,7 @@
 package console_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -68,6 +69,31 @@ func TestConflicts(t *testing.T) {
 	ada.post(edit, a.fill("take:grants", "theirs")...).want(200, "Changes saved")
 	if m := s.findMember(t, carl); len(m.Grants) != 1 || len(m.Grants[0].Permissions) > 0 {
 		t.Errorf("Carl has %v", m.Grants)
+	}
+
+	// A click on Add or Remove counts, whatever someone else has changed meanwhile.
+	for _, test := range []struct {
+		button, bens []string
+		want         string // the namespaces and permissions in the form
+	}{
+		{[]string{"add", "grant"}, []string{"name", "Karl"}, "[eu ][ ]"},
+		{[]string{"add", "grant"}, []string{"grants[0].permissions", "orders:read"}, "[eu orders:read][ ]"},
+		{[]string{"remove", "0"}, []string{"name", "Carl"}, ""},
+	} {
+		form := ada.get(edit).fill(test.button...)
+		ben.submit(edit, test.bens...).want(200, "Changes saved")
+		a := ada.post(edit, form...).want(412, "Someone changed this member")
+		got := ""
+		for i := range 3 {
+			at := fmt.Sprintf("grants[%d].", i)
+			if namespace, ok := a.field(at + "namespace"); ok {
+				permissions, _ := a.field(at + "permissions")
+				got += fmt.Sprintf("[%s %s]", namespace, permissions)
+			}
+		}
+		if got != test.want {
+			t.Errorf("%v after %v: %q, want %q", test.button, test.bens, got, test.want)
+		}
 	}
 
 	// A new token is no change of what the form shows.

@@ -27,7 +27,8 @@ type form struct {
 	Kept    bool             // whether it was kept when its session ended: see keepForm
 	// Conflict is set if someone else has changed the object; nil: nobody has.
 	Conflict *conflict
-	Code     []code // that does the same as the form; nil: not requested
+	Codes    bool   // whether code that does the same as the form was requested
+	Code     []code // nil: not requested, or the form has errors
 	status   int    // the status of the answer
 
 	targets map[string]string // see Target
@@ -187,7 +188,7 @@ func (f *form) again() string {
 			button = "find"
 		}
 	}
-	f.Kept = button == keptStep
+	f.Kept, f.Codes = button == keptStep, button == codeStep
 	if button != "" && button != reviewStep {
 		f.status = http.StatusOK
 	}

@@ -68,7 +68,7 @@ func (a *answer) check() {
 				}
 			}
 			for _, reference := range []string{"for", "aria-describedby", "aria-labelledby", "list",
-				"data-copy", "data-all"} {
+				"data-copy", "data-all", "data-find", "data-part", "data-resubmit"} {
 				if at.Key != reference {
 					continue
 				}

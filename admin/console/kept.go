@@ -37,15 +37,21 @@ func (v *visit) isForm() bool {
 	return strings.HasSuffix(v.r.URL.Path, "/new") || strings.HasSuffix(v.r.URL.Path, "/edit")
 }
 
-// keepForm keeps the posted form for its page. It returns false for a form that is too long or
-// incomplete, or that contains a token.
-func (v *visit) keepForm() bool {
-	if err := v.r.ParseForm(); err != nil || len(v.r.PostForm) == 0 || holdsToken(v.r.PostForm, "") {
-		return false
+// What happened to a form whose session has ended, as the parameter `form` of the sign-in page.
+const formKept, formLong, formToken = "kept", "long", "token"
+
+// keepForm keeps the posted form for its page, unless it is too long or incomplete, or contains a
+// token. It returns what happened to the form.
+func (v *visit) keepForm() string {
+	if err := v.r.ParseForm(); err != nil {
+		return formLong
+	}
+	if holdsToken(v.r.PostForm, "") {
+		return formToken
 	}
 	text := v.r.PostForm.Encode()
 	if len(text) > maxPacked {
-		return false
+		return formLong
 	}
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestCompression)
@@ -59,10 +65,19 @@ func (v *visit) keepForm() bool {
 		[]byte(v.r.URL.Path))
 	value := base64.RawURLEncoding.EncodeToString(sealed)
 	if len(value) > maxKept {
-		return false
+		return formLong
 	}
 	v.setCookieAt(v.r.URL.EscapedPath(), keptCookie, value, keptLife)
-	return true
+	return formKept
+}
+
+// authorField is the field of forms with the id of the member that filled them in. Another member
+// who signs in does not see its input.
+const authorField = "author"
+
+// wrote reports whether the visitor has filled in a form that was kept.
+func (v *visit) wrote(values url.Values) bool {
+	return values.Get(authorField) == v.Caller.Member()
 }
 
 // kept returns the form that was kept for this page, or nil. It returns a form only once.
@@ -85,7 +100,7 @@ func (v *visit) kept() *form {
 		return nil
 	}
 	values, err := url.ParseQuery(string(text))
-	if err != nil {
+	if err != nil || !v.wrote(values) {
 		return nil
 	}
 	return &form{values: values, status: http.StatusOK, Kept: true}

@@ -83,7 +83,7 @@ func TestFormsAreKept(t *testing.T) {
 }
 
 // TestFormsAreNotKept checks which forms are not kept: those that contain a token or are too long,
-// and those that another deployment or another page has sealed.
+// and those that another deployment, another page or another member has sealed.
 func TestFormsAreNotKept(t *testing.T) {
 	s := open(t)
 	id, token := s.member(t, "Ada", "*=@client-admin")
@@ -92,11 +92,19 @@ func TestFormsAreNotKept(t *testing.T) {
 	for i := range 3000 {
 		many = append(many, "permissions", fmt.Sprintf("r%x:o%x", i*7919%65536, i*104729%65536))
 	}
-	for _, fields := range [][]string{{"name", "see " + token}, {"name", "x", token, "x"}, many} {
+	const secret, long = "it contains a token", "is too long to be kept"
+	for _, test := range []struct {
+		why    string
+		fields []string
+	}{{secret, []string{"name", "see " + token}}, {secret, []string{"name", "x", token, "x"}},
+		{long, many}} {
 		p := s.person(t)
 		p.signIn(token).want(200)
 		next := s.endSession(t, id)
-		p.post(path, fields...).want(200, "is too long to be kept").lacks(token)
+		a := p.post(path, test.fields...).want(200, test.why).lacks(token)
+		if kept := strings.Contains(a.Text, `id="lost"`); kept != (test.why == long) {
+			t.Errorf("the form that %s: the script says that it has kept it: %v", test.why, kept)
+		}
 		at, _ := url.Parse(s.URL + path)
 		if cookies := p.http.Jar.Cookies(at); len(cookies) > 0 {
 			t.Errorf("the browser has %v", cookies)
@@ -105,8 +113,9 @@ func TestFormsAreNotKept(t *testing.T) {
 	}
 	p := s.person(t)
 	p.signIn(token).want(200)
+	form := p.get("/apikeys/roles/new").fill("name", "sealed")
 	token = s.endSession(t, id)
-	p.post("/apikeys/roles/new", "name", "sealed").want(200, "The form shows it again")
+	p.post("/apikeys/roles/new", form...).want(200, "The form shows it again")
 	at, _ := url.Parse(s.URL + "/apikeys/roles/new")
 	sealed := p.http.Jar.Cookies(at)
 	if len(sealed) != 1 || len(sealed[0].Value) > 4000 {
@@ -119,6 +128,14 @@ func TestFormsAreNotKept(t *testing.T) {
 		p.get(path).want(200).lacks("Nothing has been saved yet", "sealed")
 	}
 	p.get("/apikeys/roles/new").want(200, "Nothing has been saved yet", `value="sealed"`)
+
+	s.endSession(t, id)
+	p.post("/apikeys/roles/new", form...).want(200, "The form shows it again")
+	_, bens := s.member(t, "Ben", "*=@client-admin")
+	p.signIn(bens).want(200)
+	p.get("/apikeys/roles/new").want(200).lacks("Nothing has been saved yet", "sealed")
+	p.post("/apikeys/roles/new", append(form, "again", "kept")...).want(200).
+		lacks("Nothing has been saved yet", "sealed")
 }
 
 // TestScriptKeepsForms checks that all forms show what the script has kept, without changing

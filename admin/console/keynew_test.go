@@ -169,6 +169,18 @@ func TestReach(t *testing.T) {
 		"shop=admin.keys:update").get("/apikeys/keys/"+id).want(200, "of kind")
 }
 
+// TestManyChildren checks that the form does not offer to name more children than a key can have.
+func TestManyChildren(t *testing.T) {
+	s := open(t)
+	namespaces(t, s, keystore.Namespace{ID: "acme"})
+	for i := range 100 {
+		namespaces(t, s, keystore.Namespace{ID: fmt.Sprint("acme-", i), Parent: "acme"})
+	}
+	s.signedIn(t, "Ada", "*=@client-admin").get("/apikeys/keys/new?namespace=acme").want(200,
+		"A key can name at most 100 namespaces", "All children of <bdi>acme</bdi>").
+		lacks("All current children")
+}
+
 // TestMint checks the keys that forms create.
 func TestMint(t *testing.T) {
 	s := open(t)

@@ -87,6 +87,7 @@ func statusLabel(status string) string { return labelOf(keyStatuses, status) }
 
 // A column is a sortable column of a list.
 type column struct {
+	ID     string // of its header
 	Label  string
 	Sorted string // ascending or descending; empty: not sorted by it
 	Next   string // the order after a click
@@ -95,7 +96,7 @@ type column struct {
 // Column returns a column. The first click sorts in an order, the next one in reverse.
 func (p keysPage) Column(label, by string) column {
 	sorted := cmp.Or(p.Sort, newestFirst)
-	c := column{Label: label, Next: by}
+	c := column{ID: "by-" + strings.TrimPrefix(by, "-"), Label: label, Next: by}
 	switch sorted {
 	case by:
 		c.Next = reverse(by)
@@ -238,7 +239,7 @@ func (v *visit) roleFilter(current string) []choice {
 	for _, r := range v.roles() {
 		names = append(names, r.Name)
 	}
-	return filterChoices(names, current, v.may("admin.roles:read"))
+	return v.filterChoices(names, current, "admin.roles:read")
 }
 
 // planFilter is like roleFilter for plans.
@@ -247,22 +248,26 @@ func (v *visit) planFilter(current string) []choice {
 	for _, p := range v.plans() {
 		names = append(names, p.Name)
 	}
-	return filterChoices(names, current, v.may("admin.plans:read"))
+	return v.filterChoices(names, current, "admin.plans:read")
 }
 
 // maxChoices is the number of choices up to which a filter is a list. A longer one would be slow to
 // load and to search.
 const maxChoices = 200
 
-// filterChoices returns names as the choices of a filter. It returns nil if the visitor has to type
-// the name, because there are too many for a list or because it may read none.
-func filterChoices(names []string, current string, readable bool) []choice {
+// filterChoices returns names, which a visitor with a permission may read, as the choices of a
+// filter. It returns nil if the visitor has to type the name, because there are too many for a list
+// or because it may read none. A visitor who sees only its own keys is not asked for a name.
+func (v *visit) filterChoices(names []string, current, permission string) []choice {
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if !readable || len(names) > maxChoices {
+	list := []choice{{Label: "Any"}}
+	switch readable := v.may(permission); {
+	case !readable && !v.may("admin.keys:read"):
+		return offer(list, current)
+	case !readable, len(names) > maxChoices:
 		return nil
 	}
-	list := []choice{{Label: "Any"}}
 	for _, name := range names {
 		list = append(list, choice{Value: name, Label: name})
 	}

@@ -2,6 +2,7 @@ package console
 
 import (
 	"cmp"
+	"fmt"
 	"html/template"
 	"iter"
 	"slices"
@@ -286,6 +287,22 @@ func (v *visit) RoleRef(namespace, name string) ref {
 		}
 	}
 	return r
+}
+
+// maxKeysWith is the number up to which a list of roles or plans counts the keys of each.
+const maxKeysWith = 100
+
+// keysWith says how many keys with a role or plan the visitor may read: those that the list shows
+// to which the number leads. It is empty if they are not counted.
+func (v *visit) keysWith(f keystore.KeyFilter) string {
+	n, ok, err := v.keys.CountMatching(v.ctx, v.Caller, f, maxKeysWith+1)
+	switch {
+	case err != nil || !ok:
+		return ""
+	case n > maxKeysWith:
+		return fmt.Sprintf("More than %d keys", maxKeysWith)
+	}
+	return counted(int64(n), "key")
 }
 
 // labelOf returns the label of a choice, or its value if there is no such choice.

@@ -308,6 +308,9 @@ func TestFilters(t *testing.T) {
 			t.Errorf("a viewer is offered %s at %s", text, got)
 		}
 	}
+	// A visitor who sees only its own keys is asked for no names of roles and plans.
+	s.signedIn(t, "Dee", "acme=admin.keys:create").get("/apikeys/keys").want(200,
+		`id="status-filter"`).lacks(`id="role-filter"`, `id="plan-filter"`)
 	mine := p.get("/apikeys/keys?owner=" + key.Owner)
 	if mine.title() != "Keys – owner Ben" {
 		t.Errorf("title %q", mine.title())

@@ -129,22 +129,25 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 	return p
 }
 
-// rearranged adds or removes a grant if the button for it was clicked. It reports whether to show
-// the form again.
-func (v *visit) rearranged(f *form) bool {
-	switch {
-	case f.Value("add") != "":
-		if n := f.grantCount(); n < maxGrants {
-			f.values.Set(grantName(n)+".namespace", "")
-		}
-	case f.Value("remove") != "":
-		if i, err := strconv.Atoi(f.Value("remove")); err == nil && i >= 0 {
-			f.removeGrant(i)
-		}
-	default:
+// added adds a grant if the button for it was clicked. It reports whether to show the form again.
+func (f *form) added() bool {
+	if f.Value("add") == "" {
 		return false
 	}
-	f.status = http.StatusOK
+	if n := f.grantCount(); n < maxGrants {
+		f.values.Set(grantName(n)+".namespace", "")
+	}
+	return true
+}
+
+// removed removes a grant if its button was clicked. It reports whether to show the form again.
+func (f *form) removed() bool {
+	if f.Value("remove") == "" {
+		return false
+	}
+	if i, err := strconv.Atoi(f.Value("remove")); err == nil && i >= 0 {
+		f.removeGrant(i)
+	}
 	return true
 }
 
@@ -162,7 +165,11 @@ func createMember(v *visit) error {
 		return v.again("member_form", "Create member", v.memberForm(nil, f), f)
 	}
 	step := f.again()
-	if v.rearranged(f) || step != "" && step != codeStep {
+	switch {
+	case f.added(), f.removed():
+		f.status = http.StatusOK
+		return again()
+	case step != "" && step != codeStep:
 		return again()
 	}
 	spec := api.MemberRequest{Name: cmp.Or(strings.TrimSpace(f.Value("name")), "-"),
@@ -250,7 +257,18 @@ func saveMember(v *visit) error {
 	f := v.form()
 	title := "Edit " + m.Name
 	again := func() error { return v.again("member_form", title, v.memberForm(&m, f), f) }
-	if v.merge(v.memberEdit(m), f) || v.rearranged(f) || f.again() != "" {
+	// The number of a removed grant is that in the form, and a new grant must not be a change that
+	// the visitor chooses or drops.
+	removed := f.removed()
+	merged := v.merge(v.memberEdit(m), f)
+	added := f.added()
+	switch {
+	case merged:
+		return again()
+	case added, removed:
+		f.status = http.StatusOK
+		return again()
+	case f.again() != "":
 		return again()
 	}
 	patch := memberPatch(m, f)

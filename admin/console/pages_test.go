@@ -681,7 +681,7 @@ func TestPastedToken(t *testing.T) {
 	p.get("/apikeys/audit").want(200).lacks(token)
 }
 
-// TestRoleKeys checks that the list of roles counts the keys of each.
+// TestRoleKeys checks that the lists of roles and plans count the keys of each.
 func TestRoleKeys(t *testing.T) {
 	s := open(t)
 	namespaces(t, s, keystore.Namespace{ID: "acme"}, keystore.Namespace{ID: "other"})
@@ -690,13 +690,18 @@ func TestRoleKeys(t *testing.T) {
 			Permissions: keystore.MustParsePermissions("read")}); err != nil {
 			t.Fatal(err)
 		}
+		plan(t, s, namespace, "free", keystore.Limits{})
 	}
+	plan(t, s, "acme", "gold", keystore.Limits{})
 	for _, namespace := range []string{"acme", "acme", "other"} {
 		if _, _, err := s.keys.MintKey(ctx, root, manage.KeySpec{Name: "key", Namespace: namespace,
-			Home: &keystore.Grant{Roles: []string{"clerk"}}}, nil); err != nil {
+			Limits: keystore.KeyLimits{Plan: "free"},
+			Home:   &keystore.Grant{Roles: []string{"clerk"}}}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
+	s.signedIn(t, "Pat", "*=@client-admin").get("/apikeys/plans").want(200, ">2 keys<span",
+		">1 key<span", ">0 keys<span", `href="/apikeys/keys?namespace=acme&amp;plan=free"`)
 	s.signedIn(t, "Ada", "*=@client-admin").get("/apikeys/roles").want(200, ">2 keys<span",
 		">1 key<span", ">0 keys<span")
 	s.signedIn(t, "Eve", "acme=admin.roles:read").get("/apikeys/roles").want(200, ">0 keys<span").

@@ -27,8 +27,14 @@ func planPages() []page {
 }
 
 type plansPage struct {
-	Plans []api.Plan
+	Plans []planLine
 	Next  *string
+}
+
+// A planLine is a plan in a list.
+type planLine struct {
+	api.Plan
+	Keys string // how many keys name it; empty: not counted
 }
 
 // PlanLink returns the address of a plan's page.
@@ -55,7 +61,12 @@ func listPlans(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("plans", "Plans", plansPage{list, next})
+	page := plansPage{Next: next}
+	for _, p := range list {
+		page.Plans = append(page.Plans, planLine{p, v.keysWith(keystore.KeyFilter{Plan: p.Name,
+			In: inNamespace(p.Namespace)})})
+	}
+	return v.show("plans", "Plans", page)
 }
 
 // planDependents returns the namespaces and keys that name a plan, as far as the visitor may see

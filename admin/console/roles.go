@@ -2,7 +2,6 @@ package console
 
 import (
 	"cmp"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -39,23 +38,6 @@ type roleLine struct {
 	Keys string // how many keys have it; empty: not counted
 }
 
-// maxRoleKeys is the number up to which a list of roles counts the keys of each.
-const maxRoleKeys = 100
-
-// roleKeys says how many keys that the visitor may read have a role: those that the list shows to
-// which the number leads.
-func (v *visit) roleKeys(r api.Role) string {
-	f := keystore.KeyFilter{Role: r.Name, In: inNamespace(r.Namespace)}
-	n, ok, err := v.keys.CountMatching(v.ctx, v.Caller, f, maxRoleKeys+1)
-	switch {
-	case err != nil || !ok:
-		return ""
-	case n > maxRoleKeys:
-		return fmt.Sprintf("More than %d keys", maxRoleKeys)
-	}
-	return counted(int64(n), "key")
-}
-
 // RoleLink returns the address of a role's page.
 func (v *visit) RoleLink(namespace, name string, more ...string) string {
 	return v.link(rolesPath + "/" + url.PathEscape(namespace) + "/" +
@@ -78,7 +60,8 @@ func listRoles(v *visit) error {
 	}
 	p := rolesPage{Next: next}
 	for _, r := range list {
-		p.Roles = append(p.Roles, roleLine{r, v.roleKeys(r)})
+		p.Roles = append(p.Roles, roleLine{r, v.keysWith(keystore.KeyFilter{Role: r.Name,
+			In: inNamespace(r.Namespace)})})
 	}
 	return v.show("roles", "Roles", p)
 }

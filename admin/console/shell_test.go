@@ -181,12 +181,12 @@ func TestSamplesOfForms(t *testing.T) {
 		s.runCurl(t, sample(a, "as-curl"), path, &created)
 	}
 	p.submit("/apikeys/plans/new", "name", "x", "rate_limit_rule", "limit", "rate_limit.requests",
-		"many", "again", "code").want(200, "Correct the fields first.").lacks(`id="as-cli"`)
+		"many", "again", "code").want(200, "Correct these fields first:").lacks(`id="as-cli"`)
 
 	// A form without a name has no samples either.
 	for _, path := range []string{"keys", "roles", "plans", "members", "namespaces"} {
 		p.submit("/apikeys/"+path+"/new", "rate_limit_rule", "unlimited", "again", "code").
-			want(200, "Correct the fields first.", "Is required").lacks(`id="as-cli"`)
+			want(200, "Correct these fields first:", "Is required").lacks(`id="as-cli"`)
 	}
 }
 
@@ -234,7 +234,7 @@ func TestSamples(t *testing.T) {
 
 	// A form with errors has no samples, and says so.
 	p.submit("/apikeys/keys/new", "name", "x", "metadata", "team", "again", "code").want(200,
-		"Correct the fields first.").lacks(`id="as-cli"`)
+		"Correct these fields first:", `<a href="#f-metadata">Metadata</a>: The line`).lacks(`id="as-cli"`)
 	s.signedIn(t, "Vera", "*=@viewer").get("/apikeys/keys/" + minted.Key.ID).want(200).
 		lacks(`id="as-cli"`)
 }

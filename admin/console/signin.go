@@ -83,10 +83,8 @@ func (v *visit) askToSignIn() {
 	q := url.Values{"next": {v.r.URL.RequestURI()}}
 	if v.r.Method == http.MethodPost {
 		switch from, err := url.Parse(v.r.Referer()); {
-		case v.isForm() && v.keepForm():
-			q.Set("form", formKept)
 		case v.isForm():
-			q.Set("form", formLost)
+			q.Set("form", v.keepForm())
 		case err == nil:
 			q.Set("next", from.RequestURI()) // the page with the button
 		}
@@ -97,9 +95,6 @@ func (v *visit) askToSignIn() {
 	}
 	v.redirect(address(signInPath, q))
 }
-
-// Values of the parameter `form` of the sign-in page.
-const formKept, formLost = "kept", "lost"
 
 // next returns the page of the console to open after signing in.
 func (v *visit) next() string { return ownPage(v.r.FormValue("next")) }
@@ -120,8 +115,10 @@ type signInPage struct {
 	Next  string
 	Ended string // why a session ended; empty: there was none
 	Form  string // what happened to the form that the visitor was filling in; empty: there was none
-	Lost  bool   // whether only the script can have kept the form
+	Kept  string // what happened to it if the script has kept it; empty: the script has not
 }
+
+const shownAgain = "Your input has not been saved. The form shows it again after you sign in."
 
 func askForToken(v *visit) error {
 	if v.Caller.Actor() != "" {
@@ -139,9 +136,11 @@ func askForToken(v *visit) error {
 	}
 	switch v.query("form") {
 	case formKept:
-		p.Form = "Your input has not been saved. The form shows it again after you sign in."
-	case formLost:
-		p.Form, p.Lost = "Your input is too long to be kept and has not been saved.", true
+		p.Form = shownAgain
+	case formLong:
+		p.Form, p.Kept = "Your input is too long to be kept and has not been saved.", shownAgain
+	case formToken:
+		p.Form = "Your input has not been saved. It is not kept, because it contains a token."
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."

@@ -64,25 +64,35 @@ func (d *DB) page(
 		return clause{}, "", err
 	}
 	where = where.and(conditions)
+	owners, err := d.notOwners(f)
+	if err != nil {
+		return clause{}, "", err
+	}
 	scans := scans(f) && !bounded
 	if !o.indexed {
-		found, err = d.sorted(ctx, o, parts, where, from, scans)
+		found, err = d.sorted(ctx, o, parts, where, from.and(owners), scans)
 		return found, "", err
 	}
-	where = where.and(from)
-	if scans {
-		if end, err = d.lastScanned(ctx, o, parts, from); err != nil {
+	where = where.and(from).and(owners)
+	if scans || len(f.NotOwners) > 0 && !bounded {
+		if where, end, err = d.upToLastScanned(ctx, o, parts, from, where); err != nil {
 			return clause{}, "", err
-		}
-		if end != "" {
-			to, err := o.upTo(end)
-			if err != nil {
-				return clause{}, "", err
-			}
-			where = where.and(to)
 		}
 	}
 	return o.union(parts, where, " LIMIT ?", limit), end, nil
+}
+
+// upToLastScanned adds to a condition that keys come up to the last one that a page may examine,
+// whose cursor it returns. If the page may examine all keys, it adds nothing and end is empty.
+func (d *DB) upToLastScanned(
+	ctx context.Context, o *order, parts []clause, from, where clause,
+) (bounded clause, end string, err error) {
+	end, err = d.lastScanned(ctx, o, parts, from)
+	if err != nil || end == "" {
+		return where, "", err
+	}
+	to, err := o.upTo(end)
+	return where.and(to), end, err
 }
 
 // lastScanned returns the cursor of the last key that the page may examine. It is empty if the page
@@ -154,28 +164,52 @@ func (d *DB) CountMatching(
 	if scans(f) && !bounded {
 		return 0, false, nil
 	}
-	conditions, err := d.conditions(f)
-	if err == nil {
-		n, err = d.count(ctx, byCreation.union(parts, where.and(conditions), " LIMIT ?", limit))
-	}
+	n, ok, err = d.countNewest(ctx, f, parts, where, limit)
 	if err != nil {
 		return 0, false, d.fail(ctx, operation, err)
 	}
-	return min(n, limit), true, nil // each part has its own limit
+	return n, ok, nil
 }
 
-// conditions returns the conditions of a filter that have no access path.
+// countNewest counts the keys in all parts that match a filter. It examines the newest maxScan keys
+// only, and reports whether the older ones do not matter.
+func (d *DB) countNewest(
+	ctx context.Context, f keystore.KeyFilter, parts []clause, where clause, limit int,
+) (n int, ok bool, err error) {
+	conditions, err := d.conditions(f)
+	if err != nil {
+		return 0, false, err
+	}
+	owners, err := d.notOwners(f)
+	if err != nil {
+		return 0, false, err
+	}
+	newest := byCreation
+	newest.down = true
+	where, end, err := d.upToLastScanned(ctx, &newest, parts, always,
+		where.and(conditions).and(owners))
+	if err != nil {
+		return 0, false, err
+	}
+	n, err = d.count(ctx, newest.union(parts, where, " LIMIT ?", limit))
+	return min(n, limit), end == "" || n >= limit, err // each part has its own limit
+}
+
+// notOwners returns the condition for the NotOwners of a filter. It can exclude any number of keys,
+// so a query with it must not examine keys until it has found enough.
+func (d *DB) notOwners(f keystore.KeyFilter) (clause, error) {
+	if len(f.NotOwners) == 0 {
+		return always, nil
+	}
+	array, err := d.array(f.NotOwners)
+	return clause{"NOT (k.owner || '' " + d.among + ")", []any{array}}, err
+}
+
+// conditions returns the other conditions of a filter that have no access path.
 func (d *DB) conditions(f keystore.KeyFilter) (clause, error) {
 	where := clause{sql: d.current + " AND k.personal = 0"}
 	if f.Status == keystore.StatusActive {
 		where = where.and(ofStatus(f))
-	}
-	if len(f.NotOwners) > 0 {
-		array, err := d.array(f.NotOwners)
-		if err != nil {
-			return clause{}, err
-		}
-		where = where.and(clause{"NOT (k.owner || '' " + d.among + ")", []any{array}})
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Metadata)) {
 		where = where.and(clause{d.hasMetadata, []any{name, f.Metadata[name]}})

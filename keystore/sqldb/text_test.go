@@ -96,6 +96,74 @@ func TestSearchIsBounded(t *testing.T) {
 	})
 }
 
+// TestNotOwnersIsBounded: keys of excluded owners, however many, do not make lists and their totals
+// slow. A page, a total and a sort examine maxScan keys.
+func TestNotOwnersIsBounded(t *testing.T) {
+	onBoth(t, func(t *testing.T, d *DB) {
+		ctx := t.Context()
+		_, err := d.Update(ctx, func(tx keystore.Tx) error {
+			for i := range 40 { // the newest 30 are those of m, and 3 of the others are not active
+				k := benchKey(i, tx.Now().Add(time.Duration(i)*time.Second))
+				k.Namespace = string("abab"[i%4])
+				if k.Owner = "root"; i >= 10 {
+					k.Owner = "m"
+				}
+				if err := insertKey(tx, k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const bound = 8
+		d.maxScan = bound
+		f := keystore.KeyFilter{NotOwners: []string{"m"}, Status: keystore.StatusActive,
+			Now: time.Now()}
+		found, empty := 0, 0
+		for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
+			keys, next, err := d.Keys(ctx, f, cursor, 20)
+			if err != nil || pages > 40/bound {
+				t.Fatalf("page %d: %v", pages, err)
+			}
+			if found, cursor = found+len(keys), next; len(keys) == 0 {
+				empty++
+			}
+		}
+		if found != 7 || empty != 30/bound+1 { // the last page too
+			t.Errorf("the pages have %d keys, and %d are empty", found, empty)
+		}
+		for _, row := range []struct {
+			not, namespace string
+			limit, n       int
+			ok             bool
+		}{
+			{"m", "", 100, 0, false},
+			{"root", "", bound, bound, true}, // the newest suffice
+			{"root", "", bound + 1, bound, false},
+			{"root", "none", 100, 0, true},
+		} {
+			f := keystore.KeyFilter{NotOwners: []string{row.not}, Now: f.Now}
+			if row.namespace != "" {
+				f.Namespaces = []string{row.namespace}
+			}
+			n, ok, err := d.CountMatching(ctx, f, row.limit)
+			if n != row.n || ok != row.ok || err != nil {
+				t.Errorf("%+v: %d, %v, %v", row, n, ok, err)
+			}
+		}
+		// The database counts the keys to sort without looking at their owners.
+		f.Sort = "name"
+		for _, d.maxScan = range []int{36, 37} { // of active keys
+			keys, _, err := d.Keys(ctx, f, "", 20)
+			if fits := d.maxScan == 37; fits != (len(keys) == 7 && err == nil) {
+				t.Errorf("%d sorted keys with a limit of %d: %v", len(keys), d.maxScan, err)
+			}
+		}
+	})
+}
+
 // onBoth runs a test on an empty SQLite and an empty PostgreSQL database.
 func onBoth(t *testing.T, test func(t *testing.T, d *DB)) {
 	for name, store := range map[string]keystoretest.Store{"SQLite": newSQLite(t),

@@ -60,7 +60,13 @@ func memberToken(t *testing.T, g *gate.Gate, id string) gate.Token {
 // signedIn opens a browser and signs in.
 func signedIn(t *testing.T, g *gate.Gate, token gate.Token, look chromium.Look) *chromium.Page {
 	t.Helper()
-	page := chromium.New(t, g.URL, look)
+	return signedInAt(t, g.URL, token, look)
+}
+
+// signedInAt is signedIn for a gate with another address.
+func signedInAt(t *testing.T, url string, token gate.Token, look chromium.Look) *chromium.Page {
+	t.Helper()
+	page := chromium.New(t, url, look)
 	page.Open("/apikeys/")
 	signIn(page, token)
 	page.Sees("Sign out")

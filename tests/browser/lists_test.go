@@ -119,6 +119,10 @@ func TestFilteredList(t *testing.T) {
 		page.Sees("Key 000")
 		page.Open("/apikeys/keys?cursor=old&status=odd")
 		page.Sees("The list begins at its first page", "50 of 110 keys")
+		page.Click("Expires") // the header of a column
+		if focused := page.Focused(); !look.NoScript && focused != "by-expires_at" {
+			t.Errorf("after sorting, the focus is on %s", focused)
+		}
 	}
 }
 

@@ -1,8 +1,14 @@
 package browser
 
 import (
+	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,6 +87,17 @@ func TestLargeTable(t *testing.T) {
 			page.Click("gists:gists-list-public")
 			page.Click("issues 58 calls")
 			page.Click("All reads issues:read")
+			if !look.NoScript { // what a box implies
+				const row = "#f-permissions-issues tr.%s td:nth-child(2)::after"
+				for class, want := range map[string]string{"read": `"Included"`, "write": "none"} {
+					if got := page.Style(fmt.Sprintf(row, class), "content"); got != want {
+						t.Errorf("the calls that %s have the note %s, want %s", class, got, want)
+					}
+				}
+			}
+			if got := page.Style(".operations", "table-layout"); got != "fixed" {
+				t.Errorf("the columns of the tables are %s", got)
+			}
 			page.Fill("Find calls", "post pulls reviews")
 			page.Submit("Find calls")
 			page.Sees("of 1,223 calls match.", "2 selected.")
@@ -108,6 +125,64 @@ func TestLargeTable(t *testing.T) {
 	page.Steady()
 	page.Click("Custom")
 	page.Accessible()
+
+	t.Run("a group that loads slowly", func(t *testing.T) {
+		held, release := make(chan bool, 2), make(chan bool)
+		page := signedInAt(t, slowGroups(t, g, "issues", held, release), token, chromium.Look{})
+		page.Open("/apikeys/keys/new")
+		page.Click("Custom")
+		page.Click("issues 58 calls")
+		<-held
+		page.Click("All reads issues:read") // so that the results have the group, too
+		page.Fill("Find calls", "post pulls reviews")
+		page.Sees("of 1,223 calls match.")
+		close(release)
+		<-held // it has answered
+		// A later answer shows that the browser has had the time to read the late one.
+		page.Focus("Show all 34 calls of pulls")
+		page.Press(kb.Enter)
+		page.Sees("/pulls/{pull_number}/files")
+		page.DoesNotSee("/issues/{issue_number}/lock")
+		if !page.Offers("Show all 58 calls of issues") {
+			t.Error("the late answer has replaced a part of the results")
+		}
+	})
+}
+
+// slowGroups returns the address of a proxy before the console. It sends to held when it has a
+// request for the calls of a resource, waits until release is closed, and sends to held again when
+// it has answered.
+func slowGroups(t *testing.T, g *gate.Gate, resource string, held, release chan bool) string {
+	t.Helper()
+	target, err := url.Parse(g.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // the console compares it with the origin
+		},
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) {}, // the browser has gone
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if strings.Contains(string(body), "&again=permissions_open%3D"+resource) {
+			held <- true
+			select {
+			case <-release:
+			case <-r.Context().Done(): // the browser does not want it any more
+			}
+			defer func() { held <- true }()
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // TestProgress watches a change that one of two nodes has not applied.
@@ -312,6 +387,11 @@ func TestFrame(t *testing.T) {
 		}
 	}
 	page.Picture("forced-colours")
+	page.Show(chromium.Look{})
+	if page.Style("html", "scrollbar-gutter") != "stable" ||
+		!strings.HasPrefix(page.Style("html", "background-image"), "linear-gradient") {
+		t.Error("the header does not reach over the gutter of the scroll bar")
+	}
 	page.Show(chromium.Look{Print: true})
 	if got := page.Style(".side", "display") + page.Style(".shell", "display"); got != "noneblock" {
 		t.Errorf("on paper the navigation and the page are %s", got)

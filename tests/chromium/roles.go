@@ -2,6 +2,7 @@ package chromium
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/chromedp/chromedp"
 )
@@ -30,9 +31,13 @@ func (p *Page) Touch(name string) {
 }
 
 // Style returns a computed property of the first element that a selector matches, such as
-// background-color.
+// background-color. The selector can end in a pseudo-element, such as ::after.
 func (p *Page) Style(selector, property string) string {
 	p.t.Helper()
-	return evaluate[string](p, fmt.Sprintf(`getComputedStyle(document.querySelector(%q))[%q]`,
-		selector, property))
+	selector, pseudo, found := strings.Cut(selector, "::")
+	if found {
+		pseudo = "::" + pseudo
+	}
+	return evaluate[string](p, fmt.Sprintf(`getComputedStyle(document.querySelector(%q), %q)[%q]`,
+		selector, pseudo, property))
 }

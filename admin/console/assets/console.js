@@ -65,10 +65,11 @@ document.addEventListener("DOMContentLoaded", () => {
 	}
 
 	// The focus returns to the control that changed the page, if the browser stores its id.
+	const keepFocus = (id) => { try { sessionStorage.setItem("apikeys-focus", id); } catch {} };
 	addEventListener("submit", (e) => {
-		if (e.target.method !== "get" && !e.submitter?.formNoValidate) return;
-		try { sessionStorage.setItem("apikeys-focus", document.activeElement.id); } catch {}
+		if (e.target.method === "get" || e.submitter?.formNoValidate) keepFocus(document.activeElement.id);
 	});
+	for (const a of document.querySelectorAll("a[data-refocus]")) a.addEventListener("click", () => keepFocus(a.id));
 	try {
 		const last = sessionStorage.getItem("apikeys-focus");
 		sessionStorage.removeItem("apikeys-focus");
@@ -203,6 +204,10 @@ const replaceParts = async (button, delay) => {
 	const ids = button.dataset.part.split(" ");
 	const request = new AbortController();
 	request.parts = ids.map((id) => document.getElementById(id));
+	if (request.parts.includes(null)) {
+		form.requestSubmit(button); // loads the whole page
+		return;
+	}
 	for (const other of running) {
 		if (replaces(request.parts, other.parts)) other.abort();
 		else if (replaces(other.parts, request.parts)) return;
@@ -276,11 +281,11 @@ document.addEventListener("toggle", (e) => {
 			if (!answer) continue; // the network may come back
 			if (answer.redirected || !answer.ok) { location.reload(); return; }
 			const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-			const now = page.getElementById(region.id);
-			if (!now || now.dataset.watch === region.dataset.watch) continue;
-			for (const part of [region, ...["progress-head", "progress-next"].map((id) => document.getElementById(id))]) {
-				part.replaceChildren(...page.getElementById(part.id).childNodes);
-			}
+			const parts = [region.id, "progress-head", "progress-next"].map((id) => [document.getElementById(id), page.getElementById(id)]);
+			if (parts.flat().includes(null)) { location.reload(); return; } // another page
+			const now = parts[0][1];
+			if (now.dataset.watch === region.dataset.watch) continue;
+			for (const [part, content] of parts) part.replaceChildren(...content.childNodes);
 			region.dataset.watch = now.dataset.watch;
 			document.title = page.title;
 			showTimes();
