@@ -299,7 +299,7 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 		}
 	default:
 		c.say("%s", about)
-		c.say("The token is not shown again. Keep it like a password:")
+		c.say("The token is not shown again. Keep it like a password.")
 		_, err = fmt.Fprintln(c.out, token)
 	}
 	if err != nil {
