@@ -120,7 +120,14 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	// cobra sets its default only for commands without Args.
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = unknownCommand
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 { // after `help`
+			if sub, _, err := cmd.Find(args[1:]); err == nil {
+				cmd = sub
+			}
+		}
+		return cmd.Help()
+	}
 	cmd.AddCommand(commands...)
 	return cmd
 }
@@ -239,10 +246,10 @@ func (v notEmpty) Set(s string) error {
 	return v.Value.Set(s)
 }
 
-// unknownCommand refuses arguments and lists the subcommands. It does not repeat the argument: it
-// may be a token.
+// unknownCommand refuses arguments, except `help` and what follows it, and lists the subcommands. It
+// does not repeat the argument: it may be a token.
 func unknownCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
+	if len(args) == 0 || args[0] == "help" {
 		return nil
 	}
 	if near := suggestions(cmd, args[0]); len(near) > 0 {

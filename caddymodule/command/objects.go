@@ -100,10 +100,10 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			var found []T
-			for _, id := range ids {
+			for i, id := range ids {
 				t, err := o.find(server, ctx, id)
 				if err != nil {
-					return err
+					return argument(args, i, err)
 				}
 				found = append(found, t)
 			}
