@@ -226,12 +226,12 @@ GORELEASE = ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod && \
 snapshot: $(RELEASER) ## Build the archives, packages, SBOMs and checksums of a release in .run/dist
 	$(GORELEASE) release --snapshot --clean
 
-# Only .github/workflows/release.yml runs this. It needs a tag and GITHUB_TOKEN. The notes of the
-# release are its section of the changelog.
+# Only .github/workflows/release.yml runs this, for a tag. It publishes nothing: that is another step
+# of the workflow. The notes of the release are its section of the changelog.
 release: $(RELEASER)
 	sed -n '/^## \['"$${GITHUB_REF_NAME#v}"'\]/,/^## /{/^## /d;p}' CHANGELOG.md >.run/notes.md
 	test -s .run/notes.md
-	$(GORELEASE) release --clean --release-notes .run/notes.md
+	$(GORELEASE) release --clean
 
 release-test: $(RELEASER) ## Build the release twice, compare, and test the .deb in a Debian (root)
 	@scripts/deps debian-archive-keyring debootstrap git systemd-container

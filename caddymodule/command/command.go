@@ -4,6 +4,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -87,7 +88,11 @@ Exit status:
 				c.contextsCommand(), c.versionCommand())
 			c.prepare(cmd)
 			cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-				return c.failure(cmd, flagError(err))
+				err = flagError(err)
+				if cmd.HasSubCommands() { // the flag may be one of a misspelt subcommand
+					err = cmp.Or(unknownCommand(cmd, cmd.Flags().Args()), err)
+				}
+				return c.failure(cmd, err)
 			})
 		},
 	})
@@ -115,7 +120,14 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	// cobra sets its default only for commands without Args.
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = unknownCommand
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 { // after `help`
+			if sub, _, err := cmd.Find(args[1:]); err == nil {
+				cmd = sub
+			}
+		}
+		return cmd.Help()
+	}
 	cmd.AddCommand(commands...)
 	return cmd
 }
@@ -145,6 +157,7 @@ func (c *cli) prepare(cmd *cobra.Command) {
 	if alias, ok := aliases[cmd.Name()]; ok {
 		cmd.Aliases = append(cmd.Aliases, alias)
 	}
+	cmd.SuggestFor = synonyms[cmd.Name()]
 	if !cmd.HasSubCommands() && cmd.Name() != "import" { // which reads a file
 		cmd.ValidArgsFunction = c.arguments(cmd)
 	}
@@ -186,6 +199,10 @@ func forManual(text string) string {
 
 // aliases are the short names of subcommands, wherever these are.
 var aliases = map[string]string{"list": "ls", "delete": "rm", "show": "get", "mint": "create"}
+
+// synonyms are words for subcommands that only get "did you mean".
+var synonyms = map[string][]string{"mint": {"add", "new"}, "create": {"add", "new"},
+	"delete": {"remove"}, "set": {"add", "create"}}
 
 // ignored is the value of a flag that only tells cobra that the flag has none.
 type ignored struct{}
@@ -229,10 +246,10 @@ func (v notEmpty) Set(s string) error {
 	return v.Value.Set(s)
 }
 
-// unknownCommand refuses arguments and lists the subcommands. It does not repeat the argument: it
-// may be a token.
+// unknownCommand refuses arguments, except `help` and what follows it, and lists the subcommands. It
+// does not repeat the argument: it may be a token.
 func unknownCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
+	if len(args) == 0 || args[0] == "help" {
 		return nil
 	}
 	if near := suggestions(cmd, args[0]); len(near) > 0 {
@@ -248,13 +265,23 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 }
 
 // suggestions returns the subcommands that a word may have been meant for. Cobra knows misspelt and
-// abbreviated names, but no aliases.
+// abbreviated names, but neither aliases nor the subcommands of groups.
 func suggestions(cmd *cobra.Command, word string) []string {
 	near := cmd.SuggestionsFor(word)
 	for _, c := range cmd.Commands() {
 		if slices.ContainsFunc(c.Aliases, func(a string) bool { return word == a+"s" }) &&
 			!slices.Contains(near, c.Name()) {
 			near = append(near, c.Name())
+		}
+	}
+	if len(near) > 0 {
+		return near
+	}
+	for _, group := range cmd.Commands() {
+		for _, c := range group.Commands() {
+			if c.Name() == word || c.HasAlias(word) {
+				near = append(near, group.Name()+" "+c.Name())
+			}
 		}
 	}
 	return near
@@ -271,9 +298,13 @@ func oneID(cmd *cobra.Command, args []string) error {
 
 // noArguments does not repeat the argument as cobra.NoArgs does: it may be a token.
 func noArguments(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return errors.New(cmd.CommandPath() +
-			" accepts flags only; tokens are read from standard input or a file")
+	if len(args) == 0 {
+		return nil
 	}
-	return nil
+	example := ""
+	if cmd.Flags().Lookup("name") != nil {
+		example = ", such as --name"
+	}
+	return errors.New(cmd.CommandPath() + " accepts flags only" + example +
+		"; tokens are read from standard input or a file")
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -140,8 +141,9 @@ user, which is $XDG_CONFIG_HOME or ~/.config on Linux. The file has the names of
 files with tokens, and no token.`,
 	}, c.listContextsCommand(), c.setContextCommand(),
 		c.editContextsCommand("use", "Makes a context the current one",
+			"Context %s is now the current one.",
 			func(config *clientConfig, name string) { config.Current = name }),
-		c.editContextsCommand("delete", "Deletes a context",
+		c.editContextsCommand("delete", "Deletes a context", "Deleted context %s.",
 			func(config *clientConfig, name string) {
 				delete(config.Contexts, name)
 				if config.Current == name {
@@ -228,13 +230,18 @@ The first context becomes the current one.`,
 			}
 			config.Contexts[args[0]] = clientContext{Server: c.server, TokenFile: c.tokenFile,
 				Address: c.address}
-			return config.write()
+			if err := config.write(); err != nil {
+				return err
+			}
+			c.say("Saved context %s. The current one is %s.", args[0],
+				cmp.Or(config.Current, "none"))
+			return nil
 		}),
 	}
 }
 
 func (c *cli) editContextsCommand(
-	use, short string, edit func(config *clientConfig, name string),
+	use, short, done string, edit func(config *clientConfig, name string),
 ) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " NAME", Short: short, Args: oneName,
@@ -249,7 +256,11 @@ func (c *cli) editContextsCommand(
 					joinedOr(config.names(), "none yet"))
 			}
 			edit(&config, args[0])
-			return config.write()
+			if err := config.write(); err != nil {
+				return err
+			}
+			c.say(done, args[0])
+			return nil
 		}),
 	}
 }

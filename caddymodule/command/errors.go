@@ -163,7 +163,7 @@ func joined(text, more string) string {
 // explain returns an error and, in the lines that follow, advice.
 func (c *cli) explain(err error) string {
 	if refusal, ok := errors.AsType[*client.Error](err); ok {
-		return c.explainRefusal(refusal)
+		return c.explainRefusal(strings.TrimSuffix(err.Error(), refusal.Error()), refusal)
 	}
 	op, _ := errors.AsType[*net.OpError](err)
 	switch {
@@ -185,13 +185,15 @@ func (c *cli) explain(err error) string {
 	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
 }
 
-func (c *cli) explainRefusal(e *client.Error) string {
+// explainRefusal explains the answer of a server. about begins the error: it is empty or says which
+// of several objects was refused.
+func (c *cli) explainRefusal(about string, e *client.Error) string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	switch {
 	case len(e.Errors) > 0:
 		for _, f := range e.Errors {
-			add("Error: %s: %s", f.Field, f.Detail)
+			add("Error: %s%s: %s", about, f.Field, f.Detail)
 		}
 	case e.Status == http.StatusNotFound && e.Code == "" && c.server == "":
 		add("Error: %s does not manage API keys", c.where)
@@ -202,7 +204,7 @@ func (c *cli) explainRefusal(e *client.Error) string {
 	case e.Status == http.StatusUnauthorized:
 		add("Error: %s does not accept the token: %s", c.where, e.Message())
 	default:
-		add("Error: %s", e.Message())
+		add("Error: %s%s", about, e.Message())
 	}
 	for _, r := range e.Refused {
 		add("line %d: %s", r.Line, r.Detail)

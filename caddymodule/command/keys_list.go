@@ -53,9 +53,9 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Plan, "plan", "",
 		"Only keys that name this `PLAN` themselves, not by the default of their namespace")
 	flags.StringVar(&f.Expiring, "expiring", "",
-		"Only keys that expire within this `TIME`, such as 30d")
+		"Only keys that expire within this `DURATION`, such as 30d")
 	flags.StringVar(&f.Unused, "unused", "",
-		"Only keys that were not used for this `TIME`, such as 90d, or never if they are older")
+		"Only keys that were not used for this `DURATION`, such as 90d, or never if they are older")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
 		"Only keys created by the member or key with this `ID`")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")

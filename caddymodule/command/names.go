@@ -164,22 +164,31 @@ func someIDs(cmd *cobra.Command, args []string) error {
 func (o *objects[T, P, C]) chosen(
 	ctx context.Context, args []string,
 ) (server *client.Client, ids []string, err error) {
-	for _, word := range args {
+	for i, word := range args {
 		if err := o.check(word); err != nil {
-			return nil, nil, err
+			return nil, nil, argument(args, i, err)
 		}
 	}
 	if server, err = o.connect(ctx); err != nil {
 		return nil, nil, err
 	}
-	for _, word := range args {
+	for i, word := range args {
 		id, err := o.named(ctx, server, word)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, argument(args, i, err)
 		}
 		ids = append(ids, id)
 	}
 	return server, ids, nil
+}
+
+// argument says which of several arguments an error is about. It does not repeat the argument: it
+// may be a token.
+func argument(args []string, i int, err error) error {
+	if len(args) > 1 {
+		err = fmt.Errorf("argument %d: %w", i+1, err)
+	}
+	return err
 }
 
 // check returns an error for an argument that names no object.

@@ -100,10 +100,10 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			var found []T
-			for _, id := range ids {
+			for i, id := range ids {
 				t, err := o.find(server, ctx, id)
 				if err != nil {
-					return err
+					return argument(args, i, err)
 				}
 				found = append(found, t)
 			}
@@ -299,7 +299,7 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 		}
 	default:
 		c.say("%s", about)
-		c.say("The token is not shown again. Keep it like a password:")
+		c.say("The token is not shown again. Keep it like a password.")
 		_, err = fmt.Fprintln(c.out, token)
 	}
 	if err != nil {
