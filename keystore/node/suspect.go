@@ -7,9 +7,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. In a store,
-// it does not look up a credential that anyone can make up: a derived token, or one without a tag. If
-// no record of it is cached, the outcome is [keystore.Limited].
+// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. In a
+// store, it does not look up a credential that anyone can make up: a derived token, or one without
+// a tag. If no record of it is cached, the outcome is [keystore.Limited].
 func (n *Node) LookupSuspect(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {
