@@ -430,8 +430,8 @@ func TestDecideNarrowed(t *testing.T) {
 	}
 }
 
-// TestEffectivePermissions checks that a key with its owner, or a derived token, has a permission if,
-// and only if, [Decide] allows all requests that the permission allows.
+// TestEffectivePermissions checks that a key with its owner, or a derived token, has a permission
+// if, and only if, [Decide] allows all requests that the permission allows.
 func TestEffectivePermissions(t *testing.T) {
 	resources := []string{"a", "b", "admin", "admin.keys"}
 	choices := MustParsePermissions("*", "read", "write")

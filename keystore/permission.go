@@ -285,31 +285,32 @@ func (s *Set) Data() *Set {
 	return NewSet(slices.DeleteFunc(slices.Clone(s.Permissions()), Permission.IsAdmin)...)
 }
 
-// Intersection returns the set that allows a request if both a and b allow it, as far as permissions
-// can express that: `orders:*` and `read` have `orders:read` in common. It has an operation only if
-// both allow it as a read and as a write, because a permission cannot say that only a read is allowed.
+// Intersection returns the set that allows a request if both a and b allow it, as far as
+// permissions can express that: `orders:*` and `read` have `orders:read` in common. It has an
+// operation only if both allow it as a read and as a write, because a permission cannot say that
+// only a read is allowed.
 func Intersection(a, b *Set) *Set {
 	if a == b {
 		return a
 	}
-	var list []Permission
-	add := func(p Permission, unless *Set) {
-		if a.allowsAll(p) && b.allowsAll(p) && !unless.allowsAll(p) {
-			list = append(list, p)
-		}
-	}
+	var list, classes []Permission
 	for _, s := range []*Set{a, b} {
 		for _, p := range s.Permissions() {
-			add(p, nil)
+			if a.allowsAll(p) && b.allowsAll(p) {
+				list = append(list, p)
+			} else if p.Resource != "" && p.Action == "*" { // one of its classes may be left
+				classes = append(classes,
+					Permission{p.Resource, "read"}, Permission{p.Resource, "write"})
+			}
 		}
+	}
+	if len(classes) == 0 {
+		return NewSet(list...)
 	}
 	listed := NewSet(list...)
-	for _, s := range []*Set{a, b} {
-		for _, p := range s.Permissions() {
-			if p.Resource != "" {
-				add(Permission{p.Resource, "read"}, listed)
-				add(Permission{p.Resource, "write"}, listed)
-			}
+	for _, p := range classes {
+		if a.allowsAll(p) && b.allowsAll(p) && !listed.allowsAll(p) {
+			list = append(list, p)
 		}
 	}
 	return NewSet(list...)

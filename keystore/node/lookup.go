@@ -27,8 +27,8 @@ type Answer struct {
 	Now int64
 	// Narrowing has the restrictions of a derived token; nil if the credential is the key's own.
 	Narrowing *keystore.Narrowing
-	// Untimely says that a derived token is refused for its own times or because the settings refuse
-	// all, either before anything is looked up or although its signature is right.
+	// Untimely says that a derived token is refused for its own times or because the settings
+	// refuse all, either before anything is looked up or although its signature is right.
 	Untimely bool
 
 	generation uint64 // of the record's shard, before the lookup
@@ -55,8 +55,8 @@ func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (An
 	return n.lookupCredential(ctx, credential, false, now)
 }
 
-// LookupReported is [Node.Lookup] for a token that was reported as leaked. It accepts a derived token
-// even if it is not valid yet or expires later than `derive max` allows: a thief can wait.
+// LookupReported is [Node.Lookup] for a token that was reported as leaked. It accepts a derived
+// token even if it is not valid yet or expires later than `derive max` allows: a thief can wait.
 func (n *Node) LookupReported(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {
