@@ -26,10 +26,10 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# The race detector triples the CPU time of a program. `make test` uses it only in the unit tests of
-# the node, of changes and of handlers, and in the Caddy processes of the black-box packages that load
-# several nodes at a time (gate.DetectRaces). `make test RACES=all` uses it everywhere, as the nightly
-# workflow does.
+# The race detector quadruples the CPU time of a program. `make test` uses it only in the unit tests of
+# the node, of changes, of handlers and of webhooks, except for those in SEQUENTIAL, and in the Caddy
+# processes of the black-box packages that load several nodes at a time (gate.DetectRaces). `make test
+# RACES=all` uses it everywhere, as the nightly workflow does.
 #
 # RACE excludes two packages, which are SQLite translated from C. With the detector they take six
 # times the CPU time, and it finds nothing: they neither read nor write memory of ours. The driver
@@ -41,11 +41,12 @@ ALL    = $(if $(filter all,$(RACES)),$(RACE))
 # The tests that `make test` runs without the race detector although their packages are tested with
 # it: see test-unit. They do one thing after the other for a long time, take four times as long with
 # it, and use the nodes as other tests do that have it.
-SEQUENTIAL = TestCacheIsBounded|TestCacheIsBoundedInBytes|TestCallerOfImportChanges|$\
-	TestDatabaseClockSetRepeatedly|TestExpiryReminders|TestLargeImports|TestLostRows|$\
-	TestRandomHistories|TestRandomUsageVisibility|TestRulesOfAuthority|$\
-	TestRulesOfAuthorityForLimits|TestThousandChanges|TestUnusedReminders|TestUsageAddsUp|$\
-	TestUsageNeedsBatchNumbers
+SEQUENTIAL = TestAbandonedImports|TestCacheIsBounded|TestCacheIsBoundedInBytes|$\
+	TestCallerOfImportChanges|TestDatabaseClockSetRepeatedly|TestExpiryFollowsDatabaseClock|$\
+	TestExpiryReminders|TestLargeImports|TestLostRows|TestMay|TestRandomHistories|$\
+	TestRandomUsageVisibility|TestRemindersOnSteppedClock|TestRulesOfAuthority|$\
+	TestRulesOfAuthorityForLimits|TestThousandChanges|TestTransferInBatches|TestUnusedElsewhere|$\
+	TestUnusedReminders|TestUsageAddsUp|TestUsageNeedsBatchNumbers|TestWrongClockRateGetsNoLease
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
@@ -92,7 +93,7 @@ room:
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/sqldb $$(go list ./... | \
+		./keystore/sqldb ./keystore $$(go list ./... | \
 			grep -v -e /keystore -e '/caddymodule$$' -e /admin/events -e /redact)
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		-run '^($(SEQUENTIAL))$$' $$(grep -lrE '^func ($(SEQUENTIAL))\(' --include='*_test.go' \
@@ -100,7 +101,7 @@ test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		-skip '^($(SEQUENTIAL))$$' \
 		./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
-		$$(go list ./keystore/... | grep -v /sqldb)
+		$$(go list ./keystore/... | grep -v -e '/keystore$$' -e /sqldb)
 
 # The first ones wait most, so that others can run beside them.
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/

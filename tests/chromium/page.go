@@ -260,11 +260,13 @@ func (p *Page) DoesNotSee(texts ...string) {
 // until waits for a condition of the page.
 func (p *Page) until(what func() string, true func() bool) {
 	p.t.Helper()
-	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
+	pause := 20 * time.Millisecond
+	for end := time.Now().Add(patience); !true(); time.Sleep(pause) {
 		if time.Now().After(end) {
 			p.t.Fatalf("%s: not within %v: %s. The page reads:\n%s\n%s", p.Address(), patience,
 				gate.Redact(what()), gate.Redact(p.Text()), p.faults)
 		}
+		pause = min(pause*5/4, 200*time.Millisecond) // each try takes CPU time
 	}
 }
 

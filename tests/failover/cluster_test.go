@@ -424,7 +424,7 @@ func get(address, path string, answer any) error {
 
 func (c *cluster) until(what string, true func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(patience); !true(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); !true(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			c.t.Fatalf("not within %v: %s", patience, what)
 		}

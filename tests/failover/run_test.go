@@ -353,7 +353,7 @@ func (r *run) use(g int, k key, method string) int {
 // useRecent uses recent keys, valid or not.
 func (r *run) useRecent(g int) {
 	for !over(r.done) {
-		r.pause(60 * time.Millisecond)
+		r.pause(100 * time.Millisecond)
 		r.mu.Lock()
 		keys := r.keys[max(0, len(r.keys)-recent):]
 		r.mu.Unlock()

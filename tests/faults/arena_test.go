@@ -246,7 +246,7 @@ func (a *arena) create(
 // insist repeats a change until its outcome is known. A node without a lease answers 503, and leases
 // lapse while the machine is busy.
 func (a *arena) insist(change func() gate.Response) gate.Response {
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		r := change()
 		if r.Err == nil && r.Status != 503 || time.Now().After(end) {
 			return r
@@ -422,7 +422,7 @@ func (a *arena) release(i int, point string) { os.Remove(filepath.Join(a.dirs[i]
 // ablation only: held then returns false once one of instead is closed.
 func (a *arena) held(i int, point string, instead ...<-chan struct{}) bool {
 	a.t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(a.dirs[i], "held."+point)); err == nil {
 			return true
 		}
@@ -519,7 +519,7 @@ func (a *arena) listen(node int, k key) *events {
 // outlives waits until the stream ends or receives an event that was sent after t, and reports
 // which.
 func (e *events) outlives(t int64) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if e.last.Load() > t {
 			return true
 		}

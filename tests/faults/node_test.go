@@ -16,7 +16,7 @@ import (
 func TestNodeAblations(t *testing.T) {
 	t.Parallel()
 	tests := map[string]string{
-		"":                     "TestRate|TestUsedUpBurst|TestQuota|TestUsage",
+		"":                     "TestRateOfFleet|TestUsedUpBurstStaysUsedUp|TestQuotaIsNeverExceeded|TestUsageAddsUp",
 		"float-without-room":   "TestRateOfFleet",
 		"spend-before-booking": "TestRateOfFleet",
 		"no-merge":             "TestUsedUpBurstStaysUsedUp",

@@ -276,7 +276,7 @@ func (a *arena) reload(i int) {
 func (a *arena) eventually(node int, k key, status int) {
 	a.t.Helper()
 	var got int
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if got = a.get(node, k); got == status {
 			return
 		}
@@ -287,7 +287,7 @@ func (a *arena) eventually(node int, k key, status int) {
 // settled returns the first status other than 503, which a node may answer until it has reconnected
 // to the database.
 func (a *arena) settled(node int, k key) (status int) {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if status = a.get(node, k); status != 503 {
 			break
 		}

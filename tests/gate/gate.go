@@ -172,10 +172,12 @@ func read(path string) string {
 // Until polls a condition for up to 20 seconds. Use it only for conditions without an event.
 func Until(t testing.TB, what string, true func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !true(); time.Sleep(5 * time.Millisecond) {
+	pause := 5 * time.Millisecond
+	for end := time.Now().Add(20 * time.Second); !true(); time.Sleep(pause) {
 		if time.Now().After(end) {
 			t.Fatalf("not within 20 s: %s", what)
 		}
+		pause = min(pause*5/4, 100*time.Millisecond) // each try takes CPU time
 	}
 }
 

@@ -88,7 +88,7 @@ func (l *load) run(t *testing.T, s *stack) history {
 						return
 					}
 					if r.status != 200 {
-						time.Sleep(5 * time.Millisecond) // leave the processors to the nodes
+						time.Sleep(20 * time.Millisecond) // leave the processors to the nodes
 					}
 				}
 			})
