@@ -225,7 +225,7 @@ GORELEASE = ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod && \
 	PATH=$(CURDIR)/.run/bin:$$PATH .run/bin/goreleaser-$(GORELEASER)
 
 snapshot: $(RELEASER) ## Build the archives, packages, SBOMs and checksums of a release in .run/dist
-	$(GORELEASE) release --snapshot --clean
+	$(GORELEASE) release --snapshot --clean --timeout 6h
 
 # Only .github/workflows/release.yml runs this, for a tag. It publishes nothing: that is another step
 # of the workflow. The notes of the release are its section of the changelog.

@@ -229,10 +229,7 @@ func usageSum(items []api.UsageItem) *api.UsageCounts {
 // showDenied says why requests were refused, the most frequent outcome first.
 func (c *cli) showDenied(u *api.UsageCounts) {
 	outcomes := slices.SortedFunc(maps.Keys(u.Denied), func(a, b string) int {
-		if u.Denied[a] != u.Denied[b] {
-			return int(u.Denied[b] - u.Denied[a])
-		}
-		return strings.Compare(a, b)
+		return cmp.Or(cmp.Compare(u.Denied[b], u.Denied[a]), strings.Compare(a, b))
 	})
 	for i, outcome := range outcomes {
 		outcomes[i] = fmt.Sprintf("%s %d", outcome, u.Denied[outcome])

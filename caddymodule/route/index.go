@@ -2,6 +2,7 @@ package route
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -50,7 +51,7 @@ func newNode() *trieNode { return &trieNode{best: none, here: none, rest: none} 
 // first one in list wins.
 func newIndex(list []operation) *index {
 	slices.SortStableFunc(list, func(a, b operation) int {
-		return b.pattern.weight() - a.pattern.weight()
+		return cmp.Compare(b.pattern.weight(), a.pattern.weight())
 	})
 	t := &index{list, make(map[string]*tries)}
 	for i := range list {
@@ -71,10 +72,10 @@ func newIndex(list []operation) *index {
 
 // weight returns the rank of a pattern. A literal segment counts more than any number of literal
 // bytes in mixed segments.
-func (p *Pattern) weight() int {
-	weight := p.literals() << 32
+func (p *Pattern) weight() int64 {
+	weight := int64(p.literals()) << 32
 	for _, s := range p.segments {
-		weight += len(s.mixed) - strings.Count(s.mixed, parameter)
+		weight += int64(len(s.mixed) - strings.Count(s.mixed, parameter))
 	}
 	return weight
 }

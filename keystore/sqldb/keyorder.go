@@ -29,7 +29,7 @@ var orders = map[string]order{
 	"name": {name: "name", place: "lower(k.name)",
 		value: func(k *keystore.Key) any { return lower(k.Name) }},
 	"expires_at": {name: "expires_at",
-		place: "coalesce(k.expires_at, " + strconv.Itoa(math.MaxInt64) + ")",
+		place: "coalesce(k.expires_at, " + strconv.FormatInt(math.MaxInt64, 10) + ")",
 		value: func(k *keystore.Key) any {
 			if k.ExpiresAt.IsZero() {
 				return int64(math.MaxInt64)
