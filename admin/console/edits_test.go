@@ -71,7 +71,7 @@ func TestConflicts(t *testing.T) {
 		t.Errorf("Carl has %v", m.Grants)
 	}
 
-	// A click on Add or Remove counts, whatever someone else has changed meanwhile.
+	// Add and Remove take effect even if someone else has changed the member meanwhile.
 	for _, test := range []struct {
 		button, bens []string
 		want         string // the namespaces and permissions in the form

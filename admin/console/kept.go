@@ -37,14 +37,18 @@ func (v *visit) isForm() bool {
 	return strings.HasSuffix(v.r.URL.Path, "/new") || strings.HasSuffix(v.r.URL.Path, "/edit")
 }
 
-// What happened to a form whose session has ended, as the parameter `form` of the sign-in page.
+// Values of the parameter `form` of the sign-in page: what happened to the input when the session
+// ended.
 const formKept, formLong, formToken = "kept", "long", "token"
 
 // keepForm keeps the posted form for its page, unless it is too long or incomplete, or contains a
-// token. It returns what happened to the form.
+// token. It returns what happened to the form, or "" if it does not say who filled it in.
 func (v *visit) keepForm() string {
 	if err := v.r.ParseForm(); err != nil {
 		return formLong
+	}
+	if v.r.PostForm.Get(authorField) == "" {
+		return ""
 	}
 	if holdsToken(v.r.PostForm, "") {
 		return formToken

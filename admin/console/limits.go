@@ -65,7 +65,7 @@ func (f *form) setLimits(rate *api.RateLimit, quota *api.Quota) {
 }
 
 // rule returns the value of a field that must be one of some rules, or the first if the form lacks
-// the field. No rule is taken for another one, which may permit more.
+// the field. An unknown rule is an error, because any default could permit more.
 func (f *form) rule(field string, rules ...string) string {
 	if !f.values.Has(field) {
 		return rules[0]

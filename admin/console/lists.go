@@ -292,8 +292,8 @@ func (v *visit) RoleRef(namespace, name string) ref {
 // maxKeysWith is the number up to which a list of roles or plans counts the keys of each.
 const maxKeysWith = 100
 
-// keysWith says how many keys with a role or plan the visitor may read: those that the list shows
-// to which the number leads. It is empty if they are not counted.
+// keysWith says how many keys with a role or plan the visitor may read: the keys in the list that the
+// number links to. It is empty if they are not counted.
 func (v *visit) keysWith(f keystore.KeyFilter) string {
 	n, ok, err := v.keys.CountMatching(v.ctx, v.Caller, f, maxKeysWith+1)
 	switch {

@@ -257,8 +257,8 @@ func saveMember(v *visit) error {
 	f := v.form()
 	title := "Edit " + m.Name
 	again := func() error { return v.again("member_form", title, v.memberForm(&m, f), f) }
-	// The number of a removed grant is that in the form, and a new grant must not be a change that
-	// the visitor chooses or drops.
+	// Remove before merging, because the index refers to the posted form. Add afterwards, so that the
+	// empty grant is not a conflict.
 	removed := f.removed()
 	merged := v.merge(v.memberEdit(m), f)
 	added := f.added()

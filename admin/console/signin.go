@@ -84,7 +84,9 @@ func (v *visit) askToSignIn() {
 	if v.r.Method == http.MethodPost {
 		switch from, err := url.Parse(v.r.Referer()); {
 		case v.isForm():
-			q.Set("form", v.keepForm())
+			if kept := v.keepForm(); kept != "" {
+				q.Set("form", kept)
+			}
 		case err == nil:
 			q.Set("next", from.RequestURI()) // the page with the button
 		}
@@ -115,7 +117,7 @@ type signInPage struct {
 	Next  string
 	Ended string // why a session ended; empty: there was none
 	Form  string // what happened to the form that the visitor was filling in; empty: there was none
-	Kept  string // what happened to it if the script has kept it; empty: the script has not
+	Kept  string // replaces Form if the script has kept the input; empty: it cannot have
 }
 
 const shownAgain = "Your input has not been saved. The form shows it again after you sign in."
@@ -140,7 +142,7 @@ func askForToken(v *visit) error {
 	case formLong:
 		p.Form, p.Kept = "Your input is too long to be kept and has not been saved.", shownAgain
 	case formToken:
-		p.Form = "Your input has not been saved. It is not kept, because it contains a token."
+		p.Form = "Your input was neither saved nor kept, because it contains a token."
 	}
 	if v.query("ended") == keystore.OwnerDisabled.String() {
 		p.Ended = "This member has been disabled."

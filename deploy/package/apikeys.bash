@@ -1,10 +1,16 @@
 # Completion of `apikeys` for bash. The command prints a line for each value, with a description after
 # a tab, and at the end a line with a number. `compgen -W` would expand values as the shell does.
 _apikeys() {
-	local value word=${COMP_WORDS[COMP_CWORD]}
+	local value current kept line=${COMP_LINE:0:COMP_POINT} words
+	read -ra words <<<"$line"
+	[[ $line != *' ' ]] || words+=("")
+	# The command prints values of --flag= without the flag. Bash replaces what follows = or a colon.
+	current=${words[-1]}
+	[[ $current != -*=* ]] || current=${current#*=}
+	kept=${current%"${current##*:}"}
 	COMPREPLY=()
 	while IFS=$'\t' read -r value _; do
-		[[ $value != "$word"* ]] || COMPREPLY+=("$value")
-	done < <(apikeys __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | sed '$d')
+		[[ $value != "$current"* ]] || COMPREPLY+=("${value#"$kept"}")
+	done < <(apikeys __complete "${words[@]:1}" 2>/dev/null | sed '$d')
 }
 complete -o default -F _apikeys apikeys

@@ -171,8 +171,9 @@ func (d *DB) CountMatching(
 	return n, ok, nil
 }
 
-// countNewest counts the keys in all parts that match a filter. It examines the newest maxScan keys
-// only, and reports whether the older ones do not matter.
+// countNewest counts the keys in all parts that match a filter. If conditions without an access path
+// may exclude many keys, it examines the newest maxScan keys only, and reports whether the older ones
+// do not matter.
 func (d *DB) countNewest(
 	ctx context.Context, f keystore.KeyFilter, parts []clause, where clause, limit int,
 ) (n int, ok bool, err error) {
@@ -184,12 +185,13 @@ func (d *DB) countNewest(
 	if err != nil {
 		return 0, false, err
 	}
-	newest := byCreation
+	newest, end := byCreation, ""
 	newest.down = true
-	where, end, err := d.upToLastScanned(ctx, &newest, parts, always,
-		where.and(conditions).and(owners))
-	if err != nil {
-		return 0, false, err
+	where = where.and(conditions).and(owners)
+	if len(f.NotOwners) > 0 || f.Status == keystore.StatusActive {
+		if where, end, err = d.upToLastScanned(ctx, &newest, parts, always, where); err != nil {
+			return 0, false, err
+		}
 	}
 	n, err = d.count(ctx, newest.union(parts, where, " LIMIT ?", limit))
 	return min(n, limit), end == "" || n >= limit, err // each part has its own limit

@@ -30,7 +30,7 @@ var (
 		"api_key {\n\t\tidentity none\n\t}"}
 )
 
-// setHeaders changes the headers that `api_key` changes, with constants and without a key.
+// setHeaders sets the headers that `api_key` sets, to constants and without checking a key.
 func setHeaders(id string) kind {
 	return kind{name: "`request_header`, six times", format: "json", front: `request_header -Authorization
 	request_header X-Apikey-Id ` + id + `

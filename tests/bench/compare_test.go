@@ -135,8 +135,8 @@ func aboutComparison() string {
 		"configuration, and its logs are Caddy's JSON; the third differs from it in `log { format "+
 		"api_keys }` only; those with `api_key` in front of `reverse_proxy` or `respond` have the "+
 		"`api_keys` app too. `request_header` is Caddy's own way to remove `Authorization` and to "+
-		"set five headers, here to the constants that `api_key` sets: what that process takes more "+
-		"than the stock one is the price of five headers. In this table only, the last one has "+
+		"set five headers, here to the constants that `api_key` sets: its extra cost over the stock "+
+		"process is the price of five headers. In this table only, the last one has "+
 		"`forward_auth`.\n"+
 		"In this table and the next ones, %d rounds of %v on each "+
 		"process in turn, over %d connections with one request at a time each. Every process gets "+

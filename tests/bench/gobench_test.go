@@ -43,9 +43,9 @@ var bars = []struct {
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
 }
 
-// leastThere is the time in nanoseconds of BenchmarkDecision/least on the machine where the bars were
+// baselineNs is the time in nanoseconds of BenchmarkDecision/least on the machine where the bars were
 // set: 72 for SHA-256 of 40 bytes, and 18 for the clock.
-const leastThere = 90.0
+const baselineNs = 90.0
 
 // benchmarkGo runs the Go benchmarks of the packages that handle a request.
 func benchmarkGo(b *testing.B) {
@@ -72,8 +72,8 @@ func benchmarkGo(b *testing.B) {
 	least := middle(b, results, "BenchmarkDecision/least", "ns/op")
 	fmt.Fprintf(&t, "\nThe bars in nanoseconds were set on a machine where reading the clock and "+
 		"hashing a token, without which no decision is possible, take %.0f ns. Here they take "+
-		"%.0f ns (BenchmarkDecision/least): this machine takes %.2f × as long.\n", leastThere,
-		least, least/leastThere)
+		"%.0f ns (BenchmarkDecision/least): this machine takes %.2f × as long.\n", baselineNs,
+		least, least/baselineNs)
 	report.section("Go benchmarks", t.String())
 	b.ReportMetric(0, "ns/op")
 }

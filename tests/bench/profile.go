@@ -28,8 +28,7 @@ var places = []place{
 		`^runtime\.(gcBgMarkWorker|gcAssistAlloc|gcStart|gcMark|bgsweep|bgscavenge)`)},
 }
 
-// wrapper matches functions of ours that only call on for somebody else: what they call counts for
-// their caller.
+// wrapper matches our pass-through methods. What they call counts for their caller.
 var wrapper = regexp.MustCompile(`caddymodule\.\(\*counting`)
 
 // placeOf returns the place of a stack, which begins with the function that was running.

@@ -41,7 +41,7 @@ func TestProtocol(t *testing.T) {
 		{"a failover", "failover", "", false},
 		{"a failover, with a shared cache", "failover", "SHARED TAKES=1", false},
 		{"a failover, with fencing", "failover", fencing, false},
-		{"a failover that loses answered changes", "failover", lossy, false},
+		{"a failover that loses acknowledged changes", "failover", lossy, false},
 		{"broken: a visible row counts as a join", "failover", "BUG_VISIBLE_JOIN",
 			true},
 		{"broken: a visible change counts as a revoke", "failover",

@@ -69,7 +69,9 @@ document.addEventListener("DOMContentLoaded", () => {
 	addEventListener("submit", (e) => {
 		if (e.target.method === "get" || e.submitter?.formNoValidate) keepFocus(document.activeElement.id);
 	});
-	for (const a of document.querySelectorAll("a[data-refocus]")) a.addEventListener("click", () => keepFocus(a.id));
+	for (const a of document.querySelectorAll("a[data-refocus]")) a.addEventListener("click", (e) => {
+		if (!e.ctrlKey && !e.metaKey && !e.shiftKey) keepFocus(a.id); // else another tab opens
+	});
 	try {
 		const last = sessionStorage.getItem("apikeys-focus");
 		sessionStorage.removeItem("apikeys-focus");
