@@ -78,14 +78,16 @@ func (n *charger) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	// There may be a trailer, or no call of WriteHeader.
 	cw.charge(n.name)
 	cw.charge(http.TrailerPrefix + n.name)
-	// The proxy may have replaced the response, with `handle_response`.
+	// The header of the proxy's response may not have got here: `handle_response` may have replaced
+	// the response, or another handler may have removed the header.
 	if after := n.proxied(r); after != before {
 		cw.chargeFirst([]string{after})
 	}
 	return err
 }
 
-// proxied returns the header of the last response that a reverse proxy has received for the request.
+// proxied returns the header of the last response that a reverse proxy has received for the
+// request.
 func (n *charger) proxied(r *http.Request) string {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {

@@ -11,7 +11,8 @@ import (
 
 // CompiledGrants are the grants of a key with its owner, or the grants of a member, prepared for
 // decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
-// once. A nil *CompiledGrants stands for root, which nothing limits. It has only a Size, 0.
+// once. A nil *CompiledGrants stands for root, which nothing limits. Only its Size
+// method may be called.
 type CompiledGrants struct {
 	grants   []compiledGrant // ordered by namespace
 	owner    string          // empty for the grants of a member
@@ -99,7 +100,7 @@ type entitlement struct {
 	owner       *Set // limits the key, unless root owns it
 	root        bool // root owns the key
 	ownerActive bool
-	both        *Set // their Intersection, for display; set only in resolved
+	both        *Set // key, limited by owner; for display; set only in resolved
 }
 
 // allows reports whether both the key and its owner allow a request.
@@ -123,7 +124,7 @@ func (g *CompiledGrants) under(d *Directory, ns *Namespace) *entitlement {
 	}
 	e := g.in(d, ns)
 	if e.both = e.key; !e.root {
-		e.both = Intersection(e.key, e.owner)
+		e.both = intersections.of(e.key, e.owner)
 	}
 	next := &resolved{directory: d, first: ns, inFirst: e}
 	if cached != nil && cached.directory == d && 1+len(cached.others) < maxResolved {

@@ -45,8 +45,8 @@ const (
 // than 64 bits.
 const MaxUnits = 1 << 62
 
-// AddUnits returns the sum of two numbers of units, at most [MaxUnits]. Only a may be greater or
-// negative.
+// AddUnits returns the sum of two numbers of units, at most [MaxUnits]. b must be between 0
+// and MaxUnits; a can be any number.
 func AddUnits(a, b int64) int64 { return min(a, MaxUnits-b) + b }
 
 // Limits are the limits of a key, a plan or a namespace. They are comparable.

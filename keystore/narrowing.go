@@ -126,7 +126,7 @@ func (n *Narrowing) Size() int64 {
 // permissions, which [Narrowing.Size] does not count.
 var intersections intersectionCache
 
-// An intersectionCache is a small cache of [Intersection], in which each pair of sets has one place.
+// An intersectionCache is a small cache of [Intersection]. Each pair of sets has one place in it.
 type intersectionCache [256]atomic.Pointer[cachedIntersection]
 
 // A cachedIntersection refers to the sets by their numbers, so that it does not keep them.
@@ -136,15 +136,18 @@ type cachedIntersection struct {
 	kept *Set // both, unless it is long
 }
 
-// maxKeptSet is how many permissions a set can have for an intersectionCache to keep it, so that the
-// cache takes some 10 MB at most. A larger one stays until the next garbage collection, because
+// maxKeptSet is how many permissions a set can have for an intersectionCache to keep it, so that
+// the cache takes some 10 MB at most. A larger one stays until the next garbage collection, because
 // computing it for each request may take a millisecond.
 const maxKeptSet = 64
 
 var intersectionSeed = maphash.MakeSeed()
 
-// of returns the intersection of two sets, which are not nil.
+// of returns the intersection of two sets.
 func (c *intersectionCache) of(a, b *Set) *Set {
+	if a == nil || b == nil || a == b {
+		return Intersection(a, b)
+	}
 	pair := [2]uint64{a.number, b.number}
 	place := &c[maphash.Comparable(intersectionSeed, pair)%uint64(len(c))]
 	if in := place.Load(); in != nil && in.a == a.number && in.b == b.number {

@@ -47,15 +47,15 @@ func (v *visit) keepForm() string {
 	if err := v.r.ParseForm(); err != nil {
 		return formLong
 	}
-	if v.r.PostForm.Get(authorField) == "" {
-		return ""
-	}
 	if holdsToken(v.r.PostForm, "") {
 		return formToken
 	}
 	text := v.r.PostForm.Encode()
 	if len(text) > maxPacked {
 		return formLong
+	}
+	if v.r.PostForm.Get(authorField) == "" {
+		return ""
 	}
 	var packed bytes.Buffer
 	w, err := flate.NewWriter(&packed, flate.BestCompression)

@@ -106,7 +106,7 @@ func newQuotaUse(quota *api.Quota, units int64, begin time.Time) quotaUse {
 // Words describes the use: "80 of 100 units (80 %)".
 func (u quotaUse) Words() string {
 	return fmt.Sprintf("%s of %s (%d %%)", humanize.Comma(u.Units), counted(u.Quota.Requests, "unit"),
-		int64(float64(u.Units)/float64(u.Quota.Requests)*100))
+		int64(min(float64(u.Units)/float64(u.Quota.Requests)*100, 1e15)))
 }
 
 // High returns the units from which the quota is nearly used up.

@@ -122,9 +122,11 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.Args = unknownCommand
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 1 { // after `help`
-			if sub, _, err := cmd.Find(args[1:]); err == nil {
-				cmd = sub
+			sub, rest, _ := cmd.Find(args[1:])
+			if sub.HasSubCommands() && len(rest) > 0 {
+				return unknownCommand(sub, rest)
 			}
+			cmd = sub
 		}
 		return cmd.Help()
 	}

@@ -164,19 +164,21 @@ func (d *DB) CountMatching(
 	if scans(f) && !bounded {
 		return 0, false, nil
 	}
-	n, ok, err = d.countNewest(ctx, f, parts, where, limit)
+	n, ok, err = d.countNewest(ctx, f, parts, where, bounded, limit)
 	if err != nil {
 		return 0, false, d.fail(ctx, operation, err)
 	}
 	return n, ok, nil
 }
 
-// countNewest counts the keys in all parts that match a filter. If conditions without an access path
-// may exclude many keys, it examines the newest maxScan keys only, and reports whether the older ones
-// do not matter.
+// countNewest counts the keys in all parts that match a filter. If the parts are not bounded and
+// other conditions may exclude many of their keys, it examines the newest maxScan keys only, and
+// reports whether the older ones do not matter.
 func (d *DB) countNewest(
-	ctx context.Context, f keystore.KeyFilter, parts []clause, where clause, limit int,
+	ctx context.Context, f keystore.KeyFilter, parts []clause, where clause, bounded bool, limit int,
 ) (n int, ok bool, err error) {
+	excludes := where.sql != always.sql || len(f.NotOwners) > 0 ||
+		f.Status == keystore.StatusActive
 	conditions, err := d.conditions(f)
 	if err != nil {
 		return 0, false, err
@@ -188,7 +190,7 @@ func (d *DB) countNewest(
 	newest, end := byCreation, ""
 	newest.down = true
 	where = where.and(conditions).and(owners)
-	if len(f.NotOwners) > 0 || f.Status == keystore.StatusActive {
+	if excludes && !bounded {
 		if where, end, err = d.upToLastScanned(ctx, &newest, parts, always, where); err != nil {
 			return 0, false, err
 		}

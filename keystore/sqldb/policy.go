@@ -232,8 +232,7 @@ func scanNamespace(scan func(...any) error) (ns keystore.Namespace, err error) {
 	return ns, nil
 }
 
-// toDuration reads a number of microseconds. Someone may have written a number with SQL that is too
-// large.
+// toDuration reads a number of microseconds. A number written with SQL may be too large.
 func toDuration(micros int64) time.Duration {
 	return time.Duration(min(micros, keystore.MaxLifetime.Microseconds())) * time.Microsecond
 }

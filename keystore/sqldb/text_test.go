@@ -153,6 +153,11 @@ func TestNotOwnersIsBounded(t *testing.T) {
 				t.Errorf("%+v: %d, %v, %v", row, n, ok, err)
 			}
 		}
+		// Both filters have an access path with more than bound keys.
+		both := keystore.KeyFilter{Owner: "m", Namespaces: []string{"a"}, Now: f.Now}
+		if n, ok, err := d.CountMatching(ctx, both, 100); n > bound || ok || err != nil {
+			t.Errorf("keys of m in a: %d, %v, %v", n, ok, err)
+		}
 		// The database counts the keys to sort without looking at their owners.
 		f.Sort = "name"
 		for _, d.maxScan = range []int{36, 37} { // of active keys

@@ -277,6 +277,16 @@ func (a *arena) mint(node int) key {
 	return a.mintWith(node, gate.JSON{"access": "read_write"})
 }
 
+// mintApplied mints a key on node 0 and waits until node 1 has applied the mint, so that what it reads
+// about the key is not newer.
+func (a *arena) mintApplied() key {
+	a.t.Helper()
+	k := a.mint(0)
+	a.psqlUntil("node 1 has applied the mint",
+		"SELECT coalesce(max(acked), 0) >= (SELECT revision FROM head) FROM nodes WHERE "+a.is(1))
+	return k
+}
+
 // mintWith mints a key with these fields and a name.
 func (a *arena) mintWith(node int, fields gate.JSON) (k key) {
 	a.t.Helper()

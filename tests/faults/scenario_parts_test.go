@@ -61,9 +61,7 @@ func overtaken(a *arena, point string) { overtakenAfter(a, point, func() {}) }
 // overtakenAfter is overtaken, and also calls do just before node 1 begins to read and just before
 // it continues.
 func overtakenAfter(a *arena, point string, do func()) {
-	k := a.mint(0)
-	a.psqlUntil("the node has applied the mint",
-		"SELECT coalesce(max(acked), 0) >= (SELECT revision FROM head) FROM nodes WHERE "+a.is(1))
+	k := a.mintApplied()
 	do()
 	a.hold(1, point)
 	read := background(func() { a.get(1, k) })

@@ -139,7 +139,7 @@ var scenarios = []scenario{
 		}},
 	{name: "a key is cached while a revoke is applied", ablation: "delete-before-bump",
 		run: func(a *arena) {
-			k := a.mint(0)
+			k := a.mintApplied()
 			a.hold(1, "load.read")
 			a.hold(1, "invalidate")
 			read := background(func() { a.get(1, k) })
@@ -154,7 +154,7 @@ var scenarios = []scenario{
 		}},
 	{name: "a request joins a read that began before the revoke", ablation: "join-any-flight",
 		run: func(a *arena) {
-			k := a.mint(0)
+			k := a.mintApplied()
 			a.hold(1, "load.read")
 			read := background(func() { a.get(1, k) })
 			a.held(1, "load.read")

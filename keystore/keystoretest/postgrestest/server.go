@@ -181,7 +181,8 @@ func (s *Server) initdb() error {
 	return nil
 }
 
-// initialized has the files of the first cluster of this process before its start, directories first.
+// initialized has the files of the first cluster of this process before its start, directories
+// first.
 var initialized struct {
 	sync.Mutex
 	files []file
@@ -242,7 +243,9 @@ func (s *Server) remember() error {
 		files = append(files, f)
 		return err
 	})
-	initialized.files = files
+	if err == nil {
+		initialized.files = files
+	}
 	return err
 }
 
