@@ -88,6 +88,7 @@ func TestLargeTable(t *testing.T) {
 			page.Click("issues 58 calls")
 			page.Click("All reads issues:read")
 			if !look.NoScript { // what a box implies
+				page.Sees("/issues/{issue_number}/lock")
 				const row = "#f-permissions-issues tr.%s td:nth-child(2) p:last-child::after"
 				for class, want := range map[string]string{"read": `"Included"`, "write": "none"} {
 					if got := page.Style(fmt.Sprintf(row, class), "content"); got != want {
