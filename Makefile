@@ -64,12 +64,12 @@ MUTATOR  = .run/bin/gremlins-$(GREMLINS)
 TOOLS    = .run/bin/actionlint-$(ACTIONLINT) .run/bin/helm-$(HELM) .run/bin/kubeconform-$(KUBECONFORM)
 RELEASER = .run/bin/goreleaser-$(GORELEASER) .run/bin/cyclonedx-gomod-$(CYCLONEDX)
 
-.PHONY: help run build room test test-unit test-blackbox caddy-race caddy-faults deps check lint bench \
-	bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate lint-deploy \
+.PHONY: help run build room test test-unit test-386 test-blackbox caddy-race caddy-faults deps check \
+	lint bench bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate lint-deploy \
 	vulnerabilities snapshot release release-test plugins clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
 
 run: build ## Serve Caddyfile.example on this machine
 	@scripts/run
@@ -102,6 +102,9 @@ test-unit: ## Run the tests of the main module
 		-skip '^($(SEQUENTIAL))$$' \
 		./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
 		$$(go list ./keystore/... | grep -v -e '/keystore$$' -e /sqldb)
+
+test-386: ## Run the tests whose code depends on the size of an int, in 32-bit programs
+	GOARCH=386 go test -vet=off ./keystore ./caddymodule/route
 
 # The first ones wait most, so that others can run beside them.
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
