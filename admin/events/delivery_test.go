@@ -95,10 +95,7 @@ func TestTakeover(t *testing.T) {
 func TestRejoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
-		db := &slowDisk{Database: openSQLite(d)}
-		n := idleNodeOn(d, db)
-		n.configure(r, hook)
-		time.Sleep(time.Second)
+		n, db := nodeOnSlowDisk(d, r)
 		former := n.keys.Incarnation()
 		db.full.Store(true)
 		d.Tamper("DELETE FROM nodes")
@@ -113,15 +110,23 @@ func TestRejoined(t *testing.T) {
 	})
 }
 
+// nodeOnSlowDisk starts a node that delivers a webhook and waits until it does. The disk of its
+// database can be made full.
+func nodeOnSlowDisk(d fleet.Fleet, to *receiver) (testNode, *slowDisk) {
+	d.Helper()
+	db := &slowDisk{Database: openSQLite(d)}
+	n := idleNodeOn(d, db)
+	n.configure(to, hook)
+	time.Sleep(time.Second)
+	return n, db
+}
+
 // TestLostWebhook: a node that delivers a webhook cannot reach the database, which loses the row of
 // the webhook meanwhile. The node continues where it was, and so does a node that watches it.
 func TestLostWebhook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
-		db := &slowDisk{Database: openSQLite(d)}
-		n := idleNodeOn(d, db)
-		n.configure(r, hook)
-		time.Sleep(time.Second)
+		n, db := nodeOnSlowDisk(d, r)
 		mint(t, n.keys, 0)
 		time.Sleep(2 * progressInterval)
 		db.full.Store(true)
