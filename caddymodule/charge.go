@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
@@ -73,27 +72,28 @@ func (h *Handler) chargeNext(c *call, next caddyhttp.Handler) caddyhttp.Handler 
 func (n *charger) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	cw := &chargeWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		of: n}
-	before := n.proxied(r)
+	before := n.proxied()
 	err := n.next.ServeHTTP(cw, r)
 	// There may be a trailer, or no call of WriteHeader.
 	cw.charge(n.name)
 	cw.charge(http.TrailerPrefix + n.name)
 	// The header of the proxy's response may not have got here: `handle_response` may have replaced
 	// the response, or another handler may have removed the header.
-	if after := n.proxied(r); after != before {
-		cw.chargeFirst([]string{after})
+	if !cw.charged {
+		if after := n.proxied(); after != before {
+			cw.chargeFirst([]string{after})
+		}
 	}
 	return err
 }
 
 // proxied returns the header of the last response that a reverse proxy has received for the
 // request.
-func (n *charger) proxied(r *http.Request) string {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
+func (n *charger) proxied() string {
+	if n.request.repl == nil {
 		return ""
 	}
-	value, _ := repl.GetString("http.reverse_proxy.header." + n.name)
+	value, _ := n.request.repl.GetString("http.reverse_proxy.header." + n.name)
 	return value
 }
 
