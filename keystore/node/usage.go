@@ -348,8 +348,8 @@ func (n *Node) UsageStats() UsageStats {
 const (
 	// usageInterval is the time between two calls of MaintainUsage that have nothing to do.
 	usageInterval = time.Minute
-	// usagePause is how much longer than a step of MaintainUsage the pause after it is. The
-	// database has time for changes of keys then.
+	// usagePause sets the pause after a step of MaintainUsage: this many times the duration of the
+	// step. The pause leaves the database time for changes of keys.
 	usagePause = 9
 )
 
