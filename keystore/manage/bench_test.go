@@ -92,9 +92,9 @@ func deriveFrom(b testing.TB, token, note string) string {
 	return derived
 }
 
-// BenchmarkDerivedDecision measures a decision about a derived token that was verified before: at
-// most 1.3 times BenchmarkDecision, and no allocation; and about one that was not: the verification
-// of a signature.
+// BenchmarkDerivedDecision measures decisions about derived tokens. One that was verified before
+// may take 1.3 times as long as in BenchmarkDecision, without an allocation. One that was not also
+// takes the verification of a signature.
 func BenchmarkDerivedDecision(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{})
 	_, token := fleet.Mint(b, k, manage.KeySpec{})

@@ -519,8 +519,8 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 }
 
 // importable checks a credential. If it has a prefix of this deployment, it must also have a valid
-// tag, because requests with it would be refused as forged otherwise. It is then returned as a
-// Token. The zero Token stands for any other credential. A derived token is not importable.
+// tag, because requests with it would be refused as forged otherwise, and is returned as a Token.
+// For any other credential, the zero Token is returned. A derived token is not importable.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if keystore.IsDerived(credential) { // requests with it count as those of its key
 		return keystore.Token{}, badCredential(

@@ -11,7 +11,7 @@ import (
 
 const (
 	// maxCallerReads is how many reads of one caller use the database at the same time. The
-	// database has more connections for reads, so that other callers need not wait for them.
+	// database has more connections for reads, so other callers need not wait for this one.
 	maxCallerReads = 2
 	// readTimeout bounds one read, including the wait for its start.
 	readTimeout = 10 * time.Second
