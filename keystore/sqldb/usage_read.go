@@ -163,8 +163,8 @@ func (d *DB) selectedUsage(q *keystore.UsageQuery) (s *usageSeries, where clause
 	return s, where, nil
 }
 
-// usageParts returns a query for each table that has rows of a query. In columns, BUCKET stands for
-// the beginning of the bucket.
+// usageParts returns SQL queries, one for each table that has rows for q. In columns, BUCKET stands
+// for the beginning of the bucket.
 func usageParts(
 	q *keystore.UsageQuery, s *usageSeries, marks *usageMarks, tables []usageTable, where clause,
 	columns string,
