@@ -122,10 +122,9 @@ func BenchmarkDerivedDecision(b *testing.B) {
 	})
 }
 
-// BenchmarkForgedDerived measures the refusal of derived tokens that anyone can make up: with wrong
-// signatures in the names of so many keys that none is paced, and, of the maximum size, expired or
-// with hundreds of claims.
-// See docs/derived.md, "Floods".
+// BenchmarkForgedDerived measures the refusal of derived tokens that anyone can make up. Some have
+// wrong signatures, in the names of so many keys that none is throttled. Others have the maximum
+// size, and are expired or have hundreds of claims. See docs/derived.md, "Floods".
 func BenchmarkForgedDerived(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{})
 	refuse := func(b *testing.B, token string, want keystore.Outcome) {

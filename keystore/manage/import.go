@@ -533,14 +533,15 @@ func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if k.Abandoned(credential) {
 		t, _ := keystore.ParseToken(credential)
 		return keystore.Token{}, badCredential("this deployment created the token with prefix " +
-			t.Prefix() + ", which it no longer accepts")
+			t.Prefix() + ", which it no longer accepts: accept the prefix again, or create " +
+			"another key")
 	}
 	if !k.HasPrefix(credential) {
 		return keystore.Token{}, nil
 	}
 	if _, ok := k.Inspect(credential); !ok {
 		return keystore.Token{}, badCredential("the token has a prefix of this deployment but " +
-			"was not created with its token key")
+			"was not created with its token key: check that it is complete, or create another key")
 	}
 	return keystore.ParseToken(credential)
 }

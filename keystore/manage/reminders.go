@@ -269,9 +269,9 @@ func (k *Keystore) remindUnused(
 	}
 }
 
-// dueUnused returns what must happen to an active key that was not used since a time, given the last
-// report about it: whether to report it, and whether to inactivate it. Both happen once for a time
-// without a use. A key that somebody activates again without using it stays active.
+// dueUnused returns what must happen to an active key that was not used since a time, given the
+// last report about it: whether to report it, and whether to inactivate it. Both happen once until
+// the key is used again. A key that somebody activates again without using it stays active.
 func dueUnused(
 	rule keystore.IdleRule, since, now time.Time, last keystore.UnusedReport,
 ) (tell, end bool) {
