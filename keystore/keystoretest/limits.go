@@ -465,7 +465,7 @@ func testReserveCancelled(t *testing.T, s Store) {
 		t.Errorf("%d units are counted, %d were granted and up to %d lost", total, got, lost)
 	}
 	if total := granted(t, handles[1], "booked"); total < booked || total > booked+unknown {
-		t.Errorf("%d units are counted, %d were booked and %d perhaps", total, booked, unknown)
+		t.Errorf("%d units are counted, %d were booked and perhaps %d more", total, booked, unknown)
 	}
 	if rest := reserve(t, handles[0], keystore.Reservation{Quota: "granted", Limit: limit,
 		Want: limit})[0]; got+rest.Units > limit || rest.Total != limit {

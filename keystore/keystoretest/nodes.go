@@ -106,7 +106,7 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.Remove(ctx, "another"))
 	want(second)
 
-	// Nodes of another history. One of them has joined this one.
+	// NewEpoch gets nodes of another history. One of them has joined this history.
 	again := keystore.Node{Incarnation: "joined again", Lease: time.Minute,
 		State: keystore.NodeActive, Former: "former", Epoch: epoch}
 	must(t, db.Join(ctx, again))

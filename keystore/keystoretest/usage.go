@@ -133,7 +133,7 @@ func testUsageBatches(t *testing.T, s Store) {
 	}
 }
 
-// testUsageFilters: each field of a query, unset and empty.
+// testUsageFilters: each field of a query selects what it says, also if it is empty.
 func testUsageFilters(t *testing.T, s Store) {
 	db := ready(t, s)
 	later := usageStart.Add(time.Hour)
