@@ -67,7 +67,7 @@ type DerivingKey struct {
 }
 
 // NewDerivingKey returns the deriving key of a token with a prefix. It returns the zero value for a
-// token from which none can be derived: in the FIPS 140-only mode of Go, one of fewer than 14
+// token from which no others can be derived: in the FIPS 140-only mode of Go, one of fewer than 14
 // characters. It takes some 20 µs.
 func NewDerivingKey(token, prefix string) DerivingKey {
 	private, err := privateKey(token)

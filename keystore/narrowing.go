@@ -122,8 +122,8 @@ func (n *Narrowing) Size() int64 {
 }
 
 // intersections caches the intersections of the permissions of keys with the scopes of derived
-// tokens, because many tokens have the same of both. It is bounded separately: a token with a short
-// scope such as `*` can have many permissions, which [Narrowing.Size] does not count.
+// tokens, because both are often the same for many tokens. It is bounded separately: a token with a
+// short scope such as `*` can have many permissions, which [Narrowing.Size] does not count.
 var intersections intersectionCache
 
 // An intersectionCache is a small cache of [Intersection]. Each pair of sets has one place in it.
