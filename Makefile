@@ -39,8 +39,8 @@ RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
 # The tests that `make test` runs without the race detector although their packages are tested with
-# it: see test-unit. They start no goroutine themselves, take long, four times as long with the
-# detector, and exercise code that other tests cover with it.
+# it: see test-unit. They start no goroutine themselves. They take long, and four times as long with
+# the detector. Other tests cover the same code with it.
 SEQUENTIAL = TestAbandonedImports|TestCacheIsBounded|TestCacheIsBoundedInBytes|$\
 	TestCallerOfImportChanges|TestDatabaseClockSetRepeatedly|TestExpiryFollowsDatabaseClock|$\
 	TestExpiryReminders|TestLargeImports|TestMay|TestRandomHistories|$\
@@ -81,7 +81,8 @@ build: ## Build Caddy with this plugin as .run/caddy
 check: lint ## Check formatting, lint, and test what has changed; before each commit
 	go test ./...
 
-# Without -j, make runs the two kinds of tests one after the other: together they take longer.
+# Without -j, make runs the two kinds of tests one after the other: at the same time, they would
+# take longer.
 test: room deps lint build caddy-race caddy-faults test-unit test-blackbox ## Run everything that must pass before a merge
 
 # It only warns: what is cached already takes no new space.
@@ -106,7 +107,7 @@ test-unit: ## Run the tests of the main module
 test-386: ## Run the tests whose code depends on the size of an int, in 32-bit programs
 	GOARCH=386 go test -vet=off ./keystore ./caddymodule/route
 
-# The first ones wait most, so that others can run beside them.
+# The packages that spend the most time waiting come first, so that others can run beside them.
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy$(if $(ALL),-race) \
 		CADDY_WITH_RACE=$(CURDIR)/.run/caddy-race \
@@ -146,7 +147,7 @@ bench: BENCHMARK = Benchmark
 bench-fleet: BENCHMARK = BenchmarkFleet
 bench-keys: BENCHMARK = BenchmarkKeys
 
-# With a PART, such as go, caddy/wrk or caddy/access_log, a benchmark prints its results only.
+# With a PART, such as go, caddy/wrk or caddy/access_log, a benchmark only prints its results.
 # CADDY_WITH_RATE_LIMIT is a Caddy with caddy-ratelimit, which bench-fleet then measures too.
 bench: ## Measure one Caddy and write docs/benchmarks.md (15 minutes); PART prints a part
 bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
@@ -230,8 +231,8 @@ GORELEASE = ln -sf cyclonedx-gomod-$(CYCLONEDX) .run/bin/cyclonedx-gomod && \
 snapshot: $(RELEASER) ## Build the archives, packages, SBOMs and checksums of a release in .run/dist
 	$(GORELEASE) release --snapshot --clean --timeout 6h
 
-# Only .github/workflows/release.yml runs this, for a tag. It publishes nothing: that is another step
-# of the workflow. The notes of the release are its section of the changelog.
+# Only .github/workflows/release.yml runs this, for a tag. It publishes nothing: another step of the
+# workflow does. The notes of the release are its section of the changelog.
 release: $(RELEASER)
 	sed -n '/^## \['"$${GITHUB_REF_NAME#v}"'\]/,/^## /{/^## /d;p}' CHANGELOG.md >.run/notes.md
 	test -s .run/notes.md
@@ -245,6 +246,5 @@ release-test: $(RELEASER) ## Build the release twice, compare, and test the .deb
 plugins: ## Build Caddy with this plugin and the plugins that people combine most (xcaddy)
 	scripts/plugins $(XCADDY)
 
-clean: ## Remove .run
 clean: ## Remove .run
 	rm -rf .run

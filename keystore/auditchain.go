@@ -23,8 +23,8 @@ func (r *AuditRow) Chain(previous Digest) Digest {
 
 const eventIDPrefix = "evt_"
 
-// EventID returns the id of the row as an event. It has a part of the hash, because a database that
-// has lost rows uses their Seq again.
+// EventID returns the id of the row as an event. It contains a part of the hash, because a database
+// that has lost rows assigns their Seqs to other rows.
 func (r *AuditRow) EventID() string {
 	return fmt.Sprintf("%s%d_%s", eventIDPrefix, r.Seq, hex.EncodeToString(r.Hash[:8]))
 }

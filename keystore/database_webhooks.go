@@ -14,10 +14,10 @@ type WebhookStore interface {
 	Webhooks(ctx context.Context, id string) ([]Webhook, error)
 	// SaveWebhooks stores webhooks with different ids, in one transaction, and returns the ids of
 	// those that it stored. It stores each webhook whose Beat is unchanged and whose row of the
-	// audit log at Position exists with that Hash. A Beat of zero adds the webhook unless its id
-	// exists. So a failover leaves no stored position ahead of the audit log. The row is not
-	// checked if Hash is empty or Position is unchanged: a new webhook or a replay is ahead if a
-	// failover loses rows between the choice of its Position and this call. SaveWebhooks increments
+	// audit log at Position exists with that Hash, so that no stored position is ahead of the audit
+	// log after a failover. The row is not checked if Hash is empty or Position is unchanged: a new
+	// webhook or a replay can be ahead if a failover loses rows between the choice of its Position
+	// and this call. A Beat of zero adds the webhook unless its id exists. SaveWebhooks increments
 	// the Beat, clears Replay and sets SavedAt to the time of the database.
 	SaveWebhooks(ctx context.Context, list []Webhook) (saved []string, err error)
 	// ForgetWebhook deletes a webhook unless its Beat has changed from beat.

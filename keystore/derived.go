@@ -67,7 +67,7 @@ type DerivingKey struct {
 }
 
 // NewDerivingKey returns the deriving key of a token with a prefix. It returns the zero value for a
-// token from which none can be derived: in the FIPS 140-only mode of Go, one of fewer than 14
+// token from which no others can be derived: in the FIPS 140-only mode of Go, one of fewer than 14
 // characters. It takes some 20 µs.
 func NewDerivingKey(token, prefix string) DerivingKey {
 	private, err := privateKey(token)
@@ -94,9 +94,9 @@ func ForeignPrefix(token string, accepted []string) string {
 func IsForeign(prefix string) bool { return prefix == "" || prefix[0] == ' ' }
 
 // AcceptsDerived reports whether a deployment with these accepted prefixes accepts tokens that were
-// derived from a token. prefix is the Prefix of its [DerivingKey]: either one of the accepted
-// prefixes, or a [ForeignPrefix] that lists all of them. A token of another system may have an
-// accepted prefix that is not listed, and is refused if it does.
+// derived from a token. prefix is the Prefix of its [DerivingKey]. It must be one of the accepted
+// prefixes, or a [ForeignPrefix] that lists all of them: a token of another system may have an
+// accepted prefix that is not listed.
 func AcceptsDerived(prefix string, accepted []string) bool {
 	if !IsForeign(prefix) {
 		return slices.Contains(accepted, prefix)

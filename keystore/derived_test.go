@@ -513,7 +513,7 @@ func TestEffectivePermissions(t *testing.T) {
 	}
 }
 
-// FuzzParseDerived: what is accepted has one form only, and nothing panics.
+// FuzzParseDerived: an accepted token has only one form, and nothing panics.
 func FuzzParseDerived(f *testing.F) {
 	for _, v := range readDerivedVectors(f).Vectors {
 		f.Add(v.JWT)
@@ -528,7 +528,7 @@ func FuzzParseDerived(f *testing.F) {
 			return
 		}
 		if !ok || signed+"."+signature != s || signed != d.Signed() {
-			t.Fatal("another cut")
+			t.Fatal("CutDerived and ParseDerived split the token differently")
 		}
 		if base64.RawURLEncoding.EncodeToString(d.signature[:]) != signature {
 			t.Fatal("the signature has two forms")

@@ -180,8 +180,8 @@ func TestUnreadableNamespaceStaysUnreadable(t *testing.T) {
 	}
 }
 
-// TestBuiltinRolesStay checks that a row with the name of a built-in role, whose deletion is a
-// change, leaves the role.
+// TestBuiltinRolesStay checks that deleting a row with the name of a built-in role does not remove
+// the role.
 func TestBuiltinRolesStay(t *testing.T) {
 	before := NewDirectory(new(Policy))
 	after := before.With(&Policy{Changed: []Object{{Kind: RoleObject, Namespace: AnyNamespace,

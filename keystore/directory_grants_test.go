@@ -268,8 +268,8 @@ func TestEverywhere(t *testing.T) {
 	}
 }
 
-// TestGrantsOfSeveral checks that several members have what each of them has, at a cost that hardly
-// depends on how many grants there are.
+// TestGrantsOfSeveral checks that the grants of several members give together what each of them
+// gives, at a cost that hardly depends on the number of grants.
 func TestGrantsOfSeveral(t *testing.T) {
 	p := &Policy{Namespaces: []Namespace{{ID: "none"}, {ID: "child", Parent: "n7"}}}
 	var ids []string

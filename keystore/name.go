@@ -76,7 +76,8 @@ var joining = []*unicode.RangeTable{
 	unicode.Nko, unicode.Oriya, unicode.Sinhala, unicode.Syriac, unicode.Tamil, unicode.Telugu,
 }
 
-// Truncate returns the beginning of a text, at most a number of bytes, without a part of a character.
+// Truncate returns as much of the beginning of a text as fits into a number of bytes. It leaves out
+// a character that does not fit completely.
 func Truncate(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -49,7 +49,7 @@ func TestHiddenCharacters(t *testing.T) {
 }
 
 // FuzzHiddenIn checks that an accepted name has no direction control, and that each invisible
-// character in it stands between or after characters that are not.
+// character in it stands between or after visible ones.
 func FuzzHiddenIn(f *testing.F) {
 	for _, seed := range []string{"CI", "می\u200Cخواهم", "👩🏽\u200D💻", "a\u202Eb", "\u2800"} {
 		f.Add(seed)

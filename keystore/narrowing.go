@@ -121,9 +121,9 @@ func (n *Narrowing) Size() int64 {
 	return int64(size)
 }
 
-// intersections caches what scopes leave of sets, because many tokens have the same scope and the
-// same set. It has a bound of its own: a token with a short scope such as `*` can have many
-// permissions, which [Narrowing.Size] does not count.
+// intersections caches the intersections of the permissions of keys with the scopes of derived
+// tokens, because both are often the same for many tokens. It is bounded separately: a token with a
+// short scope such as `*` can have many permissions, which [Narrowing.Size] does not count.
 var intersections intersectionCache
 
 // An intersectionCache is a small cache of [Intersection]. Each pair of sets has one place in it.
@@ -136,8 +136,8 @@ type cachedIntersection struct {
 	kept *Set // both, unless it is long
 }
 
-// maxKeptSet is how many permissions a set can have for an intersectionCache to keep it, so that
-// the cache takes some 10 MB at most. A larger one stays until the next garbage collection, because
+// maxKeptSet is the maximum number of permissions of a set that an intersectionCache keeps, so that
+// the cache takes some 10 MB at most. A larger set stays until the next garbage collection, because
 // computing it for each request may take a millisecond.
 const maxKeptSet = 64
 

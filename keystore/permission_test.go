@@ -76,10 +76,11 @@ func TestAllows(t *testing.T) {
 	}
 }
 
-// TestPermissionWithoutAction checks that a permission that no text stands for allows nothing.
+// TestPermissionWithoutAction checks that a permission without an action, which ParsePermission
+// never returns, allows nothing.
 func TestPermissionWithoutAction(t *testing.T) {
 	if NewSet(Permission{Resource: "orders"}).Allows(Need{Class: Read, Resource: "orders"}) {
-		t.Error("it allows to read")
+		t.Error("it allows reading")
 	}
 }
 

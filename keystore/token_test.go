@@ -131,7 +131,7 @@ func TestCorrectedCheckDigits(t *testing.T) {
 		}
 	}
 	if key.Verify(Token{}) {
-		t.Error("no token verifies")
+		t.Error("the zero token verifies")
 	}
 }
 

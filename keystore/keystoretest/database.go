@@ -20,7 +20,7 @@ type Store interface {
 	// Open opens the database like another process. It is closed at the end of the test, unless the
 	// test closes it.
 	Open(t *testing.T) keystore.Database
-	// Exec runs a statement like an operator, without the program.
+	// Exec runs a statement as an operator does, without the program.
 	Exec(statement string) error
 }
 

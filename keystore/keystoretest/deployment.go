@@ -72,7 +72,7 @@ func testTokenKey(t *testing.T, newStore func(*testing.T) Store) {
 				t.Fatal("not the configured key")
 			}
 			if row.used {
-				// A deleted key counts too: its token may still be used.
+				// A deleted key counts too: clients may still send its token.
 				insert(t, db, plain("k"))
 				update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k") })
 			}

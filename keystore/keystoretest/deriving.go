@@ -54,9 +54,9 @@ func testDeriving(t *testing.T, s Store) {
 	want("minted", deriving("minted")) // it stays
 	again := deriving("older8")
 	for _, c := range []struct{ prefix, want string }{
-		{" ak ", " ak "}, // it replaces another one
+		{" ak ", " ak "}, // a foreign prefix replaces one that is not
 		{" ak bk ", " ak bk "},
-		{" ak ", " ak bk "}, // the prefixes of both are kept
+		{" ak ", " ak bk "}, // foreign prefixes are kept
 		{" bk ", " ak bk "},
 		{" ck ", " ak bk ck "},
 		{" ", " ak bk ck "},
@@ -78,7 +78,7 @@ func testDeriving(t *testing.T, s Store) {
 		t.Errorf("KeyByDigest: %+v", k.Secrets)
 	}
 
-	// A rotation adds one and, in the end, drops the other.
+	// A rotation adds a deriving key, and at its end the former one is dropped.
 	edit(t, db, "minted", func(k *keystore.Key) {
 		next := secret("next")
 		next.Deriving = deriving("next")

@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// testInsertKeys: InsertKeys inserts or refuses each of several keys as if it were the only one.
+// testInsertKeys: InsertKeys inserts or refuses each of several keys as if one after the other.
 func testInsertKeys(t *testing.T, s Store) {
 	db := ready(t, s)
 	other := s.Open(t)

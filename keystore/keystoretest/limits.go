@@ -309,7 +309,7 @@ func testReserve(t *testing.T, s Store) {
 			keystore.QuotaGrant{Units: 11, Total: 81}},
 		{"one that does not fit", reservation{Limit: 110, Waiting: []int64{30}, Share: 4},
 			keystore.QuotaGrant{Total: 81}},
-		{"one that needs no more than the held units lack",
+		{"one for which the held units are too few",
 			reservation{Limit: 110, Waiting: []int64{30}, Held: 11, Share: 4},
 			keystore.QuotaGrant{Units: 19, Total: 100}},
 		{"one that fits with the held units",
@@ -465,7 +465,7 @@ func testReserveCancelled(t *testing.T, s Store) {
 		t.Errorf("%d units are counted, %d were granted and up to %d lost", total, got, lost)
 	}
 	if total := granted(t, handles[1], "booked"); total < booked || total > booked+unknown {
-		t.Errorf("%d units are counted, %d were booked and %d perhaps", total, booked, unknown)
+		t.Errorf("%d units are counted, %d were booked and perhaps %d more", total, booked, unknown)
 	}
 	if rest := reserve(t, handles[0], keystore.Reservation{Quota: "granted", Limit: limit,
 		Want: limit})[0]; got+rest.Units > limit || rest.Total != limit {
@@ -531,8 +531,8 @@ func testReserveClock(t *testing.T, s Store) {
 	}
 }
 
-// testNearQuotas: quotas of current periods that are used up or nearly so, with the limit of the
-// last reservation.
+// testNearQuotas: NearQuotas returns the quotas of current periods that are used up or nearly so,
+// by the limit of the last reservation.
 func testNearQuotas(t *testing.T, s Store) {
 	db := ready(t, s)
 	now := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
@@ -557,7 +557,7 @@ func testNearQuotas(t *testing.T, s Store) {
 	ended.End, later.Begin = now, now.Add(time.Microsecond)
 	grant(ended)
 	grant(later)
-	// A release without limits in the ledger has written this one.
+	// A release that stored no limits in the ledger has written this row.
 	must(t, s.Exec(fmt.Sprintf("INSERT INTO quota_grants (quota, begins, ends, granted) VALUES "+
 		"('key/former', %d, %d, 9)", begin.UnixMicro(), end.UnixMicro())))
 	check := func(share float64, limit int, want ...keystore.QuotaUse) {
@@ -571,7 +571,7 @@ func testNearQuotas(t *testing.T, s Store) {
 	check(0.5, 9, over, all, most, half)
 	check(0.5, 2, over, all)
 	check(1, 9, over, all)
-	// The limit counts, not what it was when most of the units were granted.
+	// The last limit counts, not the one with which most of the units were granted.
 	half.Units = 5
 	reserve(t, db, keystore.Reservation{Quota: half.Quota, Begin: begin, End: end, Limit: 5})
 	check(1, 9, over, all, half)

@@ -92,7 +92,7 @@ func testNodes(t *testing.T, s Store) {
 	one.Beats = 3
 	want(one, second)
 
-	must(t, other.Remove(ctx, "one")) // of another process
+	must(t, other.Remove(ctx, "one")) // a process may remove the node of another
 	want(second)
 	if h := renew("one"); h.Node != keystore.NodeMissing || h.Nodes != 1 {
 		t.Fatalf("after removing: %+v", h)
@@ -106,7 +106,7 @@ func testNodes(t *testing.T, s Store) {
 	must(t, db.Remove(ctx, "another"))
 	want(second)
 
-	// Nodes of another history. One of them has joined this one.
+	// NewEpoch gets nodes of another history. One of them has joined this history.
 	again := keystore.Node{Incarnation: "joined again", Lease: time.Minute,
 		State: keystore.NodeActive, Former: "former", Epoch: epoch}
 	must(t, db.Join(ctx, again))

@@ -685,7 +685,7 @@ func testKeysHolding(t *testing.T, s Store) {
 					slices.ContainsFunc(ids, func(id string) bool {
 						return !slices.Contains(all, id)
 					}) {
-					t.Errorf("%v hold %v, want %d of %s", ids, role, limit, keys)
+					t.Errorf("%v have role %v, want %d of %s", ids, role, limit, keys)
 				}
 			}
 			must(t, tx.KeysHolding(role, nil, func(k *keystore.Key) bool {

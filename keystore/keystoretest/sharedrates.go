@@ -221,7 +221,7 @@ func (r *modelRate) next(rng *rand.Rand, now int64) {
 	}
 }
 
-// inverse returns the number whose product with a is 1 modulo m. They have no common factor.
+// inverse returns the number whose product with a is 1 modulo m. a and m have no common factor.
 func inverse(a, m int64) int64 {
 	return new(big.Int).ModInverse(big.NewInt(a), big.NewInt(m)).Int64()
 }

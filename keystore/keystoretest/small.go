@@ -161,7 +161,7 @@ func testRemembered(t *testing.T, s Store) {
 	if got := remembered("a", "key", time.Time{}); got != "" {
 		t.Errorf("%q, want none", got)
 	}
-	// After a day with a million values, no change deletes them all.
+	// A single change deletes only some of the old values: after a day, there may be a million.
 	const many = 150
 	name := func(i int) string { return fmt.Sprint("many ", i) }
 	update(t, db, func(tx keystore.Tx) error {

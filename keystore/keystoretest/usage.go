@@ -123,7 +123,7 @@ func testUsageBatches(t *testing.T, s Store) {
 		rows = append(rows, requests(usageStart, fmt.Sprint("k", i), "n", "o", "read", 1))
 	}
 	if err := db.AddUsage(ctx, keystore.UsageBatch{Writer: "c", Number: 1, Rows: rows}); err == nil {
-		t.Error("a batch has too many rows, and is added")
+		t.Error("a batch with too many rows is added")
 	}
 	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "c", Number: 1, Rows: rows[1:]}))
 	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "c", Number: 2}))
@@ -133,7 +133,7 @@ func testUsageBatches(t *testing.T, s Store) {
 	}
 }
 
-// testUsageFilters: each field of a query, unset and empty.
+// testUsageFilters: each field of a query selects what it says, also if it is empty.
 func testUsageFilters(t *testing.T, s Store) {
 	db := ready(t, s)
 	later := usageStart.Add(time.Hour)
@@ -217,7 +217,8 @@ func testUsageFilters(t *testing.T, s Store) {
 	}
 }
 
-// testUsageLimit: the groups with the most requests in all buckets and outcomes of the query.
+// testUsageLimit: an answer has the groups with the most requests in all buckets and outcomes of
+// the query.
 func testUsageLimit(t *testing.T, s Store) {
 	u := newUsageTest(ready(t, s))
 	must(t, u.at(usageStart))
@@ -302,8 +303,8 @@ func testUsageRolledUp(t *testing.T, s Store) {
 	}
 }
 
-// testUsageDropped: buckets are dropped when they are older than they are kept, and only if the next
-// longer ones contain them.
+// testUsageDropped: buckets are dropped after the time for which they are kept, and only if the
+// next longer ones contain them.
 func testUsageDropped(t *testing.T, s Store) {
 	u := newUsageTest(ready(t, s))
 	must(t, u.at(usageStart))
@@ -352,7 +353,7 @@ func testUsageDropped(t *testing.T, s Store) {
 					must(t, u.check(keystore.UsageQuery{Step: p, By: keystore.ByKey}))
 				}
 			}
-			// It comes late, and only counts where its buckets are.
+			// Late usage counts only in the periods whose buckets are still kept.
 			must(t, u.db.AddUsage(ctx, u.batch("w", someUsage(random, usageStart, "late"))))
 		}
 	}
@@ -444,7 +445,7 @@ func testUsageInterrupted(t *testing.T, s Store) {
 }
 
 // testUsageTogether: several processes add usage, some of it twice and some late, while others roll
-// up and drop, and nothing keeps changes from being made.
+// up, drop and make changes.
 func testUsageTogether(t *testing.T, s Store) {
 	u := newUsageTest(ready(t, s))
 	handles := []keystore.Database{u.db, s.Open(t)}

@@ -14,7 +14,7 @@ import (
 )
 
 // usageStart is in the future, so that a test can set the database's clock. Half an hour later, a
-// month ends. A year ends in the next one.
+// month ends, and a month later, a year.
 var usageStart = time.Date(2039, 11, 30, 23, 30, 0, 0, time.UTC)
 
 // A usageTest compares the usage in a database with what was counted.
@@ -42,7 +42,7 @@ func (u *usageTest) batch(writer string, rows ...keystore.UsageRow) keystore.Usa
 	return keystore.UsageBatch{Writer: writer, Number: u.number[writer], Rows: rows}
 }
 
-// maintain rolls up and drops everything that can be.
+// maintain calls MaintainUsage until there is nothing more to roll up or drop.
 func (u *usageTest) maintain(kept keystore.UsageKept) error {
 	for range 10_000 {
 		if more, err := u.db.MaintainUsage(ctx, kept); err != nil || !more {

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestAuditedKey: a key is read from the audit log as it was written, without what identifies its
+// TestAuditedKey: a key is read from the audit log as it was written, without the digests of its
 // tokens.
 func TestAuditedKey(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 123456000, time.UTC)

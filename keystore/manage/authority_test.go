@@ -62,7 +62,7 @@ func newWorld(t testing.TB, namespaces ...string) *world {
 	return newWorldOn(t, func(*fleet.Faulty) {}, namespaces...)
 }
 
-// newWorldOn is newWorld for a node whose database prepare can change.
+// newWorldOn is newWorld with a function that can change the node's database before it opens.
 func newWorldOn(t testing.TB, prepare func(*fleet.Faulty), namespaces ...string) *world {
 	t.Helper()
 	d := fleet.New(t)

@@ -92,9 +92,9 @@ func deriveFrom(b testing.TB, token, note string) string {
 	return derived
 }
 
-// BenchmarkDerivedDecision measures a decision about a derived token that was verified before: at
-// most 1.3 times BenchmarkDecision, and no allocation; and about one that was not: the verification
-// of a signature.
+// BenchmarkDerivedDecision measures decisions about derived tokens. One that was verified before
+// may take 1.3 times as long as in BenchmarkDecision, without an allocation. One that was not also
+// takes the verification of a signature.
 func BenchmarkDerivedDecision(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{})
 	_, token := fleet.Mint(b, k, manage.KeySpec{})
@@ -122,10 +122,9 @@ func BenchmarkDerivedDecision(b *testing.B) {
 	})
 }
 
-// BenchmarkForgedDerived measures the refusal of derived tokens that anyone can make up: with wrong
-// signatures in the names of so many keys that none is paced, and, of the maximum size, expired or
-// with hundreds of claims.
-// See docs/derived.md, "Floods".
+// BenchmarkForgedDerived measures the refusal of derived tokens that anyone can make up. Some have
+// wrong signatures, in the names of so many keys that none is throttled. Others have the maximum
+// size, and are expired or have hundreds of claims. See docs/derived.md, "Floods".
 func BenchmarkForgedDerived(b *testing.B) {
 	k, _ := fleet.New(b).Node(node.Settings{})
 	refuse := func(b *testing.B, token string, want keystore.Outcome) {

@@ -91,7 +91,8 @@ func TestGroupOwnsKey(t *testing.T) {
 	}
 }
 
-// TestGroupMembership changes what decides about a person in groups between two requests.
+// TestGroupMembership checks what a person may do who has joined or left groups since the last
+// request, or whose groups have been disabled or deleted.
 func TestGroupMembership(t *testing.T) {
 	w := newWorld(t, "acme")
 	ops := w.group("ops", "acme=read,admin.keys:*")

@@ -663,7 +663,7 @@ func (h *history) checkRaise(a actor, before *model, id string) {
 	}
 }
 
-// checkSignIn checks that an actor that gave a member a token or a login, or enabled it, updates
+// checkSignIn checks that an actor that gave a member a token or a login, or enabled it, may update
 // members wherever the member has a grant or owns a key that is not revoked.
 func (h *history) checkSignIn(a actor, before *model, id string) {
 	if a.is(id) {

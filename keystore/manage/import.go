@@ -519,8 +519,8 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 }
 
 // importable checks a credential. If it has a prefix of this deployment, it must also have a valid
-// tag, because requests with it would be refused as forged otherwise. It is then returned as a
-// Token. The zero Token stands for any other credential. A derived token is not importable.
+// tag, because requests with it would be refused as forged otherwise, and is returned as a Token.
+// For any other credential, the zero Token is returned. A derived token is not importable.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if keystore.IsDerived(credential) { // requests with it count as those of its key
 		return keystore.Token{}, badCredential(
@@ -533,14 +533,15 @@ func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if k.Abandoned(credential) {
 		t, _ := keystore.ParseToken(credential)
 		return keystore.Token{}, badCredential("this deployment created the token with prefix " +
-			t.Prefix() + ", which it no longer accepts")
+			t.Prefix() + ", which it no longer accepts: accept the prefix again, or create " +
+			"another key")
 	}
 	if !k.HasPrefix(credential) {
 		return keystore.Token{}, nil
 	}
 	if _, ok := k.Inspect(credential); !ok {
 		return keystore.Token{}, badCredential("the token has a prefix of this deployment but " +
-			"was not created with its token key")
+			"was not created with its token key: check that it is complete, or create another key")
 	}
 	return keystore.ParseToken(credential)
 }

@@ -64,8 +64,8 @@ type importingKey struct{}
 // makes transactions on its own.
 var importing = context.WithValue(ctx, importingKey{}, true)
 
-// importTransactions is a database that calls before, unless it is nil, before each transaction of
-// an import, with the number of the transaction.
+// importTransactions is a database that announces each transaction of an import, by its number, to
+// the function before, unless that is nil.
 type importTransactions struct {
 	keystore.Database
 	begun  int

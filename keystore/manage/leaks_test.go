@@ -95,8 +95,8 @@ func TestLeaksHoldNoLock(t *testing.T) {
 }
 
 // TestRepeatedLeakWaits repeats a report while another node still accepts the token. A complete
-// answer says that no node does, so each must wait, no matter how and by which node the token was
-// ended.
+// answer says that no node accepts it, so each report must wait, however and by whichever node the
+// token was revoked, made inactive or rotated.
 func TestRepeatedLeakWaits(t *testing.T) {
 	for _, end := range []string{"revoke", "inactivate", "rotate"} {
 		t.Run(end, func(t *testing.T) {

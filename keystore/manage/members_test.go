@@ -221,8 +221,8 @@ func TestDeleteMember(t *testing.T) {
 	}
 }
 
-// TestMemberTokens checks the fields of a member's token, and which one a leaked token can get in
-// its place (docs/authority.md, rule 11).
+// TestMemberTokens checks the fields of a member's token, and which new token somebody with a
+// leaked one can get (docs/authority.md, rule 11).
 func TestMemberTokens(t *testing.T) {
 	w := newWorld(t, "acme")
 	ada := w.member("ada", "acme=read,admin:*")
@@ -382,8 +382,8 @@ func TestMemberEditPermissions(t *testing.T) {
 	}
 }
 
-// TestKeysForMembersWithoutGrants checks that acting for a member without grants requires to update
-// members somewhere.
+// TestKeysForMembersWithoutGrants checks that acting for a member without grants requires the
+// permission to update members somewhere.
 func TestKeysForMembersWithoutGrants(t *testing.T) {
 	w := newWorld(t, "acme")
 	nothing := w.member("nothing", "").Member()

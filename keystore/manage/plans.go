@@ -210,8 +210,8 @@ func (p *fieldErrors) limits(l keystore.Limits) {
 	}
 }
 
-// plan checks that keys with a home namespace can name a plan: one of that namespace or a shared
-// one.
+// plan checks that keys whose home is this namespace can have the plan: it must be one of that
+// namespace or a shared one.
 func (p *fieldErrors) plan(d *keystore.Directory, field, home, name string) {
 	if name == "" || d.PlanFor(home, name) != nil {
 		return

@@ -11,7 +11,7 @@ import (
 
 const (
 	// maxCallerReads is how many reads of one caller use the database at the same time. The
-	// database has more connections for reads, so that other callers need not wait for them.
+	// database has more connections for reads, so other callers need not wait for this one.
 	maxCallerReads = 2
 	// readTimeout bounds one read, including the wait for its start.
 	readTimeout = 10 * time.Second
@@ -47,8 +47,8 @@ func (l *readLimiter) acquire(ctx context.Context, c Caller) (done func(), err e
 	return nil, ctx.Err()
 }
 
-// enter returns the reads of the caller with an Identity. The caller of enter must call leave when it
-// no longer uses them.
+// enter returns the reads of the caller with this Identity. Whoever calls enter must call leave
+// when it no longer uses them.
 func (l *readLimiter) enter(caller string) (own *callerReads, leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -222,8 +222,8 @@ func TestReadsEnd(t *testing.T) {
 	})
 }
 
-// TestReplayIsNoRead checks that replays of webhooks that wait for another change let reads of
-// their caller start.
+// TestReplayIsNoRead checks that a caller's reads can start while its replays of webhooks wait for
+// another change.
 func TestReplayIsNoRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, _ := nodeWithReads(fleet.New(t))

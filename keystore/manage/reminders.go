@@ -19,7 +19,8 @@ const (
 	// as the search took.
 	unusedInterval = time.Hour
 	searchShare    = 50
-	// useLag is how late a last use may reach the database. A key is inactivated this much later.
+	// useLag is how late a last use may reach the database. An unused key stays active for this
+	// much longer than its namespace says.
 	useLag = time.Minute
 	// remindBatch is how many reminders one transaction adds. Another change waits for at most one
 	// such transaction.
@@ -27,7 +28,8 @@ const (
 	// expiredKept is how long after its expiry a key is still reported if no node was running.
 	expiredKept = 30 * 24 * time.Hour
 	// clockSlack is the largest expected difference between the clocks of two nodes that add
-	// reminders in turn. Nodes that start continue with a time that is stored once a minute.
+	// reminders in turn. A node that starts may be a minute behind the others: it continues with a
+	// time that is stored once a minute.
 	clockSlack = 2 * time.Minute
 )
 
@@ -125,7 +127,8 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 	return nil
 }
 
-// A reminder is added some time before keys expire, in the order of their expiry.
+// A reminder adds the reminders that are due a certain time before the expiry of keys, in the order
+// of the expiry.
 type reminder struct {
 	*Keystore
 	before        time.Duration
@@ -155,7 +158,7 @@ func (r *reminder) move(tx keystore.Tx, p keystore.ExpiryPosition) error {
 	return tx.SetReminderPosition(r.before, p)
 }
 
-// ended returns nil for errReminded.
+// ended returns err, or nil for errReminded.
 func (*reminder) ended(err error) error {
 	if errors.Is(err, errReminded) {
 		return nil
@@ -266,9 +269,9 @@ func (k *Keystore) remindUnused(
 	}
 }
 
-// dueUnused returns what must happen to an active key that was not used since a time, given the last
-// report about it: whether to report it, and whether to inactivate it. Both happen once for a time
-// without a use. A key that somebody activates again without using it stays active.
+// dueUnused returns what must happen to an active key that was not used since a time, given the
+// last report about it: whether to report it, and whether to inactivate it. Both happen once until
+// the key is used again. A key that somebody activates again without using it stays active.
 func dueUnused(
 	rule keystore.IdleRule, since, now time.Time, last keystore.UnusedReport,
 ) (tell, end bool) {

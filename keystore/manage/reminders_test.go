@@ -206,8 +206,8 @@ func TestRemindersAfterClockReset(t *testing.T) {
 	})
 }
 
-// TestUnusedElsewhere gives one namespace a short time. Its searches must not take the write lock for
-// the unused keys of others.
+// TestUnusedElsewhere lets the keys of one namespace count as unused after a short time. The
+// searches for them must not take the write lock for unused keys of other namespaces.
 func TestUnusedElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := openCounted(t, fleet.New(t))
@@ -266,8 +266,8 @@ func TestUsedKeyStaysActive(t *testing.T) {
 	})
 }
 
-// TestUnusedReminders reports keys that nobody uses once, and inactivates them where their
-// namespace says so.
+// TestUnusedReminders checks that each key that nobody uses is reported once, and is inactivated if
+// its namespace says so.
 func TestUnusedReminders(t *testing.T) {
 	const unit = 30 * time.Second
 	synctest.Test(t, func(t *testing.T) {

@@ -150,7 +150,7 @@ func TestRotatedSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		if token.Prefix() != "new" || k.Prefix != "new" {
-			t.Errorf("the prefix is %s, and %s of the key", token.Prefix(), k.Prefix)
+			t.Errorf("the token has prefix %s, and the key has %s", token.Prefix(), k.Prefix)
 		}
 		return k.Secrets, token.Reveal()
 	}

@@ -208,7 +208,7 @@ func (a authority) checkRoleUses(home string, uses []keystore.Reach, s *keystore
 const (
 	// maxNamedKeys is how many keys a refusal names.
 	maxNamedKeys = 20
-	// maxHarmlessGrants is how many different grants checkGrowOnly remembers that lose nothing.
+	// maxHarmlessGrants is how many different grants that lose nothing checkGrowOnly remembers.
 	// Checking equal grants of a million keys again would keep other changes waiting.
 	maxHarmlessGrants = 1000
 )

@@ -35,8 +35,8 @@ func (w *world) owner(key *keystore.Key) string {
 	return k.Owner
 }
 
-// TestTransferKeys transfers keys, also disabled ones, keeps revoked ones and tokens, and writes
-// the audit log.
+// TestTransferKeys checks that a transfer gives the new owner all keys, also inactive ones, except
+// revoked ones, and is written to the audit log.
 func TestTransferKeys(t *testing.T) {
 	w := newWorld(t, "acme", "eu")
 	w.member("ada", "acme=read")

@@ -17,7 +17,8 @@ const (
 	maxUsageGroups     = 1000
 )
 
-// ByOutcome groups usage by outcome, like the dimensions that the database knows.
+// ByOutcome groups usage by outcome. The database does not know this dimension: its sums are by
+// outcome anyway.
 const ByOutcome keystore.UsageGroup = "outcome"
 
 // A UsageFilter selects usage. Its zero value selects the last 24 hours of all keys.
@@ -30,7 +31,7 @@ type UsageFilter struct {
 
 // A Usage is the usage that a read selects.
 type Usage struct {
-	UsageSpan // without defaults, in whole buckets
+	UsageSpan // with every field set, in whole buckets
 	// Series has one element if the usage is not grouped. Otherwise it has the groups with
 	// requests, those with the most requests first.
 	Series []UsageSeries

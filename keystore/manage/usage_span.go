@@ -57,8 +57,8 @@ func (s *UsageSpan) empty() []UsageBucket {
 	return buckets
 }
 
-// usageSpan checks a span and returns it without defaults, in whole buckets. groups is the maximum
-// number of groups.
+// usageSpan checks a span and returns it with every field set, in whole buckets. groups is the
+// maximum number of groups.
 func (p *fieldErrors) usageSpan(
 	s UsageSpan, groups int, kept *keystore.UsageKept, now time.Time,
 ) UsageSpan {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// bulkTimeout bounds one transaction of a bulk change, of which one at a time can write.
+// bulkTimeout bounds one transaction of a bulk change. Only one such transaction runs at a time.
 const bulkTimeout = 30 * time.Second
 
 // A writeQueue keeps bulk changes, which take many transactions, from delaying changes that take

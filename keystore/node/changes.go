@@ -129,7 +129,7 @@ func (n *Node) refreshPolicy(ctx context.Context, head keystore.Revision) error 
 	return nil
 }
 
-// apply removes the records that changes have made stale from the cache, and updates the expiry of
+// apply removes from the cache the records that changes have made stale, and updates the expiry of
 // running requests. It reports whether the changes include the policy.
 func (n *Node) apply(ctx context.Context, changes []keystore.Change) (policy bool) {
 	for i := range changes {

@@ -25,10 +25,10 @@ func TestDatabaseClockFollows(t *testing.T) {
 	const ns = 1e-9
 	for name, steps := range map[string][]step{
 		"at the same rate":           {{10, 0, 10, 10}, {30, 0, 30, 30}},
-		"as much faster as may be":   {{10, 0, 10.1, 10.1}, {20, 0, 20.2, 20.2}},
-		"as much slower as may be":   {{10, 0, 9.9, 9.9}, {20, 0, 19.8, 19.8}},
+		"as much faster as allowed":  {{10, 0, 10.1, 10.1}, {20, 0, 20.2, 20.2}},
+		"as much slower as allowed":  {{10, 0, 9.9, 9.9}, {20, 0, 19.8, 19.8}},
 		"as much faster in minutes":  {{200, 0, 202, 202}, {400, 0, 404 + ns, 402}},
-		"slower than may be":         {{10, 0, 9.9 - ns, 9.9}, {20, 0, 9, 19.8}},
+		"slower than allowed":        {{10, 0, 9.9 - ns, 9.9}, {20, 0, 9, 19.8}},
 		"set back":                   {{10, 0, -3600, 9.9}},
 		"ahead by a second":          {{10, 0, 11, 11}},
 		"ahead by more":              {{10, 0, 11 + ns, 10}, {20, 0, 21 + ns, 20}},

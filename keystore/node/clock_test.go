@@ -102,7 +102,8 @@ func TestDatabaseClockSetRepeatedly(t *testing.T) {
 // stepsApart is shorter than the time after which a node follows a clock that stays ahead.
 const stepsApart = 50 * time.Second
 
-// Two steps of the database's clock once made the measured rate negative, and so the wait.
+// Two steps of the database's clock can make the measured rate negative, which must not shorten a
+// wait.
 func TestRevokeIgnoresDatabaseClockSteps(t *testing.T) {
 	for name, steps := range map[string][2]time.Duration{
 		"an hour ahead and back": {time.Hour, 0},

@@ -144,7 +144,7 @@ func TestDerivedTimes(t *testing.T) {
 }
 
 // TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time
-// after it.
+// after the wait.
 func TestDerivedAfterPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})
@@ -170,8 +170,8 @@ func TestDerivedAfterPause(t *testing.T) {
 	})
 }
 
-// TestDerivedFromOlderTokens: a token that was imported as a digest can be derived from on every
-// node once one of them has seen it, and the database has been available since.
+// TestDerivedFromOlderTokens: every node accepts the tokens derived from a token that was imported
+// as a digest, once one node has seen the token and the database has been available since.
 func TestDerivedFromOlderTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fleet.New(t)
@@ -250,9 +250,10 @@ func TestDerivedPrefix(t *testing.T) {
 	wantDerived(t, "accepted again", k, used, keystore.OK)
 }
 
-// TestDerivedFromTokenWithNewPrefix: once a prefix is accepted that a token of another system has,
-// neither the token nor what was derived from it is accepted, whatever is cached. Tokens of other
-// systems without the prefix can be derived from again after their next use.
+// TestDerivedFromTokenWithNewPrefix: a token of another system has a prefix that becomes accepted.
+// From then on, neither the token nor the tokens derived from it are accepted, whatever is cached.
+// Tokens derived from other systems' tokens without the prefix are accepted again after the next
+// use of those tokens.
 func TestDerivedFromTokenWithNewPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fleet.New(t)
@@ -304,8 +305,9 @@ func TestDerivedFromTokenWithNewPrefix(t *testing.T) {
 	})
 }
 
-// TestDerivedAfterNewPrefix: once a prefix is accepted, the use of another system's token on one node
-// is enough for derived tokens on the others, although the node knew its deriving key before.
+// TestDerivedAfterNewPrefix: once a prefix is accepted, one use of another system's token on one
+// node is enough for the other nodes to accept tokens derived from it, although that node knew the
+// deriving key before.
 func TestDerivedAfterNewPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := fleet.New(t)
@@ -366,7 +368,7 @@ func TestDerivingKeyLearnedWhileWriting(t *testing.T) {
 	})
 }
 
-// TestDerivedFromMembers: members' tokens cannot be derived from.
+// TestDerivedFromMembers: a derived token whose parent is a member's token is refused.
 func TestDerivedFromMembers(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})
 	m, err := k.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"})
@@ -389,7 +391,7 @@ func TestDerivedFromMembers(t *testing.T) {
 	wantDerived(t, "a member's token", k, forged, keystore.Malformed)
 }
 
-// TestForgedFloods: forged tokens cost few queries, and what was verified works meanwhile.
+// TestForgedFloods: forged tokens cost few queries, and verified tokens work meanwhile.
 func TestForgedFloods(t *testing.T) {
 	k, db := fleet.New(t).Node(node.Settings{})
 	_, token := fleet.Mint(t, k, manage.KeySpec{})
@@ -471,8 +473,8 @@ func TestDerivedRunningRequests(t *testing.T) {
 	})
 }
 
-// TestDerivedWithoutDatabase: while the database is unavailable, the tokens derived from a cached key work,
-// verified before or not, until the lease ends.
+// TestDerivedWithoutDatabase: while the database is unavailable, the tokens derived from a cached
+// key work, verified before or not, until the lease ends.
 func TestDerivedWithoutDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, db := fleet.New(t).Node(node.Settings{Lease: 10 * time.Second})

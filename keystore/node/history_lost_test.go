@@ -147,7 +147,8 @@ func TestRecordNewerThanAppliedIsNotCached(t *testing.T) {
 	})
 }
 
-// A change of the policy between the head and the policy makes the node start again.
+// A change of the policy between the reads of the head and of the policy makes the node start the
+// renewal again.
 func TestPolicyNewerThanHeadIsRefused(t *testing.T) {
 	d := fleet.New(t)
 	a, _ := d.Node(node.Settings{})
@@ -170,8 +171,7 @@ func TestPolicyNewerThanHeadIsRefused(t *testing.T) {
 	}
 }
 
-// oldHead is a database whose Renew returns an old position, unless it is nil, as from a former
-// primary.
+// oldHead is a database whose Renew returns position, unless it is nil, as a former primary would.
 type oldHead struct {
 	keystore.Database
 	position atomic.Pointer[keystore.Position]
@@ -188,7 +188,7 @@ func (db *oldHead) Renew(
 }
 
 // TestDirectoryNewerThanHeadIsRefused starts a node that reads the directory from one server and an
-// older head from another. A failover may lose what the directory has and the head has not.
+// older head from another. A failover may lose the changes that only the directory includes.
 func TestDirectoryNewerThanHeadIsRefused(t *testing.T) {
 	d := fleet.New(t)
 	a, f := d.Node(node.Settings{})
@@ -277,7 +277,7 @@ func TestRevokeDetectsLostHistory(t *testing.T) {
 	})
 }
 
-// changedRows is a database that calls before, unless it is nil, before the next call of Nodes.
+// changedRows is a database whose next call of Nodes first calls the function before, if it is set.
 type changedRows struct {
 	keystore.Database
 	before atomic.Pointer[func()]
@@ -291,7 +291,7 @@ func (db *changedRows) Nodes(ctx context.Context) ([]keystore.Node, error) {
 }
 
 // TestChangeLostBeforeRowsAreRead loses a change after its node has applied it and before the node
-// reads which nodes have. The change must not be reported as complete.
+// reads which other nodes have applied it. The change must not be reported as complete.
 func TestChangeLostBeforeRowsAreRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, db := fleet.New(t), new(changedRows)

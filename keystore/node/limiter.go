@@ -418,8 +418,8 @@ func (l *limiter) spend(r *keystore.Record, units int64) {
 const sweepInterval = time.Minute
 
 // sweep removes buckets whose state is that of a new one, and returns unused reservations. While the
-// shared store is unavailable, it asks for one bucket, so that the node notices when the store
-// works again.
+// shared store is unavailable, it tries a booking for one bucket, so that the node notices when the
+// store works again.
 func (l *limiter) sweep() {
 	now := l.now()
 	l.mu.Lock()

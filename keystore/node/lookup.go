@@ -27,8 +27,8 @@ type Answer struct {
 	Now int64
 	// Narrowing has the restrictions of a derived token; nil if the credential is the key's own.
 	Narrowing *keystore.Narrowing
-	// Untimely says that a derived token is refused for its own times or because the settings
-	// refuse all, either before anything is looked up or although its signature is right.
+	// Untimely says that a derived token is refused because of its times, or because the settings
+	// refuse all derived tokens. Its signature was not checked, or is right.
 	Untimely bool
 
 	generation uint64 // of the record's shard, before the lookup

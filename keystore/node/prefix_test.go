@@ -11,8 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
-// TestPrefixNoLongerAccepted checks that another accepted prefix affects all keys at once, cached
-// or not, with and without imported keys.
+// TestPrefixNoLongerAccepted checks that a change of the accepted prefixes affects all keys at
+// once, cached or not, with and without imported keys.
 func TestPrefixNoLongerAccepted(t *testing.T) {
 	for _, imports := range []bool{false, true} {
 		k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})

@@ -108,8 +108,8 @@ func TestRevokeWaitsForLeaseOfSilentNode(t *testing.T) {
 	})
 }
 
-// TestRepeatedRevoke checks that a repeated revoke waits for a silent node no longer than the first,
-// and no shorter on a node that has not made the first.
+// TestRepeatedRevoke checks that a repeated revoke waits for a silent node no longer than the first
+// one, but for the whole lease if another node made the first one.
 func TestRepeatedRevoke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

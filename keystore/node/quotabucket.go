@@ -121,7 +121,7 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 }
 
 // setLimit changes the quota. It returns the units that were reserved within the former one. If the
-// kind of period changes, another row of the ledger counts from now on, and they are lost.
+// kind of period changes, another row of the ledger counts from now on, and the units are lost.
 func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

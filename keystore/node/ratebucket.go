@@ -29,7 +29,7 @@ type rateBucket struct {
 	used    int32 // requests since the last booking, if there is a store
 	waiting int32 // requests that wait for a booking
 	counted int32 // requests for which the booking countedIn books something, in any bucket
-	// countedIn is the number of a booking.
+	// countedIn is the number of the booking to which counted belongs.
 	countedIn uint32
 	floated   int8 // requests admitted in advance and not booked: more than 1 only after an error
 	advance   int8 // how many of floated the store is asked to book

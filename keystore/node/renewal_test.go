@@ -88,8 +88,8 @@ func TestSharedRenewalIsRepeated(t *testing.T) {
 	})
 }
 
-// TestRequestsWaitForRenewalAfterOutage checks that requests wait for a renewal that the database
-// answers again, however long the outage was.
+// TestRequestsWaitForRenewalAfterOutage checks that requests wait for the first renewal after an
+// outage, however long the outage was.
 func TestRequestsWaitForRenewalAfterOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, f, db := withHeldRenewals(fleet.New(t), node.Settings{Lease: 10 * time.Second})
@@ -111,8 +111,8 @@ func TestRequestsWaitForRenewalAfterOutage(t *testing.T) {
 	})
 }
 
-// leases is a database in which writing the lease to a node's row fails while fails is true, after
-// it was written if written is true.
+// leases is a database whose SetLease fails while fails is true. If written is true too, it writes
+// the lease before it fails.
 type leases struct {
 	keystore.Database
 	fails, written atomic.Bool

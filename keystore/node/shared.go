@@ -147,7 +147,7 @@ func (n *Node) findShared(
 	return r
 }
 
-// share stores a key that was read from the database in the shared cache, if there is one. The
+// share puts a key into the shared cache, if there is one, after it was read from the database. The
 // caller has read the seal before the database.
 func (n *Node) share(
 	seal *sharedSeal, key *keystore.Key, d *keystore.Digest, asOf keystore.Revision,

@@ -275,9 +275,9 @@ func (b *usageBook) addCounts(k usageKey, counts *keystore.UsageCounts) {
 // each.
 const maxUsageRows = 1 << 20
 
-// bound reduces the rows to a maximum. It merges minutes into their hours and then into their days,
-// which count in the first minute. As a last resort, it drops the oldest rows, and returns their
-// number.
+// bound reduces the rows to a maximum. It merges minutes into hours, and then into days: a merged
+// row counts in the first minute of its hour or day. As a last resort, it drops the oldest rows,
+// and returns their number.
 func (b *usageBook) bound(most int) (dropped int) {
 	for _, step := range []keystore.Period{keystore.Hour, keystore.Day} {
 		if len(b.rows) > most && (b.step == keystore.Minute || step == keystore.Day) {
@@ -348,8 +348,8 @@ func (n *Node) UsageStats() UsageStats {
 const (
 	// usageInterval is the time between two calls of MaintainUsage that have nothing to do.
 	usageInterval = time.Minute
-	// usagePause is how much longer than a step of MaintainUsage the pause after it is. The
-	// database has time for changes of keys then.
+	// usagePause sets the pause after a step of MaintainUsage: this many times the duration of the
+	// step. The pause leaves the database time for changes of keys.
 	usagePause = 9
 )
 

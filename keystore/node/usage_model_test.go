@@ -68,8 +68,8 @@ type usageNode struct {
 	healed time.Time // zero if they have not ended
 }
 
-// unsureFrom returns the time from which on the database may not have what the node has counted: 10
-// s ago, or earlier if the node has faults, or had until 10 s ago.
+// unsureFrom returns the time since which the database may lack requests that the node has counted:
+// 10 s ago, or earlier if the node has faults, or had some in the last 10 s.
 func (n *usageNode) unsureFrom() time.Time {
 	from := time.Now().Add(-10 * time.Second)
 	if !n.unsure.IsZero() && (n.healed.IsZero() || !n.healed.Before(from)) {
@@ -265,9 +265,9 @@ func (m *usageModel) run(t *testing.T, seed uint64) error {
 
 const usageSeeds = 2
 
-// TestUsageAddsUp checks that each request counts once, in the minute in which it has ended, but for
-// the last 10 s of a process that is killed. There are outages of the database, commits without an
-// acknowledgement, steps of clocks and roll-ups meanwhile.
+// TestUsageAddsUp checks that each request counts once, in the minute in which it has ended, except
+// those in the last 10 s of a process that is killed. Meanwhile there are outages of the database,
+// commits without an acknowledgement, steps of clocks and roll-ups.
 func TestUsageAddsUp(t *testing.T) {
 	for seed := range uint64(usageSeeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

@@ -22,8 +22,8 @@ func (n *Node) WithCurrent(ctx context.Context, f func() error) error {
 	return err
 }
 
-// CurrentPolicy returns the node's directory with the changes since its position, which read
-// returns. It fails with [keystore.ErrTruncated] if the database has not kept them.
+// CurrentPolicy returns the node's directory with the changes since its position. read returns
+// those changes, or [keystore.ErrTruncated] if the database has not kept them.
 func (n *Node) CurrentPolicy(
 	read func(since keystore.Position) (*keystore.Policy, error),
 ) (*keystore.Directory, error) {

@@ -56,8 +56,8 @@ for i, name in ipairs(KEYS) do
 		stored_tat = later(now, scaled(used, per, requests))
 	end
 
-	-- A value that another program has stored does not block the limit forever: it counts as at
-	-- most two bursts, a tenth of per and a minute after now. That is more than nodes book: what
+	-- A value that another program has stored does not block the limit forever. A TAT is at most
+	-- the sum of now, two bursts, a tenth of per and a minute. That is more than nodes book: what
 	-- they admit in advance takes up to a twentieth of per.
 	local tat = math.min(stored_tat,
 		math.floor(now + 2 * burst * per / requests + per / 10 + 6e7))

@@ -27,7 +27,7 @@ var errNotBooked = errors.New("the server sent an unexpected answer to the scrip
 // timeout in the URL applies as for [Redis.Get].
 //
 // If the server rejects bookings, Book returns the reason each time and logs it at most once a
-// minute. Get may work meanwhile: the server may be full, or its user may not run scripts.
+// minute. Get may still work, for example if the server is full or its user may not run scripts.
 func (r *Redis) Book(
 	ctx context.Context, now time.Time, bookings []keystore.Booking,
 ) ([]keystore.Booked, error) {

@@ -50,7 +50,7 @@ func (c cache) wantTAT(t *testing.T, tat int64) {
 }
 
 // TestAdvanceOfFleet: requests that many nodes have admitted in advance all count, even if the
-// burst is small and a request takes long to be refilled.
+// burst is small and is refilled slowly.
 func TestAdvanceOfFleet(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -96,7 +96,7 @@ func TestRestoredRates(t *testing.T) {
 	r.booked(t, keystore.Booking{Name: rateName, Limit: minutely, Known: after(9)})
 	s.Kill()
 	s.Run()
-	r.wantTAT(t, after(2)) // the script is booked with EVAL again
+	r.wantTAT(t, after(2)) // the script is loaded with EVAL again
 	got := r.booked(t, keystore.Booking{Name: rateName, Limit: minutely, Known: after(9), Want: 10})
 	if got.Granted > 1 || got.TAT != after(10) {
 		t.Errorf("%+v", got)
@@ -130,7 +130,7 @@ func storedAt(tat int64) string {
 	return fmt.Sprintf("%d/%d/%d", tat, minutely.Requests, minutely.Per.Microseconds())
 }
 
-// TestChangedRates: when a limit is changed, as much of its burst stays in use.
+// TestChangedRates: when a limit is changed, as much of its burst stays in use as before.
 func TestChangedRates(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())

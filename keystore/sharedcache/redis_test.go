@@ -186,8 +186,8 @@ func TestSentinel(t *testing.T) {
 	r.works(t) // with the former replica
 }
 
-// clusterConfig returns the configuration of one server of a cluster. By default the port of its
-// bus is 10000 higher than that of the server, which may not be a valid port.
+// clusterConfig returns the configuration of one server of a cluster. It chooses the port of the
+// bus, because the default, which is 10000 higher than that of the server, may exceed 65535.
 func clusterConfig(t *testing.T) []string {
 	return []string{
 		"cluster-enabled yes", fmt.Sprint("cluster-port ", freeport.For(t)),
@@ -285,7 +285,7 @@ func TestCluster(t *testing.T) {
 		moved++
 	}
 	slot := operators[0].ClusterKeySlot(ctx, name(moved)).Val()
-	// Its hash tag is the other name: it is in the same slot.
+	// The name of the limit contains that of the value as its hash tag, so both are in one slot.
 	rate := keystore.Booking{
 		Name: "apikeys:{" + name(moved) + "}:rate", Limit: minutely, Known: after(3),
 	}

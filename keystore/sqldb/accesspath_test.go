@@ -61,7 +61,7 @@ func TestAccessPathsAgree(t *testing.T) {
 				}
 			}
 			if !reflect.DeepEqual(got[0], got[1]) {
-				t.Errorf("%+v: %v with few rows, %v with many", f, got[0], got[1])
+				t.Errorf("%+v: %v with a high maxScan, %v with a low one", f, got[0], got[1])
 			}
 			found += len(got[0])
 		}

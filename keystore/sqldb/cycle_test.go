@@ -115,7 +115,7 @@ func TestNamespaceCycle(t *testing.T) {
 			}
 			name := "N"
 			patch := manage.NamespacePatch{Name: &name}
-			// This searches for the namespaces that it reaches.
+			// The edit searches for the namespaces that apart reaches.
 			_, _, err = a.EditNamespace(ctx, ada, "apart", patch, manage.ChangeOptions{})
 			must(err)
 			must(mint("short", "apart", false))

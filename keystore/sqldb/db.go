@@ -81,7 +81,7 @@ type dialect struct {
 	// unforced is a suffix of a condition: the commit may be answered before it is on disk. Empty:
 	// not supported.
 	unforced string
-	lockKeys string // suffix of a query with a table k: no row of k can be deleted
+	lockKeys string // suffix of a query with a table k: it protects the rows of k from deletion
 	// bigint is the type of a column for integers of 64 bits.
 	bigint string
 	// usageTable and usageMinutes are the ends of CREATE TABLE for tables of usage.
@@ -220,8 +220,8 @@ func Advice(err error) string {
 	return e.advice
 }
 
-// Close implements [keystore.Database]. Files that must not be closed stay open, and the locks of
-// their nodes held, until the process ends.
+// Close implements [keystore.Database]. Files that must not be closed stay open until the process
+// ends, and so do the locks of their nodes.
 func (d *DB) Close() error {
 	d.feed.stop()
 	if !d.files.closable() {

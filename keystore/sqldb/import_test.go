@@ -212,8 +212,8 @@ func BenchmarkImport(b *testing.B) {
 	})
 }
 
-// TestManualBulkInsert: the change log contains many rows that one manual statement adds, whether
-// keys or secrets come first.
+// TestManualBulkInsert: the change log covers all rows that one manual statement adds, however
+// many, whether keys or secrets come first.
 func TestManualBulkInsert(t *testing.T) {
 	ctx := context.Background()
 	const numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < %d) "

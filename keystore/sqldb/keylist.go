@@ -82,8 +82,8 @@ func (d *DB) page(
 	return o.union(parts, where, " LIMIT ?", limit), end, nil
 }
 
-// upToLastScanned adds to a condition that keys come up to the last one that a page may examine,
-// whose cursor it returns. If the page may examine all keys, it adds nothing and end is empty.
+// upToLastScanned restricts a condition to the keys that a page may examine. end is the cursor of
+// the last of them. If the page may examine all keys, the condition is unchanged and end is empty.
 func (d *DB) upToLastScanned(
 	ctx context.Context, o *order, parts []clause, from, where clause,
 ) (bounded clause, end string, err error) {
@@ -172,8 +172,8 @@ func (d *DB) CountMatching(
 }
 
 // countNewest counts the keys in all parts that match a filter. If the parts are not bounded and
-// other conditions may exclude many of their keys, it examines the newest maxScan keys only, and
-// reports whether the older ones do not matter.
+// other conditions may exclude many of their keys, it examines the newest maxScan keys only. ok
+// reports whether the older ones cannot change the result.
 func (d *DB) countNewest(
 	ctx context.Context, f keystore.KeyFilter, parts []clause, where clause, bounded bool, limit int,
 ) (n int, ok bool, err error) {
@@ -200,7 +200,7 @@ func (d *DB) countNewest(
 }
 
 // notOwners returns the condition for the NotOwners of a filter. It can exclude any number of keys,
-// so a query with it must not examine keys until it has found enough.
+// so a query with it needs a bound on the keys that it examines.
 func (d *DB) notOwners(f keystore.KeyFilter) (clause, error) {
 	if len(f.NotOwners) == 0 {
 		return always, nil

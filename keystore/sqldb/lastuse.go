@@ -16,7 +16,7 @@ func (d *DB) RecordUse(ctx context.Context, uses map[string]keystore.LastUse) er
 }
 
 // inBatches calls write for a part of rows at a time, each in a transaction of its own, and deletes
-// from rows what is committed.
+// the committed entries from rows.
 func inBatches[K comparable, V any](
 	ctx context.Context, d *DB, rows map[K]V, compare func(a, b K) int,
 	write func(t *tx, part []K, rows map[K]V) error,
@@ -54,7 +54,8 @@ func (t *tx) recordUse(ids []string, uses map[string]keystore.LastUse) error {
 		return err
 	}
 	id, at, from := item(0, "text"), item(1, "bigint"), item(2, "text")
-	// It locks the keys. Otherwise a key could be deleted meanwhile, and its last use would remain.
+	// The query locks the keys. Otherwise a key could be deleted meanwhile, and its last use would
+	// remain.
 	known := " FROM " + t.db.items + " r CROSS JOIN keys k WHERE k.id = " + id
 	if _, err := t.exec("INSERT INTO last_uses (key_id, used_at) SELECT k.id, "+at+known+
 		t.db.unforced+" ORDER BY k.id"+t.db.lockKeys+" ON CONFLICT (key_id) DO UPDATE SET "+

@@ -107,7 +107,8 @@ func (l *locks) checkOthers() error {
 		if running {
 			return advisedError{
 				"files of the database were replaced, and another running Caddy has the former " +
-					"ones open: stop every Caddy that uses it, check its files, and start again",
+					"ones open: stop every Caddy that uses this database, check its files, and " +
+					"start again",
 				othersFilesError(file.path),
 			}
 		}

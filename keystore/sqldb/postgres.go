@@ -38,7 +38,7 @@ const unforced = " AND set_config('synchronous_commit', 'off', true) <> ''"
 var postgresDialect = dialect{
 	goose:      goose.DialectPostgres,
 	migrations: "postgres",
-	// The lock is of one schema. Its transaction is idle while the upgrade runs on another
+	// Each schema has its own lock. Its transaction is idle while the upgrade runs on another
 	// connection.
 	migrationLock: `SELECT set_config('idle_in_transaction_session_timeout', '0', true),
 		pg_advisory_xact_lock(hashtext('caddy-apikeys schema'), hashtext(current_schema()))`,

@@ -95,7 +95,7 @@ func validHosts(text string) bool {
 	return true
 }
 
-// identity returns USER@HOSTS/DATABASE and the options that decide about the schema.
+// identity returns USER@HOSTS/DATABASE and the options that determine the schema.
 func (u *postgresURL) identity() string {
 	or := func(value, option string) string {
 		if other, given := u.options[option]; given {

@@ -16,7 +16,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
-// TestPostgresRecordsInBatches: what nodes learn about thousands of keys takes few round trips.
+// TestPostgresRecordsInBatches: recording the uses or deriving keys of thousands of keys takes few
+// round trips.
 func TestPostgresRecordsInBatches(t *testing.T) {
 	s := newPostgresStore(t)
 	address, trips := countTrips(t, s.Server)
@@ -156,7 +157,8 @@ func TestPostgresRecordingContinues(t *testing.T) {
 	}
 }
 
-// TestPostgresRecordsOnlyChanges: a deriving key that says nothing new does not write its row again.
+// TestPostgresRecordsOnlyChanges: recording a deriving key that adds nothing new does not write its
+// row again.
 func TestPostgresRecordsOnlyChanges(t *testing.T) {
 	s := newPostgresStore(t)
 	d := openOnce(t, s.URL(s.schema))

@@ -91,7 +91,8 @@ func TestSQLite(t *testing.T) {
 	})
 }
 
-// TestDamagedDerivingKey: a public key that is no key is not read as one for which everyone can sign.
+// TestDamagedDerivingKey: a damaged public key is read as unknown, not as one for which everyone
+// can sign.
 func TestDamagedDerivingKey(t *testing.T) {
 	d := newSQLite(t).Open(t).(*closeOnce)
 	digest := insertSecret(t, d.DB)

@@ -97,7 +97,7 @@ func TestSearchIsBounded(t *testing.T) {
 }
 
 // TestNotOwnersIsBounded: keys of excluded owners, however many, do not make lists and their totals
-// slow. A page, a total and a sort examine maxScan keys.
+// slow. A page, a total and a sort examine at most maxScan keys.
 func TestNotOwnersIsBounded(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()

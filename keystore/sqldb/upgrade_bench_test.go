@@ -206,7 +206,7 @@ func fillFormer(b *testing.B, d *DB) {
 	}
 }
 
-// insertFormer adds keys from to to-1.
+// insertFormer adds the keys with numbers n, where from ≤ n < to.
 func (t *tx) insertFormer(from, to int) error {
 	numbers := "WITH RECURSIVE numbers (n) AS (SELECT CAST(? AS " + t.db.bigint +
 		") UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < ?) "

@@ -122,7 +122,8 @@ func scanUsageSum(scan func(...any) error) (sum keystore.UsageSum, err error) {
 	}
 	o, known := outcomesByName[outcome]
 	if !known {
-		return sum, fmt.Errorf("unknown outcome %q: a later release has written it", outcome)
+		return sum, fmt.Errorf("unknown outcome %q, written by a later release: upgrade this node",
+			outcome)
 	}
 	sum.Outcome, sum.Begin = o, fromMinutes(begin)
 	return sum, nil
@@ -162,8 +163,8 @@ func (d *DB) selectedUsage(q *keystore.UsageQuery) (s *usageSeries, where clause
 	return s, where, nil
 }
 
-// usageParts returns a query for each table that has rows of a query. In columns, BUCKET stands for
-// the beginning of the bucket.
+// usageParts returns SQL queries, one for each table that has rows for q. In columns, BUCKET stands
+// for the beginning of the bucket.
 func usageParts(
 	q *keystore.UsageQuery, s *usageSeries, marks *usageMarks, tables []usageTable, where clause,
 	columns string,
@@ -218,7 +219,7 @@ func bucketsOf(table usageTable, first, last int64, each bool) clause {
 	return clause{sql: "begins IN (" + minutes(first, last) + ")"}
 }
 
-// minutes lists minutes as in SQL.
+// minutes returns the minutes from first to last, without last, as an SQL list.
 func minutes(first, last int64) string {
 	var list []string
 	for m := first; m < last; m++ {

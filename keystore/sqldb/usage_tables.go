@@ -41,9 +41,9 @@ func (s *usageSeries) compared(operator string, to []string) clause {
 	return clause{"(" + s.columns() + ") " + operator + " (?, ?, ?)", []any{to[0], to[1], to[2]}}
 }
 
-// A usageTable is one of the tables of both series that hold the buckets of a step. Buckets are
-// minutes since 1970. A table holds the buckets of one bucket of the next longer step, so a table
-// is rolled up into one bucket.
+// A usageTable stands for two tables with buckets of one step, one table in each series. Buckets
+// are minutes since 1970. A table holds the buckets within one bucket of the next longer step, so a
+// table is rolled up into one bucket.
 type usageTable struct {
 	step  keystore.Period
 	begin int64

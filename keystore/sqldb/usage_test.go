@@ -23,7 +23,7 @@ func TestRandomUsage(t *testing.T) {
 	})
 }
 
-// TestUsageAblations: without its parts, usage counts wrongly.
+// TestUsageAblations: without any one of these parts, usage is counted wrongly.
 func TestUsageAblations(t *testing.T) {
 	for name, ablate := range map[string]func(*DB) keystore.Database{
 		"no batch number":          func(d *DB) keystore.Database { return &unnumbered{DB: d} },

@@ -53,7 +53,7 @@ func (d Fleet) Node(s node.Settings) (*manage.Keystore, *Faulty) {
 	return d.NodeWith(Observer{}, s)
 }
 
-// NodeSlow opens a node for which reading a whole policy takes the time policy.
+// NodeSlow opens a node that takes as long as policy says to read a whole policy.
 func (d Fleet) NodeSlow(
 	policy time.Duration, s node.Settings,
 ) (*manage.Keystore, *Faulty) {
@@ -229,7 +229,7 @@ func (d Fleet) Tamper(statements ...string) {
 	}
 }
 
-// Try is Tamper that returns the error.
+// Try is like Tamper, but returns the error.
 func (d Fleet) Try(statements ...string) error {
 	db, err := sql.Open("sqlite", "file:"+d.Path+"?_pragma=busy_timeout(10000)&_txlock=immediate")
 	if err != nil {

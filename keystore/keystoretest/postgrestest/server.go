@@ -249,7 +249,7 @@ func (s *Server) remember() error {
 	return err
 }
 
-// Run starts the server again after Stop or Kill, on the same port if it had one.
+// Run starts the server. After Halt, it starts it again, on the same port.
 func (s *Server) Run() error {
 	var err error
 	for range 5 {
@@ -419,8 +419,8 @@ func (s *Server) Standby(t testing.TB) *Server {
 	return other
 }
 
-// SynchronousStandby starts a standby for which every commit on this server waits until the end of
-// the test.
+// SynchronousStandby starts a standby. Until the end of the test, every commit on this server waits
+// for it.
 func (s *Server) SynchronousStandby(t testing.TB) *Server {
 	t.Helper()
 	other := s.Standby(t)

@@ -31,7 +31,7 @@ CREATE TABLE change_log (
     kind     TEXT   NOT NULL CHECK (kind IN ('key', 'new', 'policy', 'all')),
     key_id   TEXT   COLLATE "C",
     digest   BYTEA,
-    ends     BIGINT -- when the secret stops opening anything: 0 now, NULL never
+    ends     BIGINT -- when the secret stops being valid; 0: it is not valid now; NULL: never
 );
 CREATE INDEX change_log_revision ON change_log (revision, rowid);
 
@@ -68,7 +68,7 @@ CREATE TABLE members (
     name       TEXT     NOT NULL,
     kind       TEXT     NOT NULL,
     login      TEXT     COLLATE "C" NOT NULL, -- empty: nobody's
-    grants     JSON     NOT NULL CHECK (json_typeof(grants) = 'array'), -- as of keys
+    grants     JSON     NOT NULL CHECK (json_typeof(grants) = 'array'), -- in the same form as those of keys
     active     SMALLINT NOT NULL CHECK (active IN (0, 1)),
     created_at BIGINT   NOT NULL,
     created_by TEXT     NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE keys (
     namespace     TEXT     COLLATE "C" NOT NULL,
     grants        JSON     NOT NULL, -- [{"namespace","permissions","roles","connected"}]
     owner         TEXT     COLLATE "C" NOT NULL,
-    personal      SMALLINT NOT NULL DEFAULT 0 CHECK (personal IN (0, 1)), -- the owner's own token: in no list, no count
+    personal      SMALLINT NOT NULL DEFAULT 0 CHECK (personal IN (0, 1)), -- 1: the owner's own token, excluded from lists and counts
     created_by    TEXT     COLLATE "C" NOT NULL,
     active        SMALLINT NOT NULL CHECK (active IN (0, 1)),
     created_at    BIGINT   NOT NULL,
@@ -115,7 +115,7 @@ CREATE TABLE secrets (
     created_at BIGINT   NOT NULL,
     ends_at    BIGINT,
     imported   SMALLINT NOT NULL DEFAULT 0 CHECK (imported IN (0, 1)),
-    dropped    SMALLINT NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- opens nothing any more
+    dropped    SMALLINT NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- 1: no longer valid
 );
 CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
 CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
@@ -190,14 +190,14 @@ CREATE TABLE remembered (
 CREATE INDEX remembered_at ON remembered (at);
 
 CREATE TABLE sessions (
-    digest     BYTEA  PRIMARY KEY CHECK (length(digest) = 32), -- of what the browser holds
+    digest     BYTEA  PRIMARY KEY CHECK (length(digest) = 32), -- of the secret in the browser's cookie
     token      BYTEA  NOT NULL CHECK (length(token) = 32), -- digest of the member's token that it was opened with
     created_at BIGINT NOT NULL,
     used_at    BIGINT NOT NULL
 );
 CREATE INDEX sessions_used    ON sessions (used_at);
 CREATE INDEX sessions_created ON sessions (created_at);
-CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
+CREATE INDEX sessions_token   ON sessions (token, used_at); -- the number of sessions of a token is limited
 
 -- The data of a standby may be outdated, so no read may be answered from it, not even behind a pooler that sends reads there.
 CREATE FUNCTION on_primary() RETURNS boolean LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$

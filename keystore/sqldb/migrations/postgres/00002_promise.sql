@@ -2,7 +2,7 @@
 -- +goose StatementBegin
 
 -- The epoch of the deployment when a node joined. A node whose row has another epoch must join again.
-ALTER TABLE nodes ADD COLUMN epoch TEXT NOT NULL DEFAULT ''; -- empty: joined by the release before
+ALTER TABLE nodes ADD COLUMN epoch TEXT NOT NULL DEFAULT ''; -- empty: the node runs the previous release
 -- The previous incarnation of a node that had to join again. It no longer holds a lease.
 ALTER TABLE nodes ADD COLUMN former TEXT NOT NULL DEFAULT '';
 

@@ -1,4 +1,4 @@
--- Usage of keys over time, the addresses of last uses, and the limits of quotas beside what is granted of them.
+-- Usage of keys over time, the addresses of last uses, and the limits of quotas next to their granted units.
 
 -- +goose Up
 -- +goose StatementBegin
@@ -18,7 +18,7 @@ CREATE TABLE usage_tables (
     PRIMARY KEY (step, begins)
 );
 
--- 'marks' is what is rolled up and what is dropped, as JSON. A transaction that adds usage locks its row against changes.
+-- 'marks' says how far usage is rolled up and which tables are dropped, as JSON. A transaction that adds usage locks its row against changes.
 -- 'maintainer' has no value. The process that rolls up locks its row.
 CREATE TABLE usage_state (
     name  TEXT COLLATE "C" PRIMARY KEY,

@@ -1,4 +1,4 @@
--- The public keys that verify derived tokens. They open nothing and sign nothing.
+-- The public keys that verify derived tokens. They can neither authenticate a request nor sign a token.
 
 -- +goose Up
 -- +goose StatementBegin

@@ -10,7 +10,7 @@ CREATE TABLE webhooks (
     id       TEXT   COLLATE "C" PRIMARY KEY,
     beat     BIGINT NOT NULL, -- incremented by each change of the row
     holder   TEXT   NOT NULL, -- incarnation of the node that delivers; empty: none
-    position BIGINT NOT NULL, -- seq of the last row of the audit log that is done
+    position BIGINT NOT NULL, -- seq of the last row of the audit log that was delivered or filtered out
     replay   BIGINT, -- NULL: none; -1: try again now; otherwise the position to continue from
     saved_at BIGINT NOT NULL,
     state    TEXT   NOT NULL -- filters, failed attempts and the last deliveries, as JSON

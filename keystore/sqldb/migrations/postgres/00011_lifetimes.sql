@@ -32,7 +32,7 @@ CREATE TABLE reminders (
 CREATE TABLE unused_keys (
     key_id      TEXT     COLLATE "C" PRIMARY KEY,
     since       BIGINT   NOT NULL,
-    inactivated SMALLINT NOT NULL CHECK (inactivated IN (0, 1)) -- whether the key was made inactive for that
+    inactivated SMALLINT NOT NULL CHECK (inactivated IN (0, 1)) -- whether the key was made inactive because it was unused
 );
 
 CREATE FUNCTION forget_unused() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

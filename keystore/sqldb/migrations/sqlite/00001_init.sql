@@ -24,7 +24,7 @@ CREATE TABLE change_log (
     kind     TEXT    NOT NULL CHECK (kind IN ('key', 'new', 'policy', 'all')),
     key_id   TEXT,
     digest   BLOB,
-    ends     INTEGER -- when the secret stops opening anything: 0 now, NULL never
+    ends     INTEGER -- when the secret stops being valid; 0: it is not valid now; NULL: never
 ) STRICT;
 CREATE INDEX change_log_revision ON change_log (revision);
 
@@ -65,7 +65,7 @@ CREATE TABLE members (
     name       TEXT    NOT NULL,
     kind       TEXT    NOT NULL,
     login      TEXT    NOT NULL, -- empty: nobody's
-    grants     TEXT    NOT NULL CHECK (json_valid(grants) AND json_type(grants) = 'array'), -- as of keys
+    grants     TEXT    NOT NULL CHECK (json_valid(grants) AND json_type(grants) = 'array'), -- in the same form as those of keys
     active     INTEGER NOT NULL CHECK (active IN (0, 1)),
     created_at INTEGER NOT NULL,
     created_by TEXT    NOT NULL,
@@ -80,7 +80,7 @@ CREATE TABLE keys (
     namespace     TEXT    NOT NULL,
     grants        TEXT    NOT NULL CHECK (json_valid(grants) AND json_type(grants) = 'array'), -- [{"namespace","permissions","roles","connected"}]
     owner         TEXT    NOT NULL,
-    personal      INTEGER NOT NULL DEFAULT 0 CHECK (personal IN (0, 1)), -- the owner's own token: in no list, no count
+    personal      INTEGER NOT NULL DEFAULT 0 CHECK (personal IN (0, 1)), -- 1: the owner's own token, excluded from lists and counts
     created_by    TEXT    NOT NULL,
     active        INTEGER NOT NULL CHECK (active IN (0, 1)),
     created_at    INTEGER NOT NULL,
@@ -115,7 +115,7 @@ CREATE TABLE secrets (
     created_at INTEGER NOT NULL,
     ends_at    INTEGER,
     imported   INTEGER NOT NULL DEFAULT 0 CHECK (imported IN (0, 1)),
-    dropped    INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- opens nothing any more
+    dropped    INTEGER NOT NULL DEFAULT 0 CHECK (dropped IN (0, 1)) -- 1: no longer valid
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX secrets_key ON secrets (key_id) WHERE dropped = 0;
 CREATE INDEX secrets_imported ON secrets (imported) WHERE imported = 1;
@@ -190,14 +190,14 @@ CREATE TABLE remembered (
 CREATE INDEX remembered_at ON remembered (at);
 
 CREATE TABLE sessions (
-    digest     BLOB    PRIMARY KEY NOT NULL CHECK (length(digest) = 32), -- of what the browser holds
+    digest     BLOB    PRIMARY KEY NOT NULL CHECK (length(digest) = 32), -- of the secret in the browser's cookie
     token      BLOB    NOT NULL CHECK (length(token) = 32), -- digest of the member's token that it was opened with
     created_at INTEGER NOT NULL,
     used_at    INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;
 CREATE INDEX sessions_used    ON sessions (used_at);
 CREATE INDEX sessions_created ON sessions (created_at);
-CREATE INDEX sessions_token   ON sessions (token, used_at); -- a token has only so many
+CREATE INDEX sessions_token   ON sessions (token, used_at); -- the number of sessions of a token is limited
 
 -- While a transaction has a row here, the secrets that it adds are not logged one by one. Otherwise every node would have to read a log
 -- as long as the import. The deletion of the row logs one change. No other transaction ever sees the row.

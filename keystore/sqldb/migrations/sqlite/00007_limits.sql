@@ -3,7 +3,7 @@
 -- +goose Up
 -- +goose StatementBegin
 
--- The limits of keys that have any. Columns of keys would take long to add: SQLite then checks all rows.
+-- The limits of keys that have any. Adding columns to keys instead would take long, because SQLite would check all rows.
 CREATE TABLE key_limits (
     key_id     TEXT PRIMARY KEY NOT NULL,
     namespace  TEXT NOT NULL, -- home of the key

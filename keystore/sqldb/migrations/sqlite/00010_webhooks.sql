@@ -7,7 +7,7 @@ CREATE TABLE webhooks (
     id       TEXT   PRIMARY KEY NOT NULL,
     beat     INTEGER NOT NULL, -- incremented by each change of the row
     holder   TEXT   NOT NULL, -- incarnation of the node that delivers; empty: none
-    position INTEGER NOT NULL, -- seq of the last row of the audit log that is done
+    position INTEGER NOT NULL, -- seq of the last row of the audit log that was delivered or filtered out
     replay   INTEGER, -- NULL: none; -1: try again now; otherwise the position to continue from
     saved_at INTEGER NOT NULL,
     state    TEXT   NOT NULL CHECK (json_valid(state)) -- filters, failed attempts and the last deliveries, as JSON

@@ -24,7 +24,7 @@ CREATE TABLE reminders (
 CREATE TABLE unused_keys (
     key_id      TEXT    PRIMARY KEY NOT NULL,
     since       INTEGER NOT NULL,
-    inactivated INTEGER NOT NULL CHECK (inactivated IN (0, 1)) -- whether the key was made inactive for that
+    inactivated INTEGER NOT NULL CHECK (inactivated IN (0, 1)) -- whether the key was made inactive because it was unused
 ) WITHOUT ROWID, STRICT;
 
 CREATE TRIGGER keys_delete_unused AFTER DELETE ON keys BEGIN
