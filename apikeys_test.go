@@ -15,7 +15,7 @@ import (
 
 const module = "github.com/caddy-apikeys/caddy-apikeys"
 
-// forTests is where the test helpers are, which may import any package.
+// forTests is the package with the test helpers. It may import any package.
 const forTests = module + "/keystore/keystoretest"
 
 type goPackage struct {

@@ -162,7 +162,8 @@ func checkJSON(b []byte) error {
 	return newProblem(http.StatusBadRequest, "syntax", "the body is not valid JSON: "+reason)
 }
 
-// checkNames reads one value, known to be valid, and counts it in left.
+// checkNames reads one value, known to be valid, and returns an error if it repeats a name, is
+// nested too deep or has more than left values. It subtracts the values that it reads from left.
 func checkNames(d *json.Decoder, depth int, left *int) error {
 	if *left--; *left < 0 {
 		return fmt.Errorf("the body must contain at most %d values", maxValues)

@@ -299,8 +299,8 @@ func TestDerivedLeaks(t *testing.T) {
 	}
 }
 
-// TestForgedDerivedLeaks: reports of derived tokens are limited like those of other credentials that
-// anyone can make up, also if they are longer than any other credential.
+// TestForgedDerivedLeaks: reports of derived tokens are limited like those of other credentials
+// that anyone can make up, even if they are longer than any other credential.
 func TestForgedDerivedLeaks(t *testing.T) {
 	d := open(t)
 	for name, namespace := range map[string]string{"short": "acme", "long": strings.Repeat("a", 63)} {
@@ -378,7 +378,7 @@ func keysDocument(t *testing.T, keys map[string]string) string {
 	return string(text)
 }
 
-// signer returns a public key, and what signs bodies for it.
+// signer returns a public key, and a function that signs bodies with its private key.
 func signer(t *testing.T) (public string, sign func(body string) string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

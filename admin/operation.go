@@ -204,7 +204,7 @@ func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 
 // notReached returns the detail of a problem whose cause is a nil key store.
 func (a *API) notReached() string {
-	const text = "the database has not been reached since this Caddy started; it keeps retrying"
+	const text = "the database has not been reached since this Caddy started; Caddy keeps retrying"
 	if reason := a.reason.Load(); reason != nil && *reason != "" {
 		return text + ": " + *reason
 	}

@@ -96,7 +96,8 @@ func printable(s string) bool {
 }
 
 // refuseEmpty requires at least one character in each string of a body, except those with the tag
-// `minLength:"0"`. An empty string would mean the same as an absent one.
+// `minLength:"0"`. In the others, an empty string would be treated as absent, such as that of an
+// unset variable in a script.
 func (a *API) refuseEmpty(s *huma.Schema) {
 	schemas := a.huma.OpenAPI().Components.Schemas
 	for s.Ref != "" {
@@ -116,7 +117,7 @@ func (a *API) refuseEmpty(s *huma.Schema) {
 	}
 }
 
-// mayBeEmpty reports whether an empty string means the same as an absent one.
+// mayBeEmpty reports whether a string has that tag: it may be empty, and null is treated as absent.
 func mayBeEmpty(s *huma.Schema) bool { return s.MinLength != nil && *s.MinLength == 0 }
 
 // inspect refuses three kinds of values that huma accepts: null for a string that is not nullable,

@@ -34,8 +34,9 @@ func (a *API) registerUsage() {
 	all := huma.Operation{
 		OperationID: "show-usage", Method: http.MethodGet, Path: usagePath,
 		Summary: "Show the usage of keys", Tags: []string{"usage"},
-		Description: "Sums up the keys in whose home namespaces the caller has the permission, " +
-			"and for a member also those that it owned at the time of the request. " + formats,
+		Description: "Sums up the requests with keys in whose home namespaces the caller has the " +
+			"permission, and for a member also those with keys that it owned when they were " +
+			"made. " + formats,
 	}
 	register(a, all, "admin.usage:read", a.showUsage)
 
@@ -208,7 +209,8 @@ func latencyName(i int) string {
 	return keystore.LatencyBounds[i].String()
 }
 
-// The functions that write usage leave errors to the Flush of w, except for a loop that they end.
+// The functions that write usage may ignore write errors, because the Flush of w returns them. They
+// check those in a loop, to end it.
 
 func writeUsageJSON(w *bufio.Writer, u *manage.Usage, by keystore.UsageGroup) error {
 	e := json.NewEncoder(w)

@@ -16,7 +16,7 @@ import (
 )
 
 // AbuseConfig limits how often one address may send an invalid key. Beyond the limit, the answer is
-// 429 instead of 401. Valid keys still pass, but imported keys, and tokens derived from any key,
+// 429 instead of 401. Valid keys still pass. Imported keys, and tokens derived from any key, pass
 // only while this process has the key cached. All IPv6 addresses of a /64 count as one.
 type AbuseConfig struct {
 	// Number of invalid keys that an address may send in `per`.

@@ -103,8 +103,8 @@ func TestAbuse(t *testing.T) {
 		t.Error("the answers for invalid keys differ")
 	}
 
-	// A client with a slow clock, or one that has not noticed that its token has expired, guesses
-	// nothing.
+	// A client with a slow clock, or one that has not noticed that its token has expired, is not
+	// guessing.
 	const late = "203.0.113.9"
 	expired := deriveToken(t, token, keystore.Caveats{ExpiresAt: time.Now().Add(-time.Second)})
 	forged := expired[:len(expired)-9] + "AAAAAAAAA"

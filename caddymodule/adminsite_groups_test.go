@@ -25,7 +25,7 @@ func mustJSON(v any) string {
 
 // TestTrustGroups signs in people whose identity provider names their groups in a response header.
 func TestTrustGroups(t *testing.T) {
-	// The cookie is "user:groups", without groups there is no header for them.
+	// The cookie is "user:groups". Without groups, the response has no header for them.
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session, in := strings.CutPrefix(r.Header.Get("Cookie"), "session=")
 		if !in {

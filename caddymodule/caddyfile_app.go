@@ -29,8 +29,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, earlier any) (any, error) {
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// appOptions parses the options. Errors do not repeat arguments that may be secrets, as
-// Dispenser.ArgErr does.
+// appOptions parses the options. Unlike Dispenser.ArgErr, their errors do not repeat arguments,
+// which may be secrets.
 var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) error{
 	"database": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {
@@ -152,8 +152,8 @@ var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) 
 const appOptionNames = "database, cache, local_cache, lease, token_prefix, abandon_prefix, " +
 	"token_key, capacity, request_memory, abuse, usage, derive, remind, unused, leak_keys, webhook"
 
-// checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the expanded
-// others.
+// checkPrefixArgs checks the prefixes that have no placeholder. Provision checks the others once
+// they are expanded.
 func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) error {
 	for _, prefix := range prefixes {
 		if !strings.Contains(prefix, "{") {

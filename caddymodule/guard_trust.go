@@ -285,7 +285,8 @@ func (g *guard) checkTrust(s *AdminSite, p passed) {
 				" replaces it in all requests",
 				"Before "+adminSiteDirective+", let forward_auth replace the header with "+
 					"`copy_headers "+header+"`, set it to a value that does not come from the "+
-					"client, or remove it. No matcher must exclude requests under "+sitePath+"/.")
+					"client, or remove it. Its matcher must not exclude requests under "+
+					sitePath+"/.")
 			continue
 		}
 		g.addOption(s, trusts.option, "", "trust", problem+redact.Argument(trusts.placeholder)+

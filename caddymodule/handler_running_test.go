@@ -222,7 +222,8 @@ func TestRevokeCutsRunningRequests(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = response.Body.Close()
-			if _, ours := transport.(*http.Transport); ours && !kept { // http3's gives it up itself
+			// The transport of http3 drops the connection itself.
+			if _, ours := transport.(*http.Transport); ours && !kept {
 				t.Error("the connection was closed")
 			}
 			awaitPath(t, upstream.ended, "/")

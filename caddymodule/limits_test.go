@@ -730,8 +730,8 @@ func TestRefusedRequestLeaves(t *testing.T) {
 	}
 }
 
-// TestUnknownQuota checks that a quota has no state before the database was asked for it. It would
-// have to rise later.
+// TestUnknownQuota checks that responses show no state of a quota that the node has not asked the
+// database for. A guess could be too low, and would have to rise later.
 func TestUnknownQuota(t *testing.T) {
 	h := newFixture(t)
 	key, token := h.key("read")

@@ -18,8 +18,9 @@ import (
 // maxRemind is the maximum number of reminders of one key.
 const maxRemind = 10
 
-// minRemind is the shortest time before the expiry, and between two reminders. A node that looks for
-// keys once the next reminder is due adds only that one.
+// minRemind is the shortest time before the expiry, and between two reminders. If the next reminder
+// of a key is due before a node has added the last one, the node adds only the next. So reminders
+// must be further apart than the searches for keys.
 const minRemind = time.Minute
 
 // remindOff is the value of `remind` without reminders.

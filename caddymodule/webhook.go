@@ -14,8 +14,8 @@ import (
 
 // WebhookConfig is a receiver of events: changes of keys, members, roles, plans and namespaces,
 // reminders before keys expire, and quotas that reach a threshold, in the format of
-// [Standard Webhooks](https://www.standardwebhooks.com). One node of the deployment delivers them,
-// in order, until the receiver has answered with a status of 2xx.
+// [Standard Webhooks](https://www.standardwebhooks.com). One node of the deployment delivers them
+// in order, and repeats each one until the receiver answers with a status of 2xx.
 type WebhookConfig struct {
 	// Where events are sent: `https://HOST/PATH`. It identifies the webhook, as written here: with
 	// another URL, a webhook begins with the next event. If a part of it is secret, use a

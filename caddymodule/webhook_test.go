@@ -43,7 +43,7 @@ var _ caddyevents.Handler = (*eventRecorder)(nil)
 const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 // TestWebhooks: a webhook of the configuration gets events, a reload adds and removes webhooks, and
-// metrics count.
+// metrics count the attempts.
 func TestWebhooks(t *testing.T) {
 	got := make(chan string, 100)
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

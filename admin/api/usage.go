@@ -28,7 +28,7 @@ type UsageCounts struct {
 	Status   map[string]int64 `json:"status" nullable:"false" doc:"Responses by class, including those of Caddy, such as 502" example:"{\"2xx\":11,\"5xx\":1}"`
 	BytesIn  int64            `json:"bytes_in" doc:"Bytes of request bodies that Caddy has read for the API"`
 	BytesOut int64            `json:"bytes_out" doc:"Bytes of response bodies"`
-	Latency  map[string]int64 `json:"latency" nullable:"false" doc:"Responses by the time until they ended. The names are upper bounds, and more for the rest" example:"{\"10ms\":9,\"50ms\":2,\"more\":1}"`
+	Latency  map[string]int64 `json:"latency" nullable:"false" doc:"Responses by the time from the request to the end of the response. Each name is an upper bound; more counts the rest" example:"{\"10ms\":9,\"50ms\":2,\"more\":1}"`
 }
 
 // Refused returns the number of refused requests.

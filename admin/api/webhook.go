@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A Webhook is a receiver of events, and how far it has come in the audit log. A node that has it
+// A Webhook is a receiver of events, with its position in the audit log. The first node that has it
 // in its configuration adds it.
 type Webhook struct {
 	ID         string            `json:"id" doc:"Derived from the URL in the configuration"`

@@ -121,9 +121,9 @@ func (c *Client) DeleteKey(
 	return call[api.KeyChanged](ctx, c, send(http.MethodDelete, keyPath(id), nil, options...))
 }
 
-// ImportKeys adds keys whose credentials were created elsewhere: all of them or, with partial, the
-// valid ones. body is an [api.ImportRequest] for [api.JSON], or one [api.ImportKey] per line for
-// [api.NDJSON]. If invalid keys prevent the import, the error lists them in Refused. For
+// ImportKeys adds keys whose credentials were created elsewhere: all of them or none; with partial,
+// only the valid ones. body is an [api.ImportRequest] for [api.JSON], or one [api.ImportKey] per
+// line for [api.NDJSON]. If invalid keys prevent the import, the error lists them in Refused. For
 // idempotencyKey, see [Client.MintKey].
 func (c *Client) ImportKeys(
 	ctx context.Context, contentType string, body io.Reader, partial bool,

@@ -16,8 +16,8 @@ import (
 // A UsageSpan is the time of a request for usage, in buckets. Its zero value is the last 24 hours.
 type UsageSpan struct {
 	Step string // of the buckets: minute, hour, day or month; empty means hour
-	// From is rounded down to a bucket and To, which is exclusive, up. Zero means 60 minutes, 24
-	// hours, 30 days or 12 months before To, and now.
+	// From is rounded down to a bucket. To is exclusive and rounded up. A zero To means now. A zero
+	// From means 60 minutes, 24 hours, 30 days or 12 months before To, depending on Step.
 	From, To time.Time
 }
 

@@ -24,7 +24,7 @@ type accountPage struct {
 // A sessionLine is a session as shown.
 type sessionLine struct {
 	keystore.Session
-	Here bool // whether it is that of this browser
+	Here bool // whether it is the session of this browser
 }
 
 func showAccount(v *visit) error {

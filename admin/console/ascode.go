@@ -68,7 +68,7 @@ func deriveCode(k api.Key) []code {
 	}
 }
 
-// derivePython is the program in docs/derived.md, with a verb for the namespace.
+// derivePython is the program in docs/derived.md, with %q in place of the namespace.
 const derivePython = `import base64, hashlib, sys, time, jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256

@@ -16,11 +16,11 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// A chart draws requests over time as SVG: bars of those that were allowed and, by cause, of those
-// that were refused. Horizontal positions are percentages, so that it fills any width while its
-// texts keep their size.
+// A chart draws requests over time as SVG. A bar shows the allowed requests and, above them, the
+// refused ones by cause. Horizontal positions are percentages, so that the chart fills any width
+// while its texts keep their size.
 type chart struct {
-	ID          string // begins the ids of its elements
+	ID          string // the prefix of the ids of its elements
 	Title, Text string // what it shows, in words
 	Step        keystore.Period
 	Series      []series // those that it shows
@@ -28,13 +28,13 @@ type chart struct {
 	Values      []chartTick // on the vertical axis
 	Times       []chartTick // on the horizontal axis
 	Quota       *chartQuota
-	Units       bool // whether it shows units, because they differ from the allowed requests
+	Units       bool // whether it shows units: only if they differ from the allowed requests
 
 	Outcomes []keystore.Outcome   // of the refused requests, for the table
 	Rows     []manage.UsageBucket // those with requests
 }
 
-// A series is a kind of requests, which has a pattern of its own in each chart.
+// A series is one kind of request. Its parts of all bars share a pattern.
 type series struct {
 	Name, Label string
 	outcomes    []keystore.Outcome // nil: all refusals that no other series has
@@ -71,7 +71,7 @@ type chartTick struct {
 	Y     float64 // on the vertical axis
 	Label string
 	Minor bool // left out in narrow windows
-	Last  bool // ends at X
+	Last  bool // the text ends at X, instead of being centered there
 }
 
 // A chartQuota is the quota of a key.

@@ -15,9 +15,9 @@ const minCompressed = 1400
 
 var compressors = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
-// respond writes a body, compressed with gzip if the client accepts it. A page that shows a token is
-// not compressed, neither here nor by Caddy's encode handler: with a text from the request in the
-// same page, its length could reveal the token (BREACH).
+// respond writes a body, compressed with gzip if the client accepts it. A page that shows a token
+// is compressed neither here nor by Caddy's encode handler: if it also shows a text from the
+// request, its compressed length could reveal the token (BREACH).
 func respond(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	h := w.Header()
 	h.Add("Vary", "Accept-Encoding")

@@ -37,8 +37,8 @@
 //	return v.again("role_form", "Create role", page, f)
 //	// 303, with a notice on the next page
 //	return v.done("/apikeys/roles", notice{Title: "Role created"})
-//	// the same after a change that reduces access: the notice shows on how many servers it is
-//	// applied; if it is not complete, the visitor sees the progress page first
+//	// the same after a change that reduces access: the notice shows how many servers have
+//	// applied the change; the visitor sees the progress page first if some have not
 //	return v.changed("/apikeys/roles", "Changes saved", p)
 //	// a page with the refusal of the REST interface, with its status
 //	return err
@@ -81,8 +81,8 @@
 // # Charts
 //
 // chart.go computes the geometry of a chart of usage and spark.go that of a small one in a row of a
-// table; templates/charts.html writes them as SVG. Every series has a pattern of its own, and a
-// table or a text has the same numbers. A page that shows usage reads it with visit.usagePart,
+// table; templates/charts.html writes them as SVG. Every series has its own pattern, and a
+// table or a text repeats the numbers. A page that shows usage reads it with visit.usagePart,
 // which never fails: see [usagePart]. `go test -run TestCharts ./admin/console -update` rewrites the
 // charts in testdata. Look at them before you commit it.
 //

@@ -23,7 +23,7 @@ func TestConflicts(t *testing.T) {
 	for _, test := range []struct {
 		kind, path, both string   // the name of the field that both change
 		adas, bens       []string // what only one of them changes
-		taken            string   // how the form calls Ben's
+		taken            string   // the label of the fields that only Ben changes
 	}{
 		{"role", "roles/acme/gold", "description", nil,
 			[]string{"permissions_more", "orders:read\norders:write"}, "Permissions"},
@@ -59,7 +59,7 @@ func TestConflicts(t *testing.T) {
 		check(ada.get(edit), "Bens")
 	}
 
-	// The access of a member is one field, in whatever order its namespaces are.
+	// The access of a member is one field, regardless of the order of its namespaces.
 	edit := "/apikeys/members/" + carl + "/edit"
 	form := ada.get(edit).fill("grants[1].permissions", "refunds:read")
 	removed := ben.submit(edit, "remove", "0").want(200)
@@ -96,7 +96,7 @@ func TestConflicts(t *testing.T) {
 		}
 	}
 
-	// A new token is no change of what the form shows.
+	// A new token changes nothing that the form shows.
 	form = ada.get(edit).fill("name", "Charles")
 	s.endSession(t, carl)
 	ada.post(edit, form...).want(200, "Changes saved", "Charles")

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits on wrong tokens. Tokens cannot be guessed; the limits keep attempts from filling logs and
-// connections.
+// Limits on wrong tokens. Tokens cannot be guessed; the limits keep attempts from filling the logs
+// and from occupying connections.
 const (
 	guessBurst    = 10
 	guessInterval = 6 * time.Second

@@ -71,9 +71,9 @@ const (
 	shownFound = 5
 )
 
-// examine calls add with active keys that have a finding, or any if it is empty, until add returns
-// false. It examines at most maxExamined keys, always atOnce together. It returns the cursor of the
-// keys that it has not examined.
+// examine calls add with active keys that have the finding, or any finding if name is empty, until
+// add returns false. It examines at most maxExamined keys, atOnce at a time. It returns the cursor
+// of the keys that it has not examined.
 func (v *visit) examine(name manage.Finding, atOnce int, add func(manage.KeyHygiene) (more bool)) (
 	next *string, err error,
 ) {

@@ -21,8 +21,8 @@ const keptCookie = "apikeys-form"
 const keptStep = "kept"
 
 const (
-	// maxKept keeps the cookie below the limit of browsers, in bytes. That is a form with a few
-	// hundred checked permissions.
+	// maxKept keeps the cookie below the limit of browsers, in bytes. It is enough for a form with
+	// a few hundred checked permissions.
 	maxKept = 3800
 	// maxPacked bounds the work for visitors who are not signed in, in bytes.
 	maxPacked = 64 << 10

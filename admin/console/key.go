@@ -71,7 +71,7 @@ func (p keyPage) Refused() bool { return p.Status != string(keystore.StatusActiv
 // An effect is what a key may do through one of its grants, or could do if it is refused.
 type effect struct {
 	keystore.EffectiveGrant
-	Every       bool // every call that is not for the management of keys
+	Every       bool // every call, except those that manage keys
 	Permissions []keystore.Permission
 }
 
@@ -166,7 +166,7 @@ type event struct {
 	Words string
 }
 
-// actions are the words for actions on the page of their key.
+// actions has the words of a key's history for actions of the audit log.
 var actions = map[string]string{
 	"key.mint": "Created", "key.import": "Imported", "key.edit": "Edited",
 	"key.rotate": "Token rotated", "key.revoke": "Revoked", "key.delete": "Deleted",

@@ -75,7 +75,7 @@ func (l *aspectList) limits(f *form, none string) {
 	}
 }
 
-// copied returns a form with the same values, whose errors are not those of the form.
+// copied returns a form with the same values and without errors. Both share the values.
 func (f *form) copied() *form { return &form{values: f.values} }
 
 // aspects returns the aspects of the key in a form. Aspects whose fields the form does not have are

@@ -254,7 +254,8 @@ func (v *visit) roleChoices(p *keyForm) {
 	slices.SortFunc(p.Roles, compareChoices)
 }
 
-// maxRepeated is the maximum number of permissions and roles that other namespaces repeat.
+// maxRepeated is the maximum number of permissions and roles of the home namespace that grants in
+// other namespaces can repeat.
 const maxRepeated = 500
 
 // maxOthers is the number of namespaces that a form offers. Others can be typed.
@@ -380,7 +381,8 @@ func (f *form) otherGrants(p *keyForm, home homeGrant, shared []string) []api.Gr
 		return grants
 	}
 	if len(home.permissions)+len(home.roles) > maxRepeated {
-		f.wrong("grants", fmt.Sprintf("must not repeat more than %d permissions and roles", maxRepeated))
+		f.wrong("grants", fmt.Sprintf("can repeat at most %d permissions and roles of the key's "+
+			"own namespace: choose fewer", maxRepeated))
 		return grants
 	}
 	var roles []string

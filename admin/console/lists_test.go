@@ -299,7 +299,7 @@ func TestFilters(t *testing.T) {
 			t.Errorf("the filter %s is %q", name, value)
 		}
 	}
-	// Names that the visitor may not read are typed, and its links lead nowhere that is refused.
+	// The visitor types names that it may not read. No link leads to a page that refuses it.
 	viewer := s.signedIn(t, "Vera", "acme=admin.keys:read")
 	a = viewer.get("/apikeys/keys?role=billing").want(200, "Till", `id="role-filter" name="role" `+
 		`value="billing"`)
@@ -397,7 +397,7 @@ func TestStatuses(t *testing.T) {
 	}
 }
 
-// TestRefusedForms checks that forms are refused where sending them would be.
+// TestRefusedForms checks that a form is refused if its submission would be.
 func TestRefusedForms(t *testing.T) {
 	s := open(t)
 	id := s.mint(t, "Till")

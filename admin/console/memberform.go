@@ -109,7 +109,7 @@ func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 			{Value: string(keystore.Group), Label: "Group",
 				Hint: "A team that the site names when it signs people in. It has no token."},
 		}}
-	if m != nil { // a member stays a group, or none
+	if m != nil { // a group stays a group, and no other member becomes one
 		group := m.Kind == string(keystore.Group)
 		p.Kinds = slices.DeleteFunc(p.Kinds,
 			func(c choice) bool { return (c.Value == string(keystore.Group)) != group })

@@ -189,7 +189,7 @@ func watch(v *visit) error {
 	return v.show("progress", title, p)
 }
 
-// objectAt returns the name of the object with a page of its own, or an empty string.
+// objectAt returns the name of the object whose page a link leads to, or an empty string.
 func (v *visit) objectAt(link string) string {
 	u, err := url.Parse(link)
 	if err != nil {

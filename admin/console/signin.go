@@ -101,8 +101,8 @@ func (v *visit) askToSignIn() {
 // next returns the page of the console to open after signing in.
 func (v *visit) next() string { return ownPage(v.r.FormValue("next")) }
 
-// ownPage returns an address of the console that came with a request, or that of the keys if it
-// leads elsewhere.
+// ownPage returns an address that a request contains if it is one of the console, and otherwise the
+// address of the keys.
 func ownPage(address string) string {
 	u, err := url.Parse(address)
 	// The path may have escapes, so the text must begin like a page, too.

@@ -51,7 +51,7 @@ func (o operations) matches(words []string) bool {
 
 // A table is the permission table in a form. Beside the checkboxes and the text field NAME_more, its
 // fields are NAME_open, the resources whose calls are all shown, NAME_find, the text to search for,
-// and NAME_found, the text of which it shows the results: see [form.again].
+// and NAME_found, the text whose results it shows: see [form.again].
 type table struct {
 	Form      *form
 	Name      string // the name of the checkboxes

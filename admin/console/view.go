@@ -185,8 +185,8 @@ func (d *view) Known(namespace string) bool {
 	return false
 }
 
-// Switches reports whether the page has the namespace switcher. Using it on a form would lose
-// the input, and on the answer to a form a new token.
+// Switches reports whether the page has the namespace switcher. Forms and answers to forms do not:
+// using it would lose the input or a new token.
 func (d *view) Switches() bool {
 	return d.Member != nil && !d.Composes && d.r.Method != http.MethodPost
 }

@@ -33,8 +33,9 @@ type visit struct {
 	readablePlans []api.Plan        // see plans
 }
 
-// may reports whether the visitor has a permission ("admin.keys:read") in some namespace. Each row of
-// a list may ask, and there may be thousands of namespaces to look at.
+// may reports whether the visitor has a permission ("admin.keys:read") in some namespace. It
+// remembers the result, because each row of a list may ask, and there may be thousands of
+// namespaces to look at.
 func (v *visit) may(permission string) bool {
 	ok, known := v.allowed[permission]
 	if !known {

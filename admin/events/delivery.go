@@ -212,7 +212,8 @@ func (d *delivery) newest(ctx context.Context) (int64, error) {
 }
 
 // save stores the row, and with it extends the lease. It reports whether this node still holds the
-// row. It applies a replay. It takes no context: a node that stops must know the row to release it.
+// row. It applies a replay. It takes no context: a node that stops needs the result to release the
+// row.
 func (d *delivery) save() bool {
 	if d.row.TakeReplay() {
 		d.buffer, d.polled = nil, time.Time{}

@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
 )
 
-// TestDelivers: what is changed on any node is delivered by one of them, in order and once.
+// TestDelivers: one of the nodes delivers the changes of all nodes, in order and once.
 func TestDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
@@ -256,7 +256,8 @@ func TestSaves(t *testing.T) {
 	})
 }
 
-// TestSavesOfTwo: of two deliveries of one webhook that save at the same time, one has the row.
+// TestSavesOfTwo: of two deliveries of one webhook that save at the same time, only one gets the
+// row.
 func TestSavesOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := idleNode(fleet.New(t))
@@ -422,8 +423,8 @@ func TestReplay(t *testing.T) {
 	})
 }
 
-// TestConfigure: a webhook whose secret changes continues where it was, and one that is removed
-// and comes back within a week as well. After that, its row is deleted.
+// TestConfigure: a webhook whose secret changes continues where it was, and so does one that is
+// removed and comes back within a week. After that, its row is deleted.
 func TestConfigure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
@@ -590,7 +591,7 @@ func loseRows(d fleet.Fleet, statements ...string) {
 		"DELETE FROM audit WHERE seq > 1", "DELETE FROM touched WHERE seq > 1")...)
 }
 
-// TestBounded: a webhook with a large backlog holds a page of it in memory.
+// TestBounded: a webhook with a large backlog holds only one page of it in memory.
 func TestBounded(t *testing.T) {
 	d, r := fleet.New(t), newReceiver()
 	n := idleNode(d)

@@ -67,7 +67,7 @@ func (r *receiver) answering(f func(m *message) (int, error)) {
 	r.answer = f
 }
 
-// types returns the types of what was received, in order.
+// types returns the types of the received events, in order.
 func (r *receiver) types() (list []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +77,7 @@ func (r *receiver) types() (list []string) {
 	return list
 }
 
-// firsts returns the ids of what was received, each where it came first.
+// firsts returns the ids of the received events, in the order of their first arrival.
 func (r *receiver) firsts() (ids []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,7 +159,8 @@ func audit(t testing.TB, k *manage.Keystore) (rows []keystore.AuditRow) {
 	return rows
 }
 
-// wantAll checks that everything in the audit log after some rows was received, first in order.
+// wantAll checks that the events of all rows of the audit log, except the first `after` ones, were
+// received, and that their first arrivals were in order.
 func wantAll(t testing.TB, k *manage.Keystore, r *receiver, after int) {
 	t.Helper()
 	var want []string

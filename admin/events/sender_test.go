@@ -238,7 +238,7 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// TestEchoAnywhere: whatever is around the path in an error, it is not shown. A URL without a path
+// TestEchoAnywhere: an error does not show the path, whatever surrounds it. A URL without a path
 // hides no error.
 func TestEchoAnywhere(t *testing.T) {
 	for _, test := range []struct{ sent, text, want string }{

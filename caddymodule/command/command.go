@@ -298,7 +298,7 @@ func oneID(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// noArguments does not repeat the argument as cobra.NoArgs does: it may be a token.
+// noArguments refuses arguments. Unlike cobra.NoArgs, it does not repeat them: one may be a token.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

@@ -136,9 +136,9 @@ A context is a server with a name. --context or $APIKEYS_CONTEXT selects one,
 else the current context is used, which 'contexts use' sets. A flag such as
 --server or --address, and $APIKEYS_SERVER, win over the current context.
 
-They are in caddy-apikeys/contexts.json in the configuration directory of the
-user, which is $XDG_CONFIG_HOME or ~/.config on Linux. The file has the names of
-files with tokens, and no token.`,
+Contexts are stored in caddy-apikeys/contexts.json in the user's configuration
+directory, which is $XDG_CONFIG_HOME or ~/.config on Linux. The file has the
+names of files with tokens, and no token.`,
 	}, c.listContextsCommand(), c.setContextCommand(),
 		c.editContextsCommand("use", "Makes a context the current one",
 			"Context %s is now the current one.",

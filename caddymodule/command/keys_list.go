@@ -55,7 +55,7 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Expiring, "expiring", "",
 		"Only keys that expire within this `DURATION`, such as 30d")
 	flags.StringVar(&f.Unused, "unused", "",
-		"Only keys that were not used for this `DURATION`, such as 90d, or never if they are older")
+		"Only keys not used for this `DURATION`, such as 90d; if never used, since their creation")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
 		"Only keys created by the member or key with this `ID`")
 	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")

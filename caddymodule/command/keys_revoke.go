@@ -28,15 +28,15 @@ func (k *keyObjects) revokeCommand() *cobra.Command {
 		Use:   "revoke ID...",
 		Short: "Revokes a key permanently, on every node",
 		Long: `
-Revokes keys permanently and ends their running requests. Repeating it is
-harmless. Exit status 0 means that no node accepts the keys any more.
+Revokes keys permanently and ends their running requests. Repeating the command
+is harmless. Exit status 0 means that no node accepts the keys any more.
 
 - stands for the key of a token on standard input, which nobody else sees. Use
-it for a token that has leaked: an old one is found too.
+it for a token that has leaked, even one that was rotated since.
 
-An unreachable node delays this, at most until its lease expires. Standard error
-names the pending nodes, and until when. After --wait the command exits with
-status 3: the key is revoked, and those nodes refuse it by the time named.`,
+An unreachable node delays the revoke, at most until its lease expires. Standard
+error names the pending nodes, and until when. After --wait the command exits
+with status 3: the key is revoked, and those nodes refuse it by the time named.`,
 		Example: `  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "left the company"
   caddy apikeys keys revoke 4fYQ0hTz81Lk --yes --wait 1m
   caddy apikeys keys revoke "CI, nightly" 7wNF --yes

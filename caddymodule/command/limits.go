@@ -186,8 +186,8 @@ func quotaText(q *api.Quota, none string) string {
 	return fmt.Sprintf("%d/%s", q.Requests, q.Per) + shadowText(q.Shadow)
 }
 
-// unreadableOr returns none as the text of a limit that is not set. If defect, the Unreadable of
-// its object, is about the limit, it says so instead. field is the limit's name in JSON.
+// unreadableOr returns the text of a limit that is not set: none, or `unreadable` if defect names
+// it. defect is the Unreadable of the object, and field the name of the limit in JSON.
 func unreadableOr(none, defect, field string) string {
 	if strings.Contains(defect, field+":") {
 		return "unreadable"

@@ -55,7 +55,7 @@ func (c *cli) plansCommand() *cobra.Command {
 A plan is a named pair of a rate limit and a quota. It belongs to one namespace,
 whose keys can name it: acme/gold. A name without a namespace, or */NAME, is a
 shared plan: all keys can name it. Changes of a plan apply to all keys that have
-it. Each key has the limits of its plan for itself.`,
+it. Keys with the same plan do not share its limits.`,
 	}, p.listCommand(), p.showCommand("Shows a plan",
 		"  caddy apikeys plans show acme/gold\n  caddy apikeys plans show free"),
 		p.createCommand(), p.editCommand(),

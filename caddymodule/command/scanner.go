@@ -68,7 +68,7 @@ their own and are not found.`,
 	return cmd
 }
 
-// quoted returns what the tokens begin with, as a list in quotes.
+// quoted returns the beginnings of tokens with some prefixes, in quotes and separated by commas.
 func quoted(prefixes []string) string {
 	list := make([]string, len(prefixes))
 	for i, p := range prefixes {

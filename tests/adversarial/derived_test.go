@@ -21,7 +21,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// A deriver makes JWTs from a token without our code, also wrong ones (docs/derived.md, "Format").
+// A deriver creates JWTs from a token, valid and invalid ones, without our code (docs/derived.md,
+// "Format").
 type deriver struct {
 	key ed25519.PrivateKey
 	kid string

@@ -116,8 +116,8 @@ func (c *comparison) compare(b *testing.B, r request) {
 		over := ratio(of(c.keys), of(c.forward), rateOf)
 		report.bar("throughput with `api_key`, against `forward_auth` to a Redis-backed checker",
 			"≥ 2 ×", over.String(), hundredths(over.middle) >= 2)
-		fmt.Fprintf(&t, "\nThe checker behind `forward_auth` is another process. It takes %.1f µs "+
-			"of CPU per request more, without its Redis.\n\n",
+		fmt.Fprintf(&t, "\nThe checker behind `forward_auth` is a separate process. It takes "+
+			"%.1f µs more CPU time per request, not counting its Redis.\n\n",
 			median(of(c.forward), func(r round) float64 { return r.checkerCPU }))
 		t.WriteString(c.instructions(r, caddys))
 	}

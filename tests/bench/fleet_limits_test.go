@@ -29,7 +29,8 @@ var (
 func benchmarkLimits(b *testing.B) {
 	var t strings.Builder
 	fmt.Fprintf(&t, "Clients ask as fast as they can for %v, over %d connections to each node that "+
-		"they use. Allowed is burst + rate · time, and the burst is the rate of one second.\n\n"+
+		"they use. Allowed is burst + rate · time; the burst is as large as the rate per "+
+		"second.\n\n"+
 		"| nodes | limit | requests go to | Redis | offered/s | admitted / allowed | commands/s |\n"+
 		"|--:|--:|---|---|--:|--:|--:|\n", limitLoad, limitConns)
 	for _, nodes := range limitNodes {

@@ -28,9 +28,9 @@ func benchmarkProfiles(b *testing.B) {
 	fmt.Fprintf(&t, "CPU profiles of the stock process and the one with `api_key` under the same "+
 		"load, %d of %v each in turn (`/debug/pprof/profile` of the admin endpoint). A sample "+
 		"counts for the innermost of its functions that has a row here. CPU time is in µs per "+
-		"request: the share of the samples, of the process's CPU time. The error is the standard "+
-		"error from the number of samples.\n"+
-		"What `reverse_proxy` and its logger take is Caddy's own: [upstream.md](upstream.md) "+
+		"request: the process's CPU time, times the row's share of the samples. The error is the "+
+		"standard error from the number of samples.\n"+
+		"The time of `reverse_proxy` and its logger is Caddy's own: [upstream.md](upstream.md) "+
 		"describes how it could be less.\n", turns, profileLength)
 	for _, r := range requests {
 		if !r.goals {

@@ -331,7 +331,7 @@ func TestErrorsTakeTheFocus(t *testing.T) {
 	}
 }
 
-// TestGrowOnlyForms shows the forms for keys whose permissions are permanent, and of keys that no
+// TestGrowOnlyForms shows the forms of keys whose permissions are permanent, and of keys that no
 // longer work.
 func TestGrowOnlyForms(t *testing.T) {
 	t.Parallel()

@@ -365,7 +365,7 @@ func TestBackOffice(t *testing.T) {
 		// "A role can be picked while making the key or made on the spot, the latter only by a user
 		// who holds roles.create."
 		if iris.Offers("Create role") {
-			t.Error("Iris is offered to make a role")
+			t.Error("Iris, who may not create roles, is offered “Create role”")
 		}
 		iris.Click("cashier")
 		iris.Click("Create key")
@@ -393,7 +393,7 @@ func TestBackOffice(t *testing.T) {
 		// while editing a key."
 		ed := signedIn(t, g, tokens["Ed"], look)
 		if ed.Offers("Create key") {
-			t.Error("Ed is offered to make a key")
+			t.Error("Ed, who may not create keys, is offered “Create key”")
 		}
 		ed.Click(till)
 		ed.Click("Edit key")

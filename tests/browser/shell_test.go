@@ -139,7 +139,7 @@ func TestLargeTable(t *testing.T) {
 		page.Sees("of 1,223 calls match.")
 		close(release)
 		<-held // it has answered
-		// A later answer shows that the browser has had the time to read the late one.
+		// The next answer appears only after the browser has had time to read the late one.
 		page.Focus("Show all 34 calls of pulls")
 		page.Press(kb.Enter)
 		page.Sees("/pulls/{pull_number}/files")

@@ -14,14 +14,14 @@ func TestRemindersAfterKill(t *testing.T) {
 	t.Parallel()
 	nodes := two(t, gate.Config{APIKeys: "remind 1h\nlease 5s\n"})
 	keys := 0
-	mint := func(on, n int) { // the reminder of one is due each second, from in 5 s on
+	mint := func(on, n int) { // a reminder is due in 5 s, and another one each second after that
 		for i := range n {
 			nodes[on].Mint(t, gate.JSON{"name": fmt.Sprint(keys), "access": "read_only",
 				"expires_at": time.Now().Add(time.Hour + time.Duration(i+5)*time.Second).UTC()})
 			keys++
 		}
 	}
-	// awaitGiven waits until there are n reminders, as a node sees it.
+	// awaitGiven waits until the audit log of a node has n reminders.
 	awaitGiven := func(by, n int) {
 		t.Helper()
 		given := 0
@@ -37,7 +37,7 @@ func TestRemindersAfterKill(t *testing.T) {
 				found[key] = true
 			}
 			if given = len(found); given < n && time.Now().After(end) {
-				t.Fatalf("%d of %d reminders were given", given, n)
+				t.Fatalf("%d of %d reminders were added", given, n)
 			}
 		}
 	}

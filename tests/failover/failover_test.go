@@ -18,8 +18,8 @@ var (
 		"break the primary 50 times, with the smallest ttl that Patroni supports in production")
 	times = flag.Int("faults.failovers", 0,
 		"how many times to break the primary; 0: once in each way, or 50 times in the long run")
-	seed  = flag.Uint64("faults.seed", 0, "of the order of faults; 0: another one each time")
-	lease = flag.Duration("faults.lease", 0, "of the gates; 0: 3 s, or 6 s in the long run")
+	seed  = flag.Uint64("faults.seed", 0, "seed of the order of faults; 0 chooses one")
+	lease = flag.Duration("faults.lease", 0, "lease of the gates; 0: 3 s, or 6 s in the long run")
 )
 
 // kinds are the ways to break a primary.

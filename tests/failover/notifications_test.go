@@ -20,7 +20,7 @@ const reminded = 24 * time.Hour
 type receiver struct {
 	*httptest.Server
 	mu     sync.Mutex
-	events []string // ids, each where it came first
+	events []string // ids, in the order of their first arrival
 }
 
 func newReceiver(t testing.TB) *receiver {
@@ -108,8 +108,8 @@ func (r *run) late(k gate.JSON) bool {
 	return i < 0 || !r.keys[i].minted.Before(expires.Add(-reminded))
 }
 
-// checkEvents waits until the receiver has all events of the audit log, and fails if their order is
-// another one. A failover may have lost the rows of other events.
+// checkEvents waits until the receiver has the events of all rows of the audit log, and fails if it
+// got them in another order. It ignores events whose rows a failover has lost.
 func (r *run) checkEvents() {
 	r.t.Helper()
 	var want []string

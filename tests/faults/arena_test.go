@@ -277,8 +277,8 @@ func (a *arena) mint(node int) key {
 	return a.mintWith(node, gate.JSON{"access": "read_write"})
 }
 
-// mintApplied mints a key on node 0 and waits until node 1 has applied the mint, so that what it reads
-// about the key is not newer.
+// mintApplied mints a key on node 0 and waits until node 1 has applied the mint, so that node 1
+// does not read a revision of the key that it has not applied.
 func (a *arena) mintApplied() key {
 	a.t.Helper()
 	k := a.mint(0)

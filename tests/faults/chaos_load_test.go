@@ -148,13 +148,13 @@ func (l *load) bulk() {
 	g, _ := l.node(l.any())
 	g.Try(ctx, "GET", "/audit/export", nil)
 	revoke := func() gate.Response {
-		return l.attempt(l.any(), "revoke with all that it made", "POST",
+		return l.attempt(l.any(), "revoke with all keys that it created", "POST",
 			"/keys/"+maker.ID+"/revoke"+wait,
 			gate.JSON{"reason": "test", "made": true}, nil, takes)
 	}
 	for end := time.Now().Add(patience); !revoke().Complete(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
-			l.t.Errorf("revoking %d keys that a key made is not complete after %v", imported,
+			l.t.Errorf("revoking %d keys that a key created is not complete after %v", imported,
 				patience)
 			return
 		}

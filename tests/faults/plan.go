@@ -30,8 +30,8 @@ func (s Step) String() string {
 // A faultKind is a kind of fault that a schedule can choose.
 type faultKind struct {
 	what string
-	// resource is what no other fault of the same group may use. "node", "database connection" and
-	// "cache connection" are those of one node.
+	// resource is the thing that the fault breaks. Two faults of a group never break the same one.
+	// "node", "database connection" and "cache connection" are those of one node.
 	resource string
 	lasts    bool
 	weight   int // how often it is chosen, relative to the others
@@ -67,8 +67,8 @@ var faultKinds = []faultKind{
 }
 
 // Plan returns the schedule of a seed. Faults come in groups of one to three; most are shorter than
-// a lease and some are longer. After every third group nothing is broken for the time calm. Nodes
-// join until there are two more than nodes.
+// a lease and some are longer. After every third group nothing is broken for the time calm. At
+// most two nodes join the first ones, whose number is nodes.
 func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Duration) []Step {
 	random := rand.New(rand.NewPCG(seed, 0))
 	between := func(a, b time.Duration) time.Duration {

@@ -89,8 +89,8 @@ func derivedTokens(a *arena) {
 	}
 }
 
-// derivedWithoutDatabase cuts node 1 off from the stores. It accepts tokens that are derived from a
-// cached key, also fresh ones, no longer than its lease.
+// derivedWithoutDatabase cuts node 1 off from the stores. Until its lease expires, the node accepts
+// tokens that are derived from a cached key, even new ones.
 func derivedWithoutDatabase(a *arena) {
 	k := a.mint(0)
 	a.warm(k)

@@ -72,7 +72,7 @@ func (g *Gate) doHTTP2(t testing.TB, block []Field, body string, trailer []Field
 }
 
 // sendHTTP2 ignores write errors, since the server may refuse a request before it has read it. The
-// response tells.
+// caller judges the response.
 func sendHTTP2(conn net.Conn, framer *http2.Framer, block []Field, body string, trailer []Field) {
 	conn.Write([]byte(http2.ClientPreface))
 	framer.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0},

@@ -22,8 +22,8 @@ type process struct {
 	asked atomic.Bool   // whether the test has stopped the process
 }
 
-// start runs `caddy run` and returns when Caddy serves. Like `caddy start`, it makes Caddy connect
-// to an address then.
+// start runs `caddy run` and returns when Caddy serves. Like `caddy start`, it passes an address to
+// Caddy, which connects to it once it serves.
 func (g *Gate) start() error {
 	config := filepath.Join(g.Dir, "Caddyfile")
 	if err := os.WriteFile(config, []byte(g.config.Text()), 0o600); err != nil {
@@ -86,9 +86,9 @@ func (g *Gate) start() error {
 	}
 }
 
-// awaitDatabase waits up to 20 s for a database that a busy machine opened too late: a start of
-// Caddy waits only 5 s for it. A test may have locked the database or, after the first start,
-// broken PostgreSQL.
+// awaitDatabase waits up to 20 s for a database that a busy machine opens too late: a start of
+// Caddy waits only 5 s for it. It does not fail, because the test may have locked the database.
+// After the first start it does not wait for PostgreSQL, which the test may have broken.
 func (g *Gate) awaitDatabase(t testing.TB) {
 	t.Helper()
 	if g.startTook < 5*time.Second || g.started && strings.Contains(g.config.Text(), "postgres") {

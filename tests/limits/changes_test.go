@@ -17,7 +17,7 @@ func complete(t *testing.T, g *gate.Gate, method, path string, body gate.JSON) {
 }
 
 // TestChangesApplyEverywhere changes the limits of keys, plans and namespaces through one node. When
-// the change is answered, all nodes follow the new limits, lower and higher ones.
+// the change is answered, all nodes follow the new limits, whether these are lower or higher.
 func TestChangesApplyEverywhere(t *testing.T) {
 	t.Parallel()
 	s := threeWithRedis(t)
@@ -111,8 +111,8 @@ func TestChangedLimitOfThreeNodes(t *testing.T) {
 	}
 }
 
-// TestChangedLimitOfUnseenKey uses up a limit through one node, changes it, and goes on through the
-// others. They do not know what the first one has admitted, but together they keep the new limit.
+// TestChangedLimitOfUnseenKey uses up a limit through one node, changes it, and continues through
+// the others. They do not know what the first one has admitted, but together they keep the new limit.
 func TestChangedLimitOfUnseenKey(t *testing.T) {
 	t.Parallel()
 	s := threeWithRedis(t)

@@ -56,8 +56,8 @@ func TestEvery429HasRetryAfter(t *testing.T) {
 	}
 }
 
-// TestRefusedKeyRecovers checks that Retry-After is true: a client that waits for it is admitted, as
-// often as it does so.
+// TestRefusedKeyRecovers checks that Retry-After is correct: a client that waits for this time is
+// admitted, every time.
 func TestRefusedKeyRecovers(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -79,7 +79,7 @@ func TestRefusedKeyRecovers(t *testing.T) {
 }
 
 // TestRefusedRequestsAreNotCounted checks that a client which never waits gets the rate of its
-// limit, and that requests which the rate limit refuses cost nothing of the quota.
+// limit, and that requests which the rate limit refuses use no units of the quota.
 func TestRefusedRequestsAreNotCounted(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -103,8 +103,8 @@ func TestRefusedRequestsAreNotCounted(t *testing.T) {
 	}
 }
 
-// TestRemainingNeverJumps checks that what is left falls by one with each request until it is 0, and
-// that only then requests are refused.
+// TestRemainingNeverJumps checks that the remaining number falls by one with each request until it
+// is 0, and that requests are refused only then.
 func TestRemainingNeverJumps(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{})
@@ -128,8 +128,8 @@ func TestRemainingNeverJumps(t *testing.T) {
 	wantRefused(t, g.Get(t, "/", k.Token), "quota_exceeded", "quota")
 }
 
-// TestRemainingNeverRises checks that what is left never rises as a client of several nodes sees it
-// that uses one connection to each.
+// TestRemainingNeverRises checks that the remaining number never rises on any connection of a
+// client that uses one connection to each of several nodes.
 func TestRemainingNeverRises(t *testing.T) {
 	t.Parallel()
 	s := threeWithRedis(t)
@@ -366,7 +366,7 @@ func TestRedisDownIsNotNTimesTheLimit(t *testing.T) {
 	s := threeWithRedis(t)
 	degraded := func(want float64) {
 		t.Helper()
-		gate.Until(t, "each node says what it shares limits by", func() bool {
+		gate.Until(t, "each node reports whether it has Redis for limits", func() bool {
 			k := limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": daily(100)})
 			for _, g := range s.nodes {
 				g.Get(t, "/", k.Token)

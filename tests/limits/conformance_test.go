@@ -30,8 +30,8 @@ func TestStacks(t *testing.T) {
 	}
 }
 
-// conforms checks that no more is admitted than docs/limits.md says, and that what has room is
-// admitted.
+// conforms checks that the nodes admit no more requests than docs/limits.md says, and all requests
+// for which a limit has room.
 func (s *stack) conforms(t *testing.T) {
 	for _, l := range []keystore.RateLimit{
 		{Requests: 30, Per: 24 * time.Hour, Burst: 30},   // so small that nodes book each request
@@ -84,8 +84,8 @@ func (s *stack) keyWith(t *testing.T, l keystore.RateLimit) gate.Key {
 	return limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": l})
 }
 
-// within checks what docs/limits.md promises for this stack and the last key of keyWith. more is what
-// a fault gives in addition.
+// within checks what docs/limits.md promises for this stack and the last key of keyWith. more is
+// the number of requests that a fault may admit in addition.
 func (s *stack) within(t *testing.T, h history, l keystore.RateLimit, more int64) {
 	t.Helper()
 	h.within(t, l, s.allowance(t, l)+more)

@@ -6,6 +6,6 @@
 // breaks servers and processes in the middle of that load, and changes_test.go changes limits while
 // they are in use. complaints_test.go has a test for each complaint about other gateways.
 //
-// No test depends on the speed of the machine. Limits refill so slowly that time hardly matters, and
-// a request counts in a time only if it was sent and answered within it.
+// No test depends on the speed of the machine. Limits refill so slowly that time hardly matters,
+// and a request counts in an interval only if it was sent and answered within it.
 package limits

@@ -39,8 +39,8 @@ func TestRatesWithFailingRedis(t *testing.T) {
 	}
 }
 
-// failsInUse breaks Redis when a third of a limit is used. What a node has used since another one
-// has last asked may then be given once more.
+// failsInUse breaks Redis when a third of a limit is used. Requests that one node has admitted
+// since another node's last call to Redis may then be admitted once more.
 func (s *stack) failsInUse(
 	t *testing.T, name string, limit keystore.RateLimit, fail func(*load, dump),
 ) {
@@ -60,9 +60,9 @@ func (s *stack) failsInUse(
 	}
 }
 
-// failsUsedUp breaks Redis when a limit is used up and all nodes know it. From then on, only as much
-// is admitted as the limit refills. The few requests that the others have admitted since a node has
-// last asked may be admitted once more.
+// failsUsedUp breaks Redis when a limit is used up and all nodes know it. From then on, the nodes
+// admit only as many requests as the limit refills. The few that the others have admitted since a
+// node's last call to Redis may be admitted once more.
 func (s *stack) failsUsedUp(t *testing.T, name string, fail func(*load, dump)) {
 	t.Helper()
 	limit := keystore.RateLimit{Requests: 60, Per: time.Minute, Burst: 45}

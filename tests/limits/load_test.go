@@ -114,7 +114,7 @@ func (l *load) run(t *testing.T, s *stack) history {
 	return h
 }
 
-// answered returns when n requests more have been answered.
+// answered returns when n more requests have been answered.
 func (l *load) answered(t *testing.T, n int64) {
 	t.Helper()
 	from := l.answers.Load()
@@ -148,12 +148,13 @@ func (h history) wantStatuses(t *testing.T, statuses ...int) {
 		}
 	}
 	if len(others) > 0 {
-		t.Errorf("answers by other statuses than %v: %v", statuses, others)
+		t.Errorf("number of answers with statuses other than %v: %v", statuses, others)
 	}
 }
 
-// within checks that in no time more requests were admitted than a limit allows, with more at once.
-// A request counts in a time if it was sent and answered within it.
+// within checks that in no interval more requests were admitted than the limit allows with a burst
+// that is raised by the number more. A request counts in an interval if it was sent and answered
+// within it.
 func (h history) within(t *testing.T, l keystore.RateLimit, more int64) {
 	t.Helper()
 	l.Burst += more

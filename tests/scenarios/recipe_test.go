@@ -21,8 +21,8 @@ var (
 	asMember   = regexp.MustCompile(`(?m)^as (\S+) (.*)$`)
 )
 
-// uncovered returns the commands of the recipe that the script does not run, neither literally
-// (except for redirections) nor with their whole chapter.
+// uncovered returns the commands of the recipe that the script does not run, either literally
+// (except for redirections) or with their whole chapter.
 func uncovered(r gate.Recipe, script string) (missing []string) {
 	script = strings.ReplaceAll(script, "! ", "")
 	script = asMember.ReplaceAllString(script,

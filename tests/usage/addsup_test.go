@@ -18,12 +18,12 @@ func TestMain(m *testing.M) {
 
 const (
 	keys = 20
-	// mayLose is how long ago an answer may be that a killed node has not written.
+	// mayLose is the time before a kill whose answers the node may not have written.
 	mayLose = 10 * time.Second
 )
 
 // TestAddsUp kills nodes and stops PostgreSQL under load. Afterwards usage has every answer of
-// every key once, but for the last 10 s of each killed node.
+// every key once, except for the last 10 s of each killed node.
 func TestAddsUp(t *testing.T) {
 	// The lease outlasts the outages of PostgreSQL. Requests with keys that are not cached are refused
 	// meanwhile, and do not matter here.
@@ -51,7 +51,7 @@ func TestAddsUp(t *testing.T) {
 		before := l.counts(victim)
 		time.Sleep(mayLose)
 		f.Nodes[victim].Kill()
-		// Afterwards the answers that were under way are counted.
+		// After this time, the load has counted the answers that were on their way to it.
 		time.Sleep(time.Second)
 		for i, n := range l.counts(victim) {
 			lost[i] += n - before[i]

@@ -1,5 +1,5 @@
-// Package usage tests usage with real Caddys and PostgreSQL: what was answered is counted, and
-// counted once, whatever is killed or stopped meanwhile. docs/usage.md is the promise.
+// Package usage tests usage with real Caddys and PostgreSQL: every answered request is counted
+// once, even if nodes or PostgreSQL are killed or stopped meanwhile. docs/usage.md is the promise.
 //
 //	go test ./usage -usage.requests 10000000 -timeout 2h
 package usage

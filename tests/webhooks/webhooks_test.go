@@ -95,10 +95,10 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	fault(w, q)
 }
 
-// elsewhere is where a receiver redirects to.
+// elsewhere is the path to which a receiver redirects.
 const elsewhere = "/elsewhere"
 
-// faults are what a receiver does with some events that it has recorded.
+// faults are the wrong answers of a receiver to some events, which it has recorded.
 var faults = []func(http.ResponseWriter, *http.Request){
 	func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
 	func(w http.ResponseWriter, q *http.Request) {

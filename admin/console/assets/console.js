@@ -37,10 +37,9 @@ document.addEventListener("DOMContentLoaded", () => {
 	for (const z of document.querySelectorAll("input[name=zone]")) z.value = zone;
 	for (const z of document.querySelectorAll(".zone")) z.textContent = `(${zone})`;
 
-	// A list that leads to another page, with data-autosubmit, or that changes its form, with
-	// data-resubmit and the id of the button that sends it. It is applied by choosing with the
-	// pointer, by Enter and by leaving it for another field. Arrow keys alone only change the value
-	// (WCAG 3.2.2).
+	// A list with data-autosubmit leads to another page. One with data-resubmit changes its form: it
+	// has the id of the button that sends the form. Choosing with the pointer, Enter and leaving the
+	// list for another field apply the value. Arrow keys alone only change it (WCAG 3.2.2).
 	for (const s of document.querySelectorAll("[data-autosubmit], [data-resubmit]")) {
 		let applied = s.value;
 		let pointed = false;
