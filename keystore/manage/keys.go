@@ -33,14 +33,18 @@ type KeySpec struct {
 	wrong fieldErrors
 }
 
-// MintKey creates a key and its token. The token is valid on every node when MintKey returns. That
-// needs no waiting, because no node can have cached that a new token is unknown.
+// MintKey creates a key and its token. The token is valid on every node when MintKey returns. Only
+// new roles need waiting for: no node can have cached that a new token is unknown.
 func (k *Keystore) MintKey(
 	ctx context.Context, c Caller, spec KeySpec, once Once,
 ) (*keystore.Key, keystore.Token, error) {
 	var key *keystore.Key
 	var token keystore.Token
-	err := k.add(ctx, c, -1, func(tx keystore.Tx, auth authority) error {
+	wait := time.Duration(-1)
+	if len(spec.NewRoles) > 0 {
+		wait = 0
+	}
+	err := k.add(ctx, c, wait, func(tx keystore.Tx, auth authority) error {
 		if err := auth.requireAnywhere(adminKeys, "create"); err != nil {
 			return err
 		}

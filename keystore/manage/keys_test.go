@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/fleet"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/manage"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/node"
 )
 
 // grantsText is the inverse of roleGrants.
@@ -242,6 +243,18 @@ func TestNewRoles(t *testing.T) {
 			t.Errorf("the patch has the roles %v", patch.Roles)
 		}
 	}
+}
+
+// TestNewRolesEverywhere checks that a new key can use the roles that it brings in each node.
+func TestNewRolesEverywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		a, _ := d.Node(node.Settings{})
+		b, _ := d.Node(node.Settings{})
+		_, token := fleet.Mint(t, a, manage.KeySpec{Home: &keystore.Grant{},
+			NewRoles: []keystore.Role{{Name: "reader", Permissions: fleet.Read}}})
+		fleet.Want(t, "the other node", fleet.Ask(b, token), keystore.OK)
+	})
 }
 
 // TestReadableKeys checks which keys a caller can find and list.
