@@ -10,7 +10,7 @@ import (
 // of [DefaultCapacity].
 //
 // Caps on namespaces, roles, plans and members exist because every node holds all of them in
-// memory. A cap per namespace includes the namespace's descendants, except for keys, so that
+// memory. Except for keys, a cap per namespace includes the namespace's descendants, so that
 // creating namespaces does not circumvent it.
 type Capacity struct {
 	Namespaces Caps // per namespace: itself and its descendants

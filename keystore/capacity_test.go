@@ -88,8 +88,8 @@ func TestCapacityDefaults(t *testing.T) {
 		name      string
 		got, want Caps
 	}{
-		{"fewer than one namespace may hold", own.Namespaces, Caps{10, 10}},
-		{"more", own.Roles, Caps{100_000, DefaultCapacity.Roles.PerNamespace}},
+		{"deployment cap below the default per namespace", own.Namespaces, Caps{10, 10}},
+		{"deployment cap above it", own.Roles, Caps{100_000, DefaultCapacity.Roles.PerNamespace}},
 		{"only per namespace", own.Members, Caps{DefaultCapacity.Members.Deployment, 7}},
 		{"neither", own.Directory, DefaultCapacity.Directory},
 		{"keys", Caps{own.KeysPerNamespace, own.KeysPerOwner},

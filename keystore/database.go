@@ -30,17 +30,20 @@ var (
 // parts. Package keystoretest tests it.
 //
 // Consistency: a Database is linearizable and durable. A write that returned nil is visible to
-// every later call of any process, and survives a kill or a power failure. Every change of a key, a
+// every later call of any process, and survives a kill or a power failure. Only RecordUse,
+// RecordDeriving, Acknowledge, NoteTime, UseSession, DeleteSessions, SaveWebhooks and ForgetWebhook
+// may lose their latest writes in a crash or a failover of the database. Every change of a key, a
 // secret, a namespace, a role, a plan or a member, by any program, takes the next [Revision] in its
 // own transaction, from a single row, and logs at least one [Change] with it. Revisions have no
 // gaps and follow the order of the commits: a reader that sees revision r sees all changes up to r.
 // The audit log follows the same order. Last uses, deriving keys, usage, nodes, sessions, webhooks,
-// grants of quotas, expiring values and the audit log take no revision. Neither does a new key by
-// itself: the change is the addition of its secrets.
+// grants and thresholds of quotas, expiring values, reminders and the audit log take no revision.
+// Neither does a new key by itself: the change is the addition of its secrets.
 //
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
-// CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys, Policy, Audits, AuditChain, AuditAt
-// and Webhooks wait for one another. No other method waits for them.
+// MemberTokens, OwnedHomes, CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys,
+// NearQuotas, Policy, Audits, AuditChain, AuditAt, Usage, UsedOperations, ReminderPositions,
+// ExpiringKeys, UnusedKeys and Webhooks wait for one another. No other method waits for them.
 //
 // Time: the caller bounds each call through its context. When the context ends, the method returns
 // soon with an error. A write may then have been committed or not, and the same holds after a lost

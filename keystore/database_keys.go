@@ -21,10 +21,10 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. With the opposite Sort, the same cursor leads to
-	// the previous keys. With a Text, Metadata, Unused or NotOwners, Keys examines a few thousand
-	// keys at most: a page may be short or empty without being the last. Only the order by creation
-	// time works for any number of keys. With another order and more than a few thousand keys,
-	// including those of NotOwners, Keys returns an [Error] of KindInvalid.
+	// the previous keys. With a Text, Metadata, Unused or NotOwners, Keys examines at most ten
+	// thousand keys: a page may be short or empty without being the last. Only the order by
+	// creation time works for any number of keys. With another order and more than ten thousand
+	// keys, including those of NotOwners, Keys returns an [Error] of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
 	// MemberTokens returns the keys of the tokens of members, without revoked ones.
@@ -32,7 +32,7 @@ type KeyReader interface {
 	// OwnedHomes is [KeyRelations.OwnedHomes].
 	OwnedHomes(ctx context.Context, member string) ([]string, error)
 	// CountMatching returns the number of keys that match a filter, but at most a limit. It reports
-	// false instead if it would have to examine more than a few thousand keys, and always for a
+	// false instead if it would have to examine more than ten thousand keys, and always for a
 	// Text, Metadata or Unused that no other field of the filter narrows down.
 	CountMatching(ctx context.Context, f KeyFilter, limit int) (n int, ok bool, err error)
 	// CountKeys returns the number of keys by status.

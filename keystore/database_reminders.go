@@ -15,7 +15,7 @@ type ReminderFinder interface {
 	// expire at a time or before it, in this order.
 	ExpiringKeys(ctx context.Context, after ExpiryPosition, until time.Time, limit int) (
 		[]ExpiryPosition, error)
-	// UnusedKeys examines some thousand keys after a cursor, oldest first, and returns those that
+	// UnusedKeys examines a few thousand keys after a cursor, oldest first, and returns those that
 	// are active at f.Now and match f. next is the cursor of the following keys, empty after the
 	// last.
 	UnusedKeys(ctx context.Context, f UnusedFilter, cursor string) (keys []UnusedKey, next string,

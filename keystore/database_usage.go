@@ -19,7 +19,7 @@ type UsageStore interface {
 	// UsedOperations returns, for each of some keys, the operations with which it was used, and the
 	// beginning of the day of their last use.
 	UsedOperations(ctx context.Context, keys []string) (map[string]map[string]time.Time, error)
-	// MaintainUsage rolls up and deletes usage for some milliseconds, and reports whether there is
+	// MaintainUsage rolls up and deletes usage for a few milliseconds, and reports whether there is
 	// more to do. It does nothing while another process does it. If it fails or is interrupted,
 	// the next call of any process continues.
 	MaintainUsage(ctx context.Context, kept UsageKept) (more bool, err error)

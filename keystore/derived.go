@@ -22,8 +22,8 @@ import (
 const (
 	// MaxDerivedLen is the maximum length of a derived token in characters.
 	MaxDerivedLen = 4096
-	// DefaultDerivedLife is how long a derived token can be valid at most, unless the deployment
-	// configures something else.
+	// DefaultDerivedLife is the maximum time for which a derived token can be valid, unless the
+	// deployment configures another.
 	DefaultDerivedLife = 24 * time.Hour
 
 	derivedType      = "ak+jwt"

@@ -183,13 +183,13 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	old, err := Derive(tokenVectors[1].token,
 		Caveats{ExpiresAt: at, NotBefore: time.Date(1969, 1, 1, 0, 0, 0, 0, time.UTC)})
 	if got := judgeDerived(tokenVectors[1].token, old, 1990*time.Second, time.Hour); got != "ok" {
-		t.Errorf("not before 1969: %s, %v", got, err)
+		t.Errorf("a token that is valid from 1969: %s, %v", got, err)
 	}
 	if parent, ok := DerivedParent(jwt); !ok || parent != DigestOf(tokenVectors[1].token) {
-		t.Error(ok)
+		t.Error("DerivedParent does not return the digest of the parent token")
 	}
 	if !IsDerived(jwt) || IsDerived(tokenVectors[1].token) {
-		t.Error("IsDerived")
+		t.Error("IsDerived is wrong for the derived token or for its parent")
 	}
 	for text, want := range map[string]bool{
 		jwt: true, "a " + jwt + ", b": true, jwt[:len(jwt)-1]: false, jwt + "A": true,

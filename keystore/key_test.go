@@ -27,7 +27,7 @@ func TestKeyStatus(t *testing.T) {
 	}
 }
 
-// TestKeySecrets has a current secret, one that expires at noon, and an expired one.
+// TestKeySecrets checks a key with a current secret, one that expires at noon, and an expired one.
 func TestKeySecrets(t *testing.T) {
 	k := Key{Secrets: []Secret{{Digest: Digest{1}}, {Digest: Digest{2}, ExpiresAt: noon},
 		{Digest: Digest{3}, ExpiresAt: noon.Add(-time.Hour)}}}

@@ -85,8 +85,8 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns exactly the permissions that the token has in a namespace, where its key and the
-// key's owner both have the set both.
+// Left returns the permissions that the token has in a namespace in which its key and the key's
+// owner both have the permissions in both.
 func (n *Narrowing) Left(both *Set, namespace string) *Set {
 	switch {
 	case n == nil || both == nil:

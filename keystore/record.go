@@ -162,7 +162,7 @@ func prefixNumber(prefix string) uint32 {
 func numberedPrefix(n uint32) string { return (*prefixNumbers.list.Load())[n] }
 
 // Set returns the permissions that the record's key and its owner both have in a namespace, or
-// those of a derived token. It is exact: see [Intersection].
+// those of a derived token. Like an [Intersection], it lacks what permissions cannot express.
 func (r *Record) Set(d *Directory, ns *Namespace, n *Narrowing) *Set {
 	both := r.grants.under(d, ns).both
 	if ns == nil {

@@ -144,7 +144,8 @@ func testAudits(t *testing.T, s Store) {
 	if got, pages := chain(0); !reflect.DeepEqual(got, rows) || pages < 4 {
 		t.Errorf("a long chain: %d rows in %d pages, want %d", len(got), pages, len(rows))
 	}
-	// A page has more than its first row, however large that is: the caller may know it already.
+	// A page has more than its first row, however large that row is: the caller may know that row
+	// already.
 	for _, limit := range []int{1, 2, 3} {
 		if page, err := other.AuditChain(ctx, 8, limit); err != nil || len(page) != limit ||
 			page[0].Seq != 9 {

@@ -1,5 +1,6 @@
 // Package keystoretest contains the conformance suites of the interfaces of package keystore. Every
-// implementation runs them: see [TestDatabase] and [TestSharedCache].
+// implementation runs them: see [TestDatabase], [TestSharedCache] and
+// [TestSharedRates].
 package keystoretest
 
 import (

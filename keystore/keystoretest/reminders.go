@@ -131,7 +131,7 @@ func testReminders(t *testing.T, s Store) {
 		return nil
 	})
 
-	// A call examines some thousand keys.
+	// A call examines a few thousand keys.
 	var many []*keystore.Key
 	for i := range 6000 {
 		many = append(many, key(fmt.Sprint("many", i), 10, 0))

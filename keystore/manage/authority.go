@@ -95,7 +95,7 @@ func (k *Keystore) beginRead(
 	})
 	if err != nil {
 		done()
-		return auth, nil, k.StoreFailed("reading namespaces, roles and members", err)
+		return auth, nil, k.StoreFailed("reading namespaces, roles, plans and members", err)
 	}
 	return auth, done, nil
 }
@@ -171,7 +171,7 @@ func forbidden(code, detail string) error {
 func (k *Keystore) policyIn(tx keystore.Tx) (*keystore.Directory, error) {
 	policy, err := k.CurrentPolicy(tx.Policy)
 	if err != nil {
-		return nil, fmt.Errorf("reading namespaces, roles and members: %w", err)
+		return nil, fmt.Errorf("reading namespaces, roles, plans and members: %w", err)
 	}
 	return policy, nil
 }

@@ -42,7 +42,7 @@ const (
 	// maxImports is how many imports may run on a node at the same time.
 	maxImports = 16
 	// MaxImport is how many keys an all-or-nothing import of a caller other than root may have. All
-	// of them are checked again before they become valid.
+	// of them may have to be checked again before they become valid.
 	MaxImport = 10_000
 )
 
@@ -518,9 +518,9 @@ func (k *Keystore) importedKey(now time.Time, auth authority, s ImportSpec) (*ke
 	return key, nil
 }
 
-// importable checks a credential. If it has a prefix of this deployment, it must also have a valid
-// tag, because requests with it would be refused as forged otherwise, and is returned as a Token.
-// For any other credential, the zero Token is returned. A derived token is not importable.
+// importable checks a credential. One with a prefix of this deployment must have a valid tag,
+// because requests with it would otherwise be refused as forged; importable returns it as a Token.
+// For any other credential, it returns the zero Token. A derived token is not importable.
 func (k *Keystore) importable(credential string) (keystore.Token, error) {
 	if keystore.IsDerived(credential) { // requests with it count as those of its key
 		return keystore.Token{}, badCredential(

@@ -118,7 +118,7 @@ func (k *Keystore) ReportLeaks(
 }
 
 var errTooManyReports = &keystore.Error{Kind: keystore.KindBusy, Code: "busy",
-	Detail: "too many reports; try again in some seconds"}
+	Detail: "too many reports; try again in a few seconds"}
 
 // judgeLeak reports whether a token belongs or belonged to a key. It returns the leak, or nil if
 // nothing is left to do.

@@ -236,7 +236,7 @@ func TestUnusedElsewhere(t *testing.T) {
 }
 
 // TestUsedKeyStaysActive uses a key just within the time after which it is inactivated. Its last
-// use reaches the database some seconds later.
+// use reaches the database a few seconds later.
 func TestUsedKeyStaysActive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, _ := fleet.New(t).Node(node.Settings{})

@@ -72,7 +72,7 @@ func (n *Node) readDirectory() error {
 	defer cancel()
 	p, err := n.db.Policy(ctx, keystore.Nowhere)
 	if err != nil {
-		return n.StoreFailed("reading namespaces, roles and members", err)
+		return n.StoreFailed("reading namespaces, roles, plans and members", err)
 	}
 	directory := keystore.NewDirectory(new(keystore.Policy)).With(p, &n.requests)
 	m.base, m.rereadPolicy = &baseDirectory{directory, p.At}, false
@@ -102,9 +102,9 @@ func (n *Node) refreshPolicy(ctx context.Context, head keystore.Revision) error 
 		return errRetry
 	case errors.Is(err, context.DeadlineExceeded):
 		m.rereadPolicy = m.base == nil // there may be too many changes for one renewal
-		return fmt.Errorf("reading namespaces, roles and members: %w", err)
+		return fmt.Errorf("reading namespaces, roles, plans and members: %w", err)
 	case err != nil:
-		return fmt.Errorf("reading namespaces, roles and members: %w", err)
+		return fmt.Errorf("reading namespaces, roles, plans and members: %w", err)
 	case newer:
 		return errRetry
 	case policy != nil:

@@ -108,7 +108,8 @@ func (slowUsage) AddUsage(ctx context.Context, _ keystore.UsageBatch) error {
 	return ctx.Err()
 }
 
-// TestCloseLeavesBeforeUsage checks that a revoke does not wait while a node that ends writes usage.
+// TestCloseLeavesBeforeUsage checks that a revoke does not wait for a node that writes its usage
+// while it shuts down.
 func TestCloseLeavesBeforeUsage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

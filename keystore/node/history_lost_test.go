@@ -361,8 +361,8 @@ func TestJoinedRequestsShareLoads(t *testing.T) {
 	}
 }
 
-// A fences B. An asynchronous failover loses that row, but no revision. B continues and later falls
-// silent. C fences it.
+// A fences B. An asynchronous failover loses that write, but no revision. B continues and later
+// falls silent. C fences it.
 func TestFenceLostInFailover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

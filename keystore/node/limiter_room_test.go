@@ -21,7 +21,7 @@ func (f *limitedFleet) together(n int, to *limitedNode) {
 
 // TestSteadyUseLosesNoGrants checks that several nodes with a shared store admit a stream of nine
 // tenths of the rate completely, whether it reaches one node or all. Grants that expire before they
-// are used would count too.
+// are used would use up the limit too.
 func TestSteadyUseLosesNoGrants(t *testing.T) {
 	limit := keystore.RateLimit{Requests: 1000, Per: time.Second, Burst: 100}
 	for _, reached := range []int{1, 3} {

@@ -512,7 +512,7 @@ func TestRateWithFailingStore(t *testing.T) {
 		}()
 		f.load(5*time.Second, 2*int(limit.Burst)/nodes+20)
 		cancel()
-		// With each fault, grants may be repeated that a node has not yet seen.
+		// Each fault may repeat grants that a node has not yet seen.
 		f.within(limit, slack(limit, nodes)*(1+2*faults.Load())+limit.Requests*5)
 		f.store.down.Store(false)
 		for _, n := range f.nodes {

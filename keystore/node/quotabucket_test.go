@@ -140,7 +140,8 @@ func TestChargeIsBookedAfterOutage(t *testing.T) {
 	})
 }
 
-// TestChargesNeedFewReservations checks that a node reserves as many units as responses cost.
+// TestChargesNeedFewReservations checks that a node also reserves the units that it charges after
+// responses, so that it needs few reservations.
 func TestChargesNeedFewReservations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 1_000_000_000,
@@ -228,7 +229,7 @@ func TestLostHistory(t *testing.T) {
 }
 
 // TestExpensiveRequestLeavesTheRest checks that a node reserves nothing for a request that costs more
-// than the quota has left, so that cheaper requests, mostly in another node, get all of it.
+// than the quota has left, so that cheaper requests, mostly on another node, get all of it.
 func TestExpensiveRequestLeavesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,

@@ -161,7 +161,7 @@ func TestUncertainLease(t *testing.T) {
 	})
 }
 
-// TestShorterLeaseShortensRevokes checks that revokes wait for a silent node no longer than for the
+// TestShorterLeaseShortensRevokes checks that revokes wait for a silent node no longer than the
 // lease that it had last.
 func TestShorterLeaseShortensRevokes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

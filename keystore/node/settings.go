@@ -35,7 +35,7 @@ type Settings struct {
 	Derive DeriveSettings
 	// Reminders says which reminders the audit log gets.
 	Reminders ReminderSettings
-	// Thresholds says whether the audit log records that a quota is used by 80 % and by 100 %.
+	// Thresholds says whether the audit log records that 80 % and 100 % of a quota are used.
 	Thresholds bool
 }
 
@@ -43,13 +43,13 @@ type Settings struct {
 type DeriveSettings struct {
 	// Off refuses all of them.
 	Off bool
-	// Max is how long after now a derived token may expire at most.
+	// Max is the maximum time from now to the expiry of a derived token.
 	Max time.Duration
 }
 
 // ReminderSettings are the settings of reminders (docs/lifetimes.md).
 type ReminderSettings struct {
-	// Off stops the reminders that keys expire and have expired.
+	// Off stops the reminders of keys that expire soon or have expired.
 	Off bool
 	// Before is how long before the expiry of a key there is a reminder; nil stands for
 	// DefaultRemind.

@@ -151,7 +151,7 @@ func TestSharedEntryOfLostHistoryIsIgnored(t *testing.T) {
 		hits := b.Stats().Lookups[node.TierRedis][node.Hit]
 		fleet.Want(t, "on the other node", fleet.Ask(b, token), keystore.OK)
 		if n := b.Stats().Lookups[node.TierRedis][node.Hit]; n != hits {
-			t.Error("an entry is used that is newer than what the node has applied")
+			t.Error("an entry that is newer than the node's applied revision is used")
 		}
 		d.Lose(kept, "UPDATE keys SET active = 0")
 		if h := a.Health(ctx); h.Problem != "" {

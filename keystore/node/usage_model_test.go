@@ -63,7 +63,7 @@ type usageNode struct {
 	*manage.Keystore
 	store  *usageStore
 	faulty *fleet.Faulty
-	// The last faults of the node have begun 10 s after unsure, and ended at healed.
+	// The last faults of the node began 10 s after unsure and ended at healed.
 	unsure time.Time
 	healed time.Time // zero if they have not ended
 }

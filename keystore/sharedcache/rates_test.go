@@ -26,8 +26,8 @@ var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 // after returns the TAT of minutely after n requests at noon.
 func after(n int64) int64 { return noon.Add(time.Duration(n) * time.Minute).UnixMicro() }
 
-// booked books once the server answers. It may have made the booking before, without an answer in
-// time.
+// booked books once the server answers. An earlier attempt may have made the booking too, if its
+// answer came too late.
 func (c cache) booked(t *testing.T, b keystore.Booking) (answer keystore.Booked) {
 	t.Helper()
 	eventually(t, "the server books", func() bool {

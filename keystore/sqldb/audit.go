@@ -204,7 +204,8 @@ func (d *DB) boundsOf(ctx context.Context, during clause, limit int) (seqBounds,
 }
 
 // chainBytes is where a page of the chain ends: the bytes of Before and After in the rows after the
-// first one, which does not count, because a caller may only check that it has not changed.
+// first one. The first does not count, because some callers ask for it only to check that it has
+// not changed.
 const chainBytes = 256 << 10
 
 // AuditChain implements [keystore.Database]. It reads the sizes first, so that it reads no texts

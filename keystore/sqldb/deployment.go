@@ -106,7 +106,7 @@ func tokenKeyError(configured, stored bool) error {
 		advice = "its tokens were created with a configured token_key: configure that one again"
 	}
 	return fmt.Errorf("%w: this database has keys or running nodes, and %s. Another token_key "+
-		"requires a database without keys on which no process is running",
+		"can be used only with a database that has no keys and that no process is using",
 		keystore.ErrTokenKey, advice)
 }
 

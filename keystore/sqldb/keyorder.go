@@ -49,7 +49,8 @@ func orderOf(s keystore.KeySort) (order, error) {
 	word, down := strings.CutPrefix(string(s), "-")
 	o, ok := orders[word]
 	if !ok || string(s) == "-" {
-		return o, invalid("sort", "must be the name of an order")
+		return o, invalid("sort", "must be created_at, name, expires_at or last_used_at, "+
+			"with or without a leading minus")
 	}
 	o.down = down || s == keystore.NewestFirst
 	return o, nil

@@ -108,7 +108,7 @@ func (d *DB) policy(
 	case err != nil:
 		return nil, err
 	case len(heads) == 0:
-		return nil, errors.New("the table head is empty")
+		return nil, errors.New("the table head has no row")
 	case p.Whole:
 		return p, d.wholePolicy(p, alive, q)
 	case !complete:

@@ -279,8 +279,8 @@ func TestPostgresStandby(t *testing.T) {
 	}
 }
 
-// TestPostgresWebhooksTogether: two nodes that save the same webhooks in different orders wait for
-// each other.
+// TestPostgresWebhooksTogether: two nodes that save the same webhooks in different orders do not
+// deadlock: one waits for the other.
 func TestPostgresWebhooksTogether(t *testing.T) {
 	ctx := t.Context()
 	s := newPostgresStore(t)

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// rollUpDelay is the time after the end of a bucket at which it can be rolled up. Usage that
-	// comes later is added to both.
+	// rollUpDelay is the time after the end of a bucket at which it can be rolled up. Later
+	// usage is added to the bucket and to the longer ones that already contain it.
 	rollUpDelay = 2 * time.Minute
 	// rollUpRows is about how many rows one call rolls up. A revoke may wait for it.
 	rollUpRows = 2000
