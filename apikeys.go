@@ -1,4 +1,4 @@
-// Package apikeys puts API keys into Caddy: build Caddy with this import, for example by xcaddy.
+// Package apikeys adds API keys to Caddy. Build Caddy with this package, for example with xcaddy.
 package apikeys
 
 import _ "github.com/caddy-apikeys/caddy-apikeys/caddymodule" // registers the modules

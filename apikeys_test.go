@@ -222,7 +222,7 @@ func listPackages(t *testing.T) map[string]goPackage {
 		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
 			return packages
 		} else if err != nil {
-			t.Fatalf("reading what go list says: %v", err)
+			t.Fatalf("decoding the output of go list: %v", err)
 		}
 		packages[p.ImportPath] = p
 	}

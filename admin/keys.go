@@ -92,11 +92,11 @@ type listKeysInput struct {
 	Role      string `query:"role" maxLength:"200" doc:"Only keys with this role in a grant"`
 	Plan      string `query:"plan" maxLength:"200" doc:"Only keys that name this plan themselves, not by the default of their namespace"`
 	Expiring  string `query:"expiring" maxLength:"50" doc:"Only keys that expire within this time, such as 30d or 12h, and are not revoked"`
-	Unused    string `query:"unused" maxLength:"50" doc:"Only keys that were not used for this time, such as 90d, and are neither revoked nor expired. A key that was never used counts from its creation. Pages may be short as with q"`
+	Unused    string `query:"unused" maxLength:"50" doc:"Only keys that were not used for this time, such as 90d, and are neither revoked nor expired. For a key that was never used, the time begins with its creation. Pages may be short as with q"`
 	CreatedBy string `query:"created_by" maxLength:"1000" doc:"Only keys created by this member, key or person, as the keys name it"`
 	Metadata  string `query:"metadata" maxLength:"8192" doc:"NAME=VALUE: only keys with exactly this name and value in their metadata. Pages may be short as with q" example:"team=erp"`
 	Sort      string `query:"sort" enum:"created_at,-created_at,name,-name,expires_at,-expires_at,last_used_at,-last_used_at" doc:"The sort field; a leading minus reverses the order. Default: -created_at. Fields other than created_at can sort at most ten thousand keys (422)"`
-	Q         string `query:"q" maxLength:"200" doc:"A text in the name, id or prefix, in any case. A page searches at most ten thousand keys, so it may be short or empty and still have a next_cursor"`
+	Q         string `query:"q" maxLength:"200" doc:"A text that the name, id or prefix contains; case is ignored. A page searches at most ten thousand keys, so it may be short or empty and still have a next_cursor"`
 }
 
 func (a *API) listKeys(

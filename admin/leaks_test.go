@@ -544,6 +544,6 @@ func TestSignedLeakReports(t *testing.T) {
 		t.Errorf("keys that cannot be read: %d", got)
 	}
 	if !admin.Open(api.Prefix + "/leaks") {
-		t.Error("a site requires a caller")
+		t.Error("reports on a site require a caller")
 	}
 }

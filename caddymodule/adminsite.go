@@ -112,9 +112,9 @@ const publicAdvice = "add `public /apikeys/*` to api_key; " + adminSiteDirective
 	" requires a token itself"
 
 // refusedIn looks for s in routes. It reports whether an api_key refuses requests before they reach
-// s or, if s is not found, before they leave the routes; refuses reports whether an api_key before
-// the routes refuses them. An api_key in a route with matchers counts only if s is in that route
-// too.
+// s or, if s is not found, before they leave the routes. The parameter refuses says whether an
+// api_key before the routes refuses them. An api_key in a route with matchers counts only if s is
+// in that route too.
 func (s *AdminSite) refusedIn(routes caddyhttp.RouteList, refuses bool) (found, refused bool) {
 	for _, route := range routes {
 		within := refuses

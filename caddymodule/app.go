@@ -63,7 +63,7 @@ type App struct {
 	RequestMemory int64 `json:"request_memory_bytes,omitempty"`
 
 	// The maximum time for which a node without a connection to the database may use its caches. A
-	// revoke waits at most this long for such a node. Between 1s and 24h. Default is 30s.
+	// revoke waits for such a node at most 2 % longer. Between 1s and 24h. Default is 30s.
 	Lease caddy.Duration `json:"lease,omitempty"`
 
 	// The accepted token prefixes; new keys get the first. A prefix has the form

@@ -135,7 +135,7 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser) error {
 		return setFlag(d, option, &h.Optional, args)
 	case "preflight":
 		if h.Preflight != nil {
-			return d.Err("preflight is given twice: name all origins in one line")
+			return d.Err("preflight is given twice: name all origins on one line")
 		}
 		h.Preflight = &Preflight{Origins: args}
 	case "identity":
@@ -199,8 +199,8 @@ func (h *Handler) unmarshalMethods(d *caddyfile.Dispenser, args []string) error 
 	}
 	for _, method := range args[1:] {
 		if earlier, ok := h.Methods[method]; ok {
-			return d.Errf("methods: %s is %s already", redact.Argument(method),
-				redact.Argument(earlier))
+			return d.Errf("methods: %s is given twice, as %s and %s", redact.Argument(method),
+				redact.Argument(earlier), redact.Argument(args[0]))
 		}
 		h.Methods[method] = args[0]
 	}

@@ -33,8 +33,8 @@ func groupNames(value any) (names []string) {
 }
 
 // blank are the characters that separate names or surround them. Others that look like them, such as
-// a no-break space, are part of a name: somebody may choose a name that differs from that of another
-// group only in these.
+// a no-break space, are part of a name. If they were trimmed, the members of a group whose name
+// differs from that of another group only in these could act for the other group.
 const blank = " \t"
 
 func namesIn(text string) (names []string) {

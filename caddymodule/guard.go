@@ -32,10 +32,10 @@ type guard struct {
 	handlers int             // api_key handlers
 }
 
-// A danger is a finding. Its field of is the handler that it is about, if any.
+// A danger is a finding.
 type danger struct {
 	check, problem, advice string
-	of                     any
+	of                     any    // the handler that it is about, if any
 	option, value          string // the option of the handler that it is about
 	certain                bool   // whether it is certainly a mistake
 }

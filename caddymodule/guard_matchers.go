@@ -12,7 +12,7 @@ import (
 // impliesAll reports whether requests that match all of within match all of wanted. It may report
 // false although they do.
 func impliesAll(within, wanted []caddyhttp.MatcherSets) bool {
-	// Sets of routes with one set each are one long set.
+	// A request matches all of within, so lists with a single set can be joined to one set.
 	var together caddyhttp.MatcherSet
 	for _, sets := range within {
 		if len(sets) == 1 {

@@ -167,7 +167,7 @@ func (t *tracer) request(host string, target *url.URL) *http.Request {
 	}
 	client := t.question.Client
 	if !client.IsValid() {
-		client = netip.IPv4Unspecified() // Caddy logs an error without an address
+		client = netip.IPv4Unspecified() // if the address is missing, Caddy logs an error
 	}
 	r.RemoteAddr = netip.AddrPortFrom(client, 1).String()
 	// Caddy's placeholders require a local address.

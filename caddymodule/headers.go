@@ -96,7 +96,7 @@ func cleanHeaders(r *http.Request, trusted bool, hidden []credential) {
 func redactLines(lines []string, hidden []credential) {
 	for i := range hidden {
 		for j, line := range lines {
-			if clean := hidden[i].redact(line); clean != line { // a write costs the collector too
+			if clean := hidden[i].redact(line); clean != line { // a write also costs GC time
 				lines[j] = clean
 			}
 		}

@@ -57,7 +57,7 @@ var (
 	usageDroppedDesc = metricDesc("usage_dropped_rows_total",
 		"Rows of usage that were dropped because the database was unavailable for too long.")
 	webhookBacklogDesc = metricDesc("webhook_backlog",
-		"Rows of the audit log that a webhook has not processed, by its position in the database.",
+		"Rows of the audit log after a webhook's stored position: those that it has not processed.",
 		"webhook")
 	webhookDeliveriesDesc = metricDesc("webhook_deliveries_total",
 		"Attempts of this node to deliver an event to a webhook, by result.", "result")

@@ -92,7 +92,7 @@ type Minted struct {
 
 // A KeyPatch is a merge patch (RFC 7396) of a key: absent fields stay, null restores the default.
 // Access, Permissions, Roles and Connected replace their part of the grant in the home namespace.
-// Grants replaces all grants and excludes the others.
+// Grants replaces all grants and cannot be combined with them.
 type KeyPatch struct {
 	Name        Optional[string]             `json:"name,omitzero" minLength:"1"`
 	Active      Optional[bool]               `json:"active,omitzero"`

@@ -64,8 +64,8 @@ type NamespacePatch struct {
 	OnLeak      Optional[string]    `json:"on_leak,omitzero" enum:"notify,inactivate,revoke" doc:"null: notify"`
 }
 
-// An IdleRule says what happens to a key that has not been used for some time. A key that was never
-// used counts from its creation.
+// An IdleRule says what happens to a key that has not been used for some time. For a key that was
+// never used, the time begins with its creation.
 type IdleRule struct {
 	_ struct{} `nullable:"true"`
 

@@ -68,7 +68,7 @@ func (c *Client) ExportAudit(ctx context.Context, w io.Writer) error {
 	}
 	defer resp.Body.Close()
 	if _, err := io.Copy(w, resp.Body); err != nil {
-		return fmt.Errorf("exporting the audit log, which is incomplete: %w", err)
+		return fmt.Errorf("exporting the audit log: the output is incomplete: %w", err)
 	}
 	return nil
 }

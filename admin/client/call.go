@@ -69,7 +69,8 @@ func send(method, path string, body any, options ...ChangeOption) *request {
 	return r
 }
 
-// call sends a request and decodes the answer. Statuses in also count as answers, not as refusals.
+// call sends a request and decodes the answer. The statuses listed in `also` are answers too, not
+// refusals.
 func call[T any](ctx context.Context, c *Client, r *request, also ...int) (answer T, err error) {
 	resp, err := c.do(ctx, r, api.JSON, also...)
 	if err != nil {

@@ -85,7 +85,7 @@ func (c *Client) AllUsage(ctx context.Context, f UsageFilter) iter.Seq2[api.Usag
 				return
 			}
 			if err != nil {
-				yield(item, fmt.Errorf("reading usage, which is incomplete: %w", err))
+				yield(item, fmt.Errorf("reading usage: the answer is incomplete: %w", err))
 				return
 			}
 			if !yield(item, nil) {
@@ -104,7 +104,7 @@ func (c *Client) UsageCSV(ctx context.Context, f UsageFilter, w io.Writer) error
 	}
 	defer resp.Body.Close()
 	if _, err := io.Copy(w, resp.Body); err != nil {
-		return fmt.Errorf("writing usage, which is incomplete: %w", err)
+		return fmt.Errorf("writing usage: the output is incomplete: %w", err)
 	}
 	return nil
 }

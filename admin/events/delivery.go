@@ -64,7 +64,8 @@ type delivery struct {
 	watched int64            // Beat of the row while another node holds it
 	since   time.Time        // when watched was first seen
 
-	due, dueFor time.Time // row.RetryAt on this machine's clock; the RetryAt of due
+	due    time.Time // row.RetryAt on this machine's clock
+	dueFor time.Time // the RetryAt from which due was computed
 
 	buffer  []keystore.AuditRow // the rows after row.Position
 	applied keystore.Revision   // of the node before the audit log was last read
@@ -137,7 +138,7 @@ func (d *delivery) leased(now time.Time) bool {
 }
 
 // untilRetry returns the time until the next attempt. It uses the database's clock once, when it
-// sees RetryAt first, so that a clock that is set back delays no attempt.
+// first sees RetryAt, so that a clock that is set back delays no attempt.
 func (d *delivery) untilRetry() time.Duration {
 	if !d.dueFor.Equal(d.row.RetryAt) {
 		d.dueFor = d.row.RetryAt
@@ -255,7 +256,7 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	}
 	if d.row.Position > 0 {
 		has := len(rows) > 0 && rows[0].Seq == d.row.Position
-		// Without a hash, the row may have been deleted: see lost and replays.
+		// A position without a hash comes from lost or from a replay. Its row may be missing.
 		if len(rows) == 0 || d.row.Hash != "" && (!has || d.row.Hash != hashOf(&rows[0])) {
 			d.polled = now
 			d.lost(ctx)

@@ -132,7 +132,7 @@ func (d *Dispatcher) Results() (counts [NumResults]uint64) {
 }
 
 const (
-	// unusedAfter is how long a row is kept that no node holds. A webhook that was removed from the
+	// unusedAfter is how long a row that no node holds is kept. A webhook that was removed from the
 	// configuration for less time continues where it was.
 	unusedAfter    = 7 * 24 * time.Hour
 	unusedInterval = time.Hour

@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestListenerIsBounded: once the events that nobody takes use too much memory, further ones are
-// dropped, which is reported once, until all waiting ones are taken.
+// TestListenerIsBounded: once the waiting events use too much memory, new ones are dropped, and one
+// warning is logged. They are accepted again when all waiting ones have been taken.
 func TestListenerIsBounded(t *testing.T) {
 	l := newListener()
 	row := &keystore.AuditRow{After: strings.Repeat("x", 1<<20)}

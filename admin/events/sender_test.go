@@ -29,7 +29,7 @@ func TestSign(t *testing.T) {
 	}
 }
 
-// sendTo sends a message to a server and returns the error.
+// sendTo sends a message to a server and returns the results of [sender.send].
 func sendTo(t *testing.T, w Webhook, prepare func(*http.Transport)) (int, error) {
 	t.Helper()
 	w.Secrets = []string{testSecret}

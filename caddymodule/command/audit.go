@@ -20,8 +20,8 @@ func (c *cli) auditCommand() *cobra.Command {
 		Long: `
 Every change of a key, namespace, role, plan or member adds a row to the audit
 log: who changed it, when, from which address, and its state before and after.
-Each row has a hash over itself and the row before it, so that no row can be
-changed, removed or reordered without notice.`,
+Each row has a hash over itself and the row before it, with which 'audit verify'
+finds rows that were changed, removed or reordered.`,
 	}, c.listAuditCommand(), c.verifyAuditCommand(), c.exportAuditCommand())
 }
 

@@ -58,7 +58,7 @@ Exit status:
     3  committed, but not yet confirmed by every node
     4  not found
     5  access denied: the token is invalid or lacks a permission
-    6  no answer: unreachable, or the database is unavailable
+    6  no answer: unreachable or busy, or the database is unavailable
     7  conflict: it exists, is in use or has changed`,
 		CobraFunc: func(cmd *cobra.Command) {
 			c := &cli{modules: modules}

@@ -27,7 +27,7 @@ var fixedValues = map[string][]cobra.Completion{
 	"by":           {"key", "namespace", "owner", "outcome", "operation"},
 	"step":         {"minute", "hour", "day", "month"},
 	"method":       {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"},
-	"output":       {"table", "wide\tnot cut to the terminal", "json", "id\tonly ids, one a line"},
+	"output":       {"table", "wide\tnot cut to the terminal", "json", "id\tonly ids, one per line"},
 	"permission":   {"read", "write", "*"},
 }
 
@@ -37,8 +37,8 @@ const completionTime = 3 * time.Second
 // maxProposals is how many objects the shell proposes.
 const maxProposals = 200
 
-// completion returns what the shell proposes for the values of a flag, or nil for nothing but
-// files.
+// completion returns what the shell proposes for the values of a flag, or nil if the shell should
+// propose files.
 func (c *cli) completion(cmd *cobra.Command, flag string) cobra.CompletionFunc {
 	noun := cmd.Name()
 	if cmd.HasParent() {

@@ -83,7 +83,7 @@ type finding struct {
 	Warning bool   `json:"warning,omitempty"`
 	Found   string `json:"found"`
 	Advice  string `json:"advice,omitempty"`
-	At      string `json:"at,omitempty"` // File:LINE of the Caddyfile, or a path in the configuration
+	At      string `json:"at,omitempty"` // FILE:LINE of the Caddyfile, or a path in the configuration
 }
 
 // found adds and prints a finding. advice is dropped if the check passes.

@@ -19,10 +19,10 @@ type Modules struct {
 // finding of another check.
 type Danger struct {
 	Check   string
-	Where   string // File:LINE of the Caddyfile, or a path in the configuration
+	Where   string // FILE:LINE of the Caddyfile, or a path in the configuration
 	Problem string
 	Advice  string
-	Certain bool // whether it is a mistake in any case
+	Certain bool // whether it is certainly a mistake
 }
 
 // Config is the part of a configuration of Caddy that doctor checks.

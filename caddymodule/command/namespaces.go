@@ -124,7 +124,7 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.reach, "reach", nil,
 		"`KIND` of descendants in which the grants of its keys are valid too; may be repeated")
 	flags.StringSliceVar(&f.keyRoles, "key-role", nil,
-		"`ROLE` that its keys must have, exactly these; may be repeated; * alone: at least one role")
+		"`ROLE` that its keys must have, and no other; may be repeated; * alone: at least one role")
 	flags.StringVar(&f.prefix, "token-prefix", "",
 		"`PREFIX` of its keys' tokens, which the configuration must accept")
 	flags.StringVar(&f.childPrefix, "child-prefix", "",

@@ -8,9 +8,9 @@ import (
 )
 
 // Argument returns the part of a configuration argument that an error may repeat. Caddy replaces
-// {$VAR} before it parses a Caddyfile, so any argument can be a secret. Of a URL, Argument returns
-// only the scheme. Of an address with a user or password, a token or a token key, it returns
-// nothing but an ellipsis.
+// {$VAR} before it parses a Caddyfile, so any argument can be a secret. For a URL, Argument returns
+// only the scheme. For an address with a user or password, a token or a token key, it returns only
+// an ellipsis.
 func Argument(text string) string {
 	scheme, _, isURL := strings.Cut(text, "://")
 	switch {

@@ -89,8 +89,8 @@ func (b *tableBuilder) addDocuments() error {
 	return nil
 }
 
-// addDocumented adds an operation of a document. permissions are those of the operations added
-// before, which begin at position from of the list.
+// addDocumented adds an operation of a document. permissions has the permissions of the operations
+// of documents that were added before, which are b.list[from:].
 func (b *tableBuilder) addDocumented(
 	o *openapi.Operation, document *OpenAPI, permissions map[string]string, from int,
 ) error {

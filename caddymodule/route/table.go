@@ -123,7 +123,7 @@ func NewTable(config TableConfig) (*Table, error) {
 	return t, nil
 }
 
-// finish completes the operations of one origin, which begin at position from of the list.
+// finish completes the operations of one origin, which are b.list[from:].
 func (b *tableBuilder) finish(from int) {
 	for _, o := range b.list[from:] {
 		if o.leftOut {

@@ -74,9 +74,9 @@ func TestAdminSite(t *testing.T) {
 	}
 }
 
-// TestPublicAdminPathsKeepTokens checks that the API gets no token for the public paths of the
+// TestPublicAdminPathsHideTokens checks that the API gets no token for the public paths of the
 // console when api_keys_admin does not handle them.
-func TestPublicAdminPathsKeepTokens(t *testing.T) {
+func TestPublicAdminPathsHideTokens(t *testing.T) {
 	t.Parallel()
 	for what, site := range map[string]string{
 		"no api_keys_admin": "api_key {\nfrom bearer\nfrom header X-Own\nfrom query " +

@@ -192,8 +192,8 @@ func (c *caddy) emptyAccessLog(b *testing.B, wanted bool) {
 	}
 }
 
-// differ reports whether two processes with the same configuration differ by more than 1 %, which is
-// the error of the comparison: something else used the machine.
+// differ reports whether two processes with the same configuration differ by more than 1 %. Such a
+// difference is an error of the comparison: something else used the machine.
 func differ(a, b []round) bool {
 	cpu, rate := ratio(a, b, cpuOf).middle, ratio(a, b, rateOf).middle
 	return math.Abs(cpu-1) > 0.01 || math.Abs(rate-1) > 0.01

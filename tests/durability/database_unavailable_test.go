@@ -88,8 +88,8 @@ func wantWaiting(t *testing.T, when string, g *gate.Gate, k gate.Key) {
 		g.Call(t, "POST", "/keys", gate.JSON{"name": "n", "access": "read_only"}))
 }
 
-// wantRecovered waits until a Caddy accepts a key, since its database is available again, and
-// revokes it.
+// wantRecovered waits until a Caddy whose database is available again accepts a key, and revokes
+// the key.
 func wantRecovered(t *testing.T, g *gate.Gate, k gate.Key) {
 	t.Helper()
 	gate.Until(t, "the key is accepted",

@@ -10,10 +10,11 @@ import (
 
 // Settling is how long the effects of a fault may last after its end.
 type Settling struct {
-	// Node is for a node to serve again after a store, a connection or its process is back.
+	// Node is the time that a node may take to serve again after a store, a connection or its
+	// process is back.
 	Node time.Duration
-	// Cut is for a process to cut its streams after its lease expired or, if it was stopped then,
-	// after it continued.
+	// Cut is the time that a process may take to cut its streams after its lease expired or, if it
+	// was stopped then, after it continued.
 	Cut time.Duration
 }
 

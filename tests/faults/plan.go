@@ -67,8 +67,8 @@ var faultKinds = []faultKind{
 }
 
 // Plan returns the schedule of a seed. Faults come in groups of one to three; most are shorter than
-// a lease and some are longer. After every third group nothing is broken for the time calm. At
-// most two nodes join the first ones, whose number is nodes.
+// a lease and some are longer. After every third group, nothing is broken for the duration calm.
+// The run begins with the given number of nodes, and at most two more join.
 func Plan(seed uint64, duration time.Duration, nodes int, lease, calm time.Duration) []Step {
 	random := rand.New(rand.NewPCG(seed, 0))
 	between := func(a, b time.Duration) time.Duration {

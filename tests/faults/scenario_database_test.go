@@ -242,8 +242,8 @@ func forgottenByRestore(cutOff bool) func(*arena) {
 }
 
 // forgottenByFailover makes node 2 join after the asynchronous standby stopped receiving, and lets
-// the standby take over. The failover also loses the changes that loses makes.
-func forgottenByFailover(loses func(*arena)) func(*arena) {
+// the standby take over. The failover also loses the changes that lost makes.
+func forgottenByFailover(lost func(*arena)) func(*arena) {
 	return func(a *arena) {
 		standby := a.Postgres.Standby(a.t)
 		k, live := a.mint(0), a.mint(0)
@@ -252,7 +252,7 @@ func forgottenByFailover(loses func(*arena)) func(*arena) {
 		a.join()
 		a.eventually(2, k, 200)
 		a.eventually(2, live, 200)
-		loses(a)
+		lost(a)
 		a.psqlUntil("the other nodes have read the rows", "SELECT min(beats) > 0 FROM nodes")
 		a.cut(2)
 		a.failOver(standby, 0, 1)

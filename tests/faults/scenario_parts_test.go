@@ -390,7 +390,7 @@ func (e entry) asOf(r int64) string {
 	return string(b)
 }
 
-// shared makes node i write a key to Redis, which it empties before, and returns the entry.
+// shared empties Redis, makes node i write a key to it, and returns the entry.
 func (a *arena) shared(i int, k key) entry {
 	a.t.Helper()
 	a.redis("FLUSHALL")

@@ -26,10 +26,9 @@ type history []request
 // all nodes refuse them.
 type load struct {
 	key gate.Key
-	// during runs beside the load when at requests have been admitted, or from the beginning. The
-	// load does not end before it returns.
+	// during runs beside the load, and the load does not end before it returns. nil: nothing runs.
 	during func()
-	at     int64
+	at     int64 // the number of admitted requests after which during begins
 	// enough is how many admitted requests end the load, instead of refusals. Default is none.
 	enough int64
 

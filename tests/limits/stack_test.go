@@ -78,7 +78,7 @@ func threeWithRedisOn(t *testing.T, server *postgrestest.Server) *stack {
 }
 
 // threeWithSentinel starts three nodes with a Redis that they find with Sentinel. Its replica takes
-// over when it does not answer for a time.
+// over when it has not answered for the given time.
 func threeWithSentinel(t *testing.T, down time.Duration) *stack {
 	t.Helper()
 	r := redistest.Start(t)
