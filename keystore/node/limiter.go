@@ -98,7 +98,8 @@ func newLimiter(s dependencies) *limiter {
 // mode returns how the nodes currently share rate limits.
 func (l *limiter) mode() mode {
 	m := mode{nodes: max(1, l.nodes()), stored: l.rates() != nil}
-	m.shared = m.stored && m.nodes > 1 && !l.degraded.Load()
+	m.works = m.stored && !l.degraded.Load()
+	m.shared = m.works && m.nodes > 1
 	return m
 }
 
