@@ -34,7 +34,7 @@ type quotaBucket struct {
 	// something, in any bucket.
 	counted   int64
 	countedIn uint32 // the number of a booking
-	next    *booking
+	next      *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
 	booking   int64
