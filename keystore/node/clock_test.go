@@ -193,6 +193,22 @@ func TestExpiredKeyStaysExpired(t *testing.T) {
 	})
 }
 
+// TestClockOfYoungDeployment checks that the time does not go back if the first node was killed soon
+// and the database's clock is then set back: quotas would begin an earlier period again.
+func TestClockOfYoungDeployment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := fleet.New(t)
+		begun := time.Now()
+		d.Node(node.Settings{})
+		time.Sleep(10 * time.Second)
+		late, f := d.NodeBehind(2 * time.Hour)
+		if now := late.Now(); now.Before(begun.Truncate(time.Microsecond)) {
+			t.Errorf("the time of a later node is %v earlier", begun.Sub(now))
+		}
+		f.Ahead.Store(0)
+	})
+}
+
 func TestDatabaseClockStepCostsNoLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, f := fleet.New(t).Node(node.Settings{})

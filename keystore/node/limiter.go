@@ -98,7 +98,8 @@ func newLimiter(s dependencies) *limiter {
 // mode returns how the nodes currently share rate limits.
 func (l *limiter) mode() mode {
 	m := mode{nodes: max(1, l.nodes()), stored: l.rates() != nil}
-	m.shared = m.stored && m.nodes > 1 && !l.degraded.Load()
+	m.works = m.stored && !l.degraded.Load()
+	m.shared = m.works && m.nodes > 1
 	return m
 }
 
@@ -319,11 +320,14 @@ func (l *limiter) chargeLocked(
 		return wait, false, err
 	}
 	if waits && c.Outcome == keystore.OK {
-		counted := b.count(l, c.mode, verdicts, micros)
+		counted := b.count(l, c.mode, verdicts, micros, units)
+		// Requests of a rate that a quota then refuses would be lost, unlike reserved units. So they
+		// are booked when the quotas are known.
+		reserves := verdicts[KeyQuota] == unknown || verdicts[NamespaceQuota] == unknown
 		for i, r := range b.rates {
 			if name := rateNames[i]; verdicts[name] == unknown {
 				wait[name] = r.queue(l)
-				if counted {
+				if counted && !reserves {
 					r.waiting++
 				}
 			}
@@ -369,10 +373,12 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// count counts a waiting request in its rate limits and reports whether to book for it. It returns
-// false if a rate limit has no room for another waiting request: bookings of the other limits would
-// be wasted. The caller holds the locks.
-func (b *buckets) count(l *limiter, m mode, verdicts [NumLimits]verdict, now int64) bool {
+// count counts a waiting request in its limits and reports whether to book for it. It returns false
+// if a limit that is known has no room for another waiting request: bookings of the other limits
+// would be wasted. The caller holds the locks.
+func (b *buckets) count(
+	l *limiter, m mode, verdicts [NumLimits]verdict, now, units int64,
+) bool {
 	var k *booking
 	for i := range b.rates {
 		switch {
@@ -382,14 +388,21 @@ func (b *buckets) count(l *limiter, m mode, verdicts [NumLimits]verdict, now int
 			k = b.quotas[i].queue(l)
 		}
 	}
-	for _, r := range b.rates {
+	known := func(i int) bool { return verdicts[quotaNames[i]] == admitted && b.quotas[i] != nil }
+	for i, r := range b.rates {
 		if r != nil && !r.limit.Shadow && !r.admitsAnother(m, k, now) {
 			return false
 		}
+		if known(i) && !b.quotas[i].admitsAnother(k, units) && !b.quotas[i].limit.Shadow {
+			return false
+		}
 	}
-	for _, r := range b.rates {
+	for i, r := range b.rates {
 		if r != nil {
 			r.counted++
+		}
+		if known(i) {
+			b.quotas[i].counted += units
 		}
 	}
 	return true

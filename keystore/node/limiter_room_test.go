@@ -93,6 +93,39 @@ func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
 	})
 }
 
+// TestExhaustedQuotaUsesUpNoRate checks that requests refused by the quota of a key book nothing of a
+// small limit of its namespace, which its other keys need, whether the node knows the quota or not.
+func TestExhaustedQuotaUsesUpNoRate(t *testing.T) {
+	for name, pause := range map[string]time.Duration{
+		"known": askInterval + time.Second, "forgotten": idleReservation + sweepInterval,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				shared := keystore.RateLimit{Requests: 50, Per: 24 * time.Hour, Burst: 50}
+				f := newLimitedFleet(t, 1, keystore.Limits{
+					Quota: keystore.Quota{Units: 5, Per: keystore.Month}}, 3)
+				f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+					{ID: "acme", Limits: keystore.Limits{Rate: shared}}}})
+				f.store.slow.Store(int64(2 * time.Millisecond))
+				for range 5 {
+					f.together(100, f.nodes[0])
+					time.Sleep(pause)
+					f.nodes[0].sweep()
+				}
+				var booked int64
+				for _, stored := range f.store.dump() {
+					m := keystore.Meter{TAT: stored.tat}
+					booked = shared.Burst - m.Room(&shared, time.Now().UnixMicro())
+				}
+				if len(f.admitted) != 5 || booked > 5 {
+					t.Errorf("%d admitted of 5, and %d requests booked", len(f.admitted), booked)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
 // TestRaisedLimitDuringWait checks that a request which waits for its quota while its rate limit is
 // raised is charged to the new limit like any other.
 func TestRaisedLimitDuringWait(t *testing.T) {

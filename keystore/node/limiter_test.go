@@ -381,6 +381,32 @@ func TestOneRequestInAdvance(t *testing.T) {
 	})
 }
 
+// TestLastNodeAsksFirst checks that a node which is alone, because the others have left, asks the
+// shared store what they have admitted before it admits a request.
+func TestLastNodeAsksFirst(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 100, Per: time.Hour, Burst: 100}
+	for _, before := range []int{1, 2} {
+		for store, want := range map[string]int{"works": 100, "is unavailable": 200} {
+			t.Run(fmt.Sprintf("%d nodes before, the store %s", before, store), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, before)
+					f.store.slow.Store(int64(4 * time.Millisecond))
+					f.together(150, f.nodes[0])
+					time.Sleep(time.Second) // longer than calls of the store take
+					f.nodes[0].stop()
+					f.live = 1
+					f.store.down.Store(store != "works")
+					f.together(150, f.start())
+					if n := len(f.admitted); n != want {
+						t.Errorf("%d requests admitted of %d", n, want)
+					}
+					f.close()
+				})
+			})
+		}
+	}
+}
+
 // TestSmallBurstOfFleet checks the bound of limits whose burst is smaller than the number of nodes,
 // so that the requests that all nodes admit in advance are more than two bursts.
 func TestSmallBurstOfFleet(t *testing.T) {

@@ -87,6 +87,7 @@ func open(
 	n.Go(n.computeDeriving)
 	n.Every(flushInterval, n.flushDeriving)
 	n.Go(n.maintainUsage)
+	n.Go(n.noteTime)
 	n.Every(noteInterval, n.noteTime)
 	n.Go(n.limiter.rateBooks.run)
 	n.Go(n.limiter.quotaBooks.run)

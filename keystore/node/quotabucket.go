@@ -30,7 +30,11 @@ type quotaBucket struct {
 	since int64 // when used was last reset
 	// waiting lists the units that each waiting request needs.
 	waiting []int64
-	next    *booking
+	// counted is the number of units of the requests for which the booking countedIn books
+	// something, in any bucket.
+	counted   int64
+	countedIn uint32 // the number of a booking
+	next      *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
 	booking   int64
@@ -90,6 +94,15 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 func (b *quotaBucket) await(l *limiter, units int64) *booking {
 	b.waiting = append(b.waiting, units)
 	return b.queue(l)
+}
+
+// admitsAnother reports whether the node has units for a request beside those for which a booking
+// books something.
+func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
+	if b.countedIn != k.number {
+		b.countedIn, b.counted = k.number, 0
+	}
+	return units <= b.left-b.counted
 }
 
 // remaining returns the number of units that are certainly left. Other nodes may return more. It is

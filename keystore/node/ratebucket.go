@@ -21,7 +21,7 @@ type rateBucket struct {
 	meter   keystore.Meter
 	until   int64 // when the oldest of held expire
 	later   int64 // when the newest of held expire
-	booked  int64 // when the last booking began
+	booked  int64 // when the last booking began that the store has answered; 0 before the first
 	next    *booking
 	held    int32 // requests that are booked and not used
 	newest  int32 // how many of held expire later
@@ -52,8 +52,9 @@ const (
 // A mode says how the nodes share rate limits.
 type mode struct {
 	nodes  int64 // live nodes
+	stored bool  // there is a shared store
+	works  bool  // the shared store is available
 	shared bool  // limits are booked in the shared store; else each node has a share of them
-	stored bool  // there is a shared store, which may be unavailable
 }
 
 // part returns the share of a limit that a node admits on its own. It multiplies Per instead of
@@ -88,8 +89,10 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	switch {
 	case !b.meter.Fits(part, now):
 		return refused
-	case m.shared && (b.booked == 0 || b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
-		// Before the first booking, the node does not know what the others have admitted.
+	case m.works && b.booked == 0:
+		// Other nodes and former processes have admitted requests of which this one knows nothing.
+		return unknown
+	case m.shared && (b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
 		return unknown
 	}
 	return admitted
@@ -227,7 +230,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
 	//fault: if ablated("spend-before-booking") { k.Spent = 0 }
-	b.next, b.used, b.waiting, b.advance, b.booked, b.booking = nil, 0, 0, b.floated, now, true
+	b.next, b.used, b.waiting, b.advance, b.booking = nil, 0, 0, b.floated, true
 	return k
 }
 
@@ -240,6 +243,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	if *b.limit != k.Limit {
 		return
 	}
+	b.booked = began
 	// The store is not trusted: a wrong answer blocks the limit for at most the time of two bursts
 	// and of twice the requests that all nodes may admit in advance.
 	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
