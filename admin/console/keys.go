@@ -49,6 +49,8 @@ type keysPage struct {
 	Roles    []choice // nil: a text field
 	Plans    []choice // nil: a text field
 	Actions  []bulkAction
+	// Empty means that there are no keys, rather than none that match the filters.
+	Empty bool
 	// Unknown means that the switcher's namespace does not exist or is hidden from the visitor.
 	Unknown bool
 	Sort    string   // empty: newest first
@@ -163,6 +165,7 @@ func listKeys(v *visit) error {
 	p.Expiring, p.Unused = offer(keyAges, f.Expiring), offer(keyAges, f.Unused)
 	p.Roles, p.Plans = v.roleFilter(f.Role), v.planFilter(f.Plan)
 	p.Filters = v.activeFilters(f, p.Mine)
+	p.Empty = len(p.Keys)+len(p.Filters) == 0 && p.Next == nil && f.Cursor == ""
 	if p.Count, err = v.countWords(f, len(list.Items), list.NextCursor != nil); err != nil {
 		return err
 	}

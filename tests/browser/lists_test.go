@@ -54,7 +54,7 @@ func TestKeyTables(t *testing.T) {
 		for _, width := range []int{980, 1169, 1180, 1280, 1440, 1920} {
 			page.Show(chromium.Look{Width: width})
 			page.Open(path)
-			page.Sees("INACTIVE", "in 2 days", "Edit")
+			page.Sees("INACTIVE", "in 3 days", "Edit")
 			page.Uncut()
 			page.Steady()
 			page.Picture(fmt.Sprintf("%s-%d", name, width))
@@ -67,7 +67,7 @@ func TestKeyTables(t *testing.T) {
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
 	page.Click("ERP")
-	page.Sees("Every node refuses the key because its owner is disabled",
+	page.Sees("Every server refuses the key because its owner is disabled",
 		"Permissions (not in effect)", "Every call (read and write)")
 	shown(t, page, "key-owner-disabled")
 }
