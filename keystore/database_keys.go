@@ -21,8 +21,9 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. With the opposite Sort, the same cursor leads to
-	// the previous keys. With a Text, Metadata, Unused or NotOwners, Keys examines a few thousand
-	// keys at most: a page may be short or empty without being the last. Only the order by creation
+	// the previous keys. If no index leads to the matching keys alone, such as with a Text or
+	// StatusActive, Keys examines a few thousand keys at most: a page may be short or empty without
+	// being the last. Only the order by creation
 	// time works for any number of keys. With another order and more than a few thousand keys,
 	// including those of NotOwners, Keys returns an [Error] of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
