@@ -126,14 +126,11 @@ func TestFilteredList(t *testing.T) {
 	}
 }
 
-// TestBulk changes several keys of a list, with and without JavaScript.
-func TestBulk(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	g.Namespace(t, "acme", gate.JSON{})
-	create(t, g, "/plans", gate.JSON{"namespace": "acme", "name": "gold"})
-	_, token := member(t, g, "ada", everywhere)
-	member(t, g, "ben", everywhere)
+// testBulk changes several keys of a list, with and without JavaScript.
+func testBulk(t *testing.T, g *gate.Gate, token gate.Token) {
+	g.Namespace(t, "bulk", gate.JSON{})
+	create(t, g, "/plans", gate.JSON{"namespace": "bulk", "name": "gold"})
+	member(t, g, "ron", everywhere)
 	for _, look := range []chromium.Look{{}, {NoScript: true}, {Width: 360}} {
 		at := fmt.Sprintf("%d%t", look.Width, look.NoScript)
 		named := func(name string) string { return name + " " + at }
@@ -142,7 +139,7 @@ func TestBulk(t *testing.T) {
 		for _, name := range []string{"Till", "Shop", "Cart"} {
 			fields := gate.JSON{"name": named(name), "access": "read_only"}
 			if name != "Cart" {
-				fields["namespace"] = "acme"
+				fields["namespace"] = "bulk"
 			}
 			keys[name] = g.Mint(t, fields)
 		}
