@@ -74,8 +74,9 @@ func TestTheme(t *testing.T) {
 		t.Errorf("the theme leads to %s", a.At)
 	}
 	s.person(t).get("/apikeys/sign-in").lacks("data-theme")
-	p.post("/apikeys/theme", "theme", `dark" onload="x`).want(200, `<html lang="en">`)
-	p.post("/apikeys/theme", "theme", "light").want(200, `data-theme="light"`)
+	p.post("/apikeys/theme", "theme", `dark" onload="x`, "next", "x").want(200, `<html lang="en">`)
+	p.post("/apikeys/theme", "theme", "light").want(204) // the script stays on the page
+	p.get("/apikeys/roles").want(200, `data-theme="light"`)
 	p.post("/apikeys/theme", "theme", "", "next", "//evil.example").want(200, `<html lang="en">`)
 }
 

@@ -115,7 +115,7 @@ func TestKeyUsage(t *testing.T) {
 		t.Errorf("%d charts, want only that of the own key", n)
 	}
 	p.get("/apikeys/keys").want(200,
-		"45,000 allowed, refused 1,234 (1,234 rate limit) in 30 days", "9 allowed in 30 days")
+		"45,000 allowed, refused 1,234 (rate limit) in 30 days", "9 allowed in 30 days")
 }
 
 // A usageCounter counts the reads of usage, which can fail.
