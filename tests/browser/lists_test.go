@@ -51,12 +51,13 @@ func TestKeyTables(t *testing.T) {
 	page := signedIn(t, g, token, chromium.Look{})
 	for name, path := range map[string]string{"all-keys": "/apikeys/keys",
 		"my-keys": "/apikeys/keys?owner=" + ada} {
-		for _, width := range []int{980, 1169, 1180, 1280, 1440, 1920} {
+		page.Open(path)
+		page.Sees("INACTIVE", "in 3 days", "Edit")
+		page.Steady()
+		for _, width := range []int{980, 1169, 1180, 1193, 1280, 1440, 1920} {
 			page.Show(chromium.Look{Width: width})
-			page.Open(path)
-			page.Sees("INACTIVE", "in 3 days", "Edit")
+			page.Fits()
 			page.Uncut()
-			page.Steady()
 			page.Picture(fmt.Sprintf("%s-%d", name, width))
 		}
 	}
