@@ -21,10 +21,11 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. With the opposite Sort, the same cursor leads to
-	// the previous keys. With a Text, Metadata, Unused or NotOwners, Keys examines at most ten
-	// thousand keys: a page may be short or empty without being the last. Only the order by
-	// creation time works for any number of keys. With another order and more than ten thousand
-	// keys, including those of NotOwners, Keys returns an [Error] of KindInvalid.
+	// the previous keys. If no index leads to the matching keys alone, such as with a Text or
+	// StatusActive, Keys examines at most ten thousand keys: a page may be short or empty without
+	// being the last. Only the order by creation time works for any number of keys. With another
+	// order and more than ten thousand keys, including those of NotOwners, Keys returns an [Error]
+	// of KindInvalid.
 	Keys(ctx context.Context, f KeyFilter, cursor string, limit int) (keys []Key, next string,
 		err error)
 	// MemberTokens returns the keys of the tokens of members, without revoked ones.

@@ -247,7 +247,7 @@ func bucketWords(b *manage.UsageBucket, step keystore.Period) string {
 	return b.Begin.Format(layouts[step].full) + ": " + tallyWords(&b.UsageTally)
 }
 
-// tallyWords returns numbers of requests: "1,204 allowed, refused 3 (1 rate limit, 2 quota)".
+// tallyWords returns numbers of requests: "1,204 allowed, refused 3 (rate limit 1, quota 2)".
 func tallyWords(t *manage.UsageTally) string {
 	text := humanize.Comma(t.Allowed()) + " allowed"
 	if t.Denied() > 0 {
@@ -256,19 +256,23 @@ func tallyWords(t *manage.UsageTally) string {
 	return text
 }
 
-// refusedWords returns the number of refused requests with their causes: "3 (1 rate limit, 2
-// quota)".
+// refusedWords returns the number of refused requests with their causes: "3 (rate limit 1,
+// quota 2)", or "3 (quota)" for a single cause.
 func refusedWords(t manage.UsageTally) string {
 	var causes []string
 	for o, n := range t.Outcomes {
 		if outcome := keystore.Outcome(o); n > 0 && outcome.Refuses() {
-			causes = append(causes, humanize.Comma(n)+" "+outcomeWords(outcome))
+			causes = append(causes, outcomeWords(outcome)+" "+humanize.Comma(n))
 		}
 	}
-	if causes == nil {
+	total := humanize.Comma(t.Denied())
+	switch {
+	case causes == nil:
 		return "None"
+	case len(causes) == 1:
+		causes[0] = strings.TrimSuffix(causes[0], " "+total)
 	}
-	return fmt.Sprintf("%s (%s)", humanize.Comma(t.Denied()), strings.Join(causes, ", "))
+	return fmt.Sprintf("%s (%s)", total, strings.Join(causes, ", "))
 }
 
 var outcomeLabels = map[keystore.Outcome]string{

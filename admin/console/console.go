@@ -106,7 +106,7 @@ var navigation = []struct {
 	{"Namespaces", namespacesPath, "admin.namespaces:read", false},
 	{"Members", membersPath, "admin.members:read", false},
 	{"Audit", auditPath, "admin.audit:read", false},
-	{"Nodes", nodesPath, "admin.nodes:read", true},
+	{"Servers", nodesPath, "admin.nodes:read", true},
 	{"Webhooks", webhooksPath, "admin.webhooks:read", true},
 }
 

@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -14,6 +15,9 @@ import (
 // check checks the rules for every page.
 func (a *answer) check() {
 	a.t.Helper()
+	if a.Status == http.StatusNoContent {
+		return // to a script
+	}
 	cached := "no-store"
 	if keystore.ContainsToken(a.Text) {
 		cached = "no-store, no-transform"

@@ -57,8 +57,8 @@ var findings = []finding{
 	{Name: manage.NeverExpires, Title: "Without expiry", Text: "A stolen token works until " +
 		"somebody revokes the key: replace these keys with ones that expire."},
 	{Name: manage.ExpiresSoon, Title: "Expire within 30 days", Text: "From the expiry on, every " +
-		"node refuses them: create new keys for the programs that stay in use."},
-	{Name: manage.DisabledOwner, Title: "Owner disabled", Text: "Every node refuses them because " +
+		"server refuses them: create new keys for the programs that stay in use."},
+	{Name: manage.DisabledOwner, Title: "Owner disabled", Text: "Every server refuses them because " +
 		"their owner is disabled: transfer or revoke them."},
 	{Name: manage.UnusedPermissions, Title: "Permissions unused for 90 days", Text: "A stolen " +
 		"token can do more than its program needs: remove the permissions that no request needed."},
@@ -104,6 +104,16 @@ func (v *visit) examine(name manage.Finding, atOnce int, add func(manage.KeyHygi
 type hygienePage struct {
 	Findings []finding
 	Next     *string
+}
+
+// Without returns the titles of the findings that no examined key has.
+func (p hygienePage) Without() (titles []string) {
+	for _, f := range p.Findings {
+		if len(f.Keys) == 0 && f.Off == "" {
+			titles = append(titles, f.Title)
+		}
+	}
+	return titles
 }
 
 func showHygiene(v *visit) error {

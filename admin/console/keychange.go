@@ -368,7 +368,7 @@ func askToRevoke(v *visit) error {
 	if !v.MayRevoke(k) {
 		return v.refuseChange(k, "revoke")
 	}
-	return v.write(http.StatusOK, "key_revoke", "Revoke "+k.Name, revokePage{k}, blank())
+	return v.ask("key_revoke", "Revoke "+k.Name, revokePage{k})
 }
 
 // refuseChange answers a request for the form of a change that the visitor may not make.
@@ -412,7 +412,7 @@ func askToDelete(v *visit) error {
 	if !v.mayIn("admin.keys:delete", k.Namespace) {
 		return v.refuseChange(k, "delete")
 	}
-	return v.show("key_delete", "Delete "+k.Name, revokePage{k})
+	return v.ask("key_delete", "Delete "+k.Name, revokePage{k})
 }
 
 func deleteKey(v *visit) error {

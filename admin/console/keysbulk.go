@@ -53,7 +53,7 @@ type bulkAction struct {
 var bulkActions = []bulkAction{
 	{
 		Name: "deactivate", Button: "Deactivate…", Title: "Deactivate %s", Done: "%s deactivated",
-		Text: "Every node refuses these keys until you activate them again.",
+		Text: "Every server refuses these keys until you activate them again.",
 		hinders: func(v *visit, k api.Key) string {
 			switch k.Status {
 			case string(keystore.StatusInactive):
@@ -68,8 +68,8 @@ var bulkActions = []bulkAction{
 		},
 	}, {
 		Name: "revoke", Button: "Revoke…", Title: "Revoke %s", Done: "%s revoked",
-		Text: "No node will accept these keys, and their running requests are stopped. This cannot " +
-			"be undone. To stop keys temporarily, deactivate them instead.",
+		Text: "No server will accept these keys, and their running requests are stopped. This " +
+			"cannot be undone. To stop keys temporarily, deactivate them instead.",
 		hinders: func(v *visit, k api.Key) string {
 			switch {
 			case k.Status == string(keystore.StatusRevoked):
@@ -271,7 +271,7 @@ func askForBulk(v *visit, a bulkAction) error {
 	if err != nil || p == nil {
 		return err
 	}
-	return v.show("key_bulk", p.Title, p)
+	return v.ask("key_bulk", p.Title, p)
 }
 
 // changeBulk changes the chosen keys one after the other. Only the last change waits for all nodes:

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -315,25 +313,54 @@ func labelOf(list []choice, value string) string {
 	return value
 }
 
-// Ago returns a time relative to now, such as "3 days ago" or "in 2 months", with the exact time as
+// Ago returns a time relative to now, such as "3 days ago" or "in 90 days", with the exact time as
 // its title. It takes a time.Time or a non-nil *time.Time.
 func (v *visit) Ago(at any) template.HTML {
 	t := timeOf(at)
-	now := v.keys.Now()
-	words := humanize.RelTime(t, now, "ago", "")
-	switch {
-	case t.After(now) && t.Sub(now) >= humanize.LongTime:
-		words = t.UTC().Format(time.DateOnly)
-	case t.Sub(now) >= time.Second:
-		words = "in " + words
-	}
+	words := relative(t, v.keys.Now())
 	//nolint:gosec // a formatted time needs no escaping
 	return template.HTML(`<time class="ago" datetime="` + t.UTC().Format(time.RFC3339) +
 		`" title="` + t.UTC().Format("2006-01-02 15:04") + ` UTC">` + words + `</time>`)
 }
 
+// spans are the units of relative times, each with the time from which the next one is used.
+var spans = []struct {
+	unit time.Duration
+	name string
+	end  time.Duration
+}{
+	{time.Second, "second", time.Minute},
+	{time.Minute, "minute", time.Hour},
+	{time.Hour, "hour", 48 * time.Hour},
+	{day, "day", 120 * day}, // lifetimes of keys are days, such as 90
+	{30 * day, "month", 720 * day},
+	{365 * day, "year", 40 * 365 * day},
+}
+
+const day = 24 * time.Hour
+
+// relative describes a time in a single rounded unit, or by its date if it is decades away.
+func relative(t, now time.Time) string {
+	away := t.Sub(now).Abs().Round(time.Second)
+	if away == 0 {
+		return "now"
+	}
+	for _, s := range spans {
+		rounded := away.Round(s.unit)
+		if rounded >= s.end {
+			continue
+		}
+		words := counted(int64(rounded/s.unit), s.name)
+		if t.After(now) {
+			return "in " + words
+		}
+		return words + " ago"
+	}
+	return t.UTC().Format(time.DateOnly)
+}
+
 // soon is how long before its expiry a key is marked.
-const soon = 7 * 24 * time.Hour
+const soon = 7 * day
 
 // Soon reports whether a time is in the next days.
 func (v *visit) Soon(at any) bool {

@@ -169,8 +169,13 @@ func TestActiveFilter(t *testing.T) {
 func TestOwnKeys(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Dee", "default=orders:read,admin.keys:create")
-	p.createKey("name", "ERP", "access", "custom", "permissions_more", "orders:read")
-	p.get("/apikeys/keys").want(200, "ERP", `">Dee</bdi>`).lacks("All namespaces</option>")
+	id, _ := p.createKey("name", "ERP", "access", "custom", "permissions_more", "orders:read")
+	a := p.get("/apikeys/keys").want(200, "ERP", ">Revoke<").lacks("All namespaces</option>",
+		`class="tabs"`, ">Owner</th>")
+	if a.title() != "My keys" {
+		t.Errorf("title %q", a.title())
+	}
+	p.get("/apikeys/keys/"+id).want(200, `">Dee</bdi>`)
 }
 
 // TestGrantLinks checks that grants lead to their roles and namespaces.
@@ -309,7 +314,7 @@ func TestFilters(t *testing.T) {
 		}
 	}
 	// A visitor who sees only its own keys is asked for no names of roles and plans.
-	s.signedIn(t, "Dee", "acme=admin.keys:create").get("/apikeys/keys").want(200,
+	s.signedIn(t, "Dee", "acme=admin.keys:create").get("/apikeys/keys?status=active").want(200,
 		`id="status-filter"`).lacks(`id="role-filter"`, `id="plan-filter"`)
 	mine := p.get("/apikeys/keys?owner=" + key.Owner)
 	if mine.title() != "Keys – owner Ben" {

@@ -54,7 +54,7 @@ func askToDisableMember(v *visit) error {
 		return nil
 	}
 	p := v.disablePage(m)
-	return v.show("member_disable", "Disable "+p.Name, p)
+	return v.ask("member_disable", "Disable "+p.Name, p)
 }
 
 // disableMember disables a member if its name has been typed.
@@ -134,7 +134,7 @@ func askToTransfer(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("member_transfer", "Transfer keys of "+shownName(m.Name, m.ID), p)
+	return v.ask("member_transfer", "Transfer keys of "+shownName(m.Name, m.ID), p)
 }
 
 func transferKeys(v *visit) error {

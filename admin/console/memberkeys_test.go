@@ -137,6 +137,10 @@ func TestInvisibleNames(t *testing.T) {
 			"/apikeys/namespaces/acme": member, "/apikeys/namespaces/acme/delete": member,
 		} {
 			a := p.get(path).want(200)
+			form := strings.Count(path, "/") > 3
+			if switches := strings.Contains(a.Text, `id="switch"`); switches == form {
+				t.Errorf("%s has the switcher of namespaces, which would leave a form: %t", path, switches)
+			}
 			text := ""
 			each(a.Doc, func(n *html.Node) {
 				if attr(n, "href") == link {

@@ -175,7 +175,7 @@ func askToDeleteMember(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("delete", "Delete "+m.Name, v.memberRemoval(m))
+	return v.ask("delete", "Delete "+m.Name, v.memberRemoval(m))
 }
 
 func deleteMember(v *visit) error {

@@ -521,7 +521,7 @@ func askToDeleteNamespace(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("delete", "Delete "+ns.ID, v.namespaceRemoval(ns))
+	return v.ask("delete", "Delete "+ns.ID, v.namespaceRemoval(ns))
 }
 
 func deleteNamespace(v *visit) error {

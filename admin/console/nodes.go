@@ -16,7 +16,6 @@ func nodePages() []page {
 type nodesPage struct {
 	Nodes   []nodeLine
 	Summary string
-	Healthy bool
 }
 
 // A nodeLine is a node as shown.
@@ -47,11 +46,11 @@ func listNodes(v *visit) error {
 		}
 		p.Nodes = append(p.Nodes, line)
 	}
-	p.Healthy = behind+missing == 0
-	p.Summary = fmt.Sprintf("%s, all up to date.", count(int64(len(p.Nodes)), "node", "nodes"))
-	if !p.Healthy {
-		p.Summary = fmt.Sprintf("%s: %d behind, %d missing.",
-			count(int64(len(p.Nodes)), "node", "nodes"), behind, missing)
+	p.Summary = counted(int64(len(p.Nodes)), "server")
+	if behind+missing > 0 {
+		p.Summary += fmt.Sprintf(": %d behind, %d missing.", behind, missing)
+	} else {
+		p.Summary += ", all up to date."
 	}
-	return v.show("nodes", "Nodes", p)
+	return v.show("nodes", "Servers", p)
 }

@@ -615,7 +615,7 @@ func TestAudit(t *testing.T) {
 func TestNodes(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@viewer")
-	p.get("/apikeys/nodes").want(200, "1 node, all up to date", "Serves this page", "Active",
+	p.get("/apikeys/nodes").want(200, "1 server, all up to date", "Serves this page", "Active",
 		"Up to date", "30s")
 	viewer := s.signedIn(t, "Some", "default=@viewer")
 	viewer.get("/apikeys/nodes").want(403)
@@ -639,7 +639,7 @@ func TestWebhooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.get("/apikeys/webhooks").want(200, "https://example.com/&lt;h&gt;", "Retrying",
-		"answered 500", "/apikeys/webhooks/wh_1")
+		"Answered 500.", "/apikeys/webhooks/wh_1")
 	p.get("/apikeys/webhooks/wh_1").want(200, "evt_2", "key.revoked", "1.5 s", "Delivered",
 		"Failed attempts", "Send test event", "Replay events")
 	p.get("/apikeys/webhooks/missing").want(404)

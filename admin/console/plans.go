@@ -237,7 +237,7 @@ func askToDeletePlan(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("delete", "Delete "+p.Name, v.planRemoval(p))
+	return v.ask("delete", "Delete "+p.Name, v.planRemoval(p))
 }
 
 func deletePlan(v *visit) error {

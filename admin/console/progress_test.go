@@ -51,7 +51,8 @@ func TestPending(t *testing.T) {
 	}
 	// naming nodes requires admin.nodes:read
 	developer.get(at).want(200, "Not yet applied on all servers</strong> (1 of 2)",
-		"Another server", "Applying the change on all servers").lacks("elsewhere/1", "Key revoked")
+		"Another server", "Applying the change on all servers", "<h1>Progress of a change").
+		lacks("elsewhere/1", "Key revoked")
 	// Each refresh names the change, and so does the page of the key.
 	p.get(at).want(200, "elsewhere/1", "<bdi>Key revoked</bdi>")
 	for range 2 {
@@ -65,7 +66,7 @@ func TestPending(t *testing.T) {
 	c.silent.Store(false)
 	p.get(at).want(200, "<title>Key revoked: applied on all servers",
 		"Applied on all servers (1 of 1).", "/apikeys/keys/"+id).
-		lacks(`http-equiv="refresh"`)
+		lacks(`http-equiv="refresh"`, `class="sub"`)
 	p.get("/apikeys/keys/"+id).want(200).lacks("Not yet applied", "Show progress")
 	for _, wrong := range []string{"", "?revision=x&since=1", "?revision=1"} {
 		p.get("/apikeys/progress" + wrong).want(404)

@@ -269,7 +269,7 @@ func askToDeleteRole(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("delete", "Delete "+r.Name, v.roleRemoval(r))
+	return v.ask("delete", "Delete "+r.Name, v.roleRemoval(r))
 }
 
 func deleteRole(v *visit) error {

@@ -74,8 +74,9 @@ func TestTheme(t *testing.T) {
 		t.Errorf("the theme leads to %s", a.At)
 	}
 	s.person(t).get("/apikeys/sign-in").lacks("data-theme")
-	p.post("/apikeys/theme", "theme", `dark" onload="x`).want(200, `<html lang="en">`)
-	p.post("/apikeys/theme", "theme", "light").want(200, `data-theme="light"`)
+	p.post("/apikeys/theme", "theme", `dark" onload="x`, "next", "x").want(200, `<html lang="en">`)
+	p.post("/apikeys/theme", "theme", "light").want(204) // the script stays on the page
+	p.get("/apikeys/roles").want(200, `data-theme="light"`)
 	p.post("/apikeys/theme", "theme", "", "next", "//evil.example").want(200, `<html lang="en">`)
 }
 
@@ -85,7 +86,7 @@ func TestFirstSteps(t *testing.T) {
 	s.apart = true
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	a := p.get("/apikeys/keys").want(200, "First steps", "Require keys for your API", "openapi",
-		"/apikeys/members/new")
+		"/apikeys/members/new").lacks(`id="filter"`, `class="tabs"`)
 	if n := strings.Count(a.Text, ">Done<"); n != 0 {
 		t.Errorf("%d steps are done", n)
 	}
@@ -101,7 +102,8 @@ func TestFirstSteps(t *testing.T) {
 	s.signedIn(t, "Dev", "default=@developer").get("/apikeys/keys").want(200,
 		"First steps").lacks("Invite others")
 	p.createKey("name", "CI")
-	p.get("/apikeys/keys").want(200, "CI").lacks("First steps")
+	p.get("/apikeys/keys").want(200, "CI", `id="filter"`, `class="tabs"`).lacks("First steps")
+	p.get("/apikeys/keys?q=missing").want(200, "No keys match", `id="filter"`)
 }
 
 // sample returns the text of the element with an id.

@@ -133,7 +133,7 @@ func askForToken(v *visit) error {
 	}
 	p := signInPage{Next: v.next()}
 	if v.query("ended") != "" {
-		p.Ended = "Your session has ended: it was unused for an hour, is twelve hours old, or your " +
+		p.Ended = "Your session has ended: it was unused for an hour, is 12 hours old, or your " +
 			"token has been replaced. Sign in again to continue."
 	}
 	switch v.query("form") {

@@ -23,7 +23,8 @@ func (v *visit) change(r api.AuditRow) change {
 	names := v.names()
 	c := change{Changes: differences(r.Before, r.After)}
 	for i := range c.Changes {
-		if d := &c.Changes[i]; d.Field == "Owner" {
+		switch d := &c.Changes[i]; d.Field {
+		case "Owner", "Created by", "Revoked by":
 			d.Before, d.After = cmp.Or(names[d.Before], d.Before), cmp.Or(names[d.After], d.After)
 		}
 	}

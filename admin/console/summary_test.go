@@ -53,6 +53,14 @@ func TestSummaries(t *testing.T) {
 			t.Errorf("%s: %q, want %q", test.action, got.Summary, test.want)
 		}
 	}
+	revoked := v.change(api.AuditRow{Action: "key.revoke", Before: json.RawMessage("{}"),
+		After: json.RawMessage(`{"created_by":"m_1","owner":"m_3","revoked_by":"m_2"}`)})
+	for _, d := range revoked.Changes {
+		want := map[string]string{"Created by": "Ada", "Owner": "m_3", "Revoked by": "Ben"}[d.Field]
+		if d.After != want {
+			t.Errorf("%s: %q, want %q", d.Field, d.After, want)
+		}
+	}
 }
 
 // TestShowMoments checks that times in a text become time elements, and that the rest is escaped.

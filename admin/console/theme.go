@@ -1,6 +1,7 @@
 package console
 
 import (
+	"net/http"
 	"slices"
 	"time"
 )
@@ -34,7 +35,8 @@ func knownTheme(name string) string {
 	return name
 }
 
-// setTheme stores the theme in this browser. The script does not wait for the answer.
+// setTheme stores the theme in this browser. The script stays on the page, so it sends no
+// address to go to.
 func setTheme(v *visit) error {
 	life := 365 * 24 * time.Hour
 	theme := knownTheme(v.form().Value("theme"))
@@ -42,6 +44,10 @@ func setTheme(v *visit) error {
 		life = -time.Second
 	}
 	v.setCookie(themeCookie, theme, life)
-	v.redirect(v.next())
+	if v.form().Value("next") == "" {
+		v.w.WriteHeader(http.StatusNoContent)
+	} else {
+		v.redirect(v.next())
+	}
 	return nil
 }

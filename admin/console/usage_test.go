@@ -88,13 +88,13 @@ func TestKeyUsage(t *testing.T) {
 	p.signIn(token).want(200)
 	at := "/apikeys/keys/" + k.ID
 	p.get(at).want(200, "Requests per day", `role="img"`, "<dd>45,000</dd>",
-		"<dd>1,234 (1,234 rate limit)</dd>", "<dd>2xx 45,000</dd>", "90 kB received, 67 MB sent",
+		"<dd>1,234 (rate limit)</dd>", "<dd>2xx 45,000</dd>", "90 kB received, 67 MB sent",
 		"45,000 of 50,000 units (90 %) since", `<meter min="0" max="50000" high="40000"`,
 		"from 198.51.100.7", `<td data-label="Refused: rate limit" class="number">1,234</td>`,
 		at+"?range=12m").lacks("permission)", "Quota: ")
 	p.get(at+"?range=24h").want(200, "Requests per hour", "<dd>45,000</dd>")
 	// the quota has the period of the buckets
-	p.get(at+"?range=12m").want(200, "Requests per month", "<dd>1,311 (77 permission, 1,234 rate",
+	p.get(at+"?range=12m").want(200, "Requests per month", "<dd>1,311 (permission 77, rate limit 1,234",
 		"Quota: 50,000 units per month", `class="quota"`)
 	p.get(at+"?range=1h").want(422, "Invalid time")
 	p.get("/apikeys/keys/"+idle.ID).want(200, "No requests").lacks("<meter", "Show as a table")
@@ -115,7 +115,7 @@ func TestKeyUsage(t *testing.T) {
 		t.Errorf("%d charts, want only that of the own key", n)
 	}
 	p.get("/apikeys/keys").want(200,
-		"45,000 allowed, refused 1,234 (1,234 rate limit) in 30 days", "9 allowed in 30 days")
+		"45,000 allowed, refused 1,234 (rate limit) in 30 days", "9 allowed in 30 days")
 }
 
 // A usageCounter counts the reads of usage, which can fail.
@@ -206,7 +206,7 @@ func TestOverview(t *testing.T) {
 	}
 
 	p := s.signedIn(t, "Ada", "acme=@viewer")
-	a := p.get("/apikeys/overview").want(200, "<dd>20,961</dd>", "<dd>3 (3 quota)</dd>",
+	a := p.get("/apikeys/overview").want(200, "<dd>20,961</dd>", "<dd>3 (quota)</dd>",
 		"Refused: quota", "<code>"+deleted.ID, "Far from it",
 		"950 of 1,000 units (95 %)", "All keys of <bdi>acme</bdi>",
 		"27,000 of 30,000 units (90 %)").lacks("7,777", "Hidden", hidden.ID)
@@ -293,7 +293,8 @@ func TestHygiene(t *testing.T) {
 	}
 	p.get("/apikeys/hygiene/unused_permissions").want(200,
 		`<li class="chip">refunds:write</li>`).lacks(`>orders:read<`)
-	p.get("/apikeys/hygiene?namespace=other").want(200).lacks("Elsewhere", "Broad")
+	p.get("/apikeys/hygiene?namespace=other").want(200, "No keys found", "<li>Never used</li>").
+		lacks("Elsewhere", "Broad", `<h2 id="never_used">`)
 	p.get("/apikeys/hygiene/odd").want(404)
 	p.get("/apikeys/hygiene?cursor=nonsense").want(200, "its address was invalid", "Forever")
 

@@ -166,6 +166,11 @@ func (v *visit) show(name, title string, data any) error {
 	return v.write(http.StatusOK, name, title, data, nil)
 }
 
+// ask answers 200 with a page that has an empty form. See write.
+func (v *visit) ask(name, title string, data any) error {
+	return v.write(http.StatusOK, name, title, data, blank())
+}
+
 // again shows an invalid form again, with its values and errors. Its status is 422 by default.
 func (v *visit) again(name, title string, data any, f *form) error {
 	return v.write(f.status, name, title, data, f)

@@ -59,22 +59,16 @@ func (d *DB) page(
 	if err != nil {
 		return clause{}, "", err
 	}
-	conditions, err := d.conditions(f)
+	where, owners, excludes, err := d.conditions(f, where)
 	if err != nil {
 		return clause{}, "", err
 	}
-	where = where.and(conditions)
-	owners, err := d.notOwners(f)
-	if err != nil {
-		return clause{}, "", err
-	}
-	scans := scans(f) && !bounded
 	if !o.indexed {
-		found, err = d.sorted(ctx, o, parts, where, from.and(owners), scans)
+		found, err = d.sorted(ctx, o, parts, where, from.and(owners), scans(f) && !bounded)
 		return found, "", err
 	}
 	where = where.and(from).and(owners)
-	if scans || len(f.NotOwners) > 0 && !bounded {
+	if excludes && !bounded {
 		if where, end, err = d.upToLastScanned(ctx, o, parts, from, where); err != nil {
 			return clause{}, "", err
 		}
@@ -177,19 +171,13 @@ func (d *DB) CountMatching(
 func (d *DB) countNewest(
 	ctx context.Context, f keystore.KeyFilter, parts []clause, where clause, bounded bool, limit int,
 ) (n int, ok bool, err error) {
-	excludes := where.sql != always.sql || len(f.NotOwners) > 0 ||
-		f.Status == keystore.StatusActive
-	conditions, err := d.conditions(f)
-	if err != nil {
-		return 0, false, err
-	}
-	owners, err := d.notOwners(f)
+	where, owners, excludes, err := d.conditions(f, where)
 	if err != nil {
 		return 0, false, err
 	}
 	newest, end := byCreation, ""
 	newest.down = true
-	where = where.and(conditions).and(owners)
+	where = where.and(owners)
 	if excludes && !bounded {
 		if where, end, err = d.upToLastScanned(ctx, &newest, parts, always, where); err != nil {
 			return 0, false, err
@@ -199,19 +187,22 @@ func (d *DB) countNewest(
 	return min(n, limit), end == "" || n >= limit, err // each part has its own limit
 }
 
-// notOwners returns the condition for the NotOwners of a filter. It can exclude any number of keys,
-// so a query with it needs a bound on the keys that it examines.
-func (d *DB) notOwners(f keystore.KeyFilter) (clause, error) {
-	if len(f.NotOwners) == 0 {
-		return always, nil
+// conditions adds to the condition of the other access paths those that have none, except for that
+// about owners. excludes reports whether they all together can exclude any number of keys. A query
+// must then not examine keys until it has found enough.
+func (d *DB) conditions(
+	f keystore.KeyFilter, rest clause,
+) (where, owners clause, excludes bool, err error) {
+	excludes = rest.sql != always.sql || scans(f) || len(f.NotOwners) > 0 ||
+		f.Status == keystore.StatusActive
+	where, owners = rest.and(clause{sql: d.current + " AND k.personal = 0"}), always
+	if len(f.NotOwners) > 0 {
+		array, err := d.array(f.NotOwners)
+		if err != nil {
+			return where, owners, excludes, err
+		}
+		owners = clause{"NOT (k.owner || '' " + d.among + ")", []any{array}}
 	}
-	array, err := d.array(f.NotOwners)
-	return clause{"NOT (k.owner || '' " + d.among + ")", []any{array}}, err
-}
-
-// conditions returns the other conditions of a filter that have no access path.
-func (d *DB) conditions(f keystore.KeyFilter) (clause, error) {
-	where := clause{sql: d.current + " AND k.personal = 0"}
 	if f.Status == keystore.StatusActive {
 		where = where.and(ofStatus(f))
 	}
@@ -230,7 +221,7 @@ func (d *DB) conditions(f keystore.KeyFilter) (clause, error) {
 			in("k.prefix || '_' || substr(k.id, 1, 8) || '…'") + ")",
 			[]any{f.Text, f.Text, f.Text}})
 	}
-	return where, nil
+	return where, owners, excludes, nil
 }
 
 // ofStatus returns the condition on the status in a filter, at its Now.

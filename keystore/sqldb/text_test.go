@@ -119,6 +119,16 @@ func TestNotOwnersIsBounded(t *testing.T) {
 		}
 		const bound = 8
 		d.maxScan = bound
+		for name, rare := range map[string]keystore.KeyFilter{
+			"active":          {Status: keystore.StatusActive},
+			"two other paths": {Owner: "m", Namespaces: []string{"a"}},
+		} {
+			rare.Now = time.Now()
+			keys, next, err := d.Keys(ctx, rare, "", 20)
+			if err != nil || len(keys) > bound || next == "" {
+				t.Errorf("%s: a page of %d keys, next %q: %v", name, len(keys), next, err)
+			}
+		}
 		f := keystore.KeyFilter{NotOwners: []string{"m"}, Status: keystore.StatusActive,
 			Now: time.Now()}
 		found, empty := 0, 0

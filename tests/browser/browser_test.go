@@ -3,6 +3,7 @@
 package browser
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
@@ -25,6 +26,31 @@ var looks = []chromium.Look{{Width: 1440}, {Width: 768}, {Width: 360, Dark: true
 
 // everywhere is a grant for everything.
 var everywhere = gate.JSON{"namespace": "*", "roles": []string{"client-admin"}}
+
+// TestSite runs tests that share a Caddy and a member, because they do not disturb each other. Each
+// has its own keys, and other members or namespaces if it changes them.
+func TestSite(t *testing.T) {
+	t.Parallel()
+	g := gate.Start(t, gate.Config{Site: site})
+	_, token := member(t, g, "ada", everywhere)
+	t.Run("FirstSteps", func(t *testing.T) { testFirstSteps(t, g, token) }) // before there are keys
+	for name, test := range map[string]func(*testing.T, *gate.Gate, gate.Token){
+		"AccountInBrowser": testAccountInBrowser, "AsCode": testAsCode, "Bulk": testBulk,
+		"DisableAndTransfer": testDisableAndTransfer, "EnterCreatesNoKey": testEnterCreatesNoKey,
+		"ErrorsTakeTheFocus": testErrorsTakeTheFocus, "Frame": testFrame,
+		"GroupForm": testGroupForm, "GrowOnlyForms": testGrowOnlyForms,
+		"LifetimeForm": testLifetimeForm, "LongForm": testLongForm,
+		"OtherOrigins": testOtherOrigins, "PastedToken": testPastedToken,
+		"PeoplePages": testPeoplePages, "Samples": testSamples,
+		"SessionEndsInForm": testSessionEndsInForm, "Shortcuts": testShortcuts,
+		"SignIn": testSignIn, "Theme": testTheme, "TwoEditors": testTwoEditors,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, g, token)
+		})
+	}
+}
 
 // member creates a member with its name as login, and a token.
 func member(
@@ -57,7 +83,8 @@ func memberToken(t *testing.T, g *gate.Gate, id string) gate.Token {
 	return gate.Token(token)
 }
 
-// signedIn opens a browser and signs in.
+// signedIn opens a browser with a new session of a member, and the list of keys. It saves the page
+// to sign in, which testSignIn uses.
 func signedIn(t *testing.T, g *gate.Gate, token gate.Token, look chromium.Look) *chromium.Page {
 	t.Helper()
 	return signedInAt(t, g.URL, token, look)
@@ -66,11 +93,27 @@ func signedIn(t *testing.T, g *gate.Gate, token gate.Token, look chromium.Look) 
 // signedInAt is signedIn for a gate with another address.
 func signedInAt(t *testing.T, url string, token gate.Token, look chromium.Look) *chromium.Page {
 	t.Helper()
+	r, err := http.DefaultTransport.RoundTrip(signInRequest(t, url, token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
 	page := chromium.New(t, url, look)
+	page.SetCookies(r.Cookies())
 	page.Open("/apikeys/")
-	signIn(page, token)
 	page.Sees("Sign out")
 	return page
+}
+
+func signInRequest(t *testing.T, url string, token gate.Token) *http.Request {
+	t.Helper()
+	r, err := http.NewRequest("POST", url+"/apikeys/sign-in",
+		strings.NewReader("token="+string(token)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return r
 }
 
 func signIn(page *chromium.Page, token gate.Token) {

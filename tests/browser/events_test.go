@@ -84,14 +84,11 @@ func TestWebhookPages(t *testing.T) {
 	}
 }
 
-// TestLifetimeForm sets how long keys of a namespace live, and sees the rules in the form of a key.
-func TestLifetimeForm(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	g.Namespace(t, "acme", gate.JSON{})
-	_, token := member(t, g, "ada", everywhere)
+// testLifetimeForm sets how long keys of a namespace live, and sees the rules in the form of a key.
+func testLifetimeForm(t *testing.T, g *gate.Gate, token gate.Token) {
+	g.Namespace(t, "lasting", gate.JSON{})
 	page := signedIn(t, g, token, chromium.Look{})
-	page.Open("/apikeys/namespaces/acme")
+	page.Open("/apikeys/namespaces/lasting")
 	page.Click("Edit namespace")
 	page.Fill("Maximum lifetime", "45")
 	page.Click("Add a row to the audit log")
@@ -101,21 +98,18 @@ func TestLifetimeForm(t *testing.T) {
 	page.Fill("Unused for", "90d")
 	page.Click("Save changes")
 	page.Sees("New keys must expire within 45d")
-	page.Open("/apikeys/keys/new?namespace=acme")
+	page.Open("/apikeys/keys/new?namespace=lasting")
 	page.Sees("45d")
 }
 
-// TestGroupForm creates a member for a team.
-func TestGroupForm(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testGroupForm creates a member for a team.
+func testGroupForm(t *testing.T, g *gate.Gate, token gate.Token) {
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Open("/apikeys/members")
 	page.Click("Create member")
 	page.Fill("Name", "Operations")
 	page.Click("Group")
-	page.Fill("Login", "ops")
+	page.Fill("Login", "operators")
 	page.Fill("Namespace of grant 1", "default")
 	page.Click("viewer")
 	page.Click("Create member")

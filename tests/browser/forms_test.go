@@ -38,6 +38,7 @@ func TestChoosingInLists(t *testing.T) {
 	for _, id := range []string{"acme", "other"} {
 		g.Namespace(t, id, gate.JSON{})
 	}
+	g.Mint(t, gate.JSON{"name": "Till", "access": "read_only"}) // without keys there are no filters
 	page := signedIn(t, g, token, chromium.Look{})
 	stays := func(address string) {
 		t.Helper()
@@ -111,12 +112,9 @@ func TestChoosingInLists(t *testing.T) {
 	focused("f-namespace")
 }
 
-// TestEnterCreatesNoKey checks that Enter in a field leads to a review, and that the token is shown
+// testEnterCreatesNoKey checks that Enter in a field leads to a review, and that the token is shown
 // once: going back and reloading show the page of the key, without a question of the browser.
-func TestEnterCreatesNoKey(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+func testEnterCreatesNoKey(t *testing.T, g *gate.Gate, token gate.Token) {
 	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			page := signedIn(t, g, token, look)
@@ -156,11 +154,8 @@ func TestEnterCreatesNoKey(t *testing.T) {
 	}
 }
 
-// TestSamples shows a call with the new token in four languages.
-func TestSamples(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testSamples shows a call with the new token in four languages.
+func testSamples(t *testing.T, g *gate.Gate, token gate.Token) {
 	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			look.Width = 360
@@ -191,11 +186,9 @@ func TestSamples(t *testing.T) {
 	}
 }
 
-// TestSessionEndsInForm signs in again in the middle of a form.
-func TestSessionEndsInForm(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	ada, token := member(t, g, "ada", everywhere)
+// testSessionEndsInForm signs in again in the middle of a form.
+func testSessionEndsInForm(t *testing.T, g *gate.Gate, _ gate.Token) {
+	ada, token := member(t, g, "eve", everywhere)
 	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
 			page := signedIn(t, g, token, look)
@@ -223,11 +216,9 @@ func TestSessionEndsInForm(t *testing.T) {
 	}
 }
 
-// TestLongForm signs in again in the middle of a form that only the script can keep.
-func TestLongForm(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	ada, token := member(t, g, "ada", everywhere)
+// testLongForm signs in again in the middle of a form that only the script can keep.
+func testLongForm(t *testing.T, g *gate.Gate, _ gate.Token) {
+	ada, token := member(t, g, "lea", everywhere)
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Open("/apikeys/keys/new")
 	page.Fill("Name", "ERP")
@@ -253,11 +244,9 @@ func TestLongForm(t *testing.T) {
 	}
 }
 
-// TestTwoEditors edits a key in two windows.
-func TestTwoEditors(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, adas := member(t, g, "ada", everywhere)
+// testTwoEditors edits a key in two windows.
+func testTwoEditors(t *testing.T, g *gate.Gate, _ gate.Token) {
+	_, adas := member(t, g, "kim", everywhere)
 	_, bens := member(t, g, "ben", everywhere)
 	for name, look := range bothLooks {
 		t.Run(name, func(t *testing.T) {
@@ -293,15 +282,12 @@ func TestTwoEditors(t *testing.T) {
 	}
 }
 
-// TestErrorsTakeTheFocus checks that the errors of a form take the focus, that their links lead to
+// testErrorsTakeTheFocus checks that the errors of a form take the focus, that their links lead to
 // the inputs, and that each input is described by its error.
-func TestErrorsTakeTheFocus(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
-	g.Namespace(t, "acme", gate.JSON{"key_roles": []string{"*"}})
+func testErrorsTakeTheFocus(t *testing.T, g *gate.Gate, token gate.Token) {
+	g.Namespace(t, "focused", gate.JSON{"key_roles": []string{"*"}})
 	page := signedIn(t, g, token, chromium.Look{})
-	page.Open("/apikeys/keys/new?namespace=acme")
+	page.Open("/apikeys/keys/new?namespace=focused")
 	page.Fill("Name", strings.Repeat("too long ", 30))
 	page.Click("Addresses, owner and metadata")
 	page.Fill("Metadata optional", "team")
@@ -331,16 +317,14 @@ func TestErrorsTakeTheFocus(t *testing.T) {
 	}
 }
 
-// TestGrowOnlyForms shows the forms of keys whose permissions are permanent, and of keys that no
+// testGrowOnlyForms shows the forms of keys whose permissions are permanent, and of keys that no
 // longer work.
-func TestGrowOnlyForms(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	ada, token := member(t, g, "ada", everywhere)
-	g.Namespace(t, "acme", gate.JSON{"edit_policy": "grow_only"})
-	g.Namespace(t, "acme-eu", gate.JSON{"parent": "acme"})
-	key := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "acme", "access": "read_write",
-		"grants": []gate.JSON{{"namespace": "acme-eu", "access": "read_write"}}})
+func testGrowOnlyForms(t *testing.T, g *gate.Gate, _ gate.Token) {
+	ada, token := member(t, g, "max", everywhere)
+	g.Namespace(t, "growing", gate.JSON{"edit_policy": "grow_only"})
+	g.Namespace(t, "growing-eu", gate.JSON{"parent": "growing"})
+	key := g.Mint(t, gate.JSON{"name": "ERP", "namespace": "growing", "access": "read_write",
+		"grants": []gate.JSON{{"namespace": "growing-eu", "access": "read_write"}}})
 	old := g.Mint(t, gate.JSON{"name": "Old", "access": "read_only", "owner": ada,
 		"expires_at": time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)})
 	gate.Until(t, "the key has expired", func() bool {
@@ -350,7 +334,7 @@ func TestGrowOnlyForms(t *testing.T) {
 	for _, width := range []int{360, 1440} {
 		page.Show(chromium.Look{Width: width})
 		for name, path := range map[string]string{
-			"key-new-grow-only":  "/apikeys/keys/new?namespace=acme",
+			"key-new-grow-only":  "/apikeys/keys/new?namespace=growing",
 			"key-edit-grow-only": "/apikeys/keys/" + key.ID + "/edit",
 			"key-rotate-expired": "/apikeys/keys/" + old.ID + "/rotate",
 			"key-new-like":       "/apikeys/keys/new?like=" + old.ID,

@@ -31,18 +31,20 @@ func TestHostileMemberAndNamespaceNames(t *testing.T) {
 			"owner": id}).ID
 	}
 	page := signedIn(t, g, token, chromium.Look{})
-	for _, width := range []int{360, 768, 1440} {
-		page.Show(chromium.Look{Width: width})
-		for name, path := range map[string]string{
-			"keys": "/apikeys/keys?namespace=acme-3", "key": "/apikeys/keys/" + key,
-			"key-new":    "/apikeys/keys/new?namespace=acme",
-			"namespaces": "/apikeys/namespaces", "namespace": "/apikeys/namespaces/acme-3",
-			"namespace-edit": "/apikeys/namespaces/acme-3/edit",
-			"members":        "/apikeys/members", "member": "/apikeys/members/" + id,
-			"member-edit": "/apikeys/members/" + id + "/edit", "audit": "/apikeys/audit",
-		} {
-			page.Open(path)
-			page.Steady()
+	for name, path := range map[string]string{
+		"keys": "/apikeys/keys?namespace=acme-3", "key": "/apikeys/keys/" + key,
+		"key-new":    "/apikeys/keys/new?namespace=acme",
+		"namespaces": "/apikeys/namespaces", "namespace": "/apikeys/namespaces/acme-3",
+		"namespace-edit": "/apikeys/namespaces/acme-3/edit",
+		"members":        "/apikeys/members", "member": "/apikeys/members/" + id,
+		"member-edit": "/apikeys/members/" + id + "/edit", "audit": "/apikeys/audit",
+	} {
+		page.Show(chromium.Look{Width: 360})
+		page.Open(path)
+		page.Steady()
+		for _, width := range []int{360, 768, 1440} {
+			page.Show(chromium.Look{Width: width})
+			page.Fits()
 			page.Tidy()
 			page.Picture("names-" + name)
 		}

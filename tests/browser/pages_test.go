@@ -180,16 +180,19 @@ func shown(t *testing.T, page *chromium.Page, name string) {
 	page.Show(chromium.Look{})
 }
 
-// check checks the current page in each look. All rules of axe-core are checked once in a wide and
-// once in a narrow window, once in light and once in dark colours.
+// check checks the current page in each look. All rules of axe-core are checked in a wide window and
+// light colours, and those about colours and sizes again in a narrow one and dark colours.
 func check(page *chromium.Page, name string) {
 	for _, l := range looks {
 		page.Show(l)
 		page.Fits()
 		page.Tidy()
 		page.Picture(name)
-		if l.Width != 768 { // which has the controls of the other widths
+		switch l.Width {
+		case 1440:
 			page.Accessible()
+		case 360:
+			page.Legible()
 		}
 	}
 	page.ByKeyboard()

@@ -9,12 +9,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// TestPeoplePages checks the pages around members, as TestPages does those of a site.
-func TestPeoplePages(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
-	ben, _ := member(t, g, "ben", everywhere)
+// testPeoplePages checks the pages around members, as TestPages does those of a site.
+func testPeoplePages(t *testing.T, g *gate.Gate, token gate.Token) {
+	ben, _ := member(t, g, "bob", everywhere)
 	key := g.Mint(t, gate.JSON{"name": "Nightly export", "access": "read_only", "owner": ben})
 	page := signedIn(t, g, token, chromium.Look{})
 	for name, path := range map[string]string{
@@ -35,12 +32,9 @@ func TestPeoplePages(t *testing.T) {
 	shown(t, page, "people-checked")
 }
 
-// TestDisableAndTransfer transfers the keys of a member and disables the member, with and without
+// testDisableAndTransfer transfers the keys of a member and disables the member, with and without
 // JavaScript.
-func TestDisableAndTransfer(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+func testDisableAndTransfer(t *testing.T, g *gate.Gate, token gate.Token) {
 	for name, look := range map[string]chromium.Look{"with script": {},
 		"without script": {NoScript: true}} {
 		t.Run(name, func(t *testing.T) {
@@ -70,11 +64,8 @@ func TestDisableAndTransfer(t *testing.T) {
 	}
 }
 
-// TestPastedToken pastes a token into a search: it is checked, and no address contains it.
-func TestPastedToken(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testPastedToken pastes a token into a search: it is checked, and no address contains it.
+func testPastedToken(t *testing.T, g *gate.Gate, token gate.Token) {
 	key := g.Mint(t, gate.JSON{"name": "Leaked", "access": "read_only"})
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Open("/apikeys/keys")
@@ -147,14 +138,12 @@ func TestSwitchAmongMany(t *testing.T) {
 	}
 }
 
-// TestAccountInBrowser signs out a second browser.
-func TestAccountInBrowser(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testAccountInBrowser signs out a second browser.
+func testAccountInBrowser(t *testing.T, g *gate.Gate, _ gate.Token) {
+	_, token := member(t, g, "grace", everywhere)
 	here, there := signedIn(t, g, token, chromium.Look{}), signedIn(t, g, token, chromium.Look{})
 	here.Open("/apikeys/keys")
-	here.Click("ada")
+	here.Click("grace")
 	here.Sees("My account", "This browser", "Another browser")
 	here.Click("Sign out everywhere")
 	here.Sees("Member token")

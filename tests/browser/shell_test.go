@@ -230,11 +230,8 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// TestShortcuts uses the console by shortcuts.
-func TestShortcuts(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testShortcuts uses the console by shortcuts.
+func testShortcuts(t *testing.T, g *gate.Gate, token gate.Token) {
 	g.Mint(t, gate.JSON{"name": "Till", "access": "read_only"})
 	page := signedIn(t, g, token, chromium.Look{})
 
@@ -304,11 +301,8 @@ func TestShortcuts(t *testing.T) {
 	}
 }
 
-// TestTheme chooses a theme with and without JavaScript.
-func TestTheme(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testTheme chooses a theme with and without JavaScript.
+func testTheme(t *testing.T, g *gate.Gate, token gate.Token) {
 	const light, dark = "rgb(255, 255, 255)", "rgb(23, 23, 27)"
 	for name, look := range map[string]chromium.Look{"with script": {},
 		"without script": {NoScript: true}} {
@@ -342,12 +336,9 @@ func TestTheme(t *testing.T) {
 	}
 }
 
-// TestFrame checks what surrounds all pages: notices, narrow tables, filters on a phone, forced
+// testFrame checks what surrounds all pages: notices, narrow tables, filters on a phone, forced
 // colours and paper.
-func TestFrame(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+func testFrame(t *testing.T, g *gate.Gate, token gate.Token) {
 	key := g.Mint(t, gate.JSON{"name": "Till", "access": "read_only"})
 	for name, look := range map[string]chromium.Look{"with script": {},
 		"without script": {NoScript: true}} {
@@ -399,21 +390,15 @@ func TestFrame(t *testing.T) {
 	}
 }
 
-// TestFirstSteps checks the page of a deployment without keys.
-func TestFirstSteps(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testFirstSteps checks the page of a deployment without keys.
+func testFirstSteps(t *testing.T, g *gate.Gate, token gate.Token) {
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Sees("First steps", "Require keys for your API Done")
 	look(t, page, "first-steps", "/apikeys/keys")
 }
 
-// TestAsCode runs the command that New key shows.
-func TestAsCode(t *testing.T) {
-	t.Parallel()
-	g := gate.Start(t, gate.Config{Site: site})
-	_, token := member(t, g, "ada", everywhere)
+// testAsCode runs the command that New key shows.
+func testAsCode(t *testing.T, g *gate.Gate, token gate.Token) {
 	var page *chromium.Page
 	for name, look := range map[string]chromium.Look{"scripted": {}, "plain": {NoScript: true}} {
 		page = signedIn(t, g, token, look)

@@ -36,7 +36,8 @@ const (
 	allRules = `
 		runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
 		rules: {"target-size": {enabled: true}}`
-	colourRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block"]}`
+	visualRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block",
+		"target-size"]}`
 	// The Tab key has scrolled the page, so that the header may cover something.
 	runAxe = `
 		scrollTo(0, 0)
@@ -52,10 +53,11 @@ func (p *Page) Accessible() {
 	p.check(allRules)
 }
 
-// Legible is Accessible with only the rules about colours, for a page whose colours have changed.
+// Legible is Accessible with only the rules about colours and sizes, for a page that has been checked
+// in another look.
 func (p *Page) Legible() {
 	p.t.Helper()
-	p.check(colourRules)
+	p.check(visualRules)
 }
 
 func (p *Page) check(rules string) {

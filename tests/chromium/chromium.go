@@ -52,6 +52,8 @@ func start() (context.Context, error) {
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("font-render-hinting", "none"), // for the same pictures on every machine
 		chromedp.Flag("lang", "en-GB"),
+		// No page lives long enough to repay the compiling of its scripts into optimized code.
+		chromedp.Flag("js-flags", "--no-opt --no-maglev"),
 	)
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, stopBrowser := chromedp.NewContext(allocator)

@@ -3,6 +3,7 @@ package chromium
 import (
 	"cmp"
 	"context"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -226,6 +227,22 @@ func (p *Page) Cookies() []*network.Cookie {
 		gate.Watch(cookie.Value)
 	}
 	return r.Cookies
+}
+
+// SetCookies stores cookies that the site has set in an answer to another client.
+func (p *Page) SetCookies(cookies []*http.Cookie) {
+	p.t.Helper()
+	var list []*network.CookieParam
+	for _, c := range cookies {
+		gate.Watch(c.Value)
+		list = append(list, &network.CookieParam{Name: c.Name, Value: c.Value, URL: p.site,
+			Path: c.Path, HTTPOnly: c.HttpOnly, SameSite: network.CookieSameSiteStrict})
+	}
+	if _, err := run(p, func(ctx context.Context, tab *chromedp.Target) (cdp.Empty, error) {
+		return cdp.Call(ctx, tab, network.SetCookies, network.SetCookiesParams{Cookies: list})
+	}); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // Text returns the visible text of the page, with single spaces.

@@ -323,7 +323,7 @@ document.addEventListener("submit", (e) => {
 	if (theme) root.dataset.theme = theme; else delete root.dataset.theme;
 	document.querySelector("meta[name=color-scheme]").content = theme || "light dark";
 	for (const b of e.target.querySelectorAll("button")) b.setAttribute("aria-pressed", b === e.submitter);
-	fetch(e.target.action, { method: "POST", redirect: "manual", body: new URLSearchParams({ theme }) });
+	fetch(e.target.action, { method: "POST", keepalive: true, body: new URLSearchParams({ theme }) });
 });
 
 // Shortcuts. Those of one key can be turned off (WCAG 2.1.4) and never work where one types.

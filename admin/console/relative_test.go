@@ -1,0 +1,24 @@
+package console
+
+import (
+	"testing"
+	"time"
+)
+
+// TestRelativeTimes checks that relative times are rounded as people would.
+func TestRelativeTimes(t *testing.T) {
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	const minute = time.Minute
+	for away, want := range map[time.Duration]string{
+		0: "now", 400 * time.Millisecond: "now", time.Second: "in 1 second",
+		-59 * time.Second: "59 seconds ago", 90 * time.Second: "in 2 minutes",
+		-59*minute - 40*time.Second: "1 hour ago", 23 * time.Hour: "in 23 hours",
+		3*day - minute: "in 3 days", -45 * day: "45 days ago", 90*day - minute: "in 90 days",
+		130 * day: "in 4 months", -400 * day: "13 months ago", 730 * day: "in 2 years",
+		37 * 365 * day: "in 37 years", 50 * 365 * day: "2076-11-17",
+	} {
+		if got := relative(now.Add(away), now); got != want {
+			t.Errorf("%v: %q, want %q", away, got, want)
+		}
+	}
+}
