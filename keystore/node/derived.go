@@ -98,6 +98,7 @@ func (n *Node) derivedOutcome(v *keystore.Validity, early bool, now int64) keyst
 
 func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
 	size := int64(200+len(v.signed)+len(v.prefix)) + v.narrowing.Size()
+	size += size / 8 // Go rounds up the size of an allocation
 	e := &entry{digest: *d, verified: v, size: int32(size)}
 	s.mu.Lock()
 	s.derived.insert(e)
