@@ -440,6 +440,9 @@ func (n *Narrowing) set(c Caveats) error {
 		}
 	}
 	n.namespaces = c.Namespaces
+	if c.AllowedIPs != nil {
+		n.AllowedIPs = make([]netip.Prefix, 0, len(c.AllowedIPs)) // no larger: it is kept
+	}
 	for _, p := range c.AllowedIPs {
 		if !p.IsValid() {
 			return errors.New("an address must be a CIDR range such as 10.0.0.0/8")

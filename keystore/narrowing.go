@@ -112,7 +112,7 @@ func (n *Narrowing) Namespaces() []string {
 func (n *Narrowing) Size() int64 {
 	size := 200 + len(n.Note) + 32*len(n.AllowedIPs)
 	for _, ns := range n.namespaces {
-		size += 16 + len(ns)
+		size += 24 + len(ns)
 	}
 	// A permission is in the set and in its text.
 	for _, p := range n.scope.Permissions() {

@@ -52,7 +52,15 @@ func checkToken(v *visit) error {
 	}
 	p := checkPage{Answered: true, Good: verdict.Outcome == keystore.OK.String(),
 		Title: "This token is refused", Text: whyRefused[verdict.Outcome], Key: verdict.Key}
+	derived := keystore.IsDerived(keystore.TrimSecretToken(token))
 	switch {
+	case p.Good && derived:
+		p.Title, p.Text = "This derived token works", "Anyone who has it can call the API until "+
+			"it expires, with at most the permissions of the key that it was derived from. If it "+
+			"has leaked, revoke the key or rotate its token."
+	case derived && verdict.Outcome == keystore.Malformed.String():
+		p.Text = "This derived token is not valid here. It may be incomplete, not valid yet or " +
+			"valid for too long, or it was not derived from the present token of a key."
 	case p.Good:
 		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
 			"permissions of the key. If it has leaked, revoke the key or rotate the token."

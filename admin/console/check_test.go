@@ -54,11 +54,21 @@ func TestCheckToken(t *testing.T) {
 	check(p, rotatedToken, "is refused", "was rotated")
 	check(p, token[:len(token)-1]+"!", "is refused", "incomplete").lacks("Live")
 	check(p, "nothing like a token", "is refused").lacks("Live")
-	expired, err := keystore.Derive(token, keystore.Caveats{ExpiresAt: time.Now().Add(-time.Hour)})
-	if err != nil {
-		t.Fatal(err)
+	derive := func(life time.Duration) string {
+		t.Helper()
+		derived, err := keystore.Derive(token, keystore.Caveats{ExpiresAt: time.Now().Add(life)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return derived
 	}
-	check(p, expired, "is refused", "This derived token has expired").lacks("Create another key")
+	check(p, derive(-time.Hour), "is refused", "This derived token has expired").
+		lacks("Create another key")
+	for _, text := range []string{derive(time.Hour), "secret-token:" + derive(time.Hour)} {
+		check(p, text, "This derived token works", "until it expires", "Live").
+			lacks("with the permissions of the key")
+	}
+	check(p, derive(time.Hour*24*400), "is refused", "valid for too long").lacks("Live")
 	p.post("/apikeys/check", "token", " ").want(422, "Paste a token")
 
 	check(p, benToken, "This member token works", "Ben", "/apikeys/members/"+ben)

@@ -146,6 +146,32 @@ func BenchmarkForgedDerived(b *testing.B) {
 			refuse(b, forged[i%len(forged)], keystore.Malformed)
 		}
 	})
+	// Wrong signatures of one key take at most a tenth of a core, whatever the flood.
+	b.Run("one key", func(b *testing.B) {
+		_, token := fleet.Mint(b, k, manage.KeySpec{})
+		derived := deriveFrom(b, token, "")
+		forged := derived[:len(derived)-86] + strings.Repeat("A", 86)
+		parsed, err := keystore.ParseDerived(forged)
+		if err != nil {
+			b.Fatal(err)
+		}
+		public := keystore.NewDerivingKey(token, "").Public
+		const tries = 1000
+		begun := time.Now()
+		for range tries {
+			parsed.Verify(&public)
+		}
+		one := time.Since(begun) / tries
+		refuse(b, forged, keystore.Malformed) // the key is cached
+		b.SetParallelism(16)
+		b.ResetTimer()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				refuse(b, forged, keystore.Malformed)
+			}
+		})
+		b.ReportMetric(100*float64(one)*float64(b.N)/float64(b.Elapsed()), "%")
+	})
 	b.Run("expired", func(b *testing.B) {
 		var namespaces []string
 		for i := range 52 {

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
@@ -65,6 +66,59 @@ func BenchmarkCountUse(b *testing.B) {
 			}
 		})
 	})
+}
+
+// BenchmarkVerifiedMemory measures the memory of as many verified derived tokens as a process
+// remembers. The limit is 64 MiB, whatever the tokens contain.
+func BenchmarkVerifiedMemory(b *testing.B) {
+	const token = "imported-0123456789"
+	k := keystore.NewDerivingKey(token, keystore.ForeignPrefix(token, nil))
+	list := func(format string) []string {
+		texts := make([]string, 100)
+		for i := range texts {
+			texts[i] = fmt.Sprintf(format, i)
+		}
+		return texts
+	}
+	var ranges []netip.Prefix
+	for _, address := range list("2001:db8::%x/128") {
+		ranges = append(ranges, netip.MustParsePrefix(address))
+	}
+	for _, test := range []struct {
+		name    string
+		caveats func(i int) keystore.Caveats
+	}{
+		{"small", func(int) keystore.Caveats {
+			return keystore.Caveats{Permissions: []string{"read"}}
+		}},
+		{"permissions", func(i int) keystore.Caveats {
+			return keystore.Caveats{Permissions: list(fmt.Sprintf("r%d-%%d:op", i))}
+		}},
+		{"namespaces", func(int) keystore.Caveats {
+			return keystore.Caveats{Namespaces: list("n%d")}
+		}},
+		{"addresses", func(int) keystore.Caveats {
+			return keystore.Caveats{AllowedIPs: ranges}
+		}},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			for b.Loop() {
+				cache, capacity := node.NewVerifiedCache()
+				before := heap()
+				for i := range 2 * capacity {
+					c := test.caveats(i)
+					c.ExpiresAt, c.Note = time.Now().Add(time.Hour), fmt.Sprint(i)
+					derived, err := keystore.Derive(token, c)
+					if err != nil {
+						b.Fatal(err)
+					}
+					cache.Remember(derived, k)
+				}
+				b.ReportMetric(float64(cache.Parts())*float64(heap()-before)/(1<<20), "MiB")
+				runtime.KeepAlive(cache)
+			}
+		})
+	}
 }
 
 func heap() uint64 {

@@ -98,6 +98,7 @@ func (n *Node) derivedOutcome(v *keystore.Validity, early bool, now int64) keyst
 
 func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
 	size := int64(200+len(v.signed)+len(v.prefix)) + v.narrowing.Size()
+	size += size / 8 // Go rounds up the size of an allocation
 	e := &entry{digest: *d, verified: v, size: int32(size)}
 	s.mu.Lock()
 	s.derived.insert(e)
@@ -193,9 +194,10 @@ const (
 	// forgeryShare sets the pause after a wrong signature: this many times the duration of its
 	// verification.
 	forgeryShare = 9
-	// longestForgery is the longest duration of a verification that counts. One that took longer
-	// was interrupted, for example because the process was stopped.
-	longestForgery = 10 * time.Millisecond
+	// longestForgery is the longest duration of a verification that counts, many times that of one
+	// that nothing interrupts. On a busy machine, other work interrupts most. Even so, a token that
+	// waits behind maxWaiting others is verified before it times out.
+	longestForgery = time.Millisecond
 	// maxWaiting is the maximum number of verifications of one parent that wait.
 	maxWaiting = 64
 	// maxForged is the maximum number of parents that are throttled at a time.

@@ -136,6 +136,29 @@ func TestInterruptedForgery(t *testing.T) {
 	})
 }
 
+// TestBusyForgeries: a busy machine interrupts verifications. Even then, a genuine token that waits
+// behind as many forged ones as may wait is verified before it times out.
+func TestBusyForgeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f forgeries
+		parent := keystore.Digest{1}
+		forge := func() bool { time.Sleep(10 * time.Millisecond); return false }
+		_, _ = f.check(t.Context(), &parent, forge)
+		var work sync.WaitGroup
+		for range maxWaiting - 1 {
+			work.Go(func() { _, _ = f.check(t.Context(), &parent, forge) })
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), QueryTimeout)
+		defer cancel()
+		ok, err := f.check(ctx, &parent, func() bool { return true })
+		if !ok || err != nil {
+			t.Errorf("a genuine token: %v, %v", ok, err)
+		}
+		work.Wait()
+	})
+}
+
 // TestFullDerivingQueue checks that the node learns no deriving keys while too many wait for the
 // database, because other nodes would never know them. It learns them at a later use.
 func TestFullDerivingQueue(t *testing.T) {

@@ -3,7 +3,9 @@ package node_test
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -426,6 +428,31 @@ func TestForgedFloods(t *testing.T) {
 	if db.Loads.Load() != loads || db.DerivingLoads.Load() != 0 {
 		t.Error("a token with wrong times was looked up")
 	}
+}
+
+// TestInventedLoads: however many credentials someone makes up, their lookups leave some of the eight
+// connections of sqldb to lookups of tokens that this deployment created.
+func TestInventedLoads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, db := fleet.New(t).Node(node.Settings{})
+		derived := derive(t, "nobody-0123456789", time.Hour, keystore.Caveats{})
+		var loads atomic.Int32
+		release := make(chan struct{})
+		hold := func() { loads.Add(1); <-release }
+		db.Holding.Store(&hold)
+		var lookups sync.WaitGroup
+		for i := range 100 {
+			forged := withParent(derived, keystore.DigestOf(fmt.Sprint("nobody ", i)))
+			lookups.Go(func() { _, _ = k.Lookup(t.Context(), forged, time.Now()) })
+		}
+		synctest.Wait()
+		if n := loads.Load(); n < 4 || n > 6 {
+			t.Errorf("%d lookups at a time", n)
+		}
+		db.Holding.Store(nil)
+		close(release)
+		lookups.Wait()
+	})
 }
 
 // withParent replaces the digest in the header of a derived token.

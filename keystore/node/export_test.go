@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -30,6 +31,32 @@ func FillCache(n int, key func(i int) *keystore.Key) any {
 		s.mu.Unlock()
 	}
 	return c
+}
+
+// A VerifiedCache is one of cacheSample equal parts of a cache of derived tokens.
+type VerifiedCache struct{ cache *localCache }
+
+const cacheSample = 64
+
+// NewVerifiedCache returns an empty cache, and how many tokens fit in it at most.
+func NewVerifiedCache() (c VerifiedCache, capacity int) {
+	return VerifiedCache{newLocalCache(0, 0)}, derivedEntries / cacheSample
+}
+
+// Parts is how many parts a whole cache has.
+func (VerifiedCache) Parts() int { return cacheSample }
+
+// Remember verifies a token and adds it.
+func (c VerifiedCache) Remember(token string, k keystore.DerivingKey) {
+	t, err := keystore.ParseDerived(token)
+	if err != nil {
+		panic(err)
+	}
+	_, signature, _ := keystore.CutDerived(token)
+	d := keystore.DigestOf(signature)
+	d[0] %= cacheShards / cacheSample
+	c.cache.shard(&d).rememberVerified(&d,
+		&verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), t.Verify(&k.Public)})
 }
 
 // NegativeTTL is how long a node remembers an unknown credential.

@@ -11,8 +11,9 @@ const (
 	// QueryTimeout limits one load, and any other query that a caller waits for.
 	QueryTimeout = 2 * time.Second
 	// untaggedLoads is how many loads of credentials without a tag run at a time. Anyone can invent
-	// such credentials.
-	untaggedLoads = 64
+	// such credentials. It is less than the number of connections for lookups (keystore/sqldb), so
+	// that credentials with a tag need not wait for them.
+	untaggedLoads = 6
 )
 
 // A pendingLoad is one load of one credential. At most one load of a credential runs, and one more

@@ -33,7 +33,7 @@ var commands = []struct {
 	{"docs/authority.md", `caddy apikeys namespaces create acme`},
 	{"docs/derived.md", `
 		export PATH=/usr/bin:$PATH NODE_PATH=/usr/share/nodejs
-		caddy apikeys keys mint --name key --access read_write | tr -d '\n' > key.token`},
+		caddy apikeys keys mint --name key --access read_write | tr '\n' '\r' > key.token`},
 	{"docs/recipes/ai-agent.md", ""},
 	{"docs/api_keys.md", `cd "$XDG_DATA_HOME/caddy"`},
 	{"docs/logging.md", `
