@@ -242,5 +242,4 @@ plugins: ## Build Caddy with this plugin and the plugins that people combine mos
 	scripts/plugins $(XCADDY)
 
 clean: ## Remove .run
-clean: ## Remove .run
 	rm -rf .run
