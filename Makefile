@@ -27,8 +27,9 @@ UPDATE        ?=
 RELEASE       ?= $(CURDIR)/.run/release
 
 # The race detector quadruples the CPU time of a program. `make test` uses it only in the unit tests
-# of the node, of changes, of handlers and of webhooks, except for those in SEQUENTIAL, and in the
-# Caddy processes of the black-box packages that load several nodes at a time (gate.DetectRaces).
+# of the node, of changes, of handlers and of webhooks (in those of SEQUENTIAL only if they start
+# goroutines), and in the Caddy processes of the black-box packages that load several nodes at a time
+# (gate.DetectRaces).
 # `make test RACES=all` uses it everywhere, as the nightly workflow does.
 #
 # RACE excludes two packages, which are SQLite translated from C. With the detector they take six
@@ -38,15 +39,10 @@ RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
-# The tests that `make test` runs without the race detector although their packages are tested with
-# it: see test-unit. They start no goroutine themselves. They take long, and four times as long with
-# the detector. Other tests cover the same code with it.
-SEQUENTIAL = TestAbandonedImports|TestCacheIsBounded|TestCacheIsBoundedInBytes|$\
-	TestCallerOfImportChanges|TestDatabaseClockSetRepeatedly|TestExpiryFollowsDatabaseClock|$\
-	TestExpiryReminders|TestLargeImports|TestMay|TestRandomHistories|$\
-	TestRandomUsageVisibility|TestRemindersOnSteppedClock|TestRulesOfAuthority|$\
-	TestRulesOfAuthorityForLimits|TestTransferInBatches|TestUnusedElsewhere|$\
-	TestUnusedReminders|TestUsageAddsUp|TestUsageNeedsBatchNumbers|TestWrongClockRateGetsNoLease
+# The packages whose tests `make test` runs without the race detector, except for those that start a
+# goroutine themselves: see scripts/sequential. The nodes in the other tests run the same goroutines
+# as in these, so the detector finds no more in them, and quadruples their CPU time.
+SEQUENTIAL = ./keystore/node ./keystore/manage
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
@@ -97,12 +93,12 @@ test-unit: ## Run the tests of the main module
 		./keystore/sqldb ./keystore $$(go list ./... | \
 			grep -v -e /keystore -e '/caddymodule$$' -e /admin/events -e /redact)
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		-run '^($(SEQUENTIAL))$$' $$(grep -lrE '^func ($(SEQUENTIAL))\(' --include='*_test.go' \
-			./keystore ./admin ./caddymodule | xargs -n 1 dirname | sort -u)
+		-run "$$(scripts/sequential $(SEQUENTIAL))" $(SEQUENTIAL)
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		-skip '^($(SEQUENTIAL))$$' \
-		./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
-		$$(go list ./keystore/... | grep -v -e '/keystore$$' -e /sqldb)
+		-skip "$$(scripts/sequential $(SEQUENTIAL))" $(SEQUENTIAL)
+	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+		./caddymodule ./caddymodule/redact ./admin/events \
+		$$(go list ./keystore/... | grep -v -e '/keystore$$' -e /sqldb -e /node -e /manage)
 
 test-386: ## Run the tests whose code depends on the size of an int, in 32-bit programs
 	GOARCH=386 go test -vet=off ./keystore ./caddymodule/route

@@ -129,8 +129,8 @@ the old one; standard error names them, and until when.`,
 	cmd.Flags().StringVar(&grace, "grace", "0s",
 		"`DURATION` for which the current token stays valid, at most 30d")
 	f.register(cmd)
-	k.tokenOutFlag(cmd)
-	cmd.RunE = k.run(func(ctx context.Context, args []string) error {
+	k.cli.tokenOutFlag(cmd)
+	cmd.RunE = k.cli.run(func(ctx context.Context, args []string) error {
 		overlap, err := caddy.ParseDuration(grace)
 		if err != nil {
 			return fmt.Errorf("--grace %q must be a duration such as 24h or 7d", grace)
@@ -146,10 +146,10 @@ the old one; standard error names them, and until when.`,
 		if err != nil {
 			return err
 		}
-		if err := k.showKeyToken(done, done.Token, done.Key); err != nil {
+		if err := k.cli.showKeyToken(done, done.Token, done.Key); err != nil {
 			return err
 		}
-		return k.propagated(done.Propagation)
+		return k.cli.propagated(done.Propagation)
 	})
 	return cmd
 }

@@ -67,7 +67,7 @@ limited to ten thousand keys.`,
 		"Continue from this `CURSOR` of an earlier list")
 	limitFlag(cmd, &limit)
 	k.limitsFlag(cmd)
-	cmd.RunE = k.run(func(ctx context.Context, _ []string) error {
+	cmd.RunE = k.cli.run(func(ctx context.Context, _ []string) error {
 		return k.listed(ctx, f.Cursor, limit,
 			func(server *client.Client, ctx context.Context, cursor string, size int) (keys api.Keys,
 				err error) {

@@ -49,7 +49,7 @@ with status 3: the key is revoked, and those nodes refuse it by the time named.`
 	flags.BoolVar(&why.Made, "made", false, "Also revoke every key that this one created")
 	flags.BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
-	cmd.RunE = k.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = k.cli.run(func(ctx context.Context, args []string) error {
 		server, ids, err := k.chosen(ctx, args)
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ with status 3: the key is revoked, and those nodes refuse it by the time named.`
 			return err
 		}
 		return k.changeEach(ids, "Revoked", func(id string) (api.KeyChanged, error) {
-			return k.revoke(ctx, server, id, why, f)
+			return k.cli.revoke(ctx, server, id, why, f)
 		})
 	})
 	return cmd

@@ -139,7 +139,7 @@ viewer reads.`,
 		Args: noArguments,
 	}
 	f.register(cmd)
-	cmd.RunE = m.run(func(ctx context.Context, _ []string) error {
+	cmd.RunE = m.cli.run(func(ctx context.Context, _ []string) error {
 		if f.name == "" {
 			return errors.New("the member needs a name: give --name")
 		}
@@ -232,7 +232,7 @@ applied it yet; standard error names them, and until when.`,
 	cmd.Flags().StringVar(&to, "to", "", "`ID` of the new owner")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
-	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = m.cli.run(func(ctx context.Context, args []string) error {
 		if to == "" {
 			return errors.New("give the id of the new owner with --to")
 		}
@@ -258,16 +258,16 @@ applied it yet; standard error names them, and until when.`,
 		if err != nil {
 			return err
 		}
-		if m.json {
-			if err := m.writeJSON(done); err != nil {
+		if m.cli.json {
+			if err := m.cli.writeJSON(done); err != nil {
 				return err
 			}
 		} else if n := *done.Transferred; n == 1 {
-			m.say("Transferred 1 key to member %s.", to)
+			m.cli.say("Transferred 1 key to member %s.", to)
 		} else {
-			m.say("Transferred %d keys to member %s.", n, to)
+			m.cli.say("Transferred %d keys to member %s.", n, to)
 		}
-		return m.propagated(done.Propagation)
+		return m.cli.propagated(done.Propagation)
 	})
 	return cmd
 }
@@ -291,11 +291,11 @@ the old one; standard error names them, and until when.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&expires, "expires", "", expiryUsage)
-	m.tokenOutFlag(cmd)
+	m.cli.tokenOutFlag(cmd)
 	flags.StringSliceVar(&spec.AllowedIPs, "allow-ip", nil,
 		"Address or `RANGE` (10.0.0.0/8) from which it may be used; may be repeated (default any)")
 	f.register(cmd)
-	cmd.RunE = m.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = m.cli.run(func(ctx context.Context, args []string) error {
 		var err error
 		if spec.ExpiresAt, err = parseExpiry(expires, time.Now()); err != nil {
 			return err
@@ -312,16 +312,16 @@ the old one; standard error names them, and until when.`,
 		}
 		about := fmt.Sprintf("Member %s (%s), expires %s.", done.Member.ID, done.Member.Name,
 			timeOr(spec.ExpiresAt, "never"))
-		if err := m.showToken(done, done.Token, "member "+done.Member.ID, about,
+		if err := m.cli.showToken(done, done.Token, "member "+done.Member.ID, about,
 			"create a new one"); err != nil {
 			return err
 		}
-		if m.output == outputID {
+		if m.cli.output == outputID {
 			if err := writeIDs(m.cli, []api.Member{done.Member}); err != nil {
 				return err
 			}
 		}
-		return m.propagated(done.Propagation)
+		return m.cli.propagated(done.Propagation)
 	})
 	return cmd
 }

@@ -169,7 +169,7 @@ func (o *objects[T, P, C]) chosen(
 			return nil, nil, argument(args, i, err)
 		}
 	}
-	if server, err = o.connect(ctx); err != nil {
+	if server, err = o.cli.connect(ctx); err != nil {
 		return nil, nil, err
 	}
 	for i, word := range args {
@@ -208,7 +208,7 @@ func (o *objects[T, P, C]) named(
 	ctx context.Context, server *client.Client, word string,
 ) (string, error) {
 	if o.tokens && word == fromToken {
-		return o.keyOfToken(ctx, server)
+		return o.cli.keyOfToken(ctx, server)
 	}
 	if o.naming != nil {
 		return o.naming.find(ctx, server, word)
@@ -239,10 +239,10 @@ func (o *objects[T, P, C]) confirmed(
 	ctx context.Context, server *client.Client, yes bool, question string, ids []string,
 ) error {
 	about := o.noun + " " + strings.Join(ids, ", ")
-	if _, ok := terminal(o.in); ok && !yes {
+	if _, ok := terminal(o.cli.in); ok && !yes {
 		about = o.question(ctx, server, ids)
 	}
-	return o.confirm(ctx, yes, question, about)
+	return o.cli.confirm(ctx, yes, question, about)
 }
 
 // changeEach changes objects one after the other, and reports each. It continues after an error.
@@ -262,23 +262,23 @@ func (o *objects[T, P, C]) changeEach(
 		done, err := change(id)
 		if err == nil {
 			all = append(all, done)
-			if !o.json {
+			if !o.cli.json {
 				err = o.changed(done, verb)
 			} else {
 				_, p := o.changes(done)
-				err = o.propagated(p)
+				err = o.cli.propagated(p)
 			}
 		} else {
 			err = fmt.Errorf("%s %s: %w", o.noun, id, err)
-			o.report(err)
+			o.cli.report(err)
 			err = reportedError{err}
 		}
 		if failed == nil || errors.Is(failed, errPending) && err != nil {
 			failed = err
 		}
 	}
-	if o.json {
-		if err := o.writeJSON(map[string][]C{"items": all}); err != nil {
+	if o.cli.json {
+		if err := o.cli.writeJSON(map[string][]C{"items": all}); err != nil {
 			return err
 		}
 	}

@@ -157,7 +157,7 @@ word of your choice, cannot be changed.`,
 		"`KIND` of the namespace, such as account or workspace")
 	mayBeEmpty(cmd.Flags(), "kind")
 	f.register(cmd)
-	cmd.RunE = n.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = n.cli.run(func(ctx context.Context, args []string) error {
 		id, err := namespaceID(args)
 		if err != nil {
 			return err

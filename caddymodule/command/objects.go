@@ -18,7 +18,7 @@ import (
 // objects has the commands of one kind of object. T is an object of the REST API, P a patch of it,
 // and C the answer to a change.
 type objects[T any, P comparable, C any] struct {
-	*cli
+	cli      *cli   // not embedded: each kind would get a copy of each of its methods
 	noun     string // "key"
 	argument string // placeholder of an id in the help
 	example  string // an id
@@ -56,7 +56,7 @@ func (o *objects[T, P, C]) listCommand(
 	if o.limits != nil {
 		o.limitsFlag(cmd)
 	}
-	cmd.RunE = o.run(func(ctx context.Context, _ []string) error {
+	cmd.RunE = o.cli.run(func(ctx context.Context, _ []string) error {
 		return o.listed(ctx, "", limit, list)
 	})
 	return cmd
@@ -71,7 +71,7 @@ func (o *objects[T, P, C]) listed(
 	ctx context.Context, cursor string, limit int,
 	list func(*client.Client, context.Context, string, int) (api.Page[T], error),
 ) error {
-	server, err := o.connect(ctx)
+	server, err := o.cli.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 	return &cobra.Command{
 		Use: "show " + o.argument + "...", Short: short, Args: someIDs,
 		Example: examples,
-		RunE: o.run(func(ctx context.Context, args []string) error {
+		RunE: o.cli.run(func(ctx context.Context, args []string) error {
 			server, ids, err := o.chosen(ctx, args)
 			if err != nil {
 				return err
@@ -108,16 +108,16 @@ func (o *objects[T, P, C]) showCommand(short, examples string) *cobra.Command {
 				found = append(found, t)
 			}
 			switch {
-			case o.output == outputID:
+			case o.cli.output == outputID:
 				return writeIDs(o.cli, found)
-			case o.json && len(found) == 1:
-				return o.writeJSON(found[0])
-			case o.json:
-				return o.writeJSON(map[string][]T{"items": found})
+			case o.cli.json && len(found) == 1:
+				return o.cli.writeJSON(found[0])
+			case o.cli.json:
+				return o.cli.writeJSON(map[string][]T{"items": found})
 			}
 			for i, t := range found {
 				if i > 0 {
-					fmt.Fprintln(o.out)
+					fmt.Fprintln(o.cli.out)
 				}
 				if err := o.shown(ctx, server, t); err != nil {
 					return err
@@ -134,7 +134,7 @@ func (o *objects[T, P, C]) shown(ctx context.Context, server *client.Client, t T
 	if o.rowsFrom != nil {
 		rows = func(t T) [][2]string { return o.rowsFrom(ctx, server, t) }
 	}
-	table := o.columns()
+	table := o.cli.columns()
 	for _, r := range rows(t) {
 		row(table, r[0], r[1])
 	}
@@ -145,7 +145,7 @@ func (o *objects[T, P, C]) shown(ctx context.Context, server *client.Client, t T
 func (o *objects[T, P, C]) created(
 	ctx context.Context, create func(*client.Client, context.Context) (T, error),
 ) error {
-	server, err := o.connect(ctx)
+	server, err := o.cli.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -156,12 +156,12 @@ func (o *objects[T, P, C]) created(
 		return err
 	}
 	switch {
-	case o.json:
-		return o.writeJSON(t)
-	case o.output == outputID:
+	case o.cli.json:
+		return o.cli.writeJSON(t)
+	case o.cli.output == outputID:
 		return writeIDs(o.cli, []T{t})
 	}
-	o.say("Created %s.", o.describe(t))
+	o.cli.say("Created %s.", o.describe(t))
 	return nil
 }
 
@@ -198,7 +198,7 @@ func (o *objects[T, P, C]) editingBy(
 	var f changeFlags
 	f.register(cmd)
 	cmd.Args = oneID
-	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = o.cli.run(func(ctx context.Context, args []string) error {
 		for _, word := range args {
 			if err := o.check(word); err != nil {
 				return err
@@ -246,7 +246,7 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "Do not ask for confirmation")
 	f.register(cmd)
-	cmd.RunE = o.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = o.cli.run(func(ctx context.Context, args []string) error {
 		server, ids, err := o.chosen(ctx, args)
 		if err != nil {
 			return err
@@ -266,19 +266,19 @@ func (o *objects[T, P, C]) deleteCommand(short, long string) *cobra.Command {
 // changed reports the result of a change.
 func (o *objects[T, P, C]) changed(done C, verb string) error {
 	t, p := o.changes(done)
-	if o.json {
-		if err := o.writeJSON(done); err != nil {
+	if o.cli.json {
+		if err := o.cli.writeJSON(done); err != nil {
 			return err
 		}
 	} else {
-		o.say("%s %s.", verb, o.describe(t))
+		o.cli.say("%s %s.", verb, o.describe(t))
 	}
-	if o.output == outputID {
+	if o.cli.output == outputID {
 		if err := writeIDs(o.cli, []T{t}); err != nil {
 			return err
 		}
 	}
-	return o.propagated(p)
+	return o.cli.propagated(p)
 }
 
 // showToken writes the answer or, without --json, only the token to standard output. It writes

@@ -85,7 +85,7 @@ func (p *planObjects) listCommand() *cobra.Command {
 	cmd.Flags().StringVar(&namespace, "namespace", "",
 		"Only plans of this `NAMESPACE`; * for shared plans")
 	limitFlag(cmd, &limit)
-	cmd.RunE = p.run(func(ctx context.Context, _ []string) error {
+	cmd.RunE = p.cli.run(func(ctx context.Context, _ []string) error {
 		return p.listed(ctx, "", limit,
 			func(server *client.Client, ctx context.Context, cursor string, size int) (api.Plans,
 				error) {
@@ -112,7 +112,7 @@ Creates a plan in a namespace or, with only a NAME, for all namespaces. Without
 	}
 	limits.register(cmd, planKeys)
 	descriptionFlag(cmd, &description)
-	cmd.RunE = p.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = p.cli.run(func(ctx context.Context, args []string) error {
 		id, err := planID(args)
 		if err != nil {
 			return err

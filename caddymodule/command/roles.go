@@ -142,7 +142,7 @@ func (r *roleObjects) createCommand() *cobra.Command {
 	}
 	permissionsFlag(cmd, &permissions)
 	descriptionFlag(cmd, &description)
-	cmd.RunE = r.run(func(ctx context.Context, args []string) error {
+	cmd.RunE = r.cli.run(func(ctx context.Context, args []string) error {
 		id, err := roleID(args)
 		if err != nil {
 			return err
