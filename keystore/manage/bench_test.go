@@ -53,21 +53,29 @@ func BenchmarkDecision(b *testing.B) {
 			_ = keystore.DigestOf(token)
 		}
 	})
-	b.Run("parallel", func(b *testing.B) { // each goroutine has its own key
-		b.ReportAllocs()
-		var keys atomic.Uint64
-		tokens := make([]string, runtime.GOMAXPROCS(0))
-		for i := range tokens {
-			_, tokens[i] = fleet.Mint(b, k, manage.KeySpec{})
-			decide(b, k, tokens[i])
+	for _, goroutines := range []int{1, 8, 64} { // per processor
+		name := "parallel"
+		if goroutines > 1 {
+			name += fmt.Sprint("_", goroutines)
 		}
-		b.RunParallel(func(pb *testing.PB) {
-			token := tokens[keys.Add(1)-1]
-			for pb.Next() {
-				decide(b, k, token)
+		b.Run(name, func(b *testing.B) { // each goroutine has its own key
+			b.ReportAllocs()
+			b.SetParallelism(goroutines)
+			var keys atomic.Uint64
+			tokens := make([]string, goroutines*runtime.GOMAXPROCS(0))
+			for i := range tokens {
+				_, tokens[i] = fleet.Mint(b, k, manage.KeySpec{})
+				decide(b, k, tokens[i])
 			}
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				token := tokens[keys.Add(1)-1]
+				for pb.Next() {
+					decide(b, k, token)
+				}
+			})
 		})
-	})
+	}
 	b.Run("running", func(b *testing.B) { // and registering the request to be cut
 		b.ReportAllocs()
 		r := &node.Running{Cut: func() {}}

@@ -152,7 +152,9 @@ func aboutComparison() string {
 		"is a file. HTTP/2 is without TLS, so that encryption does not hide the difference.\n"+
 		"Medians over the rounds; ratios are medians of the ratios within a round, with the middle "+
 		"half of them in parentheses. The control shows the error of the comparison: in the first "+
-		"three tables, while it is more than 1 %%, rounds are added, up to %d.",
+		"three tables, while it is more than 1 %%, rounds are added, up to %d.\n"+
+		"Behind `reverse_proxy`, what `format api_keys` saves pays for most of `api_key`. With "+
+		"`respond`, nothing is proxied, so there is no debug line to save.",
 		rounds, roundLength, conns, strings.Join(names, ", "), longest)
 }
 

@@ -49,6 +49,8 @@ var bars = []struct {
 	{"counting a request in usage", "BenchmarkCountUse/one_key", "", "ns/op", 40},
 	{"the same, allocations", "BenchmarkCountUse/one_key", "", "allocs/op", 0},
 	{"memory of a cached key, at one million", "BenchmarkCachedKeyMemory", "", "B/key", 400},
+	{"access log entry of a request with a key, minus one without",
+		"BenchmarkAccessEntry/api_keys_with_key", "BenchmarkAccessEntry/api_keys", "ns/op", 1000},
 }
 
 // benchmarkGo runs the Go benchmarks of the packages that handle a request.
@@ -76,8 +78,9 @@ func benchmarkGo(b *testing.B) {
 	least := middle(b, results, "BenchmarkDecision/least", "ns/op")
 	one := middle(b, results, "BenchmarkDecision/one", "ns/op")
 	fmt.Fprintf(&t, "\nReading the clock and hashing the token, without which no decision is "+
-		"possible, take %.0f ns (BenchmarkDecision/least). The rest of a decision takes %.0f ns.\n",
-		least, one-least)
+		"possible, take %.0f ns (BenchmarkDecision/least). The rest of a decision takes %.0f ns.\n"+
+		"BenchmarkDecision/parallel has one goroutine per processor, parallel_8 and parallel_64 have "+
+		"8 and 64. Each goroutine has a key of its own.\n", least, one-least)
 	report.section("Go benchmarks", t.String())
 	b.ReportMetric(0, "ns/op")
 }

@@ -29,7 +29,8 @@ func benchmarkProfiles(b *testing.B) {
 		"load, %d of %v each in turn (`/debug/pprof/profile` of the admin endpoint). A sample "+
 		"counts for the innermost of its functions that has a row here. CPU time is in µs per "+
 		"request: the process's CPU time, times the row's share of the samples. The error is the "+
-		"standard error from the number of samples.\n"+
+		"standard error from the number of samples. These processes have no control: the ratios of "+
+		"the tables above are the result, and this table only divides it.\n"+
 		"The time of `reverse_proxy` and its logger is Caddy's own: [upstream.md](upstream.md) "+
 		"describes how it could be less.\n", turns, profileLength)
 	for _, r := range requests {
