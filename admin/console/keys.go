@@ -49,8 +49,6 @@ type keysPage struct {
 	Roles    []choice // nil: a text field
 	Plans    []choice // nil: a text field
 	Actions  []bulkAction
-	// Tabs means that the visitor can choose between all keys and its own.
-	Tabs bool
 	// Empty means that there are no keys, rather than none that match the filters.
 	Empty bool
 	// Unknown means that the switcher's namespace does not exist or is hidden from the visitor.
@@ -145,10 +143,6 @@ func (v *visit) keyFilter() client.KeyFilter {
 
 func listKeys(v *visit) error {
 	f := v.keyFilter()
-	onlyOwn := !v.may("admin.keys:read") && len(v.groups()) == 0
-	if onlyOwn && f.Owner == "" {
-		f.Owner = v.Caller.Member() // it would see no other keys, and can revoke these
-	}
 	list, err := v.api.ListKeys(v.ctx, f)
 	if err != nil {
 		return v.withoutInvalid(err)
@@ -171,7 +165,6 @@ func listKeys(v *visit) error {
 	p.Expiring, p.Unused = offer(keyAges, f.Expiring), offer(keyAges, f.Unused)
 	p.Roles, p.Plans = v.roleFilter(f.Role), v.planFilter(f.Plan)
 	p.Filters = v.activeFilters(f, p.Mine)
-	p.Tabs = !onlyOwn
 	p.Empty = len(p.Keys)+len(p.Filters) == 0 && p.Next == nil && f.Cursor == ""
 	if p.Count, err = v.countWords(f, len(list.Items), list.NextCursor != nil); err != nil {
 		return err

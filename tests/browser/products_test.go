@@ -296,7 +296,8 @@ func TestOrganizations(t *testing.T) {
 
 		// "Everyone finds the keys they made on a page of their own and can revoke them there"
 		ada.Click("Keys")
-		ada.Sees("My keys", "Accounting", "Print house")
+		ada.Click("My keys")
+		ada.Sees("Accounting", "Print house")
 		ada.Picture("organizations-my-keys")
 		ada.Click("Revoke Print house")
 		ada.Fill("Type revoke to confirm", "revoke")
@@ -305,7 +306,8 @@ func TestOrganizations(t *testing.T) {
 		calls(t, g, accounting, map[string]int{"/v1/apps/shop/settings": 200})
 		calls(t, g, printHouse, map[string]int{"/v1/apps/shop/settings": 401})
 		ada.Click("Keys")
-		ada.Sees("My keys", "Revoked")
+		ada.Click("My keys")
+		ada.Sees("Revoked")
 
 		// "A key never has more access than the user who made it: a user without EDIT on a
 		// workspace cannot reach it through an application's key either."
