@@ -117,7 +117,10 @@ type membership struct {
 	imported atomic.Bool  // a credential has been imported
 	standbys atomic.Bool  // commits wait for a standby
 	nodes    atomic.Int64 // registered nodes, in any state
-	replaced atomic.Bool  // ErrReplaced was logged, and no renewal has succeeded since
+	// aloneSince is the time, in Unix nanoseconds on the database's clock, since which this node
+	// knows that no other is registered. It means nothing unless nodes is 1.
+	aloneSince atomic.Int64
+	replaced   atomic.Bool // ErrReplaced was logged, and no renewal has succeeded since
 
 	acknowledged         atomic.Pointer[time.Time] // when the last Acknowledge succeeded
 	acknowledgedRevision keystore.Revision
@@ -298,13 +301,21 @@ func (n *Node) tryRenew() error {
 	}
 	m.imported.Store(head.Imported)
 	m.standbys.Store(head.Standbys)
-	m.nodes.Store(int64(head.Nodes))
 	//fault: if ablated("lease-from-reply") { at.asked = n.clock.now() }
 	m.lease.extend(length, at)
+	m.countNodes(int64(head.Nodes), n.Now().UnixNano())
 	m.commits.seen(head.Revision, at.replied)
 	//fault: hold("acknowledge")
 	n.acknowledge(ctx, head, length)
 	return nil
+}
+
+// countNodes notes the number of registered nodes.
+func (m *membership) countNodes(nodes, now int64) {
+	if nodes == 1 && m.nodes.Load() != 1 {
+		m.aloneSince.Store(now)
+	}
+	m.nodes.Store(nodes)
 }
 
 // readHead reads the head of the change log, and compares the database's clock with our own.

@@ -37,12 +37,15 @@ type limiter struct {
 
 // dependencies are the stores and functions that a limiter needs.
 type dependencies struct {
-	now    func() int64 // the database's clock, in Unix nanoseconds
-	nodes  func() int64 // number of registered nodes
-	epoch  func() string
-	rates  func() keystore.SharedRates // nil if there is none
-	ledger keystore.QuotaLedger
-	policy func() *keystore.Directory // the current one
+	now   func() int64 // the database's clock, in Unix nanoseconds
+	nodes func() int64 // number of registered nodes
+	// aloneSince returns the time, in Unix nanoseconds, since which there is no other node. It is
+	// called only if nodes has returned 1 and rates a store.
+	aloneSince func() int64
+	epoch      func() string
+	rates      func() keystore.SharedRates // nil if there is none
+	ledger     keystore.QuotaLedger
+	policy     func() *keystore.Directory // the current one
 	// latest reports whether no change of the answer's record has been applied since its lookup. It
 	// may also be false without such a change.
 	latest func(Answer) bool
@@ -69,12 +72,13 @@ func bucketIDs(r *keystore.Record) [2]bucketID {
 
 func (n *Node) newLimiter() *limiter {
 	return newLimiter(dependencies{
-		now:    func() int64 { return n.Now().UnixNano() },
-		nodes:  func() int64 { return n.membership.nodes.Load() },
-		epoch:  func() string { return n.seal.Load().deployment.Epoch },
-		rates:  func() keystore.SharedRates { return n.settings.Load().Rates },
-		ledger: n.db,
-		policy: n.Policy,
+		now:        func() int64 { return n.Now().UnixNano() },
+		nodes:      func() int64 { return n.membership.nodes.Load() },
+		aloneSince: func() int64 { return n.membership.aloneSince.Load() },
+		epoch:      func() string { return n.seal.Load().deployment.Epoch },
+		rates:      func() keystore.SharedRates { return n.settings.Load().Rates },
+		ledger:     n.db,
+		policy:     n.Policy,
 		latest: func(a Answer) bool {
 			return n.cache.shard(&a.Record.Digest).generation.Load() == a.generation
 		},
@@ -100,6 +104,9 @@ func (l *limiter) mode() mode {
 	m := mode{nodes: max(1, l.nodes()), stored: l.rates() != nil}
 	m.works = m.stored && !l.degraded.Load()
 	m.shared = m.works && m.nodes > 1
+	if m.works && m.nodes == 1 {
+		m.aloneSince = keystore.Micros(l.aloneSince())
+	}
 	return m
 }
 

@@ -21,16 +21,17 @@ import (
 // A limitedFleet is a number of limiters without databases, in a synctest bubble. It checks the
 // promises of docs/limits.md under any load.
 type limitedFleet struct {
-	t      *testing.T
-	seed   uint64
-	random *rand.Rand
-	policy *keystore.Directory
-	record *keystore.Record
-	store  *rateStore
-	ledger *quotaStore
-	nodes  []*limitedNode
-	live   int64
-	work   sync.WaitGroup // the bookkeepers
+	t          *testing.T
+	seed       uint64
+	random     *rand.Rand
+	policy     *keystore.Directory
+	record     *keystore.Record
+	store      *rateStore
+	ledger     *quotaStore
+	nodes      []*limitedNode
+	live       int64
+	aloneSince int64
+	work       sync.WaitGroup // the bookkeepers
 
 	mu       sync.Mutex
 	admitted []time.Time
@@ -70,9 +71,10 @@ func (f *limitedFleet) start() *limitedNode {
 	n := &limitedNode{}
 	n.store = &storeOf{f.store, n}
 	n.limiter = newLimiter(dependencies{
-		now:   func() int64 { return time.Now().UnixNano() },
-		nodes: func() int64 { return f.live },
-		epoch: func() string { return "e" },
+		now:        func() int64 { return time.Now().UnixNano() },
+		nodes:      func() int64 { return f.live },
+		aloneSince: func() int64 { return f.aloneSince },
+		epoch:      func() string { return "e" },
 		rates: func() keystore.SharedRates {
 			if f.store.gone.Load() {
 				return nil
@@ -385,18 +387,30 @@ func TestOneRequestInAdvance(t *testing.T) {
 // shared store what they have admitted before it admits a request.
 func TestLastNodeAsksFirst(t *testing.T) {
 	limit := keystore.RateLimit{Requests: 100, Per: time.Hour, Burst: 100}
-	for _, before := range []int{1, 2} {
+	for _, before := range []int{1, 2, 3} {
 		for store, want := range map[string]int{"works": 100, "is unavailable": 200} {
+			if before == 3 && store != "works" {
+				continue // the last node admits what its last answer leaves
+			}
 			t.Run(fmt.Sprintf("%d nodes before, the store %s", before, store), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, before)
 					f.store.slow.Store(int64(4 * time.Millisecond))
+					var last *limitedNode
+					if before == 3 { // it has asked before the others used up the limit
+						last = f.nodes[2]
+						f.together(5, last)
+						time.Sleep(time.Second)
+					}
 					f.together(150, f.nodes[0])
 					time.Sleep(time.Second) // longer than calls of the store take
 					f.nodes[0].stop()
-					f.live = 1
+					f.live, f.aloneSince = 1, time.Now().UnixNano()
 					f.store.down.Store(store != "works")
-					f.together(150, f.start())
+					if last == nil {
+						last = f.start()
+					}
+					f.together(150, last)
 					if n := len(f.admitted); n != want {
 						t.Errorf("%d requests admitted of %d", n, want)
 					}

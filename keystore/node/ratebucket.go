@@ -54,7 +54,9 @@ type mode struct {
 	nodes  int64 // live nodes
 	stored bool  // there is a shared store
 	works  bool  // the shared store is available
-	shared bool  // limits are booked in the shared store; else each node has a share of them
+	// aloneSince is the time since which there is no other node; 0 if there is one.
+	aloneSince int64
+	shared     bool // limits are booked in the shared store; else each node has a share of them
 }
 
 // part returns the share of a limit that a node admits on its own. It multiplies Per instead of
@@ -89,8 +91,9 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	switch {
 	case !b.meter.Fits(part, now):
 		return refused
-	case m.works && b.booked == 0:
-		// Other nodes and former processes have admitted requests of which this one knows nothing.
+	case m.works && (b.booked == 0 || b.booked < m.aloneSince):
+		// Other nodes, or former processes, may have admitted requests of which this one does not
+		// know.
 		return unknown
 	case m.shared && (b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
 		return unknown
