@@ -40,8 +40,9 @@ RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
 # The packages whose tests `make test` runs without the race detector, except for those that start a
-# goroutine themselves: see scripts/sequential. The nodes in the other tests run the same goroutines
-# as in these, so the detector finds no more in them, and quadruples their CPU time.
+# goroutine themselves: see scripts/sequential. The detector quadruples the CPU time of the others, in
+# which only the nodes' own goroutines run beside the test. The nightly workflow and the black-box
+# packages with gate.DetectRaces look for races there.
 SEQUENTIAL = ./keystore/node ./keystore/manage
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
@@ -145,7 +146,7 @@ bench-keys: BENCHMARK = BenchmarkKeys
 
 # With a PART, such as go, caddy/wrk or caddy/access_log, a benchmark only prints its results.
 # CADDY_WITH_RATE_LIMIT is a Caddy with caddy-ratelimit, which bench-fleet then measures too.
-bench: ## Measure one Caddy and write docs/benchmarks.md (15 minutes); PART prints a part
+bench: ## Measure one Caddy and write docs/benchmarks.md (15 to 30 minutes); PART prints a part
 bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
 bench-keys: ## Measure SQLite and PostgreSQL with KEYS keys and write docs/benchmarks.md (30 minutes)
 bench bench-fleet bench-keys: build

@@ -87,7 +87,7 @@ type listKeysInput struct {
 	Paging
 	Namespace string `query:"namespace" doc:"Only keys with this home namespace or with a grant that names it"`
 	Home      string `query:"home" doc:"Only keys with this home namespace"`
-	Status    string `query:"status" doc:"Only keys with this status; owner_disabled: active keys whose owner is disabled; usable: active keys whose owner is enabled. Pages of these may be short as with q" enum:"active,inactive,expired,revoked,owner_disabled,usable"`
+	Status    string `query:"status" doc:"Only keys with this status; owner_disabled: active keys whose owner is disabled; usable: active keys whose owner is enabled. Pages of active, owner_disabled and usable keys may be short as with q" enum:"active,inactive,expired,revoked,owner_disabled,usable"`
 	Owner     string `query:"owner" maxLength:"200" doc:"Only keys that act for this member"`
 	Role      string `query:"role" maxLength:"200" doc:"Only keys with this role in a grant"`
 	Plan      string `query:"plan" maxLength:"200" doc:"Only keys that name this plan themselves, not by the default of their namespace"`

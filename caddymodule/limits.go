@@ -106,12 +106,12 @@ func violations(charge *node.Charge) (set int, retry time.Duration) {
 	return set, retry
 }
 
-// clockMargin is how far the clocks of nodes may differ: each follows the database's, as far as the
-// delay of its queries allows.
+// clockMargin allows for clocks of nodes that differ by less than it. Each follows the database's, as
+// far as the delay of its queries allows.
 const clockMargin = 100 * time.Millisecond
 
-// retryAfterValue returns the value of Retry-After: at least the duration, so that any node admits
-// the request then. The jitter, at most 3 %, spreads the clients that wait for the same moment.
+// retryAfterValue returns the value of Retry-After: more than the duration, so that other nodes
+// admit the request then too. The jitter, at most 3 %, spreads the clients that wait for the same moment.
 func retryAfterValue(retry time.Duration) string {
 	seconds := wholeSeconds(retry + clockMargin)
 	return strconv.FormatInt(seconds+rand.Int64N(seconds*3/100+1), 10)

@@ -60,7 +60,8 @@ func checkToken(v *visit) error {
 			"has leaked, revoke the key or rotate its token."
 	case derived && verdict.Outcome == keystore.Malformed.String():
 		p.Text = "This derived token is not valid here. It may be incomplete, not valid yet or " +
-			"valid for too long, or it was not derived from the present token of a key."
+			"valid for too long, it may not come from the present token of a key, or this " +
+			"deployment does not accept derived tokens of that key."
 	case p.Good:
 		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
 			"permissions of the key. If it has leaked, revoke the key or rotate the token."

@@ -49,7 +49,7 @@ type keysPage struct {
 	Roles    []choice // nil: a text field
 	Plans    []choice // nil: a text field
 	Actions  []bulkAction
-	// Empty means that there are no keys, rather than none that match the filters.
+	// Empty means that the list has no keys even without filters.
 	Empty bool
 	// Unknown means that the switcher's namespace does not exist or is hidden from the visitor.
 	Unknown bool

@@ -256,7 +256,7 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	}
 	if d.row.Position > 0 {
 		has := len(rows) > 0 && rows[0].Seq == d.row.Position
-		// A position without a hash comes from lost or from a replay. Its row may be missing.
+		// A position without a hash comes from claim, lost or a replay. Its row may be missing.
 		if len(rows) == 0 || d.row.Hash != "" && (!has || d.row.Hash != hashOf(&rows[0])) {
 			d.polled = now
 			d.lost(ctx)

@@ -60,8 +60,8 @@ Deletes the record of a revoked key. Its token remains refused permanently: it
 cannot be imported again.`))
 }
 
-// callTimeout is how long a call may take in addition to --wait. It is long because minting waits
-// for an unreachable node until its lease expires.
+// callTimeout is how long a call may take in addition to --wait. It is long because a call may wait
+// for an unreachable node.
 const callTimeout = 2 * time.Minute
 
 // keyID returns a key's id from the command line. The error does not repeat the argument: it may be

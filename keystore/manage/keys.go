@@ -34,7 +34,8 @@ type KeySpec struct {
 }
 
 // MintKey creates a key and its token. The token is valid on every node when MintKey returns. Only
-// new roles need waiting for: no node can have cached that a new token is unknown.
+// new roles need waiting for, at most [node.DefaultWait]: no node can have cached that a new token is
+// unknown.
 func (k *Keystore) MintKey(
 	ctx context.Context, c Caller, spec KeySpec, once Once,
 ) (*keystore.Key, keystore.Token, error) {

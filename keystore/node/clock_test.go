@@ -193,8 +193,8 @@ func TestExpiredKeyStaysExpired(t *testing.T) {
 	})
 }
 
-// TestClockOfYoungDeployment checks that the time does not go back if the first node was killed soon
-// and the database's clock is then set back: quotas would begin an earlier period again.
+// TestClockOfYoungDeployment checks that the time does not go back for a later node if the database's
+// clock is set back soon after the first node has started: quotas would begin an earlier period again.
 func TestClockOfYoungDeployment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

@@ -188,8 +188,8 @@ func (d *DB) countNewest(
 }
 
 // conditions adds to the condition of the other access paths those that have none, except for that
-// about owners. excludes reports whether they all together can exclude any number of keys. A query
-// must then not examine keys until it has found enough.
+// about owners. excludes reports whether they all together can exclude any number of keys. A
+// query for a page or a total must then not examine keys until it has found enough.
 func (d *DB) conditions(
 	f keystore.KeyFilter, rest clause,
 ) (where, owners clause, excludes bool, err error) {

@@ -21,7 +21,8 @@ const (
 	// writeWait is how long a change waits for the change of another process, unless its context
 	// ends first.
 	writeWait = 30 * time.Second
-	// readers is how many lookups run at the same time.
+	// readers is how many lookups run at the same time. It must be more than the lookups of unknown
+	// credentials that a node runs (untaggedLoads in keystore/node).
 	readers = 8
 	// bulkReaders is how many lists, searches and pages of the audit log run at the same time.
 	bulkReaders = 4

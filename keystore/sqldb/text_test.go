@@ -97,7 +97,7 @@ func TestSearchIsBounded(t *testing.T) {
 }
 
 // TestNotOwnersIsBounded: keys of excluded owners, however many, do not make lists and their totals
-// slow. A page, a total and a sort examine at most maxScan keys.
+// slow. A page and a total examine at most maxScan keys, and a sort finds at most maxScan.
 func TestNotOwnersIsBounded(t *testing.T) {
 	onBoth(t, func(t *testing.T, d *DB) {
 		ctx := t.Context()

@@ -28,7 +28,8 @@ var looks = []chromium.Look{{Width: 1440}, {Width: 768}, {Width: 360, Dark: true
 var everywhere = gate.JSON{"namespace": "*", "roles": []string{"client-admin"}}
 
 // TestSite runs tests that share a Caddy and a member, because they do not disturb each other. Each
-// has its own keys, and other members or namespaces if it changes them.
+// has its own keys, and other members or namespaces if it changes them. Together they may try at
+// most ten wrong tokens, and open at most 50 sessions of the member.
 func TestSite(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})
@@ -98,6 +99,9 @@ func signedInAt(t *testing.T, url string, token gate.Token, look chromium.Look) 
 		t.Fatal(err)
 	}
 	r.Body.Close()
+	if r.StatusCode != http.StatusSeeOther {
+		t.Fatalf("signing in: status %d", r.StatusCode)
+	}
 	page := chromium.New(t, url, look)
 	page.SetCookies(r.Cookies())
 	page.Open("/apikeys/")

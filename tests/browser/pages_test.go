@@ -181,7 +181,7 @@ func shown(t *testing.T, page *chromium.Page, name string) {
 }
 
 // check checks the current page in each look. All rules of axe-core are checked in a wide window and
-// light colours, and those about colours and sizes again in a narrow one and dark colours.
+// light colours, and those of Legible again in a narrow one and dark colours.
 func check(page *chromium.Page, name string) {
 	for _, l := range looks {
 		page.Show(l)

@@ -37,7 +37,7 @@ const (
 		runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
 		rules: {"target-size": {enabled: true}}`
 	visualRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block",
-		"target-size", "button-name", "link-name", "label", "select-name"]}`
+		"target-size", "scrollable-region-focusable", "button-name", "link-name", "label", "select-name"]}`
 	// The Tab key has scrolled the page, so that the header may cover something.
 	runAxe = `
 		scrollTo(0, 0)
@@ -54,8 +54,8 @@ func (p *Page) Accessible() {
 }
 
 // Legible is Accessible with only the rules that another look can break, for a page that has been
-// checked in one: those about colours and sizes, and about the names of controls, because some are
-// shown in one width only.
+// checked in one: those about colours, sizes and scrolling, and about the names of controls, because
+// some are shown in one width only.
 func (p *Page) Legible() {
 	p.t.Helper()
 	p.check(visualRules)

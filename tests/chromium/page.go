@@ -229,7 +229,8 @@ func (p *Page) Cookies() []*network.Cookie {
 	return r.Cookies
 }
 
-// SetCookies stores cookies that the site has set in an answer to another client.
+// SetCookies stores cookies that the site has set in an answer to another client, as Strict and
+// without Secure.
 func (p *Page) SetCookies(cookies []*http.Cookie) {
 	p.t.Helper()
 	var list []*network.CookieParam

@@ -28,7 +28,7 @@ type load struct {
 	key gate.Key
 	// during runs beside the load, and the load does not end before it returns. nil: nothing runs.
 	during func()
-	at     int64 // the number of admitted requests after which during begins
+	at     int64 // the number of admitted requests after which during begins; 0: at once
 	// enough is how many admitted requests end the load, instead of refusals. Default is none.
 	enough int64
 
