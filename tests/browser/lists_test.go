@@ -54,7 +54,7 @@ func TestKeyTables(t *testing.T) {
 		page.Open(path)
 		page.Sees("INACTIVE", "in 3 days", "Edit")
 		page.Steady()
-		for _, width := range []int{980, 1169, 1180, 1193, 1280, 1440, 1920} {
+		for _, width := range []int{980, 1169, 1180, 1265, 1280, 1440, 1920} {
 			page.Show(chromium.Look{Width: width})
 			page.Fits()
 			page.Uncut()
