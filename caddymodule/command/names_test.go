@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -316,8 +317,11 @@ func TestCompletionOffersAllValues(t *testing.T) {
 	}
 }
 
-// TestManualPages checks that no asterisk and no underscore of the help is lost in the manual pages,
-// where they could be markup.
+// atLineStart is markup of a manual page. Intended lists are indented.
+var atLineStart = regexp.MustCompile(`(?m)^([-+#>]|\d+[.)]) .*`)
+
+// TestManualPages checks that no sign of the help is lost in the manual pages, where it could be
+// markup.
 func TestManualPages(t *testing.T) {
 	dir := t.TempDir()
 	args := os.Args
@@ -343,6 +347,9 @@ func TestManualPages(t *testing.T) {
 			if have, want := strings.Count(string(page), sign), strings.Count(help, sign); have < want {
 				t.Errorf("%s: %d of %d %q are left", cmd.CommandPath(), have, want, sign)
 			}
+		}
+		if line := atLineStart.FindString(help); line != "" {
+			t.Errorf("%s: markup in a manual page: %s", cmd.CommandPath(), line)
 		}
 		for _, sub := range cmd.Commands() {
 			walk(sub)
