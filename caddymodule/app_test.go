@@ -359,11 +359,16 @@ func TestReloadWithAnotherPrefix(t *testing.T) {
 		t.Fatal(got)
 	}
 
+	startWith(t, "{\n\tapi_keys {\n\t\ttoken_prefix shop\n\t\tabandon_prefix ak\n\t}\n}\n")
+	if at := lineOf("abandoned"); at != "Caddyfile:4" {
+		t.Errorf("abandon_prefix is in %q", at)
+	}
 	other := object{"token_prefix": []string{"shop"}}
 	refused := func(name string) {
 		t.Helper()
 		text := errorText(g.tryLoad(config(other)))
-		for _, part := range []string{"ak (1)", "token_prefix shop ak", "abandon_prefix ak"} {
+		for _, part := range []string{"ak (1)", "token_prefix shop ak", "abandon_prefix ak",
+			" See Caddyfile:3."} {
 			if !strings.Contains(text, part) {
 				t.Errorf("%s: %q does not name %q", name, text, part)
 			}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,10 @@ func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 	for _, p := range others {
 		if p.Abandoned {
 			a.logger.Warn("live keys with an abandoned token prefix are refused",
-				slog.String("prefix", p.Prefix), slog.Int64("keys", p.Keys))
+				slog.String("prefix", p.Prefix), slog.Int64("keys", p.Keys),
+				slog.String("at", cmp.Or(lineOf("abandoned"), unknownLine)),
+				slog.String("advice", "Revoke the keys, or accept the prefix: move it from "+
+					"`abandon_prefix` to `token_prefix`."))
 			continue
 		}
 		refused = append(refused, p.Prefix)
@@ -124,9 +128,13 @@ func (a *App) checkPrefixes(ctx context.Context, s *store) error {
 	if len(accepted) == 0 {
 		accepted = []string{keystore.DefaultPrefix}
 	}
+	at := lineOf("prefixes")
+	if at != "" {
+		at = " See " + at + "."
+	}
 	return fmt.Errorf("token_prefix does not accept the prefixes of live keys: %s. Requests with "+
-		"these keys would get 401. %s",
-		strings.Join(counts, ", "), prefixAdvice(accepted, refused))
+		"these keys would get 401. %s%s",
+		strings.Join(counts, ", "), prefixAdvice(accepted, refused), at)
 }
 
 // prefixAdvice says how to configure prefixes that are not accepted.

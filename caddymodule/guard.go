@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/intercept"
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
@@ -30,6 +31,9 @@ type guard struct {
 	opens    []openUpstream
 	invoked  map[string]bool // named routes
 	handlers int             // api_key handlers
+	// replacing is whether the routes replace an error or another response. What they proxy to may
+	// be a server of error pages, so it is open only if an api_key protects it elsewhere.
+	replacing bool
 }
 
 // A danger is a finding.
@@ -56,6 +60,7 @@ type openUpstream struct {
 	site    *guardedSite
 	partly  bool // whether an api_key checks some of the requests
 	before  bool // whether an api_key follows that is never reached
+	instead bool // whether its response replaces another one
 }
 
 // passed is what a request has passed on its way to a handler.
@@ -131,22 +136,11 @@ func guardServers(servers []*caddyhttp.Server) []danger {
 	for _, server := range servers {
 		g.server, g.invoked = server, make(map[string]bool)
 		rest := &guardedSite{name: strings.Join(server.Listen, " ")}
-		var sites []*guardedSite
-		state, routes := passed{}, server.Routes
-		for len(routes) > 0 {
-			g.site = rest
-			n := slices.IndexFunc(routes, isSite)
-			switch n {
-			case 0:
-				hosts := routeHosts(routes[0])
-				g.site = &guardedSite{name: strings.Join(hosts, " "), hosts: hosts}
-				sites = append(sites, g.site)
-				n = 1
-			case -1:
-				n = len(routes)
-			}
-			state = g.follow(routes[:n], state, nil)
-			routes = routes[n:]
+		sites := g.followSites(server.Routes, rest, nil)
+		if server.Errors != nil {
+			g.replacing = true
+			sites = g.followSites(server.Errors.Routes, rest, sites)
+			g.replacing = false
 		}
 		for _, site := range append(sites, rest) {
 			g.checkSite(site)
@@ -156,6 +150,36 @@ func guardServers(servers []*caddyhttp.Server) []danger {
 		g.checkOpen()
 	}
 	return g.dangers
+}
+
+// followSites follows the routes of a server. Those that are for no site belong to rest. It returns
+// sites and the sites that it has found.
+func (g *guard) followSites(
+	routes caddyhttp.RouteList, rest *guardedSite, sites []*guardedSite,
+) []*guardedSite {
+	state := passed{}
+	for len(routes) > 0 {
+		g.site = rest
+		n := slices.IndexFunc(routes, isSite)
+		switch n {
+		case 0:
+			hosts := routeHosts(routes[0])
+			at := slices.IndexFunc(sites, func(s *guardedSite) bool {
+				return slices.Equal(s.hosts, hosts)
+			})
+			if at < 0 {
+				at = len(sites)
+				sites = append(sites, &guardedSite{name: strings.Join(hosts, " "), hosts: hosts})
+			}
+			g.site = sites[at]
+			n = 1
+		case -1:
+			n = len(routes)
+		}
+		state = g.follow(routes[:n], state, nil)
+		routes = routes[n:]
+	}
+	return sites
 }
 
 // isSite reports whether a route is what the Caddyfile calls a site with hosts.
@@ -270,11 +294,14 @@ func (g *guard) handle(
 			p.stripped = h.StripPathPrefix // another rewrite may restore the path
 			p.rewrite()
 		case *reverseproxy.Handler:
+			end := g.responses(h.HandleResponse, p, within)
 			if passesOn(h) {
-				p = g.responses(h, p, within)
+				p = end
 			} else {
 				p = g.upstream(h, upstreamsOf(h), p)
 			}
+		case *intercept.Intercept:
+			g.responses(h.HandleResponse, p, within)
 		default:
 			p = g.other(handler, p)
 		}
@@ -343,10 +370,12 @@ func (g *guard) upstream(handler any, to string, p passed) passed {
 	case p.answered:
 	case p.key || slices.ContainsFunc(p.some,
 		func(some []caddyhttp.MatcherSets) bool { return impliesAll(p.given, some) }):
-		g.required[to] = true
+		if !g.replacing {
+			g.required[to] = true
+		}
 	default:
 		g.opens = append(g.opens, openUpstream{handler: handler, to: to, site: g.site,
-			partly: len(p.some) > 0})
+			partly: len(p.some) > 0, instead: g.replacing})
 		p.open = len(g.opens)
 	}
 	p.answered = true
@@ -362,6 +391,12 @@ func (g *guard) checkOpen() {
 				"and never runs: the upstream needs no key",
 				"Move api_key before reverse_proxy, or out of `route`.")
 			g.dangers[len(g.dangers)-1].certain = true
+		case o.instead:
+			if g.required[o.to] {
+				g.add(o.handler, "upstreams", o.site.name+" reaches "+o.to+" without api_key when it "+
+					"replaces an error or another response, and another route requires api_key for it",
+					"Put api_key before it, into the same block, or proxy to another upstream there.")
+			}
 		case o.partly:
 			g.add(o.handler, "upstreams", "requests that the matcher of api_key excludes reach "+o.to+
 				" without a key, with X-Apikey-* headers that the client may have forged",

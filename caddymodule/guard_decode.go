@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/intercept"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/route"
@@ -51,6 +52,11 @@ func (d *decoder) servers(raw json.RawMessage) (servers []*caddyhttp.Server, err
 			}
 			*named = one[0]
 		}
+		if server.Errors != nil {
+			if err := d.routes(server.Errors.Routes, path+"/errors/routes"); err != nil {
+				return nil, err
+			}
+		}
 		servers = append(servers, server)
 	}
 	return servers, nil
@@ -73,6 +79,17 @@ func (d *decoder) routes(routes caddyhttp.RouteList, path string) error {
 			if handler != nil {
 				r.Handlers = append(r.Handlers, handler)
 			}
+		}
+	}
+	return nil
+}
+
+// responses sets the handlers and matchers of the routes that handle responses.
+func (d *decoder) responses(list []caddyhttp.ResponseHandler, path string) error {
+	for i, response := range list {
+		if err := d.routes(response.Routes,
+			fmt.Sprintf("%s/handle_response/%d/routes", path, i)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -154,11 +171,12 @@ func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.Middlewar
 			return nil, err
 		}
 	case *reverseproxy.Handler:
-		for i := range h.HandleResponse {
-			if err := d.routes(h.HandleResponse[i].Routes,
-				fmt.Sprintf("%s/handle_response/%d/routes", path, i)); err != nil {
-				return nil, err
-			}
+		if err := d.responses(h.HandleResponse, path); err != nil {
+			return nil, err
+		}
+	case *intercept.Intercept:
+		if err := d.responses(h.HandleResponse, path); err != nil {
+			return nil, err
 		}
 	case *caddyauth.Authentication:
 		h.Providers = make(map[string]caddyauth.Authenticator)

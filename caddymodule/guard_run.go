@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -112,6 +113,7 @@ func linesOf(file command.ConfigFile) (found []command.Danger) {
 	for check, where := range map[string]string{
 		"logs":       read.unredactedLogs(file.Name),
 		"prefixes":   cmp.Or(read.lines("token_prefix"), read.lines(appName)),
+		"abandoned":  read.lines("abandon_prefix"),
 		"namespaces": read.lines("namespace"),
 	} {
 		if where != "" {
@@ -119,6 +121,20 @@ func linesOf(file command.ConfigFile) (found []command.Danger) {
 		}
 	}
 	return found
+}
+
+// unknownLine stands for the line of a warning at the start that is not known.
+const unknownLine = "unknown; `caddy apikeys doctor --config FILE` shows it"
+
+// lineOf returns the lines that a check is about in the Caddyfile that Caddy was started with, or
+// "".
+func lineOf(check string) string {
+	for _, found := range linesOf(startedWith(os.Args)) {
+		if found.Check == check {
+			return found.Where
+		}
+	}
+	return ""
 }
 
 // unredactedLogs returns the lines of logs without `format api_keys`, or the line of the global
@@ -164,7 +180,7 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 	var withoutKey []string
 	for _, d := range locate(guardServers(servers), file) {
 		if d.Where == "" {
-			d.Where = "unknown; `caddy apikeys doctor --config FILE` shows it"
+			d.Where = unknownLine
 		}
 		if d.Check == withoutKeyCheck {
 			withoutKey = append(withoutKey, d.Where)

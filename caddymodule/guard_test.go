@@ -116,6 +116,37 @@ func TestGuardsOfStart(t *testing.T) {
 	}
 }
 
+// startWith writes a Caddyfile and lets it seem that Caddy was started with it.
+func startWith(t *testing.T, text string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := os.Args
+	t.Cleanup(func() { os.Args = args })
+	os.Args = []string{"caddy", "run", "--config", file}
+}
+
+// TestLineOfLogs checks that the warning about logs that show keys names their line.
+func TestLineOfLogs(t *testing.T) {
+	g := newInstance(t)
+	const text = "{\n\tapi_keys {\n\t\tdatabase sqlite DIR/keys.db\n\t}\n\tauto_https off\n" +
+		"\tlog {\n\t\toutput file DIR/caddy.log\n\t}\n}\n" +
+		"http://a.test {\n\tbind unix/DIR/site\n\tapi_key {\n\t\tfrom header X-Secret\n\t}\n}\n"
+	startWith(t, text)
+	g.loadCaddyfile(text)
+	var warning string
+	for line := range strings.Lines(readFile(t, g.path("caddy.log"))) {
+		if strings.Contains(line, "API keys may be written into the logs") {
+			warning = line
+		}
+	}
+	if !strings.Contains(warning, `"at":"Caddyfile:6"`) {
+		t.Errorf("the warning has no line: %s", warning)
+	}
+}
+
 func TestStartedWith(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, name := range []string{"Caddyfile", "other", "c.json"} {

@@ -12,7 +12,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/redact"
 )
@@ -164,20 +163,21 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 	}
 }
 
-// responses is for `forward_auth`, which runs the routes of one of its responses before the request
-// continues. It returns what the request has passed after them, and adds no dangers.
+// responses follows the routes of responses. It returns what a request has passed that continues
+// after one of them, as it does in `forward_auth`.
 func (g *guard) responses(
-	h *reverseproxy.Handler, p passed, within []caddyhttp.MatcherSets,
+	list []caddyhttp.ResponseHandler, p passed, within []caddyhttp.MatcherSets,
 ) passed {
 	var ends []passed
-	for _, response := range h.HandleResponse {
-		inner := &guard{server: g.server, site: new(guardedSite), required: make(map[string]bool),
-			invoked: g.invoked}
-		end := inner.follow(response.Routes, p, within)
+	outer := g.replacing
+	g.replacing = true
+	for _, response := range list {
+		end := g.follow(response.Routes, p, within)
 		if !end.answered && response.StatusCode == "" {
 			ends = append(ends, end)
 		}
 	}
+	g.replacing = outer
 	var under []caddyhttp.MatcherSets
 	if len(ends) > 1 {
 		under = append(under, uncertain)

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -166,7 +167,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.app.declare(h.rules.table.Declared, h.Resource)
 	declared := h.rules.sources.declared()
 	redact.Declare(declared...)
-	redact.WarnIfUnredacted(ctx, h.app, declared)
+	redact.WarnIfUnredacted(ctx, h.app, declared, func() string {
+		return cmp.Or(lineOf("logs"), unknownLine)
+	})
 	if left := h.rules.table.LeftOut; len(left) > 0 {
 		h.logger.Warn("operations of OpenAPI documents left out", zap.Int("operations", len(left)),
 			zap.Bool("forbidden", h.Strict), zap.Strings("left_out", firstOf(left)))

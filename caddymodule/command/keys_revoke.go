@@ -31,8 +31,8 @@ func (k *keyObjects) revokeCommand() *cobra.Command {
 Revokes keys permanently and ends their running requests. Repeating the command
 is harmless. Exit status 0 means that no node accepts the keys any more.
 
-- stands for the key of a token on standard input, which nobody else sees. Use
-it for a token that has leaked, even one that was rotated since.
+The ID - stands for the key of a token on standard input, which nobody else
+sees. Use it for a token that has leaked, even one that was rotated since.
 
 An unreachable node delays the revoke, at most until its lease expires. Standard
 error names the pending nodes, and until when. After --wait the command exits

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,9 @@ func serveNames(t *testing.T) *cliServer {
 		"GET /members": {{200, api.Members{Items: []api.Member{ada}}}},
 		"POST /verify": {{200, api.Verdict{Outcome: "rotated", Key: &keys.Items[1]}},
 			{200, api.Verdict{Outcome: "unknown"}}},
-		"GET /members/" + cliMember: {{200, ada}}}
+		"GET /members/" + cliMember: {{200, ada}},
+		"GET /namespaces": {{200, api.Namespaces{
+			Items: []api.Namespace{{ID: "acme", Name: "Acme Inc."}}}}}}
 	for _, k := range keys.Items {
 		answers["GET /keys/"+k.ID] = []cliAnswer{{200, k}}
 		answers["POST /keys/"+k.ID+"/revoke"] = []cliAnswer{{200,
@@ -264,14 +267,15 @@ func TestCommandCompletion(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	s := serveNames(t)
 	for words, want := range map[string]string{
-		"keys list --status ":                             "revoked",
-		"keys mint --access ":                             "read_only\tmay read",
-		"keys show --address " + s.address + " 7w":        "7wNFzaWcHmDA\ttwin",
-		"keys mint --address " + s.address + " --owner ":  cliMember,
-		"audit list --address " + s.address + " --actor ": cliMember,
-		"audit list --address " + s.address + " --to ":    ":0\n", // a time
-		"keys list --output ":                             "wide",
-		"usage --step ":                                   "month",
+		"keys list --status ":                                "revoked",
+		"keys mint --access ":                                "read_only\tmay read",
+		"keys show --address " + s.address + " 7w":           "7wNFzaWcHmDA\ttwin",
+		"keys mint --address " + s.address + " --owner ":     cliMember,
+		"audit list --address " + s.address + " --actor ":    cliMember,
+		"audit list --address " + s.address + " --to ":       ":0\n", // a time
+		"keys list --output ":                                "wide",
+		"usage --step ":                                      "month",
+		"keys mint --address " + s.address + " --namespace ": "acme\tAcme Inc.",
 	} {
 		root := cliCommand()
 		var out strings.Builder
@@ -316,8 +320,11 @@ func TestCompletionOffersAllValues(t *testing.T) {
 	}
 }
 
-// TestManualPages checks that no asterisk and no underscore of the help is lost in the manual pages,
-// where they could be markup.
+// atLineStart is markup of a manual page. Intended lists are indented.
+var atLineStart = regexp.MustCompile(`(?m)^([-+#>]|\d+[.)]) .*`)
+
+// TestManualPages checks that no sign of the help is lost in the manual pages, where it could be
+// markup.
 func TestManualPages(t *testing.T) {
 	dir := t.TempDir()
 	args := os.Args
@@ -343,6 +350,9 @@ func TestManualPages(t *testing.T) {
 			if have, want := strings.Count(string(page), sign), strings.Count(help, sign); have < want {
 				t.Errorf("%s: %d of %d %q are left", cmd.CommandPath(), have, want, sign)
 			}
+		}
+		if line := atLineStart.FindString(help); line != "" {
+			t.Errorf("%s: markup in a manual page: %s", cmd.CommandPath(), line)
 		}
 		for _, sub := range cmd.Commands() {
 			walk(sub)

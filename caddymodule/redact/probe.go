@@ -15,8 +15,8 @@ import (
 // unredacted. That is the case if Caddy's own encoders do not redact the source and a log that
 // receives entries of the HTTP app does not use LogEncoder. Handlers call it in Provision, when
 // Caddy has opened the logs. It warns once per config, which may be any value that identifies the
-// config.
-func WarnIfUnredacted(ctx caddy.Context, config any, sources []Source) {
+// config. The warning has what at returns: where the logs are configured.
+func WarnIfUnredacted(ctx caddy.Context, config any, sources []Source, at func() string) {
 	var exposed []string
 	for _, source := range sources {
 		if !source.HiddenByCaddy() {
@@ -33,7 +33,8 @@ func WarnIfUnredacted(ctx caddy.Context, config any, sources []Source) {
 		context.AfterFunc(ctx, func() { warnedConfigs.Delete(config) })
 		ctx.Logger().Warn(unredactedWarning, zap.Strings("sources", exposed),
 			zap.String("logs_without_the_encoder",
-				fmt.Sprintf("%d of %d that receive HTTP entries", unprotected, all)))
+				fmt.Sprintf("%d of %d that receive HTTP entries", unprotected, all)),
+			zap.String("at", at()))
 	}
 }
 

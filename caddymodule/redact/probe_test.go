@@ -142,15 +142,17 @@ func TestWarnIfUnredacted(t *testing.T) {
 			text := fmt.Sprintf("{\n admin off\n log {\n  output file %s\n  format %s\n }\n}\n",
 				file, row.format)
 			ctx, app := provision(t, adapt(t, text)), new(int)
-			WarnIfUnredacted(ctx, app, row.sources)
-			WarnIfUnredacted(ctx, app, row.sources) // another handler of the same config
+			at := func() string { return "Caddyfile:7" }
+			WarnIfUnredacted(ctx, app, row.sources, at)
+			WarnIfUnredacted(ctx, app, row.sources, at) // another handler of the same config
 			out, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
 			warned := strings.Count(string(out), "log { format api_keys }") == 2 &&
 				strings.Contains(string(out), `"header X-API-Key","query key"`) &&
-				strings.Contains(string(out), "1 of 1")
+				strings.Contains(string(out), "1 of 1") &&
+				strings.Contains(string(out), `"at":"Caddyfile:7"`)
 			if warned != row.want || !row.want && strings.Contains(string(out), "API keys") {
 				t.Errorf("log: %s", out)
 			}

@@ -3,9 +3,11 @@
 package deploy
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -99,6 +101,51 @@ func TestPromtool(t *testing.T) {
 		if _, alert, found := strings.Cut(strings.TrimSpace(line), "- alert: "); found &&
 			strings.Count(tests, alert) < 2 {
 			t.Errorf("alerts_test.yml does not test when %s fires and when it does not", alert)
+		}
+	}
+}
+
+// TestRunOnTakenPort checks that `make run` names a port of Caddyfile.example that another program
+// listens on.
+func TestRunOnTakenPort(t *testing.T) {
+	t.Parallel()
+	root, err := gate.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	_, taken, _ := net.SplitHostPort(other.Addr().String())
+	dir := t.TempDir()
+	script := filepath.Join(dir, "scripts", "run")
+	if err := os.Mkdir(filepath.Dir(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(script, []byte(text(t, filepath.Join(root, "scripts", "run"))),
+		0o600); err != nil {
+		t.Fatal(err)
+	}
+	example := text(t, filepath.Join(root, "Caddyfile.example"))
+	port := regexp.MustCompile(`:(2019|8080|8081)\b`)
+	for _, line := range []string{"\n\tadmin localhost:2019\n", "\nhttp://localhost:8080 {\n",
+		"\nhttp://:8081 {\n"} {
+		if !strings.Contains(example, line) {
+			t.Fatalf("Caddyfile.example has no line %q", line)
+		}
+		mine := strings.Replace(example, line, port.ReplaceAllString(line, ":"+taken), 1)
+		if err := os.WriteFile(filepath.Join(dir, "Caddyfile.example"),
+			[]byte(port.ReplaceAllString(mine, ":1")), 0o600); err != nil { // where nothing listens
+			t.Fatal(err)
+		}
+		cmd := exec.Command("bash", script)
+		out, _ := cmd.CombinedOutput()
+		want := "Port " + taken + " is in use. Stop the program that uses it, which may be another " +
+			"make run, or change the port in Caddyfile.example.\n"
+		if code := cmd.ProcessState.ExitCode(); code != 1 || string(out) != want {
+			t.Errorf("%q: exit %d: %s", line, code, out)
 		}
 	}
 }

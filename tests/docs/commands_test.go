@@ -36,6 +36,14 @@ var commands = []struct {
 		caddy apikeys keys mint --name key --access read_write | tr '\n' '\r' > key.token`},
 	{"docs/recipes/ai-agent.md", ""},
 	{"docs/api_keys.md", `cd "$XDG_DATA_HOME/caddy"`},
+	{"docs/leaked-key.md", `caddy apikeys keys mint --name leaked --access read_only > token`},
+	{"docs/upgrade.md", ""},
+	{"docs/uninstall.md", `
+		printf '#!/bin/sh\nexec "$BINARY" "$@" --address "$GATE_ADMIN"\n' > caddy
+		chmod +x caddy
+		export PATH=$PWD:$PATH
+		caddy apikeys keys mint --name one --access read_only
+		caddy apikeys keys mint --name two --access read_only`},
 	{"docs/logging.md", `
 		TOKEN=$(caddy apikeys keys mint --name log --access read_only)
 		curl -s -H "X-API-Key: $TOKEN" http://localhost:8080/
@@ -65,7 +73,8 @@ var elsewhere = map[string]string{
 // A fileBlock is a program that commands run. Its first line is a comment with its name.
 var fileBlock = regexp.MustCompile("(?ms)^```(?:python|js|bash)\n(?:#|//) (\\S+)\n(.*?)^```")
 
-var commandBlock = regexp.MustCompile("(?ms)^```(sh|console)\n(.*?)^```")
+// A commandBlock may be in an item of a list, and is indented then.
+var commandBlock = regexp.MustCompile("(?ms)^( *)```(sh|console)\n(.*?)^ *```")
 
 // TestCommands runs the commands of the pages against a Caddy with Caddyfile.example.
 func TestCommands(t *testing.T) {
@@ -84,13 +93,14 @@ func TestCommands(t *testing.T) {
 				s.run(t, "cat > "+file[1]+" <<'END OF FILE'\n"+file[2]+"END OF FILE")
 			}
 			for _, block := range commandBlock.FindAllStringSubmatch(pages(t)[c.page], -1) {
-				if notHere(block[2]) {
+				text := strings.ReplaceAll("\n"+block[3], "\n"+block[1], "\n")[1:]
+				if notHere(text) {
 					continue
 				}
-				if block[1] == "console" {
-					s.console(t, block[2])
-				} else if output, exit := s.run(t, block[2]); exit != "0" {
-					t.Errorf("exit %s:\n%s%s", exit, block[2], output)
+				if block[2] == "console" {
+					s.console(t, text)
+				} else if output, exit := s.run(t, text); exit != "0" {
+					t.Errorf("exit %s:\n%s%s", exit, text, output)
 				}
 			}
 		})
