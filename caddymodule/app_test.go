@@ -131,6 +131,11 @@ func (g *instance) do(method, server, path, body string, headers ...string) (int
 		r.Header.Set(headers[i], headers[i+1])
 	}
 	response, err := g.client.Do(r)
+	// After a reload, the server of the former configuration may accept a connection of the socket
+	// and close it.
+	for tries := 0; errors.Is(err, io.EOF) && method == "GET" && tries < 10; tries++ {
+		response, err = g.client.Do(r)
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}

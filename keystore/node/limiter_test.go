@@ -29,8 +29,8 @@ type limitedFleet struct {
 	store      *rateStore
 	ledger     *quotaStore
 	nodes      []*limitedNode
-	live       int64
-	aloneSince int64
+	live       atomic.Int64
+	aloneSince atomic.Int64
 	work       sync.WaitGroup // the bookkeepers
 
 	mu       sync.Mutex
@@ -49,7 +49,8 @@ type limitedNode struct {
 }
 
 func newLimitedFleet(t *testing.T, seed uint64, l keystore.Limits, nodes int) *limitedFleet {
-	f := &limitedFleet{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0)), live: int64(nodes)}
+	f := &limitedFleet{t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0))}
+	f.live.Store(int64(nodes))
 	f.policy = keystore.NewDirectory(&keystore.Policy{
 		Namespaces: []keystore.Namespace{{ID: "acme"}}})
 	f.record = limitedRecord(keystore.KeyLimits{Limits: l})
@@ -72,8 +73,8 @@ func (f *limitedFleet) start() *limitedNode {
 	n.store = &storeOf{f.store, n}
 	n.limiter = newLimiter(dependencies{
 		now:        func() int64 { return time.Now().UnixNano() },
-		nodes:      func() int64 { return f.live },
-		aloneSince: func() int64 { return f.aloneSince },
+		nodes:      f.live.Load,
+		aloneSince: f.aloneSince.Load,
 		epoch:      func() string { return "e" },
 		rates: func() keystore.SharedRates {
 			if f.store.gone.Load() {
@@ -405,7 +406,8 @@ func TestLastNodeAsksFirst(t *testing.T) {
 					f.together(150, f.nodes[0])
 					time.Sleep(time.Second) // longer than calls of the store take
 					f.nodes[0].stop()
-					f.live, f.aloneSince = 1, time.Now().UnixNano()
+					f.aloneSince.Store(time.Now().UnixNano())
+					f.live.Store(1)
 					f.store.down.Store(store != "works")
 					if last == nil {
 						last = f.start()
