@@ -116,7 +116,11 @@ document.addEventListener("DOMContentLoaded", () => {
 	// On a phone the navigation scrolls.
 	const current = document.querySelector(".side [aria-current]");
 	const bar = current?.closest("ul");
-	if (bar && bar.scrollWidth > bar.clientWidth) bar.scrollLeft = current.offsetLeft - (bar.clientWidth - current.offsetWidth) / 2;
+	const showCurrent = () => {
+		if (bar && bar.scrollWidth > bar.clientWidth) bar.scrollLeft = current.offsetLeft - (bar.clientWidth - current.offsetWidth) / 2;
+	};
+	showCurrent();
+	addEventListener("resize", showCurrent);
 
 	// Lists. The exact times of relative ones are in the viewer's time zone as well.
 	for (const t of document.querySelectorAll("time.ago")) {
