@@ -26,7 +26,7 @@ const (
 	schema   = "gate"
 
 	// patience limits the wait for a failover and for members that rejoin. It is not a promise.
-	patience = 3 * time.Minute
+	patience = 10 * time.Minute
 )
 
 // cluster is an etcd and three PostgreSQL servers under Patroni, in a temporary directory.
