@@ -111,7 +111,8 @@ func violations(charge *node.Charge) (set int, retry time.Duration) {
 const clockMargin = 100 * time.Millisecond
 
 // retryAfterValue returns the value of Retry-After: more than the duration, so that other nodes
-// admit the request then too. The jitter, at most 3 %, spreads the clients that wait for the same moment.
+// admit the request then too. The jitter, at most 3 %, spreads the clients that wait for the same
+// moment.
 func retryAfterValue(retry time.Duration) string {
 	seconds := wholeSeconds(retry + clockMargin)
 	return strconv.FormatInt(seconds+rand.Int64N(seconds*3/100+1), 10)

@@ -476,7 +476,7 @@ func keyExpiries(now time.Time, home api.Namespace) []choice {
 		", the most that the namespace allows",
 		Hint: now.Add(longest).UTC().Format("2006-01-02")}}
 	for _, e := range expiries {
-		if time.Duration(e.days)*24*time.Hour < longest {
+		if time.Duration(e.days)*day < longest {
 			i := slices.IndexFunc(list, func(c choice) bool { return c.Value == e.value })
 			allowed = append(allowed, list[i])
 		}

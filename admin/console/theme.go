@@ -38,7 +38,7 @@ func knownTheme(name string) string {
 // setTheme stores the theme in this browser. The script stays on the page, so it sends no
 // address to go to.
 func setTheme(v *visit) error {
-	life := 365 * 24 * time.Hour
+	life := 365 * day
 	theme := knownTheme(v.form().Value("theme"))
 	if theme == "" {
 		life = -time.Second

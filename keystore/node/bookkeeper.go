@@ -37,6 +37,20 @@ type booking struct {
 // bookings is the number of bookings.
 var bookings atomic.Uint32
 
+// A tally counts something for one booking, whichever bucket asked for it.
+type tally[N int32 | int64] struct {
+	n       N
+	booking uint32 // its number
+}
+
+// of returns the count for a booking. It starts at 0.
+func (t *tally[N]) of(k *booking) N {
+	if t.booking != k.number {
+		*t = tally[N]{booking: k.number}
+	}
+	return t.n
+}
+
 func (k *booking) finish(err error) {
 	k.err = err
 	close(k.done)

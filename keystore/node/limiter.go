@@ -406,10 +406,10 @@ func (b *buckets) count(
 	}
 	for i, r := range b.rates {
 		if r != nil {
-			r.counted++
+			r.counted.n++
 		}
 		if known(i) {
-			b.quotas[i].counted += units
+			b.quotas[i].counted.n += units
 		}
 	}
 	return true

@@ -30,11 +30,9 @@ type quotaBucket struct {
 	since int64 // when used was last reset
 	// waiting lists the units that each waiting request needs.
 	waiting []int64
-	// counted is the number of units of the requests for which the booking countedIn books
-	// something, in any bucket.
-	counted   int64
-	countedIn uint32 // the number of a booking
-	next      *booking
+	// counted is the number of units of the requests for which a booking books something.
+	counted tally[int64]
+	next    *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
 	booking   int64
@@ -99,10 +97,7 @@ func (b *quotaBucket) await(l *limiter, units int64) *booking {
 // admitsAnother reports whether the node has units for a request beside those for which a booking
 // books something.
 func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
-	if b.countedIn != k.number {
-		b.countedIn, b.counted = k.number, 0
-	}
-	return units <= b.left-b.counted
+	return units <= b.left-b.counted.of(k)
 }
 
 // remaining returns the number of units that are certainly left. Other nodes may return more. It is

@@ -85,7 +85,8 @@ func (c *comparison) compare(b *testing.B, r request) {
 	}
 	seen := make([][]round, len(caddys))
 	of := func(process *caddy) []round { return seen[slices.Index(caddys, process)] }
-	for n := 0; n < rounds || n < longest && r.goals && (n%2 == 0 || differ(of(c.control), of(c.stock))); n++ {
+	for n := 0; n < rounds ||
+		n < longest && r.goals && (n%2 == 0 || differ(of(c.control), of(c.stock))); n++ {
 		seen = inTurn(n, seen, func(i int) round { return c.measure(b, r, caddys[i]) })
 	}
 
