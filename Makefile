@@ -27,8 +27,8 @@ UPDATE        ?=
 RELEASE       ?= $(CURDIR)/.run/release
 
 # The race detector quadruples the CPU time of a program. `make test` uses it only in the unit tests
-# of the node, of changes, of handlers and of webhooks (in those of SEQUENTIAL only if they start
-# goroutines), and in the Caddy processes of the black-box packages that load several nodes at a time
+# of handlers, webhooks and the shared cache, in the tests of SEQUENTIAL that start goroutines, and
+# in the Caddy processes of the black-box packages that load several nodes at a time
 # (gate.DetectRaces).
 # `make test RACES=all` uses it everywhere, as the nightly workflow does.
 #
@@ -39,10 +39,10 @@ RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
-# The packages whose tests `make test` runs without the race detector, except for those that start a
-# goroutine themselves: see scripts/sequential. The detector quadruples the CPU time of the others, in
-# which only the nodes' own goroutines run beside the test. The nightly workflow and the black-box
-# packages with gate.DetectRaces look for races there.
+# In these packages, `make test` uses the race detector only for the tests that start a goroutine
+# themselves: scripts/sequential lists the others. In those, only the nodes' own goroutines run
+# beside the test. The nightly workflow and the black-box packages with gate.DetectRaces look for
+# races there.
 SEQUENTIAL = ./keystore/node ./keystore/manage
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
@@ -167,7 +167,7 @@ faults: caddy-race caddy-faults ## Break fleets for DURATION and a Patroni prima
 		go test -count 1 -timeout 0 -v ./failover \
 		-faults.long -faults.seed $(SEED) -faults.failovers $(FAILOVERS)
 
-pictures: build $(AXE) ## Save each page of the console in each window and colour in .run/pictures
+pictures: build $(AXE) ## Save each page of the console in each window size and theme in .run/pictures
 	@scripts/deps chromium-headless-shell
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy SCREENSHOTS=$(CURDIR)/.run/pictures \
 		go test -count 1 ./browser
