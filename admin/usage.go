@@ -56,7 +56,7 @@ func (a *API) registerUsage() {
 // UsageSpan holds the time of a read of usage and the format of the answer. It is exported because
 // huma sets it by reflection.
 type UsageSpan struct {
-	From   time.Time `query:"from" doc:"The first time (RFC 3339), rounded down to a bucket. Default: 60 minutes, 24 hours, 30 days or 12 months before to"`
+	From   time.Time `query:"from" doc:"The beginning (RFC 3339), rounded down to a bucket. Default: 60 minutes, 24 hours, 30 days or 12 months before to"`
 	To     time.Time `query:"to" doc:"The end (RFC 3339), exclusive, rounded up to a bucket. Default: now"`
 	Step   string    `query:"step" enum:"minute,hour,day,month" default:"hour" doc:"The length of the buckets, in UTC"`
 	Accept string
