@@ -11,8 +11,8 @@ import (
 
 // CompiledGrants are the grants of a key with its owner, or the grants of a member, prepared for
 // decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
-// once. A nil *CompiledGrants stands for root, which nothing limits. Only its Size
-// method may be called.
+// once. A nil *CompiledGrants stands for root, which nothing limits. Of its methods, only Size may
+// be called.
 type CompiledGrants struct {
 	grants   []compiledGrant // ordered by namespace
 	owner    string          // empty for the grants of a member

@@ -36,7 +36,7 @@ func AfterExpiry(at time.Time) ExpiryPosition {
 // An UnusedFilter selects keys that nobody uses.
 type UnusedFilter struct {
 	Now time.Time
-	// Since is the time since which the key was not used: neither used nor created after it.
+	// Since selects keys that were neither used nor created after it.
 	Since time.Time
 	// Reported also selects keys that were reported with [ReminderWriter.NoteUnused] and not
 	// inactivated.
