@@ -212,8 +212,8 @@ func (r *reminder) addBatch(ctx context.Context) (more bool, err error) {
 	return more, err
 }
 
-// appliesTo reports whether a key that expires is to be reported. A key that was created later than
-// the reminder was due gets the next shorter one.
+// appliesTo reports whether a key gets the reminder. A key that was created after the reminder was
+// due gets the next shorter one.
 func (r *reminder) appliesTo(key *keystore.Key) bool {
 	return key.RevokedAt.IsZero() && !key.CreatedAt.After(key.ExpiresAt.Add(-r.before))
 }
