@@ -36,7 +36,7 @@ type guard struct {
 	replacing bool
 }
 
-// A danger is a finding.
+// A danger is a mistake, or a possible one, that a guard has found.
 type danger struct {
 	check, problem, advice string
 	of                     any    // the handler that it is about, if any
@@ -435,7 +435,8 @@ func (g *guard) checkKey(h *Handler, p passed, within []caddyhttp.MatcherSets) {
 				"Remove this line of request_header: api_key removes the header itself.")
 		}
 		if err := expectedByServer(g.server).check(s.name); err != nil {
-			g.addOption(h, "from", c.Name, "sources", err.Error(), "Follow the message.")
+			g.addOption(h, "from", c.Name, "sources", err.Error(),
+				"Until then, requests with this header count as requests without a key.")
 		}
 	}
 	if h.Preflight != nil {

@@ -354,7 +354,7 @@ func (d *doctor) namespaces(ctx context.Context, config *Config) {
 	switch {
 	case len(named) == 0:
 		d.found("namespaces", true, "",
-			"the configuration names no namespace: requests and keys do")
+			"the configuration names no namespaces; requests or keys determine them")
 		return
 	case len(missing) == 0:
 		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s",
@@ -443,7 +443,7 @@ func (d *doctor) rates(ctx context.Context, config *Config) {
 	}
 	switch {
 	case live <= 1:
-		d.found("rates", true, "", "one process counts the requests of rate limits")
+		d.found("rates", true, "", "only one process is running, so it need not share rate limits")
 	case !d.rated:
 		d.found("rates", true, "", "no plan and no namespace has a rate limit")
 	default:

@@ -196,7 +196,7 @@ replaces the whole rate limit, with its burst, and --quota the quota. --burst,
 limit.
 
 Exit status 3 means that the change is committed and some nodes may not have
-applied it yet; standard error names them, and until when.`,
+applied it yet; standard error names them and says until when.`,
 		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
   caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3
   caddy apikeys namespaces edit acme --default-plan gold --quota 1000000/month

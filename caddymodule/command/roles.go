@@ -172,7 +172,7 @@ Changes what the flags name and keeps the rest. --permission replaces all
 permissions of the role, for every key and member that has it. Exit status 0
 means that every node has applied the change. Exit status 3 means that the
 change is committed and some nodes may not have applied it yet; standard error
-names them, and until when.`,
+names them and says until when.`,
 		Example: `  caddy apikeys roles edit acme/billing --permission orders:read
   caddy apikeys roles edit acme/billing --description "Reads invoices"`,
 	}
