@@ -61,7 +61,8 @@ func (w *Webhook) TakeReplay() bool {
 	return true
 }
 
-// A WebhookState is what the node that delivers a webhook stores for people and for its successor.
+// A WebhookState has the details that the delivering node stores about a webhook, for people and
+// for the next node.
 type WebhookState struct {
 	URL        string            `json:"url"` // without secrets
 	Events     []string          `json:"events,omitempty"`

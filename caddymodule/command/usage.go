@@ -122,7 +122,7 @@ Without --step, the buckets are minutes, hours, days or months, whichever suits
 	return cmd
 }
 
-// stepOf returns the length of buckets with which a table of a span fits on a few screens.
+// stepOf returns a length of buckets, so that the table of a span fits on a few screens.
 func stepOf(span time.Duration) string {
 	const day = 24 * time.Hour
 	switch {

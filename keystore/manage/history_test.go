@@ -165,8 +165,8 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	return h
 }
 
-// somebody stands in history.order for a person that acts for some of the group's groups, different
-// ones in each step.
+// somebody is the entry in history.order for a person that acts for groups: in each step, for
+// others of the group's groups.
 const somebody = "somebody"
 
 func second3[A, B any](_ A, _ B, err error) error { return err }

@@ -24,7 +24,7 @@ type NearQuota struct {
 	Used int64
 }
 
-// NearQuotas returns the quotas of which at least a share, from 0 to 1, is used: those of a
+// NearQuotas returns the quotas that are used up to at least a share, from 0 to 1: those of a
 // namespace and of the keys whose home it is, or of all that the caller may read if namespace is
 // empty. It returns at most limit, those with the largest share first. It examines the 1000 quotas
 // with the largest share, but only the first 200 quotas of keys among them.

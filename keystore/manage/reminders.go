@@ -286,7 +286,7 @@ func dueUnused(
 	return !reported, ends && !(reported && last.Inactivated)
 }
 
-// reportUnused reports and inactivates those of some keys for which it is due.
+// reportUnused reports and inactivates unused keys, each as far as that is due.
 func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 	var ended []string
 	done, err := k.commitBulk(ctx, Root("unused keys"), func(tx keystore.Tx, auth authority) error {

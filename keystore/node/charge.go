@@ -42,7 +42,7 @@ type Charge struct {
 	now    int64 // Unix nanoseconds
 }
 
-// A limitState is the state of a limit from which [Charge.State] computes its result.
+// A limitState is the state of a limit. [Charge.State] computes its result from it.
 type limitState struct {
 	refused  bool
 	violated bool           // refused, and not in shadow

@@ -91,8 +91,7 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	case !b.meter.Fits(part, now):
 		return refused
 	case m.works && (b.booked == 0 || b.booked < m.aloneSince):
-		// Other nodes, or former processes, may have admitted requests of which this one does not
-		// know.
+		// Other nodes, or former processes, may have admitted requests that this one does not know.
 		return unknown
 	case m.shared && (b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
 		return unknown
