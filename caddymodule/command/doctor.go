@@ -329,8 +329,8 @@ func (d *doctor) logs(config *Config) {
 		d.found("logs", true, "", "every log of HTTP requests redacts keys")
 	case len(exposed) == 0:
 		d.found("logs", true, "",
-			"keys are accepted only from sources that Caddy's own log encoders redact; without "+
-				"`format api_keys`: %s", strings.Join(open, ", "))
+			"keys are accepted only from sources that Caddy's own log encoders redact; logs "+
+				"without `format api_keys`: %s", strings.Join(open, ", "))
 	default:
 		d.found("logs", false,
 			"Add `log { format api_keys }` to the global options, for the default log, and to "+
