@@ -132,7 +132,7 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 type reminder struct {
 	*Keystore
 	before        time.Duration
-	after, stored keystore.ExpiryPosition // the last key, and what the database has stored
+	after, stored keystore.ExpiryPosition // of the last key, and as the database has stored it
 }
 
 // errReminded means that another node has added the same reminders.
