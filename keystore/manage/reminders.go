@@ -239,7 +239,7 @@ func (k *Keystore) idleRules() (shortest time.Duration, inactivates bool) {
 	return shortest, inactivates
 }
 
-// remindUnused reports and inactivates keys that nobody uses. It gets the results of idleRules.
+// remindUnused reports and inactivates unused keys. shortest and inactivates come from idleRules.
 func (k *Keystore) remindUnused(
 	ctx context.Context, shortest time.Duration, inactivates bool,
 ) error {
