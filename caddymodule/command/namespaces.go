@@ -130,7 +130,7 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.childPrefix, "child-prefix", "",
 		"`PREFIX` that the ids of its descendants must have")
 	f.limits.register(cmd, "all its keys together")
-	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys that have no plan of their own")
+	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys without a plan of their own")
 	flags.StringVar(&f.maxLifetime, "max-lifetime", "",
 		"`TIME`, such as 90d, within which its new keys must expire")
 	flags.StringVar(&f.idle, "idle", "",
