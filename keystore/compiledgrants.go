@@ -93,8 +93,8 @@ type resolved struct {
 	others    map[*Namespace]*entitlement // nil if there are none
 }
 
-// An entitlement has the permissions of a key in one namespace (docs/authority.md, rule 4). That
-// for no namespace has none.
+// An entitlement has the permissions of a key in one namespace (docs/authority.md, rule 4). Without
+// a namespace, it has none.
 type entitlement struct {
 	key         *Set
 	owner       *Set // limits the key, unless root owns it
