@@ -37,8 +37,8 @@ type booking struct {
 // bookings is the number of the last booking.
 var bookings atomic.Uint32
 
-// A tally is a bucket's counter for one booking. It starts again with each booking that it is used
-// with, which may be a booking that another bucket has asked for.
+// A tally is a bucket's counter for one booking, which another bucket may have asked for. It starts
+// at 0 for each booking.
 type tally[N int32 | int64] struct {
 	n       N
 	booking uint32 // its number

@@ -80,9 +80,9 @@ func (n *Node) lookupCredential(
 	}
 	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
 	a = a.restrict(false)
-	// That a record is cached does not prove the tag: a derived token may have named the record, or
-	// the record is older than the accepted prefix. A token that names the key of the record was
-	// created by this deployment, so its tag is valid.
+	// A cached record does not prove that the tag is valid: a derived token may have named the
+	// record, or the record is older than the accepted prefix. A token that names the key of the
+	// record was created by this deployment, so its tag is valid.
 	if prefixed && a.Record != nil && !keystore.NamesKey(credential, a.Record.KeyID) {
 		if _, ok := n.Inspect(credential); !ok {
 			return Answer{Outcome: keystore.Malformed}, nil
