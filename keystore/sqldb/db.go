@@ -182,8 +182,9 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
-// firstWrite checks at start that this process can write. Otherwise the first change would fail. In
-// PostgreSQL a write may wait for others forever; a start reports that instead.
+// firstWrite checks at the start that this process can write. Otherwise the first change would
+// fail. In PostgreSQL a write may wait forever, for a lock or for a standby. After firstWriteWait,
+// firstWrite returns an error that says for which.
 func (d *DB) firstWrite(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
 	defer cancel()
