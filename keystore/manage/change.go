@@ -82,8 +82,8 @@ func fieldErrorsOf(ctx context.Context) fieldErrors {
 }
 
 // refused returns f if the context has no errors. Otherwise it returns a change that runs f and is
-// then refused with the errors of the context and those of f. Of a field that the context has an
-// error for, it drops those of f: the value may be a substitute for an invalid one.
+// then refused with the errors of the context and those of f. If the context has an error for a
+// field, it drops those of f for that field: f may have seen a substitute for an invalid value.
 func refused(
 	ctx context.Context, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx, authority) error {

@@ -165,8 +165,8 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	return h
 }
 
-// somebody is the entry in history.order for a person that acts for groups: in each step, for
-// others of the group's groups.
+// somebody is the entry in history.order for a person who acts for members of kind group: for other
+// ones in each step.
 const somebody = "somebody"
 
 func second3[A, B any](_ A, _ B, err error) error { return err }
@@ -436,7 +436,7 @@ func (h *history) actor() (a actor, ok bool) {
 		outcome == keystore.OK || outcome == keystore.Forbidden
 }
 
-// someNames returns the names of some of the group's groups.
+// someNames returns the names of some of the group's members of kind group.
 func (h *history) someNames() (list []string) {
 	for _, m := range h.state().lists.members {
 		if name := h.logins[m.ID]; m.Kind == keystore.Group && name != "" && !h.oneIn(3) {
