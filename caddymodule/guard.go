@@ -67,7 +67,7 @@ type openUpstream struct {
 // passed and how these have changed them.
 type passed struct {
 	key      bool                      // every request has passed an api_key
-	some     [][]caddyhttp.MatcherSets // so has a request that one of these lists matches
+	some     [][]caddyhttp.MatcherSets // like key, for the requests that match one of these lists
 	keys     []*Handler                // the api_keys that every request has passed
 	assigned []assignment              // placeholders that have got other values
 	given    []caddyhttp.MatcherSets   // matchers that match the request after the last rewrite
@@ -104,7 +104,7 @@ func (p *passed) rewrite() {
 	p.rewrites++
 }
 
-// add adds to p the difference between start and end, for requests that meet the conditions under.
+// add adds to p the difference between start and end, for requests that match all of under.
 func (p *passed) add(start, end passed, under ...caddyhttp.MatcherSets) {
 	if end.rewrites > start.rewrites {
 		p.rewrite()
@@ -394,8 +394,9 @@ func (g *guard) checkOpen() {
 		case o.instead:
 			if g.required[o.to] {
 				g.add(o.handler, "upstreams", o.site.name+" reaches "+o.to+" without api_key when it "+
-					"replaces an error or another response, and another route requires api_key for it",
-					"Put api_key before it, into the same block, or proxy to another upstream there.")
+					"replaces an error or another response, and another route requires api_key "+
+					"for this upstream", "Put api_key into the same block, before the handler "+
+					"that reaches the upstream, or proxy to another upstream there.")
 			}
 		case o.partly:
 			g.add(o.handler, "upstreams", "requests that the matcher of api_key excludes reach "+o.to+
