@@ -81,8 +81,8 @@ func shareableID(noun, word string) (string, error) {
 	return namespace + "/" + name, nil
 }
 
-// findByName, editByName and removeByName return calls with an id NAMESPACE/NAME, from those of the
-// client with the two parts.
+// findByName, editByName and removeByName turn a method of the client, which takes the namespace
+// and the name, into a function that takes the id NAMESPACE/NAME.
 func findByName[T any](
 	find func(server *client.Client, ctx context.Context, namespace, name string) (T, error),
 ) func(*client.Client, context.Context, string) (T, error) {
