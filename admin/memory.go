@@ -124,7 +124,7 @@ func (c *account) stopReading() {
 }
 
 // A bodyReader reads a body and reserves memory for the bytes beyond smallBody. It fails if the
-// client pauses for idle.
+// client pauses for the duration idle.
 type bodyReader struct {
 	io.Reader
 	ctx     huma.Context
