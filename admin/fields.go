@@ -211,7 +211,7 @@ func unknownOf(known []string) string {
 	return isUnknown + "; must be one of: " + strings.Join(known, ", ")
 }
 
-// known lists the fields of the object in which field was not expected.
+// known lists the valid fields of the object that contains an unknown field.
 func (a *API) known(object *huma.Schema, field string) []string {
 	for _, step := range append([]string{""}, strings.Split(field, ".")...) {
 		name, _, _ := strings.Cut(step, "[")

@@ -90,7 +90,7 @@ type listKeysInput struct {
 	Status    string `query:"status" doc:"Only keys with this status; owner_disabled: active keys whose owner is disabled; usable: active keys whose owner is enabled. Pages of active, owner_disabled and usable keys may be short as with q" enum:"active,inactive,expired,revoked,owner_disabled,usable"`
 	Owner     string `query:"owner" maxLength:"200" doc:"Only keys that act for this member"`
 	Role      string `query:"role" maxLength:"200" doc:"Only keys with this role in a grant"`
-	Plan      string `query:"plan" maxLength:"200" doc:"Only keys that name this plan themselves, not by the default of their namespace"`
+	Plan      string `query:"plan" maxLength:"200" doc:"Only keys that name this plan. Keys that have it as the default of their namespace are left out"`
 	Expiring  string `query:"expiring" maxLength:"50" doc:"Only keys that expire within this time, such as 30d or 12h, and are not revoked"`
 	Unused    string `query:"unused" maxLength:"50" doc:"Only keys that were not used for this time, such as 90d, and are neither revoked nor expired. For a key that was never used, the time begins with its creation. Pages may be short as with q"`
 	CreatedBy string `query:"created_by" maxLength:"1000" doc:"Only keys created by this member, key or person, as the keys name it"`

@@ -108,8 +108,8 @@ func (c *account) take(n int64) error {
 	if c.used+n > limit {
 		return newProblem(http.StatusRequestEntityTooLarge, "too_large", fmt.Sprintf(
 			"this request needs more than the %d bytes of memory that all requests share "+
-				"(request_memory in the configuration): send or request less at a time, and "+
-				"imports with partial=1", limit))
+				"(request_memory in the configuration): send or request less at a time, and use "+
+				"partial=1 for imports", limit))
 	}
 	return newProblem(http.StatusTooManyRequests, "busy", fmt.Sprintf(
 		"running requests use the %d bytes of memory that all requests share: try again once "+
@@ -124,7 +124,7 @@ func (c *account) stopReading() {
 }
 
 // A bodyReader reads a body and reserves memory for the bytes beyond smallBody. It fails if the
-// client pauses for idle.
+// client pauses for the duration idle.
 type bodyReader struct {
 	io.Reader
 	ctx     huma.Context

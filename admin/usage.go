@@ -34,9 +34,9 @@ func (a *API) registerUsage() {
 	all := huma.Operation{
 		OperationID: "show-usage", Method: http.MethodGet, Path: usagePath,
 		Summary: "Show the usage of keys", Tags: []string{"usage"},
-		Description: "Sums up the requests with keys in whose home namespaces the caller has the " +
-			"permission, and for a member also those with keys that it owned when they were " +
-			"made. " + formats,
+		Description: "Sums up requests with keys whose home is a namespace in which the caller " +
+			"has the permission. A member also gets the requests with keys that it owned at the " +
+			"time. " + formats,
 	}
 	register(a, all, "admin.usage:read", a.showUsage)
 

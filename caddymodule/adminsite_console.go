@@ -36,7 +36,7 @@ func (s *AdminSite) serveConsole(c *call) error {
 	if !s.auth.app.hasStarted() {
 		return s.auth.refuse(c)
 	}
-	defer func() { // a sign-in may start it
+	defer func() { // a sign-in may also register the request as running
 		if c.running != nil {
 			c.running.leave(c.keys)
 		}

@@ -178,6 +178,7 @@ func checkPrefixArgs(d *caddyfile.Dispenser, option string, prefixes []string) e
 //	    capacity {
 //	        namespaces         <deployment> [<per_namespace>]
 //	        roles              <deployment> [<per_namespace>]
+//	        plans              <deployment> [<per_namespace>]
 //	        members            <deployment> [<per_namespace>]
 //	        directory          <size> [<size_per_namespace>]
 //	        keys_per_namespace <keys>

@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// CredentialSource is one part of a request from which a key is read.
+// CredentialSource is a part of a request that can contain a key.
 type CredentialSource struct {
 	// The kind of source: `bearer` (Authorization: Bearer), `header`, `basic` (the password of
 	// Authorization: Basic, or the user name if the password is empty), `query` or `cookie`.

@@ -36,7 +36,7 @@ type guard struct {
 	replacing bool
 }
 
-// A danger is a finding.
+// A danger is a mistake, or a possible one, that a guard has found.
 type danger struct {
 	check, problem, advice string
 	of                     any    // the handler that it is about, if any
@@ -63,11 +63,12 @@ type openUpstream struct {
 	instead bool // whether its response replaces another one
 }
 
-// passed is what a request has passed on its way to a handler.
+// passed says what is known about the requests that reach a handler: which handlers they have
+// passed and how these have changed them.
 type passed struct {
-	key      bool                      // an api_key, for every request
-	some     [][]caddyhttp.MatcherSets // an api_key, if one of these lists of matchers matches
-	keys     []*Handler                // those of key
+	key      bool                      // every request has passed an api_key
+	some     [][]caddyhttp.MatcherSets // like key, for the requests that match one of these lists
+	keys     []*Handler                // the api_keys that every request has passed
 	assigned []assignment              // placeholders that have got other values
 	given    []caddyhttp.MatcherSets   // matchers that match the request after the last rewrite
 	rewrites int                       // how many handlers have changed the path
@@ -85,7 +86,7 @@ func (p passed) clone() passed {
 // uncertain is a condition that is never known to be true.
 var uncertain = caddyhttp.MatcherSets{{unknownMatcher{}}}
 
-// rewrite notes that a handler changes the path. The matchers before it have seen another path.
+// rewrite notes that a handler changes the path. Matchers before it have matched the former path.
 func (p *passed) rewrite() {
 	settle := func(conditions []caddyhttp.MatcherSets) []caddyhttp.MatcherSets {
 		if impliesAll(p.given, conditions) {
@@ -103,7 +104,7 @@ func (p *passed) rewrite() {
 	p.rewrites++
 }
 
-// add adds what a request passes between start and end if it meets conditions.
+// add adds to p the difference between start and end, for requests that match all of under.
 func (p *passed) add(start, end passed, under ...caddyhttp.MatcherSets) {
 	if end.rewrites > start.rewrites {
 		p.rewrite()
@@ -207,13 +208,12 @@ func (g *guard) addOption(of any, option, value, check, problem, advice string) 
 		option: option, value: value})
 }
 
-// follow follows routes in their order, within the matchers of the routes around them. It returns
-// what a request has passed after them.
+// follow follows routes in their order. p describes the requests that reach the first route, and
+// the result those that leave the last one. within are the matchers of the routes around them.
 func (g *guard) follow(
 	routes caddyhttp.RouteList, p passed, within []caddyhttp.MatcherSets,
 ) passed {
-	// Only one route of a group runs. So p is what a request has passed before the group, and next
-	// what it has passed after it.
+	// Only one route of a group runs. So p is the state before the group, and next that after it.
 	next, group := p.clone(), ""
 	earlier := make(map[string][]caddyhttp.MatcherSets) // of routes of a group that do not answer
 	for _, r := range routes {
@@ -242,7 +242,7 @@ func (g *guard) follow(
 			next.add(p, end, under...)
 			switch {
 			case r.Group == "":
-			case end.rewrites > p.rewrites: // the matchers of the others have seen another path
+			case end.rewrites > p.rewrites: // the other matchers have matched another path
 				earlier[r.Group] = append(earlier[r.Group], nil)
 			default:
 				earlier[r.Group] = append(earlier[r.Group], r.MatcherSets)
@@ -394,8 +394,9 @@ func (g *guard) checkOpen() {
 		case o.instead:
 			if g.required[o.to] {
 				g.add(o.handler, "upstreams", o.site.name+" reaches "+o.to+" without api_key when it "+
-					"replaces an error or another response, and another route requires api_key for it",
-					"Put api_key before it, into the same block, or proxy to another upstream there.")
+					"replaces an error or another response, and another route requires api_key "+
+					"for this upstream", "Put api_key into the same block, before the handler "+
+					"that reaches the upstream, or proxy to another upstream there.")
 			}
 		case o.partly:
 			g.add(o.handler, "upstreams", "requests that the matcher of api_key excludes reach "+o.to+
@@ -435,7 +436,8 @@ func (g *guard) checkKey(h *Handler, p passed, within []caddyhttp.MatcherSets) {
 				"Remove this line of request_header: api_key removes the header itself.")
 		}
 		if err := expectedByServer(g.server).check(s.name); err != nil {
-			g.addOption(h, "from", c.Name, "sources", err.Error(), "Follow the message.")
+			g.addOption(h, "from", c.Name, "sources", err.Error(),
+				"Until then, requests with this header count as requests without a key.")
 		}
 	}
 	if h.Preflight != nil {

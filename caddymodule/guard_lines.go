@@ -15,9 +15,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/caddymodule/command"
 )
 
-// The JSON of a Caddyfile has no lines. To know the line of a handler, we adapt a copy of the
-// Caddyfile in which each directive that we may report has an option with its number: a realm, or a
-// request header for the upstream. The copy is never run.
+// The JSON of a Caddyfile has no line numbers. To know the line of a handler, we adapt a copy of
+// the Caddyfile in which each directive that we may report has an option with its number: a realm,
+// or a request header for the upstream. The copy is never run.
 
 // numberTag begins the value of such an option.
 const numberTag = "apikeys-doctor-directive-"

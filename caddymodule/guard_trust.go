@@ -163,8 +163,8 @@ func (p *passed) assignMatches(sets caddyhttp.MatcherSets) {
 	}
 }
 
-// responses follows the routes of responses. It returns what a request has passed that continues
-// after one of them, as it does in `forward_auth`.
+// responses follows the routes of responses. The result describes the requests that continue after
+// one of them, as in `forward_auth`.
 func (g *guard) responses(
 	list []caddyhttp.ResponseHandler, p passed, within []caddyhttp.MatcherSets,
 ) passed {

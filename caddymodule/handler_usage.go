@@ -68,8 +68,7 @@ func (c *call) countEnd(err error, complete bool) {
 // client receives it.
 const statusClientGone = 499
 
-// statusOf returns the status with which Caddy answers a request after its handlers have returned
-// without a response.
+// statusOf returns the status that Caddy sends if the handlers have returned without a response.
 func statusOf(err error) int {
 	if err == nil {
 		return http.StatusOK
@@ -208,8 +207,8 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// A halfCloser is a connection of which one direction can end before the other. reverse_proxy looks
-// for the method.
+// A halfCloser is a connection whose two directions can end separately. reverse_proxy looks for the
+// method.
 type halfCloser interface{ CloseWrite() error }
 
 type halfClosableConn struct {

@@ -342,7 +342,7 @@ func TestUsageOfWebSocket(t *testing.T) {
 	}
 }
 
-// TestUsageKeepsHalfClose checks that a tunnel can end in one direction and go on in the other.
+// TestUsageKeepsHalfClose checks that a tunnel can end in one direction and continue in the other.
 func TestUsageKeepsHalfClose(t *testing.T) {
 	for _, half := range []bool{true, false} {
 		t.Run(fmt.Sprint(half), func(t *testing.T) {

@@ -152,7 +152,7 @@ type tracer struct {
 	app      *App
 	server   *caddyhttp.Server
 	question *admin.Request
-	groups   map[string]bool // route groups of which a route has matched; others are skipped
+	groups   map[string]bool // route groups in which a route has matched; their others are skipped
 	rulings  []admin.Ruling
 	err      error
 }

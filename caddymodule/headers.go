@@ -22,8 +22,8 @@ func isIdentityHeader(name string) bool {
 	return len(name) >= len(identityPrefix) && foldsTo(name[:len(identityPrefix)], identityPrefix)
 }
 
-// foldsTo reports whether a header name is folded, ignoring case. Any byte that is not a letter or
-// digit counts as `-`, because CGI and PHP turn all of them into the same variable name.
+// foldsTo reports whether a header name equals folded, ignoring case. Any byte that is not a letter
+// or digit counts as `-`, because CGI and PHP turn all of them into the same variable name.
 func foldsTo(name, folded string) bool {
 	if len(name) != len(folded) {
 		return false

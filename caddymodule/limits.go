@@ -106,8 +106,8 @@ func violations(charge *node.Charge) (set int, retry time.Duration) {
 	return set, retry
 }
 
-// clockMargin allows for clocks of nodes that differ by less than it. Each follows the database's, as
-// far as the delay of its queries allows.
+// clockMargin is the largest difference between the clocks of two nodes that Retry-After allows
+// for. Each clock follows that of the database, except for the delay of its queries.
 const clockMargin = 100 * time.Millisecond
 
 // retryAfterValue returns the value of Retry-After: more than the duration, so that other nodes

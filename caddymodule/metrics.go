@@ -31,7 +31,7 @@ var (
 		"Live keys that are refused because token_prefix does not accept their prefix.")
 	cachedDesc   = metricDesc("local_cache_entries", "Keys in the local cache of this process.")
 	capacityUsed = metricDesc("capacity_used",
-		"Current use of a capped resource. The scopes namespace and owner report the largest one.",
+		"Current use of a capped resource; for the scopes namespace and owner, the highest of all.",
 		"resource", "scope")
 	capacityLimit   = metricDesc("capacity_limit", "Cap of a resource.", "resource", "scope")
 	cachedBytesDesc = metricDesc("local_cache_bytes", "Approximate memory of the local cache.")
@@ -46,7 +46,7 @@ var (
 	nodesDesc       = metricDesc("nodes", "Nodes registered in the database.", "state")
 	storeErrorsDesc = metricDesc("store_errors_total", "Failed calls to a store.", "store")
 	limitsDesc      = metricDesc("limit_decisions_total",
-		"Decisions of limits on requests, by limit and result.", "limit", "result")
+		"Decisions of rate limits and quotas on requests, by limit and result.", "limit", "result")
 	degradedDesc = metricDesc("limit_degraded",
 		"Whether this node uses its share of each rate limit because the shared store is "+
 			"unavailable.")
@@ -57,7 +57,7 @@ var (
 	usageDroppedDesc = metricDesc("usage_dropped_rows_total",
 		"Rows of usage that were dropped because the database was unavailable for too long.")
 	webhookBacklogDesc = metricDesc("webhook_backlog",
-		"Rows of the audit log after a webhook's stored position: those that it has not processed.",
+		"Rows of the audit log that a webhook has not processed, by its stored position.",
 		"webhook")
 	webhookDeliveriesDesc = metricDesc("webhook_deliveries_total",
 		"Attempts of this node to deliver an event to a webhook, by result.", "result")

@@ -24,7 +24,7 @@ type refusal struct {
 	allow     string   // the allowed methods, for a 405
 	challenge []string // the values of WWW-Authenticate, for a 401
 	needed    string   // the permission that the key lacks, for [keystore.Forbidden]
-	namespace string   // the namespace in which it lacks it
+	namespace string   // the namespace of needed
 	// For a 429: the violated limits, as a set of 1<<node.LimitName, and the time after which the
 	// request may be admitted. The set is empty if the option abuse has refused the request.
 	violated int

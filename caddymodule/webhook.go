@@ -17,9 +17,9 @@ import (
 // [Standard Webhooks](https://www.standardwebhooks.com). One node of the deployment delivers them
 // in order, and repeats each one until the receiver answers with a status of 2xx.
 type WebhookConfig struct {
-	// Where events are sent: `https://HOST/PATH`. It identifies the webhook, as written here: with
-	// another URL, a webhook begins with the next event. If a part of it is secret, use a
-	// placeholder, because REST and the console show it. Required.
+	// Where events are sent: `https://HOST/PATH`. The URL, as written here, identifies the webhook:
+	// if you change it, the webhook begins again, with the next event. If a part of it is secret,
+	// use a placeholder, because REST and the console show the URL. Required.
 	URL string `json:"url,omitempty"`
 
 	// The secrets that sign requests, each `whsec_` and 24 to 64 bytes in base64. With several,

@@ -38,5 +38,5 @@ func ParseEventID(id string) (seq int64, ok bool) {
 	return seq, found && both && err == nil && notHex == nil && len(hash) == 16 && seq > 0
 }
 
-// WebhookTest is the action of a row that only tests a webhook, which is the object.
+// WebhookTest is the action of a row that only tests a webhook. Its object is the webhook.
 const WebhookTest = "webhook.test"

@@ -263,7 +263,7 @@ func (c *Capacity) Fits(t Tally) bool {
 		t.Bytes <= c.Directory.PerNamespace
 }
 
-// Grows reports whether u exceeds its cap and has grown since before.
+// Grows reports whether u exceeds its cap and is larger than before.
 func (u CapacityUse) Grows(before CapacityUse) bool {
 	return u.Used > u.Cap && u.Used > before.Used
 }

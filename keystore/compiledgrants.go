@@ -11,8 +11,8 @@ import (
 
 // CompiledGrants are the grants of a key with its owner, or the grants of a member, prepared for
 // decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
-// once. A nil *CompiledGrants stands for root, which nothing limits. Only its Size
-// method may be called.
+// once. A nil *CompiledGrants stands for root, which nothing limits. Of its methods, only Size may
+// be called.
 type CompiledGrants struct {
 	grants   []compiledGrant // ordered by namespace
 	owner    string          // empty for the grants of a member
@@ -93,8 +93,8 @@ type resolved struct {
 	others    map[*Namespace]*entitlement // nil if there are none
 }
 
-// An entitlement is what a key may do in one namespace (docs/authority.md, rule 4). Without a
-// namespace, that is nothing.
+// An entitlement has the permissions of a key in one namespace (docs/authority.md, rule 4). Without
+// a namespace, it has none.
 type entitlement struct {
 	key         *Set
 	owner       *Set // limits the key, unless root owns it

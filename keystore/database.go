@@ -26,7 +26,7 @@ var (
 )
 
 // A Database is the system of record. Each of its parts is an interface with its own contract, and
-// a function that needs one part accepts only that interface. What follows is the contract of all
+// a function that needs one part accepts only that interface. The following contract applies to all
 // parts. Package keystoretest tests it.
 //
 // Consistency: a Database is linearizable and durable. A write that returned nil is visible to
@@ -43,7 +43,7 @@ var (
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
 // MemberTokens, OwnedHomes, CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys,
 // NearQuotas, Policy, Audits, AuditChain, AuditAt, Usage, UsedOperations, ReminderPositions,
-// ExpiringKeys, UnusedKeys and Webhooks wait for one another. No other method waits for them.
+// ExpiringKeys, UnusedKeys and Webhooks may wait for one another. No other method waits for them.
 //
 // Time: the caller bounds each call through its context. When the context ends, the method returns
 // soon with an error. A write may then have been committed or not, and the same holds after a lost
@@ -70,6 +70,6 @@ type Database interface {
 	Close() error
 }
 
-// PageBytes is the approximate size in memory, as Size counts it, at which a page of a list ends. A
-// page has at least one object.
+// PageBytes is the approximate size at which a page of a list ends: the sum of the Size of its
+// objects. A page has at least one object.
 const PageBytes = 4 << 20

@@ -19,7 +19,7 @@ type AuditReader interface {
 // An AuditFilter selects rows of the audit log. A row must match every field that is set; the zero
 // value selects all.
 type AuditFilter struct {
-	Namespaces []string // the row names namespaces, all among these; nil matches any row
+	Namespaces []string // the row names some of these and no others; nil matches any row
 	Namespace  string   // the row names this one; empty matches any row
 	Actor      string
 	Action     string

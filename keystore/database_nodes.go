@@ -12,10 +12,10 @@ type Deployments interface {
 	// get the same deployment. configured is the token key from the configuration, or nil.
 	// Deployment returns ErrTokenKey if tokens may have been created with another key.
 	Deployment(ctx context.Context, configured *[32]byte) (Deployment, error)
-	// NewEpoch gives the deployment a new epoch if was is the current one. It also registers nodes
-	// of another history as fencing, with their Incarnation, Address and Lease. An existing row
-	// stays unchanged, because its node has joined again. After a nil error all of this is durable,
-	// and so is an epoch that another process has set.
+	// NewEpoch replaces the epoch of the deployment with a new one if it still equals was. It also
+	// registers nodes of another history as fencing, with their Incarnation, Address and Lease. An
+	// existing row stays unchanged, because its node has joined again. After a nil error all of
+	// this is durable, and so is an epoch that another process has set.
 	NewEpoch(ctx context.Context, was string, nodes []Node) error
 	// NoteTime stores t unless a later time is stored. [Head] returns the stored time, which need
 	// not survive a crash.

@@ -15,7 +15,7 @@ type QuotaLedger interface {
 	// nothing in a period that ended more than a day before the stored time, and deletes such
 	// periods: see NoteTime. A database clock that is ahead for a moment deletes none.
 	Reserve(ctx context.Context, reservations []Reservation) ([]QuotaGrant, error)
-	// NearQuotas returns the quotas of which at least a share, from 0 to 1, is granted in the
+	// NearQuotas returns the quotas that are granted to at least a share, from 0 to 1, in the
 	// current period by the database's clock, those with the largest share first. limit is the
 	// maximum number of quotas.
 	NearQuotas(ctx context.Context, share float64, limit int) ([]QuotaUse, error)

@@ -36,7 +36,7 @@ func AfterExpiry(at time.Time) ExpiryPosition {
 // An UnusedFilter selects keys that nobody uses.
 type UnusedFilter struct {
 	Now time.Time
-	// Since is the time since which the key was not used: neither used nor created after it.
+	// Since selects keys that were neither used nor created after it.
 	Since time.Time
 	// Reported also selects keys that were reported with [ReminderWriter.NoteUnused] and not
 	// inactivated.
@@ -55,7 +55,7 @@ type UnusedKey struct {
 type ReminderWriter interface {
 	// ReminderPosition returns a stored position, or the zero value.
 	ReminderPosition(before time.Duration) (ExpiryPosition, error)
-	// SetReminderPosition stores up to which key reminders were added.
+	// SetReminderPosition stores the position of the last key for which the reminder was added.
 	SetReminderPosition(before time.Duration, p ExpiryPosition) error
 	// ReportedUnused returns what NoteUnused has stored about keys, by id.
 	ReportedUnused(ids []string) (map[string]UnusedReport, error)

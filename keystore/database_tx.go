@@ -71,8 +71,8 @@ type KeyImporter interface {
 	// PublishImport completes an import and makes all its secrets valid. It returns ErrNotFound if
 	// the import was abandoned.
 	PublishImport(id int64) error
-	// AbandonImports abandons the import with this id, imports that have added no key since idle,
-	// and imports of nodes that no longer exist.
+	// AbandonImports abandons the import with this id, imports that have added no key since the
+	// time idle, and imports of nodes that no longer exist.
 	AbandonImports(id int64, idle time.Time) error
 	// RemoveAbandoned removes at most limit keys of abandoned imports and returns them. Their ids
 	// and digests can be used again. It returns none when none are left.
@@ -173,12 +173,12 @@ type AuditWriter interface {
 }
 
 // ExpiringValues is the part of a [Tx] that stores short texts for a limited time. The caller
-// chooses the scopes, the meaning of the values and, with since, how long they are kept.
+// chooses the scopes, the meaning of the values and, with each call, how long they are kept.
 type ExpiringValues interface {
-	// Remembered returns the value stored under a scope and a key, or "" if there is none or it was
-	// stored before since.
+	// Remembered returns the value stored under a scope and a key, or "" if there is none or it is
+	// older than since.
 	Remembered(scope, key string, since time.Time) (value string, err error)
 	// Remember stores a value under a scope and a key. It also deletes some of the values, of any
-	// scope, that were stored before since: the table stays small without a job that cleans it.
+	// scope, that are older than since: the table stays small without a job that cleans it.
 	Remember(scope, key, value string, since time.Time) error
 }

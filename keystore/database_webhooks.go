@@ -9,8 +9,8 @@ import (
 // log, and which node delivers it. Its writes assign no revision. A crash of the database may lose
 // the last of them: the webhook then receives some events again.
 type WebhookStore interface {
-	// Webhooks returns the webhook with an id if there is one or, for the empty id, all, ordered by
-	// ID.
+	// Webhooks returns the webhook with an id, or none if it does not exist. For the empty id, it
+	// returns all webhooks, ordered by ID.
 	Webhooks(ctx context.Context, id string) ([]Webhook, error)
 	// SaveWebhooks stores webhooks with different ids, in one transaction, and returns the ids of
 	// those that it stored. It stores each webhook whose Beat is unchanged and whose row of the
@@ -61,7 +61,8 @@ func (w *Webhook) TakeReplay() bool {
 	return true
 }
 
-// A WebhookState is what the node that delivers a webhook stores for people and for its successor.
+// A WebhookState has the details that the delivering node stores about a webhook, for people and
+// for the next node.
 type WebhookState struct {
 	URL        string            `json:"url"` // without secrets
 	Events     []string          `json:"events,omitempty"`

@@ -11,7 +11,7 @@ type Request struct {
 	Need      Need
 	Client    netip.Addr // the zero Addr matches no allowed address
 	Early     bool       // arrived as TLS early data (RFC 8470)
-	// Narrowing is that of the derived token with which the request came, or nil.
+	// Narrowing has the restrictions of the request's derived token; nil if it has none.
 	Narrowing *Narrowing
 }
 

@@ -42,8 +42,8 @@ var ErrNotDerived = errors.New("not a derived token")
 // errDerived means that a derived token is malformed. Clients do not learn why.
 var errDerived = errors.New("malformed derived token")
 
-// A DerivedToken is a derived token of which only the header and the times were checked. Verify
-// checks the signature and the other claims.
+// A DerivedToken is a derived token whose header and times were checked. Verify checks the
+// signature and the other claims.
 type DerivedToken struct {
 	Parent Digest // of the token that it was derived from
 	Validity

@@ -429,7 +429,7 @@ func (d *Directory) Reaches(above string, below *Namespace) bool {
 // ReachedFrom returns the descendants of a namespace that its `reach` includes.
 func (d *Directory) ReachedFrom(above string) []*Namespace { return d.reached[above] }
 
-// loginsOf returns the index of logins that contains a member's.
+// loginsOf returns the index that has the login of a member of this kind: logins or groups.
 func (d *Directory) loginsOf(m *member) map[string]*member {
 	if m.Kind == Group {
 		return d.groups

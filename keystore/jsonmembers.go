@@ -107,7 +107,7 @@ func plainText(value []byte) []byte {
 	return text
 }
 
-// unescape returns the ASCII character for which the escape at the beginning of s stands, and the
+// unescape returns the ASCII character that the escape at the beginning of s stands for, and the
 // length of the escape, which is 0 if there is none.
 func unescape(s []byte) (c byte, length int) {
 	if len(s) >= 6 && s[1] == 'u' {

@@ -8,7 +8,7 @@ import (
 )
 
 // Bounds of the times in a [Lifecycle] and of the configured times of reminders. MaxLifetime is
-// about a century, and a time that is this long before now can still be stored.
+// about a century, so that databases can still store the time that is this long before now.
 const (
 	MinLifetime = time.Second
 	// MinInactivate is the shortest time after which unused keys are inactivated.
@@ -16,7 +16,7 @@ const (
 	MaxLifetime   = 36500 * 24 * time.Hour
 )
 
-// A Lifecycle is what a namespace requires of the lifetime of its keys: those whose home it is.
+// A Lifecycle has the rules of a namespace for the lifetime of the keys whose home it is.
 type Lifecycle struct {
 	// MaxLifetime is the time within which new keys must expire; zero means no limit. Existing keys
 	// keep their expiry.
@@ -27,8 +27,8 @@ type Lifecycle struct {
 	OnLeak LeakAction
 }
 
-// An IdleRule says what happens to a key that has not been used for some time. A key that was never
-// used counts from its creation.
+// An IdleRule says what happens to a key that has not been used for the time After. For a key that
+// was never used, the time begins with its creation.
 type IdleRule struct {
 	After time.Duration
 	Then  IdleAction
@@ -39,8 +39,8 @@ type IdleAction string
 
 // Actions for idle keys.
 const (
-	IdleNotify     IdleAction = "notify"     // a row in the audit log
-	IdleInactivate IdleAction = "inactivate" // and the key becomes inactive
+	IdleNotify     IdleAction = "notify"     // adds a row to the audit log
+	IdleInactivate IdleAction = "inactivate" // also makes the key inactive
 )
 
 // LeakAction is what happens to a leaked key.

@@ -100,8 +100,8 @@ func (m Meter) Max(o Meter) Meter {
 	return m
 }
 
-// Within converts a meter of the limit from to a meter of the limit to. It keeps the number of
-// requests of the burst that are in use, up to the new burst.
+// Within converts a meter of one limit, from, into a meter of another limit, to. It keeps the
+// number of requests of the burst that are in use, up to the new burst.
 func (m Meter) Within(from, to *RateLimit, now int64) Meter {
 	if m.TAT <= now {
 		return Meter{}

@@ -21,7 +21,7 @@ func TestMeter(t *testing.T) {
 			now += random.Int64N(2 * per / limit.Requests)
 			fits := true
 			for i, at := range admitted {
-				// With this request, len(admitted)−i+1 were admitted since at.
+				// With this request, len(admitted)−i+1 were admitted since the time at.
 				count := int64(len(admitted) - i + 1)
 				fits = fits && (count-limit.Burst)*per <= (now-at)*limit.Requests
 			}

@@ -7,7 +7,7 @@ import (
 )
 
 // HasGlyph reports whether a text has a character that can be seen: a letter, digit, punctuation
-// mark or symbol. A text without one cannot be clicked.
+// mark or symbol. A name without one could not be clicked.
 func HasGlyph(s string) bool {
 	for _, r := range s {
 		if visible(r) {
@@ -45,8 +45,8 @@ func HiddenIn(name string) (hidden rune, found bool) {
 	return 0, false
 }
 
-// visible reports whether a character has a glyph. Marks have none of their own, and nobody knows
-// those of unassigned and private characters.
+// visible reports whether a character has a glyph. Marks have none of their own, and those of
+// unassigned and private characters are unknown.
 func visible(r rune) bool {
 	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) && !invisible(r) &&
 		!slices.Contains(blanks, r)

@@ -85,8 +85,8 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns the permissions that the token has in a namespace in which its key and the key's
-// owner both have the permissions in both.
+// Left returns the permissions of the token in a namespace. both are the permissions there that its
+// key and the key's owner both have.
 func (n *Narrowing) Left(both *Set, namespace string) *Set {
 	switch {
 	case n == nil || both == nil:
@@ -129,7 +129,8 @@ var intersections intersectionCache
 // An intersectionCache is a small cache of [Intersection]. Each pair of sets has one place in it.
 type intersectionCache [256]atomic.Pointer[cachedIntersection]
 
-// A cachedIntersection refers to the sets by their numbers, so that it does not keep them.
+// A cachedIntersection refers to the sets by their numbers, so that it does not keep them in
+// memory.
 type cachedIntersection struct {
 	a, b uint64
 	both weak.Pointer[Set]
@@ -137,8 +138,8 @@ type cachedIntersection struct {
 }
 
 // maxKeptSet is the maximum number of permissions of a set that an intersectionCache keeps, so that
-// the cache takes some 10 MB at most. A larger set stays until the next garbage collection, because
-// computing it for each request may take a millisecond.
+// the cache takes some 10 MB at most. Of a larger set it keeps only a weak pointer, until the next
+// garbage collection: computing it for each request may take a millisecond.
 const maxKeptSet = 64
 
 var intersectionSeed = maphash.MakeSeed()

@@ -132,7 +132,7 @@ type Set struct {
 	resources map[string]actions
 	list      []Permission // sorted, without duplicates
 	text      string       // list joined with commas
-	number    uint64       // which no other set in this process has had
+	number    uint64       // unique in this process
 }
 
 // setNumber is the number of the last set.

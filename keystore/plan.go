@@ -4,7 +4,7 @@ import "time"
 
 // A Plan is a named pair of limits. It belongs to one namespace, and only keys with this home
 // namespace can name it. A shared plan has the namespace [AnyNamespace]: every key can name it, and
-// no other plan has its name.
+// no other plan can have its name.
 type Plan struct {
 	Namespace   string
 	Name        string

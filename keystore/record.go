@@ -10,8 +10,8 @@ import (
 )
 
 // A Record is a key looked up by one of its credentials, in the form that nodes cache. It is
-// immutable except for the time of its last use and for its deriving key. A node may learn that key
-// later, and learns it again after `token_prefix` has gained a prefix.
+// immutable except for the time of its last use and for its deriving key. A node may learn the
+// deriving key later, and learns it again after a prefix was added to `token_prefix`.
 type Record struct {
 	Digest     Digest
 	KeyID      string
@@ -162,7 +162,8 @@ func prefixNumber(prefix string) uint32 {
 func numberedPrefix(n uint32) string { return (*prefixNumbers.list.Load())[n] }
 
 // Set returns the permissions that the record's key and its owner both have in a namespace, or
-// those of a derived token. Like an [Intersection], it lacks what permissions cannot express.
+// those of a derived token. As with [Intersection], some of them cannot be expressed and are
+// missing.
 func (r *Record) Set(d *Directory, ns *Namespace, n *Narrowing) *Set {
 	both := r.grants.under(d, ns).both
 	if ns == nil {

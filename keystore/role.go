@@ -4,7 +4,7 @@ import "time"
 
 // A Role is a named set of permissions. It belongs to one namespace, and only grants in that
 // namespace can name it. A shared role has the namespace [AnyNamespace], and any grant can name it.
-// No other role has the name of a shared one.
+// No other role can have the name of a shared one.
 type Role struct {
 	Namespace   string
 	Name        string

@@ -18,8 +18,8 @@ type SharedRates interface {
 // A Booking asks for requests of one limit.
 type Booking struct {
 	Name string // identifies the limit
-	// Limit is the present limit. If the last booking had another one, as much of the burst stays
-	// in use as before.
+	// Limit is the present limit. If the last booking had another one, the used part of the burst
+	// stays the same, in requests.
 	Limit RateLimit
 	// Known is the TAT that the node knows, in microseconds since the Unix epoch. The shared TAT
 	// becomes the later of the two, so a server that has lost its data refills no limit.

@@ -39,7 +39,7 @@ type Webhooks = Page[Webhook]
 
 // A ReplayRequest says where a webhook continues.
 type ReplayRequest struct {
-	From string `json:"from,omitempty" doc:"A time (RFC 3339), for all events from then on, or the id of the first event. Default: the event that is due, at once" example:"2026-01-31T12:00:00Z"`
+	From string `json:"from,omitempty" doc:"A time (RFC 3339), for all events from then on, or the id of the first event. Default: try the next event again now" example:"2026-01-31T12:00:00Z"`
 }
 
 // An Event is the body of a webhook, as the Standard Webhooks specification describes it.

@@ -36,7 +36,7 @@ func (f *UsageFilter) request(accept string) *request {
 	if f.Key != "" {
 		r.path = keyPath(f.Key) + "/usage"
 		if f.Namespace+f.GroupBy != "" || f.Limit != 0 {
-			r.err = errors.New("the usage of one key has no namespace and no groups")
+			r.err = errors.New("the field Key cannot be combined with Namespace, GroupBy or Limit")
 		}
 	}
 	r.parameter("namespace", f.Namespace)

@@ -272,9 +272,9 @@ func (d *delivery) read(ctx context.Context, now time.Time) bool {
 	return len(rows) > 0
 }
 
-// lost handles a missing row at the position. If a failover has lost the row, save fails: the
-// database has an earlier row of the webhook, with a position in the rows that it still has, and the
-// delivery continues there. Otherwise somebody has changed the audit log.
+// lost handles a missing row of the audit log at the position. If a failover has lost it, save
+// fails, because the row of the webhook is older too. The delivery then continues at the position
+// in that row. Otherwise somebody has changed the audit log.
 func (d *delivery) lost(ctx context.Context) {
 	if !d.save() {
 		return

@@ -117,8 +117,8 @@ func (s *sender) reconnect() {
 	former.CloseIdleConnections()
 }
 
-// withoutURL removes the URL, of which a part may be secret, from an error of the client. A
-// receiver that is not an HTTP server may have repeated it.
+// withoutURL removes the URL from an error of the client, because a part of the URL may be secret.
+// A receiver that is not an HTTP server may have repeated it in its answer.
 func withoutURL(ctx context.Context, err error, sent *url.URL) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("no answer within %s", sendTimeout)

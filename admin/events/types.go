@@ -71,7 +71,7 @@ func validPattern(pattern string) bool {
 		(rest == "*" || rest != "" && strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz_") == "")
 }
 
-// matches reports whether a type matches one of the patterns. No patterns match every type.
+// matches reports whether a type matches one of the patterns. An empty list matches every type.
 func matches(patterns []string, t string) bool {
 	return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool {
 		prefix, wildcard := strings.CutSuffix(p, "*")

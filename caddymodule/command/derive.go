@@ -27,8 +27,9 @@ that it needs. The derived token stops working when the key does.
 The key's token is read from --token-file, else from the terminal without echo,
 else from standard input. Only the derived token is written to standard output.
 
-A server accepts no token that expires later than its option derive allows, 24
-hours after now by default. A permission that the key lacks has no effect.`,
+A server refuses a token that expires later than its option 'derive max' allows:
+by default, more than 24 hours from now. A permission that the key lacks has no
+effect.`,
 		Example: `  caddy apikeys derive --expires 15m < key.token
   caddy apikeys derive --expires 15m --permission orders:read --namespace acme \
       --note "nightly job" < key.token`,

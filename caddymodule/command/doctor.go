@@ -329,8 +329,8 @@ func (d *doctor) logs(config *Config) {
 		d.found("logs", true, "", "every log of HTTP requests redacts keys")
 	case len(exposed) == 0:
 		d.found("logs", true, "",
-			"keys are accepted only from sources that Caddy's own log encoders redact; without "+
-				"`format api_keys`: %s", strings.Join(open, ", "))
+			"keys are accepted only from sources that Caddy's own log encoders redact; logs "+
+				"without `format api_keys`: %s", strings.Join(open, ", "))
 	default:
 		d.found("logs", false,
 			"Add `log { format api_keys }` to the global options, for the default log, and to "+
@@ -354,7 +354,7 @@ func (d *doctor) namespaces(ctx context.Context, config *Config) {
 	switch {
 	case len(named) == 0:
 		d.found("namespaces", true, "",
-			"the configuration names no namespace: requests and keys do")
+			"the configuration names no namespaces; requests or keys determine them")
 		return
 	case len(missing) == 0:
 		d.found("namespaces", true, "", "the namespaces that the configuration names exist: %s",
@@ -443,7 +443,7 @@ func (d *doctor) rates(ctx context.Context, config *Config) {
 	}
 	switch {
 	case live <= 1:
-		d.found("rates", true, "", "one process counts the requests of rate limits")
+		d.found("rates", true, "", "only one process is running, so it need not share rate limits")
 	case !d.rated:
 		d.found("rates", true, "", "no plan and no namespace has a rate limit")
 	default:

@@ -185,8 +185,8 @@ func (c *cli) explain(err error) string {
 	return fmt.Sprintf("Error: cannot reach %s: %v", c.where, op.Err)
 }
 
-// explainRefusal explains the answer of a server. about begins the error: it is empty or says which
-// of several objects was refused.
+// explainRefusal explains the answer of a server. The error begins with about, which is empty or
+// says which of several objects was refused.
 func (c *cli) explainRefusal(about string, e *client.Error) string {
 	var lines []string
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }

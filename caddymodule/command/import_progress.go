@@ -46,7 +46,7 @@ func (p *progress) tell(throttled bool, format string, args ...any) {
 	}
 }
 
-// wait reports what the import is waiting for, and for how long, until end.
+// wait reports what the import is waiting for, and for how long, until end is called.
 func (p *progress) wait(what string) {
 	p.tell(false, "%s …", what)
 	if !p.enabled {

@@ -39,7 +39,7 @@ unlimited means no limit, whatever the plan says.
 The expiry and the namespace never change, and a revoked key cannot be changed.
 
 Exit status 3 means that the change is committed and some nodes may still accept
-the key as it was; standard error names them, and until when.`,
+the key as it was; standard error names them and says until when.`,
 		Example: `  caddy apikeys keys edit 4fYQ0hTz81Lk --name "CI, nightly" --access read_only
   caddy apikeys keys edit 4fYQ0hTz81Lk --inactive
   caddy apikeys keys edit 4fYQ0hTz81Lk --grant acme=read,orders:write --grant acme-eu=read

@@ -51,7 +51,7 @@ limited to ten thousand keys.`,
 	flags.StringVar(&f.Owner, "owner", "", "Only keys owned by this `MEMBER`")
 	flags.StringVar(&f.Role, "role", "", "Only keys with this `ROLE` in any namespace")
 	flags.StringVar(&f.Plan, "plan", "",
-		"Only keys that name this `PLAN` themselves, not by the default of their namespace")
+		"Only keys that name this `PLAN`, without those that have it by default")
 	flags.StringVar(&f.Expiring, "expiring", "",
 		"Only keys that expire within this `DURATION`, such as 30d")
 	flags.StringVar(&f.Unused, "unused", "",

@@ -35,8 +35,8 @@ The ID - stands for the key of a token on standard input, which nobody else
 sees. Use it for a token that has leaked, even one that was rotated since.
 
 An unreachable node delays the revoke, at most until its lease expires. Standard
-error names the pending nodes, and until when. After --wait the command exits
-with status 3: the key is revoked, and those nodes refuse it by the time named.`,
+error names the pending nodes and says until when. After --wait the command
+exits with status 3: the key is revoked, and those nodes refuse it by then.`,
 		Example: `  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "left the company"
   caddy apikeys keys revoke 4fYQ0hTz81Lk --yes --wait 1m
   caddy apikeys keys revoke "CI, nightly" 7wNF --yes

@@ -174,7 +174,7 @@ label, --drop-label removes one. Keys lose the permissions that their owner
 loses.
 
 Exit status 3 means that the change is committed and some nodes may not have
-applied it yet; standard error names them, and until when.`,
+applied it yet; standard error names them and says until when.`,
 		Example: `  caddy apikeys members edit m_0hTz81Lk4fYQ --grant acme=@viewer --grant acme-eu=@developer
   caddy apikeys members edit m_0hTz81Lk4fYQ --label team=erp --drop-label ticket`,
 	}
@@ -225,7 +225,7 @@ transferred key may have fewer. Either all keys change or none: you must be
 allowed to change each key and to transfer it to the new owner.
 
 Exit status 3 means that the change is committed and some nodes may not have
-applied it yet; standard error names them, and until when.`,
+applied it yet; standard error names them and says until when.`,
 		Example: "  caddy apikeys members transfer m_0hTz81Lk4fYQ --to m_7Kd0aPq3XnWb --yes",
 		Args:    oneID,
 	}
@@ -284,7 +284,7 @@ Creates a token for a member and writes it to standard output. It is not shown
 again. The member's previous token is revoked.
 
 Exit status 3 means that the new token is valid and some nodes may still accept
-the old one; standard error names them, and until when.`,
+the old one; standard error names them and says until when.`,
 		Example: `  caddy apikeys members token m_0hTz81Lk4fYQ > token
   caddy apikeys members token m_0hTz81Lk4fYQ --expires 90d --allow-ip 10.0.0.0/8`,
 		Args: oneID,

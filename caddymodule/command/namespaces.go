@@ -122,20 +122,19 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 		"`POLICY`: free, or grow_only, under which no edit removes permissions from its keys")
 	flags.StringVar(&f.parent, "parent", "", "Parent `NAMESPACE`")
 	flags.StringSliceVar(&f.reach, "reach", nil,
-		"`KIND` of descendants in which the grants of its keys are valid too; may be repeated")
+		"`KIND` of descendants to which the grants of its keys extend; may be repeated")
 	flags.StringSliceVar(&f.keyRoles, "key-role", nil,
 		"`ROLE` that its keys must have, and no other; may be repeated; * alone: at least one role")
 	flags.StringVar(&f.prefix, "token-prefix", "",
 		"`PREFIX` of its keys' tokens, which the configuration must accept")
 	flags.StringVar(&f.childPrefix, "child-prefix", "",
-		"`PREFIX` with which the ids of its descendants must begin")
+		"`PREFIX` that the ids of its descendants must have")
 	f.limits.register(cmd, "all its keys together")
-	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys that name none")
+	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys without a plan of their own")
 	flags.StringVar(&f.maxLifetime, "max-lifetime", "",
 		"`TIME`, such as 90d, within which its new keys must expire")
 	flags.StringVar(&f.idle, "idle", "",
-		"What happens to its unused keys, `TIME=ACTION`: notify, or inactivate, such as "+
-			"90d=inactivate")
+		"`TIME=ACTION` for its unused keys: notify or inactivate, such as 90d=inactivate")
 	flags.StringVar(&f.onLeak, "on-leak", "",
 		"`ACTION` for its keys whose token is reported as leaked: notify, inactivate or revoke")
 }
@@ -196,7 +195,7 @@ replaces the whole rate limit, with its burst, and --quota the quota. --burst,
 limit.
 
 Exit status 3 means that the change is committed and some nodes may not have
-applied it yet; standard error names them, and until when.`,
+applied it yet; standard error names them and says until when.`,
 		Example: `  caddy apikeys namespaces edit acme --name "Acme Corporation"
   caddy apikeys namespaces edit acme --edit-policy grow_only --if-version 3
   caddy apikeys namespaces edit acme --default-plan gold --quota 1000000/month

@@ -20,8 +20,8 @@ Lists the Caddy processes of the deployment, oldest first. The state of a node i
   active    healthy
   silent    not seen for the length of its lease: it was stopped, has crashed
             or cannot reach the database. Another node removes it soon.
-  fencing   removed. If it is still running, it must join again before it
-            accepts a key. Otherwise its row is deleted once its lease has
+  fencing   being removed. If it is still running, it must join again before
+            it accepts a key. Otherwise its row is deleted once its lease has
             certainly expired.
 
 BEHIND is the number of changes that a node has not applied yet, LEASE how long

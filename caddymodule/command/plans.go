@@ -144,7 +144,7 @@ current limit; --shadow-rate=false enforces it.
 
 Exit status 0 means that every node has applied the change. Exit status 3 means
 that the change is committed and some nodes may not have applied it yet;
-standard error names them, and until when.`,
+standard error names them and says until when.`,
 		Example: `  caddy apikeys plans edit acme/gold --rate 200/1s
   caddy apikeys plans edit acme/gold --burst 500 --shadow-quota=false
   caddy apikeys plans edit acme/gold --no-quota --description "For large customers"`,

@@ -81,8 +81,8 @@ func shareableID(noun, word string) (string, error) {
 	return namespace + "/" + name, nil
 }
 
-// findByName, editByName and removeByName return calls with an id NAMESPACE/NAME, from those of the
-// client with the two parts.
+// findByName, editByName and removeByName turn a method of the client, which takes the namespace
+// and the name, into a function that takes the id NAMESPACE/NAME.
 func findByName[T any](
 	find func(server *client.Client, ctx context.Context, namespace, name string) (T, error),
 ) func(*client.Client, context.Context, string) (T, error) {
@@ -172,7 +172,7 @@ Changes what the flags name and keeps the rest. --permission replaces all
 permissions of the role, for every key and member that has it. Exit status 0
 means that every node has applied the change. Exit status 3 means that the
 change is committed and some nodes may not have applied it yet; standard error
-names them, and until when.`,
+names them and says until when.`,
 		Example: `  caddy apikeys roles edit acme/billing --permission orders:read
   caddy apikeys roles edit acme/billing --description "Reads invoices"`,
 	}

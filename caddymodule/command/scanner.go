@@ -34,8 +34,8 @@ func (c *cli) scannerRulesCommand() *cobra.Command {
 		Short: "Prints rules with which scanners find leaked tokens",
 		Long: `
 Prints a rule for the tokens of this deployment: those of keys, with every
-accepted prefix, and those of members. Imported credentials have no form of
-their own and are not found.`,
+accepted prefix, and those of members. Imported credentials can have any form
+and are not found.`,
 		Example: `  caddy apikeys scanner-rules --gitleaks > .gitleaks.toml
   caddy apikeys scanner-rules --trufflehog > trufflehog.yaml
   caddy apikeys scanner-rules --regex`,

@@ -103,8 +103,8 @@ func (c *copier) text() {
 	}
 }
 
-// follow reads a value. It calls at for the value at path, and ambiguous if a name on the path
-// occurs again or in another case.
+// follow reads a value. It calls the function at to read the value at path, and the function
+// ambiguous if a name on the path occurs again or in another case.
 func (c *copier) follow(path []string, at, ambiguous func()) {
 	if len(path) == 0 {
 		at()

@@ -31,8 +31,8 @@ func findDerived(word []byte) (from, to int) {
 	// characters.
 	part, length := 0, 0
 	var begin [2]byte
-	// Where the part before begins, or -1 if no dot ends it; and where the header begins, or -1 if
-	// the part before cannot be claims.
+	// Where the previous part begins, or -1 if no dot ends it; and where the header begins, or -1
+	// if the previous part cannot be claims.
 	previous, header := -1, -1
 	from, to = -1, len(word)
 	for i := 0; ; {

@@ -15,7 +15,7 @@ import (
 // unredacted. That is the case if Caddy's own encoders do not redact the source and a log that
 // receives entries of the HTTP app does not use LogEncoder. Handlers call it in Provision, when
 // Caddy has opened the logs. It warns once per config, which may be any value that identifies the
-// config. The warning has what at returns: where the logs are configured.
+// config. The warning includes the result of at, which says where the logs are configured.
 func WarnIfUnredacted(ctx caddy.Context, config any, sources []Source, at func() string) {
 	var exposed []string
 	for _, source := range sources {

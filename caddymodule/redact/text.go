@@ -75,8 +75,8 @@ func (s *sourceSet) param(encoded string) *param {
 	return nil
 }
 
-// equalEncoded reports whether a name as written in a text is name. It ignores case: a client that
-// sends the name in the wrong case has still sent its key.
+// equalEncoded reports whether encoded, as written in a text, stands for name. It ignores case: a
+// client that sends the name in the wrong case has still sent its key.
 func equalEncoded(encoded, name string) bool {
 	n := 0
 	for i := 0; i < len(encoded); n++ {

@@ -175,7 +175,7 @@ func cutSegment(path string) (word, rest string) {
 	return path, ""
 }
 
-// matchLiteral reports whether an escaped segment is literal.
+// matchLiteral reports whether an escaped segment, word, matches a literal.
 func matchLiteral(literal, word string, exact bool) bool {
 	i := 0
 	for n := range len(literal) {
@@ -204,7 +204,7 @@ func SortPatterns(list []Pattern) {
 	sortByPattern(list, func(p *Pattern) *Pattern { return p })
 }
 
-// sortByPattern sorts values as SortPatterns does. of returns the pattern of a value.
+// sortByPattern sorts values as SortPatterns does. The function of returns the pattern of a value.
 func sortByPattern[T any](list []T, of func(*T) *Pattern) {
 	slices.SortStableFunc(list, func(a, b T) int { return of(&b).literals() - of(&a).literals() })
 }

@@ -11,9 +11,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSharedCache tests the contract of [keystore.SharedCache]. open returns a cache, like that of
-// another node. All caches use the same server. open arranges that the cache is closed at the end of
-// the test.
+// TestSharedCache tests the contract of [keystore.SharedCache]. Each call of open returns the cache
+// of another node on the same server, and arranges that it is closed at the end of the test.
 func TestSharedCache(t *testing.T, open func(t *testing.T) keystore.SharedCache) {
 	// prefix keeps the names of the tests apart. They look like those of the keystore.
 	prefix := func(t *testing.T) string {

@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A Caller is the identity with which a management operation is authenticated: root, a member or a
+// A Caller is the authenticated identity that calls a management operation: root, a member or a
 // key. The zero value has no permissions.
 type Caller struct {
 	root   bool

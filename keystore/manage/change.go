@@ -81,8 +81,9 @@ func fieldErrorsOf(ctx context.Context) fieldErrors {
 	return slices.Clone(known)
 }
 
-// refused returns a change that is refused with the errors of a context, if it has any. It drops
-// other errors of the same fields, because their values may stand in for invalid ones.
+// refused returns f if the context has no errors. Otherwise it returns a change that runs f and is
+// then refused with the errors of the context and those of f. If the context has an error for a
+// field, it drops those of f for that field: f may have seen a substitute for an invalid value.
 func refused(
 	ctx context.Context, f func(keystore.Tx, authority) error,
 ) func(keystore.Tx, authority) error {

@@ -165,7 +165,7 @@ func newHistory(t *testing.T, rng *rand.Rand) *history {
 	return h
 }
 
-// somebody stands in history.order for a person that acts for some of the group's groups, different
+// somebody is the entry in history.order for a person who acts for members of kind group: for other
 // ones in each step.
 const somebody = "somebody"
 
@@ -436,7 +436,7 @@ func (h *history) actor() (a actor, ok bool) {
 		outcome == keystore.OK || outcome == keystore.Forbidden
 }
 
-// someNames returns the names of some of the group's groups.
+// someNames returns the names of some of the group's members of kind group.
 func (h *history) someNames() (list []string) {
 	for _, m := range h.state().lists.members {
 		if name := h.logins[m.ID]; m.Kind == keystore.Group && name != "" && !h.oneIn(3) {

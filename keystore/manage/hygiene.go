@@ -137,7 +137,7 @@ func (k *Keystore) unusedPermissions(
 	if len(judged) == 0 {
 		return nil, nil
 	}
-	// Months are kept longest. The month that contains since is partly too new.
+	// Months are kept longest. The month in which the 90 days begin is partly too new.
 	until, _ := keystore.Month.Of(since)
 	before, err := k.Database().Usage(ctx, keystore.UsageQuery{
 		Step: keystore.Month, From: until.AddDate(-1, 0, 0), To: until,
@@ -162,7 +162,7 @@ func (k *Keystore) unusedPermissions(
 	unused := make(map[string][]keystore.Permission, len(known))
 	for id, operations := range used {
 		maps.DeleteFunc(operations, func(_ string, day time.Time) bool {
-			return !day.After(since.Add(-24 * time.Hour)) // a day is its beginning
+			return !day.After(since.Add(-24 * time.Hour)) // day is when the day begins
 		})
 		if len(operations) > 0 {
 			unused[id] = unneeded(judged[id], d, slices.Collect(maps.Keys(operations)))

@@ -211,7 +211,7 @@ func idsOf(keys []*keystore.Key, errs []*keystore.Error) []string {
 	return ids
 }
 
-// mayImport checks what every transaction of an import checks first.
+// mayImport makes the checks with which every transaction of an import begins.
 func mayImport(tx keystore.Tx, auth authority, once Once) error {
 	if err := auth.requireAnywhere(adminKeys, "create"); err != nil {
 		return err

@@ -33,9 +33,9 @@ type KeySpec struct {
 	wrong fieldErrors
 }
 
-// MintKey creates a key and its token. The token is valid on every node when MintKey returns. Only
-// new roles need waiting for, at most [node.DefaultWait]: no node can have cached that a new token is
-// unknown.
+// MintKey creates a key and its token. The token is valid on every node when MintKey returns. No
+// node can have cached that a new token is unknown, so MintKey waits only if there are new roles,
+// at most [node.DefaultWait].
 func (k *Keystore) MintKey(
 	ctx context.Context, c Caller, spec KeySpec, once Once,
 ) (*keystore.Key, keystore.Token, error) {

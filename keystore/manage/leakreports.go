@@ -25,8 +25,8 @@ const (
 type leakReports struct {
 	mu      sync.Mutex
 	clients map[string]keystore.Meter
-	// written has the reports that this node has written to the database. However often a key is
-	// reported, it causes no more transactions than it may have rows.
+	// written has the reports that this node has written to the database. So a key that is reported
+	// often causes no more transactions than it may have rows.
 	written map[reportedKey]writtenReports
 	// settled has the records of tokens that all nodes refuse. If the key changes, for example
 	// because somebody activates it again, the node reads another record.

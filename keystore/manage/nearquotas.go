@@ -24,10 +24,10 @@ type NearQuota struct {
 	Used int64
 }
 
-// NearQuotas returns the quotas of which at least a share, from 0 to 1, is used: those of a
+// NearQuotas returns the quotas that are used up to at least a share, from 0 to 1: those of a
 // namespace and of the keys whose home it is, or of all that the caller may read if namespace is
 // empty. It returns at most limit, those with the largest share first. It examines the 1000 quotas
-// with the largest share, except those of keys after the first 200.
+// with the largest share, but only the first 200 quotas of keys among them.
 func (k *Keystore) NearQuotas(
 	ctx context.Context, c Caller, namespace string, share float64, limit int,
 ) ([]NearQuota, error) {

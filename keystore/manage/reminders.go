@@ -132,7 +132,7 @@ func (k *Keystore) remindExpiring(ctx context.Context) error {
 type reminder struct {
 	*Keystore
 	before        time.Duration
-	after, stored keystore.ExpiryPosition // the last key, and what the database has stored
+	after, stored keystore.ExpiryPosition // of the last key, and as the database has stored it
 }
 
 // errReminded means that another node has added the same reminders.
@@ -212,8 +212,8 @@ func (r *reminder) addBatch(ctx context.Context) (more bool, err error) {
 	return more, err
 }
 
-// appliesTo reports whether a key that expires is to be reported. A key that was created later than
-// the reminder was due gets the next shorter one.
+// appliesTo reports whether a key gets the reminder. A key that was created after the reminder was
+// due gets the next shorter one.
 func (r *reminder) appliesTo(key *keystore.Key) bool {
 	return key.RevokedAt.IsZero() && !key.CreatedAt.After(key.ExpiresAt.Add(-r.before))
 }
@@ -239,7 +239,7 @@ func (k *Keystore) idleRules() (shortest time.Duration, inactivates bool) {
 	return shortest, inactivates
 }
 
-// remindUnused reports and inactivates keys that nobody uses. It gets the results of idleRules.
+// remindUnused reports and inactivates unused keys. shortest and inactivates come from idleRules.
 func (k *Keystore) remindUnused(
 	ctx context.Context, shortest time.Duration, inactivates bool,
 ) error {
@@ -286,7 +286,7 @@ func dueUnused(
 	return !reported, ends && !(reported && last.Inactivated)
 }
 
-// reportUnused reports and inactivates those of some keys for which it is due.
+// reportUnused reports and inactivates unused keys, each as far as that is due.
 func (k *Keystore) reportUnused(ctx context.Context, ids []string) error {
 	var ended []string
 	done, err := k.commitBulk(ctx, Root("unused keys"), func(tx keystore.Tx, auth authority) error {

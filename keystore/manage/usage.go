@@ -75,9 +75,9 @@ func (t *UsageTally) Allowed() (n int64) {
 // Denied returns the number of requests that were refused.
 func (t *UsageTally) Denied() int64 { return t.Requests - t.Allowed() }
 
-// Usage returns the usage that a filter selects. It covers the keys in whose home namespaces the
-// caller has `admin.usage:read`, and those that the calling member owned at the time of the
-// request.
+// Usage returns the usage that a filter selects. It covers the keys whose home is a namespace in
+// which the caller has `admin.usage:read`, and those that the calling member owned at the time of
+// the request.
 func (k *Keystore) Usage(ctx context.Context, c Caller, f UsageFilter) (*Usage, error) {
 	ctx, auth, done, err := k.beginLongRead(ctx, c)
 	if err != nil {

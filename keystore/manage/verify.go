@@ -90,8 +90,8 @@ func (k *Keystore) Verify(
 }
 
 // acceptedAddress returns an address from which a credential is accepted, or the zero Addr if there
-// is none or it is accepted from all. The first address of the smaller of two ranges is in both if
-// they overlap.
+// is none or it is accepted from all. If two ranges overlap, the first address of the smaller one
+// is in both.
 func acceptedAddress(a node.Answer) netip.Addr {
 	lists := [][]netip.Prefix{a.Record.AllowedIPs}
 	if a.Narrowing != nil {

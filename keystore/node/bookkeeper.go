@@ -34,16 +34,17 @@ type booking struct {
 	err    error // set before done is closed
 }
 
-// bookings is the number of bookings.
+// bookings is the number of the last booking.
 var bookings atomic.Uint32
 
-// A tally counts something for one booking, whichever bucket asked for it.
+// A tally is a bucket's counter for one booking, which another bucket may have asked for. It starts
+// at 0 for each booking.
 type tally[N int32 | int64] struct {
 	n       N
 	booking uint32 // its number
 }
 
-// of returns the count for a booking. It starts at 0.
+// of returns the count for a booking. It resets the counter to 0 if that was for another booking.
 func (t *tally[N]) of(k *booking) N {
 	if t.booking != k.number {
 		*t = tally[N]{booking: k.number}

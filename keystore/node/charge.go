@@ -42,13 +42,13 @@ type Charge struct {
 	now    int64 // Unix nanoseconds
 }
 
-// A limitState is the state of a limit from which [Charge.State] computes its result.
+// A limitState is the state of a limit. [Charge.State] computes its result from it.
 type limitState struct {
 	refused  bool
 	violated bool           // refused, and not in shadow
 	meter    keystore.Meter // of a rate
-	// held is the number of requests that this node holds or, for a quota, of the units left for
-	// all nodes: see LimitState.Remaining.
+	// held is the number of requests that this node has booked and not used. For a quota, it is the
+	// number of units left for all nodes: see LimitState.Remaining.
 	held int64
 	end  int64 // of a quota's period, in Unix nanoseconds
 }
@@ -151,8 +151,8 @@ func (t *Terms) Shadow(l LimitName) bool {
 }
 
 // Charge charges a request that costs units to all limits of the answer's key, or to none of them
-// (docs/limits.md). An error means that the outcome is [keystore.Unavailable], because nobody knows
-// whether a quota has room.
+// (docs/limits.md). An error means that the outcome is [keystore.Unavailable], because it is
+// unknown whether a quota has enough units left.
 func (n *Node) Charge(
 	ctx context.Context, a Answer, d *keystore.Directory, units int64,
 ) (c Charge, err error) {

@@ -39,8 +39,8 @@ type reading struct {
 // by more than half of that takes no lease. The result has no other use: the database's clock is a
 // wall clock, so it must not shorten or lengthen any wait.
 //
-// A wall clock that is set changes one comparison, or several in different ways. A clock that
-// runs at the wrong rate changes all of them alike. So two comparisons in a row have to agree.
+// Setting a wall clock distorts one comparison, or several in different ways. A clock that runs at
+// the wrong rate distorts all of them alike. So two comparisons in a row have to agree.
 type rateCheck struct {
 	from   reading
 	before rateRange // the previous comparison

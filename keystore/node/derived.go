@@ -11,9 +11,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A verified is a derived token with a valid signature, which never becomes invalid. Whether its
-// key is valid is looked up for each request. The signature is not kept, so the memory of the
-// process holds no usable token.
+// A verified is a derived token whose signature was verified, which is done only once. Its key is
+// looked up for each request. The signature is not kept, so the process holds no usable token in
+// memory.
 type verified struct {
 	parent    keystore.Digest
 	prefix    string // of the parent's token: see keystore.DerivingKey
@@ -132,14 +132,15 @@ func (n *Node) acceptsDerived(prefix string) bool {
 	return keystore.AcceptsDerived(prefix, n.settings.Load().TokenPrefixes)
 }
 
-// outdated reports whether a deriving key does not tell whether a token of another system has one
-// of the accepted prefixes. A node finds out when it sees the token again.
+// outdated reports whether a deriving key has a [keystore.ForeignPrefix] that lacks an accepted
+// prefix. The token that another system created may have that prefix: a node finds out when it sees
+// the token again.
 func (n *Node) outdated(k keystore.DerivingKey) bool {
 	return keystore.IsForeign(k.Prefix) && !n.acceptsDerived(k.Prefix)
 }
 
-// derivingSecret prevents forged tokens from naming, as their parent, the digest under which a node
-// remembers that a deriving key is unknown.
+// derivingSecret is part of the digests under which a node remembers unknown deriving keys. So no
+// forged token can name one of these digests as its parent.
 var derivingSecret = rand.Text()
 
 // knownDeriving returns the deriving key that a record has. known is false if it has none, or one
@@ -194,9 +195,9 @@ const (
 	// forgeryShare sets the pause after a wrong signature: this many times the duration of its
 	// verification.
 	forgeryShare = 9
-	// longestForgery is the longest duration of a verification that counts, many times that of one
-	// that nothing interrupts. On a busy machine, other work interrupts most. Even so, a token that
-	// waits behind maxWaiting others is verified before it times out.
+	// longestForgery caps the duration that counts. A verification takes a small part of it, but on
+	// a busy machine it may be interrupted for longer. With the cap, a token that waits behind
+	// maxWaiting others is verified before it times out.
 	longestForgery = time.Millisecond
 	// maxWaiting is the maximum number of verifications of one parent that wait.
 	maxWaiting = 64
@@ -286,7 +287,7 @@ func (f *forgeries) pause(ctx context.Context, p *throttle) error {
 	}
 }
 
-// failed throttles a parent after a wrong signature, whose verification took some time.
+// failed throttles a parent after a wrong signature. took is the duration of its verification.
 func (f *forgeries) failed(d *keystore.Digest, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

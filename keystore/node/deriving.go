@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// derivingQueue is how many tokens wait for the computation of their deriving key. A token that
-	// does not fit waits for its next use.
+	// derivingQueue is the maximum number of tokens that wait for the computation of their deriving
+	// key. A token that does not fit is queued at its next use.
 	derivingQueue = 256
 	// maxPendingDeriving is how many computed keys wait for the database. Those of other tokens are
 	// computed at a later use, because a key that is not stored would be known to this node only.
 	maxPendingDeriving = 1 << 16
 )
 
-// A derivingBook holds deriving keys that this node has computed and not yet stored. Tokens that
-// were imported as digests or created by an earlier release have none in the database. That of a
-// token of another system is replaced after a change of the accepted prefixes. The node that sees
-// such a token computes its deriving key in the background.
+// A derivingBook holds deriving keys that this node has computed and not yet stored. The database
+// has no deriving key for a token that was imported as a digest or created by an earlier release,
+// and an outdated one for a token of another system after a change of the accepted prefixes. The
+// node that sees such a token computes its deriving key in the background.
 type derivingBook struct {
 	queue chan seenToken
 

@@ -118,8 +118,8 @@ func (f *fencer) fenceSilent(n *Node, nodes []keystore.Node, epoch string, now t
 }
 
 // lastLease returns the last time at which a node can have begun a lease without the change that
-// was committed at since. That is since, or an earlier time at which the node was fenced, if its
-// row shows that it still is.
+// was committed at since. If the node was fenced before the commit and its row shows that it still
+// is, that is the time at which it was fenced. Otherwise it is the time of the commit.
 func (f *fencer) lastLease(n *keystore.Node, since time.Time) time.Time {
 	if fenced, ok := f.fenced.Load(n.Incarnation); ok && n.State == keystore.NodeFencing &&
 		fenced.(time.Time).Before(since) {

@@ -14,7 +14,7 @@ import (
 )
 
 // readDeployment reads the permanent properties of the deployment, at the start and after a change
-// of history. Afterwards the node has applied no changes.
+// of history. It resets the node's position, so that no change counts as applied.
 func (n *Node) readDeployment(ctx context.Context) error {
 	d, err := n.db.Deployment(ctx, n.configured)
 	if err != nil {

@@ -26,8 +26,8 @@ type use struct {
 }
 
 // Used notes that a request with this record was accepted at now, in Unix nanoseconds, from an
-// address, which is the zero Addr if it is unknown. It usually costs one comparison, and calls from
-// only if it notes the use and usage is on.
+// address, which is the zero Addr if it is unknown. Usually it costs one comparison. It calls the
+// function from only if it notes the use and usage is on.
 func (n *Node) Used(r *keystore.Record, now int64, from func() netip.Addr) {
 	if !r.NoteUse(now, useInterval) {
 		return

@@ -89,8 +89,8 @@ func (l *lease) remaining(now time.Time) time.Duration {
 	return max(0, t.length-now.Sub(t.asked))
 }
 
-// membership is the state of this process in the deployment (docs/protocol.md). Fields that are
-// neither atomic nor below mu are for renewals only, of which one runs at a time.
+// membership is the state of this process in the deployment (docs/protocol.md). Only renewals use
+// the fields that are neither atomic nor below mu. One renewal runs at a time.
 type membership struct {
 	incarnation  atomic.Pointer[string] // changes when the node has to join again
 	epoch        string

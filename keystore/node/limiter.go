@@ -40,14 +40,14 @@ type dependencies struct {
 	now   func() int64 // the database's clock, in Unix nanoseconds
 	nodes func() int64 // number of registered nodes
 	// aloneSince returns the time, in Unix nanoseconds, since which there is no other node. It is
-	// called only if nodes has returned 1 and rates a store.
+	// called only if nodes has returned 1 and rates has returned a store.
 	aloneSince func() int64
 	epoch      func() string
 	rates      func() keystore.SharedRates // nil if there is none
 	ledger     keystore.QuotaLedger
 	policy     func() *keystore.Directory // the current one
-	// latest reports whether no change of the answer's record has been applied since its lookup. It
-	// may also be false without such a change.
+	// latest reports whether the answer's record is certainly unchanged since its lookup. Changes
+	// of other records can make it return false too.
 	latest func(Answer) bool
 	failed func(doing string, err error) error // reports a failure of the ledger
 	// reportsThresholds returns Settings.Thresholds. nil stands for false.
@@ -139,8 +139,8 @@ func (l *limiter) find(a *Answer, d *keystore.Directory) *buckets {
 	return b
 }
 
-// resolve returns the buckets of a record, and whether their limits are those of the record. If
-// not, the record or the directory has changed since, and the limits of the buckets may be newer.
+// resolve returns the buckets of a record. It reports whether the record and the directory are
+// still the latest. If they are not, the buckets keep their limits, which may be newer.
 func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest bool) {
 	r := a.Record
 	if defect := d.LimitsDefect(r); defect != "" {
@@ -223,7 +223,7 @@ func (b *buckets) unlock() {
 }
 
 // maxTries is the maximum number of bookings that a request waits for. It needs more than one
-// only if other requests take what was booked for it.
+// only if other requests take the room that was booked for it.
 const maxTries = 10
 
 // charge charges a request to all limits of a record or to none.
@@ -328,8 +328,9 @@ func (l *limiter) chargeLocked(
 	}
 	if waits && c.Outcome == keystore.OK {
 		counted := b.count(l, c.mode, verdicts, micros, units)
-		// Requests of a rate that a quota then refuses would be lost, unlike reserved units. So they
-		// are booked when the quotas are known.
+		// A quota may still refuse the request. Reserved units can then serve other requests, but a
+		// request that was booked for a rate would be lost. So rates book it once the quotas are
+		// known.
 		reserves := verdicts[KeyQuota] == unknown || verdicts[NamespaceQuota] == unknown
 		for i, r := range b.rates {
 			if name := rateNames[i]; verdicts[name] == unknown {
@@ -480,7 +481,8 @@ func (l *limiter) sweep() {
 	}
 }
 
-// forgetReservations drops the units that were reserved in a history that the database has lost.
+// forgetReservations drops all reserved units. It is called when the database has lost changes,
+// perhaps including the reservations.
 func (l *limiter) forgetReservations() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -28,7 +28,7 @@ type Answer struct {
 	// Narrowing has the restrictions of a derived token; nil if the credential is the key's own.
 	Narrowing *keystore.Narrowing
 	// Untimely says that a derived token is refused because of its times, or because the settings
-	// refuse all derived tokens. Its signature was not checked, or is right.
+	// refuse all derived tokens. Its signature is valid or was not checked.
 	Untimely bool
 
 	generation uint64 // of the record's shard, before the lookup
@@ -47,10 +47,10 @@ const (
 	named
 )
 
-// Lookup looks up the credential of a request; now was read after the request arrived. A derived
-// token leads to the record of its key. The outcome is [keystore.Malformed], without a query, for a
-// member's token and for a credential that cannot be valid in this deployment. An error means that
-// the answer is [keystore.Unavailable].
+// Lookup looks up the credential of a request; now was read after the request arrived. For a
+// derived token, it returns the record of its key. The outcome is [keystore.Malformed], without a
+// query, for a member's token and for a credential that cannot be valid in this deployment. An
+// error means that the answer is [keystore.Unavailable].
 func (n *Node) Lookup(ctx context.Context, credential string, now time.Time) (Answer, error) {
 	return n.lookupCredential(ctx, credential, false, now)
 }
@@ -80,9 +80,9 @@ func (n *Node) lookupCredential(
 	}
 	a, err := n.lookup(ctx, keystore.DigestOf(credential), uninspected, credential, now)
 	a = a.restrict(false)
-	// That a record is cached does not prove the tag: a derived token may have named the record, or
-	// the record is older than the accepted prefix. A token that names the key of the record was
-	// created by this deployment, so its tag is valid.
+	// A cached record does not prove that the tag is valid: a derived token may have named the
+	// record, or the record is older than the accepted prefix. A token that names the key of the
+	// record was created by this deployment, so its tag is valid.
 	if prefixed && a.Record != nil && !keystore.NamesKey(credential, a.Record.KeyID) {
 		if _, ok := n.Inspect(credential); !ok {
 			return Answer{Outcome: keystore.Malformed}, nil
@@ -123,7 +123,7 @@ func (n *Node) LookupMemberDigest(
 	return a.restrict(true), err
 }
 
-// LookupLogin returns the members for which a person acts whose login Caddy has verified: see
+// LookupLogin returns the members that a person with a verified login may act for: see
 // [keystore.Directory.MembersByLogin]. now was read after the request arrived. An error means that
 // the answer is [keystore.Unavailable].
 func (n *Node) LookupLogin(

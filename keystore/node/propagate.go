@@ -55,9 +55,9 @@ func (c Commit) InHistoryOf(first Commit) Commit {
 }
 
 // propagate waits until every node has applied a committed change, or can no longer use what it
-// cached before (docs/protocol.md, rule 7). It waits at most for wait, and until Close. A wait of 0
-// stands for [DefaultWait], and a negative one for no wait. An incomplete result is not a failure:
-// the change is committed, and in force on each pending node by the time in the result.
+// cached before (docs/protocol.md, rule 7). It stops waiting after the duration wait, and at Close.
+// A wait of 0 stands for [DefaultWait], and a negative one for no wait. An incomplete result is not
+// a failure: the change is committed, and in force on each pending node by the time in the result.
 func (n *Node) propagate(ctx context.Context, c Commit, wait time.Duration) Propagation {
 	begun := n.clock.now()
 	if wait == 0 {
@@ -205,9 +205,10 @@ func (c *commitTimes) forget() {
 	c.times = nil
 }
 
-// Propagate waits until a committed change is in force on every node, or at most for wait. A wait
-// of 0 stands for [DefaultWait], and a negative one for no wait. It does not stop when the request
-// that made the change is cancelled. An error means that the database may have lost the change.
+// Propagate waits until a committed change is in force on every node, but no longer than wait. A
+// wait of 0 stands for [DefaultWait], and a negative one for no wait. It does not stop when the
+// request that made the change is cancelled. An error means that the database may have lost the
+// change.
 func (n *Node) Propagate(c Commit, wait time.Duration) (Propagation, error) {
 	return n.unlessLost(c, n.propagate(context.Background(), c, wait))
 }

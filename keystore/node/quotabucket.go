@@ -30,13 +30,13 @@ type quotaBucket struct {
 	since int64 // when used was last reset
 	// waiting lists the units that each waiting request needs.
 	waiting []int64
-	// counted is the number of units of the requests for which a booking books something.
+	// counted is the number of units of the requests that wait for a booking of another limit.
 	counted tally[int64]
 	next    *booking
-	// reserving is set while the database is asked. booking is then how much of owed it books.
+	// reserving is set while a reservation is running. booking is how much of owed it includes.
 	reserving bool
 	booking   int64
-	retired   bool // not in the limiter's map any more
+	retired   bool // no longer in the limiter's map
 }
 
 const (
@@ -55,7 +55,7 @@ const (
 
 // check returns whether the bucket admits a request that costs units at now.
 func (b *quotaBucket) check(now, units int64) verdict {
-	if now >= b.end { // a request that began before the period may come late: it counts here
+	if now >= b.end { // a late request, from before begin, counts in the present period
 		begin, end := b.limit.Per.Of(time.Unix(0, now))
 		b.begin, b.end = begin.UnixNano(), end.UnixNano()
 		b.left, b.total, b.owed, b.used, b.asked, b.noted = 0, 0, 0, 0, 0, 0
@@ -80,7 +80,7 @@ func (b *quotaBucket) take(l *limiter, now, units int64) {
 	}
 }
 
-// queue adds the bucket to the next reservations. The caller holds the lock.
+// queue adds the bucket to the next booking. The caller holds the lock.
 func (b *quotaBucket) queue(l *limiter) *booking {
 	if b.next == nil {
 		b.next = l.quotaBooks.add(b)
@@ -94,8 +94,8 @@ func (b *quotaBucket) await(l *limiter, units int64) *booking {
 	return b.queue(l)
 }
 
-// admitsAnother reports whether the node has units for a request beside those for which a booking
-// books something.
+// admitsAnother reports whether the node has units for a request in addition to those that wait for
+// a booking.
 func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
 	return units <= b.left-b.counted.of(k)
 }
@@ -128,8 +128,8 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 	b.queue(l)
 }
 
-// setLimit changes the quota. It returns the units that were reserved within the former one. If the
-// kind of period changes, another row of the ledger counts from now on, and the units are lost.
+// setLimit changes the quota and returns the units that were reserved under the former one. If Per
+// changes, another row of the ledger counts from now on, and these units are lost.
 func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -178,7 +178,7 @@ func (b *quotaBucket) giveBack() {
 	b.left = 0
 }
 
-// forget drops the units that were reserved in a history that the database has lost.
+// forget drops all reserved units: see limiter.forgetReservations.
 func (b *quotaBucket) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -235,8 +235,9 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, no
 	b.room, b.asked = max(0, r.Limit-g.Total), now
 }
 
-// undo is called after a reservation with an unknown result. The bucket still owes what it owed,
-// but units to return may have been returned already, so they are lost for the period.
+// undo is called after a reservation with an unknown result. The bucket still owes the units that
+// it spent without a grant. Those that it gave back may have been returned already, so they are
+// lost for the period.
 func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -250,14 +251,14 @@ func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 	}
 }
 
-// answered ends a reservation, and returns how much of owed it has booked.
+// answered ends the running reservation, and returns how much of owed it included.
 func (b *quotaBucket) answered() int64 {
 	booked := b.booking
 	b.reserving, b.booking = false, 0
 	return booked
 }
 
-// counts reports whether a reservation is for the period in which the bucket counts.
+// counts reports whether a reservation is for the bucket's current quota and period.
 func (b *quotaBucket) counts(r *keystore.Reservation) bool {
 	return b.begin == r.Begin.UnixNano() && b.ledgerName() == r.Quota
 }

@@ -19,29 +19,30 @@ type rateBucket struct {
 	// meter counts the requests that all nodes have booked, as far as this node knows. While the
 	// nodes do not share the limit, it counts the requests that this node has admitted.
 	meter   keystore.Meter
-	until   int64 // when the oldest of held expire
-	later   int64 // when the newest of held expire
-	booked  int64 // when the last booking began that the store has answered; 0 before the first
+	until   int64 // when the older grant in held expires
+	later   int64 // when the newer one expires
+	booked  int64 // when the last booking with an answer began; 0 before the first
 	next    *booking
 	held    int32        // requests that are booked and not used
-	newest  int32        // how many of held expire later
+	newest  int32        // how many of held belong to the newer grant
 	ahead   int32        // maximum number of requests to book before they arrive
 	used    int32        // requests since the last booking, if there is a store
 	waiting int32        // requests that wait for a booking
-	counted tally[int32] // requests for which a booking books something
-	floated int8         // requests admitted in advance and not booked: more than 1 only after an error
-	advance int8         // how many of floated the store is asked to book
-	booking bool         // the store is asked
-	retired bool         // not in the limiter's map any more
+	counted tally[int32] // requests that wait for a booking of this or another limit
+	floated int8         // requests admitted and not booked yet: more than 1 only after an error
+	advance int8         // how many of floated are in the running booking
+	booking bool         // a booking is running
+	retired bool         // no longer in the limiter's map
 }
 
 const (
 	// grantShare determines the validity of a grant: the limit's Per divided by grantShare.
 	grantShare = 20
-	// smallLimit is the number of requests in Per, for each node, that a limit needs so that a node
-	// may admit one request before it books it.
+	// smallLimit is the smallest number of requests in Per, for each node, with which a node may
+	// admit one request before it books it.
 	smallLimit = 20
-	// burstBookings is the number of successive bookings without requests in advance.
+	// burstBookings is the number of bookings at the beginning of a burst that book no requests
+	// before they arrive.
 	burstBookings = 4
 	// bookingGap limits each node to 66 bookings of rate limits a second.
 	bookingGap = 15 * time.Millisecond
@@ -90,8 +91,7 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	case !b.meter.Fits(part, now):
 		return refused
 	case m.works && (b.booked == 0 || b.booked < m.aloneSince):
-		// Other nodes, or former processes, may have admitted requests of which this one does not
-		// know.
+		// Other nodes, or former processes, may have admitted requests that this one does not know.
 		return unknown
 	case m.shared && (b.floated > 0 || b.limit.Requests < smallLimit*m.nodes):
 		return unknown
@@ -110,8 +110,8 @@ func (b *rateBucket) holds(now int64) bool {
 	return b.held > 0 && now < b.until
 }
 
-// settle adds the requests that were admitted in advance to the node's own meter, except those that
-// the store is asked to book.
+// settle adds the requests that were admitted before they were booked to the node's own meter,
+// except those in the running booking.
 func (b *rateBucket) settle(l *keystore.RateLimit, now int64) {
 	if b.floated > b.advance {
 		b.meter = b.meter.Add(l, now, int64(b.floated-b.advance))
@@ -151,8 +151,8 @@ func (b *rateBucket) refuse(l *limiter, m mode) {
 	}
 }
 
-// admitsAnother reports whether the bucket admits a request beside those for which a booking books
-// something.
+// admitsAnother reports whether the bucket has room for a request in addition to those that wait
+// for a booking.
 func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
 	room := b.meter.Room(m.part(b.limit), now)
 	if b.holds(now) {
@@ -181,7 +181,7 @@ func (b *rateBucket) state(now int64) limitState {
 	return s
 }
 
-// setLimit changes the limit. The number of requests of the burst that are in use stays the same.
+// setLimit changes the limit. The used part of the burst stays the same, in requests.
 func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -203,8 +203,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	want := int64(0)
 	if m.shared {
 		used, elapsed := int64(b.used), max(now-b.booked, 1)
-		// ahead doubles while the use continues. Grants booked for a burst would expire, because
-		// the burst ends first.
+		// ahead doubles while requests keep coming. A grant for a short burst would expire unused.
 		switch {
 		case elapsed > b.validity():
 			b.ahead = -burstBookings
@@ -243,7 +242,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	}
 	b.booked = began
 	// The store is not trusted: a wrong answer blocks the limit for at most the time of two bursts
-	// and of twice the requests that all nodes may admit in advance.
+	// and of twice the requests that all nodes may admit before they book them.
 	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
 	latest.TAT += 2 * b.limit.Per.Microseconds() / smallLimit
 	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
@@ -261,7 +260,7 @@ func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now
 	}
 }
 
-// undo is called after a booking that failed, so its requests may not have been booked.
+// undo is called after a failed booking. Its requests may or may not have been booked.
 func (b *rateBucket) undo() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -270,7 +269,7 @@ func (b *rateBucket) undo() {
 }
 
 // errNoStore means that the settings no longer have a shared store.
-var errNoStore = errors.New("no store of rate limits is configured")
+var errNoStore = errors.New("no shared store of rate limits is configured")
 
 // bookRates books for rate limits in the shared store.
 func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {

@@ -51,15 +51,15 @@ type DeriveSettings struct {
 type ReminderSettings struct {
 	// Off stops the reminders of keys that expire soon or have expired.
 	Off bool
-	// Before is how long before the expiry of a key there is a reminder; nil stands for
-	// DefaultRemind.
+	// Before lists the times before the expiry of a key at which there is a reminder; nil stands
+	// for DefaultRemind.
 	Before []time.Duration
-	// Unused is the time after which a key that was not used is reported; zero for never. The Idle
-	// of the key's namespace replaces it.
+	// Unused is how long a key must be unused to be reported; zero for never. The Idle of the key's
+	// namespace replaces it.
 	Unused time.Duration
 }
 
-// DefaultRemind is how long before the expiry of a key there are reminders by default.
+// DefaultRemind lists the times before the expiry of a key at which there are reminders by default.
 var DefaultRemind = []time.Duration{30 * day, 7 * day, day}
 
 const day = 24 * time.Hour

@@ -7,9 +7,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. It looks
-// up a credential that anyone can make up, which is a derived token or one without a tag, only in
-// this process's cache. If no record of it is cached, the outcome is [keystore.Limited].
+// LookupSuspect is [Node.Lookup] for a client that has sent too many invalid credentials. Anyone
+// can make up derived tokens and credentials without a tag. If this process has not cached the
+// record of such a credential, the outcome is [keystore.Limited].
 func (n *Node) LookupSuspect(
 	ctx context.Context, credential string, now time.Time,
 ) (Answer, error) {

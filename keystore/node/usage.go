@@ -38,8 +38,8 @@ func (n *Node) CountUse(a Answer, u Use) {
 	if n.settings.Load().Usage.Off || a.Record.Personal() {
 		return
 	}
-	// The machine's clock may be wrong, and a batch may arrive late: only by the database's clock
-	// do all nodes agree on the minute.
+	// All nodes must agree on the minute, so it is taken from the database's clock: the machine's
+	// clock may be wrong.
 	ended := n.clock.of(u.Ended)
 	now, _ := n.membership.lease.term.Load().at(ended)
 	//fault: if ablated("node-clock-bucket") { now = ended.UnixNano() }
@@ -57,7 +57,7 @@ func (n *Node) CountUse(a Answer, u Use) {
 // it on cache lines of its own.
 type useCell struct {
 	mu    sync.Mutex
-	taken bool // by a flush, so that nothing may be added
+	taken bool // by a flush; nothing may be added any more
 	rows  []useRow
 	first [1]useRow // the usual array of rows
 	_     [256 - 240]byte
@@ -213,7 +213,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// closeUsage is the last flush.
+// closeUsage flushes usage for the last time. It logs how many rows the database has not accepted.
 func (n *Node) closeUsage() {
 	ctx, cancel := context.WithTimeout(context.Background(), QueryTimeout)
 	defer cancel()
@@ -346,7 +346,7 @@ func (n *Node) UsageStats() UsageStats {
 }
 
 const (
-	// usageInterval is the time between two calls of MaintainUsage that have nothing to do.
+	// usageInterval is the time to the next call of MaintainUsage if there is nothing more to do.
 	usageInterval = time.Minute
 	// usagePause sets the pause after a step of MaintainUsage: this many times the duration of the
 	// step. The pause leaves the database time for changes of keys.

@@ -130,7 +130,7 @@ func storedAt(tat int64) string {
 	return fmt.Sprintf("%d/%d/%d", tat, minutely.Requests, minutely.Per.Microseconds())
 }
 
-// TestChangedRates: when a limit is changed, as much of its burst stays in use as before.
+// TestChangedRates: when a limit is changed, the used part of its burst stays the same.
 func TestChangedRates(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())

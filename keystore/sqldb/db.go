@@ -84,7 +84,8 @@ type dialect struct {
 	lockKeys string // suffix of a query with a table k: it protects the rows of k from deletion
 	// bigint is the type of a column for integers of 64 bits.
 	bigint string
-	// usageTable and usageMinutes are the ends of CREATE TABLE for tables of usage.
+	// usageTable and usageMinutes are suffixes of CREATE TABLE for tables of usage. The latter is
+	// for the usage by minutes.
 	usageTable, usageMinutes string
 	// shareUsage and lockUsage are suffixes of a query for a row of usage_state. They lock the row
 	// until the end of the transaction. Others can share it only with shareUsage.
@@ -181,8 +182,9 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
 }
 
-// firstWrite checks at start that this process can write. Otherwise the first change would fail. In
-// PostgreSQL a write may wait for others forever; a start reports that instead.
+// firstWrite checks at the start that this process can write. Otherwise the first change would
+// fail. In PostgreSQL a write may wait forever, for a lock or for a standby. After firstWriteWait,
+// firstWrite returns an error that says for which.
 func (d *DB) firstWrite(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstWriteWait)
 	defer cancel()
@@ -352,8 +354,8 @@ func (d *DB) exec(
 	return err
 }
 
-// affect is exec and returns how many rows the statement has affected. A repeated one may have
-// affected others before.
+// affect is exec and returns how many rows the statement has affected. If it was repeated, these
+// are the rows of the last attempt only.
 func (d *DB) affect(
 	ctx context.Context, pool *sql.DB, operation, statement string, args ...any,
 ) (n int64, err error) {

@@ -63,9 +63,10 @@ func (t *tx) recordDeriving(
 }
 
 const (
-	// joinedPrefixes is the prefix that is stored for a deriving key that is known already. It
-	// keeps the prefixes of both [keystore.ForeignPrefix]: a token never gains a prefix, and the
-	// node that wrote the new one may accept fewer prefixes than another node.
+	// joinedPrefixes is the prefix that is stored for a deriving key that is known already. If the
+	// stored and the new one are both a [keystore.ForeignPrefix], it lists the prefixes of both:
+	// a token that lacks a prefix never gets it, and the node that wrote the new one may accept
+	// fewer prefixes than another node.
 	joinedPrefixes = "CASE WHEN deriving_keys.prefix LIKE ' %' AND excluded.prefix LIKE ' %' " +
 		"THEN rtrim(deriving_keys.prefix) || " +
 		"replace(excluded.prefix, deriving_keys.prefix, ' ') ELSE excluded.prefix END"

@@ -187,9 +187,10 @@ func (d *DB) countNewest(
 	return min(n, limit), end == "" || n >= limit, err // each part has its own limit
 }
 
-// conditions adds to the condition of the other access paths those that have none, except for that
-// about owners. excludes reports whether they all together can exclude any number of keys. A
-// query for a page or a total must then not examine keys until it has found enough.
+// conditions returns the conditions that remain after the picked access path: rest, and those of
+// the filter for which there is no access path. owners is that of NotOwners, which is separate.
+// excludes reports whether all of them together may exclude many keys. A query for a page or a
+// total must then limit how many keys it examines.
 func (d *DB) conditions(
 	f keystore.KeyFilter, rest clause,
 ) (where, owners clause, excludes bool, err error) {

@@ -20,9 +20,9 @@ const (
 	planColumns   = "namespace, name, description, rate_limit, quota, created_at, version"
 	memberColumns = "id, name, kind, login, grants, labels, active, created_at, created_by, version"
 
-	// policyHead has placeholders for a revision, its mark and three times the revision. It returns
-	// the head, and whether the log names every object that has changed since. An earlier release
-	// logged changes of 'policy' without an object.
+	// policyHead has placeholders for a revision, its mark, and the same revision three more times.
+	// It returns the head, and whether the log names every object that has changed since. An
+	// earlier release logged changes of 'policy' without an object.
 	policyHead = `SELECT h.policy, h.revision,
 		coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),
 		NOT EXISTS (SELECT 1 FROM marks WHERE revision = ? AND mark <> ?)

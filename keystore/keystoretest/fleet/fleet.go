@@ -53,7 +53,7 @@ func (d Fleet) Node(s node.Settings) (*manage.Keystore, *Faulty) {
 	return d.NodeWith(Observer{}, s)
 }
 
-// NodeSlow opens a node that takes as long as policy says to read a whole policy.
+// NodeSlow opens a node that takes the duration policy for reading a whole policy.
 func (d Fleet) NodeSlow(
 	policy time.Duration, s node.Settings,
 ) (*manage.Keystore, *Faulty) {
