@@ -31,9 +31,10 @@ type pendingLoad struct {
 }
 
 // load returns the record of a credential that is not in the cache. A request joins a running load
-// only if nothing was invalidated since the load began: a load may answer only requests that
-// arrived before its snapshot was taken (docs/protocol.md, rule 5). Otherwise the request waits for
-// the next load. A load continues when a waiting request is cancelled.
+// only if the lease holds for it and nothing was invalidated since the load began. Then the result
+// is one that the cache could have returned, or from a snapshot that was taken after the request
+// arrived (docs/protocol.md, rule 5). Otherwise the request waits for the next load. A load
+// continues when a waiting request is cancelled.
 func (n *Node) load(
 	ctx context.Context, d keystore.Digest, tagged bool, now time.Time,
 ) (*keystore.Record, error) {
