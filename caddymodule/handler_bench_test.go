@@ -66,8 +66,17 @@ const browserHeaders = "\nAccept: application/json\nAccept-Encoding: gzip, br\nA
 	"en-GB,en;q=0.7\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 " +
 	"Firefox/128.0"
 
+// grow makes the header map as large as it becomes with the identity headers. Restoring a map of
+// this size then costs the same after a handler that adds none.
+func (rep *repeater) grow() {
+	for i := range 16 {
+		rep.r.Header[string(rune('A'+i))] = nil
+	}
+}
+
 func benchmark(b *testing.B, h caddyhttp.MiddlewareHandler, wire string) {
 	rep := newRepeater(b, wire)
+	rep.grow()
 	rep.serve(b, h)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -153,8 +162,8 @@ func TestHandlerAllocations(t *testing.T) {
 		requests := make([]*repeater, runs+1)
 		for i := range requests {
 			requests[i] = newRepeater(t, "GET /v1/acme/items"+keyLine(test.token)+test.headers)
-			for j := 0; test.grown && j < 16; j++ {
-				requests[i].r.Header[string(rune('A'+j))] = nil
+			if test.grown {
+				requests[i].grow()
 			}
 		}
 		// The first request has put the key into the cache.

@@ -78,7 +78,8 @@ func benchmarkGo(b *testing.B) {
 	least := middle(b, results, "BenchmarkDecision/least", "ns/op")
 	one := middle(b, results, "BenchmarkDecision/one", "ns/op")
 	fmt.Fprintf(&t, "\nReading the clock and hashing the token, without which no decision is "+
-		"possible, take %.0f ns (BenchmarkDecision/least). The rest of a decision takes %.0f ns.\n"+
+		"possible, take %.0f ns (BenchmarkDecision/least). The rest of a decision takes %.0f ns. On "+
+		"the machine for which the bars in nanoseconds were set, the two took 90 ns.\n"+
 		"BenchmarkDecision/parallel has one goroutine per processor, parallel_8 and parallel_64 have "+
 		"8 and 64. Each goroutine has a key of its own. Running requests are in 256 shards, and counters "+
 		"in stripes, each with its own cache lines. So of 64 requests with different keys, one shares "+
