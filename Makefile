@@ -26,10 +26,9 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# The race detector quadruples the CPU time of a program. `make test` uses it only in the unit tests
-# of the node, of changes, of handlers and of webhooks (in those of SEQUENTIAL only if they start
-# goroutines), and in the Caddy processes of the black-box packages that load several nodes at a time
-# (gate.DetectRaces).
+# The race detector quadruples the CPU time of a program. `make test` uses it only in those unit tests
+# of the packages in RACED that start goroutines themselves, and in the Caddys of one black-box
+# package, faults, which loads several nodes with everything at once (gate.DetectRaces).
 # `make test RACES=all` uses it everywhere, as the nightly workflow does.
 #
 # RACE excludes two packages, which are SQLite translated from C. With the detector they take six
@@ -39,11 +38,10 @@ RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
-# The packages whose tests `make test` runs without the race detector, except for those that start a
-# goroutine themselves: see scripts/sequential. The detector quadruples the CPU time of the others, in
-# which only the nodes' own goroutines run beside the test. The nightly workflow and the black-box
-# packages with gate.DetectRaces look for races there.
-SEQUENTIAL = ./keystore/node ./keystore/manage
+# The packages whose own goroutines share memory. Of their tests, those that start no goroutine run
+# without the race detector: see scripts/sequential.
+RACED = ./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
+	./keystore/sharedcache
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
@@ -91,15 +89,11 @@ room:
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/sqldb ./keystore $$(go list ./... | \
-			grep -v -e /keystore -e '/caddymodule$$' -e /admin/events -e /redact)
+		./keystore/sqldb $$(go list ./... | grep -v $(RACED:.%=-e '%$$'))
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		-run "$$(scripts/sequential $(SEQUENTIAL))" $(SEQUENTIAL)
+		-run "$$(scripts/sequential $(RACED))" $(RACED)
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		-skip "$$(scripts/sequential $(SEQUENTIAL))" $(SEQUENTIAL)
-	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./caddymodule ./caddymodule/redact ./admin/events \
-		$$(go list ./keystore/... | grep -v -e '/keystore$$' -e /sqldb -e /node -e /manage)
+		-skip "$$(scripts/sequential $(RACED))" $(RACED)
 
 test-386: ## Run the tests whose code depends on the size of an int, in 32-bit programs
 	GOARCH=386 go test -vet=off ./keystore ./caddymodule/route
