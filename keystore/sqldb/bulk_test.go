@@ -16,7 +16,7 @@ import (
 )
 
 // bulk is the number of keys that the tests import: three slices, the last of which is not full.
-const bulk = 550
+const bulk = 1100
 
 func mintOne(
 	t testing.TB, k *manage.Keystore, permissions ...keystore.Permission,
@@ -137,7 +137,7 @@ func TestRevokeDuringImport(t *testing.T) {
 }
 
 // importedAtOnce is the highest number of keys for which a revoke may have to wait.
-const importedAtOnce = 350
+const importedAtOnce = 700
 
 // TestRevokeDuringManyImports: a leaked key that constantly imports from many clients is revoked
 // together with all keys that it created.
@@ -368,7 +368,7 @@ func TestRevokeCreatedKeys(t *testing.T) {
 			}
 			return specs
 		}
-		children := importKeys(parent, "child", 2*bulk) // revoked in three steps
+		children := importKeys(parent, "child", bulk)
 		child, childToken, err := a.MintKey(context.Background(), parent,
 			manage.KeySpec{Home: &keystore.Grant{Permissions: []keystore.Permission{
 				{Resource: "admin.keys", Action: "create"}, {Action: "read"}}}}, nil)
@@ -380,7 +380,7 @@ func TestRevokeCreatedKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		grandchildren := importKeys(manage.KeyCaller(answer.Record, "test"), "grandchild", 3)
-		wantOutcome(t, b, children[len(children)-1].Token, keystore.OK)
+		wantOutcome(t, b, children[bulk-1].Token, keystore.OK)
 
 		unavailable := errors.New("the database is unavailable")
 		steps.stepIn(func(n int) error {
@@ -418,7 +418,7 @@ func TestRevokeCreatedKeys(t *testing.T) {
 			t.Fatalf("%+v, %v", p, err)
 		}
 		if count < 3 || count > 20 {
-			t.Errorf("%d steps for %d keys", count, len(children))
+			t.Errorf("%d steps for %d keys", count, bulk)
 		}
 		for _, s := range append(children, grandchildren...) {
 			wantOutcome(t, b, s.Token, keystore.Revoked)
