@@ -26,10 +26,9 @@ UPDATE        ?=
 # Where release-test builds, and keeps a Debian of 300 MB.
 RELEASE       ?= $(CURDIR)/.run/release
 
-# The race detector quadruples the CPU time of a program. `make test` uses it only in the unit tests
-# of handlers, webhooks and the shared cache, in the tests of SEQUENTIAL that start goroutines, and
-# in the Caddy processes of the black-box packages that load several nodes at a time
-# (gate.DetectRaces).
+# The race detector quadruples the CPU time of a program. `make test` uses it only in those unit tests
+# of the packages in RACED that start goroutines themselves, and in the Caddy processes of one
+# black-box package, faults, which loads several nodes with everything at once (gate.DetectRaces).
 # `make test RACES=all` uses it everywhere, as the nightly workflow does.
 #
 # RACE excludes two packages, which are SQLite translated from C. With the detector they take six
@@ -39,11 +38,10 @@ RACES ?=
 RACE   = -race -gcflags=modernc.org/sqlite/lib=-race=false -gcflags=modernc.org/libc=-race=false
 ALL    = $(if $(filter all,$(RACES)),$(RACE))
 
-# In these packages, `make test` uses the race detector only for the tests that start a goroutine
-# themselves: scripts/sequential lists the others. In those, only the nodes' own goroutines run
-# beside the test. The nightly workflow and the black-box packages with gate.DetectRaces look for
-# races there.
-SEQUENTIAL = ./keystore/node ./keystore/manage
+# The packages whose own goroutines share memory. Of their tests, those that start no goroutine run
+# without the race detector: see scripts/sequential.
+RACED = ./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./admin/events \
+	./keystore/sharedcache
 
 # Tests wait for disks, leases and processes, so one more package than there are processors runs
 # at a time.
@@ -91,26 +89,26 @@ room:
 # The packages that take longest come first. golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/sqldb ./keystore $$(go list ./... | \
-			grep -v -e /keystore -e '/caddymodule$$' -e /admin/events -e /redact)
+		./keystore/sqldb $$(go list ./... | grep -v $(RACED:.%=-e '%$$'))
 	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		-run "$$(scripts/sequential $(SEQUENTIAL))" $(SEQUENTIAL)
+		-run "$$(scripts/sequential $(RACED))" $(RACED)
 	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		-skip "$$(scripts/sequential $(SEQUENTIAL))" $(SEQUENTIAL)
-	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./caddymodule ./caddymodule/redact ./admin/events \
-		$$(go list ./keystore/... | grep -v -e '/keystore$$' -e /sqldb -e /node -e /manage)
+		-skip "$$(scripts/sequential $(RACED))" $(RACED)
 
 test-386: ## Run the tests whose code depends on the size of an int, in 32-bit programs
 	GOARCH=386 go test -vet=off ./keystore ./caddymodule/route
 
-# The packages that spend the most time waiting come first, so that others can run beside them.
+# The packages that spend the most time waiting come first, so that others can run beside them. Their
+# results must not be cached, because go test does not know that they depend on the programs. Those of
+# model depend only on its files.
 test-blackbox: build caddy-race caddy-faults ## Run the tests of the real programs, in tests/
 	cd tests && CADDY_UNDER_TEST=$(CURDIR)/.run/caddy$(if $(ALL),-race) \
 		CADDY_WITH_RACE=$(CURDIR)/.run/caddy-race \
 		CADDY_WITH_FAULTS=$(CURDIR)/.run/caddy-faults CADDY_CLIENT=$(CURDIR)/.run/caddy \
 		../scripts/temporary go test $(LDFLAGS) -vet=off -p $(JOBS) -count 1 -timeout 40m \
-		./webhooks ./failover ./faults ./browser ./limits ./durability ./...
+		./webhooks ./failover ./faults ./browser ./limits ./durability \
+		$$(go list ./... | grep -v '/model$$')
+	cd tests && ../scripts/temporary go test $(LDFLAGS) -vet=off -timeout 40m ./model
 
 caddy-race:
 	go build $(RACE) $(LDFLAGS) -o .run/caddy-race ./cmd/caddy

@@ -3,6 +3,8 @@ package manage_test
 import (
 	"bytes"
 	"log/slog"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -65,20 +67,58 @@ func newWorld(t testing.TB, namespaces ...string) *world {
 // newWorldOn is newWorld with a function that can change the node's database before it opens.
 func newWorldOn(t testing.TB, prepare func(*fleet.Faulty), namespaces ...string) *world {
 	t.Helper()
-	d := fleet.New(t)
-	k, f := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open, prepare)
-	w := &world{TB: t, Keystore: k, ids: map[string]string{"root": keystore.RootMember},
-		fleet: d, faulty: f}
+	w := openWorld(t, fleet.New(t), prepare)
 	for _, text := range namespaces {
 		id, parent, _ := strings.Cut(text, "<")
 		id, kind, _ := strings.Cut(id, ":")
-		if _, err := k.CreateNamespace(ctx, fleet.Root,
+		if _, err := w.CreateNamespace(ctx, fleet.Root,
 			keystore.Namespace{ID: id, Kind: kind, Parent: parent}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return w
 }
+
+func openWorld(t testing.TB, d fleet.Fleet, prepare func(*fleet.Faulty)) *world {
+	t.Helper()
+	k, f := d.OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open, prepare)
+	return &world{TB: t, Keystore: k, ids: map[string]string{"root": keystore.RootMember},
+		fleet: d, faulty: f}
+}
+
+// copies fills a world and returns a function that opens copies of it. Filling one takes longer than
+// most tests.
+func copies(t testing.TB, fill func(*world), namespaces ...string) func(testing.TB) *world {
+	t.Helper()
+	s := &stage{TB: t}
+	original := newWorld(s, namespaces...)
+	fill(original)
+	for _, f := range slices.Backward(s.cleanups) { // then the file has everything
+		f()
+	}
+	content, err := os.ReadFile(original.fleet.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(t testing.TB) *world {
+		t.Helper()
+		d := fleet.New(t)
+		if err := os.WriteFile(d.Path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w := openWorld(t, d, func(*fleet.Faulty) {})
+		w.ids = maps.Clone(original.ids)
+		return w
+	}
+}
+
+// A stage is a part of a test with cleanups of its own.
+type stage struct {
+	testing.TB
+	cleanups []func()
+}
+
+func (s *stage) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
 
 // member creates a member and returns it as a caller.
 func (w *world) member(name, holds string) manage.Caller {
@@ -455,6 +495,25 @@ func TestRulesOfAuthority(t *testing.T) {
 			return try(w, who)
 		}
 	}
+	open := copies(t, func(w *world) {
+		kinds := []string{"workspace"}
+		if _, _, err := w.EditNamespace(ctx, fleet.Root, "far",
+			manage.NamespacePatch{Reach: &kinds}, manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		w.role("acme", "writers", "read,write")
+		w.role("acme", "readers", "read")
+		w.role("acme", "spread", "read")
+		w.role("*", "common", "read")
+		w.member("bob", "acme=read,write")
+		w.member("wide", "acme=read other=read")
+		w.member("both", "acme=write other=write")
+		w.key(fleet.Root, "acme", "acme+=@spread")
+		w.key(fleet.Root, "other", "other=@common")
+		w.namedKey("reader", "acme", "acme=read")
+		w.namedKey("far", "far", "far=read")
+	}, "acme:account", "app:app<acme", "ws:workspace<app", "other", "top", "far<top",
+		"below:workspace<far")
 	for _, c := range []struct {
 		what, grants string // of the caller; "key " makes it a key
 		try          attempt
@@ -671,25 +730,7 @@ func TestRulesOfAuthority(t *testing.T) {
 			"insufficient_permission"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			w := newWorld(t, "acme:account", "app:app<acme", "ws:workspace<app", "other", "top",
-				"far<top", "below:workspace<far")
-			kinds := []string{"workspace"}
-			if _, _, err := w.EditNamespace(ctx, fleet.Root, "far",
-				manage.NamespacePatch{Reach: &kinds},
-				manage.ChangeOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			w.role("acme", "writers", "read,write")
-			w.role("acme", "readers", "read")
-			w.role("acme", "spread", "read")
-			w.role("*", "common", "read")
-			w.member("bob", "acme=read,write")
-			w.member("wide", "acme=read other=read")
-			w.member("both", "acme=write other=write")
-			w.key(fleet.Root, "acme", "acme+=@spread")
-			w.key(fleet.Root, "other", "other=@common")
-			w.namedKey("reader", "acme", "acme=read")
-			w.namedKey("far", "far", "far=read")
+			w := open(t)
 			var who manage.Caller
 			if grants, isKey := strings.CutPrefix(c.grants, "key "); isKey {
 				who = w.keyCaller(second(w.key(fleet.Root, "acme", grants)))

@@ -102,6 +102,22 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 		Limits: manage.LimitsPatch{Rate: &keystore.RateLimit{Unlimited: true}}})
 	shadow := perMinute(5)
 	shadow.Rate.Shadow = true
+	open := copies(t, func(w *world) {
+		for _, p := range []keystore.Plan{
+			{Namespace: "*", Name: "free"},
+			{Namespace: "acme", Name: "gold", Limits: perMinute(100)},
+			{Namespace: "acme", Name: "spare", Limits: perMinute(2)},
+			{Namespace: "acme", Name: "unused", Limits: perMinute(2)},
+		} {
+			if _, err := w.CreatePlan(ctx, fleet.Root, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.limitedKey("fast", keystore.KeyLimits{})
+		w.limitedKey("slow", keystore.KeyLimits{Limits: perMinute(10)})
+		w.limitedKey("golden", keystore.KeyLimits{Plan: "gold"})
+		w.limitedKey("spared", keystore.KeyLimits{Plan: "spare"})
+	}, "acme", "app<acme", "other")
 	for _, c := range []struct {
 		what, grants string // of the caller; "key " makes it a key with 10 requests a minute
 		try          attempt
@@ -235,21 +251,7 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 			after(defaultPlan("other", "free"), move("other", "acme")), "ok"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			w := newWorld(t, "acme", "app<acme", "other")
-			for _, p := range []keystore.Plan{
-				{Namespace: "*", Name: "free"},
-				{Namespace: "acme", Name: "gold", Limits: perMinute(100)},
-				{Namespace: "acme", Name: "spare", Limits: perMinute(2)},
-				{Namespace: "acme", Name: "unused", Limits: perMinute(2)},
-			} {
-				if _, err := w.CreatePlan(ctx, fleet.Root, p); err != nil {
-					t.Fatal(err)
-				}
-			}
-			w.limitedKey("fast", keystore.KeyLimits{})
-			w.limitedKey("slow", keystore.KeyLimits{Limits: perMinute(10)})
-			w.limitedKey("golden", keystore.KeyLimits{Plan: "gold"})
-			w.limitedKey("spared", keystore.KeyLimits{Plan: "spare"})
+			w := open(t)
 			var who manage.Caller
 			if grants, isKey := strings.CutPrefix(c.grants, "key "); isKey {
 				key, token, err := w.MintKey(ctx, fleet.Root, manage.KeySpec{Namespace: "acme",

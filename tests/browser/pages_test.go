@@ -167,17 +167,12 @@ func look(t *testing.T, page *chromium.Page, name, path string) {
 }
 
 // shown checks the current page in each look. It is for pages without an address of their own, which
-// are also the ones with the most parts: so it checks both colour schemes and the keyboard in wide
-// and in narrow windows.
+// are also the ones with the most parts: so it checks the keyboard in wide windows too.
 func shown(t *testing.T, page *chromium.Page, name string) {
 	t.Helper()
 	check(page, name)
-	page.Show(chromium.Look{Width: 360})
-	page.Legible()
-	page.Show(chromium.Look{Width: 1440, Dark: true})
-	page.Legible()
-	page.ByKeyboard()
 	page.Show(chromium.Look{})
+	page.ByKeyboard()
 }
 
 // check checks the current page in each look. All rules of axe-core are checked in a wide window and

@@ -89,7 +89,11 @@ func New(t testing.TB, site string, look Look) *Page {
 // next page on.
 func (p *Page) Show(look Look) {
 	p.t.Helper()
-	scheme, zone, forced, media := "light", cmp.Or(look.Zone, "UTC"), "none", ""
+	look.Zone = cmp.Or(look.Zone, "UTC")
+	if look == p.look {
+		return
+	}
+	scheme, forced, media := "light", "none", ""
 	if look.Dark {
 		scheme = "dark"
 	}
@@ -115,9 +119,9 @@ func (p *Page) Show(look Look) {
 				}); err != nil {
 				return err
 			}
-			if zone != p.look.Zone {
+			if look.Zone != p.look.Zone {
 				if _, err := cdp.Call(ctx, tab, emulation.SetTimezoneOverride,
-					emulation.SetTimezoneOverrideParams{TimezoneID: zone}); err != nil {
+					emulation.SetTimezoneOverrideParams{TimezoneID: look.Zone}); err != nil {
 					return err
 				}
 			}
@@ -128,7 +132,6 @@ func (p *Page) Show(look Look) {
 		}),
 	)
 	p.look = look
-	p.look.Zone = zone
 }
 
 // overlayScrollbars selects scrollbars that take no room, as on a phone.

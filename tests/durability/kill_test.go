@@ -14,10 +14,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) {
-	gate.DetectRaces()
-	gate.Main(m)
-}
+func TestMain(m *testing.M) { gate.Main(m) }
 
 // A ledger has the expected response to requests with each token, according to the gate's responses
 // to changes.

@@ -333,7 +333,8 @@ func (c *cluster) leader(former *member) *member {
 func (c *cluster) healthy() (primary *member) {
 	c.t.Helper()
 	begun, restarted := time.Now(), false
-	c.until("all members are healthy", func() bool {
+	// Each try takes CPU time of all members, which they need to become healthy.
+	c.untilEvery(500*time.Millisecond, "all members are healthy", func() bool {
 		for _, m := range c.members {
 			if over(m.keeper.ended) {
 				c.t.Fatalf("Patroni %s has exited by itself", m.name)
@@ -424,7 +425,12 @@ func get(address, path string, answer any) error {
 
 func (c *cluster) until(what string, true func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(patience); !true(); time.Sleep(100 * time.Millisecond) {
+	c.untilEvery(100*time.Millisecond, what, true)
+}
+
+func (c *cluster) untilEvery(pause time.Duration, what string, true func() bool) {
+	c.t.Helper()
+	for end := time.Now().Add(patience); !true(); time.Sleep(pause) {
 		if time.Now().After(end) {
 			c.t.Fatalf("not within %v: %s", patience, what)
 		}

@@ -12,7 +12,7 @@ import (
 
 var (
 	seed     = flag.Uint64("faults.seed", 0, "seed of the random faults; 0 chooses one")
-	duration = flag.Duration("faults.duration", 30*time.Second, "duration of the random faults")
+	duration = flag.Duration("faults.duration", 20*time.Second, "duration of the random faults")
 )
 
 // TestChaos injects a schedule of faults into a fleet under load, and judges the history.

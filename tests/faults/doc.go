@@ -43,7 +43,7 @@
 //
 // # Running it
 //
-// `make test` runs most scenarios, each ablation in one scenario, and half a minute of random
+// `make test` runs most scenarios, each ablation in one scenario, and 20 seconds of random
 // faults. `make faults` adds the slow scenarios and runs half an hour of random faults:
 //
 //	make faults SEED=42 DURATION=1h

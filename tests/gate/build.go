@@ -30,8 +30,9 @@ func Main(m *testing.M, end ...func()) {
 }
 
 // DetectRaces makes the tests of a package run the Caddy that CADDY_WITH_RACE names, instead of one
-// without the race detector. It is for packages that load several nodes or goroutines at a time. Call
-// it before Main.
+// without the race detector. One package is enough for `make test`: the one that loads several nodes
+// with everything at once. Nightly, all packages run the Caddy with the race detector. Call it before
+// Main.
 func DetectRaces() {
 	if path := os.Getenv("CADDY_WITH_RACE"); path != "" {
 		os.Setenv("CADDY_UNDER_TEST", path)

@@ -11,10 +11,7 @@ import (
 
 var requests = flag.Int64("usage.requests", 30_000, "number of requests of TestAddsUp")
 
-func TestMain(m *testing.M) {
-	gate.DetectRaces()
-	gate.Main(m)
-}
+func TestMain(m *testing.M) { gate.Main(m) }
 
 const (
 	keys = 20

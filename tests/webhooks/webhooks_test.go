@@ -19,10 +19,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-func TestMain(m *testing.M) {
-	gate.DetectRaces()
-	gate.Main(m)
-}
+func TestMain(m *testing.M) { gate.Main(m) }
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
