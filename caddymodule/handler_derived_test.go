@@ -217,4 +217,13 @@ func TestDerivedSelf(t *testing.T) {
 			t.Errorf("%s: %s", test.name, answer)
 		}
 	}
+
+	everywhere := g.mint(object{"name": "everywhere", "access": "custom",
+		"grants": []object{{"namespace": "*", "permissions": []string{"read"}}}})
+	_, answer := g.do("GET", "site", "/apikeys/v1/self", "", "Authorization",
+		"Bearer "+deriveToken(t, everywhere, keystore.Caveats{ExpiresAt: soon,
+			Namespaces: []string{"acme", "globex"}}))
+	if !strings.Contains(answer, `"permissions":{"acme":["read"]}`) {
+		t.Errorf("in a namespace that does not exist: %s", answer)
+	}
 }

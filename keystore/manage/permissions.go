@@ -1,6 +1,10 @@
 package manage
 
-import "github.com/caddy-apikeys/caddy-apikeys/keystore"
+import (
+	"slices"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+)
 
 // Permissions returns a caller's permissions in each namespace in which its grants apply. The
 // permissions of [keystore.AnyNamespace] apply in all namespaces.
@@ -16,7 +20,9 @@ func (k *Keystore) Permissions(c Caller) map[string][]keystore.Permission {
 		granted = auth.memberGrants
 	}
 	permissions := make(map[string][]keystore.Permission)
-	namespaces := c.narrowing.Namespaces()
+	// Requests that name a namespace that does not exist are refused, even for grants everywhere.
+	namespaces := slices.DeleteFunc(slices.Clone(c.narrowing.Namespaces()),
+		func(id string) bool { return auth.policy.Namespace(id) == nil })
 	if namespaces == nil {
 		namespaces = auth.policy.Touched(granted, isKey)
 	}

@@ -20,13 +20,16 @@ import (
 // maxConnect is how long a server may take to answer, unless the URL says otherwise.
 const maxConnect = 5 * time.Second
 
-// postgres is a [driver.Connector] that connects with the latest URL.
+// postgres is a database, with its latest URL.
 type postgres struct {
 	identity string
 	config   atomic.Pointer[pgx.ConnConfig]
 }
 
-var _ driver.Connector = (*postgres)(nil)
+var (
+	_ driver.Connector = (*connector)(nil)
+	_ io.Closer        = (*connector)(nil)
+)
 
 func newPostgres(dsn string) (*postgres, error) {
 	config, identity, err := parsePostgres(dsn)
@@ -38,13 +41,8 @@ func newPostgres(dsn string) (*postgres, error) {
 	return p, nil
 }
 
-// Connect implements [driver.Connector].
-func (p *postgres) Connect(ctx context.Context) (driver.Conn, error) {
-	return stdlib.GetConnector(*p.current(ctx)).Connect(ctx)
-}
-
-// current returns the configuration. It divides the remaining time of the context among the
-// servers.
+// current returns the configuration. If there are several servers, it divides the remaining time of
+// the context among them.
 func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 	config := p.config.Load()
 	if config.ConnectTimeout != 0 {
@@ -52,19 +50,95 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 	}
 	config = config.Copy()
 	config.ConnectTimeout = maxConnect
-	if deadline, bounded := ctx.Deadline(); bounded {
-		hosts := map[string]bool{fmt.Sprint(config.Host, " ", config.Port): true}
-		for _, other := range config.Fallbacks { // some are the same server without TLS
-			hosts[fmt.Sprint(other.Host, " ", other.Port)] = true
-		}
+	hosts := map[string]bool{fmt.Sprint(config.Host, " ", config.Port): true}
+	for _, other := range config.Fallbacks { // some are the same server without TLS
+		hosts[fmt.Sprint(other.Host, " ", other.Port)] = true
+	}
+	if deadline, bounded := ctx.Deadline(); bounded && len(hosts) > 1 {
 		config.ConnectTimeout = max(time.Millisecond,
 			min(maxConnect, time.Until(deadline)/time.Duration(len(hosts))))
 	}
 	return config
 }
 
+// A connector opens the connections of one pool. It continues to open a connection if its request
+// gives up, and gives it to the next one. Otherwise a pool could not grow if opening a connection
+// takes longer than a request may wait, as it does over a slow network: a flood of lookups would
+// keep all open connections busy, and every other lookup would fail.
+type connector struct {
+	*postgres
+	open  context.Context // ends when the pool is closed
+	close context.CancelFunc
+	spare chan driver.Conn
+}
+
+// spareLife is how long a connection stays open whose request has given up.
+const spareLife = 30 * time.Second
+
+func (p *postgres) connector() *connector {
+	c := &connector{postgres: p, spare: make(chan driver.Conn)}
+	c.open, c.close = context.WithCancel(context.Background())
+	return c
+}
+
+// Connect implements [driver.Connector].
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	select {
+	case conn := <-c.spare:
+		return conn, nil
+	default:
+	}
+	type opened struct {
+		conn driver.Conn
+		err  error
+	}
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
+	result, config := make(chan opened), c.current(ctx)
+	go func() {
+		conn, err := stdlib.GetConnector(*config).Connect(c.open)
+		select {
+		case result <- opened{conn, err}:
+		case <-ctx.Done():
+			if err == nil {
+				c.offer(conn)
+			}
+		}
+	}()
+	select {
+	case o := <-result:
+		return o.conn, o.err
+	case conn := <-c.spare:
+		return conn, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errConnecting, ctx.Err())
+	}
+}
+
+// errConnecting means that a request has given up before its connection was open.
+var errConnecting = errors.New("connecting to PostgreSQL")
+
+// offer offers a connection to other requests, and closes it if none takes it in time.
+func (c *connector) offer(conn driver.Conn) {
+	expired := time.NewTimer(spareLife)
+	defer expired.Stop()
+	select {
+	case c.spare <- conn:
+	case <-expired.C:
+		_ = conn.Close()
+	case <-c.open.Done():
+		_ = conn.Close()
+	}
+}
+
+// Close is called when the pool is closed.
+func (c *connector) Close() error {
+	c.close()
+	return nil
+}
+
 // Driver implements [driver.Connector].
-func (*postgres) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
+func (*connector) Driver() driver.Driver { return stdlib.GetDefaultDriver() }
 
 // Reconnect uses another URL of the same database for all new connections, for instance with
 // another password.
@@ -210,6 +284,7 @@ func explainPostgres(err error) error {
 	var advice string
 	code := sqlState(err)
 	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
+	unreachable = unreachable || errors.Is(err, errConnecting)
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case unreachable && refusedParameter(code):

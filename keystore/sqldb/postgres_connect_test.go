@@ -5,6 +5,7 @@ package sqldb
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -464,5 +465,57 @@ func TestPostgresReconnect(t *testing.T) {
 	}
 	if _, err := d.Nodes(ctx); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestPostgresSlowConnections: a request that gives up before its connection is open leaves it to
+// the next one. Otherwise a slow network would keep a busy pool from growing.
+func TestPostgresSlowConnections(t *testing.T) {
+	s := newPostgresStore(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	clients := make(chan net.Conn, 100)
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			clients <- client
+		}
+	}()
+	serve := func(client net.Conn) {
+		server, err := net.Dial("tcp", s.Address())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, pair := range [][2]net.Conn{{client, server}, {server, client}} {
+			go func() {
+				defer pair[0].Close()
+				_, _ = io.Copy(pair[0], pair[1])
+			}()
+		}
+	}
+	p, err := newPostgres(s.Server.URL(s.schema, l.Addr().String()) + "&sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := openPostgres(p, 2)
+	defer pool.Close()
+	brief, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := pool.Conn(brief); !Unreachable(err) || Advice(explainPostgres(err)) == "" {
+		t.Fatal("a request before the connection is open:", err)
+	}
+	serve(<-clients) // only the connection of that request, and none of the next one
+	for range 2 {    // the pool keeps it
+		var one int
+		if err := pool.QueryRowContext(t.Context(), "SELECT 1").Scan(&one); err != nil || one != 1 {
+			t.Fatal(one, err)
+		}
 	}
 }
