@@ -158,7 +158,7 @@ func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
 	if b.holds(now) {
 		room += int64(b.held)
 	}
-	return int64(b.counted.of(k)) < room
+	return int64(*b.counted.of(k)) < room
 }
 
 // queue adds the bucket to the next booking. The caller holds the lock.
