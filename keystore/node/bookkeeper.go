@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -13,13 +12,25 @@ type bookkeeper[B any] struct {
 	// book books for at most maxBooked buckets. It is called without their locks.
 	book func(context.Context, []B) error
 	// gap is the minimum time from the beginning of one booking to that of the next.
-	gap time.Duration
+	gap  time.Duration
+	kind bookingKind
 
 	wake   chan struct{}
 	mu     sync.Mutex
 	queue  []*batch[B]
+	last   uint32 // number of the last booking
 	closed bool
 }
+
+// A bookingKind says which of the bookkeepers of a limiter makes a booking.
+type bookingKind uint8
+
+const (
+	rateBooking bookingKind = iota
+	quotaBooking
+
+	numBookingKinds int = iota
+)
 
 // A batch is a booking with its buckets.
 type batch[B any] struct {
@@ -29,27 +40,26 @@ type batch[B any] struct {
 
 // A booking is one call to a store.
 type booking struct {
-	number uint32 // unique in the process
+	kind   bookingKind
+	number uint32 // unique among those of its kind, from 1
 	done   chan struct{}
 	err    error // set before done is closed
 }
 
-// bookings is the number of the last booking.
-var bookings atomic.Uint32
-
-// A tally is a bucket's counter for one booking, which another bucket may have asked for. It starts
-// at 0 for each booking.
-type tally[N int32 | int64] struct {
+// A tally is a bucket's counter for the latest booking of each kind, which another bucket may have
+// asked for. It starts at 0 for each booking.
+type tally[N int32 | int64] [numBookingKinds]struct {
 	n       N
 	booking uint32 // its number
 }
 
-// of returns the count for a booking. It resets the counter to 0 if that was for another booking.
-func (t *tally[N]) of(k *booking) N {
-	if t.booking != k.number {
-		*t = tally[N]{booking: k.number}
+// of returns the counter for a booking. It resets the counter if that was for another booking.
+func (t *tally[N]) of(k *booking) *N {
+	c := &t[k.kind]
+	if c.booking != k.number {
+		c.n, c.booking = 0, k.number
 	}
-	return t.n
+	return &c.n
 }
 
 func (k *booking) finish(err error) {
@@ -60,8 +70,10 @@ func (k *booking) finish(err error) {
 // maxBooked is the maximum number of buckets in one booking.
 const maxBooked = 1000
 
-func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) error) *bookkeeper[B] {
-	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
+func newBookkeeper[B any](
+	kind bookingKind, gap time.Duration, book func(context.Context, []B) error,
+) *bookkeeper[B] {
+	return &bookkeeper[B]{kind: kind, book: book, gap: gap, wake: make(chan struct{}, 1)}
 }
 
 // add adds a bucket to a booking that has not begun, and returns that booking. After close, the
@@ -70,7 +82,8 @@ func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.queue) == 0 || len(k.queue[len(k.queue)-1].buckets) == maxBooked {
-		next := &batch[B]{booking: booking{number: bookings.Add(1), done: make(chan struct{})}}
+		k.last++
+		next := &batch[B]{booking: booking{kind: k.kind, number: k.last, done: make(chan struct{})}}
 		if k.closed {
 			next.finish(errClosed)
 			return &next.booking

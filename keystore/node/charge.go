@@ -84,10 +84,11 @@ func (c *Charge) State(l LimitName) LimitState {
 		return state
 	}
 	part, now := c.mode.part(rate), keystore.Micros(c.now)
-	room := s.meter.Room(part, now)
+	part.Burst = min(part.Burst, rate.Burst) // clients see the burst, even if nodes book more
+	room := s.meter.Room(&part, now)
 	state.Remaining = max(0, room+s.held)
 	until := func(room int64) time.Duration {
-		return time.Duration(max(0, s.meter.After(part, room)-now)) * time.Microsecond
+		return time.Duration(max(0, s.meter.After(&part, room)-now)) * time.Microsecond
 	}
 	if room < part.Burst {
 		state.Reset = until(room + 1)

@@ -94,8 +94,8 @@ func newLimiter(s dependencies) *limiter {
 		rateMap:      make(map[bucketID]*rateBucket), quotaMap: make(map[bucketID]*quotaBucket),
 		terms: make(map[[2]keystore.Limits]*Terms),
 	}
-	l.rateBooks = newBookkeeper(bookingGap, l.bookRates)
-	l.quotaBooks = newBookkeeper(0, l.bookQuotas)
+	l.rateBooks = newBookkeeper(rateBooking, bookingGap, l.bookRates)
+	l.quotaBooks = newBookkeeper(quotaBooking, 0, l.bookQuotas)
 	return l
 }
 
@@ -311,11 +311,12 @@ func (l *limiter) chargeLocked(
 		}
 		if q := b.quotas[i]; q != nil {
 			v := q.check(c.now, units)
-			if v == unknown && last {
+			switch {
+			case v != unknown || !last:
+			case q.limit.Shadow:
 				v = refused
-				if !q.limit.Shadow {
-					err = errContended
-				}
+			default:
+				err = errContended
 			}
 			if v == refused && !q.limit.Shadow && c.Outcome == keystore.OK {
 				c.Outcome = keystore.Exhausted
@@ -323,27 +324,32 @@ func (l *limiter) chargeLocked(
 			verdicts[quotaNames[i]], waits = v, waits || v == unknown
 		}
 	}
-	if err != nil && c.Outcome != keystore.Limited {
+	if err != nil && c.Outcome == keystore.OK {
 		return wait, false, err
 	}
 	if waits && c.Outcome == keystore.OK {
-		counted := b.count(l, c.mode, verdicts, micros, units)
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
 		// request that was booked for a rate would be lost. So rates book it once the quotas are
 		// known.
 		reserves := verdicts[KeyQuota] == unknown || verdicts[NamespaceQuota] == unknown
-		for i, r := range b.rates {
-			if name := rateNames[i]; verdicts[name] == unknown {
-				wait[name] = r.queue(l)
-				if counted && !reserves {
-					r.waiting++
-				}
+		var k *booking
+		for i := range b.rates {
+			if name := rateNames[i]; verdicts[name] == unknown && !reserves {
+				k = b.rates[i].queue(l)
+				wait[name] = k
 			}
 			if name := quotaNames[i]; verdicts[name] == unknown {
-				if counted {
-					wait[name] = b.quotas[i].await(l, units)
-				} else {
-					wait[name] = b.quotas[i].queue(l)
+				k = b.quotas[i].queue(l)
+				wait[name] = k
+			}
+		}
+		if b.count(k, c.mode, verdicts, micros, units) {
+			for i := range b.rates {
+				if wait[rateNames[i]] != nil {
+					b.rates[i].waiting++
+				}
+				if wait[quotaNames[i]] != nil {
+					b.quotas[i].waiting = append(b.quotas[i].waiting, units)
 				}
 			}
 		}
@@ -381,21 +387,12 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// count counts a waiting request in its limits and reports whether to book for it. It returns false
-// if a limit that is known has no room for another waiting request: bookings of the other limits
-// would be wasted. The caller holds the locks.
+// count counts a request that waits for a booking in its limits, and reports whether to book for it.
+// It returns false if a limit that is known has no room for another waiting request: bookings of the
+// other limits would be wasted. The caller holds the locks.
 func (b *buckets) count(
-	l *limiter, m mode, verdicts [NumLimits]verdict, now, units int64,
+	k *booking, m mode, verdicts [NumLimits]verdict, now, units int64,
 ) bool {
-	var k *booking
-	for i := range b.rates {
-		switch {
-		case verdicts[rateNames[i]] == unknown:
-			k = b.rates[i].queue(l)
-		case k == nil && verdicts[quotaNames[i]] == unknown:
-			k = b.quotas[i].queue(l)
-		}
-	}
 	known := func(i int) bool { return verdicts[quotaNames[i]] == admitted && b.quotas[i] != nil }
 	for i, r := range b.rates {
 		if r != nil && !r.limit.Shadow && !r.admitsAnother(m, k, now) {
@@ -407,10 +404,10 @@ func (b *buckets) count(
 	}
 	for i, r := range b.rates {
 		if r != nil {
-			r.counted.n++
+			*r.counted.of(k)++
 		}
 		if known(i) {
-			b.quotas[i].counted.n += units
+			*b.quotas[i].counted.of(k) += units
 		}
 	}
 	return true

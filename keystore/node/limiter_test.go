@@ -210,7 +210,7 @@ func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Book
 	for i, k := range bookings {
 		before := s.meters[k.Name]
 		m := keystore.Meter{TAT: before.tat}
-		if before.limit != k.Limit {
+		if before.limit.Requests != k.Limit.Requests || before.limit.Per != k.Limit.Per {
 			m = m.Within(&before.limit, &k.Limit, now)
 		}
 		m = keystore.Meter{TAT: max(m.TAT, k.Known)}
@@ -437,6 +437,34 @@ func TestSmallBurstOfFleet(t *testing.T) {
 		f.within(limit, slack(limit, nodes))
 		f.close()
 	})
+}
+
+// TestSmallBurstReachesRate checks that several nodes admit a steady stream of nine tenths of the
+// rate, whichever nodes it reaches, although the burst is smaller than what refills between two
+// bookings, and that they keep the bound while more requests arrive.
+func TestSmallBurstReachesRate(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 1000, Per: time.Second, Burst: 5}
+	for _, reached := range []int{1, 3} {
+		for _, perSecond := range []int{900, 4000} {
+			t.Run(fmt.Sprint(perSecond, " per second to ", reached, " of 3"), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 3)
+					f.store.slow.Store(int64(4 * time.Millisecond))
+					var requests sync.WaitGroup
+					for i := range 2 * perSecond {
+						requests.Go(func() { f.request(f.nodes[i%reached], 1) })
+						time.Sleep(time.Second / time.Duration(perSecond))
+					}
+					requests.Wait()
+					if n, want := len(f.admitted), 2*900*95/100; n < want {
+						t.Errorf("%d requests admitted, want %d", n, want)
+					}
+					f.within(limit, slack(limit, 3))
+					f.close()
+				})
+			})
+		}
+	}
 }
 
 // TestFleetReachesRate checks that several nodes with a shared store admit nearly all that a limit

@@ -28,7 +28,7 @@ type quotaBucket struct {
 	asked int64 // time of that answer; 0 before the first for the limit and period
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
-	// waiting lists the units that each waiting request needs.
+	// waiting lists the units that each request needs that waits for the next reservation.
 	waiting []int64
 	// counted is the number of units of the requests that wait for a booking of another limit.
 	counted tally[int64]
@@ -88,16 +88,10 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 	return b.next
 }
 
-// await adds the units of a waiting request to the next reservation.
-func (b *quotaBucket) await(l *limiter, units int64) *booking {
-	b.waiting = append(b.waiting, units)
-	return b.queue(l)
-}
-
 // admitsAnother reports whether the node has units for a request in addition to those that wait for
 // a booking.
 func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
-	return units <= b.left-b.counted.of(k)
+	return units <= b.left-*b.counted.of(k)
 }
 
 // remaining returns the number of units that are certainly left. Other nodes may return more. It is

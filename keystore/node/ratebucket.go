@@ -46,6 +46,9 @@ const (
 	burstBookings = 4
 	// bookingGap limits each node to 66 bookings of rate limits a second.
 	bookingGap = 15 * time.Millisecond
+	// leastBurst is how long the smallest burst lasts that nodes book of a limit that they share. It
+	// is longer than bookingGap and a call, so that a node reaches the limit's rate with any burst.
+	leastBurst = 25 * time.Millisecond
 )
 
 // A mode says how the nodes share rate limits.
@@ -58,14 +61,19 @@ type mode struct {
 	shared     bool // limits are booked in the shared store; else each node has a share of them
 }
 
-// part returns the share of a limit that a node admits on its own. It multiplies Per instead of
-// dividing Requests, so that a meter stays valid when the number of nodes changes.
-func (m mode) part(l *keystore.RateLimit) *keystore.RateLimit {
-	if m.shared || m.nodes == 1 {
-		return l
+// part returns the limit by which a node admits requests or books them. A node that does not share
+// the limit has a share of it. That multiplies Per instead of dividing Requests, so that a meter
+// stays valid when the number of nodes changes.
+func (m mode) part(l *keystore.RateLimit) keystore.RateLimit {
+	part := *l
+	switch {
+	case m.shared:
+		part.Burst = max(l.Burst, (l.Requests*int64(leastBurst)+int64(l.Per)-1)/int64(l.Per))
+	case m.nodes > 1:
+		part.Per *= time.Duration(m.nodes)
+		part.Burst = max(1, l.Burst/m.nodes)
 	}
-	return &keystore.RateLimit{Requests: l.Requests, Per: l.Per * time.Duration(m.nodes),
-		Burst: max(1, l.Burst/m.nodes)}
+	return part
 }
 
 // A verdict says whether a limit admits a request.
@@ -84,11 +92,11 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	}
 	part := m.part(b.limit)
 	if !m.shared {
-		b.settle(part, now)
+		b.settle(&part, now)
 	}
 	//fault: if ablated("float-without-room") && m.shared { return admitted }
 	switch {
-	case !b.meter.Fits(part, now):
+	case !b.meter.Fits(&part, now):
 		return refused
 	case m.works && (b.booked == 0 || b.booked < m.aloneSince):
 		// Other nodes, or former processes, may have admitted requests that this one does not know.
@@ -99,8 +107,22 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	return admitted
 }
 
-// validity returns how long a grant is valid, in microseconds.
-func (b *rateBucket) validity() int64 { return b.limit.Per.Microseconds() / grantShare }
+// validity returns how long a grant is valid that is booked with a limit, in microseconds. It is
+// shorter if the burst is larger than that of the bucket's limit, so that the nodes do not admit
+// more.
+func (b *rateBucket) validity(booked *keystore.RateLimit) int64 {
+	per := b.limit.Per.Microseconds()
+	more := (booked.Burst - b.limit.Burst) * per
+	return per/grantShare - (more+b.limit.Requests-1)/b.limit.Requests
+}
+
+// bookedLimit returns the limit with which the bucket is booked.
+func (b *rateBucket) bookedLimit(m mode) keystore.RateLimit {
+	if m.shared {
+		return m.part(b.limit)
+	}
+	return *b.limit
+}
 
 // holds reports whether the bucket holds a grant. It drops expired grants.
 func (b *rateBucket) holds(now int64) bool {
@@ -137,7 +159,8 @@ func (b *rateBucket) take(l *limiter, m mode, step keystore.Step, now int64) {
 	case m.nodes == 1:
 		b.meter = b.meter.Next(b.limit, step, now)
 	default:
-		b.meter = b.meter.Add(m.part(b.limit), now, 1)
+		part := m.part(b.limit)
+		b.meter = b.meter.Add(&part, now, 1)
 	}
 	if m.stored {
 		b.queue(l)
@@ -154,11 +177,12 @@ func (b *rateBucket) refuse(l *limiter, m mode) {
 // admitsAnother reports whether the bucket has room for a request in addition to those that wait
 // for a booking.
 func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
-	room := b.meter.Room(m.part(b.limit), now)
+	part := m.part(b.limit)
+	room := b.meter.Room(&part, now)
 	if b.holds(now) {
 		room += int64(b.held)
 	}
-	return int64(b.counted.of(k)) < room
+	return int64(*b.counted.of(k)) < room
 }
 
 // queue adds the bucket to the next booking. The caller holds the lock.
@@ -200,12 +224,13 @@ func (b *rateBucket) idle(now int64) bool {
 
 // begin returns the next booking. The caller holds the lock.
 func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
-	want := int64(0)
+	want, limit := int64(0), b.bookedLimit(m)
 	if m.shared {
 		used, elapsed := int64(b.used), max(now-b.booked, 1)
 		// ahead doubles while requests keep coming. A grant for a short burst would expire unused.
+		validity := b.validity(&limit)
 		switch {
-		case elapsed > b.validity():
+		case elapsed > validity:
 			b.ahead = -burstBookings
 		case b.ahead < 0:
 			b.ahead++
@@ -214,7 +239,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 		}
 		if used > 1 {
 			// The use since the last booking, scaled to the validity of the grant.
-			want = min(used*b.validity()/elapsed, 2*used, max(0, int64(b.ahead)), b.limit.Burst)
+			want = min(used*validity/elapsed, 2*used, max(0, int64(b.ahead)), limit.Burst)
 		}
 		if b.holds(now) {
 			want -= int64(b.held)
@@ -223,7 +248,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	}
 	k := keystore.Booking{
 		Name:  fmt.Sprintf("apikeys:%s:rate:{%s}:%s", epoch, epoch, b.id),
-		Limit: *b.limit, Known: b.meter.TAT, Spent: int64(b.floated), Want: want,
+		Limit: limit, Known: b.meter.TAT, Spent: int64(b.floated), Want: want,
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
 	//fault: if ablated("spend-before-booking") { k.Spent = 0 }
@@ -231,23 +256,25 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	return k
 }
 
-// end applies the answer to a booking.
-func (b *rateBucket) end(k *keystore.Booking, answer keystore.Booked, began, now int64) {
+// end applies the answer to a booking. m and began are those of begin.
+func (b *rateBucket) end(
+	k *keystore.Booking, answer keystore.Booked, m mode, began, now int64,
+) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.floated -= b.advance
 	b.advance, b.booking = 0, false
-	if *b.limit != k.Limit {
+	if b.bookedLimit(m) != k.Limit {
 		return
 	}
 	b.booked = began
 	// The store is not trusted: a wrong answer blocks the limit for at most the time of two bursts
 	// and of twice the requests that all nodes may admit before they book them.
-	latest := keystore.Meter{}.Add(b.limit, now, min(2*b.limit.Burst, keystore.MaxRate))
+	latest := keystore.Meter{}.Add(&k.Limit, now, min(2*k.Limit.Burst, keystore.MaxRate))
 	latest.TAT += 2 * b.limit.Per.Microseconds() / smallLimit
 	b.meter = b.meter.Max(keystore.Meter{TAT: min(answer.TAT, max(latest.TAT, b.meter.TAT))})
 	granted := int32(min(answer.Granted, k.Want))
-	until := began + b.validity()
+	until := began + b.validity(&k.Limit)
 	switch {
 	case !b.holds(now):
 		b.held, b.newest, b.until, b.later = granted, 0, until, until
@@ -299,7 +326,7 @@ func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {
 	}
 	now := keystore.Micros(l.now())
 	for i, b := range list {
-		b.end(&bookings[i], answers[i], began, now)
+		b.end(&bookings[i], answers[i], m, began, now)
 	}
 	l.degraded.Store(false)
 	l.grants[GrantOK].Add(1)
