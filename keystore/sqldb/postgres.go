@@ -137,7 +137,7 @@ func OpenPostgres(ctx context.Context, url string) (*DB, error) {
 }
 
 func openPostgres(p *postgres, conns int) *sql.DB {
-	db := sql.OpenDB(p.connector())
+	db := sql.OpenDB(p.connector(conns))
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxIdleTime(5 * time.Minute) // connections of the server are limited

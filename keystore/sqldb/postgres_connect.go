@@ -65,18 +65,23 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 // gives up, and gives it to the next one. Otherwise a pool could not grow if opening a connection
 // takes longer than a request may wait, as it does over a slow network: a flood of lookups would
 // keep all open connections busy, and every other lookup would fail.
+//
+// It opens or keeps at most as many such connections as the pool may have. So a flood of requests
+// that give up at once takes no more of the server.
 type connector struct {
 	*postgres
 	open  context.Context // ends when the pool is closed
 	close context.CancelFunc
 	spare chan driver.Conn
+	slots chan struct{} // one for each connection that is being opened or offered
 }
 
 // spareLife is how long a connection stays open whose request has given up.
 const spareLife = 30 * time.Second
 
-func (p *postgres) connector() *connector {
-	c := &connector{postgres: p, spare: make(chan driver.Conn)}
+// connector returns a connector for a pool of at most conns connections.
+func (p *postgres) connector(conns int) *connector {
+	c := &connector{postgres: p, spare: make(chan driver.Conn), slots: make(chan struct{}, conns)}
 	c.open, c.close = context.WithCancel(context.Background())
 	return c
 }
@@ -88,6 +93,13 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return conn, nil
 	default:
 	}
+	select {
+	case c.slots <- struct{}{}:
+	case conn := <-c.spare:
+		return conn, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", errConnecting, ctx.Err())
+	}
 	type opened struct {
 		conn driver.Conn
 		err  error
@@ -96,6 +108,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	defer leave()
 	result, config := make(chan opened), c.current(ctx)
 	go func() {
+		defer func() { <-c.slots }()
 		conn, err := stdlib.GetConnector(*config).Connect(c.open)
 		select {
 		case result <- opened{conn, err}:
