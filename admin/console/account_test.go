@@ -21,8 +21,14 @@ func TestAccount(t *testing.T) {
 	other, _ := s.member(t, "Ben", "*=read")
 	a := here.get("/apikeys/account").want(200, "My account", "This browser", "Another browser",
 		"Never", "Any", "client-admin", "/apikeys/members/"+id+"/token").lacks(token)
-	if n := strings.Count(a.Text, "signed in <time"); n != 2 {
+	if n := strings.Count(a.Text, `data-label="Signed in"`); n != 2 {
 		t.Errorf("%d sessions, want 2", n)
+	}
+	for _, p := range []*person{there, here} {
+		text := p.get("/apikeys/account").Text
+		if strings.Index(text, "This browser") > strings.Index(text, "Another browser") {
+			t.Error("the session of this browser is not the first")
+		}
 	}
 	here.get("/apikeys/keys").want(200, `href="/apikeys/account"`)
 	if a := here.post("/apikeys/account/sign-out"); a.At.Path != "/apikeys/sign-in" {

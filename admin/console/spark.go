@@ -21,10 +21,14 @@ const (
 
 // newSpark returns the spark of usage. during describes its time.
 func newSpark(u *manage.UsageSeries, during string) *spark {
-	s := &spark{Width: sparkShare * len(u.Buckets), Text: tallyWords(&u.Total) + " in " + during,
-		Short: compact(float64(u.Total.Allowed()))}
-	if n := u.Total.Denied(); n > 0 {
-		s.Short += fmt.Sprintf(", %s refused", compact(float64(n)))
+	s := &spark{Width: sparkShare * len(u.Buckets), Text: tallyWords(&u.Total) + " in " + during}
+	switch allowed, refused := u.Total.Allowed(), u.Total.Denied(); {
+	case refused > 0:
+		s.Short = compact(float64(allowed)) + " allowed, " + compact(float64(refused)) + " refused"
+	case allowed == 1:
+		s.Short = "1 request"
+	default:
+		s.Short = compact(float64(allowed)) + " requests"
 	}
 	var peak int64 = 1
 	for i := range u.Buckets {

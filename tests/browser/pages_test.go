@@ -121,7 +121,7 @@ func TestPages(t *testing.T) {
 	page := signedIn(t, g, token, chromium.Look{})
 	page.Open(key)
 	page.Click("Derive a token")
-	page.Sees("caddy apikeys derive --expires 15m")
+	page.Sees("caddy apikeys derive", "--expires 15m")
 	shown(t, page, "key-derive")
 	page.Click("Copy Command line")
 	page.Sees("Copied")
