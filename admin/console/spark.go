@@ -24,11 +24,12 @@ func newSpark(u *manage.UsageSeries, during string) *spark {
 	s := &spark{Width: sparkShare * len(u.Buckets), Text: tallyWords(&u.Total) + " in " + during}
 	switch allowed, refused := u.Total.Allowed(), u.Total.Denied(); {
 	case refused > 0:
-		s.Short = compact(float64(allowed)) + " allowed, " + compact(float64(refused)) + " refused"
+		// Each number stays on one line with its noun.
+		s.Short = compact(float64(allowed)) + "\u00a0allowed, " + compact(float64(refused)) + "\u00a0refused"
 	case allowed == 1:
-		s.Short = "1 request"
+		s.Short = "1\u00a0request"
 	default:
-		s.Short = compact(float64(allowed)) + " requests"
+		s.Short = compact(float64(allowed)) + "\u00a0requests"
 	}
 	var peak int64 = 1
 	for i := range u.Buckets {

@@ -89,10 +89,9 @@ func created(kind string, o map[string]any, names map[string]string) string {
 	if list := items("permissions", o["permissions"]); len(list) > 0 { // of a role
 		parts = append(parts, some(list))
 	}
-	for _, name := range []string{"rate_limit", "quota"} { // of a plan
-		if words, ok := shownValue("", name, o[name]).(string); ok {
-			parts = append(parts, words)
-		}
+	if kind == "plan" {
+		parts = append(parts, planWords(api.Plan{RateLimit: decoded[*api.RateLimit](o["rate_limit"]),
+			Quota: decoded[*api.Quota](o["quota"])}))
 	}
 	if parent := plainText(o["parent"]); parent != "" {
 		parts = append(parts, "in "+parent)
@@ -104,7 +103,7 @@ func created(kind string, o map[string]any, names map[string]string) string {
 		parts = append(parts, "expires "+at)
 	}
 	words := strings.Join(parts, ", ")
-	for _, first := range []string{"kind ", "role ", "in ", "for ", "expires "} { // permissions stay as they are
+	for _, first := range []string{"kind ", "no ", "role ", "in ", "for ", "expires "} { // permissions stay as they are
 		if strings.HasPrefix(words, first) {
 			return strings.ToUpper(words[:1]) + words[1:]
 		}

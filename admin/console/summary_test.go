@@ -46,7 +46,7 @@ func TestSummaries(t *testing.T) {
 			"Permissions: added write in default"},
 		{"plan.create", "null", `{"name":"gold","namespace":"*","rate_limit":{"requests":20,"per":"1m",
 			"burst":20},"quota":{"requests":5,"per":"month","shadow":true}}`,
-			"20 requests per minute, 5 units per month, counted but not enforced"},
+			"20 requests per minute; 5 units per month, counted but not enforced"},
 		{"namespace.edit", `{"edit_policy":"free"}`, `{"edit_policy":"grow_only","max_lifetime":"90d"}`,
 			"Edits of keys: Add and remove permissions → Only add permissions; " +
 				"Maximum lifetime: none → 90 days"},

@@ -121,7 +121,7 @@ func testEnterCreatesNoKey(t *testing.T, g *gate.Gate, token gate.Token) {
 			page.Click("Create key")
 			page.Fill("Name", name)
 			page.Submit("Name")
-			page.Sees("Review key", "Nothing is created yet", name, "read")
+			page.Sees("Review key", "Nothing is created yet", name, "Read-Only")
 			page.Picture("key-review")
 			accessibleIn(page, look)
 			page.Click("Edit again")

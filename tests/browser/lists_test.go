@@ -68,7 +68,7 @@ func TestKeyTables(t *testing.T) {
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
 	page.Click("ERP")
-	page.Sees("Every server refuses the key because its owner is disabled",
+	page.Sees("Every server refuses the key because its owner,", "is disabled.",
 		"Permissions (not in effect)", "Every call (read and write)")
 	shown(t, page, "key-owner-disabled")
 }
