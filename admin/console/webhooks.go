@@ -101,7 +101,7 @@ func pageOfWebhook(v *visit) (*webhookPage, error) {
 	return p, nil
 }
 
-// deliveryError returns the error of a delivery as a sentence: "The receiver answered 503."
+// deliveryError returns the error of a delivery as a sentence, which names the receiver.
 func deliveryError(text string) string {
 	if strings.HasPrefix(text, "answered ") {
 		text = "the receiver " + text
