@@ -638,7 +638,7 @@ func TestWebhooks(t *testing.T) {
 	if _, err := s.db.SaveWebhooks(ctx, []keystore.Webhook{hook}); err != nil {
 		t.Fatal(err)
 	}
-	p.get("/apikeys/webhooks").want(200, "https://example.com/&lt;h&gt;", "Retrying",
+	p.get("/apikeys/webhooks").want(200, "https://<wbr>example.<wbr>com/<wbr>&lt;h&gt;", "Retrying",
 		"The receiver answered 500.", "/apikeys/webhooks/wh_1")
 	p.get("/apikeys/webhooks/wh_1").want(200, "evt_2", "key.revoked", "1.5 s", "Delivered",
 		"Failed attempts", "Send test event", "Replay events", "Retry now")

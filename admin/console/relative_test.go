@@ -35,10 +35,11 @@ func TestDurationWords(t *testing.T) {
 	}
 }
 
-// TestBreakable checks that e-mail addresses can be wrapped, and that names are escaped.
+// TestBreakable checks that addresses can be wrapped, and that names are escaped.
 func TestBreakable(t *testing.T) {
 	for text, want := range map[string]string{
 		"ada.l@big-bank.example": "ada.<wbr>l@<wbr>big-<wbr>bank.<wbr>example",
+		"https://big.example/in": "https://<wbr>big.<wbr>example/<wbr>in",
 		"Web-shop v1.2":          "Web-shop v1.2",
 		"<b>@":                   "&lt;b&gt;@<wbr>",
 	} {

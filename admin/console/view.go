@@ -302,15 +302,18 @@ func shownName(name, instead string) string {
 	return instead
 }
 
-// breakable returns a text whose e-mail addresses can be wrapped after the characters that separate
-// their parts. Browsers would break them in the middle of a word.
+// breakable returns a text in which e-mail addresses and URLs can be wrapped after the characters
+// that separate their parts. Browsers would break them in the middle of a word.
 func breakable(text string) template.HTML {
 	text = template.HTMLEscapeString(text)
-	if strings.Contains(text, "@") {
-		text = strings.NewReplacer("@", "@<wbr>", ".", ".<wbr>", "_", "_<wbr>", "-", "-<wbr>").Replace(text)
+	if strings.Contains(text, "@") || strings.Contains(text, "://") {
+		text = breaks.Replace(text)
 	}
 	return template.HTML(text) //nolint:gosec // the text is escaped
 }
+
+var breaks = strings.NewReplacer("://", "://<wbr>", "@", "@<wbr>", ".", ".<wbr>", "_", "_<wbr>",
+	"-", "-<wbr>", "/", "/<wbr>")
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a
 // time.Time, a non-nil *time.Time or a time as a JSON string. Any other string is returned as it
