@@ -1,6 +1,8 @@
 package console
 
 import (
+	"slices"
+
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -52,7 +54,12 @@ func showAccount(v *visit) error {
 		return err
 	}
 	for i, s := range list {
-		p.Sessions = append(p.Sessions, sessionLine{s, i == current && !v.Trusted})
+		line := sessionLine{s, i == current && !v.Trusted}
+		if line.Here {
+			p.Sessions = slices.Insert(p.Sessions, 0, line)
+		} else {
+			p.Sessions = append(p.Sessions, line)
+		}
 	}
 	return v.show("account", "My account", p)
 }

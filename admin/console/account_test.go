@@ -24,6 +24,12 @@ func TestAccount(t *testing.T) {
 	if n := strings.Count(a.Text, "signed in <time"); n != 2 {
 		t.Errorf("%d sessions, want 2", n)
 	}
+	for _, p := range []*person{there, here} {
+		text := p.get("/apikeys/account").Text
+		if strings.Index(text, "This browser") > strings.Index(text, "Another browser") {
+			t.Error("the session of this browser is not the first")
+		}
+	}
 	here.get("/apikeys/keys").want(200, `href="/apikeys/account"`)
 	if a := here.post("/apikeys/account/sign-out"); a.At.Path != "/apikeys/sign-in" {
 		t.Errorf("signing out everywhere leads to %s", a.At)

@@ -34,7 +34,8 @@ func (v *visit) curl(path string, request any) code {
 		panic(err) // requests consist of texts and numbers
 	}
 	return code{"as-curl", "curl", "curl " + shellWord(v.base()+api.Prefix+path) +
-		" \\\n  -H \"Authorization: Bearer $MEMBER_TOKEN\" -H 'Content-Type: application/json'" +
+		" \\\n  -H \"Authorization: Bearer $MEMBER_TOKEN\"" +
+		" \\\n  -H 'Content-Type: application/json'" +
 		" \\\n  -d " + shellQuoted(string(body))}
 }
 
@@ -61,9 +62,12 @@ func (v *visit) mintCode(spec api.MintRequest) []code {
 
 // deriveCode returns the texts that derive a token which can only read, in the key's namespace.
 func deriveCode(k api.Key) []code {
+	c := newCommand("derive")
+	c.flag("expires", "15m")
+	c.flag("permission", "read")
+	c.flag("namespace", k.Namespace)
 	return []code{
-		{"derive-cli", "Command line", "caddy apikeys derive --expires 15m --permission read" +
-			" \\\n  --namespace " + shellWord(k.Namespace) + " < key.token"},
+		{"derive-cli", "Command line", c.String() + " < key.token"},
 		{"derive-python", "Python", fmt.Sprintf(derivePython, k.Namespace)},
 	}
 }

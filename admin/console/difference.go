@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -9,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 // A difference is one changed field of an object. For a list, it holds the added and the removed
@@ -24,9 +28,13 @@ type difference struct {
 // ignoredFields are fields that add no information to the others.
 var ignoredFields = []string{"version", "id", "prefix"}
 
-// differences compares an object before and after a change. null stands for no object, so a created
-// or deleted object differs in all its fields.
-func differences(before, after json.RawMessage) (list []difference) {
+// storedLabels holds the labels of fields of the audit log for which forms have other ones or none.
+var storedLabels = map[string]string{"grants": "Permissions", "secrets": "Tokens",
+	"revoke_reason": "Reason", "idle": "Unused keys"}
+
+// differences compares an object of a kind before and after a change. null stands for no object, so
+// a created or deleted object differs in all its fields.
+func differences(kind string, before, after json.RawMessage) (list []difference) {
 	was, is := objectOf(before), objectOf(after)
 	names := make([]string, 0, len(was)+len(is))
 	for _, o := range []map[string]any{was, is} {
@@ -39,10 +47,8 @@ func differences(before, after json.RawMessage) (list []difference) {
 		if slices.Contains(ignoredFields, name) {
 			continue
 		}
-		initial := min(1, len(name))
-		d := difference{Field: strings.ToUpper(name[:initial]) +
-			strings.ReplaceAll(name[initial:], "_", " ")}
-		a, b := was[name], is[name]
+		d := difference{Field: cmp.Or(storedLabels[name], new(form).Named(name))}
+		a, b := shownValue(kind, name, was[name]), shownValue(kind, name, is[name])
 		if d.List = isList(name, a) || isList(name, b); d.List {
 			old, now := items(name, a), items(name, b)
 			d.Removed = slices.DeleteFunc(slices.Clone(old),
@@ -59,6 +65,41 @@ func differences(before, after json.RawMessage) (list []difference) {
 		}
 	}
 	return list
+}
+
+// shownValue returns a value of the audit log as forms show it, or the value itself.
+func shownValue(kind, name string, v any) any {
+	text, _ := v.(string)
+	switch {
+	case v == nil:
+	case name == "edit_policy":
+		return labelOf(editPolicies, text)
+	case name == "on_leak":
+		return labelOf(leakChoices, text)
+	case name == "kind" && kind == "member":
+		return labelOf(memberKinds, text)
+	case name == "namespace" && text == keystore.AnyNamespace:
+		return "Shared"
+	case name == "max_lifetime":
+		return durationWords(text)
+	case name == "idle":
+		rule := decoded[api.IdleRule](v)
+		return labelOf(idleChoices, rule.Then) + " after " + durationWords(rule.After)
+	case name == "rate_limit":
+		return rateWords(decoded[*api.RateLimit](v))
+	case name == "quota":
+		return quotaWords(decoded[*api.Quota](v))
+	}
+	return v
+}
+
+// decoded returns a value of the audit log as a type of the REST interface, which has the same JSON.
+func decoded[T any](v any) (out T) {
+	text, err := json.Marshal(v)
+	if err == nil {
+		_ = json.Unmarshal(text, &out) // an unreadable value is empty
+	}
+	return out
 }
 
 // objectOf decodes an object of the audit log. It returns nil for null.
@@ -95,6 +136,8 @@ func items(name string, v any) (list []string) {
 				list = append(list, grantItems(grant)...)
 			case ok && name == "secrets":
 				list = append(list, secretItem(grant))
+			case name == "key_roles" && one == keystore.AnyRole:
+				list = append(list, "at least one")
 			default:
 				list = append(list, plainText(one))
 			}
@@ -105,18 +148,12 @@ func items(name string, v any) (list []string) {
 
 // grantItems returns the roles and permissions of a grant, each with its namespace.
 func grantItems(g map[string]any) (list []string) {
-	in := plainText(g["namespace"]) + ": "
-	if in == "*: " {
-		in = "everywhere: "
-	}
+	in := inWords(plainText(g["namespace"]), g["connected"] == true)
 	for _, role := range items("roles", g["roles"]) {
-		list = append(list, in+"role "+role)
+		list = append(list, "role "+role+in)
 	}
 	for _, permission := range items("permissions", g["permissions"]) {
-		list = append(list, in+permission)
-	}
-	if g["connected"] == true {
-		list = append(list, in+"including children")
+		list = append(list, permission+in)
 	}
 	return list
 }

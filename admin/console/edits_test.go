@@ -64,8 +64,8 @@ func TestConflicts(t *testing.T) {
 	form := ada.get(edit).fill("grants[1].permissions", "refunds:read")
 	removed := ben.submit(edit, "remove", "0").want(200)
 	ben.post(edit, removed.fill()...).want(200, "Changes saved")
-	a := ada.post(edit, form...).want(412, "<bdi>acme: orders:read, role viewer, eu: "+
-		"refunds:read, role viewer</bdi>", "<bdi>eu: role viewer</bdi>")
+	a := ada.post(edit, form...).want(412, "<bdi>orders:read, role viewer in acme; "+
+		"refunds:read, role viewer in eu</bdi>", "<bdi>role viewer in eu</bdi>")
 	ada.post(edit, a.fill("take:grants", "theirs")...).want(200, "Changes saved")
 	if m := s.findMember(t, carl); len(m.Grants) != 1 || len(m.Grants[0].Permissions) > 0 {
 		t.Errorf("Carl has %v", m.Grants)

@@ -31,7 +31,8 @@ func TestGroups(t *testing.T) {
 		want(200, "Member Operations created", "the group ops", "Name in trust_groups", "Group").
 		lacks("Create token")
 	page := a.At.Path
-	a = p.get(page+"/edit").want(200, `value="group"`).lacks(`value="person"`)
+	a = p.get(page+"/edit").want(200, `type="hidden" name="kind" value="group"`,
+		"The name of the group in trust_groups").lacks(`value="person"`)
 	p.post(page+"/edit", a.fill("name", "Ops", "login", "operations")...).
 		want(200, "Changes saved", "operations")
 	p.get("/apikeys/members").want(200, "Ops", `data-label="Kind">Group<`, `data-label="Kind">Person<`)
@@ -45,7 +46,7 @@ func TestActingForGroups(t *testing.T) {
 	ops := s.group(t, "Operations", "ops", roleIn("acme", "developer"), roleIn("default", "developer"))
 	s.trusted, s.groups = "eve@example.com", []string{"ops"}
 	p := s.person(t)
-	p.get("/apikeys/account").want(200, "eve@example.com", "for <bdi>Operations</bdi>",
+	p.get("/apikeys/account").want(200, "eve@<wbr>example.<wbr>com", "for <bdi>Operations</bdi>",
 		"Access of <bdi>Operations</bdi>").lacks("Sign out everywhere", "You have no token")
 
 	// One group: nothing to choose.
@@ -53,11 +54,11 @@ func TestActingForGroups(t *testing.T) {
 	if k := s.key(t, id); k.Owner != ops || k.CreatedBy != "eve@example.com via "+ops {
 		t.Errorf("the key belongs to %s, created by %q", k.Owner, k.CreatedBy)
 	}
-	p.get("/apikeys/keys/"+id).want(200, "by <bdi>eve@example.com via Operations</bdi>")
+	p.get("/apikeys/keys/"+id).want(200, "by <bdi>eve@<wbr>example.<wbr>com via Operations</bdi>")
 	p.get("/apikeys/keys?owner="+ops).want(200, "<h1><bdi>Keys of Operations</bdi></h1>", "First",
 		"<title>Keys of Operations")
 	p.get("/apikeys/keys").want(200, "Keys of <bdi>Operations</bdi>").lacks("My keys")
-	p.get("/apikeys/audit").want(200, "eve@example.com via Operations")
+	p.get("/apikeys/audit").want(200, "eve@<wbr>example.<wbr>com via Operations")
 	p.get("/apikeys/audit?actor="+url.QueryEscape("eve@example.com via "+ops)).
 		want(200, "Key created", "selected>eve@example.com via Operations<")
 

@@ -89,7 +89,7 @@ func (a *answer) check() {
 	}
 }
 
-var void = []string{"meta", "link", "input", "img", "br", "hr", "wbr"}
+var void = []string{"meta", "link", "input", "img", "br", "hr", "wbr", "col"}
 
 // wellFormed returns the errors in the tags of a page. Every tag must be closed, in order.
 func wellFormed(text string) string {

@@ -48,16 +48,16 @@ func (f finding) Detail() string {
 }
 
 var findings = []finding{
-	{Name: manage.NeverUsed, Title: "Never used", Text: "If no program uses a token, nobody " +
-		"notices when somebody else does: revoke these keys, or put them to use."},
+	{Name: manage.NeverUsed, Title: "Never used", Text: "Nobody notices if a token that " +
+		"no program uses is stolen: revoke these keys, or start to use them."},
 	{Name: manage.Unused30Days, Title: "Not used for 30 days", Text: "The programs may be gone: " +
 		"ask the owners, and deactivate the keys that nobody needs."},
 	{Name: manage.Unused90Days, Title: "Not used for 90 days", Text: "Most likely nobody needs " +
 		"them, and a stolen token would still work: revoke them."},
 	{Name: manage.NeverExpires, Title: "Without expiry", Text: "A stolen token works until " +
 		"somebody revokes the key: replace these keys with ones that expire."},
-	{Name: manage.ExpiresSoon, Title: "Expire within 30 days", Text: "From the expiry on, every " +
-		"server refuses them: create new keys for the programs that stay in use."},
+	{Name: manage.ExpiresSoon, Title: "Expire within 30 days", Text: "Every server refuses keys " +
+		"that have expired: create new keys for the programs that still need one."},
 	{Name: manage.DisabledOwner, Title: "Owner disabled", Text: "Every server refuses them because " +
 		"their owner is disabled: transfer or revoke them."},
 	{Name: manage.UnusedPermissions, Title: "Permissions unused for 90 days", Text: "A stolen " +

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,7 +25,13 @@ type aspect struct {
 }
 
 // Text returns the values in one line.
-func (a aspect) Text() string { return cmp.Or(strings.Join(a.Values, ", "), "None") }
+func (a aspect) Text() string {
+	separator := ", "
+	if slices.ContainsFunc(a.Values, func(s string) bool { return strings.Contains(s, separator) }) {
+		separator = "; "
+	}
+	return cmp.Or(strings.Join(a.Values, separator), "None")
+}
 
 // fingerprint identifies the values in the field `seen` of a form.
 func (a aspect) fingerprint() string {
@@ -59,14 +66,8 @@ func (l *aspectList) choice(f *form, name, label string, choices []choice) {
 func (l *aspectList) limits(f *form, none string) {
 	if f.values.Has("rate_limit_rule") {
 		l.add("rate_limit", "Rate limit", []string{ruleWords(f.Value("rate_limit_rule"), none,
-			func() string {
-				l := f.rateLimit()
-				if l != nil {
-					l.Burst = cmp.Or(l.Burst, l.Requests)
-				}
-				return rateWords(l)
-			})}, "rate_limit_rule", "rate_limit.requests", "rate_limit.per", "rate_limit.burst",
-			"rate_limit.shadow")
+			func() string { return rateWords(f.rateLimit()) })}, "rate_limit_rule",
+			"rate_limit.requests", "rate_limit.per", "rate_limit.burst", "rate_limit.shadow")
 	}
 	if f.values.Has("quota_rule") {
 		l.add("quota", "Quota", []string{ruleWords(f.Value("quota_rule"), none,
@@ -86,7 +87,7 @@ func (v *visit) aspects(p *keyForm, sent *form) (list aspectList) {
 	list.add("name", "Name", []string{f.Value("name")}, "name")
 	list.add("active", "Active", yes(f.Has("active", "true")), "active")
 	home := f.homeGrant()
-	list.add("access", "Permissions", sorted(withAccess(home.permissions, home.access)), "access",
+	list.add("access", "Access", accessValues(withAccess(home.permissions, home.access)), "access",
 		"permissions", "permissions_more")
 	if len(p.Fixed) == 0 {
 		roles := slices.Clone(home.roles)
@@ -97,7 +98,7 @@ func (v *visit) aspects(p *keyForm, sent *form) (list aspectList) {
 			"new_roles[0].permissions", "new_roles[0].permissions_more")
 	}
 	if p.MayConnect || f.Has("connected", "true") {
-		list.add("connected", "Valid in all children of "+p.Home.ID,
+		list.add("connected", "All children of "+p.Home.ID+", including future ones",
 			yes(f.Has("connected", "true")), "connected")
 	}
 	list.add("grants", "Other namespaces", grantsWords(f.otherGrants(p, home, v.sharedRoles())),
@@ -134,27 +135,47 @@ func withAccess(permissions []string, access string) []string {
 	return all
 }
 
+// accessValues returns permissions in order, or the label of their access level.
+func accessValues(permissions []string) []string {
+	list := sorted(permissions)
+	if label := accessLabels[accessOf(list)]; label != "" {
+		return []string{label}
+	}
+	return list
+}
+
+// Chips reports whether the values are names of permissions or roles.
+func (a aspect) Chips() bool {
+	return a.Name == "roles" || a.Name == "access" && !slices.Contains(
+		slices.Collect(maps.Values(accessLabels)), a.Values[0])
+}
+
 // sorted returns the elements of a list in order, each once.
 func sorted(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
 
 // grantsWords describes grants, each with its namespace.
 func grantsWords(grants []api.GrantRequest) (list []string) {
-	for _, g := range grants {
-		has := sorted(withAccess(g.Permissions, g.Access))
+	byNamespace := func(a, b api.GrantRequest) int { return cmp.Compare(a.Namespace, b.Namespace) }
+	for _, g := range slices.SortedStableFunc(slices.Values(grants), byNamespace) {
+		has := accessValues(withAccess(g.Permissions, g.Access))
 		for _, role := range sorted(g.Roles) {
 			has = append(has, "role "+role)
 		}
-		in := g.Namespace
-		if in == keystore.AnyNamespace {
-			in = "everywhere"
-		}
-		if g.Connected {
-			in += " and its children"
-		}
-		list = append(list, in+": "+cmp.Or(strings.Join(has, ", "), "no permissions"))
+		list = append(list, cmp.Or(strings.Join(has, ", "), "no permissions")+
+			inWords(g.Namespace, g.Connected))
 	}
-	slices.Sort(list)
 	return list
+}
+
+// inWords returns where a grant applies: " in acme and its children".
+func inWords(namespace string, connected bool) string {
+	switch {
+	case namespace == keystore.AnyNamespace:
+		return " in all namespaces"
+	case connected:
+		return " in " + namespace + " and its children"
+	}
+	return " in " + namespace
 }
 
 // ruleWords describes the rule of a form for a limit. none describes a missing limit.

@@ -153,6 +153,11 @@ func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
 		plan = *k.Plan
 	}
 	p.Plans = v.planChoices(home, none, plan)
+	if p.Home.DefaultPlan != nil { // its limits are those of the first choice
+		if i := slices.IndexFunc(p.Plans, func(c choice) bool { return c.Value == *p.Home.DefaultPlan }); i > 0 {
+			p.Plans[0].Hint = p.Plans[i].Hint
+		}
+	}
 	v.otherNamespaces(p)
 	p.Homes = offer(v.places("admin.keys:create", ""), p.Home.ID)
 	if v.may("admin.members:update") {
@@ -472,7 +477,7 @@ func keyExpiries(now time.Time, home api.Namespace) []choice {
 		return list
 	}
 	longest, _ := keystore.ParseLifetime(*home.MaxLifetime) // zero allows none of the others
-	allowed := []choice{{Value: *home.MaxLifetime, Label: "In " + *home.MaxLifetime +
+	allowed := []choice{{Value: *home.MaxLifetime, Label: "In " + durationWords(*home.MaxLifetime) +
 		", the most that the namespace allows",
 		Hint: now.Add(longest).UTC().Format("2006-01-02")}}
 	for _, e := range expiries {

@@ -327,7 +327,7 @@ func TestConflict(t *testing.T) {
 	ben.submit(edit, "name", "Theirs", "metadata", "team=shop", "permissions_more",
 		"orders:read orders:write").want(200)
 	a := p.post(edit, form...).want(412, "Someone changed this key while you were editing",
-		"You had not changed Permissions, Metadata: the form now", "<bdi>Ben</bdi>", "Keep mine",
+		"You had not changed Access, Metadata, so the form now", "<bdi>Ben</bdi>", "Keep mine",
 		"<bdi>Mine</bdi>", "Take theirs", "<bdi>Theirs</bdi>", "<bdi>team=shop</bdi></ins>")
 	for name, want := range map[string]string{"name": "Mine", "allowed_ips": "192.0.2.1",
 		"metadata": "team=shop", "permissions_more": "orders:read\norders:write",
@@ -386,7 +386,7 @@ func TestReview(t *testing.T) {
 	})
 	a := p.submit(path, "name", "ERP", "access", "custom", "permissions_more",
 		"orders:read", "grants", "eu", "metadata", "team=erp", "again", "review").want(200,
-		"Review key", "Nothing is created yet", "orders:read", "eu: orders:read", "team=erp",
+		"Review key", "Nothing is created yet", "orders:read", "orders:read in eu", "team=erp",
 		"<dt>Expires</dt>")
 	if list, _, _ := s.keys.ListKeys(ctx, root, keystore.KeyFilter{}, "", 10); len(list) > 0 {
 		t.Fatal("the review created a key")
@@ -409,7 +409,7 @@ func TestReview(t *testing.T) {
 		"again", "review").want(200, "Review changes", "Nothing is saved yet",
 		`removed </span><bdi>orders:read</bdi></del>`,
 		`added </span><bdi>orders:write</bdi></ins>`, `removed </span><bdi>ERP</bdi></del>`,
-		`removed </span><bdi>eu: orders:read</bdi></del>`).lacks("team=erp</bdi>")
+		`removed </span><bdi>orders:read in eu</bdi></del>`).lacks("team=erp</bdi>")
 	if s.key(t, id).Version != 1 {
 		t.Error("the review changed the key")
 	}

@@ -74,7 +74,7 @@ func TestExample(t *testing.T) {
 		}
 		s.api.Declare(list)
 		a := p.submit("/apikeys/keys/new", "name", "x").want(201,
-			"&#34; &#34;"+s.URL+test.want+"&#34;</code>", test.blanks)
+			"&#34; \\\n  &#34;"+s.URL+test.want+"&#34;</pre>", test.blanks)
 		if test.blanks == "" {
 			a.lacks("in braces")
 		}
@@ -87,7 +87,7 @@ func TestExample(t *testing.T) {
 	})
 	for permissions, want := range map[string]string{
 		"orders:read": ` "` + s.URL + `/orders"`, "orders:find": ` "` + s.URL + `/orders/{id}"`,
-		"orders:make": ` -X "POST" -H`, "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`,
+		"orders:make": " -X \"POST\" \\\n  -H", "orders:make orders:find": ` "` + s.URL + `/orders/{id}"`,
 		"refunds:read": ` "` + s.URL + `/"`,
 	} {
 		p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
@@ -96,7 +96,7 @@ func TestExample(t *testing.T) {
 	s.api.Declare([]api.Operation{{Permission: "orders:odd", Class: "write",
 		Method: "M|id&`id`$PATH", Path: "/odd"}})
 	p.submit("/apikeys/keys/new", "name", "x", "access", "custom", "permissions_more",
-		"orders:odd").want(201, html.EscapeString(`curl -X "M|id&%60id%60%24PATH" -H`))
+		"orders:odd").want(201, html.EscapeString("curl -X \"M|id&%60id%60%24PATH\" \\\n  -H"))
 	s.api.Declare([]api.Operation{{Permission: "orders:list", Class: "read", Method: "GET",
 		Path: "/orders"},
 		{Permission: "orders:find", Class: "read", Method: "GET", Path: "/orders/{id}"}})
@@ -138,10 +138,10 @@ func TestFirstHome(t *testing.T) {
 	namespaces(t, s, keystore.Namespace{ID: "a1", Parent: "a"},
 		keystore.Namespace{ID: "a2", Parent: "a"})
 	p = s.signedIn(t, "Cleo", "a=read,admin.keys:create", "a1=read", "b=read")
-	p.get("/apikeys/keys/new").want(200, "Selected children of <bdi>a</bdi>",
+	p.get("/apikeys/keys/new").want(200, "Individual children of <bdi>a</bdi>",
 		`name="grants" value="a1"`, `name="grants" value="b"`).lacks(`name="grants" value="a2"`,
 		`name="grants" value="c"`, `name="connected"`)
-	p.get("/apikeys/keys?namespace=b").want(200, "No keys yet")
+	p.get("/apikeys/keys?namespace=b").want(200, "No keys yet in <bdi>b</bdi>")
 	p.get("/apikeys/keys?namespace=c").want(200, "Namespace not found")
 }
 
@@ -177,7 +177,7 @@ func TestManyChildren(t *testing.T) {
 		namespaces(t, s, keystore.Namespace{ID: fmt.Sprint("acme-", i), Parent: "acme"})
 	}
 	s.signedIn(t, "Ada", "*=@client-admin").get("/apikeys/keys/new?namespace=acme").want(200,
-		"A key can name at most 100 namespaces", "All children of <bdi>acme</bdi>").
+		"A key can have at most 100 namespaces", "All children of <bdi>acme</bdi>").
 		lacks("All current children")
 }
 

@@ -206,8 +206,8 @@ func (v *visit) activeFilters(f client.KeyFilter, mine string) (list []activeFil
 	if f.Owner != mine {
 		add("Owner", "owner", cmp.Or(v.names()[f.Owner], f.Owner))
 	}
-	add("Expires within", "expiring", f.Expiring)
-	add("Unused for", "unused", f.Unused)
+	add("Expires within", "expiring", durationWords(f.Expiring))
+	add("Unused for", "unused", durationWords(f.Unused))
 	add("Role", "role", f.Role)
 	add("Plan", "plan", f.Plan)
 	return list

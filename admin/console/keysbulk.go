@@ -97,7 +97,7 @@ var bulkActions = []bulkAction{
 			return v.api.EditKey(v.ctx, k.ID, api.KeyPatch{Owner: api.Some(f.Value("owner"))}, o)
 		},
 	}, {
-		Name: "plan", Button: "Set plan…", Title: "Set the plan of %s", Done: "Plan of %s set",
+		Name: "plan", Button: "Set plan…", Title: "Set the plan of %s", Done: "Plan set for %s",
 		Text:    "The plan sets the limits that a key does not set itself.",
 		hinders: (*visit).hindersEdit,
 		apply: func(v *visit, k api.Key, f *form, o client.ChangeOption) (api.KeyChanged, error) {
@@ -305,7 +305,7 @@ func changeBulk(v *visit, a bulkAction) error {
 			if !ok {
 				return err
 			}
-			k.Why, k.Down = sentence(refused.Error()), refused.Status >= 500
+			k.Why, k.Down = whyNot(refused), refused.Status >= 500
 			p.Cannot = append(p.Cannot, k)
 			continue
 		}
@@ -313,11 +313,24 @@ func changeBulk(v *visit, a bulkAction) error {
 		p.Propagation = &done.Propagation
 	}
 	p.Can = changed
-	p.Title = fmt.Sprintf(a.Done, counted(int64(len(changed)), "key"))
+	done := counted(int64(len(changed)+len(p.Cannot)), "key")
+	if len(p.Cannot) > 0 {
+		done = fmt.Sprintf("%d of %s", len(changed), done)
+	}
+	p.Title = fmt.Sprintf(a.Done, done)
 	if len(p.Cannot) == 0 && p.Propagation != nil {
 		return v.changed(p.List, p.Title, *p.Propagation)
 	}
 	return v.show("key_bulk_done", p.Title, p)
+}
+
+// whyNot returns why a change was refused, without the names of fields, which the page does not have.
+func whyNot(refused *client.Error) string {
+	var details []string
+	for _, e := range refused.Errors {
+		details = append(details, sentence(e.Detail))
+	}
+	return cmp.Or(strings.Join(details, " "), sentence(refused.Error()))
 }
 
 // exportKeys answers with the chosen keys as CSV (RFC 4180).

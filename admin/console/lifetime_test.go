@@ -16,8 +16,8 @@ func TestLifetimes(t *testing.T) {
 	p.submit(at+"/edit", "max_lifetime", "45", "idle.then", "inactivate", "idle.after", "").want(422,
 		`id="f-max_lifetime-error"`, `id="f-idle.after-error"`)
 	p.submit(at+"/edit", "max_lifetime", "45d", "idle.then", "inactivate", "idle.after", "90d",
-		"on_leak", "revoke").want(200, "New keys must expire within 45d",
-		"Are deactivated after 90d", "Are revoked")
+		"on_leak", "revoke").want(200, "New keys must expire within 45 days",
+		"Are deactivated after 90 days", "Are revoked")
 	want := keystore.Lifecycle{MaxLifetime: 45 * 24 * time.Hour, OnLeak: keystore.LeakRevoke,
 		Idle: keystore.IdleRule{After: 90 * 24 * time.Hour, Then: keystore.IdleInactivate}}
 	if got := s.keys.Policy().Namespace("acme").Lifecycle; got != want {
@@ -33,11 +33,11 @@ func TestLifetimes(t *testing.T) {
 		"Your new key")
 	p.post("/apikeys/keys/new?namespace=acme", "namespace", "acme", "name", "Forever", "access",
 		"read_only", "expires", "never").want(422, "because of max_lifetime")
-	p.get("/apikeys/keys?expiring=90d").want(200, "CI", "Expires within: <bdi>90d")
+	p.get("/apikeys/keys?expiring=90d").want(200, "CI", "Expires within: <bdi>90 days")
 	p.get("/apikeys/keys?unused=7d").want(200, "No keys match")
 	p.get("/apikeys/keys?unused=x").want(200, "its address was invalid")
 	p.submit(at+"/edit", "max_lifetime", "", "idle.then", "", "on_leak", "notify").want(200,
-		"Changes saved", "As the deployment is configured")
+		"Changes saved", "As configured for the deployment")
 	if got := s.keys.Policy().Namespace("acme").Lifecycle; got != (keystore.Lifecycle{}) {
 		t.Errorf("%+v", got)
 	}

@@ -193,15 +193,16 @@ func rateWords(l *api.RateLimit) string {
 	if l == nil || l.Unlimited {
 		return "No limit"
 	}
-	per := cmp.Or(durations[l.Per], l.Per)
+	per := durationWords(l.Per)
+	if unit, ok := strings.CutPrefix(per, "1 "); ok && !strings.Contains(unit, " ") {
+		per = unit
+	}
 	text := fmt.Sprintf("%s per %s", counted(l.Requests, "request"), per)
-	if l.Burst != l.Requests {
-		text += fmt.Sprintf(", burst %s", humanize.Comma(l.Burst))
+	if burst := cmp.Or(l.Burst, l.Requests); burst != l.Requests {
+		text += fmt.Sprintf(", burst %s", humanize.Comma(burst))
 	}
 	return text + shadowWords(l.Shadow)
 }
-
-var durations = map[string]string{"1s": "second", "1m": "minute", "1h": "hour", "24h": "day"}
 
 // quotaWords describes a quota, which may be nil.
 func quotaWords(q *api.Quota) string {
@@ -213,7 +214,7 @@ func quotaWords(q *api.Quota) string {
 
 func shadowWords(shadow bool) string {
 	if shadow {
-		return ", only counted"
+		return ", counted but not enforced"
 	}
 	return ""
 }
@@ -223,6 +224,20 @@ func counted(n int64, noun string) string {
 		return "1 " + noun
 	}
 	return humanize.Comma(n) + " " + noun + "s"
+}
+
+// planWords describes the limits of a plan.
+func planWords(p api.Plan) string {
+	switch rate, quota := rateWords(p.RateLimit), quotaWords(p.Quota); {
+	case rate == quota: // neither
+		return "no limits"
+	case rate == quotaWords(nil):
+		return quota
+	case quota == quotaWords(nil):
+		return rate
+	default:
+		return rate + "; " + quota
+	}
 }
 
 // plans returns the plans that the visitor may read.
@@ -241,8 +256,8 @@ func (v *visit) planChoices(namespace, none, current string) []choice {
 	var list []choice
 	for _, p := range v.plans() {
 		if p.Namespace == namespace || p.Namespace == keystore.AnyNamespace {
-			list = append(list, choice{Value: p.Name, Label: fmt.Sprintf("%s (%s; %s)", p.Name,
-				rateWords(p.RateLimit), quotaWords(p.Quota))})
+			list = append(list, choice{Value: p.Name, Label: p.Name,
+				Hint: p.Name + ": " + planWords(p) + "."})
 		}
 	}
 	slices.SortFunc(list, compareChoices)

@@ -41,7 +41,7 @@ func TestPlans(t *testing.T) {
 	a = p.submit("/apikeys/plans/new", "name", "gold", "namespace", "acme", "description",
 		"<b>Pays</b>", "rate_limit.requests", "1000", "rate_limit.per", "1m", "rate_limit.burst",
 		"2000", "rate_limit.shadow", "true").want(200, "Plan gold created",
-		"&lt;b&gt;Pays", "1,000 requests per minute, burst 2,000, only counted", "No limit")
+		"&lt;b&gt;Pays", "1,000 requests per minute, burst 2,000, counted but not enforced", "No limit")
 	if a.At.Path != "/apikeys/plans/acme/gold" {
 		t.Errorf("led to %s", a.At)
 	}
@@ -75,11 +75,11 @@ func TestPlans(t *testing.T) {
 	p.get("/apikeys/plans?namespace=default").want(200, ">free<").lacks(">gold<")
 	p.get("/apikeys/audit").want(200, "Plan created", "Plan edited", "/apikeys/plans/acme/gold")
 	p.get("/apikeys/namespaces/acme").want(200, "/apikeys/plans/acme/gold")
-	p.get("/apikeys/namespaces/acme/delete").want(200, "In use", "gold")
+	p.get("/apikeys/namespaces/acme/delete").want(200, "Cannot be deleted yet", "gold")
 
 	p.submit("/apikeys/namespaces/acme/edit", "default_plan", "gold").want(200, "Changes saved")
 	p.get("/apikeys/plans/acme/gold").want(200, "Default plan of namespace")
-	p.get("/apikeys/plans/acme/gold/delete").want(200, "In use").lacks(`<button class="danger"`)
+	p.get("/apikeys/plans/acme/gold/delete").want(200, "Cannot be deleted yet").lacks(`<button class="danger"`)
 	p.post("/apikeys/plans/acme/gold/delete").want(409, "in use")
 	p.submit("/apikeys/namespaces/acme/edit", "default_plan", "").want(200, "Changes saved")
 	p.submit("/apikeys/plans/acme/gold/delete").want(200, "Plan gold deleted")
@@ -94,7 +94,8 @@ func TestKeyLimits(t *testing.T) {
 	plan(t, s, "*", "free", keystore.Limits{Quota: keystore.Quota{Units: 1, Per: keystore.Hour}})
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	p.get("/apikeys/keys/new").want(200, "Default of the namespace<", "From the plan",
-		"gold (100 requests per second; 100,000 units per month)", "free (No limit; 1 unit per hour)")
+		`data-hint="gold: 100 requests per second; 100,000 units per month."`,
+		`data-hint="free: 1 unit per hour."`, ">free</option>")
 	id, _ := p.createKey("name", "Limited", "plan", "gold", "quota_rule", "unlimited")
 	at := "/apikeys/keys/" + id
 	stored := func() keystore.KeyLimits { return s.key(t, id).KeyLimits }
@@ -104,7 +105,8 @@ func TestKeyLimits(t *testing.T) {
 		t.Errorf("stored %+v, want %+v", got, want)
 	}
 	p.get(at).want(200, `<a href="/apikeys/plans/default/gold">gold</a>`,
-		`100 requests per second <span class="muted">(plan)</span>`, "<dd>No limit</dd>")
+		`100 requests per second <span class="muted">(from the plan)</span>`,
+		`<dd><span class="muted">No limit</span></dd>`)
 	p.get("/apikeys/plans/default/gold").want(200, ">Limited<")
 	p.get("/apikeys/keys?plan=gold").want(200, "Limited", "Clear filters")
 	p.get("/apikeys/keys?plan=free").want(200, "No keys match").lacks("Limited")
@@ -118,7 +120,7 @@ func TestKeyLimits(t *testing.T) {
 		`id="f-rate_limit.requests-error"`, "<details class=\"card\" open>")
 	p.submit(at+"/edit", "plan", "free", "quota_rule", "none", "rate_limit_rule", "limit",
 		"rate_limit.requests", "20", "rate_limit.per", "1h").want(200, "20 requests per hour<",
-		`1 unit per hour <span class="muted">(plan)</span>`)
+		`1 unit per hour <span class="muted">(from the plan)</span>`)
 	p.submit(at+"/edit", "plan", "", "rate_limit_rule", "none").want(200, "No limit")
 	if got := stored(); got != (keystore.KeyLimits{}) {
 		t.Errorf("stored %+v", got)

@@ -132,11 +132,15 @@ func namespaceLabel(ns api.Namespace) string {
 }
 
 // A dependent is an object that uses another one and prevents its deletion.
-type dependent struct{ Kind, Name, Link string }
+type dependent struct {
+	Kind, Name, Link string
+	Status           string // of a key
+}
 
 // keyDependent returns a key as a dependent.
 func (v *visit) keyDependent(k api.Key) dependent {
-	return dependent{"Key, " + k.Status, shownName(k.Name, k.Prefix), v.keyLink(k.ID)}
+	return dependent{"Key", shownName(k.Name, k.Prefix), v.keyLink(k.ID),
+		strings.ToLower(statusLabel(k.EffectiveStatus()))}
 }
 
 // A removal asks for confirmation before an object is deleted.
@@ -357,6 +361,23 @@ func relative(t, now time.Time) string {
 		return words + " ago"
 	}
 	return t.UTC().Format(time.DateOnly)
+}
+
+// durationWords returns a duration of the REST interface in words: "90 days" for 90d, and "1 day
+// 12 hours" for 36h. It returns any other text as it is.
+func durationWords(text string) string {
+	left, err := keystore.ParseLifetime(text)
+	if err != nil || left%time.Second != 0 {
+		return text
+	}
+	var words []string
+	for _, s := range slices.Backward(spans[:4]) { // days to seconds
+		if n := left / s.unit; n > 0 {
+			words = append(words, counted(int64(n), s.name))
+			left -= n * s.unit
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // soon is how long before its expiry a key is marked.

@@ -483,7 +483,7 @@ func TestBulk(t *testing.T) {
 	if k := s.key(t, ids["a"]); !k.Active {
 		t.Error("the summary has changed a key")
 	}
-	a = p.post(a.At.RequestURI(), a.fill()...).want(200, "2 keys deactivated",
+	a = p.post(a.At.RequestURI(), a.fill()...).want(200, "2 of 5 keys deactivated",
 		"3 keys were not changed", "Key locked", "Key dead", "Key asleep", "Key a", "Key c")
 	if s.key(t, ids["a"]).Active || s.key(t, ids["c"]).Active || !s.key(t, ids["b"]).Active ||
 		!s.key(t, ids["locked"]).Active {
@@ -495,13 +495,13 @@ func TestBulk(t *testing.T) {
 
 	// A failure that the summary cannot foresee is reported by name.
 	a = p.choose(list, "plan", ids["a"], ids["c"]).want(200, "Set the plan of 2 keys", ">gold<")
-	p.post(a.At.RequestURI(), a.fill("plan", "gold")...).want(200, "Plan of 1 key set",
+	p.post(a.At.RequestURI(), a.fill("plan", "gold")...).want(200, "Plan set for 1 of 2 keys",
 		"1 key was not changed", "Key c")
 	if s.key(t, ids["a"]).Plan != "gold" || s.key(t, ids["c"]).Plan != "" {
 		t.Error("the plan is set on the wrong key")
 	}
 	a = p.choose(list, "plan", ids["a"]).want(200)
-	a = p.post(a.At.RequestURI(), a.fill("plan", "")...).want(200, "Plan of 1 key set")
+	a = p.post(a.At.RequestURI(), a.fill("plan", "")...).want(200, "Plan set for 1 key")
 	if s.key(t, ids["a"]).Plan != "" || a.At.RequestURI() != list {
 		t.Errorf("the plan is not removed, or the list not shown: %s", a.At)
 	}
@@ -510,7 +510,7 @@ func TestBulk(t *testing.T) {
 		"It is already revoked")
 	p.post(a.At.RequestURI(), a.fill("confirm", "yes")...).want(422, "Type the word revoke")
 	p.post(a.At.RequestURI(), a.fill("confirm", "Revoke", "reason", "lost")...).want(200,
-		"2 keys revoked", "1 key was not changed")
+		"2 of 3 keys revoked", "1 key was not changed")
 	for _, name := range []string{"a", "b"} {
 		if k := s.key(t, ids[name]); k.RevokeReason != "lost" || k.RevokedAt.IsZero() {
 			t.Errorf("%s is not revoked: %+v", name, k)
@@ -522,7 +522,7 @@ func TestBulk(t *testing.T) {
 	viewer.get("/apikeys/keys/bulk/revoke?keys="+ids["c"]).want(200, "Revoke 0 keys",
 		"You lack admin.keys:revoke").lacks("<form method=\"post\" action=\"/apikeys/keys/bulk")
 	viewer.post("/apikeys/keys/bulk/revoke?keys="+ids["c"], "confirm", "revoke").want(200,
-		"0 keys revoked", "1 key was not changed")
+		"0 of 1 key revoked", "1 key was not changed")
 	if !s.key(t, ids["c"]).RevokedAt.IsZero() {
 		t.Error("a viewer has revoked a key")
 	}

@@ -77,7 +77,8 @@ func (f *form) grants() []api.GrantRequest {
 			Namespace:   cmp.Or(f.Value(at+"namespace"), keystore.DefaultNamespace),
 			Roles:       slices.Concat(f.Values(at+"roles"), words(f.Value(at+"other_roles"))),
 			Permissions: words(f.Value(at + "permissions")),
-			Connected:   f.Has(at+"connected", "true"),
+			Connected: f.Has(at+"connected", "true") &&
+				f.Value(at+"namespace") != keystore.AnyNamespace, // the form hides it then
 		})
 	}
 	return list
@@ -100,18 +101,20 @@ func (v *visit) grantRoles() (list []choice) {
 	return append(list, shared...)
 }
 
+// memberKinds are the kinds of members.
+var memberKinds = []choice{
+	{Value: string(keystore.Person), Label: "Person"},
+	{Value: string(keystore.Service), Label: "Service", Hint: "A program that manages keys."},
+	{Value: string(keystore.Group), Label: "Group",
+		Hint: "A team that the site names when it signs people in. It has no token."},
+}
+
 func (v *visit) memberForm(m *api.Member, f *form) memberForm {
 	p := memberForm{Member: m, Whole: m == nil || v.keys.MayMember(v.Caller, "update", m.ID),
-		Kinds: []choice{
-			{Value: string(keystore.Person), Label: "Person"},
-			{Value: string(keystore.Service), Label: "Service",
-				Hint: "A program that manages keys."},
-			{Value: string(keystore.Group), Label: "Group",
-				Hint: "A team that the site names when it signs people in. It has no token."},
-		}}
+		Kinds: memberKinds}
 	if m != nil { // a group stays a group, and no other member becomes one
 		group := m.Kind == string(keystore.Group)
-		p.Kinds = slices.DeleteFunc(p.Kinds,
+		p.Kinds = slices.DeleteFunc(slices.Clone(memberKinds),
 			func(c choice) bool { return (c.Value == string(keystore.Group)) != group })
 	}
 	permission := "admin.members:update"
@@ -206,7 +209,7 @@ func createMember(v *visit) error {
 func (v *visit) memberEdit(m api.Member) *edit {
 	return newEdit("member", m.ID, "", m.Version, v.formOfMember(m), func(f *form) (l aspectList) {
 		l.text(f, "name", "Name")
-		l.text(f, "kind", "Kind")
+		l.choice(f, "kind", "Kind", memberKinds)
 		l.text(f, "login", "Login")
 		l.add("grants", "Access", grantsWords(f.copied().grants()), "grants[")
 		return l

@@ -187,7 +187,7 @@ var (
 			Hint: "Every key has these roles and no others."},
 	}
 	idleChoices = []choice{
-		{Value: "", Label: "As the deployment is configured"},
+		{Value: "", Label: "As configured for the deployment"},
 		{Value: string(keystore.IdleNotify), Label: "Add a row to the audit log"},
 		{Value: string(keystore.IdleInactivate), Label: "Deactivate the key",
 			Hint: "It can be activated again."},
@@ -337,7 +337,7 @@ func createNamespace(v *visit) error {
 	}
 	n := notice{Title: "Namespace " + created.ID + " created"}
 	if !v.mayIn("admin.namespaces:read", created.ID) {
-		n.Text = "You have no access to it: a new namespace gives nobody access."
+		n.Text = "You have no access to it, because nobody has access to a new namespace."
 		return v.done(v.link(namespacesPath), n)
 	}
 	return v.done(v.NamespaceLink(created.ID), n)
@@ -371,7 +371,7 @@ func namespaceEdit(ns api.Namespace) *edit {
 			l.text(f, "max_lifetime", "Maximum lifetime")
 			idle := labelOf(idleChoices, f.Value("idle.then"))
 			if rule := f.idleRule(); rule != nil {
-				idle += " after " + rule.After
+				idle += " after " + durationWords(rule.After)
 			}
 			l.add("idle", "Unused keys", []string{idle}, "idle.then", "idle.after")
 			l.choice(f, "on_leak", "Leaked keys", leakChoices)
@@ -475,7 +475,7 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 	for _, one := range v.namespaces() {
 		if one.Parent != nil && *one.Parent == ns.ID {
 			p.Dependents = append(p.Dependents,
-				dependent{"Child namespace", one.ID, v.NamespaceLink(one.ID)})
+				dependent{Kind: "Child namespace", Name: one.ID, Link: v.NamespaceLink(one.ID)})
 		}
 	}
 	if v.may("admin.roles:read") {
@@ -483,14 +483,15 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		for _, r := range roles {
 			if err == nil && r.Namespace == ns.ID {
 				p.Dependents = append(p.Dependents,
-					dependent{"Role", r.Name, v.RoleLink(r.Namespace, r.Name)})
+					dependent{Kind: "Role", Name: r.Name, Link: v.RoleLink(r.Namespace, r.Name)})
 			}
 		}
 	}
 	for _, plan := range v.plans() {
 		if plan.Namespace == ns.ID {
 			p.Dependents = append(p.Dependents,
-				dependent{"Plan", plan.Name, v.PlanLink(plan.Namespace, plan.Name)})
+				dependent{Kind: "Plan", Name: plan.Name,
+					Link: v.PlanLink(plan.Namespace, plan.Name)})
 		}
 	}
 	if v.may("admin.members:read") {
@@ -498,8 +499,8 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 		for _, m := range members {
 			if err == nil && slices.ContainsFunc(m.Grants,
 				func(g api.Grant) bool { return g.Namespace == ns.ID }) {
-				p.Dependents = append(p.Dependents, dependent{"Member with a grant here",
-					shownName(m.Name, m.ID), v.MemberLink(m.ID)})
+				p.Dependents = append(p.Dependents, dependent{Kind: "Member with access",
+					Name: shownName(m.Name, m.ID), Link: v.MemberLink(m.ID)})
 			}
 		}
 	}

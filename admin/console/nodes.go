@@ -33,7 +33,7 @@ func listNodes(v *visit) error {
 	var p nodesPage
 	behind, missing := 0, 0
 	for _, n := range list.Items {
-		line := nodeLine{Node: n, Lease: (time.Duration(n.LeaseMS) * time.Millisecond).String(),
+		line := nodeLine{Node: n, Lease: durationWords((time.Duration(n.LeaseMS) * time.Millisecond).String()),
 			Lag: "Up to date"}
 		if n.Behind > 0 {
 			line.Lag = count(n.Behind, "change", "changes") + " behind"
@@ -48,7 +48,7 @@ func listNodes(v *visit) error {
 	}
 	p.Summary = counted(int64(len(p.Nodes)), "server")
 	if behind+missing > 0 {
-		p.Summary += fmt.Sprintf(": %d behind, %d missing.", behind, missing)
+		p.Summary += fmt.Sprintf(": %d behind, %d not active.", behind, missing)
 	} else {
 		p.Summary += ", all up to date."
 	}

@@ -242,7 +242,7 @@ func TestRoles(t *testing.T) {
 	id, _ := s.member(t, "<b>Grace</b>", "acme=@billing")
 	p.get("/apikeys/roles/acme/billing").want(200, "&lt;b&gt;Grace&lt;/b&gt;",
 		"/apikeys/members/"+id)
-	p.get("/apikeys/roles/acme/billing/delete").want(200, "In use",
+	p.get("/apikeys/roles/acme/billing/delete").want(200, "Cannot be deleted yet",
 		"&lt;b&gt;Grace&lt;/b&gt;").lacks(`<button class="danger"`)
 	p.post("/apikeys/roles/acme/billing/delete").want(409, "The role is in use in namespace",
 		"&lt;b&gt;Grace")
@@ -394,7 +394,7 @@ func TestNamespaces(t *testing.T) {
 	p.post("/apikeys/namespaces/zz/edit", "parent", "acme", "version", "1", "edit_policy",
 		"free").want(412)
 
-	p.get("/apikeys/namespaces/eu/delete").want(200, "In use", "Grace")
+	p.get("/apikeys/namespaces/eu/delete").want(200, "Cannot be deleted yet", "Grace")
 	p.post("/apikeys/namespaces/eu/delete").want(409, "is in use")
 	p.get("/apikeys/namespaces/default").want(200).lacks("/default/delete")
 	p.post("/apikeys/namespaces/default/delete").want(409, "cannot be deleted")
@@ -503,8 +503,8 @@ func TestMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.get(at).want(200, "Hers", "/apikeys/keys/"+k.ID)
-	p.get(at+"/delete").want(200, "In use", "Hers", "Transfer keys to…")
-	p.get(at+"/disable").want(200, "<strong>1 active key</strong>", "Hers", "/transfer")
+	p.get(at+"/delete").want(200, "Cannot be deleted yet", "Hers", "Transfer keys to…")
+	p.get(at+"/disable").want(200, ">1 active key</strong>", "Hers", "/transfer")
 	p.post(at+"/delete").want(409, "owns keys that are not revoked (1)")
 	if _, _, err := s.keys.RevokeKey(ctx, root, k.ID, "", false,
 		manage.ChangeOptions{}); err != nil {
@@ -515,7 +515,7 @@ func TestMembers(t *testing.T) {
 	if a := grace.get("/apikeys/keys"); a.At.Path != "/apikeys/sign-in" {
 		t.Errorf("a deleted member is at %s", a.At)
 	}
-	p.get("/apikeys/members?q=ADA").want(200, "(you)")
+	p.get("/apikeys/members?q=ADA").want(200, ">you<")
 	p.get("/apikeys/members?q=nothing").want(200, "No matching members")
 	labelled := must(s.keys.CreateMember(ctx, root,
 		keystore.Member{Name: "Joan", Labels: map[string]string{"team": "<erp>"}}))
@@ -616,7 +616,7 @@ func TestNodes(t *testing.T) {
 	s := open(t)
 	p := s.signedIn(t, "Ada", "*=@viewer")
 	p.get("/apikeys/nodes").want(200, "1 server, all up to date", "Serves this page", "Active",
-		"Up to date", "30s")
+		"Up to date", "30 seconds")
 	viewer := s.signedIn(t, "Some", "default=@viewer")
 	viewer.get("/apikeys/nodes").want(403)
 	viewer.get("/apikeys/keys").lacks("/apikeys/nodes")
@@ -638,21 +638,21 @@ func TestWebhooks(t *testing.T) {
 	if _, err := s.db.SaveWebhooks(ctx, []keystore.Webhook{hook}); err != nil {
 		t.Fatal(err)
 	}
-	p.get("/apikeys/webhooks").want(200, "https://example.com/&lt;h&gt;", "Retrying",
-		"Answered 500.", "/apikeys/webhooks/wh_1")
+	p.get("/apikeys/webhooks").want(200, "https://<wbr>example.<wbr>com/<wbr>&lt;h&gt;", "Retrying",
+		"The receiver answered 500.", "/apikeys/webhooks/wh_1")
 	p.get("/apikeys/webhooks/wh_1").want(200, "evt_2", "key.revoked", "1.5 s", "Delivered",
-		"Failed attempts", "Send test event", "Replay events")
+		"Failed attempts", "Send test event", "Replay events", "Retry now")
 	p.get("/apikeys/webhooks/missing").want(404)
 	p.post("/apikeys/webhooks/wh_1/test").want(200, "Test event queued")
 	p.post("/apikeys/webhooks/wh_1", "from", "x").want(422, "Must be a day")
 	p.post("/apikeys/webhooks/wh_1", "from", "2999-01-01").want(422, "latest event")
 	p.post("/apikeys/webhooks/wh_1", "from", "2020-01-01").want(200, "Replay started",
 		"1 January 2020")
-	p.post("/apikeys/webhooks/wh_1", "from", "").want(200, "next event again")
+	p.post("/apikeys/webhooks/wh_1", "from", "").want(200, "Retry started")
 	p.get("/apikeys/audit").want(200, "Webhook replayed", "Webhook tested")
 
 	viewer := s.signedIn(t, "Some", "*=admin.webhooks:read")
-	viewer.get("/apikeys/webhooks/wh_1").want(200, "evt_2").lacks("Send test event", "Replay")
+	viewer.get("/apikeys/webhooks/wh_1").want(200, "evt_2").lacks("Send test event", "Replay", "Retry now")
 	viewer.post("/apikeys/webhooks/wh_1/test").want(403)
 	viewer.post("/apikeys/webhooks/wh_1").want(403)
 	s.signedIn(t, "Other", "default=admin.webhooks:*").get("/apikeys/webhooks").want(403)

@@ -76,7 +76,8 @@ func (v *visit) planDependents(p api.Plan) (dependents []dependent, more bool) {
 		if ns.DefaultPlan != nil && *ns.DefaultPlan == p.Name &&
 			(p.Namespace == ns.ID || p.Namespace == keystore.AnyNamespace) {
 			dependents = append(dependents,
-				dependent{"Default plan of namespace", ns.ID, v.NamespaceLink(ns.ID)})
+				dependent{Kind: "Default plan of namespace", Name: ns.ID,
+					Link: v.NamespaceLink(ns.ID)})
 		}
 	}
 	filter := client.KeyFilter{Plan: p.Name, Limit: maxDependents}
@@ -172,7 +173,7 @@ func createPlan(v *visit) error {
 		return err
 	}
 	return v.done(v.PlanLink(created.Namespace, created.Name),
-		notice{Title: "Plan " + created.Name + " created", Text: "Keys can now name it."})
+		notice{Title: "Plan " + created.Name + " created", Text: "Keys can now use it."})
 }
 
 func planEdit(p api.Plan) *edit {
@@ -225,7 +226,7 @@ func (v *visit) planRemoval(p api.Plan) removal {
 	r := removal{
 		Section: "Plans", Kind: "plan", Name: p.Name, List: v.link(plansPath),
 		Back: v.PlanLink(p.Namespace, p.Name),
-		Text: "Keys can no longer name the plan. The audit log keeps its changes.",
+		Text: "Keys can no longer use the plan. The audit log keeps its changes.",
 	}
 	r.Dependents, r.More = v.planDependents(p)
 	r.Keys = v.PlanKeys(p)

@@ -43,31 +43,31 @@ func TestPending(t *testing.T) {
 	c.silent.Store(true)
 	a := p.submit("/apikeys/keys/"+id+"/revoke", "confirm", "revoke").want(200,
 		"<title>Key revoked: applying the change on all servers", "<bdi>Key revoked</bdi>",
-		">A key</bdi>", "Not yet applied on all servers</strong> (1 of 2)", "elsewhere/1",
+		">A key</bdi>", "Applied on 1 of 2 servers</strong>", "elsewhere/1",
 		`<noscript><meta http-equiv="refresh"`)
 	at := a.At.RequestURI()
 	if until := regexp.MustCompile(`until <time datetime="[^"]+">[\d-]{10} \d\d:\d\d:\d\d UTC</time>`); !until.MatchString(a.Text) {
 		t.Errorf("no time limit with seconds: %s", a.Text)
 	}
 	// naming nodes requires admin.nodes:read
-	developer.get(at).want(200, "Not yet applied on all servers</strong> (1 of 2)",
+	developer.get(at).want(200, "Applied on 1 of 2 servers</strong>",
 		"Another server", "Applying the change on all servers", "<h1>Progress of a change").
 		lacks("elsewhere/1", "Key revoked")
 	// Each refresh names the change, and so does the page of the key.
 	p.get(at).want(200, "elsewhere/1", "<bdi>Key revoked</bdi>")
 	for range 2 {
 		p.get("/apikeys/keys/"+id).want(200, "Key revoked",
-			"Not yet applied on all servers</strong> (1 of 2)", "elsewhere/1", "Show progress")
+			"Applied on 1 of 2 servers</strong>", "elsewhere/1", "Show progress")
 	}
 	for _, other := range []*person{p, developer} {
-		other.get("/apikeys/keys").want(200).lacks("Not yet applied")
+		other.get("/apikeys/keys").want(200).lacks("1 of 2 servers")
 	}
-	developer.get("/apikeys/keys/" + id).want(200).lacks("Not yet applied")
+	developer.get("/apikeys/keys/" + id).want(200).lacks("1 of 2 servers")
 	c.silent.Store(false)
 	p.get(at).want(200, "<title>Key revoked: applied on all servers",
 		"Applied on all servers (1 of 1).", "/apikeys/keys/"+id).
 		lacks(`http-equiv="refresh"`, `class="sub"`)
-	p.get("/apikeys/keys/"+id).want(200).lacks("Not yet applied", "Show progress")
+	p.get("/apikeys/keys/"+id).want(200).lacks("1 of 2 servers", "Show progress")
 	for _, wrong := range []string{"", "?revision=x&since=1", "?revision=1"} {
 		p.get("/apikeys/progress" + wrong).want(404)
 	}

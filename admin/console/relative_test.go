@@ -22,3 +22,29 @@ func TestRelativeTimes(t *testing.T) {
 		}
 	}
 }
+
+// TestDurationWords checks that durations are shown in words.
+func TestDurationWords(t *testing.T) {
+	for text, want := range map[string]string{
+		"90d": "90 days", "24h": "1 day", "36h": "1 day 12 hours", "1m": "1 minute",
+		"90s": "1 minute 30 seconds", "1s": "1 second", "1.5s": "1.5s", "soon": "soon", "": "",
+	} {
+		if got := durationWords(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// TestBreakable checks that addresses can be wrapped, and that names are escaped.
+func TestBreakable(t *testing.T) {
+	for text, want := range map[string]string{
+		"ada.l@big-bank.example": "ada.<wbr>l@<wbr>big-<wbr>bank.<wbr>example",
+		"https://big.example/in": "https://<wbr>big.<wbr>example/<wbr>in",
+		"Web-shop v1.2":          "Web-shop v1.2",
+		"<b>@":                   "&lt;b&gt;@<wbr>",
+	} {
+		if got := string(breakable(text)); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}

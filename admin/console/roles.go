@@ -84,7 +84,8 @@ func (v *visit) roleDependents(r api.Role) (dependents []dependent, more bool) {
 		if slices.Contains(ns.KeyRoles, r.Name) &&
 			(ns.ID == r.Namespace || r.Namespace == keystore.AnyNamespace) {
 			dependents = append(dependents,
-				dependent{"All keys of namespace", ns.ID, v.NamespaceLink(ns.ID)})
+				dependent{Kind: "All keys of namespace", Name: ns.ID,
+					Link: v.NamespaceLink(ns.ID)})
 		}
 	}
 	if v.may("admin.members:read") {
@@ -92,7 +93,8 @@ func (v *visit) roleDependents(r api.Role) (dependents []dependent, more bool) {
 		for _, m := range members {
 			if err == nil && hasRole(m.Grants, r) {
 				dependents = append(dependents,
-					dependent{"Member", shownName(m.Name, m.ID), v.MemberLink(m.ID)})
+					dependent{Kind: "Member", Name: shownName(m.Name, m.ID),
+						Link: v.MemberLink(m.ID)})
 			}
 		}
 	}
@@ -195,7 +197,7 @@ func createRole(v *visit) error {
 		return err
 	}
 	return v.done(v.RoleLink(created.Namespace, created.Name),
-		notice{Title: "Role " + created.Name + " created", Text: "Grants can now name it."})
+		notice{Title: "Role " + created.Name + " created", Text: "Keys and members can now use it."})
 }
 
 // roleEdit returns the edit of a role, with the table of its form.
@@ -257,7 +259,7 @@ func (v *visit) roleRemoval(r api.Role) removal {
 	p := removal{
 		Section: "Roles", Kind: "role", Name: r.Name, List: v.link(rolesPath),
 		Back: v.RoleLink(r.Namespace, r.Name),
-		Text: "Grants can no longer name the role. The audit log keeps its changes.",
+		Text: "Keys and members can no longer use the role. The audit log keeps its changes.",
 	}
 	p.Dependents, p.More = v.roleDependents(r)
 	p.Keys = v.RoleKeys(r)

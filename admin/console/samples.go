@@ -18,11 +18,11 @@ func samples(method, address, path, token string) []sample {
 	curl, python, script := "curl ", "", ""
 	if method != http.MethodGet {
 		// RFC 9110 allows methods with characters that are special to a shell.
-		curl += `-X "` + inShell.Replace(method) + `" `
+		curl += `-X "` + inShell.Replace(method) + "\" \\\n  "
 		python = ", method=" + quoted(method)
 		script = "method: " + quoted(method) + ", "
 	}
-	curl += `-H "Authorization: Bearer ` + token + `" "` + inShell.Replace(address+path) + `"`
+	curl += `-H "Authorization: Bearer ` + token + "\" \\\n  \"" + inShell.Replace(address+path) + `"`
 	at, bearer := quoted(address+path), quoted("Bearer "+token)
 	return []sample{
 		{"curl", curl},

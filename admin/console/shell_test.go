@@ -96,7 +96,10 @@ func TestFirstSteps(t *testing.T) {
 	if n := strings.Count(p.get("/apikeys/keys").Text, ">Done<"); n != 3 {
 		t.Errorf("%d steps are done, want 3", n)
 	}
-	p.get("/apikeys/keys?namespace=default").want(200, "No keys yet").lacks("First steps")
+	empty := p.get("/apikeys/keys?namespace=default").want(200, "No keys yet in").lacks("First steps")
+	if n := strings.Count(empty.Text, ">Create key</a>"); n != 2 { // one is in the list of shortcuts
+		t.Errorf("%d links create a key", n)
+	}
 	s.signedIn(t, "Vera", "*=@viewer").get("/apikeys/keys").want(200,
 		"No keys yet").lacks("First steps")
 	s.signedIn(t, "Dev", "default=@developer").get("/apikeys/keys").want(200,

@@ -21,10 +21,15 @@ const (
 
 // newSpark returns the spark of usage. during describes its time.
 func newSpark(u *manage.UsageSeries, during string) *spark {
-	s := &spark{Width: sparkShare * len(u.Buckets), Text: tallyWords(&u.Total) + " in " + during,
-		Short: compact(float64(u.Total.Allowed()))}
-	if n := u.Total.Denied(); n > 0 {
-		s.Short += fmt.Sprintf(", %s refused", compact(float64(n)))
+	s := &spark{Width: sparkShare * len(u.Buckets), Text: tallyWords(&u.Total) + " in " + during}
+	switch allowed, refused := u.Total.Allowed(), u.Total.Denied(); {
+	case refused > 0:
+		// Each number stays on one line with its noun.
+		s.Short = compact(float64(allowed)) + "\u00a0allowed, " + compact(float64(refused)) + "\u00a0refused"
+	case allowed == 1:
+		s.Short = "1\u00a0request"
+	default:
+		s.Short = compact(float64(allowed)) + "\u00a0requests"
 	}
 	var peak int64 = 1
 	for i := range u.Buckets {

@@ -21,7 +21,8 @@ type change struct {
 // read.
 func (v *visit) change(r api.AuditRow) change {
 	names := v.names()
-	c := change{Changes: differences(r.Before, r.After)}
+	kind, operation, _ := strings.Cut(r.Action, ".")
+	c := change{Changes: differences(kind, r.Before, r.After)}
 	for i := range c.Changes {
 		switch d := &c.Changes[i]; d.Field {
 		case "Owner", "Created by", "Revoked by":
@@ -29,10 +30,9 @@ func (v *visit) change(r api.AuditRow) change {
 		}
 	}
 	before, after := objectOf(r.Before), objectOf(r.After)
-	_, operation, _ := strings.Cut(r.Action, ".")
 	switch operation {
 	case "mint", "import", "create":
-		c.Summary = created(after, names)
+		c.Summary = created(kind, after, names)
 	case "rotate":
 		c.Summary = rotated(r.At, after)
 	case "revoke":
@@ -72,8 +72,11 @@ func reported(after map[string]any) string {
 }
 
 // created sums up a new object: what it allows, and where.
-func created(o map[string]any, names map[string]string) string {
+func created(kind string, o map[string]any, names map[string]string) string {
 	var parts []string
+	if of := plainText(o["kind"]); of != "" && kind == "namespace" {
+		parts = append(parts, "kind "+of)
+	}
 	grants, _ := o["grants"].([]any)
 	for _, one := range grants {
 		if g, ok := one.(map[string]any); ok {
@@ -86,6 +89,10 @@ func created(o map[string]any, names map[string]string) string {
 	if list := items("permissions", o["permissions"]); len(list) > 0 { // of a role
 		parts = append(parts, some(list))
 	}
+	if kind == "plan" {
+		parts = append(parts, planWords(api.Plan{RateLimit: decoded[*api.RateLimit](o["rate_limit"]),
+			Quota: decoded[*api.Quota](o["quota"])}))
+	}
 	if parent := plainText(o["parent"]); parent != "" {
 		parts = append(parts, "in "+parent)
 	}
@@ -96,7 +103,7 @@ func created(o map[string]any, names map[string]string) string {
 		parts = append(parts, "expires "+at)
 	}
 	words := strings.Join(parts, ", ")
-	for _, first := range []string{"role ", "in ", "for ", "expires "} { // permissions stay as they are
+	for _, first := range []string{"kind ", "no ", "role ", "in ", "for ", "expires "} { // permissions stay as they are
 		if strings.HasPrefix(words, first) {
 			return strings.ToUpper(words[:1]) + words[1:]
 		}
@@ -114,14 +121,7 @@ func grantWords(g map[string]any) string {
 	if roles := items("roles", g["roles"]); len(roles) > 0 {
 		words = strings.TrimPrefix(words+" and role "+some(roles), " and ")
 	}
-	in := " in " + plainText(g["namespace"])
-	if in == " in "+keystore.AnyNamespace {
-		in = " everywhere"
-	}
-	if g["connected"] == true {
-		in += ", including children"
-	}
-	return words + in
+	return words + inWords(plainText(g["namespace"]), g["connected"] == true)
 }
 
 // rotated says until when the old token works.

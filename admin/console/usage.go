@@ -95,12 +95,15 @@ func (v *visit) usageProblem(err error) string {
 type quotaUse struct {
 	Quota *api.Quota
 	Units int64
-	Since string // the beginning of the period
+	// During is the period: "in 2026-11 (UTC)".
+	During string
 }
 
 func newQuotaUse(quota *api.Quota, units int64, begin time.Time) quotaUse {
-	layout := layouts[keystore.Period(quota.Per)].full
-	return quotaUse{quota, units, begin.Format(layout) + " UTC"}
+	per := keystore.Period(quota.Per)
+	word := map[keystore.Period]string{keystore.Month: "in", keystore.Day: "on"}[per]
+	return quotaUse{quota, units, fmt.Sprintf("%s %s (UTC)", cmp.Or(word, "since"),
+		begin.Format(layouts[per].full))}
 }
 
 // Words describes the use: "80 of 100 units (80 %)".
@@ -169,12 +172,12 @@ func bytesWords(n int64) string {
 	return text + " bytes"
 }
 
-// responseWords returns the numbers of responses of the API by class: "2xx 1,200, 5xx 3".
+// responseWords returns the numbers of responses of the API by class: "1,200 × 2xx, 3 × 5xx".
 func responseWords(t manage.UsageTally) string {
 	var classes []string
 	for i, n := range t.Status {
 		if n > 0 {
-			classes = append(classes, fmt.Sprintf("%dxx %s", i+1, humanize.Comma(n)))
+			classes = append(classes, fmt.Sprintf("%s × %dxx", humanize.Comma(n), i+1))
 		}
 	}
 	return cmp.Or(strings.Join(classes, ", "), "None")

@@ -273,10 +273,13 @@ var functions = template.FuncMap{
 	"access":    accessWords,
 	"label":     namespaceLabel,
 	"roles":     homeRoles,
-	"shown":     shownName,
+	"shown":     func(name, instead string) template.HTML { return breakable(shownName(name, instead)) },
+	"breakable": breakable,
 	"scopes":    scopes,
 	"status":    statusLabel,
-	"name":      nameOf,
+	"name": func(names map[string]string, actor string) template.HTML {
+		return breakable(nameOf(names, actor))
+	},
 	"table":     newTable,
 	"rate":      rateWords,
 	"quota":     quotaWords,
@@ -286,6 +289,8 @@ var functions = template.FuncMap{
 	"refused":   refusedWords,
 	"responses": responseWords,
 	"periods":   func() []choice { return periods },
+	"duration":  durationWords,
+	"delivery":  deliveryError,
 }
 
 // shownName returns the name of an object, or its id or prefix instead of a name without a visible
@@ -296,6 +301,19 @@ func shownName(name, instead string) string {
 	}
 	return instead
 }
+
+// breakable returns a text in which e-mail addresses and URLs can be wrapped after the characters
+// that separate their parts. Browsers would break them in the middle of a word.
+func breakable(text string) template.HTML {
+	text = template.HTMLEscapeString(text)
+	if strings.Contains(text, "@") || strings.Contains(text, "://") {
+		text = breaks.Replace(text)
+	}
+	return template.HTML(text) //nolint:gosec // the text is escaped
+}
+
+var breaks = strings.NewReplacer("://", "://<wbr>", "@", "@<wbr>", ".", ".<wbr>", "_", "_<wbr>",
+	"-", "-<wbr>", "/", "/<wbr>")
 
 // showTime returns a time element, which the script converts to the viewer's time zone. It takes a
 // time.Time, a non-nil *time.Time or a time as a JSON string. Any other string is returned as it
@@ -350,6 +368,11 @@ func (f field) Error() string { return f.Form.Error(f.Name) }
 
 // Value returns the value of the field.
 func (f field) Value() string { return f.Form.Value(f.Name) }
+
+// Hints reports whether one of the choices has a hint.
+func (f field) Hints() bool {
+	return slices.ContainsFunc(f.Choices, func(c choice) bool { return c.Hint != "" })
+}
 
 // Described returns the ids of the elements that describe the input.
 func (f field) Described() string {

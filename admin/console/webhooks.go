@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
@@ -38,7 +39,7 @@ func webhookAddress(id string) string { return webhooksPath + "/" + url.PathEsca
 func lineOf(v *visit, w *api.Webhook) webhookLine {
 	line := webhookLine{Webhook: *w, Link: v.link(webhookAddress(w.ID)), Waiting: "None"}
 	if w.Backlog > 0 {
-		line.Waiting = count(w.Backlog, "change", "changes")
+		line.Waiting = count(w.Backlog, "event", "events")
 	}
 	return line
 }
@@ -100,6 +101,14 @@ func pageOfWebhook(v *visit) (*webhookPage, error) {
 	return p, nil
 }
 
+// deliveryError returns the error of a delivery as a sentence, which names the receiver.
+func deliveryError(text string) string {
+	if strings.HasPrefix(text, "answered ") {
+		text = "the receiver " + text
+	}
+	return sentence(text)
+}
+
 // tookText returns how long an attempt took, in milliseconds, for people.
 func tookText(ms int64) string {
 	switch {
@@ -116,7 +125,7 @@ func showWebhook(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.show("webhook", "Webhook", p)
+	return v.show("webhook", p.URL, p)
 }
 
 func testWebhook(v *visit) error {
@@ -125,7 +134,7 @@ func testWebhook(v *visit) error {
 		return err
 	}
 	return v.done(webhookAddress(id), notice{Title: "Test event queued",
-		Text: "The webhook receives it after the events that are due. Reload to see the delivery."})
+		Text: "The webhook receives it after the events in its backlog. Refresh to see the delivery."})
 }
 
 // replayWebhook continues a webhook with the events from a day on, or at once if the field is
@@ -143,12 +152,12 @@ func replayWebhook(v *visit) error {
 	if ok {
 		_, err := v.api.ReplayWebhook(v.ctx, id, from)
 		if err == nil {
-			text := "The webhook tries the next event again."
+			n := notice{Title: "Retry started", Text: "The webhook sends the next event again."}
 			if from.From != "" {
-				text = fmt.Sprintf("The webhook receives all events since %s.",
-					at.Format("2 January 2006"))
+				n = notice{Title: "Replay started", Text: fmt.Sprintf(
+					"The webhook receives all events since %s.", at.Format("2 January 2006"))}
 			}
-			return v.done(webhookAddress(id), notice{Title: "Replay started", Text: text})
+			return v.done(webhookAddress(id), n)
 		}
 		if !f.fail(err) {
 			return err
@@ -158,5 +167,5 @@ func replayWebhook(v *visit) error {
 	if err != nil {
 		return err
 	}
-	return v.again("webhook", "Webhook", p, f)
+	return v.again("webhook", p.URL, p, f)
 }

@@ -97,9 +97,9 @@ func testLifetimeForm(t *testing.T, g *gate.Gate, token gate.Token) {
 	page.Fill("Maximum lifetime", "45d")
 	page.Fill("Unused for", "90d")
 	page.Click("Save changes")
-	page.Sees("New keys must expire within 45d")
+	page.Sees("New keys must expire within 45 days")
 	page.Open("/apikeys/keys/new?namespace=lasting")
-	page.Sees("45d")
+	page.Sees("45 days")
 }
 
 // testGroupForm creates a member for a team.

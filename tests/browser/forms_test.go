@@ -121,7 +121,7 @@ func testEnterCreatesNoKey(t *testing.T, g *gate.Gate, token gate.Token) {
 			page.Click("Create key")
 			page.Fill("Name", name)
 			page.Submit("Name")
-			page.Sees("Review key", "Nothing is created yet", name, "read")
+			page.Sees("Review key", "Nothing is created yet", name, "Read-Only")
 			page.Picture("key-review")
 			accessibleIn(page, look)
 			page.Click("Edit again")
@@ -264,7 +264,7 @@ func testTwoEditors(t *testing.T, g *gate.Gate, _ gate.Token) {
 
 			ada.Click("Save changes")
 			ada.Sees("Someone changed this key while you were editing", "Edited by ben",
-				"You had not changed Permissions", "Ada's name", "Ben's name")
+				"You had not changed Access", "Ada's name", "Ben's name")
 			if ada.Status != 412 {
 				t.Errorf("status %d", ada.Status)
 			}

@@ -68,7 +68,7 @@ func TestKeyTables(t *testing.T) {
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
 	page.Click("ERP")
-	page.Sees("Every server refuses the key because its owner is disabled",
+	page.Sees("Every server refuses the key because its owner,", "is disabled.",
 		"Permissions (not in effect)", "Every call (read and write)")
 	shown(t, page, "key-owner-disabled")
 }
@@ -178,7 +178,7 @@ func testBulk(t *testing.T, g *gate.Gate, token gate.Token) {
 		page.Click("Set plan…")
 		page.Fill("Plan", "gold")
 		page.Click("Set the plan of 2 keys")
-		page.Sees("Plan of 1 key set", "1 key was not changed", named("Cart"))
+		page.Sees("Plan set for 1 of 2 keys", "1 key was not changed", named("Cart"))
 		checked(page, look)
 		page.Picture("bulk-done")
 		page.Click("Back to the list")

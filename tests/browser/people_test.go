@@ -161,7 +161,7 @@ func TestAuditSummaries(t *testing.T) {
 	g.Call(t, "PATCH", "/keys/"+key.ID, gate.JSON{"owner": ben})
 	page := signedIn(t, g, token, chromium.Look{Zone: "Asia/Kolkata"})
 	page.Open("/apikeys/audit")
-	page.Sees("Read-Only in default", "Owner: root → ben", "Role client-admin everywhere")
+	page.Sees("Read-Only in default", "Owner: root → ben", "Role client-admin in all namespaces")
 	page.DoesNotSee("UTC", ben)
 	page.Open("/apikeys/keys/" + key.ID)
 	page.Sees("Owner: root → ben")

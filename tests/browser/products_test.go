@@ -273,7 +273,7 @@ func TestOrganizations(t *testing.T) {
 		ada.Click("Read & Write")
 		ada.Click("Create key")
 		accounting := newToken(t, ada)
-		ada.Sees("Id", "Secret")
+		ada.Sees("Id", "Token") // which the product calls a secret
 		ada.Picture("organizations-token")
 
 		// "Several keys per namespace are the recommended practice"; "Optional expiry date and

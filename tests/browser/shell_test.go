@@ -204,7 +204,7 @@ func TestProgress(t *testing.T) {
 			other.Pause(t)
 			defer other.Resume()
 			page.Click("Revoke key")
-			page.Sees("Key revoked", "Till "+name, "Not yet applied on all servers (1 of 2).")
+			page.Sees("Key revoked", "Till "+name, "Applied on 1 of 2 servers.")
 			at := page.Address()
 			page.Picture("progress-pending")
 			if !look.NoScript {
@@ -212,7 +212,7 @@ func TestProgress(t *testing.T) {
 				page.Accessible()
 			}
 			page.Open("/apikeys/keys/" + key.ID)
-			page.Sees("Not yet applied on all servers (1 of 2).")
+			page.Sees("Applied on 1 of 2 servers.")
 			page.Picture("key-pending")
 			page.Click("Show progress")
 			if page.Address() != at {

@@ -146,6 +146,12 @@ document.addEventListener("DOMContentLoaded", () => {
 		show();
 	}
 
+	// <p data-hint-of="id of a list"> explains the chosen option.
+	for (const hint of document.querySelectorAll("[data-hint-of]")) {
+		const list = document.getElementById(hint.dataset.hintOf);
+		list.addEventListener("change", () => { hint.textContent = list.selectedOptions[0].dataset.hint ?? ""; });
+	}
+
 	const wrong = document.querySelector("[autofocus]");
 	if (wrong) wrong.focus();
 });
