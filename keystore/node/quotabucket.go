@@ -94,8 +94,8 @@ func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
 	return units <= b.left-*b.counted.of(k)
 }
 
-// remaining returns the number of units that are certainly left. Other nodes may return more. It is
-// -1 if the database has not answered in this period.
+// remaining returns the number of units that were left at the last answer, less those that this node
+// has spent since. It is -1 if the database has not answered in this period.
 func (b *quotaBucket) remaining() int64 {
 	if b.total == 0 {
 		return -1
