@@ -30,8 +30,6 @@ type quotaBucket struct {
 	since int64 // when used was last reset
 	// waiting lists the units that each request needs that waits for the next reservation.
 	waiting []int64
-	// counted is the number of units of the requests for which a booking books something.
-	counted tally[int64]
 	next    *booking
 	// reserving is set while the database is asked. booking is then how much of owed it books.
 	reserving bool
@@ -91,7 +89,7 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 // admitsAnother reports whether the node has units for a request beside those for which a booking
 // books something.
 func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
-	return units <= b.left-*b.counted.of(k)
+	return units <= b.left-k.count(b, 0)
 }
 
 // remaining returns the number of units that were left at the last answer, less those that this node
