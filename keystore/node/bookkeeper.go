@@ -12,25 +12,13 @@ type bookkeeper[B any] struct {
 	// book books for at most maxBooked buckets. It is called without their locks.
 	book func(context.Context, []B) error
 	// gap is the minimum time from the beginning of one booking to that of the next.
-	gap  time.Duration
-	kind bookingKind
+	gap time.Duration
 
 	wake   chan struct{}
 	mu     sync.Mutex
 	queue  []*batch[B]
-	last   uint32 // number of the last booking
 	closed bool
 }
-
-// A bookingKind says which of the bookkeepers of a limiter makes a booking.
-type bookingKind uint8
-
-const (
-	rateBooking bookingKind = iota
-	quotaBooking
-
-	numBookingKinds int = iota
-)
 
 // A batch is a booking with its buckets.
 type batch[B any] struct {
@@ -40,26 +28,23 @@ type batch[B any] struct {
 
 // A booking is one call to a store.
 type booking struct {
-	kind   bookingKind
-	number uint32 // unique among those of its kind, from 1
-	done   chan struct{}
-	err    error // set before done is closed
+	done chan struct{}
+	err  error // set before done is closed
+
+	mu      sync.Mutex // after the locks of buckets
+	counted map[any]int64
 }
 
-// A tally is a bucket's counter for the latest booking of each kind, which another bucket may have
-// asked for. It starts at 0 for each booking.
-type tally[N int32 | int64] [numBookingKinds]struct {
-	n       N
-	booking uint32 // its number
-}
-
-// of returns the counter for a booking. It resets the counter if that was for another booking.
-func (t *tally[N]) of(k *booking) *N {
-	c := &t[k.kind]
-	if c.booking != k.number {
-		c.n, c.booking = 0, k.number
+// count adds n, requests or units that wait for the booking because of any of their limits, to the
+// count of a bucket, and returns its sum.
+func (k *booking) count(bucket any, n int64) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.counted == nil {
+		k.counted = make(map[any]int64)
 	}
-	return &c.n
+	k.counted[bucket] += n
+	return k.counted[bucket]
 }
 
 func (k *booking) finish(err error) {
@@ -70,10 +55,8 @@ func (k *booking) finish(err error) {
 // maxBooked is the maximum number of buckets in one booking.
 const maxBooked = 1000
 
-func newBookkeeper[B any](
-	kind bookingKind, gap time.Duration, book func(context.Context, []B) error,
-) *bookkeeper[B] {
-	return &bookkeeper[B]{kind: kind, book: book, gap: gap, wake: make(chan struct{}, 1)}
+func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) error) *bookkeeper[B] {
+	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
 }
 
 // add adds a bucket to a booking that has not begun, and returns that booking. After close, the
@@ -82,8 +65,7 @@ func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.queue) == 0 || len(k.queue[len(k.queue)-1].buckets) == maxBooked {
-		k.last++
-		next := &batch[B]{booking: booking{kind: k.kind, number: k.last, done: make(chan struct{})}}
+		next := &batch[B]{booking: booking{done: make(chan struct{})}}
 		if k.closed {
 			next.finish(errClosed)
 			return &next.booking

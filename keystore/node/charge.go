@@ -86,7 +86,7 @@ func (c *Charge) State(l LimitName) LimitState {
 	part, now := c.mode.part(rate), keystore.Micros(c.now)
 	part.Burst = min(part.Burst, rate.Burst) // clients see the burst, even if nodes book more
 	room := s.meter.Room(&part, now)
-	state.Remaining = max(0, room+s.held)
+	state.Remaining = min(room+s.held, rate.Burst)
 	until := func(room int64) time.Duration {
 		return time.Duration(max(0, s.meter.After(&part, room)-now)) * time.Microsecond
 	}
@@ -107,8 +107,8 @@ func (c *Charge) Quota(l LimitName) (quota keystore.Quota, end time.Time) {
 
 // A LimitState is the state of one limit.
 type LimitState struct {
-	// Remaining is the number of requests, or units of a quota, that are certainly left. It is -1 if
-	// the node does not know a quota yet.
+	// Remaining is the number of requests, or units of a quota, that are left as far as the node
+	// knows. It is -1 if the node does not know a quota yet.
 	Remaining int64
 	// Reset is the time until more become available.
 	Reset time.Duration

@@ -94,8 +94,8 @@ func newLimiter(s dependencies) *limiter {
 		rateMap:      make(map[bucketID]*rateBucket), quotaMap: make(map[bucketID]*quotaBucket),
 		terms: make(map[[2]keystore.Limits]*Terms),
 	}
-	l.rateBooks = newBookkeeper(rateBooking, bookingGap, l.bookRates)
-	l.quotaBooks = newBookkeeper(quotaBooking, 0, l.bookQuotas)
+	l.rateBooks = newBookkeeper(bookingGap, l.bookRates)
+	l.quotaBooks = newBookkeeper(0, l.bookQuotas)
 	return l
 }
 
@@ -404,10 +404,10 @@ func (b *buckets) count(
 	}
 	for i, r := range b.rates {
 		if r != nil {
-			*r.counted.of(k)++
+			k.count(r, 1)
 		}
 		if known(i) {
-			*b.quotas[i].counted.of(k) += units
+			k.count(b.quotas[i], units)
 		}
 	}
 	return true

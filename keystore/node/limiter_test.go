@@ -452,7 +452,12 @@ func TestSmallBurstReachesRate(t *testing.T) {
 					f.store.slow.Store(int64(4 * time.Millisecond))
 					var requests sync.WaitGroup
 					for i := range 2 * perSecond {
-						requests.Go(func() { f.request(f.nodes[i%reached], 1) })
+						requests.Go(func() {
+							c := f.request(f.nodes[i%reached], 1)
+							if n := c.State(KeyRate).Remaining; n > limit.Burst {
+								t.Errorf("%d remain of a burst of %d", n, limit.Burst)
+							}
+						})
 						time.Sleep(time.Second / time.Duration(perSecond))
 					}
 					requests.Wait()

@@ -30,8 +30,6 @@ type quotaBucket struct {
 	since int64 // when used was last reset
 	// waiting lists the units that each request needs that waits for the next reservation.
 	waiting []int64
-	// counted is the number of units of the requests that wait for a booking of another limit.
-	counted tally[int64]
 	next    *booking
 	// reserving is set while a reservation is running. booking is how much of owed it includes.
 	reserving bool
@@ -91,11 +89,11 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 // admitsAnother reports whether the node has units for a request in addition to those that wait for
 // a booking.
 func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
-	return units <= b.left-*b.counted.of(k)
+	return units <= b.left-k.count(b, 0)
 }
 
-// remaining returns the number of units that are certainly left. Other nodes may return more. It is
-// -1 if the database has not answered in this period.
+// remaining returns the number of units that were left at the last answer, less those that this node
+// has spent since. It is -1 if the database has not answered in this period.
 func (b *quotaBucket) remaining() int64 {
 	if b.total == 0 {
 		return -1
