@@ -2,11 +2,13 @@ package command
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,6 +115,11 @@ func TestCommandExitStatus(t *testing.T) {
 	r := runCLI("", "keys", "list", "--address", "127.0.0.1:1", "-o", "json")
 	if !strings.Contains(r.err, `"exit_status":6`) {
 		t.Errorf("unreachable: %+v", r)
+	}
+	// Root may open every socket, so the error is made up.
+	if got := exitStatus(&net.OpError{Op: "dial", Net: "unix",
+		Err: os.NewSyscallError("connect", syscall.EACCES)}); got != exitDenied {
+		t.Errorf("a socket that may not be opened: %d", got)
 	}
 	for _, words := range []string{"keys mnit", "keys show", "keys list --nonsense", "keys mint",
 		"keys list --limit 0", "keys edit x --active --inactive", "keys mint --name x --out /none/x"} {
