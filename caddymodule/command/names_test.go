@@ -220,6 +220,10 @@ func TestCommandTokenFile(t *testing.T) {
 		info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %q", err, body)
 	}
+	s.run("", append(mint, "--out", file)...).want(t, 1, "", "--out: open "+file+": file exists")
+	if again, err := os.ReadFile(file); err != nil || string(again) != string(body) {
+		t.Errorf("%v %q", err, again)
+	}
 	s.run("", append(mint, "--out", os.DevNull)...).want(t, 0, "")
 	if info, err := os.Stat(os.DevNull); err != nil || info.Mode().IsRegular() {
 		t.Fatal("the device has been replaced", err)
