@@ -205,6 +205,9 @@ func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string 
 	}
 	add("Last used", last)
 	for _, s := range k.Secrets {
+		if k.RevokedAt != nil {
+			break // no longer valid
+		}
 		add("Secret", "created "+timeText(s.CreatedAt)+", valid until "+
 			timeOr(s.ExpiresAt, "the key expires"))
 	}
