@@ -55,10 +55,9 @@ type inspection struct {
 
 // An inspectedHandler is the part of an api_key handler's configuration that inspect reads.
 type inspectedHandler struct {
-	From          []CredentialSource `json:"from"`
-	NamespacePath []string           `json:"namespace_path"`
-	Namespace     string             `json:"namespace"`
-	OpenAPI       []route.OpenAPI    `json:"openapi"`
+	From      []CredentialSource `json:"from"`
+	Namespace string             `json:"namespace"`
+	OpenAPI   []route.OpenAPI    `json:"openapi"`
 }
 
 type logConfig struct {
@@ -232,10 +231,9 @@ func (c *inspection) namespaces() []string {
 	seen := make(map[string]bool)
 	for _, h := range c.handlers {
 		switch {
-		case h.Namespace == "" && len(h.NamespacePath) == 0:
+		case h.Namespace == "": // also for paths that no namespace_path matches
 			seen[keystore.DefaultNamespace] = true
-		case h.Namespace != "" && h.Namespace != keystore.HomeNamespace &&
-			!strings.Contains(h.Namespace, "{"):
+		case h.Namespace != keystore.HomeNamespace && !strings.Contains(h.Namespace, "{"):
 			seen[h.Namespace] = true
 		}
 	}

@@ -85,7 +85,7 @@ func TestInspect(t *testing.T) {
 		{":8080 {\napi_key {\nfrom basic\nnamespace {http.request.host}\n}\n}\n", 1, 0, nil,
 			[]string{"default"}, nil},
 		{":8080 {\napi_key {\nfrom basic\nnamespace_path /{namespace}/**\n}\n}\n", 1, 0, nil,
-			[]string{"default"}, nil},
+			[]string{"default"}, []string{"default"}},
 		{logs("log {\nformat api_keys\n}"), 1, 0, []string{"header X-Api-Key"}, nil,
 			[]string{"default"}},
 		{logs("log {\nformat append {\nwrap api_keys\na b\n}\n}"), 1, 0, []string{"header X-Api-Key"},

@@ -57,7 +57,8 @@ Exit status:
     1  failed or refused for another reason, or the answer is no
     3  committed, but not yet confirmed by every node
     4  not found
-    5  access denied: the token is invalid or lacks a permission
+    5  access denied: the token is invalid or lacks a permission, or you may not
+       open the socket
     6  no answer: unreachable or busy, or the database is unavailable
     7  conflict: it exists, is in use or has changed`,
 		CobraFunc: func(cmd *cobra.Command) {

@@ -73,15 +73,8 @@ func (config clientConfig) write() error {
 }
 
 // replaceFile writes a file that only its owner can read, and puts it in the place of path if write
-// succeeds. It writes to a device or pipe without replacing it.
+// succeeds.
 func replaceFile(path string, write func(*os.File) error) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		return errors.Join(write(f), f.Close())
-	}
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return err

@@ -213,7 +213,7 @@ func TestDoctorCommandFindsRates(t *testing.T) {
 		"plan":      {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes, warning},
 		"no limit":  {"", api.Namespace{}, api.Plan{}, nodes, "✓ no plan and no namespace has"},
 		"one": {"", api.Namespace{}, api.Plan{RateLimit: limit}, nodes[:2],
-			"✓ one process"},
+			"✓ only one process"},
 		"Redis": {`"cache":{"type":"redis","url":"redis://localhost"}`, api.Namespace{},
 			api.Plan{RateLimit: limit}, nodes, "✓ the processes share rate limits in Redis"},
 	} {

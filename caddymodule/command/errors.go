@@ -60,6 +60,8 @@ func exitStatus(err error) int {
 		return exitPending
 	case errors.Is(err, errNotFound):
 		return exitNotFound
+	case network && errors.Is(err, os.ErrPermission): // of the socket
+		return exitDenied
 	case network, request, errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.ErrUnexpectedEOF):
 		return exitUnavailable
 	}

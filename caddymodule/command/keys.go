@@ -123,7 +123,7 @@ revoked at once. The key keeps its id, name, grants and expiry.
 Exit status 3 means that the new token is valid and some nodes may still accept
 the old one; standard error names them and says until when.`,
 		Example: `  caddy apikeys keys rotate 4fYQ0hTz81Lk --grace 24h > token
-  caddy apikeys keys rotate CI --out ci.token`,
+  caddy apikeys keys rotate CI --out ci-new.token`,
 		Args: oneID,
 	}
 	cmd.Flags().StringVar(&grace, "grace", "0s",

@@ -195,6 +195,7 @@ func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string 
 	add("Expires", timeOr(k.ExpiresAt, "never"))
 	if k.RevokedAt != nil {
 		add("Revoked", timeText(*k.RevokedAt)+by(k.RevokedBy))
+		k.Secrets = nil // none is valid until the expiry any more
 	}
 	if k.RevokeReason != nil && *k.RevokeReason != "" {
 		add("Reason", *k.RevokeReason)

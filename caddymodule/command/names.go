@@ -146,6 +146,9 @@ func (c *cli) keyOfToken(ctx context.Context, server *client.Client) (string, er
 	switch {
 	case err != nil:
 		return "", err
+	case verdict.Key == nil && memberTokenAdvice(token) != "":
+		return "", fmt.Errorf("key %w: no key has this token\n%s", errNotFound,
+			memberTokenAdvice(token))
 	case verdict.Key == nil:
 		return "", fmt.Errorf("key %w: no key that you may read has this token", errNotFound)
 	}

@@ -2,11 +2,13 @@ package command
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -114,6 +116,11 @@ func TestCommandExitStatus(t *testing.T) {
 	if !strings.Contains(r.err, `"exit_status":6`) {
 		t.Errorf("unreachable: %+v", r)
 	}
+	// Root may open every socket, so the error is made up.
+	if got := exitStatus(&net.OpError{Op: "dial", Net: "unix",
+		Err: os.NewSyscallError("connect", syscall.EACCES)}); got != exitDenied {
+		t.Errorf("a socket that may not be opened: %d", got)
+	}
 	for _, words := range []string{"keys mnit", "keys show", "keys list --nonsense", "keys mint",
 		"keys list --limit 0", "keys edit x --active --inactive", "keys mint --name x --out /none/x"} {
 		if r := runCLI("", append([]string{"--json"}, strings.Fields(words)...)...); !strings.HasPrefix(
@@ -212,6 +219,10 @@ func TestCommandTokenFile(t *testing.T) {
 	if info, statErr := os.Stat(file); err != nil || string(body) != cliToken+"\n" || statErr != nil ||
 		info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %q", err, body)
+	}
+	s.run("", append(mint, "--out", file)...).want(t, 1, "", "--out: open "+file+": file exists")
+	if again, err := os.ReadFile(file); err != nil || string(again) != string(body) {
+		t.Errorf("%v %q", err, again)
 	}
 	s.run("", append(mint, "--out", os.DevNull)...).want(t, 0, "")
 	if info, err := os.Stat(os.DevNull); err != nil || info.Mode().IsRegular() {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -291,10 +290,11 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 		err = c.writeJSON(answer)
 	case c.tokenOut != "":
 		c.say("%s", about)
-		err = replaceFile(c.tokenOut, func(f *os.File) error {
-			_, err := fmt.Fprintln(f, token)
-			return err
-		})
+		var f *os.File
+		if f, err = openNew(c.tokenOut); err == nil {
+			_, err = fmt.Fprintln(f, token)
+			err = errors.Join(err, f.Close())
+		}
 		if err == nil {
 			c.say("The token is in %s and is not shown again. Keep it like a password.", c.tokenOut)
 		}
@@ -312,7 +312,7 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 // tokenOutFlag adds --out to a command that creates a token.
 func (c *cli) tokenOutFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.tokenOut, "out", "",
-		"Write the token to this `FILE`, which only its owner can read, not to standard output")
+		"Write the token to this new `FILE`, which only its owner can read, not to standard output")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		switch {
 		case c.tokenOut == "" && c.output == outputID:
@@ -331,13 +331,22 @@ func (c *cli) tokenOutFlag(cmd *cobra.Command) {
 		case err == nil && !info.Mode().IsRegular():
 			return nil // a device or pipe
 		}
-		probe, err := os.CreateTemp(filepath.Dir(c.tokenOut), filepath.Base(c.tokenOut)+".*")
+		probe, err := openNew(c.tokenOut)
 		if err != nil {
 			return fmt.Errorf("--out: %w", err)
 		}
 		probe.Close()
-		return os.Remove(probe.Name())
+		return os.Remove(c.tokenOut)
 	}
+}
+
+// openNew creates a file that only its owner can read. It does not replace a file, which may have
+// the only copy of another token. It opens a device or pipe as it is.
+func openNew(path string) (*os.File, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return os.OpenFile(path, os.O_WRONLY, 0)
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // given returns a field of a patch, which is set if the flag is.

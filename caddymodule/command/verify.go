@@ -71,9 +71,24 @@ and the token to verify is read from the terminal or standard input.`,
 		if err != nil {
 			return err
 		}
-		return c.showVerdict(verdict)
+		err = c.showVerdict(verdict)
+		if advice := memberTokenAdvice(q.Token); advice != "" && !c.json {
+			c.say("%s", advice)
+		}
+		return err
 	})
 	return cmd
+}
+
+// memberTokenAdvice returns what to do with the token of a member, or "" for other tokens.
+func memberTokenAdvice(text string) string {
+	token, err := keystore.ParseToken(keystore.TrimSecretToken(text))
+	if err != nil || token.Prefix() != keystore.MemberPrefix {
+		return ""
+	}
+	return "It has the form of a member's token, which is not an API key. For its owner, see " +
+		"`caddy apikeys audit list --json --object " + token.ID() + "`; `caddy apikeys members " +
+		"token OWNER` replaces the token."
 }
 
 func (c *cli) showVerdict(v api.Verdict) error {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
 func TestVerifyCommand(t *testing.T) {
@@ -68,5 +69,18 @@ func TestVerifyCommand(t *testing.T) {
 	if call := s.requests()[0]; call.body != `{"token":"`+cliToken+`"}` ||
 		call.header.Get("Authorization") != "Bearer "+serverToken {
 		t.Error("the tokens are mixed up")
+	}
+}
+
+// TestCommandMemberToken checks that the token of a member is recognized.
+func TestCommandMemberToken(t *testing.T) {
+	code := "invalid_key"
+	s := serveCLI(t, map[string][]cliAnswer{"POST /verify": {
+		{200, api.Verdict{Outcome: "malformed", Status: 401, Code: &code}}}})
+	token := keystore.NewTokenKey([32]byte{}).Generate(keystore.MemberPrefix, cliID).Reveal()
+	for _, scheme := range []string{"", "secret-token:"} {
+		s.run(scheme+token, "verify").want(t, 1, "malformed\n", "audit list --json --object "+cliID)
+		s.run(scheme+token, "keys", "revoke", "-", "--yes").want(t, 1, "",
+			"Error: key not found: no key has this token\nIt has the form of a member's token")
 	}
 }
