@@ -135,12 +135,19 @@ func TestPostgresRecordingContinues(t *testing.T) {
 		}
 		return stored
 	}
+	var pid, waiting int
+	if err := other.QueryRow("SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	recorded := make(chan error)
 	go func() { recorded <- d.RecordDeriving(ctx, keys) }()
-	for count() == 0 {
-		time.Sleep(time.Millisecond)
+	for ; waiting == 0; time.Sleep(time.Millisecond) {
+		if err := d.readers.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE "+
+			"$1 = ANY(pg_blocking_pids(pid))", pid).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
 	}
 	cancel()
 	if err := <-recorded; err == nil {
