@@ -437,7 +437,7 @@ func (g *guard) checkKey(h *Handler, p passed, within []caddyhttp.MatcherSets) {
 		}
 		if err := expectedByServer(g.server).check(s.name); err != nil {
 			g.addOption(h, "from", c.Name, "sources", err.Error(),
-				"Until then, requests with this header count as requests without a key.")
+				"Without that change, requests with this header count as requests without a key.")
 		}
 	}
 	if h.Preflight != nil {

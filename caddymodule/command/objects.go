@@ -293,7 +293,11 @@ func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 		var f *os.File
 		if f, err = openNew(c.tokenOut); err == nil {
 			_, err = fmt.Fprintln(f, token)
+			info, statErr := f.Stat()
 			err = errors.Join(err, f.Close())
+			if err != nil && statErr == nil && info.Mode().IsRegular() {
+				_ = os.Remove(c.tokenOut) // the remedy writes another token to it
+			}
 		}
 		if err == nil {
 			c.say("The token is in %s and is not shown again. Keep it like a password.", c.tokenOut)

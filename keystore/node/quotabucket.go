@@ -28,7 +28,7 @@ type quotaBucket struct {
 	asked int64 // time of that answer; 0 before the first for the limit and period
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
-	// waiting lists the units that each request needs that waits for the next reservation.
+	// waiting lists the units of each request that waits for the next reservation.
 	waiting []int64
 	next    *booking
 	// reserving is set while a reservation is running. booking is how much of owed it includes.
@@ -120,7 +120,7 @@ func (b *quotaBucket) spend(l *limiter, now, units int64) {
 	b.queue(l)
 }
 
-// setLimit changes the quota and returns the units that were reserved under the former one. If Per
+// setLimit changes the quota. The units reserved under the former one go back to the ledger. If Per
 // changes, another row of the ledger counts from now on, and these units are lost.
 func (b *quotaBucket) setLimit(to *keystore.Quota) {
 	b.mu.Lock()

@@ -46,7 +46,7 @@ const (
 	// bookingGap limits each node to 66 bookings of rate limits a second.
 	bookingGap = 15 * time.Millisecond
 	// leastBurst is how long the smallest burst lasts that nodes book of a limit that they share. It
-	// is longer than bookingGap and a call, so that a node reaches the limit's rate with any burst.
+	// is longer than bookingGap and a usual call, so that a node reaches the limit's rate with any burst.
 	leastBurst = 25 * time.Millisecond
 )
 

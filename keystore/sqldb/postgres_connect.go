@@ -64,7 +64,8 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 // A connector opens the connections of one pool. It continues to open a connection if its request
 // gives up, and gives it to the next one. Otherwise a pool could not grow if opening a connection
 // takes longer than a request may wait, as it does over a slow network: a flood of lookups would
-// keep all open connections busy, and every other lookup would fail.
+// keep all open connections busy, and every other lookup would fail. With several servers, each gets
+// only its part of the request's time.
 //
 // It opens or keeps at most as many such connections as the pool may have. So a flood of requests
 // that give up at once takes no more of the server.
@@ -109,7 +110,11 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	result, config := make(chan opened), c.current(ctx)
 	go func() {
 		defer func() { <-c.slots }()
-		conn, err := stdlib.GetConnector(*config).Connect(c.open)
+		open, stop := context.WithCancel(c.open)
+		defer stop()
+		// Without a request, an attempt ends soon: the server may have another address by then.
+		context.AfterFunc(ctx, func() { time.AfterFunc(maxConnect, stop) })
+		conn, err := stdlib.GetConnector(*config).Connect(open)
 		select {
 		case result <- opened{conn, err}:
 		case <-ctx.Done():
@@ -297,7 +302,6 @@ func explainPostgres(err error) error {
 	var advice string
 	code := sqlState(err)
 	_, unreachable := errors.AsType[*pgconn.ConnectError](err)
-	unreachable = unreachable || errors.Is(err, errConnecting)
 	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
 	case unreachable && refusedParameter(code):
@@ -328,7 +332,7 @@ func explainPostgres(err error) error {
 			"try again"
 	case code == "53300":
 		advice = "PostgreSQL has no connection left: raise its max_connections; each process " +
-			"uses up to 20"
+			"uses up to 20, and over a slow network up to 40"
 	case code == lockNotAvailable:
 		advice = adviceLocked
 	case code == "40P01", code == "40001":

@@ -255,7 +255,10 @@ func (p *Page) ByKeyboard() {
 	p.Press(strings.Repeat(kb.Tab, len(expected)+1))
 	stops := evaluate[[]stop](p, `stops`)
 	atEnd := func(s stop) bool { return s.Control == "" }
-	for len(stops) < 2*len(expected)+20 && !slices.ContainsFunc(stops, atEnd) {
+	for range len(expected) + 20 {
+		if slices.ContainsFunc(stops, atEnd) {
+			break
+		}
 		p.Press(kb.Tab)
 		stops = evaluate[[]stop](p, `stops`)
 	}
