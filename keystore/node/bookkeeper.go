@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,23 +29,27 @@ type batch[B any] struct {
 
 // A booking is one call to a store.
 type booking struct {
-	done chan struct{}
-	err  error // set before done is closed
-
-	mu      sync.Mutex // after the locks of buckets
-	counted map[any]int64
+	number uint32 // unique in the process
+	done   chan struct{}
+	err    error // set before done is closed
 }
 
-// count adds n, requests or units that wait for the booking because of any of their limits, to the
-// count of a bucket, and returns its sum.
-func (k *booking) count(bucket any, n int64) int64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.counted == nil {
-		k.counted = make(map[any]int64)
+// bookings is the number of the last booking.
+var bookings atomic.Uint32
+
+// A tally is a bucket's counter for one booking, which another bucket may have asked for. It starts
+// at 0 for each booking.
+type tally[N int32 | int64] struct {
+	n       N
+	booking uint32 // its number
+}
+
+// of returns the count for a booking. It resets the counter to 0 if that was for another booking.
+func (t *tally[N]) of(k *booking) N {
+	if t.booking != k.number {
+		*t = tally[N]{booking: k.number}
 	}
-	k.counted[bucket] += n
-	return k.counted[bucket]
+	return t.n
 }
 
 func (k *booking) finish(err error) {
@@ -65,7 +70,7 @@ func (k *bookkeeper[B]) add(b B) *booking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.queue) == 0 || len(k.queue[len(k.queue)-1].buckets) == maxBooked {
-		next := &batch[B]{booking: booking{done: make(chan struct{})}}
+		next := &batch[B]{booking: booking{number: bookings.Add(1), done: make(chan struct{})}}
 		if k.closed {
 			next.finish(errClosed)
 			return &next.booking

@@ -328,28 +328,23 @@ func (l *limiter) chargeLocked(
 		return wait, false, err
 	}
 	if waits && c.Outcome == keystore.OK {
+		counted := b.count(l, c.mode, verdicts, micros, units)
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
 		// request that was booked for a rate would be lost. So rates book it once the quotas are
 		// known.
 		reserves := verdicts[KeyQuota] == unknown || verdicts[NamespaceQuota] == unknown
-		var k *booking
-		for i := range b.rates {
-			if name := rateNames[i]; verdicts[name] == unknown && !reserves {
-				k = b.rates[i].queue(l)
-				wait[name] = k
+		for i, r := range b.rates {
+			if name := rateNames[i]; verdicts[name] == unknown {
+				wait[name] = r.queue(l)
+				if counted && !reserves {
+					r.waiting++
+				}
 			}
 			if name := quotaNames[i]; verdicts[name] == unknown {
-				k = b.quotas[i].queue(l)
-				wait[name] = k
-			}
-		}
-		if b.count(k, c.mode, verdicts, micros, units) {
-			for i := range b.rates {
-				if wait[rateNames[i]] != nil {
-					b.rates[i].waiting++
-				}
-				if wait[quotaNames[i]] != nil {
-					b.quotas[i].waiting = append(b.quotas[i].waiting, units)
+				if counted {
+					wait[name] = b.quotas[i].await(l, units)
+				} else {
+					wait[name] = b.quotas[i].queue(l)
 				}
 			}
 		}
@@ -387,12 +382,21 @@ func (l *limiter) chargeLocked(
 	return wait, false, nil
 }
 
-// count counts a request that waits for a booking in its limits, and reports whether to book for it.
-// It returns false if a limit that is known has no room for another waiting request: bookings of the
-// other limits would be wasted. The caller holds the locks.
+// count counts a waiting request in its limits and reports whether to book for it. It returns false
+// if a limit that is known has no room for another waiting request: bookings of the other limits
+// would be wasted. The caller holds the locks.
 func (b *buckets) count(
-	k *booking, m mode, verdicts [NumLimits]verdict, now, units int64,
+	l *limiter, m mode, verdicts [NumLimits]verdict, now, units int64,
 ) bool {
+	var k *booking
+	for i := range b.rates {
+		switch {
+		case verdicts[rateNames[i]] == unknown:
+			k = b.rates[i].queue(l)
+		case k == nil && verdicts[quotaNames[i]] == unknown:
+			k = b.quotas[i].queue(l)
+		}
+	}
 	known := func(i int) bool { return verdicts[quotaNames[i]] == admitted && b.quotas[i] != nil }
 	for i, r := range b.rates {
 		if r != nil && !r.limit.Shadow && !r.admitsAnother(m, k, now) {
@@ -404,10 +408,10 @@ func (b *buckets) count(
 	}
 	for i, r := range b.rates {
 		if r != nil {
-			k.count(r, 1)
+			r.counted.n++
 		}
 		if known(i) {
-			k.count(b.quotas[i], units)
+			b.quotas[i].counted.n += units
 		}
 	}
 	return true

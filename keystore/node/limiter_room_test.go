@@ -126,42 +126,6 @@ func TestExhaustedQuotaUsesUpNoRate(t *testing.T) {
 	}
 }
 
-// TestUnknownQuotaDelaysNoOtherKey checks that a request does not count in bookings of a rate before
-// its quota is known: they book nothing for it, and requests of other keys would wait for the next.
-func TestUnknownQuotaDelaysNoOtherKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newLimitedFleet(t, 1, keystore.Limits{
-			Quota: keystore.Quota{Units: 5, Per: keystore.Month}}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{
-				Rate: keystore.RateLimit{Requests: 3, Per: 24 * time.Hour, Burst: 3}}}}})
-		f.ledger.slow.Store(int64(time.Second))
-		n, limited := f.nodes[0], f.record
-		unlimited := limitedRecord(keystore.KeyLimits{})
-		f.record = unlimited
-		f.request(n, 1)
-		var waiting sync.WaitGroup
-		f.record = limited
-		for range 2 {
-			waiting.Go(func() { f.request(n, 1) })
-		}
-		synctest.Wait()
-		f.record = unlimited
-		begun := time.Now()
-		if c := f.request(n, 1); c.Outcome != keystore.OK {
-			t.Errorf("%v although there is room", c.Outcome)
-		}
-		if took := time.Since(begun); took > bookingGap {
-			t.Errorf("a request without a quota took %v, want at most %v", took, bookingGap)
-		}
-		waiting.Wait()
-		if n := len(f.admitted); n != 3 {
-			t.Errorf("%d requests admitted of 3", n)
-		}
-		f.close()
-	})
-}
-
 // TestContendedQuotaIsNotViolated checks that a request that a rate limit refuses at last does not
 // name a quota that others have used up while it waited: it may have room before its period ends.
 func TestContendedQuotaIsNotViolated(t *testing.T) {

@@ -30,6 +30,8 @@ type quotaBucket struct {
 	since int64 // when used was last reset
 	// waiting lists the units of each request that waits for the next reservation.
 	waiting []int64
+	// counted is the number of units of the requests that wait for a booking of another limit.
+	counted tally[int64]
 	next    *booking
 	// reserving is set while a reservation is running. booking is how much of owed it includes.
 	reserving bool
@@ -86,10 +88,16 @@ func (b *quotaBucket) queue(l *limiter) *booking {
 	return b.next
 }
 
+// await adds the units of a waiting request to the next reservation.
+func (b *quotaBucket) await(l *limiter, units int64) *booking {
+	b.waiting = append(b.waiting, units)
+	return b.queue(l)
+}
+
 // admitsAnother reports whether the node has units for a request in addition to those that wait for
 // a booking.
 func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
-	return units <= b.left-k.count(b, 0)
+	return units <= b.left-b.counted.of(k)
 }
 
 // remaining returns the number of units that were left at the last answer, less those that this node

@@ -23,15 +23,16 @@ type rateBucket struct {
 	later   int64 // when the newer one expires
 	booked  int64 // when the last booking with an answer began; 0 before the first
 	next    *booking
-	held    int32 // requests that are booked and not used
-	newest  int32 // how many of held belong to the newer grant
-	ahead   int32 // maximum number of requests to book before they arrive
-	used    int32 // requests since the last booking, if there is a store
-	waiting int32 // requests that wait for a booking
-	floated int8  // requests admitted and not booked yet: more than 1 only after an error
-	advance int8  // how many of floated are in the running booking
-	booking bool  // a booking is running
-	retired bool  // no longer in the limiter's map
+	held    int32        // requests that are booked and not used
+	newest  int32        // how many of held belong to the newer grant
+	ahead   int32        // maximum number of requests to book before they arrive
+	used    int32        // requests since the last booking, if there is a store
+	waiting int32        // requests that wait for a booking
+	counted tally[int32] // requests that wait for a booking of this or another limit
+	floated int8         // requests admitted and not booked yet: more than 1 only after an error
+	advance int8         // how many of floated are in the running booking
+	booking bool         // a booking is running
+	retired bool         // no longer in the limiter's map
 }
 
 const (
@@ -181,7 +182,7 @@ func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
 	if b.holds(now) {
 		room += int64(b.held)
 	}
-	return k.count(b, 0) < room
+	return int64(b.counted.of(k)) < room
 }
 
 // queue adds the bucket to the next booking. The caller holds the lock.
