@@ -63,7 +63,7 @@ func TestKeyTables(t *testing.T) {
 	}
 	page.Show(chromium.Look{})
 	page.Open("/apikeys/keys?owner=" + ada)
-	page.Click("Revoke ERP")
+	page.Click("Revoke… ERP")
 	page.Sees("Type revoke to confirm")
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
