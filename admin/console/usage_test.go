@@ -293,7 +293,7 @@ func TestHygiene(t *testing.T) {
 	}
 	p.get("/apikeys/hygiene/unused_permissions").want(200,
 		`<li class="chip">refunds:write</li>`).lacks(`>orders:read<`)
-	p.get("/apikeys/hygiene?namespace=other").want(200, "No keys found", "<li>Never used</li>").
+	p.get("/apikeys/hygiene?namespace=other").want(200, "Nothing to do for", "<li>Never used</li>").
 		lacks("Elsewhere", "Broad", `<h2 id="never_used">`)
 	p.get("/apikeys/hygiene/odd").want(404)
 	p.get("/apikeys/hygiene?cursor=nonsense").want(200, "its address was invalid", "Forever")

@@ -157,6 +157,7 @@ func testBulk(t *testing.T, g *gate.Gate, token gate.Token) {
 		page.Click("Select " + named("Shop"))
 		if !look.NoScript {
 			page.Sees("With the 2 selected keys:")
+			page.DoesNotSee("No key is selected")
 		}
 		page.Picture("bulk-selected")
 		page.Click("Deactivate…")
