@@ -200,7 +200,7 @@ const showBoxes = () => {
 document.addEventListener("change", (e) => {
 	if (e.target.dataset.all) for (const b of boxesOf(e.target)) if (!b.disabled) b.checked = e.target.checked;
 	if (e.target.type === "checkbox") showBoxes();
-	if (document.querySelector("[name=key]:checked")) document.querySelector(".notice.unselected")?.remove();
+	if (document.querySelector("[name=key]:checked")) document.querySelector(".notice.unselected")?.parentElement.remove();
 });
 
 // <button data-part="ids"> sends its form, and only the elements with these ids are replaced by those of the
