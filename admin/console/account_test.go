@@ -21,7 +21,7 @@ func TestAccount(t *testing.T) {
 	other, _ := s.member(t, "Ben", "*=read")
 	a := here.get("/apikeys/account").want(200, "My account", "This browser", "Another browser",
 		"Never", "Any", "client-admin", "/apikeys/members/"+id+"/token").lacks(token)
-	if n := strings.Count(a.Text, "signed in <time"); n != 2 {
+	if n := strings.Count(a.Text, "Signed in <time"); n != 2 {
 		t.Errorf("%d sessions, want 2", n)
 	}
 	for _, p := range []*person{there, here} {

@@ -211,7 +211,9 @@ func (f *form) fail(err error) bool {
 				"the changes."
 		}
 		for _, e := range refused.Errors {
-			e.Detail = cmp.Or(ownWords[e.Detail], e.Detail)
+			// Nobody types fractions of microseconds.
+			e.Detail = strings.TrimSuffix(cmp.Or(ownWords[e.Detail], e.Detail),
+				", in whole microseconds")
 			if !slices.Contains(f.Errors, e) { // see refusing
 				f.Errors = append(f.Errors, e)
 			}

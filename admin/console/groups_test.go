@@ -28,7 +28,7 @@ func TestGroups(t *testing.T) {
 	p := s.signedIn(t, "Ada", "*=@client-admin")
 	a := p.submit("/apikeys/members/new", "name", "Operations", "kind", "group", "login", "ops",
 		"grants[0].namespace", "default", "grants[0].roles", "developer").
-		want(200, "Member Operations created", "the group ops", "Name in trust_groups", "Group").
+		want(200, "Member Operations created", "the group ops", "Login", "Group").
 		lacks("Create token")
 	page := a.At.Path
 	a = p.get(page+"/edit").want(200, `type="hidden" name="kind" value="group"`,

@@ -150,7 +150,7 @@ func chooseBulk(v *visit) error {
 	known := slices.ContainsFunc(bulkActions, func(a bulkAction) bool { return a.Name == action })
 	switch {
 	case len(ids) == 0:
-		return v.done(v.bulkList(), notice{Kind: "warning", Title: "No key is selected",
+		return v.done(v.bulkList(), notice{Kind: "warning unselected", Title: "No key is selected",
 			Text: "Select the checkboxes of the keys first."})
 	case len(ids) > pageSize:
 		v.refuseSelection()

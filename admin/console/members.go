@@ -147,7 +147,7 @@ func (v *visit) memberRemoval(m api.Member) removal {
 		Back: v.MemberLink(m.ID),
 		Text: "The member's token is revoked and its sessions are signed out. The audit log " +
 			"keeps its changes.",
-		First: "Revoke its keys or transfer them to another member first:",
+		First: "Revoke the keys of this member or transfer them to another member first:",
 	}
 	if v.may("admin.keys:update") {
 		p.Transfer = v.MemberLink(m.ID, "/transfer")

@@ -133,8 +133,8 @@ func askForToken(v *visit) error {
 	}
 	p := signInPage{Next: v.next()}
 	if v.query("ended") != "" {
-		p.Ended = "Your session has ended: it was unused for an hour, is 12 hours old, or your " +
-			"token has been replaced. Sign in again to continue."
+		p.Ended = "Your session has ended: it was unused for an hour, it reached 12 hours, or " +
+			"your token was replaced. Sign in again to continue."
 	}
 	switch v.query("form") {
 	case formKept:

@@ -172,12 +172,13 @@ func bytesWords(n int64) string {
 	return text + " bytes"
 }
 
-// responseWords returns the numbers of responses of the API by class: "1,200 × 2xx, 3 × 5xx".
+// responseWords returns the numbers of responses of the API by class: "1,200 with status 2xx, 3 with
+// status 5xx".
 func responseWords(t manage.UsageTally) string {
 	var classes []string
 	for i, n := range t.Status {
 		if n > 0 {
-			classes = append(classes, fmt.Sprintf("%s × %dxx", humanize.Comma(n), i+1))
+			classes = append(classes, fmt.Sprintf("%s with status %dxx", humanize.Comma(n), i+1))
 		}
 	}
 	return cmp.Or(strings.Join(classes, ", "), "None")

@@ -88,7 +88,7 @@ func TestKeyUsage(t *testing.T) {
 	p.signIn(token).want(200)
 	at := "/apikeys/keys/" + k.ID
 	p.get(at).want(200, "Requests per day", `role="img"`, "<dd>45,000</dd>",
-		"<dd>1,234 (rate limit)</dd>", "<dd>45,000 × 2xx</dd>", "90 kB received, 67 MB sent",
+		"<dd>1,234 (rate limit)</dd>", "<dd>45,000 with status 2xx</dd>", "90 kB received, 67 MB sent",
 		`45,000 of 50,000 units (90 %) <span class="whole">in `, `<meter min="0" max="50000" high="40000"`,
 		"from 198.51.100.7", `<td data-label="Refused: rate limit" class="number">1,234</td>`,
 		at+"?range=12m").lacks("permission)", "Quota: ")
@@ -293,7 +293,7 @@ func TestHygiene(t *testing.T) {
 	}
 	p.get("/apikeys/hygiene/unused_permissions").want(200,
 		`<li class="chip">refunds:write</li>`).lacks(`>orders:read<`)
-	p.get("/apikeys/hygiene?namespace=other").want(200, "No keys found", "<li>Never used</li>").
+	p.get("/apikeys/hygiene?namespace=other").want(200, "Nothing to do for", "<li>Never used</li>").
 		lacks("Elsewhere", "Broad", `<h2 id="never_used">`)
 	p.get("/apikeys/hygiene/odd").want(404)
 	p.get("/apikeys/hygiene?cursor=nonsense").want(200, "its address was invalid", "Forever")

@@ -98,7 +98,7 @@ func address(path string, q url.Values, parameters ...string) string {
 
 // A notice is a message above a page: the result of the last action, or a warning.
 type notice struct {
-	Kind  string `json:"kind,omitempty"` // empty for success, "warning" or "danger"
+	Kind  string `json:"kind,omitempty"` // classes: empty for success, "warning" or "danger"
 	Title string `json:"title"`
 	Text  string `json:"text,omitempty"`
 	// Propagation is the state of the change on the nodes; nil: not shown.

@@ -63,7 +63,7 @@ func TestKeyTables(t *testing.T) {
 	}
 	page.Show(chromium.Look{})
 	page.Open("/apikeys/keys?owner=" + ada)
-	page.Click("Revoke ERP")
+	page.Click("Revoke… ERP")
 	page.Sees("Type revoke to confirm")
 	page.Open("/apikeys/keys?status=owner_disabled")
 	page.Sees("Owner disabled", "5 keys")
@@ -157,6 +157,7 @@ func testBulk(t *testing.T, g *gate.Gate, token gate.Token) {
 		page.Click("Select " + named("Shop"))
 		if !look.NoScript {
 			page.Sees("With the 2 selected keys:")
+			page.DoesNotSee("No key is selected")
 		}
 		page.Picture("bulk-selected")
 		page.Click("Deactivate…")

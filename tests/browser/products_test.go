@@ -299,7 +299,7 @@ func TestOrganizations(t *testing.T) {
 		ada.Click("My keys")
 		ada.Sees("Accounting", "Print house")
 		ada.Picture("organizations-my-keys")
-		ada.Click("Revoke Print house")
+		ada.Click("Revoke… Print house")
 		ada.Fill("Type revoke to confirm", "revoke")
 		ada.Click("Revoke key")
 		ada.Sees("Key revoked")

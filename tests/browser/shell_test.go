@@ -407,7 +407,7 @@ func testAsCode(t *testing.T, g *gate.Gate, token gate.Token) {
 		page.Click("Read & Write")
 		page.Click("As code")
 		if look.NoScript {
-			page.Click("Show")
+			page.Click("Show code")
 		}
 		page.Sees("caddy apikeys keys mint", "--name "+name, "--access read_write")
 		page.Picture("samples")

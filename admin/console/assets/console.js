@@ -180,7 +180,7 @@ document.addEventListener("click", async (e) => {
 
 // <input type=checkbox data-all="id of the group to check"> checks a group of boxes, and [data-count] shows
 // how many boxes of a table with data-boxes="their name" are checked.
-const boxesOf = (all) => [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all], :disabled, [name^='connected:'])")];
+const boxesOf = (all) => [...document.getElementById(all.dataset.all).querySelectorAll("input[type=checkbox]:not([data-all], :disabled:not(:checked), [name^='connected:'])")];
 const showBoxes = () => {
 	for (const all of document.querySelectorAll("[data-all]")) {
 		const boxes = boxesOf(all);
@@ -198,8 +198,9 @@ const showBoxes = () => {
 	}
 };
 document.addEventListener("change", (e) => {
-	if (e.target.dataset.all) for (const b of boxesOf(e.target)) b.checked = e.target.checked;
+	if (e.target.dataset.all) for (const b of boxesOf(e.target)) if (!b.disabled) b.checked = e.target.checked;
 	if (e.target.type === "checkbox") showBoxes();
+	if (document.querySelector("[name=key]:checked")) document.querySelector(".notice.unselected")?.parentElement.remove();
 });
 
 // <button data-part="ids"> sends its form, and only the elements with these ids are replaced by those of the
@@ -439,7 +440,7 @@ document.addEventListener("submit", (e) => {
 
 // On a phone, the filters of a list are behind a button, unless one is set.
 const foldFilters = (form) => {
-	const fields = [...form.children].filter((c) => c.matches(".field:not(.grow, .narrow-only)"));
+	const fields = [...form.querySelectorAll(".field:not(.grow, .narrow-only)")];
 	if (fields.length < 2 || form.querySelector(".fold")) return;
 	const used = fields.some((f) => [...f.querySelectorAll("input, select")].some((i) => i.value));
 	const button = document.createElement("button");
