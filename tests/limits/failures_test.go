@@ -40,7 +40,8 @@ func TestRatesWithFailingRedis(t *testing.T) {
 }
 
 // failsInUse breaks Redis when a third of a limit is used. Requests that one node has admitted
-// since another node's last call to Redis may then be admitted once more.
+// since another node's last call to Redis may then be admitted once more. On a busy machine, that
+// may be all of them, so this checks that they are not admitted a third time.
 func (s *stack) failsInUse(
 	t *testing.T, name string, limit keystore.RateLimit, fail func(*load, dump),
 ) {
@@ -53,7 +54,7 @@ func (s *stack) failsInUse(
 	}
 	h := l.run(t, s)
 	h.wantStatuses(t, 200, 429)
-	s.within(t, h, limit, limit.Burst*2/3)
+	s.within(t, h, limit, limit.Burst)
 	// Requests that were booked in a call whose answer was lost are lost.
 	if n := h.admitted(); n < int(limit.Burst)*2/3 {
 		t.Errorf("Redis is %s: %d admitted of %d", name, n, limit.Burst)
