@@ -40,21 +40,23 @@ func TestRatesWithFailingRedis(t *testing.T) {
 }
 
 // failsInUse breaks Redis when a third of a limit is used. Requests that one node has admitted
-// since another node's last call to Redis may then be admitted once more. On a busy machine, that
-// may be all of them, so this checks that they are not admitted a third time.
+// since another node's last call to Redis may then be admitted once more. These are at most two
+// thirds, unless the machine was too busy to break Redis in time.
 func (s *stack) failsInUse(
 	t *testing.T, name string, limit keystore.RateLimit, fail func(*load, dump),
 ) {
 	t.Helper()
 	l := &load{key: s.keyWith(t, limit), at: limit.Burst / 3}
+	var before int64 // admitted when Redis broke
 	l.during = func() {
 		d := s.dump(t)
 		l.answered(t, 10)
+		before = l.admitted.Load()
 		fail(l, d)
 	}
 	h := l.run(t, s)
 	h.wantStatuses(t, 200, 429)
-	s.within(t, h, limit, limit.Burst)
+	s.within(t, h, limit, max(limit.Burst*2/3, before))
 	// Requests that were booked in a call whose answer was lost are lost.
 	if n := h.admitted(); n < int(limit.Burst)*2/3 {
 		t.Errorf("Redis is %s: %d admitted of %d", name, n, limit.Burst)
