@@ -154,8 +154,10 @@ func (v *visit) keyForm(home string, k, like *api.Key) (*keyForm, error) {
 	}
 	p.Plans = v.planChoices(home, none, plan)
 	if p.Home.DefaultPlan != nil { // its limits are those of the first choice
-		if i := slices.IndexFunc(p.Plans, func(c choice) bool { return c.Value == *p.Home.DefaultPlan }); i > 0 {
-			p.Plans[0].Hint = p.Plans[i].Hint
+		for _, plan := range p.Plans[1:] {
+			if plan.Value == *p.Home.DefaultPlan {
+				p.Plans[0].Hint = plan.Hint
+			}
 		}
 	}
 	v.otherNamespaces(p)

@@ -143,16 +143,16 @@ func (c *cli) keyOfToken(ctx context.Context, server *client.Client) (string, er
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	verdict, err := server.Verify(ctx, api.VerifyRequest{Token: token})
-	switch {
-	case err != nil:
+	if err != nil {
 		return "", err
-	case verdict.Key == nil && memberTokenAdvice(token) != "":
-		return "", fmt.Errorf("key %w: no key has this token\n%s", errNotFound,
-			memberTokenAdvice(token))
-	case verdict.Key == nil:
-		return "", fmt.Errorf("key %w: no key that you may read has this token", errNotFound)
 	}
-	return verdict.Key.ID, nil
+	if verdict.Key != nil {
+		return verdict.Key.ID, nil
+	}
+	if advice := memberTokenAdvice(token); advice != "" {
+		return "", fmt.Errorf("key %w: no key has this token\n%s", errNotFound, advice)
+	}
+	return "", fmt.Errorf("key %w: no key that you may read has this token", errNotFound)
 }
 
 // someIDs requires one or more arguments, the ids of objects.

@@ -99,7 +99,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	case conn := <-c.spare:
 		return conn, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", errConnecting, ctx.Err())
+		return nil, ctx.Err()
 	}
 	type opened struct {
 		conn driver.Conn
@@ -129,12 +129,9 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	case conn := <-c.spare:
 		return conn, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: %w", errConnecting, ctx.Err())
+		return nil, ctx.Err()
 	}
 }
-
-// errConnecting means that a request has given up before its connection was open.
-var errConnecting = errors.New("connecting to PostgreSQL")
 
 // offer offers a connection to other requests, and closes it if none takes it in time.
 func (c *connector) offer(conn driver.Conn) {
