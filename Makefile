@@ -59,9 +59,9 @@ MUTATOR  = .run/bin/gremlins-$(GREMLINS)
 TOOLS    = .run/bin/actionlint-$(ACTIONLINT) .run/bin/helm-$(HELM) .run/bin/kubeconform-$(KUBECONFORM)
 RELEASER = .run/bin/goreleaser-$(GORELEASER) .run/bin/cyclonedx-gomod-$(CYCLONEDX)
 
-.PHONY: help run build room test test-unit test-386 test-blackbox caddy-race caddy-faults deps check \
-	lint bench bench-fleet bench-keys faults pictures screenshots traefik property fuzz mutate lint-deploy \
-	vulnerabilities snapshot release release-test plugins clean
+.PHONY: help run build room test test-unit test-databases test-packages test-386 test-blackbox \
+	caddy-race caddy-faults deps check lint bench bench-fleet bench-keys faults pictures screenshots \
+	traefik property fuzz mutate lint-deploy vulnerabilities snapshot release release-test plugins clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 15
@@ -86,13 +86,20 @@ room:
 		'NR > 1 && $$1 < 10 { print "make test needs up to 10 GB for compiled packages (go env" \
 			" GOCACHE) and 1 GB in .run. Free: " $$1 " GB. go clean -cache frees space."; exit }'
 
-# The packages that take longest come first. golangci-lint has run vet.
+# The databases take longest, and no more than one processor, so they are tested beside the rest.
+# golangci-lint has run vet.
 test-unit: ## Run the tests of the main module
-	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
-		./keystore/sqldb $$(go list ./... | grep -v $(RACED:.%=-e '%$$'))
-	scripts/temporary go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+	+scripts/temporary $(MAKE) --no-print-directory --jobs 2 test-databases test-packages
+
+test-databases:
+	go test $(ALL) $(LDFLAGS) -vet=off -timeout 40m ./keystore/sqldb
+
+test-packages:
+	go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+		$$(go list ./... | grep -v -e 'keystore/sqldb$$' $(RACED:.%=-e '%$$'))
+	go test $(ALL) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		-run "$$(scripts/sequential $(RACED))" $(RACED)
-	scripts/temporary go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
+	go test $(RACE) $(LDFLAGS) -vet=off -p $(JOBS) -timeout 40m \
 		-skip "$$(scripts/sequential $(RACED))" $(RACED)
 
 test-386: ## Run the tests whose code depends on the size of an int, in 32-bit programs
