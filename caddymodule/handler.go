@@ -190,7 +190,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP decides on a request and passes it on or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// now is read after the request arrived: see Keystore.Lookup
+	// now is read after the request arrived: see node.Node.Lookup
 	c := call{now: time.Now(), w: w, r: r, received: originalOf(r)}
 	req := h.request(r)
 	c.request, c.repeated = req, req.record != nil && req.outcome == keystore.OK
