@@ -154,7 +154,7 @@ func (s *AdminSite) ServeHTTP(
 		return next.ServeHTTP(w, r)
 	}
 	c := call{
-		now: time.Now(), w: w, r: r, // read after the request arrived: see Keystore.Lookup
+		now: time.Now(), w: w, r: r, // read after the request arrived: see node.Node.Lookup
 		request: s.auth.request(r), received: originalOf(r), method: r.Method,
 		path: r.URL.EscapedPath(), query: r.URL.RawQuery,
 	}

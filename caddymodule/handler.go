@@ -22,11 +22,10 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// Handler requires an API key that is valid in the namespace that a request accesses and has the
-// permission for its method. The upstream receives the key's identity in `X-Apikey-Id`, `-Name`,
-// `-Namespace`, `-Owner` and `-Permissions`, or in those of them that `identity` selects, but not
-// the key itself. Headers with these names from clients are removed. The app `api_keys` stores the
-// keys.
+// Handler requires a valid API key that has the required permission in the namespace that a request
+// accesses. The upstream receives the key's identity in `X-Apikey-Id`, `-Name`, `-Namespace`,
+// `-Owner` and `-Permissions`, or in those of them that `identity` selects, but not the key itself.
+// Headers with these names from clients are removed. The app `api_keys` stores the keys.
 //
 // Requests excluded by a matcher bypass this handler unchanged, including any spoofed identity
 // headers: use `public` for paths that need no key.
@@ -38,7 +37,7 @@ func init() {
 // Path patterns are split at `/`. `{anything}` or `*` matches exactly one segment, a final `**` or
 // `*` matches any rest, even an empty one, and everything else is literal. Patterns ignore case,
 // except in `public` and in an `operation` that gives a write method the class read. If several
-// patterns match, the one with the most literal segments is used, then the first.
+// patterns match, the one with the most literal segments is used; of equals, the first.
 type Handler struct {
 	// The sources of a request's key. A request with more than one key is refused. Default is
 	// `bearer` and the header `X-API-Key`.
@@ -97,9 +96,9 @@ type Handler struct {
 	// Names of metadata that the upstream receives as `X-Apikey-Meta-NAME`. Default is none.
 	PassMetadata []string `json:"pass_metadata,omitempty"`
 
-	// `pass` passes on bearer tokens that do not have one of our prefixes, without identity
-	// headers: the upstream verifies these access tokens of another issuer. Imported keys then need
-	// another source. Default is to refuse such tokens.
+	// `pass` passes on requests with a bearer token that has no accepted prefix and is not a
+	// derived token, without identity headers: the upstream must verify these access tokens of
+	// another issuer. Imported keys then need another source. Default is to refuse such tokens.
 	Foreign string `json:"foreign,omitempty"`
 
 	// `allow` accepts paths with an encoded slash (%2F). Default is to refuse them.
@@ -191,7 +190,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP decides on a request and passes it on or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// now is read after the request arrived: see Keystore.Lookup
+	// now is read after the request arrived: see node.Node.Lookup
 	c := call{now: time.Now(), w: w, r: r, received: originalOf(r)}
 	req := h.request(r)
 	c.request, c.repeated = req, req.record != nil && req.outcome == keystore.OK

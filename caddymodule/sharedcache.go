@@ -12,7 +12,8 @@ import (
 )
 
 // CacheConfig configures a cache that the nodes of a deployment share. If one node has looked up a
-// key, the others need no database query for it. The cache affects only latency, never a decision.
+// key, the others need no database query for it. The nodes also share rate limits through it. If
+// it fails, only latency and the accuracy of rate limits change.
 type CacheConfig struct {
 	// The kind of cache. Only `redis` exists. Default is `redis`.
 	Type string `json:"type,omitempty"`

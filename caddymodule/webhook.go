@@ -30,8 +30,9 @@ type WebhookConfig struct {
 	// The types of events: `key.revoked`, `key.*` or `*`. Default is all.
 	Events []string `json:"events,omitempty"`
 
-	// The namespaces of keys and other objects whose events are sent. Members are in none. Default
-	// is all.
+	// The namespaces whose events are sent: those about the namespaces themselves, and about the
+	// keys, roles, plans and quotas in them. Members belong to none, so events about them are then
+	// not sent. Default is all events.
 	Namespaces []string `json:"namespaces,omitempty"`
 
 	// Whether the URL may lead to a private, loopback or link-local address, and begin with

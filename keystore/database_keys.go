@@ -21,7 +21,7 @@ type KeyReader interface {
 	// Keys returns at most limit keys that match a filter, in the order of its Sort, and the cursor
 	// of the next page, empty after the last. A page also ends at about [PageBytes]. A cursor stays
 	// valid while keys are created and deleted. With the opposite Sort, the same cursor leads to
-	// the previous keys. If no index leads to the matching keys alone, such as with a Text or
+	// the previous keys. If no index leads to only the matching keys, such as with a Text or
 	// StatusActive, Keys examines at most ten thousand keys: a page may be short or empty without
 	// being the last. Only the order by creation time works for any number of keys. With another
 	// order and more than ten thousand keys, including those of NotOwners, Keys returns an [Error]

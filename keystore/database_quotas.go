@@ -70,8 +70,8 @@ type QuotaGrant struct {
 	Total int64 // granted to all nodes in the period, including these
 }
 
-// Grant returns the answer to a reservation. granted is the number of units granted in its period
-// before.
+// Grant returns the answer to a reservation. granted is the number of units that were already
+// granted in its period.
 func (r *Reservation) Grant(granted int64) QuotaGrant {
 	granted = max(0, AddUnits(granted, max(0, r.Booked))+min(0, r.Booked))
 	left := max(0, r.Limit-granted)

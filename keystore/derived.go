@@ -36,7 +36,8 @@ const (
 	maxParameters    = 16  // of the header of any JWT
 )
 
-// ErrNotDerived means that a credential is no derived token: it is not a JWT, or has another type.
+// ErrNotDerived means that a credential is not a derived token: it is not a JWT, or its type is
+// another one.
 var ErrNotDerived = errors.New("not a derived token")
 
 // errDerived means that a derived token is malformed. Clients do not learn why.

@@ -15,9 +15,9 @@ type Caveats struct {
 	ExpiresAt time.Time
 	// NotBefore is when the token becomes valid. The zero time means at once.
 	NotBefore time.Time
-	// Permissions are those of the key's permissions that the token has; nil means all.
+	// Permissions limit what the token allows, within the key's permissions; nil means no limit.
 	Permissions []string
-	// Namespaces are those in which the token is valid; nil means all of the key's.
+	// Namespaces are the namespaces in which the token is valid; nil means all of the key's.
 	Namespaces []string
 	// AllowedIPs are the addresses that may use the token; nil means all of the key's.
 	AllowedIPs []netip.Prefix
@@ -85,8 +85,8 @@ func (n *Narrowing) addresses() []netip.Prefix {
 	return n.AllowedIPs
 }
 
-// Left returns the permissions of the token in a namespace. both are the permissions there that its
-// key and the key's owner both have.
+// Left returns the permissions of the token in a namespace. both is the set of the permissions that
+// its key and the key's owner both have there.
 func (n *Narrowing) Left(both *Set, namespace string) *Set {
 	switch {
 	case n == nil || both == nil:
@@ -134,7 +134,7 @@ type intersectionCache [256]atomic.Pointer[cachedIntersection]
 type cachedIntersection struct {
 	a, b uint64
 	both weak.Pointer[Set]
-	kept *Set // both, unless it is long
+	kept *Set // both, or nil if it is larger than maxKeptSet
 }
 
 // maxKeptSet is the maximum number of permissions of a set that an intersectionCache keeps, so that

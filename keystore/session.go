@@ -2,8 +2,8 @@ package keystore
 
 import "time"
 
-// A Session authenticates a browser, on every node, as the member whose token opened it. It also
-// ends when that token is replaced or expires, or the member is disabled.
+// A Session authenticates a browser, on every node, as the member whose token opened it. It ends
+// when it expires, when that token is replaced or expires, and when the member is disabled.
 type Session struct {
 	ID        Digest // of the secret in the browser's cookie
 	Token     Digest // of the member's token

@@ -44,7 +44,7 @@ func (k *Keystore) change(
 }
 
 // add makes a change that only adds something. It waits until every node has applied it, so that
-// what was added can be used there.
+// all of them accept the addition.
 func (k *Keystore) add(
 	ctx context.Context, c Caller, wait time.Duration, f func(keystore.Tx, authority) error,
 ) error {

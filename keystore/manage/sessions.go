@@ -67,7 +67,7 @@ func (k *Keystore) LookupSession(
 	return a, nil
 }
 
-// CloseSession ends a session on every node. It is no error if the session does not exist. It
+// CloseSession ends a session on every node. An unknown session is not an error. CloseSession
 // accesses the database only if the tag proves that this deployment created the session, because
 // anyone can send a cookie.
 func (k *Keystore) CloseSession(ctx context.Context, session string) error {

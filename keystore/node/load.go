@@ -75,10 +75,10 @@ func (n *Node) acquireSlot(ctx context.Context, tagged bool) (free func(), err e
 	}
 }
 
-// joinOrStart returns the load to wait for and whether it had begun before, or a record that has
-// been cached since. If a load that had begun before returns a newer record than this node has
-// applied, only requests that arrived before it began may use it: a failover may have lost the
-// record since. A load that starts calls free when it is done. Otherwise joinOrStart calls free.
+// joinOrStart returns the load to wait for, or a record that has been cached since. joined says
+// that the load had begun before. A request that arrived after a load began must not use a record
+// from it that is newer than what this node has applied: a failover may have lost the record since.
+// A load that starts calls free when it is done. Otherwise joinOrStart calls free.
 func (n *Node) joinOrStart(
 	s *shard, d keystore.Digest, now time.Time, free func(),
 ) (r *keystore.Record, l *pendingLoad, joined bool, err error) {

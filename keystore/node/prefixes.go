@@ -30,7 +30,7 @@ func (n *Node) Inspect(credential string) (tagged, ok bool) {
 }
 
 // Foreign reports whether a credential has none of the accepted prefixes, was not created by this
-// deployment and is no derived token.
+// deployment and is not a derived token.
 func (n *Node) Foreign(credential string) bool {
 	return !n.HasPrefix(credential) && !n.Abandoned(credential) && !keystore.IsDerived(credential)
 }

@@ -46,8 +46,9 @@ const (
 	burstBookings = 4
 	// bookingGap limits each node to 66 bookings of rate limits a second.
 	bookingGap = 15 * time.Millisecond
-	// leastBurst is how long the smallest burst lasts that nodes book of a limit that they share. It
-	// is longer than bookingGap and a usual call, so that a node reaches the limit's rate with any burst.
+	// leastBurst sets the smallest burst with which nodes book a shared limit: the requests that
+	// its rate allows in this time. It is longer than bookingGap and a usual call, so that a node
+	// reaches the rate of a limit with any burst.
 	leastBurst = 25 * time.Millisecond
 )
 
@@ -107,9 +108,9 @@ func (b *rateBucket) check(m mode, now int64) verdict {
 	return admitted
 }
 
-// validity returns how long a grant is valid that is booked with a limit, in microseconds. It is
-// shorter if the burst is larger than that of the bucket's limit, so that the nodes do not admit
-// more.
+// validity returns how long, in microseconds, a grant is valid. booked is the limit with which it
+// is booked. If its burst is larger than that of the bucket's limit, the grant is valid for a
+// shorter time, so that the nodes do not admit more.
 func (b *rateBucket) validity(booked *keystore.RateLimit) int64 {
 	per := b.limit.Per.Microseconds()
 	more := (booked.Burst - b.limit.Burst) * per

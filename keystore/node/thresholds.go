@@ -6,7 +6,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// A QuotaThreshold says that a quota has reached one of thresholds in one period. Used is the
+// A QuotaThreshold says that 80 % or 100 % of a quota have been reached in one period. Used is the
 // number of units that nodes may spend or have spent.
 type QuotaThreshold struct {
 	keystore.QuotaThreshold // see ParseQuota
