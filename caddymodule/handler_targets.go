@@ -32,7 +32,7 @@ type targetHeader struct {
 	class  keystore.Class
 
 	destination bool // whether it applies only to MOVE and COPY (RFC 4918 §10.3)
-	required    bool // whether a request without the header is refused
+	required    bool // whether a MOVE or COPY without the header is refused
 	relative    bool // whether a value without a leading slash is relative to the root
 }
 
@@ -76,13 +76,15 @@ func (c *rules) addTargets(h *Handler) error {
 		}
 		c.targets = append(c.targets, t)
 	}
-	own := slices.ContainsFunc(c.targets,
-		func(t targetHeader) bool { return t.name == "Destination" })
-	if !own && c.mapsDestination() { // other methods ignore the header
-		c.targets = append(c.targets, targetHeader{
-			name: "Destination", folded: "destination", class: keystore.Write, destination: true,
-			required: h.Forwarded != "",
-		})
+	if c.mapsDestination() {
+		i := slices.IndexFunc(c.targets,
+			func(t targetHeader) bool { return t.name == "Destination" })
+		if i < 0 { // other methods ignore the header
+			i = len(c.targets)
+			c.targets = append(c.targets, targetHeader{name: "Destination", folded: "destination",
+				class: keystore.Write, destination: true})
+		}
+		c.targets[i].required = h.Forwarded != "" // the proxy may not have sent it
 	}
 	if mayContainPath(c.namespace) && len(c.targets) > 0 {
 		return fmt.Errorf("namespace: %s may contain the request's own path, so the resources in "+
@@ -134,7 +136,7 @@ func (c *rules) findTargets(call *call) bool {
 			continue
 		}
 		value, n := t.find(call.r.Header)
-		if n == 0 && !t.required {
+		if n == 0 && !(t.required && hasDestination(call.method)) {
 			continue
 		}
 		if n != 1 || !route.IsOneURI(value) {

@@ -305,6 +305,18 @@ func TestForwardedDestination(t *testing.T) {
 			t.Errorf("%s: %s, want %s", headers, a.outcome(), want)
 		}
 	}
+	// also_judge applies to other methods too, which need no Destination.
+	judged := h.handler("namespace_path /dav/{namespace}/**\nmethods write MOVE COPY PUT\n" +
+		"also_judge write Destination\nforwarded")
+	for method, want := range map[string]string{"MOVE": "bad_target", "COPY": "bad_target",
+		"PUT": "ok"} {
+		a := h.send(judged, "GET /auth\nX-Forwarded-Method: "+method+
+			"\nX-Forwarded-Uri: /dav/acme/f"+keyLine(token), trustedPeer)
+		if a.outcome() != want {
+			t.Errorf("%s with also_judge and without Destination: %s, want %s", method,
+				a.outcome(), want)
+		}
+	}
 	// A client cannot set the host.
 	direct := h.handler(davOptions)
 	if a := h.send(direct,
