@@ -151,7 +151,7 @@ bench-keys: BENCHMARK = BenchmarkKeys
 
 # With a PART, such as go, caddy/wrk or caddy/access_log, a benchmark only prints its results.
 # CADDY_WITH_RATE_LIMIT is a Caddy with caddy-ratelimit, which bench-fleet then measures too.
-bench: ## Measure one Caddy and write docs/benchmarks.md (15 to 30 minutes); PART prints a part
+bench: ## Measure one Caddy and write docs/benchmarks.md (30 to 45 minutes); PART prints a part
 bench-fleet: ## Measure three Caddys on one PostgreSQL and write docs/benchmarks.md (5 minutes)
 bench-keys: ## Measure SQLite and PostgreSQL with KEYS keys and write docs/benchmarks.md (30 minutes)
 bench bench-fleet bench-keys: build

@@ -23,6 +23,9 @@ var (
 const (
 	roundLength = time.Second
 	conns       = 32
+	// A process can be faster or slower than another with the same configuration until it ends,
+	// because of where its memory lies. So the processes are restarted after so many rounds.
+	life = 4
 )
 
 // A comparison has the processes that are compared.
@@ -80,13 +83,16 @@ func (c *comparison) compare(b *testing.B, r request) {
 	if withForward {
 		caddys = append(caddys, c.forward)
 	}
-	for _, process := range caddys { // warm up connections, cache and heap
-		c.measure(b, r, process)
-	}
 	seen := make([][]round, len(caddys))
 	of := func(process *caddy) []round { return seen[slices.Index(caddys, process)] }
 	for n := 0; n < rounds ||
 		n < longest && r.goals && (n%2 == 0 || differ(of(c.control), of(c.stock))); n++ {
+		for _, process := range caddys {
+			if n%life == 0 {
+				process.Restart(b)
+				c.measure(b, r, process) // warms up connections, cache and heap
+			}
+		}
 		seen = inTurn(n, seen, func(i int) round { return c.measure(b, r, caddys[i]) })
 	}
 
@@ -147,7 +153,8 @@ func aboutComparison() string {
 		"process is the price of five headers. In this table only, the last one has "+
 		"`forward_auth`.\n"+
 		"In this table and the next ones, at least %d rounds of %v on each "+
-		"process in turn, over %d connections with one request at a time each. Every process gets "+
+		"process in turn, over %d connections with one request at a time each. The processes are "+
+		"restarted after every %d rounds. Every process gets "+
 		"the same requests: a GET with `Host` and `Authorization`, as wrk sends it, or with a "+
 		"browser's headers too (%s).\nCPU time is the scheduler's, in nanoseconds. The access log "+
 		"is a file. HTTP/2 is without TLS, so that encryption does not hide the difference.\n"+
@@ -156,7 +163,7 @@ func aboutComparison() string {
 		"three tables, rounds are added until its medians differ by at most 1 %%, up to %d rounds.\n"+
 		"Behind `reverse_proxy`, what `format api_keys` saves pays for most of `api_key`. With "+
 		"`respond`, nothing is proxied, so there is no debug line to save.",
-		rounds, roundLength, conns, strings.Join(names, ", "), longest)
+		rounds, roundLength, conns, life, strings.Join(names, ", "), longest)
 }
 
 // measure sends one load to a process.
