@@ -83,8 +83,8 @@ type bodyRead struct {
 
 func (b *bodyRead) BodyReader() io.Reader { return bytes.NewReader(b.body) }
 
-// SetReadDeadline does nothing. net/http watches the connection under the deadline while the
-// operation runs, and would cancel a change that waits longer for its propagation.
+// SetReadDeadline does nothing. A deadline would still apply while the operation runs, and net/http
+// would cancel a change that waits for its propagation beyond it.
 func (b *bodyRead) SetReadDeadline(time.Time) error { return nil }
 
 func checkContentType(ctx huma.Context) error {

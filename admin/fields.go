@@ -268,8 +268,8 @@ func (f *fields) addNew(field, detail string) {
 	}
 }
 
-// in returns a context whose changes are refused with the collected errors and with those that the
-// key store finds.
+// in returns a context in which the key store adds the collected errors to those that it finds
+// itself. If there are any, it refuses the change.
 func (f fields) in(ctx context.Context) context.Context { return manage.WithFieldErrors(ctx, f) }
 
 // err returns the collected errors as one refusal, or nil if there are none.

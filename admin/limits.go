@@ -32,8 +32,8 @@ func (f *fields) limits(rate *api.RateLimit, quota *api.Quota) keystore.Limits {
 	return keystore.Limits{Rate: f.rate(rate), Quota: f.quota(quota)}
 }
 
-// limitsPatch converts the limits of a merge patch. null removes a limit; that of the plan then
-// applies to a key.
+// limitsPatch converts the limits of a merge patch. null removes a limit. A key then has the limit
+// of its plan.
 func (f *fields) limitsPatch(
 	rate api.Optional[api.RateLimit], quota api.Optional[api.Quota],
 ) (patch manage.LimitsPatch) {

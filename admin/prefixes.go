@@ -12,7 +12,7 @@ import (
 func (a *API) registerPrefixes() {
 	register(a, huma.Operation{
 		OperationID: "list-prefixes", Method: http.MethodGet, Path: api.Prefix + "/prefixes",
-		Summary:     "List accepted token prefixes, and others of valid keys",
+		Summary:     "List accepted token prefixes, and refused ones of live keys",
 		Tags:        []string{"keys"},
 		Description: "The permission is required in *.",
 	}, "admin.keys:read", a.listPrefixes)

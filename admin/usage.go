@@ -120,7 +120,7 @@ func (a *API) usage(
 	if err != nil {
 		return nil, err
 	}
-	const copies = 2 // the buckets, and the sums of the database that they were made from
+	const copies = 2 // the buckets, and the sums from the database that fill them
 	bucket := copies * int64(reflect.TypeFor[manage.UsageBucket]().Size())
 	for i := range u.Series {
 		if err := accountOf(ctx).take(int64(len(u.Series[i].Buckets)) * bucket); err != nil {
@@ -209,8 +209,8 @@ func latencyName(i int) string {
 	return keystore.LatencyBounds[i].String()
 }
 
-// The functions that write usage may ignore write errors, because the Flush of w returns them. They
-// check those in a loop, to end it.
+// The functions that write usage ignore write errors outside of loops, because the Flush of w
+// returns the first one. Inside a loop they check for errors, to end it early.
 
 func writeUsageJSON(w *bufio.Writer, u *manage.Usage, by keystore.UsageGroup) error {
 	e := json.NewEncoder(w)

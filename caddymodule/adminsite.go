@@ -182,8 +182,8 @@ func (s *AdminSite) ServeHTTP(
 }
 
 const noMember = "No member is signed in: " + adminSiteDirective +
-	" trusts users that this site has authenticated. This request has no such user, or neither " +
-	"the user nor a group of the user is an active member."
+	" trusts users that this site has authenticated. This request has no such user, or the user " +
+	"is not an active member and cannot act for a group."
 
 // authorize is [Handler.authorize] for the REST API. It also returns the caller, whose permissions
 // the API checks itself.

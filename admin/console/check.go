@@ -60,7 +60,7 @@ func checkToken(v *visit) error {
 			"has leaked, revoke the key or rotate its token."
 	case derived && verdict.Outcome == keystore.Malformed.String():
 		p.Text = "This derived token is not valid here. It may be incomplete, not valid yet or " +
-			"valid for too long, it may not come from the present token of a key, or this " +
+			"valid for too long. Or it was not derived from a current token of a key, or this " +
 			"deployment does not accept derived tokens of that key."
 	case p.Good:
 		p.Title, p.Text = "This token works", "Anyone who has it can call the API with the "+
@@ -94,7 +94,7 @@ func (v *visit) checkMemberToken(token string) error {
 	outcome := keystore.Decide(a.Record, &keystore.Request{Now: a.Now, Policy: policy,
 		Namespace: policy.Namespace(keystore.DefaultNamespace)})
 	switch outcome {
-	case keystore.OK, keystore.Forbidden, keystore.Address: // these are not about signing in
+	case keystore.OK, keystore.Forbidden, keystore.Address: // the token itself is valid
 		p.Good, p.Title = true, "This member token works"
 		p.Text = "Anyone who has it can sign in as the member. If it has leaked, create another " +
 			"token for the member, which replaces this one, or disable the member."

@@ -239,8 +239,8 @@ func (v *visit) admitted(needs string) bool {
 			"This request was sent before the connection was secure.")
 	case v.Trusted:
 		v.refuse(http.StatusForbidden, "No member matches your login",
-			"This site has signed you in, but no enabled member has your login, and you are in no "+
-				"group that is an enabled member. Ask an administrator to add you.")
+			"This site has signed you in, but no enabled member has your login, and you cannot "+
+				"act for a group. Ask an administrator to add you.")
 	case v.Outcome == keystore.Address:
 		v.refuse(http.StatusForbidden, "Address not allowed",
 			"Your token may not be used from "+v.Address+".")

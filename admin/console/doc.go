@@ -84,7 +84,7 @@
 // table; templates/charts.html writes them as SVG. Every series has its own pattern, and a
 // table or a text repeats the numbers. A page that shows usage reads it with visit.usagePart,
 // which never fails: see [usagePart]. `go test -run TestCharts ./admin/console -update` rewrites the
-// charts in testdata. Look at them before you commit it.
+// charts in testdata. Look at the charts before you commit them.
 //
 // # Style
 //

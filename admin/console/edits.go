@@ -48,10 +48,10 @@ type conflictChoice struct {
 // Field returns the name of the field that chooses between the two.
 func (c conflictChoice) Field() string { return "take:" + c.Name }
 
-// merge brings a posted form for an older version of the object up to date. Aspects that only
-// others have changed become theirs; the visitor chooses among those that both have changed. merge
-// reports whether there is something for the visitor to see. In a form for the current version, it
-// applies the choices that the visitor has made.
+// merge brings a posted form for an older version of the object up to date. An aspect that only
+// others have changed gets their value. An aspect that both have changed becomes a choice for the
+// visitor. merge reports whether the form must be shown again for either reason. In a form for the
+// current version, it applies the choices that the visitor has made.
 func (v *visit) merge(e *edit, f *form) bool {
 	if f.Value("version") == e.now.Value("version") {
 		e.resolve(f)

@@ -171,9 +171,9 @@ func (f *form) Named(field string) string {
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
 // again returns the value of the clicked button if its name is `again`, or an empty string. Such a
-// button shows the form again with all that was typed. After a new search in the permission table,
-// any button counts as the one of the search, because Enter in the search presses the first button
-// of the form. The value `NAME=VALUE` adds a value to the form.
+// button shows the form again with its input. If the search text of the permission table has
+// changed, any button counts as the search button, because Enter in the search field clicks the
+// first button of the form. The value `NAME=VALUE` adds a value to the form.
 func (f *form) again() string {
 	button := f.Value("again")
 	f.values.Del("again")

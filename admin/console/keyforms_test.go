@@ -183,8 +183,8 @@ func expired(t testing.TB, s *site, owner string) string {
 	return k.ID
 }
 
-// TestExpiredKey checks that no page rotates the token of an expired key, which would be dead, and
-// that a key like it can be created instead.
+// TestExpiredKey checks that no page rotates the token of an expired key, because the new token
+// would be refused too, and that a key like it can be created instead.
 func TestExpiredKey(t *testing.T) {
 	s := open(t)
 	s.api.Declare([]api.Operation{{Permission: "orders:search", Class: "read", Method: "GET",

@@ -84,8 +84,8 @@ func (v *visit) newKeyForm(f *form) (*keyForm, error) {
 	return p, nil
 }
 
-// formLike returns the form for a new key with the values of another one, without what the visitor
-// cannot give.
+// formLike returns the form for a new key with the values of another one. It leaves out permissions
+// and roles that the visitor cannot give.
 func (v *visit) formLike(p *keyForm) *form {
 	f := formOf(p, p.Like)
 	f.values.Set("namespace", p.Home.ID)

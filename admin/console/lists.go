@@ -19,8 +19,8 @@ import (
 const maxRead = 1000
 
 // selected returns one page of the items that match, and the cursor of the next page. The REST
-// interface has no filters for these lists, so selected reads until a page is full, which may make
-// it longer than others. A nil match selects everything.
+// interface has no filters for these lists, so selected reads maxRead items at a time until it has
+// at least pageSize matches, and returns all of them. A nil match selects everything.
 func selected[T any](
 	cursor string, list func(cursor string, limit int) (api.Page[T], error), match func(T) bool,
 ) (found []T, next *string, err error) {
@@ -261,7 +261,7 @@ func (v *visit) MemberRef(id string) ref {
 	return r
 }
 
-// NamespaceRef returns a namespace, or where shared objects belong for *.
+// NamespaceRef returns a namespace. For *, the namespace of shared objects, the name is "Shared".
 func (v *visit) NamespaceRef(id string) ref {
 	r := ref{ID: id, Name: id}
 	if id == keystore.AnyNamespace {
@@ -294,8 +294,8 @@ func (v *visit) RoleRef(namespace, name string) ref {
 // maxKeysWith is the number up to which a list of roles or plans counts the keys of each.
 const maxKeysWith = 100
 
-// keysWith says how many keys with a role or plan the visitor may read: the keys in the list that the
-// number links to. It is empty if they are not counted.
+// keysWith returns the number of keys with a role or plan that the visitor may read, in words. The
+// number links to the list of these keys. It is empty if they are not counted.
 func (v *visit) keysWith(f keystore.KeyFilter) string {
 	n, ok, err := v.keys.CountMatching(v.ctx, v.Caller, f, maxKeysWith+1)
 	switch {

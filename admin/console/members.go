@@ -102,9 +102,9 @@ type memberPage struct {
 	More    bool        // whether there are more keys
 	Token   *tokenState // nil: none
 
-	// MayUpdate, MaySignIn and MayDelete are permissions of the visitor, in addition to editing the
-	// grants that it sees.
-	MayUpdate, MaySignIn, MayDelete bool
+	MayUpdate bool // whether the visitor may change more than the grants that it sees
+	MaySignIn bool // whether the visitor may create a token for the member and enable it
+	MayDelete bool
 }
 
 // shownKeys is the number of keys that a member's page shows.

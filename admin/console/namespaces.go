@@ -337,7 +337,7 @@ func createNamespace(v *visit) error {
 	}
 	n := notice{Title: "Namespace " + created.ID + " created"}
 	if !v.mayIn("admin.namespaces:read", created.ID) {
-		n.Text = "You have no access to it, because nobody has access to a new namespace."
+		n.Text = "You have no access to it: creating a namespace gives you no permissions in it."
 		return v.done(v.link(namespacesPath), n)
 	}
 	return v.done(v.NamespaceLink(created.ID), n)

@@ -122,7 +122,7 @@ func (v *visit) pendingHere() (list []notice) {
 	return list
 }
 
-// progress returns the present state of a change. It names the nodes if the visitor may read them.
+// progress returns the current state of a change. It names the nodes if the visitor may read them.
 func (v *visit) progress(revision keystore.Revision, since int64) (api.Propagation, error) {
 	p, err := v.keys.Progress(v.ctx, v.Caller, revision, time.UnixMilli(since))
 	if err != nil {

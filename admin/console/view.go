@@ -293,8 +293,9 @@ var functions = template.FuncMap{
 	"delivery":  deliveryError,
 }
 
-// shownName returns the name of an object, or its id or prefix instead of a name without a visible
-// character, which could not be clicked. Names can be like that if they are older than the rule.
+// shownName returns the name of an object. A name without a visible character could not be clicked,
+// so shownName returns its id or prefix instead. Such a name can only be one that is older than the
+// rule for names.
 func shownName(name, instead string) string {
 	if keystore.HasGlyph(name) {
 		return name
@@ -411,8 +412,8 @@ type part struct {
 	It any
 }
 
-// newPart returns a part of a page, which is given by its view or by another part. A pointer to a
-// string is passed as the string, which functions take.
+// newPart returns a part of a page. of is the view of the page, or another part of it. newPart
+// replaces a pointer to a string by the string, because the functions of templates take strings.
 func newPart(of, it any) part {
 	if s, ok := it.(*string); ok && s != nil {
 		it = *s

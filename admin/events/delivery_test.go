@@ -51,7 +51,7 @@ func TestDelivers(t *testing.T) {
 }
 
 // TestTakeover: the node that delivers is stopped or cut off from the database. Another one takes
-// over when the lease has lapsed, and when the first one continues, it sends nothing out of order.
+// over when the lease has expired, and when the first one continues, it sends nothing out of order.
 func TestTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()

@@ -37,7 +37,7 @@ func (r *renderer) event(ctx context.Context, row *keystore.AuditRow) (api.Event
 	namespace := ""
 	keyText, wrapped := object["key"]
 	switch {
-	case wrapped: // a row that has more than its key
+	case wrapped: // the row has further values beside the key
 		for name, value := range object {
 			data[name] = value
 		}

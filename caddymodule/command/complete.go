@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/client"
 )
 
-// fixedValues are the values that the shell proposes for flags, by the name of the flag, or of its
-// group of commands and the flag if the name alone has several meanings.
+// fixedValues are the values that the shell proposes for flags, by the name of the flag. If a name
+// has several meanings, the group of commands precedes it: "members/kind".
 var fixedValues = map[string][]cobra.Completion{
 	"access": {"read_only\tmay read", "read_write\tmay read and write"},
 	"status": {"active", "inactive", "expired", "revoked",

@@ -79,7 +79,7 @@ type doctor struct {
 type finding struct {
 	Check string `json:"check"`
 	OK    *bool  `json:"ok"` // null: could not be checked
-	// Warning marks a passed check whose result may surprise.
+	// Warning marks a finding that does not change the exit status but needs attention.
 	Warning bool   `json:"warning,omitempty"`
 	Found   string `json:"found"`
 	Advice  string `json:"advice,omitempty"`

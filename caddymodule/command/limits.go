@@ -23,8 +23,8 @@ type limitFlags struct {
 	noRate, noQuota         bool // of edits
 }
 
-// register adds the flags. Their help texts name the keys that the limits apply to with whose, such
-// as "each key".
+// register adds the flags. whose names the keys to which the limits apply, in the help texts: "each
+// key".
 func (f *limitFlags) register(cmd *cobra.Command, whose string) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.rate, "rate", "",

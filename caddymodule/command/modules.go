@@ -15,8 +15,8 @@ type Modules struct {
 	Guard func(config json.RawMessage, file ConfigFile) ([]Danger, error)
 }
 
-// A Danger is a mistake in a configuration. One without a Problem only has the place for the
-// finding of another check.
+// A Danger is a mistake in a configuration. Without a Problem, it is only the place that a finding
+// of its Check names.
 type Danger struct {
 	Check   string
 	Where   string // FILE:LINE of the Caddyfile, or a path in the configuration

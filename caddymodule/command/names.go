@@ -24,7 +24,7 @@ type naming[T any] struct {
 	// their id.
 	search func(server *client.Client, ctx context.Context, word string) iter.Seq2[T, error]
 	name   func(T) string
-	gone   func(T) bool // whether other objects with the same name take precedence
+	gone   func(T) bool // whether an object's name counts only if no other object has it
 	// prefix begins the ids: "m_".
 	prefix string
 }

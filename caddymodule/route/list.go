@@ -40,8 +40,8 @@ type ListRule struct {
 // Lists are the calls whose responses are filtered, by method.
 type Lists map[string][]ListRule
 
-// NewLists validates a configuration. methods are the methods that are not refused everywhere. An
-// error that a later line of the Caddyfile may fix is an [Incomplete].
+// NewLists validates a configuration. methods has the classes of methods. A method without a class
+// is refused everywhere. An error that a later line of the Caddyfile may fix is an [Incomplete].
 func NewLists(configured []List, methods map[string]keystore.Class) (Lists, error) {
 	l := make(Lists)
 	for _, list := range configured {

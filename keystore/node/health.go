@@ -12,7 +12,7 @@ import (
 type Health struct {
 	Problem        string // for people; empty if the node is healthy
 	Revision       keystore.Revision
-	LeaseRemaining time.Duration // 0 if the lease has lapsed
+	LeaseRemaining time.Duration // 0 if the lease has expired
 	CachedRecords  int
 	CachedBytes    int64 // approximately
 }
@@ -36,7 +36,7 @@ func (n *Node) Health(ctx context.Context) Health {
 		h.Problem = keystore.ErrReplaced.Error() + "; every request that needs a key gets 503; " +
 			"a restart is required: see the log for what to check first"
 	case h.LeaseRemaining == 0:
-		h.Problem = "the lease has lapsed and the database is unreachable; every request that " +
+		h.Problem = "the lease has expired and the database is unreachable; every request that " +
 			"needs a key gets 503"
 	}
 	return h

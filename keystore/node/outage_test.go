@@ -162,7 +162,7 @@ func TestManyPropagationsAreObserved(t *testing.T) {
 	})
 }
 
-// TestHealthNamesProblem checks that Health tells failing lookups, an outage and a lapsed lease
+// TestHealthNamesProblem checks that Health tells failing lookups, an outage and an expired lease
 // apart, and notices when each is over.
 func TestHealthNamesProblem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestHealthNamesProblem(t *testing.T) {
 		f.Cut.Store(true)
 		want("until the lease expires")
 		time.Sleep(node.DefaultLease)
-		want("the lease has lapsed")
+		want("the lease has expired")
 		f.Cut.Store(false)
 		want("key lookups in the database fail")
 		f.Stale.Store(nil)

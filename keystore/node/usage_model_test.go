@@ -134,7 +134,7 @@ func (m *usageModel) step() error {
 func (m *usageModel) use(n *usageNode) error {
 	a, err := n.Lookup(context.Background(), m.tokens[m.random.IntN(len(m.tokens))], time.Now())
 	if err != nil {
-		return nil // the lease has lapsed, so there is no key to count
+		return nil // the lease has expired, so there is no key to count
 	}
 	u := node.Use{Operation: []string{"read", "orders:list"}[m.random.IntN(2)], Units: 2,
 		Status: 200, BytesIn: 1, BytesOut: 10, Took: time.Millisecond, Ended: time.Now()}

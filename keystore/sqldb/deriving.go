@@ -63,15 +63,15 @@ func (t *tx) recordDeriving(
 }
 
 const (
-	// joinedPrefixes is the prefix that is stored for a deriving key that is known already. If the
-	// stored and the new one are both a [keystore.ForeignPrefix], it lists the prefixes of both:
-	// a token that lacks a prefix never gets it, and the node that wrote the new one may accept
-	// fewer prefixes than another node.
+	// joinedPrefixes is the new prefix of a deriving key that is already stored. If the stored and
+	// the recorded prefix are both a [keystore.ForeignPrefix], it lists the prefixes of both: a
+	// token that lacks a prefix always will, and the recording node may accept fewer prefixes than
+	// the node that wrote the row.
 	joinedPrefixes = "CASE WHEN deriving_keys.prefix LIKE ' %' AND excluded.prefix LIKE ' %' " +
 		"THEN rtrim(deriving_keys.prefix) || " +
 		"replace(excluded.prefix, deriving_keys.prefix, ' ') ELSE excluded.prefix END"
-	// newPrefix is the condition that the row changes: a row with the same prefix, or with a
-	// [keystore.ForeignPrefix] that contains the new one, stays as it is.
+	// newPrefix is the condition under which the row changes. A row with the same prefix, or with a
+	// [keystore.ForeignPrefix] that contains the recorded one, stays as it is.
 	newPrefix = "deriving_keys.prefix <> excluded.prefix AND (excluded.prefix NOT LIKE ' %' OR " +
 		"replace(deriving_keys.prefix, excluded.prefix, '') = deriving_keys.prefix)"
 )

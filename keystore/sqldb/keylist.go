@@ -188,9 +188,10 @@ func (d *DB) countNewest(
 }
 
 // conditions returns the conditions that remain after the picked access path: rest, and those of
-// the filter for which there is no access path. owners is that of NotOwners, which is separate.
-// excludes reports whether all of them together may exclude many keys. A query for a page or a
-// total must then limit how many keys it examines.
+// the filter for which there is no access path. owners is the condition for NotOwners. It is
+// separate because keys that it excludes count towards the limit of a sorted list. excludes reports
+// whether all of them together may exclude many keys. A query for a page or a total must then limit
+// how many keys it examines.
 func (d *DB) conditions(
 	f keystore.KeyFilter, rest clause,
 ) (where, owners clause, excludes bool, err error) {

@@ -36,9 +36,9 @@ func inBatches[K comparable, V any](
 	return nil
 }
 
-// recordUse stores the last uses of some keys. An address belongs to the use at the same time. So a
-// use without an address hides the former one, even if a node of a release without addresses has
-// recorded the use.
+// recordUse stores the last uses of some keys. A stored address counts only for the use with the
+// same time. So a later use without an address hides it, even one that a node of a release without
+// addresses has recorded.
 func (t *tx) recordUse(ids []string, uses map[string]keystore.LastUse) error {
 	times := make([][2]any, 0, len(ids)) // id and microseconds
 	var addresses [][3]any               // id, microseconds and address

@@ -10,9 +10,9 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// renewQuery returns the query of Renew. It cannot tell whether a position is in this history if
-// the mark of the position was deleted with the old part of the log. A node that is so far behind
-// drops its cache anyway.
+// renewQuery returns the query of Renew. It cannot tell whether a position belongs to this history
+// if the mark of the position was deleted with the old part of the change log. A node that is that
+// far behind drops its cache anyway.
 func (d *DB) renewQuery() string {
 	return `SELECT h.epoch, h.revision,
 	coalesce((SELECT mark FROM marks WHERE revision = h.revision), ''),

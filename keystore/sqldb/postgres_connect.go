@@ -61,14 +61,14 @@ func (p *postgres) current(ctx context.Context) *pgx.ConnConfig {
 	return config
 }
 
-// A connector opens the connections of one pool. It continues to open a connection if its request
-// gives up, and gives it to the next one. Otherwise a pool could not grow if opening a connection
-// takes longer than a request may wait, as it does over a slow network: a flood of lookups would
-// keep all open connections busy, and every other lookup would fail. With several servers, each gets
-// only its part of the request's time.
+// A connector opens the connections of one pool. If a request gives up while its connection is
+// being opened, the connector continues and gives the connection to the next request. Otherwise a
+// pool could not grow if opening a connection takes longer than a request may wait, as it does over
+// a slow network: a flood of lookups would keep all open connections busy, and every other lookup
+// would fail. With several servers, each gets only its part of the request's time.
 //
-// It opens or keeps at most as many such connections as the pool may have. So a flood of requests
-// that give up at once takes no more of the server.
+// It opens or offers at most as many such connections at a time as the pool may have connections.
+// So requests that all give up at once cannot use up the connections of the server.
 type connector struct {
 	*postgres
 	open  context.Context // ends when the pool is closed

@@ -31,8 +31,8 @@ func (t *tx) PlanInUse(id keystore.PlanID) (key string, err error) {
 }
 
 // KeysCreatedBy first finds the creators that have created any key, because few have. It looks up
-// the first key of each creator in the order of an index. If one creator had created most keys,
-// another query could make PostgreSQL read all of them to find the keys of many others.
+// only the first key of each creator, in an index. With a simpler query, PostgreSQL might read all
+// keys of a creator that has created most of them.
 func (t *tx) KeysCreatedBy(creators ...string) (ids []string, err error) {
 	names := make(map[string]string, len(creators))
 	for _, id := range creators {

@@ -200,8 +200,9 @@ func (t *tx) countMinutes(table usageTable, s *usageSeries) (n int, err error) {
 	return max(1, n), err
 }
 
-// dropUsage drops the oldest table that is not kept any more and is rolled up completely. It reports
-// whether there was one, or a part of one. From the first call on, nobody reads or writes the table.
+// dropUsage drops the oldest table that is not kept any more and is rolled up completely, or a part
+// of it. It reports whether there was such a table. After the first call for a table, no process
+// reads or writes the table.
 func (t *tx) dropUsage(
 	marks *usageMarks, tables []usageTable, kept keystore.UsageKept,
 ) (bool, error) {

@@ -54,9 +54,9 @@ func (p *Page) Accessible() {
 	p.check(allRules)
 }
 
-// Legible is Accessible with only the rules that another look can break, for a page that has been
-// checked in one: those about colours, sizes and scrolling, and about the names of controls, because
-// some are shown in one width only.
+// Legible is Accessible with only the rules that depend on the look, for a page that Accessible has
+// checked in another look. These rules are about colours, sizes, scrolling, and the names of
+// controls, some of which are shown in one width only.
 func (p *Page) Legible() {
 	p.t.Helper()
 	p.check(visualRules)
@@ -99,8 +99,8 @@ func (p *Page) check(rules string) {
 	}
 }
 
-// notePainted stores the time of the second frame after the whole page was read. The first one paints
-// what was read last.
+// notePainted stores the time of the second frame after the document has been parsed. The first
+// frame still paints the part that was parsed last.
 const notePainted = `addEventListener("DOMContentLoaded", () => requestAnimationFrame(() =>
 	requestAnimationFrame(time => { globalThis.painted = time })))`
 
@@ -127,8 +127,8 @@ func (p *Page) Steady() {
 	}
 	moved := p.moved()
 	if len(moved) > 0 {
-		// A busy Chromium may lay a page out before it knows the size of the window. Then nothing
-		// moves when the page is opened again; what does move is reported within a moment.
+		// A busy Chromium may lay a page out before it knows the size of the window. Such a page
+		// does not move when it is opened again. A page that does move reports it within a moment.
 		p.Open(p.Address())
 		evaluate[bool](p, `new Promise(done => setTimeout(() => done(true), 500))`)
 		moved = p.moved()

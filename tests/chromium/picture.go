@@ -26,7 +26,7 @@ func (p *Page) Picture(name string) {
 	p.Show(shown)
 }
 
-// Window saves the part of the page that the window shows in its present colours, as Picture does.
+// Window saves the part of the page that the window shows in its current colours, as Picture does.
 func (p *Page) Window(name string) {
 	p.t.Helper()
 	p.keep(name, chromedp.CaptureScreenshot())

@@ -190,7 +190,7 @@ func TestHealthWithoutDatabase(t *testing.T) {
 	}
 	first := problem()
 	gate.Until(t, "the lease has expired",
-		func() bool { return strings.Contains(problem(), "the lease has lapsed") })
+		func() bool { return strings.Contains(problem(), "the lease has expired") })
 	if first == problem() {
 		t.Logf("the first problem was: %s", first) // a very slow machine shows nothing
 	}
@@ -198,7 +198,7 @@ func TestHealthWithoutDatabase(t *testing.T) {
 		t.Errorf("without lease and database: %v", r)
 	}
 	if r := g.APIKeys(t, "", "doctor"); r.Exit != 1 ||
-		!strings.Contains(r.Stdout, "✗ it is not healthy: the lease has lapsed") {
+		!strings.Contains(r.Stdout, "✗ it is not healthy: the lease has expired") {
 		t.Errorf("doctor: %v", r)
 	}
 	if n := g.Metric(t, "caddy_apikeys_lease_remaining_seconds"); n != 0 {

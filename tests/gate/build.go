@@ -50,9 +50,9 @@ func Binary(t testing.TB) string {
 	return path
 }
 
-// Client returns the path of the Caddy whose commands only talk to a running one or look at a
-// configuration: the one that CADDY_CLIENT names, such as one without the race detector, or else
-// the Caddy under test.
+// Client returns the path of the Caddy for commands that only call a running Caddy or read a
+// configuration. CADDY_CLIENT names it, such as one without the race detector. The default is the
+// Caddy under test.
 func Client(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("CADDY_CLIENT"); path != "" {

@@ -53,7 +53,7 @@ func watchedTokens() []string {
 	return tokens
 }
 
-// redact removes tokens from text for a test's output, and the beginning of a long text.
+// redact removes tokens from text for a test's output. It cuts off the beginning of a long text.
 func redact(text string) string {
 	const most = 8 << 10
 	if len(text) > most {

@@ -272,7 +272,7 @@ document.addEventListener("toggle", (e) => {
 	if (button) replaceParts(button); // else a search has loaded the content
 }, true);
 
-// <input data-find="id of its button"> searches while one types.
+// <input data-find="id of its button"> searches while the visitor types.
 {
 	const search = (input, delay) => replaceParts(document.getElementById(input.dataset.find), delay);
 	document.addEventListener("input", (e) => { if (e.target.dataset.find) search(e.target, 300); });
@@ -337,7 +337,7 @@ document.addEventListener("submit", (e) => {
 	fetch(e.target.action, { method: "POST", keepalive: true, body: new URLSearchParams({ theme }) });
 });
 
-// Shortcuts. Those of one key can be turned off (WCAG 2.1.4) and never work where one types.
+// Shortcuts. Single-key shortcuts can be turned off (WCAG 2.1.4) and never work in text fields.
 {
 	const shown = (e) => e.checkVisibility({ visibilityProperty: true });
 	const unsaved = () => [...document.querySelectorAll("main form[method=post] :is(input, textarea, select)")].some((f) =>
