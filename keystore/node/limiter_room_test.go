@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -176,6 +177,24 @@ func TestContendedLimitsAnswer(t *testing.T) {
 		requests.Wait()
 		if f.unknown > 0 {
 			t.Errorf("seed %d: %d requests neither admitted nor refused", seed, f.unknown)
+		}
+		f.close()
+	})
+}
+
+// TestLateGrantsEndTheWait checks that a request does not wait for ever if the limit always has room,
+// but the store answers when the grants have expired.
+func TestLateGrantsEndTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 39, Per: time.Second, Burst: 39}}, 2)
+		f.store.slow.Store(int64(2 * time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var c Charge
+		a := Answer{Record: f.record, Now: time.Now().UnixNano()}
+		if err := f.nodes[0].charge(ctx, &c, a, f.policy, 1); err != nil {
+			t.Errorf("after a minute: %v", err)
 		}
 		f.close()
 	})
