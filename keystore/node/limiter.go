@@ -222,8 +222,9 @@ func (b *buckets) unlock() {
 	}
 }
 
-// maxTries is the maximum number of bookings that a request waits for. It needs more than one
-// only if other requests take the room that was booked for it.
+// maxTries is the number of bookings after which a waiting request is refused by a rate limit that
+// has room only for other waiting requests. A rate limit with more room refuses it after twice as
+// many: a store may always answer so late that grants have expired.
 const maxTries = 10
 
 // charge charges a request to all limits of a record or to none.
@@ -251,11 +252,8 @@ func (l *limiter) charge(
 			continue
 		}
 		c.Terms = b.terms
-		wait, waits, err := l.chargeLocked(c, b, units, tries == maxTries)
+		wait, waits := l.chargeLocked(c, b, units, tries)
 		b.unlock()
-		if err != nil {
-			return err
-		}
 		if !waits {
 			l.counts.add(c, a.Record)
 			return nil
@@ -280,30 +278,22 @@ func (l *limiter) charge(
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
 		}
-		tries = min(tries+1, maxTries)
+		tries++
 		c.now, c.Waited = l.now(), true
 	}
 }
 
-// errContended means that other requests repeatedly took the units that were reserved for a
-// request.
-var errContended = errors.New("too many requests wait for units of the quota")
-
 // chargeLocked charges or refuses a request, or returns the bookings that the request must wait
-// for. The last try does not wait: a rate limit that is still unknown refuses the request, and a
-// quota that is still unknown is an error. The caller holds the locks.
+// for. tries is the number of bookings that it has waited for. The caller holds the locks.
 func (l *limiter) chargeLocked(
-	c *Charge, b *buckets, units int64, last bool,
-) (wait [NumLimits]*booking, waits bool, err error) {
+	c *Charge, b *buckets, units int64, tries int,
+) (wait [NumLimits]*booking, waits bool) {
 	micros := keystore.Micros(c.now)
 	var verdicts [NumLimits]verdict
 	c.Outcome = keystore.OK
 	for i := range b.rates {
 		if r := b.rates[i]; r != nil {
 			v := r.check(c.mode, micros)
-			if v == unknown && last {
-				v = refused
-			}
 			if v == refused && !r.limit.Shadow {
 				c.Outcome = keystore.Limited
 			}
@@ -311,24 +301,30 @@ func (l *limiter) chargeLocked(
 		}
 		if q := b.quotas[i]; q != nil {
 			v := q.check(c.now, units)
-			switch {
-			case v != unknown || !last:
-			case q.limit.Shadow:
-				v = refused
-			default:
-				err = errContended
-			}
 			if v == refused && !q.limit.Shadow && c.Outcome == keystore.OK {
 				c.Outcome = keystore.Exhausted
 			}
 			verdicts[quotaNames[i]], waits = v, waits || v == unknown
 		}
 	}
-	if err != nil && c.Outcome == keystore.OK {
-		return wait, false, err
+	counted := false
+	if waits && c.Outcome == keystore.OK {
+		var full *rateBucket
+		counted, full = b.count(l, c, &verdicts, units)
+		waits = false
+		for i, r := range b.rates {
+			name := rateNames[i]
+			if r != nil && (tries >= maxTries && r == full ||
+				tries >= 2*maxTries && verdicts[name] == unknown) {
+				verdicts[name] = refused
+				if !r.limit.Shadow {
+					c.Outcome = keystore.Limited
+				}
+			}
+			waits = waits || verdicts[name] == unknown || verdicts[quotaNames[i]] == unknown
+		}
 	}
 	if waits && c.Outcome == keystore.OK {
-		counted := b.count(l, c.mode, verdicts, micros, units)
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
 		// request that was booked for a rate would be lost. So rates book it once the quotas are
 		// known.
@@ -348,7 +344,7 @@ func (l *limiter) chargeLocked(
 				}
 			}
 		}
-		return wait, true, nil
+		return wait, true
 	}
 	for i := range b.rates {
 		if r := b.rates[i]; r != nil {
@@ -379,15 +375,16 @@ func (l *limiter) chargeLocked(
 			c.states[name].violated = v == refused && !q.limit.Shadow
 		}
 	}
-	return wait, false, nil
+	return wait, false
 }
 
-// count counts a waiting request in its limits and reports whether to book for it. It returns false
-// if a limit that is known has no room for another waiting request: bookings of the other limits
-// would be wasted. The caller holds the locks.
+// count counts a waiting request in its limits and reports whether to book for it. It does not if a
+// known limit has no room for another waiting request: bookings of the other limits would be wasted.
+// If that is a rate limit, count returns its bucket. A quota with room whose reserved units are
+// needed by other waiting requests becomes unknown. The caller holds the locks.
 func (b *buckets) count(
-	l *limiter, m mode, verdicts [NumLimits]verdict, now, units int64,
-) bool {
+	l *limiter, c *Charge, verdicts *[NumLimits]verdict, units int64,
+) (counted bool, full *rateBucket) {
 	var k *booking
 	for i := range b.rates {
 		switch {
@@ -397,24 +394,29 @@ func (b *buckets) count(
 			k = b.quotas[i].queue(l)
 		}
 	}
-	known := func(i int) bool { return verdicts[quotaNames[i]] == admitted && b.quotas[i] != nil }
+	then := *verdicts
 	for i, r := range b.rates {
-		if r != nil && !r.limit.Shadow && !r.admitsAnother(m, k, now) {
-			return false
+		if r != nil && !r.limit.Shadow && !r.admitsAnother(c.mode, k, keystore.Micros(c.now)) {
+			return false, r
 		}
-		if known(i) && !b.quotas[i].admitsAnother(k, units) && !b.quotas[i].limit.Shadow {
-			return false
+		name := quotaNames[i]
+		if q := b.quotas[i]; q != nil && !q.limit.Shadow && then[name] == admitted {
+			then[name] = q.check(c.now, q.counted.of(k)+units)
+			if then[name] == refused {
+				return false, nil
+			}
 		}
 	}
 	for i, r := range b.rates {
 		if r != nil {
 			r.counted.n++
 		}
-		if known(i) {
-			b.quotas[i].counted.n += units
+		if q := b.quotas[i]; q != nil && then[quotaNames[i]] == admitted {
+			q.counted.n += units
 		}
 	}
-	return true
+	*verdicts = then
+	return true, nil
 }
 
 // spend charges units to the quotas of a record, even beyond them.

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -139,12 +141,60 @@ func TestContendedQuotaIsNotViolated(t *testing.T) {
 		b := n.find(&a, f.policy)
 		c := Charge{now: a.Now, mode: n.mode(), Terms: b.terms}
 		b.lock()
-		_, waits, err := n.chargeLocked(&c, b, 50, true)
+		_, waits := n.chargeLocked(&c, b, 50, maxTries)
 		b.unlock()
-		if waits || err != nil || c.Outcome != keystore.Limited || !c.Violated(KeyRate) ||
+		if waits || c.Outcome != keystore.Limited || !c.Violated(KeyRate) ||
 			c.Violated(KeyQuota) {
-			t.Errorf("%v, %v, violated: rate %v, quota %v", c.Outcome, err, c.Violated(KeyRate),
+			t.Errorf("%v, violated: rate %v, quota %v", c.Outcome, c.Violated(KeyRate),
 				c.Violated(KeyQuota))
+		}
+		f.close()
+	})
+}
+
+// TestContendedLimitsAnswer checks that a request which waits for a rate limit and for a quota is
+// admitted or refused, however many others wait: a quota is unknown only if the database fails.
+func TestContendedLimitsAnswer(t *testing.T) {
+	eachSeed(t, 24, func(t *testing.T, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		f := newLimitedFleet(t, seed, keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 100 + r.Int64N(400), Per: time.Second,
+				Burst: 20 + r.Int64N(200)},
+			Quota: keystore.Quota{Units: 2000 + r.Int64N(20_000), Per: keystore.Month},
+		}, 2+r.IntN(5))
+		f.store.slow.Store(int64(1+r.IntN(20)) * int64(time.Millisecond))
+		f.ledger.slow.Store(int64(1+r.IntN(200)) * int64(time.Millisecond))
+		var requests sync.WaitGroup
+		for range 10 {
+			for _, n := range f.nodes {
+				for range 50 {
+					units := 1 + r.Int64N(20)
+					requests.Go(func() { f.request(n, units) })
+				}
+			}
+			time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
+		}
+		requests.Wait()
+		if f.unknown > 0 {
+			t.Errorf("seed %d: %d requests neither admitted nor refused", seed, f.unknown)
+		}
+		f.close()
+	})
+}
+
+// TestLateGrantsEndTheWait checks that a request does not wait for ever if the limit always has room,
+// but the store answers when the grants have expired.
+func TestLateGrantsEndTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 39, Per: time.Second, Burst: 39}}, 2)
+		f.store.slow.Store(int64(2 * time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var c Charge
+		a := Answer{Record: f.record, Now: time.Now().UnixNano()}
+		if err := f.nodes[0].charge(ctx, &c, a, f.policy, 1); err != nil {
+			t.Errorf("after a minute: %v", err)
 		}
 		f.close()
 	})

@@ -94,12 +94,6 @@ func (b *quotaBucket) await(l *limiter, units int64) *booking {
 	return b.queue(l)
 }
 
-// admitsAnother reports whether the node has units for a request in addition to those that wait for
-// a booking.
-func (b *quotaBucket) admitsAnother(k *booking, units int64) bool {
-	return units <= b.left-b.counted.of(k)
-}
-
 // remaining returns the number of units that were left at the last answer, less those that this node
 // has spent since. It is -1 if the database has not answered in this period.
 func (b *quotaBucket) remaining() int64 {
