@@ -224,8 +224,13 @@ func (b *buckets) unlock() {
 
 // maxTries is the number of bookings after which a waiting request is refused by a rate limit that
 // has room only for other waiting requests. A rate limit with more room refuses it after twice as
-// many: a store may always answer so late that grants have expired.
+// many: a store may always answer so late that grants have expired. A quota that is unknown after
+// ten times as many is an error: other requests have used its units each time.
 const maxTries = 10
+
+// errContended means that other requests repeatedly took the units that were reserved for a
+// request.
+var errContended = errors.New("too many requests wait for units of the quota")
 
 // charge charges a request to all limits of a record or to none.
 func (l *limiter) charge(
@@ -278,7 +283,9 @@ func (l *limiter) charge(
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
 		}
-		tries++
+		if tries++; tries == 10*maxTries {
+			return errContended
+		}
 		c.now, c.Waited = l.now(), true
 	}
 }
