@@ -158,6 +158,16 @@ func (s sources) challenges(realm string) (c challenges) {
 	return c
 }
 
+// widest returns the source that accepts most credentials: cookies carry no derived tokens, and only
+// `bearer` carries those that `foreign pass` passes on.
+func (s sources) widest() *source {
+	at := slices.IndexFunc(s.list, func(s source) bool { return s.bearer })
+	if at < 0 {
+		at = slices.IndexFunc(s.list, func(s source) bool { return s.kind != redact.Cookie })
+	}
+	return &s.list[max(0, at)]
+}
+
 // declared returns the sources for the log encoder.
 func (s sources) declared() []redact.Source {
 	out := make([]redact.Source, len(s.list))

@@ -226,6 +226,13 @@ func (t *tracer) handle(handler caddyhttp.MiddlewareHandler, r *http.Request) bo
 // nextNoop is the next handler for handlers that only change the request.
 var nextNoop = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
+// hasKey reports whether an earlier handler accepts the key. Then later ones use it without a look
+// at its token.
+func (t *tracer) hasKey() bool {
+	return slices.ContainsFunc(t.rulings,
+		func(r admin.Ruling) bool { return r.Outcome == keystore.OK })
+}
+
 // ruling returns the decision of one handler.
 func (t *tracer) ruling(h *Handler, r *http.Request) admin.Ruling {
 	c := call{r: r, request: h.request(r), method: r.Method, keys: t.app.Keystore()}
@@ -246,11 +253,9 @@ func (t *tracer) ruling(h *Handler, r *http.Request) admin.Ruling {
 				"namespace and permission instead",
 			redact.Argument(h.Namespace))
 	}
-	if outcome == keystore.OK && c.keys != nil {
-		list := h.rules.sources.list
-		from := max(0, slices.IndexFunc(list, func(s source) bool { return s.bearer }))
+	if outcome == keystore.OK && c.keys != nil && !t.hasKey() {
 		c.credential = credential{token: keystore.TrimSecretToken(t.question.Token),
-			source: &list[from]}
+			source: h.rules.sources.widest()}
 		outcome = h.checkToken(&c)
 	}
 	return admin.Ruling{Outcome: outcome, Namespace: c.namespaceID, Need: c.need}

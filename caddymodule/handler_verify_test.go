@@ -120,6 +120,25 @@ http://d.test:82 {
 	}
 	api_key
 }
+http://e.test {
+	import common
+	api_key {
+		from cookie session
+		from header X-Key
+	}
+	api_key {
+		from cookie session
+	}
+	api_key {
+		foreign pass
+	}
+}
+http://f.test {
+	import common
+	api_key {
+		from cookie session
+	}
+}
 &(guarded) {
 	api_key {
 		namespace one
@@ -131,6 +150,7 @@ http://d.test:82 {
 		t.Fatalf("%d servers", len(app.servers))
 	}
 	token := g.mint(nil)
+	derived := deriveToken(t, token, keystore.Caveats{})
 	for _, test := range []struct{ method, host, target, want string }{
 		{"GET", "a.test", "/v1/acme/x", "ok acme orders:read"},
 		{"POST", "a.test", "/v1/acme/x", "ok acme orders:write"},
@@ -179,12 +199,21 @@ http://d.test:82 {
 			t.Errorf("%s %s%s: %s, want %s", test.method, test.host, test.target, got, test.want)
 		}
 	}
-	for token, want := range map[string]string{"theirs": "foreign",
-		"not one, but a text": "malformed", "ak_x": "ok acme orders:read"} {
-		got := ruled(app.rule(admin.Request{Method: "GET", Host: "a.test", Target: "/v1/acme/x",
-			Token: token}))
-		if got != want {
-			t.Errorf("%s: %s, want %s", token, got, want)
+	for _, test := range []struct{ host, token, want string }{
+		{"a.test", "theirs", "foreign"},
+		{"a.test", "not one, but a text", "malformed"},
+		{"a.test", "ak_x", "ok acme orders:read"},
+		{"a.test", derived, "ok acme orders:read"},
+		// A later handler uses the key that an earlier one has accepted.
+		{"e.test", "theirs", "ok default read, ok default read, ok default read"},
+		{"e.test", derived, "ok default read, ok default read, ok default read"},
+		{"f.test", token, "ok default read"},
+		{"f.test", derived, "malformed"},
+	} {
+		got := ruled(app.rule(admin.Request{Method: "GET", Host: test.host, Target: "/v1/acme/x",
+			Token: test.token}))
+		if got != test.want {
+			t.Errorf("%s, %.5s…: %s, want %s", test.host, test.token, got, test.want)
 		}
 	}
 }

@@ -164,7 +164,8 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	jwt, err := Derive("secret-token:"+tokenVectors[1].token+"\n", Caveats{ExpiresAt: at,
 		NotBefore: time.Unix(1000, 0), Permissions: []string{"reports:read", "orders:search"},
 		Namespaces: []string{"acme", "b"},
-		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8")}, Note: "<nächtlich> & 夜"})
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/8"),
+			netip.MustParsePrefix("::ffff:192.0.2.0/120")}, Note: "<nächtlich> & 夜"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,8 @@ func TestDeriveIsUnderstood(t *testing.T) {
 	n := d.Verify(&public)
 	got := fmt.Sprintf("%d %d %v %v %v %s", n.expires, n.notBefore, n.scope, n.namespaces,
 		n.AllowedIPs, n.Note)
-	want := "2000 1000 orders:search,reports:read [acme b] [10.0.0.0/8] <nächtlich> & 夜"
+	want := "2000 1000 orders:search,reports:read [acme b] [10.0.0.0/8 192.0.2.0/24] " +
+		"<nächtlich> & 夜"
 	if got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

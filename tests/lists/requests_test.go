@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
@@ -78,6 +80,15 @@ func (w world) keys(t *testing.T) {
 	shop := mint("shop", gate.JSON{"access": "read_only"})
 	everywhere := mint("default", gate.JSON{"grants": []gate.JSON{{"namespace": "*",
 		"access": "read_only"}}})
+	derive := func(token gate.Token, namespaces ...string) gate.Token {
+		derived, err := keystore.Derive(string(token), keystore.Caveats{
+			ExpiresAt: time.Now().Add(time.Hour), Namespaces: namespaces})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gate.Watch(derived)
+		return gate.Token(derived)
+	}
 	for _, row := range []struct {
 		what, target string
 		token        gate.Token
@@ -91,6 +102,8 @@ func (w world) keys(t *testing.T) {
 		{"none of the kind", "/plain/list", shop, `[]`},
 		{"the kind", "/plain/apps", shop, `["shop"]`},
 		{"everywhere", "/plain/list", everywhere, `["acme","globex","42",42]`},
+		{"a derived token", "/plain/list", derive(everywhere, "default", "globex"), `["globex"]`},
+		{"a derived token that excludes all", "/plain/list", derive(everywhere, "default"), `[]`},
 		{"optional, without a key", "/open/list", "", `[]`},
 		{"optional, with a key", "/open/list", acme, `["acme"]`},
 		{"a foreign token, which the API checks", "/open/list", "eyJhbGciOi.e30.x",
