@@ -356,7 +356,7 @@ func TestSlowLookup(t *testing.T) {
 // most one that is not booked, even while it waits for the store. The state of the limit counts it.
 func TestOneRequestInAdvance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
+		limit := keystore.RateLimit{Requests: 2 * smallLimit, Per: 100 * time.Second, Burst: 100}
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
 		f.store.slow.Store(int64(40 * time.Millisecond))
 		if c := f.request(f.nodes[0], 1); !c.Waited {
@@ -792,6 +792,12 @@ func TestReservationFollowsUse(t *testing.T) {
 		}
 		if n := int64(len(f.admitted)); n < quota.Units-2*firstReservation {
 			t.Errorf("refused after %d of %d units", n, quota.Units)
+		}
+		for range 3 * firstReservation {
+			f.request(f.nodes[0], 1)
+		}
+		if n := int64(len(f.admitted)); n != quota.Units {
+			t.Errorf("%d of %d units admitted", n, quota.Units)
 		}
 		f.close()
 	})
