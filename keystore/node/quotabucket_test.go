@@ -77,6 +77,53 @@ func TestLongRequestOutlivesItsBucket(t *testing.T) {
 	})
 }
 
+// TestRemovedBucketIsReplaced checks that a cached key whose buckets were removed is charged to those
+// that other keys of its namespace use.
+func TestRemovedBucketIsReplaced(t *testing.T) {
+	for name, limits := range map[string]keystore.Limits{
+		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Minute, Burst: 5}},
+		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+				f.policy = keystore.NewDirectory(&keystore.Policy{
+					Namespaces: []keystore.Namespace{{ID: "acme", Limits: limits}}})
+				n, key := f.nodes[0], new(entry)
+				f.ask(key, f.policy)
+				time.Sleep(time.Hour)
+				n.sweep()
+				f.ask(key, f.policy)
+				if n := len(n.rateMap) + len(n.quotaMap); n != 1 {
+					t.Errorf("%d buckets, want another one", n)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
+// TestAllUnitsAreReturned checks that a node that exits returns the units of all its quotas, in calls
+// of at most maxBooked, except those without units or of a period that has ended.
+func TestAllUnitsAreReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		quotas := f.nodes[0].quotaMap
+		for i := range maxBooked + 3 {
+			id := bucketID(rune(0x4e00 + i))
+			quotas[id] = &quotaBucket{id: id, left: 4, limit: &keystore.Quota{Units: 10,
+				Per: keystore.Month}, end: time.Now().UnixNano() + 1}
+		}
+		quotas["\u4e00"].left = 0
+		quotas["\u4e01"].end--
+		f.nodes[0].returnAll(t.Context())
+		if calls, n := f.ledger.calls, len(f.ledger.granted); calls != 2 || n != maxBooked+1 {
+			t.Errorf("%d calls for %d quotas", calls, n)
+		}
+		f.close()
+	})
+}
+
 // TestSweepDuringReservation checks that no bucket is removed while the database is asked.
 func TestSweepDuringReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -272,6 +272,9 @@ func TestCancelledBook(t *testing.T) {
 			t.Error("a cancelled call booked")
 		}
 	}
+	if n := r.failures.Load(); n != 0 || r.unavailable.Load() {
+		t.Errorf("%d failures reported, unavailable: %v", n, r.unavailable.Load())
+	}
 	r.works(t)
 	r.Close()
 	if _, err := r.Book(ctx, noon, bookings); !errors.Is(err, errClosed) {
