@@ -4,6 +4,7 @@ package caddymodule
 
 import (
 	"database/sql"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
@@ -154,6 +156,29 @@ func TestPostgresBlockedAtStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestReloadWhileUnreachable checks that a config whose database is unreachable is refused, unless the
+// running one waits for the same database.
+func TestReloadWhileUnreachable(t *testing.T) {
+	g := newInstance(t)
+	closed := func() object {
+		return g.config(object{"database": object{"type": "postgres",
+			"url": fmt.Sprintf("postgres://127.0.0.1:%d/keys", freeport.For(t))}})
+	}
+	first, other := closed(), closed()
+	g.load(first)
+	refused := func() {
+		t.Helper()
+		before := runningApp()
+		if err := g.tryLoad(other); err == nil || runningApp() != before {
+			t.Errorf("a reload to an unreachable database: %v", err)
+		}
+	}
+	refused()
+	g.load(first)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	refused()
 }
 
 // TestPrefixesWhenOpenedLate checks that a database opened after the start no longer refuses the
