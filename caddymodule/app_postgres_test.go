@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,32 @@ func TestPostgresBlockedAtStart(t *testing.T) {
 				t.Errorf("key after recovery: %d", status)
 			}
 		})
+	}
+}
+
+// TestOpeningIsRetried checks that the pauses between attempts to open an unreachable database double,
+// and that the same failure is logged once.
+func TestOpeningIsRetried(t *testing.T) {
+	g := newInstance(t)
+	log := g.path("log")
+	begun := time.Now()
+	g.load(g.config(object{"database": object{"type": "postgres",
+		"url": fmt.Sprintf("postgres://127.0.0.1:%d/keys", freeport.For(t))}},
+		func(config, _ object) {
+			config["logging"] = object{"logs": object{"default": object{
+				"writer": object{"output": "file", "filename": log}}}}
+		}))
+	for failed := &runningApp().opening.failed; failed.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("%d attempts have failed within a minute", failed.Load())
+		}
+	}
+	if took := time.Since(begun); took < (retryMin+2*retryMin)/2 {
+		t.Errorf("three attempts took %s", took)
+	}
+	text, err := os.ReadFile(log)
+	if n := strings.Count(string(text), "cannot open the key database"); n != 1 || err != nil {
+		t.Errorf("%d log lines, %v", n, err)
 	}
 }
 
