@@ -4,7 +4,9 @@ package caddymodule
 
 import (
 	"database/sql"
+	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/postgrestest"
 )
 
@@ -154,6 +157,55 @@ func TestPostgresBlockedAtStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOpeningIsRetried checks that the pauses between attempts to open an unreachable database double,
+// and that the same failure is logged once.
+func TestOpeningIsRetried(t *testing.T) {
+	g := newInstance(t)
+	log := g.path("log")
+	begun := time.Now()
+	g.load(g.config(object{"database": object{"type": "postgres",
+		"url": fmt.Sprintf("postgres://127.0.0.1:%d/keys", freeport.For(t))}},
+		func(config, _ object) {
+			config["logging"] = object{"logs": object{"default": object{
+				"writer": object{"output": "file", "filename": log}}}}
+		}))
+	for failed := &runningApp().opening.failed; failed.Load() < 3; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			t.Fatalf("%d attempts have failed within a minute", failed.Load())
+		}
+	}
+	if took := time.Since(begun); took < (retryMin+2*retryMin)/2 {
+		t.Errorf("three attempts took %s", took)
+	}
+	text, err := os.ReadFile(log)
+	if n := strings.Count(string(text), "cannot open the key database"); n != 1 || err != nil {
+		t.Errorf("%d log lines, %v", n, err)
+	}
+}
+
+// TestReloadWhileUnreachable checks that a config whose database is unreachable is refused, unless the
+// running one waits for the same database.
+func TestReloadWhileUnreachable(t *testing.T) {
+	g := newInstance(t)
+	closed := func() object {
+		return g.config(object{"database": object{"type": "postgres",
+			"url": fmt.Sprintf("postgres://127.0.0.1:%d/keys", freeport.For(t))}})
+	}
+	first, other := closed(), closed()
+	g.load(first)
+	refused := func() {
+		t.Helper()
+		before := runningApp()
+		if err := g.tryLoad(other); err == nil || runningApp() != before {
+			t.Errorf("a reload to an unreachable database: %v", err)
+		}
+	}
+	refused()
+	g.load(first)
+	g.load(g.config(sqlite(g.path("keys.db"), nil)))
+	refused()
 }
 
 // TestPrefixesWhenOpenedLate checks that a database opened after the start no longer refuses the

@@ -416,6 +416,11 @@ func TestReloadWithAnotherPrefix(t *testing.T) {
 		t.Errorf("%d %s", status, text)
 	}
 
+	text := errorText(g.tryLoad(config(object{"token_prefix": []string{"new"},
+		"abandon_prefix": []string{"ak"}})))
+	if !strings.Contains(text, "live keys: shop (1).") {
+		t.Errorf("with one of two prefixes abandoned: %s", text)
+	}
 	g.load(config(object{"token_prefix": []string{"shop", "ak"}}))
 	if got := lookup(t, runningApp().Keystore(), token); got != keystore.OK {
 		t.Errorf("a key whose prefix is accepted again is %s", got)

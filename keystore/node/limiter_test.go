@@ -356,7 +356,7 @@ func TestSlowLookup(t *testing.T) {
 // most one that is not booked, even while it waits for the store. The state of the limit counts it.
 func TestOneRequestInAdvance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		limit := keystore.RateLimit{Requests: 100, Per: 100 * time.Second, Burst: 100}
+		limit := keystore.RateLimit{Requests: 2 * smallLimit, Per: 100 * time.Second, Burst: 100}
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
 		f.store.slow.Store(int64(40 * time.Millisecond))
 		if c := f.request(f.nodes[0], 1); !c.Waited {
@@ -793,6 +793,12 @@ func TestReservationFollowsUse(t *testing.T) {
 		if n := int64(len(f.admitted)); n < quota.Units-2*firstReservation {
 			t.Errorf("refused after %d of %d units", n, quota.Units)
 		}
+		for range 3 * firstReservation {
+			f.request(f.nodes[0], 1)
+		}
+		if n := int64(len(f.admitted)); n != quota.Units {
+			t.Errorf("%d of %d units admitted", n, quota.Units)
+		}
 		f.close()
 	})
 }
@@ -822,6 +828,14 @@ func TestAllOrNone(t *testing.T) {
 		}
 		if room := c.State(KeyRate).Remaining; room != 4 {
 			t.Errorf("the rate has room for %d, want 4: the exhausted request must cost nothing", room)
+		}
+		if c.Violated(KeyRate) {
+			t.Error("a rate that admitted the request is violated")
+		}
+		counts := f.nodes[0].stats().Decisions
+		if rate, quota := counts[KeyRate], counts[KeyQuota]; rate[LimitOK] != 6 ||
+			rate[LimitRefused] != 15 || quota[LimitOK] != 6 || quota[LimitRefused] != 1 {
+			t.Errorf("the decisions are %d of the rate and %d of the quota", rate, quota)
 		}
 		f.close()
 	})
@@ -904,18 +918,57 @@ func TestStoreIsNoticedAgain(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: limit}, 2)
 		f.store.down.Store(true)
 		f.request(f.nodes[0], 1)
-		synctest.Wait()
+		time.Sleep(time.Second) // until no booking is queued
 		if !f.nodes[0].stats().Degraded {
 			t.Error("the node has not noticed that the store is unavailable")
 		}
-		f.store.down.Store(false)
-		f.nodes[0].sweep()
-		time.Sleep(time.Second)
+		f.live.Store(1)
 		if f.nodes[0].stats().Degraded {
-			t.Error("the node has not noticed that the store is back")
+			t.Error("a node that is alone has no share")
+		}
+		f.live.Store(2)
+		f.store.down.Store(false)
+		for range 2 {
+			f.nodes[0].sweep()
+			time.Sleep(time.Second)
+			if s := f.nodes[0].stats(); s.Degraded || s.Grants[GrantOK] != 1 {
+				t.Errorf("degraded: %v, %d bookings that worked, want 1", s.Degraded,
+					s.Grants[GrantOK])
+			}
 		}
 		f.close()
 	})
+}
+
+// A stingyLedger grants nothing, although it says that everything is left.
+type stingyLedger struct{ keystore.QuotaLedger }
+
+func (stingyLedger) Reserve(
+	_ context.Context, reservations []keystore.Reservation,
+) ([]keystore.QuotaGrant, error) {
+	return make([]keystore.QuotaGrant, len(reservations)), nil
+}
+
+// TestNoRequestWaitsForever checks that a request which never gets the room that there seems to be
+// ends after a few bookings: a rate refuses it, and a quota is unknown.
+func TestNoRequestWaitsForever(t *testing.T) {
+	for name, limits := range map[string]keystore.Limits{
+		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}},
+		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, limits, 2)
+				f.store.lie.Store(&keystore.Booked{})
+				f.nodes[0].ledger = stingyLedger{}
+				f.request(f.nodes[0], 1)
+				if refused := f.refused == 1; refused != (name == "rate") || f.refused+f.unknown != 1 {
+					t.Errorf("%d refused, %d unknown", f.refused, f.unknown)
+				}
+				f.close()
+			})
+		})
+	}
 }
 
 // TestChargedMoreThanQuota checks that units that are charged after the response count, even beyond

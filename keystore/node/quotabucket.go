@@ -153,6 +153,7 @@ func (b *quotaBucket) idle(now int64) bool {
 func (b *quotaBucket) settle(l *limiter, now int64) bool {
 	if now-b.spent >= int64(idleReservation) {
 		b.giveBack()
+		b.used, b.since = 0, now // otherwise, the reservation would ask for new units
 	} else if now-b.since >= int64(idleReservation) {
 		spare := max(0, b.left-b.wants())
 		b.owed -= spare

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,14 +60,65 @@ func TestLongRequestOutlivesItsBucket(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
 		f.policy = hourly(1000)
 		f.ask(new(entry), f.policy)
-		time.Sleep(time.Hour + time.Minute)
+		_, end := keystore.Hour.Of(time.Now())
+		time.Sleep(time.Until(end))
 		f.nodes[0].sweep()
+		if n := len(f.nodes[0].quotaMap); n != 0 {
+			t.Errorf("%d buckets are left", n)
+		}
 		f.ask(new(entry), f.policy)
 		f.nodes[0].spend(f.record, 500)
 		f.nodes[0].spend(f.record, 500)
 		time.Sleep(time.Second)
 		if f.ask(new(entry), f.policy) != keystore.Exhausted {
 			t.Error("admitted although all units were charged")
+		}
+		f.close()
+	})
+}
+
+// TestRemovedBucketIsReplaced checks that a cached key whose buckets were removed is charged to those
+// that other keys of its namespace use.
+func TestRemovedBucketIsReplaced(t *testing.T) {
+	for name, limits := range map[string]keystore.Limits{
+		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Minute, Burst: 5}},
+		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+				f.policy = keystore.NewDirectory(&keystore.Policy{
+					Namespaces: []keystore.Namespace{{ID: "acme", Limits: limits}}})
+				n, key := f.nodes[0], new(entry)
+				f.ask(key, f.policy)
+				time.Sleep(time.Hour)
+				n.sweep()
+				f.ask(key, f.policy)
+				if n := len(n.rateMap) + len(n.quotaMap); n != 1 {
+					t.Errorf("%d buckets, want another one", n)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
+// TestAllUnitsAreReturned checks that a node that exits returns the units of all its quotas, in calls
+// of at most maxBooked, except those without units or of a period that has ended.
+func TestAllUnitsAreReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		quotas := f.nodes[0].quotaMap
+		for i := range maxBooked + 3 {
+			id := bucketID(rune(0x4e00 + i))
+			quotas[id] = &quotaBucket{id: id, left: 4, limit: &keystore.Quota{Units: 10,
+				Per: keystore.Month}, end: time.Now().UnixNano() + 1}
+		}
+		quotas["\u4e00"].left = 0
+		quotas["\u4e01"].end--
+		f.nodes[0].returnAll(t.Context())
+		if calls, n := f.ledger.calls, len(f.ledger.granted); calls != 2 || n != maxBooked+1 {
+			t.Errorf("%d calls for %d quotas", calls, n)
 		}
 		f.close()
 	})
@@ -116,6 +168,199 @@ func TestRequestFromFormerPeriod(t *testing.T) {
 		if n := len(f.admitted) + 4; n != 20 {
 			t.Errorf("%d of 20 admitted", n)
 		}
+		f.close()
+	})
+}
+
+// TestPeriodEnds checks that a request at the end of a period counts in the next one.
+func TestPeriodEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 20,
+			Per: keystore.Hour}}, 1)
+		f.request(f.nodes[0], 1)
+		_, end := keystore.Hour.Of(time.Now())
+		time.Sleep(time.Until(end) - time.Nanosecond)
+		for _, want := range []int64{18, 19} {
+			c := f.request(f.nodes[0], 1)
+			if n := c.State(KeyQuota).Remaining; n != want {
+				t.Errorf("%d units left, want %d", n, want)
+			}
+			time.Sleep(time.Nanosecond)
+		}
+		f.close()
+	})
+}
+
+// TestReservationOutlivesItsPeriod checks that units which were reserved for a period do not count in
+// the next one.
+func TestReservationOutlivesItsPeriod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 20,
+			Per: keystore.Hour}}, 1)
+		f.ledger.slow.Store(int64(time.Second))
+		_, end := keystore.Hour.Of(time.Now())
+		time.Sleep(time.Until(end) - time.Second/2)
+		f.work.Go(func() { f.request(f.nodes[0], 1) })
+		time.Sleep(time.Until(end))
+		for range 40 {
+			f.request(f.nodes[0], 1)
+		}
+		if n := len(f.admitted); n != 20 {
+			t.Errorf("%d of 20 admitted", n)
+		}
+		f.close()
+	})
+}
+
+// TestUnusedUnitsAreReturned checks that a node returns units after idleReservation without use, not
+// earlier, and only once, even if it exits meanwhile or gets no answer. It reserves no others, and
+// removes the bucket.
+func TestUnusedUnitsAreReturned(t *testing.T) {
+	for _, meanwhile := range []string{"", "the node exits", "the answer is lost"} {
+		t.Run(meanwhile, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+					Per: keystore.Month}}, 2)
+				n := f.nodes[0]
+				f.request(n, 1)
+				b := n.quotaMap["k"]
+				time.Sleep(idleReservation - time.Nanosecond)
+				n.sweep()
+				// The node reserves a quarter of what is left, divided by the number of nodes.
+				if b.left != 100/reservedPart/2-1 || b.owed != 0 {
+					t.Errorf("%d units are left and %d returned too early", b.left, -b.owed)
+				}
+				time.Sleep(time.Nanosecond)
+				f.ledger.slow.Store(int64(time.Second))
+				n.sweep()
+				synctest.Wait()
+				want := []int64{1}
+				switch meanwhile {
+				case "the node exits":
+					n.returnAll(t.Context())
+				case "the answer is lost":
+					f.ledger.lose.Store(1000)
+					want = []int64{1, 12} // returned or not
+					time.Sleep(2 * time.Second)
+					f.ledger.lose.Store(0)
+					n.sweep()
+				}
+				time.Sleep(2 * time.Second)
+				if g := f.ledger.totals(); len(g) != 1 || !slices.Contains(want, g[0]) {
+					t.Errorf("%d units granted, want %d", g, want)
+				}
+				if n.sweep(); meanwhile == "" && len(n.quotaMap) != 0 {
+					t.Error("the bucket is not removed")
+				}
+				f.close()
+			})
+		})
+	}
+}
+
+// TestUsedBucketStays checks that the bucket of a quota without reserved units is removed
+// idleReservation after its last use, not earlier.
+func TestUsedBucketStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 20,
+			Per: keystore.Month}}, 1)
+		f.request(f.nodes[0], 20)
+		time.Sleep(idleReservation - time.Nanosecond)
+		for _, want := range []int{1, 0} {
+			f.nodes[0].sweep()
+			if n := len(f.nodes[0].quotaMap); n != want {
+				t.Errorf("%d buckets, want %d", n, want)
+			}
+			time.Sleep(time.Nanosecond)
+		}
+		f.close()
+	})
+}
+
+// TestReservationIsReduced checks that a node which has reserved units for a burst returns those that
+// its later use does not need, after idleReservation.
+func TestReservationIsReduced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 10_000,
+			Per: keystore.Month}}, 1)
+		n := f.nodes[0]
+		f.request(n, 100)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		b := n.quotaMap["k"]
+		time.Sleep(time.Unix(0, b.since).Add(idleReservation - time.Nanosecond).Sub(time.Now()))
+		f.request(n, 1)
+		f.ledger.slow.Store(int64(time.Second))
+		for _, want := range []int64{100 + 200, 101 + firstReservation} {
+			n.sweep()
+			b.mu.Lock()
+			if granted := f.ledger.totals()[0] + b.owed; granted != want {
+				t.Errorf("%d units granted, want %d", granted, want)
+			}
+			b.mu.Unlock()
+			time.Sleep(time.Nanosecond)
+		}
+		time.Sleep(2 * time.Second)
+		c := f.request(n, 1)
+		if left := c.State(KeyQuota).Remaining; left != 10_000-102 {
+			t.Errorf("%d units left, want 9898", left)
+		}
+		f.close()
+	})
+}
+
+// TestReservesInAdvance checks that requests do not wait for reservations, except the first, and that
+// a node reserves nothing if the quota has nothing left.
+func TestReservesInAdvance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+			Per: keystore.Month}}, 1)
+		for i := range 90 {
+			if c := f.request(f.nodes[0], 1); c.Waited != (i == 0) {
+				t.Errorf("request %d waited: %v", i, c.Waited)
+			}
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		before := f.ledger.calls
+		f.request(f.nodes[0], 10)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := f.ledger.calls - before; n != 1 {
+			t.Errorf("%d reservations for the last units", n)
+		}
+		f.close()
+	})
+}
+
+// TestReturnedUnitsAreNoticed checks that a node which was refused units asks again after
+// askInterval, and gets those that another node has returned since. It does not have to wait for
+// those that it returns itself.
+func TestReturnedUnitsAreNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+			Per: keystore.Month}}, 2)
+		a, b := f.nodes[0], f.nodes[1]
+		request := func(units int64, want keystore.Outcome) {
+			t.Helper()
+			if c := f.request(a, units); c.Outcome != want {
+				t.Errorf("%v for %d units, want %v", c.Outcome, units, want)
+			}
+		}
+		f.request(b, 10)
+		time.Sleep(time.Second)
+		request(90, keystore.Exhausted)
+		again := time.Now().Add(askInterval)
+		b.returnAll(t.Context())
+		time.Sleep(time.Until(again) - time.Nanosecond)
+		request(90, keystore.Exhausted)
+		time.Sleep(time.Nanosecond)
+		request(80, keystore.OK)
+
+		time.Sleep(idleReservation)
+		request(11, keystore.Exhausted)
+		a.sweep()
+		request(10, keystore.OK)
 		f.close()
 	})
 }

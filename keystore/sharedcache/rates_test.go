@@ -272,6 +272,9 @@ func TestCancelledBook(t *testing.T) {
 			t.Error("a cancelled call booked")
 		}
 	}
+	if n := r.failures.Load(); n != 0 || r.unavailable.Load() {
+		t.Errorf("%d failures reported, unavailable: %v", n, r.unavailable.Load())
+	}
 	r.works(t)
 	r.Close()
 	if _, err := r.Book(ctx, noon, bookings); !errors.Is(err, errClosed) {
@@ -282,12 +285,15 @@ func TestCancelledBook(t *testing.T) {
 // TestRejectedBookings: Get works although the server books nothing, and one log line reports it.
 func TestRejectedBookings(t *testing.T) {
 	const acl = "user apikeys on >s3cr3t ~apikeys:* resetchannels -@all "
-	for name, c := range map[string]struct{ acl, maxmemory, want string }{
-		"no scripts":   {"+getrange +set", "0", "NOPERM"},
-		"no EVAL":      {"+getrange +set +evalsha", "0", "NOPERM"},
-		"no GETRANGE":  {"+set +evalsha +eval", "0", ""},
-		"full":         {"+getrange +set +evalsha +eval", "1", "OOM"},
-		"other server": {want: "unexpected answer"},
+	for name, c := range map[string]struct{ acl, maxmemory, answer, want string }{
+		"no scripts":      {"+getrange +set", "0", "", "NOPERM"},
+		"no EVAL":         {"+getrange +set +evalsha", "0", "", "NOPERM"},
+		"no GETRANGE":     {"+set +evalsha +eval", "0", "", ""},
+		"full":            {"+getrange +set +evalsha +eval", "1", "", "OOM"},
+		"no numbers":      {answer: "+OK", want: "unexpected answer"},
+		"too few numbers": {answer: "*1\r\n:1", want: "unexpected answer"},
+		"less than none":  {answer: "*2\r\n:-1\r\n:1", want: "unexpected answer"},
+		"too many":        {answer: "*2\r\n:2\r\n:1", want: "unexpected answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := ""
@@ -295,6 +301,9 @@ func TestRejectedBookings(t *testing.T) {
 				addr = fakeServer(t, func(request string) string {
 					if strings.Contains(request, "hello") {
 						return "-ERR unknown command" // the client continues
+					}
+					if strings.Contains(request, "evalsha") {
+						return c.answer
 					}
 					return "+OK"
 				})

@@ -433,6 +433,28 @@ func TestKilledServer(t *testing.T) {
 	r.works(t)
 }
 
+// TestFailuresInBetween: the cache asks a server that answers between failures.
+func TestFailuresInBetween(t *testing.T) {
+	var fails atomic.Bool
+	addr := fakeServer(t, func(request string) string {
+		if strings.Contains(request, "hello") || fails.Load() {
+			return "-ERR unknown command" // the client continues after HELLO
+		}
+		return "+OK"
+	})
+	r := open(t, "redis://"+addr)
+	for range 3 {
+		fails.Store(false)
+		r.answer(t, "name")
+		fails.Store(true)
+		for range maxFailures - 1 {
+			if _, err := r.Get(ctx, "name"); err == nil || errors.Is(err, errUnavailable) {
+				t.Errorf("the server was not asked: %v", err)
+			}
+		}
+	}
+}
+
 // TestUnavailableAtFirst: the cache opens without its server, and uses it once it starts.
 func TestUnavailableAtFirst(t *testing.T) {
 	s := redistest.Start(t)
@@ -513,7 +535,7 @@ func TestForeignValues(t *testing.T) {
 	r.works(t)
 }
 
-// TestPuts: invalid values are dropped, and the others expire at different times.
+// TestPuts: invalid values are dropped, and the others, even the longest, expire at different times.
 func TestPuts(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr())
@@ -522,10 +544,11 @@ func TestPuts(t *testing.T) {
 	r.Put("late", []byte("value"), 0)
 	operator := operator(t, s)
 	const n = 100
+	value := make([]byte, maxValue)
 	eventually(t, "all values are stored", func() bool {
 		for i := range n {
 			if name := fmt.Sprint("name", i); operator.Exists(ctx, name).Val() == 0 {
-				r.Put(name, []byte("value"), time.Hour)
+				r.Put(name, value[min(i, 1)*(maxValue-5):], time.Hour)
 			}
 		}
 		return operator.DBSize(ctx).Val() == n
@@ -540,6 +563,11 @@ func TestPuts(t *testing.T) {
 	}
 	if len(ttls) < 5 {
 		t.Errorf("all values expire together: %v", ttls)
+	}
+	for len(r.lines) > 0 {
+		if line := <-r.lines; strings.Contains(line, "<nil>") {
+			t.Error("a value that was stored is reported:", line)
+		}
 	}
 }
 
