@@ -159,8 +159,8 @@ func TestPostgresBlockedAtStart(t *testing.T) {
 	}
 }
 
-// TestOpeningIsRetried checks that the pauses between attempts to open an unreachable database double,
-// and that the same failure is logged once.
+// TestOpeningIsRetried checks that the pauses between attempts to open an unreachable database
+// double, and that the same failure is logged once.
 func TestOpeningIsRetried(t *testing.T) {
 	g := newInstance(t)
 	log := g.path("log")
@@ -185,8 +185,8 @@ func TestOpeningIsRetried(t *testing.T) {
 	}
 }
 
-// TestReloadWhileUnreachable checks that a config whose database is unreachable is refused, unless the
-// running one waits for the same database.
+// TestReloadWhileUnreachable checks that a config whose database is unreachable is refused, unless
+// the running one waits for the same database.
 func TestReloadWhileUnreachable(t *testing.T) {
 	g := newInstance(t)
 	closed := func() object {
