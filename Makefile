@@ -86,10 +86,10 @@ room:
 		'NR > 1 && $$1 < 10 { print "make test needs up to 10 GB for compiled packages (go env" \
 			" GOCACHE) and 1 GB in .run. Free: " $$1 " GB. go clean -cache frees space."; exit }'
 
-# The databases take longest, and no more than one processor, so they are tested beside the rest.
-# golangci-lint has run vet.
+# The tests of the databases take longest but use at most one processor, so they run beside the rest.
+# golangci-lint has run vet. make -n expands this recipe too: it must not touch the temporary directory.
 test-unit: ## Run the tests of the main module
-	+scripts/temporary $(MAKE) --no-print-directory --jobs 2 test-databases test-packages
+	+$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,scripts/temporary) $(MAKE) --no-print-directory --jobs 2 test-databases test-packages
 
 test-databases:
 	go test $(ALL) $(LDFLAGS) -vet=off -timeout 40m ./keystore/sqldb

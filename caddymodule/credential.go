@@ -158,8 +158,8 @@ func (s sources) challenges(realm string) (c challenges) {
 	return c
 }
 
-// widest returns the source that accepts most credentials: cookies carry no derived tokens, and only
-// `bearer` carries those that `foreign pass` passes on.
+// widest returns the source with which to judge a token whose source is not known. Unlike the others,
+// cookies carry no derived tokens, and `bearer` also carries those that `foreign pass` passes on.
 func (s sources) widest() *source {
 	at := slices.IndexFunc(s.list, func(s source) bool { return s.bearer })
 	if at < 0 {

@@ -32,7 +32,7 @@ type WebhookConfig struct {
 
 	// The namespaces whose events are sent: those about the namespaces themselves, and about the
 	// keys, roles, plans and quotas in them. Members belong to none, so events about them are then
-	// not sent. Default is all events.
+	// not sent, except those about their tokens, which belong to `default`. Default is all events.
 	Namespaces []string `json:"namespaces,omitempty"`
 
 	// Whether the URL may lead to a private, loopback or link-local address, and begin with

@@ -15,8 +15,8 @@ type Modules struct {
 	Guard func(config json.RawMessage, file ConfigFile) ([]Danger, error)
 }
 
-// A Danger is a mistake in a configuration. Without a Problem, it is only the place that a finding
-// of its Check names.
+// A Danger is a mistake in a configuration. Without a Problem, it is not one, but tells doctor the
+// place in the configuration to name in a finding of the Check.
 type Danger struct {
 	Check   string
 	Where   string // FILE:LINE of the Caddyfile, or a path in the configuration

@@ -222,15 +222,27 @@ func (b *buckets) unlock() {
 	}
 }
 
-// maxTries is the number of bookings after which a waiting request is refused by a rate limit that
-// has room only for other waiting requests. A rate limit with more room refuses it after twice as
-// many: a store may always answer so late that grants have expired. A quota that is unknown after
-// ten times as many is an error: other requests have used its units each time.
-const maxTries = 10
+const (
+	// maxTries is the number of bookings after which a waiting request is refused by a rate limit
+	// that has room only for other waiting requests. If twice as many have been made for it at a
+	// rate limit, that one refuses it even if it has room: a store may always answer so late that
+	// grants have expired.
+	maxTries = 10
+	// longestWait is the time after which it is an error that a quota is still unknown. A rate limit
+	// or a quota in shadow that is still unknown then counts as used up.
+	longestWait = 5 * QueryTimeout
+)
 
 // errContended means that other requests repeatedly took the units that were reserved for a
 // request.
 var errContended = errors.New("too many requests wait for units of the quota")
+
+// patience is what a request has waited for.
+type patience struct {
+	bookings int
+	rates    int  // bookings in which rate limits booked it
+	over     bool // whether it has waited for longestWait
+}
 
 // charge charges a request to all limits of a record or to none.
 func (l *limiter) charge(
@@ -241,7 +253,9 @@ func (l *limiter) charge(
 		c.now = l.now()
 	}
 	b := l.find(&a, d)
-	for tries := 0; ; {
+	var p patience
+	var since time.Time // when the wait began
+	for {
 		if b.terms == nil {
 			return nil
 		}
@@ -257,12 +271,18 @@ func (l *limiter) charge(
 			continue
 		}
 		c.Terms = b.terms
-		wait, waits := l.chargeLocked(c, b, units, tries)
+		wait, waits := l.chargeLocked(c, b, units, &p)
 		b.unlock()
-		if !waits {
+		switch {
+		case !waits:
 			l.counts.add(c, a.Record)
 			return nil
+		case p.over:
+			return l.failed("reserving units of a quota", errContended)
+		case p.bookings == 0:
+			since = time.Now()
 		}
+		p.bookings++
 		for name, w := range wait {
 			if w == nil {
 				continue
@@ -283,17 +303,15 @@ func (l *limiter) charge(
 				return fmt.Errorf("reserving units of a quota: %w", w.err)
 			}
 		}
-		if tries++; tries == 10*maxTries {
-			return errContended
-		}
 		c.now, c.Waited = l.now(), true
+		p.over = time.Since(since) >= longestWait
 	}
 }
 
 // chargeLocked charges or refuses a request, or returns the bookings that the request must wait
-// for. tries is the number of bookings that it has waited for. The caller holds the locks.
+// for. The caller holds the locks.
 func (l *limiter) chargeLocked(
-	c *Charge, b *buckets, units int64, tries int,
+	c *Charge, b *buckets, units int64, p *patience,
 ) (wait [NumLimits]*booking, waits bool) {
 	micros := keystore.Micros(c.now)
 	var verdicts [NumLimits]verdict
@@ -320,26 +338,32 @@ func (l *limiter) chargeLocked(
 		counted, full = b.count(l, c, &verdicts, units)
 		waits = false
 		for i, r := range b.rates {
-			name := rateNames[i]
-			if r != nil && (tries >= maxTries && r == full ||
-				tries >= 2*maxTries && verdicts[name] == unknown) {
+			name, quota := rateNames[i], quotaNames[i]
+			if r != nil && (p.bookings >= maxTries && r == full ||
+				(p.rates >= 2*maxTries || p.over) && verdicts[name] == unknown) {
 				verdicts[name] = refused
 				if !r.limit.Shadow {
 					c.Outcome = keystore.Limited
 				}
 			}
-			waits = waits || verdicts[name] == unknown || verdicts[quotaNames[i]] == unknown
+			if p.over && verdicts[quota] == unknown && b.quotas[i].limit.Shadow {
+				verdicts[quota] = refused
+			}
+			waits = waits || verdicts[name] == unknown || verdicts[quota] == unknown
 		}
 	}
 	if waits && c.Outcome == keystore.OK {
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
 		// request that was booked for a rate would be lost. So rates book it once the quotas are
 		// known.
-		reserves := verdicts[KeyQuota] == unknown || verdicts[NamespaceQuota] == unknown
+		books := counted && verdicts[KeyQuota] != unknown && verdicts[NamespaceQuota] != unknown
+		if books {
+			p.rates++
+		}
 		for i, r := range b.rates {
 			if name := rateNames[i]; verdicts[name] == unknown {
 				wait[name] = r.queue(l)
-				if counted && !reserves {
+				if books {
 					r.waiting++
 				}
 			}

@@ -139,32 +139,83 @@ func TestExhaustedQuotaUsesUpNoRate(t *testing.T) {
 	}
 }
 
-// TestContendedQuotaIsNotViolated checks that a request that a rate limit refuses at last does not
-// name a quota that others have used up while it waited: it may have room before its period ends.
+// TestContendedQuotaIsNotViolated checks that a request is refused by a rate limit that has room only
+// for other waiting requests, and that the refusal does not name a quota for which they all wait.
 func TestContendedQuotaIsNotViolated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{
-			Rate:  keystore.RateLimit{Requests: 1, Per: time.Hour, Burst: 1},
+			Rate:  keystore.RateLimit{Requests: 5, Per: time.Hour, Burst: 5},
 			Quota: keystore.Quota{Units: 100, Per: keystore.Month}}, 1)
-		n := f.nodes[0]
-		f.request(n, 1)
-		a := Answer{Record: f.record, Now: time.Now().UnixNano()}
-		b := n.find(&a, f.policy)
-		c := Charge{now: a.Now, mode: n.mode(), Terms: b.terms}
-		b.lock()
-		_, waits := n.chargeLocked(&c, b, 50, maxTries)
-		b.unlock()
-		if waits || c.Outcome != keystore.Limited || !c.Violated(KeyRate) ||
-			c.Violated(KeyQuota) {
+		f.ledger.slow.Store(int64(time.Second))
+		var first sync.WaitGroup
+		first.Go(func() { f.request(f.nodes[0], 1) })
+		synctest.Wait()
+		for range 5 {
+			if c, waits := f.try(&patience{}); !waits {
+				t.Errorf("%v instead of a wait", c.Outcome)
+			}
+		}
+		c, waits := f.try(&patience{bookings: maxTries})
+		if waits || c.Outcome != keystore.Limited || !c.Violated(KeyRate) || c.Violated(KeyQuota) {
 			t.Errorf("%v, violated: rate %v, quota %v", c.Outcome, c.Violated(KeyRate),
 				c.Violated(KeyQuota))
 		}
+		first.Wait()
 		f.close()
 	})
 }
 
+// try charges a request that has waited, or finds that it must wait again.
+func (f *limitedFleet) try(p *patience) (c Charge, waits bool) {
+	n, a := f.nodes[0], Answer{Record: f.record, Now: time.Now().UnixNano()}
+	b := n.find(&a, f.policy)
+	b.lock()
+	defer b.unlock()
+	c = Charge{now: a.Now, mode: n.mode(), Terms: b.terms}
+	_, waits = n.chargeLocked(&c, b, 1, p)
+	return c, waits
+}
+
+// TestPatience checks after what an unknown limit is no longer waited for. It does not matter to a
+// rate limit how often a request has waited for a quota.
+func TestPatience(t *testing.T) {
+	rate := keystore.RateLimit{Requests: 5, Per: time.Hour, Burst: 5}
+	quota := keystore.Quota{Units: 5, Per: keystore.Hour}
+	shadow := quota
+	shadow.Shadow = true
+	for name, test := range map[string]struct {
+		limits keystore.Limits
+		patience
+		want  keystore.Outcome
+		waits bool
+	}{
+		"a rate after many bookings of a quota": {keystore.Limits{Rate: rate},
+			patience{bookings: 9 * maxTries, rates: maxTries}, keystore.OK, true},
+		"a rate after its bookings": {keystore.Limits{Rate: rate},
+			patience{bookings: 2 * maxTries, rates: 2 * maxTries}, keystore.Limited, false},
+		"a rate after a long time": {keystore.Limits{Rate: rate},
+			patience{bookings: 1, over: true}, keystore.Limited, false},
+		"a quota after many bookings": {keystore.Limits{Quota: quota},
+			patience{bookings: 9 * maxTries}, keystore.OK, true},
+		"a quota after a long time": {keystore.Limits{Quota: quota},
+			patience{bookings: 1, over: true}, keystore.OK, true},
+		"a quota in shadow after a long time": {keystore.Limits{Quota: shadow},
+			patience{bookings: 1, over: true}, keystore.OK, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, test.limits, 2)
+				if c, waits := f.try(&test.patience); waits != test.waits || c.Outcome != test.want {
+					t.Errorf("%v, waits: %v, want %v and %v", c.Outcome, waits, test.want, test.waits)
+				}
+				f.close()
+			})
+		})
+	}
+}
+
 // TestContendedLimitsAnswer checks that a request which waits for a rate limit and for a quota is
-// admitted or refused, however many others wait: a quota is unknown only if the database fails.
+// admitted or refused while the stores work, even if many others wait.
 func TestContendedLimitsAnswer(t *testing.T) {
 	eachSeed(t, 24, func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 9))

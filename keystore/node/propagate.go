@@ -238,7 +238,7 @@ func (n *Node) unlessLost(c Commit, p Propagation) (Propagation, error) {
 	return p, nil
 }
 
-// Progress returns the present state of a change whose response was incomplete. since is the time
+// Progress returns the current state of a change whose response was incomplete. since is the time
 // of that response on the database's clock, from which Took counts. A node that is cut off is
 // pending until its lease has expired, counted from when this node first saw the change, which may
 // be later than its commit.

@@ -87,10 +87,12 @@ func (c *comparison) compare(b *testing.B, r request) {
 	of := func(process *caddy) []round { return seen[slices.Index(caddys, process)] }
 	for n := 0; n < rounds ||
 		n < longest && r.goals && (n%2 == 0 || differ(of(c.control), of(c.stock))); n++ {
-		for _, process := range caddys {
-			if n%life == 0 {
+		if n%life == 0 {
+			for _, process := range caddys {
 				process.Restart(b)
-				c.measure(b, r, process) // warms up connections, cache and heap
+			}
+			for _, process := range caddys { // warm up connections, cache and heap
+				c.measure(b, r, process)
 			}
 		}
 		seen = inTurn(n, seen, func(i int) round { return c.measure(b, r, caddys[i]) })

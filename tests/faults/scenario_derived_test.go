@@ -103,7 +103,7 @@ func derivedWithoutDatabase(a *arena) {
 		if a.get(1, verified) == 200 && a.get(1, a.derive(k)) == 200 {
 			return true
 		}
-		a.HealNode(1) // the lease had lapsed on a busy machine
+		a.HealNode(1) // the lease had expired on a busy machine
 		a.eventually(1, verified, 200)
 		return false
 	})

@@ -139,7 +139,7 @@ func isolated(a *arena) {
 		if a.get(1, live) == 200 {
 			return true
 		}
-		a.HealNode(1) // the lease had lapsed on a busy machine
+		a.HealNode(1) // the lease had expired on a busy machine
 		a.eventually(1, live, 200)
 		return false
 	})
