@@ -152,6 +152,16 @@ func (n *Node) knownDeriving(r *keystore.Record) (k keystore.DerivingKey, known 
 	return k, true
 }
 
+// adoptDeriving sets the deriving key of a record. It reports false, and does nothing, if the
+// deriving key is the zero value or outdated.
+func (n *Node) adoptDeriving(r *keystore.Record, k keystore.DerivingKey) bool {
+	if k == (keystore.DerivingKey{}) || n.outdated(k) {
+		return false
+	}
+	r.SetDeriving(k)
+	return true
+}
+
 // derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown
 // or outdated. The record may have been read before another node learned the key.
 func (n *Node) derivingKey(
@@ -161,18 +171,22 @@ func (n *Node) derivingKey(
 	if known || r.RotatedOut() {
 		return k, nil
 	}
+	// The key may have changed, and its record been read again, before this node has written it.
+	if k = n.deriving.find(r.Digest); n.adoptDeriving(r, k) {
+		return k, nil
+	}
 	// A deriving key that the database does not have is remembered like an unknown credential.
 	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))
 	s := n.cache.shard(&d)
 	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
-		return k, nil
+		return keystore.DerivingKey{}, nil
 	}
 	if n.membership.unavailable(n.clock.now()) {
-		return k, errUnavailable
+		return keystore.DerivingKey{}, errUnavailable
 	}
 	free, err := n.acquireSlot(ctx, false)
 	if err != nil {
-		return k, err
+		return keystore.DerivingKey{}, err
 	}
 	defer free()
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
@@ -181,8 +195,7 @@ func (n *Node) derivingKey(
 		_ = n.StoreFailed("looking up a deriving key", err)
 		return k, err
 	}
-	if k != (keystore.DerivingKey{}) && !n.outdated(k) {
-		r.SetDeriving(k)
+	if n.adoptDeriving(r, k) {
 		return k, nil
 	}
 	s.mu.Lock()

@@ -169,7 +169,7 @@ func TestFullDerivingQueue(t *testing.T) {
 		for i := range maxPendingDeriving - 1 {
 			b.keys[keystore.Digest{byte(i), byte(i >> 8)}] = keystore.DerivingKey{}
 		}
-		b.writing = 1
+		b.writing = map[keystore.Digest]keystore.DerivingKey{{1, 2, 3}: {}}
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go n.computeDeriving(ctx)
@@ -188,7 +188,7 @@ func TestFullDerivingQueue(t *testing.T) {
 		if learn() {
 			t.Error("known although it does not fit")
 		}
-		b.writing = 0
+		b.writing = nil
 		if !learn() {
 			t.Error("unknown although it fits")
 		}

@@ -370,6 +370,46 @@ func TestDerivingKeyLearnedWhileWriting(t *testing.T) {
 	})
 }
 
+// TestDerivingKeyNotWrittenYet: a node uses a deriving key that it has computed and the database does
+// not have yet, even if the key has changed since.
+func TestDerivingKeyNotWrittenYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := new(withoutUses)
+		k, _ := fleet.New(t).OpenWith(fleet.Observer{}, node.Settings{}, fleet.Open,
+			func(f *fleet.Faulty) { db.Database, f.Database = f.Database, db })
+		const token = "imported-0123456789-as-a-digest"
+		keys := []manage.ImportSpec{{
+			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+			Digest:  keystore.DigestOf(token),
+		}}
+		if _, _, err := k.ImportKeys(ctx, fleet.Root, keys, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		changed := func(when string) {
+			t.Helper()
+			if _, _, err := k.EditKey(ctx, fleet.Root, keys[0].ID, manage.KeyPatch{Name: &when},
+				manage.ChangeOptions{Wait: time.Minute}); err != nil {
+				t.Fatal(err)
+			}
+			wantDerived(t, when, k, derive(t, token, time.Hour, keystore.Caveats{Note: when}),
+				keystore.OK)
+		}
+		fleet.Want(t, "the token", fleet.Ask(k, token), keystore.OK)
+		synctest.Wait() // its deriving key is computed
+		db.fails.Store(true)
+		changed("before it is written")
+		db.recording.Store(new(func() { changed("while it is written") }))
+		time.Sleep(5 * time.Second)
+		if db.recording.Load() != nil {
+			t.Fatal("no deriving key was written")
+		}
+		changed("after it could not be written")
+		db.fails.Store(false)
+		time.Sleep(5 * time.Second)
+		changed("after it was written")
+	})
+}
+
 // TestDerivedFromMembers: a derived token whose parent is a member's token is refused.
 func TestDerivedFromMembers(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"maps"
 	"sync"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
@@ -24,8 +25,8 @@ type derivingBook struct {
 	queue chan seenToken
 
 	mu      sync.Mutex
-	keys    map[keystore.Digest]keystore.DerivingKey // not in the database yet
-	writing int                                      // how many others are being written
+	keys    map[keystore.Digest]keystore.DerivingKey // to be written
+	writing map[keystore.Digest]keystore.DerivingKey // being written
 }
 
 // A seenToken is a token that a request has brought.
@@ -77,7 +78,17 @@ func (n *Node) computeDeriving(ctx context.Context) {
 func (b *derivingBook) full() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.keys)+b.writing >= maxPendingDeriving
+	return len(b.keys)+len(b.writing) >= maxPendingDeriving
+}
+
+// find returns the deriving key of a token that the database may not have yet, or the zero value.
+func (b *derivingBook) find(d keystore.Digest) keystore.DerivingKey {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if k, ok := b.keys[d]; ok {
+		return k
+	}
+	return b.writing[d]
 }
 
 // flushDeriving writes the deriving keys that were computed since the last flush. After a failure it
@@ -90,17 +101,18 @@ func (n *Node) flushDeriving(ctx context.Context) {
 		b.mu.Unlock()
 		return
 	}
-	b.keys, b.writing = make(map[keystore.Digest]keystore.DerivingKey), len(keys)
+	b.keys, b.writing = make(map[keystore.Digest]keystore.DerivingKey), keys
 	b.mu.Unlock()
+	left := maps.Clone(keys) // because RecordDeriving deletes those that it has stored
 	ctx, cancel := context.WithTimeout(ctx, flushInterval)
 	defer cancel()
-	if err := n.db.RecordDeriving(ctx, keys); err != nil {
+	if err := n.db.RecordDeriving(ctx, left); err != nil {
 		_ = n.StoreFailed("recording deriving keys", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.writing = 0
-	for d, k := range keys { // those that are not stored
+	b.writing = nil
+	for d, k := range left {
 		if _, newer := b.keys[d]; !newer {
 			b.keys[d] = k
 		}
