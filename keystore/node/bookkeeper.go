@@ -12,7 +12,8 @@ import (
 type bookkeeper[B any] struct {
 	// book books for at most maxBooked buckets. It is called without their locks.
 	book func(context.Context, []B) error
-	// gap is the minimum time from the beginning of one booking to that of the next.
+	// gap is the minimum time from the beginning of one booking to that of the next, unless that is
+	// for maxBooked buckets: grants would expire while their requests wait for other bookings.
 	gap time.Duration
 
 	wake   chan struct{}
@@ -96,15 +97,25 @@ func (k *bookkeeper[B]) run(ctx context.Context) {
 		case <-k.wake:
 		}
 		for next := k.take(); next != nil; next = k.take() {
-			paced := time.After(k.gap)
+			begun := time.Now()
 			next.finish(k.book(ctx, next.buckets))
 			select {
 			case <-ctx.Done():
 				return
-			case <-paced:
+			case <-time.After(k.pause(begun)):
 			}
 		}
 	}
+}
+
+// pause returns how long to wait for the next booking. begun is when the last one began.
+func (k *bookkeeper[B]) pause(begun time.Time) time.Duration {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.queue) > 0 && len(k.queue[0].buckets) == maxBooked {
+		return 0
+	}
+	return time.Until(begun.Add(k.gap))
 }
 
 // take removes the first batch from the queue, or returns nil.

@@ -57,6 +57,43 @@ func TestSteadyUseLosesNoGrants(t *testing.T) {
 	}
 }
 
+// TestManyKeysAtOnce checks that requests with many more keys than one booking has, which arrive at
+// the same time, use the limit of their namespace completely. Its grants must not expire while the
+// requests wait for bookings of their own limits.
+func TestManyKeysAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 8 * maxBooked
+		l := keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
+		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: keys,
+				Per: time.Second, Burst: keys}}}}})
+		f.store.slow.Store(int64(time.Millisecond))
+		var requests sync.WaitGroup
+		var refused atomic.Int32
+		for i := range keys {
+			digest := keystore.Digest{byte(i), byte(i >> 8)}
+			record := keystore.NewRecord(&keystore.Key{ID: fmt.Sprint(i), Namespace: "acme",
+				Owner: keystore.RootMember, Active: true,
+				Secrets:   []keystore.Secret{{Digest: digest}},
+				KeyLimits: keystore.KeyLimits{Limits: keystore.Limits{Rate: l}}}, digest)
+			requests.Go(func() {
+				var c Charge
+				a := Answer{Record: record, Now: time.Now().UnixNano()}
+				err := f.nodes[0].charge(t.Context(), &c, a, f.policy, 1)
+				if err != nil || c.Outcome != keystore.OK {
+					refused.Add(1)
+				}
+			})
+		}
+		requests.Wait()
+		if n := refused.Load(); n > 0 {
+			t.Errorf("%d of %d requests refused", n, keys)
+		}
+		f.close()
+	})
+}
+
 // TestBurstLeavesTheRest checks that a burst uses only as much of a limit as it has requests: a
 // node must not book more for a stream that has ended.
 func TestBurstLeavesTheRest(t *testing.T) {

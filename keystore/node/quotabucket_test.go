@@ -288,7 +288,7 @@ func TestReservationIsReduced(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		b := n.quotaMap["k"]
-		time.Sleep(time.Unix(0, b.since).Add(idleReservation - time.Nanosecond).Sub(time.Now()))
+		time.Sleep(time.Until(time.Unix(0, b.since).Add(idleReservation - time.Nanosecond)))
 		f.request(n, 1)
 		f.ledger.slow.Store(int64(time.Second))
 		for _, want := range []int64{100 + 200, 101 + firstReservation} {
