@@ -39,15 +39,15 @@ type booking struct {
 var bookings atomic.Uint32
 
 // A tally is a bucket's counter for one booking, which another bucket may have asked for. It starts
-// at 0 for each booking.
+// at 0 for each booking. What is counted for an older one, which also waits, counts for the latest.
 type tally[N int32 | int64] struct {
 	n       N
 	booking uint32 // its number
 }
 
-// of returns the count for a booking. It resets the counter to 0 if that was for another booking.
+// of returns the count for a booking. It resets the counter to 0 if that was for an older booking.
 func (t *tally[N]) of(k *booking) N {
-	if t.booking != k.number {
+	if int32(k.number-t.booking) > 0 {
 		*t = tally[N]{booking: k.number}
 	}
 	return t.n

@@ -22,6 +22,24 @@ func (f *limitedFleet) together(n int, to *limitedNode) {
 	requests.Wait()
 }
 
+// recordOf returns the record of one of many keys in a namespace.
+func recordOf(i int, l keystore.Limits) *keystore.Record {
+	digest := keystore.Digest{byte(i), byte(i >> 8)}
+	return keystore.NewRecord(&keystore.Key{ID: fmt.Sprint(i), Namespace: "acme",
+		Owner: keystore.RootMember, Active: true, Secrets: []keystore.Secret{{Digest: digest}},
+		KeyLimits: keystore.KeyLimits{Limits: l}}, digest)
+}
+
+// requestWith sends a request with a key to a node and returns its outcome.
+func (f *limitedFleet) requestWith(r *keystore.Record, to *limitedNode) keystore.Outcome {
+	var c Charge
+	a := Answer{Record: r, Now: time.Now().UnixNano()}
+	if err := to.charge(context.Background(), &c, a, f.policy, 1); err != nil {
+		return keystore.Unavailable
+	}
+	return c.Outcome
+}
+
 // TestSteadyUseLosesNoGrants checks that several nodes with a shared store admit a stream of nine
 // tenths of the rate completely, whether it reaches one node or all. Grants that expire before they
 // are used would use up the limit too. Nearly all requests find a grant, so they do not wait, and a
@@ -72,16 +90,9 @@ func TestManyKeysAtOnce(t *testing.T) {
 		var requests sync.WaitGroup
 		var refused atomic.Int32
 		for i := range keys {
-			digest := keystore.Digest{byte(i), byte(i >> 8)}
-			record := keystore.NewRecord(&keystore.Key{ID: fmt.Sprint(i), Namespace: "acme",
-				Owner: keystore.RootMember, Active: true,
-				Secrets:   []keystore.Secret{{Digest: digest}},
-				KeyLimits: keystore.KeyLimits{Limits: keystore.Limits{Rate: l}}}, digest)
+			record := recordOf(i, keystore.Limits{Rate: l})
 			requests.Go(func() {
-				var c Charge
-				a := Answer{Record: record, Now: time.Now().UnixNano()}
-				err := f.nodes[0].charge(t.Context(), &c, a, f.policy, 1)
-				if err != nil || c.Outcome != keystore.OK {
+				if f.requestWith(record, f.nodes[0]) != keystore.OK {
 					refused.Add(1)
 				}
 			})
@@ -138,6 +149,50 @@ func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
 		if admitted < 90 || booked > 2*admitted || granted > 3*admitted {
 			t.Errorf("%d admitted, %d requests booked and %d units reserved", admitted, booked,
 				granted)
+		}
+		f.close()
+	})
+}
+
+// TestRequestsForQuotasAndRatesCountTogether checks that requests which the limit of a namespace
+// refuses book nothing of the limits of their keys, if others of them wait for quotas meanwhile.
+func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = 200
+		day := 24 * time.Hour
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
+		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100, Per: day,
+				Burst: 100}}}}})
+		f.store.slow.Store(int64(4 * time.Millisecond))
+		for range 90 {
+			f.requestWith(recordOf(2*keys, keystore.Limits{}), f.nodes[0])
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		limits := [...]keystore.Limits{
+			{Rate: keystore.RateLimit{Requests: 5, Per: day, Burst: 5}},
+			{Quota: keystore.Quota{Units: 1000, Per: keystore.Month}},
+		}
+		var requests sync.WaitGroup
+		var admitted atomic.Int32
+		for i := range 2 * keys {
+			requests.Go(func() {
+				if f.requestWith(recordOf(i, limits[i%2]), f.nodes[0]) == keystore.OK {
+					admitted.Add(1)
+				}
+			})
+		}
+		requests.Wait()
+		time.Sleep(time.Second)
+		booked := 0
+		for _, stored := range f.store.dump() {
+			if stored.limit == limits[0].Rate && stored.tat > time.Now().UnixMicro() {
+				booked++ // one request
+			}
+		}
+		if n := admitted.Load(); n != 10 || booked > 40 {
+			t.Errorf("%d requests admitted, and %d booked", n, booked)
 		}
 		f.close()
 	})
