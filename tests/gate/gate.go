@@ -169,13 +169,17 @@ func read(path string) string {
 	return string(text)
 }
 
-// Until polls a condition for up to 20 seconds. Use it only for conditions without an event.
+// untilPatience limits the wait for a condition. It is long, because other programs may use the
+// machine.
+const untilPatience = time.Minute
+
+// Until polls a condition for up to a minute. Use it only for conditions without an event.
 func Until(t testing.TB, what string, true func() bool) {
 	t.Helper()
 	pause := 5 * time.Millisecond
-	for end := time.Now().Add(20 * time.Second); !true(); time.Sleep(pause) {
+	for end := time.Now().Add(untilPatience); !true(); time.Sleep(pause) {
 		if time.Now().After(end) {
-			t.Fatalf("not within 20 s: %s", what)
+			t.Fatalf("not within %v: %s", untilPatience, what)
 		}
 		pause = min(pause*5/4, 100*time.Millisecond) // each try takes CPU time
 	}
