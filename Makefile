@@ -89,7 +89,8 @@ room:
 # The tests of the databases take longest but use at most one processor, so they run beside the rest.
 # golangci-lint has run vet. make -n expands this recipe too: it must not touch the temporary directory.
 test-unit: ## Run the tests of the main module
-	+$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,scripts/temporary) $(MAKE) --no-print-directory --jobs 2 test-databases test-packages
+	+$(if $(findstring n,$(firstword -$(MAKEFLAGS))),,scripts/temporary) \
+		$(MAKE) --no-print-directory --jobs 2 test-databases test-packages
 
 test-databases:
 	go test $(ALL) $(LDFLAGS) -vet=off -timeout 40m ./keystore/sqldb

@@ -172,21 +172,21 @@ func (n *Node) derivingKey(
 		return k, nil
 	}
 	// The key may have changed, and its record been read again, before this node has written it.
-	if k = n.deriving.find(r.Digest); n.adoptDeriving(r, k) {
-		return k, nil
+	if unwritten := n.deriving.find(r.Digest); n.adoptDeriving(r, unwritten) {
+		return unwritten, nil
 	}
 	// A deriving key that the database does not have is remembered like an unknown credential.
 	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))
 	s := n.cache.shard(&d)
 	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
-		return keystore.DerivingKey{}, nil
+		return k, nil
 	}
 	if n.membership.unavailable(n.clock.now()) {
-		return keystore.DerivingKey{}, errUnavailable
+		return k, errUnavailable
 	}
 	free, err := n.acquireSlot(ctx, false)
 	if err != nil {
-		return keystore.DerivingKey{}, err
+		return k, err
 	}
 	defer free()
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)

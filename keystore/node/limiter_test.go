@@ -62,10 +62,25 @@ func newLimitedFleet(t *testing.T, seed uint64, l keystore.Limits, nodes int) *l
 	return f
 }
 
-func limitedRecord(l keystore.KeyLimits) *keystore.Record {
-	digest := keystore.Digest{1}
-	return keystore.NewRecord(&keystore.Key{ID: "k", Namespace: "acme", Owner: keystore.RootMember,
+func limitedRecord(l keystore.KeyLimits) *keystore.Record { return recordOf("k", l) }
+
+// recordOf returns the record of a key in the namespace acme.
+func recordOf(id string, l keystore.KeyLimits) *keystore.Record {
+	digest := keystore.DigestOf(id)
+	return keystore.NewRecord(&keystore.Key{ID: id, Namespace: "acme", Owner: keystore.RootMember,
 		Active: true, Secrets: []keystore.Secret{{Digest: digest}}, KeyLimits: l}, digest)
+}
+
+// eachLimit runs a test with a rate limit and with a quota.
+func eachLimit(t *testing.T, test func(t *testing.T, name string, limits keystore.Limits)) {
+	for name, limits := range map[string]keystore.Limits{
+		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}},
+		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, name, limits) })
+		})
+	}
 }
 
 func (f *limitedFleet) start() *limitedNode {
@@ -114,8 +129,13 @@ func eachSeed(t *testing.T, seeds uint64, history func(t *testing.T, seed uint64
 }
 
 // request sends a request to a node.
-func (f *limitedFleet) request(n *limitedNode, units int64) (c Charge) {
-	answer := Answer{Record: f.record, Now: time.Now().UnixNano()}
+func (f *limitedFleet) request(n *limitedNode, units int64) Charge {
+	return f.requestWith(f.record, n, units)
+}
+
+// requestWith is request with another key.
+func (f *limitedFleet) requestWith(r *keystore.Record, n *limitedNode, units int64) (c Charge) {
+	answer := Answer{Record: r, Now: time.Now().UnixNano()}
 	err := n.charge(context.Background(), &c, answer, f.policy, units)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -893,21 +913,14 @@ func TestShadowNeverWaitsLong(t *testing.T) {
 
 // TestClosedLimiter checks that nobody waits for a limiter that is closed.
 func TestClosedLimiter(t *testing.T) {
-	for name, limits := range map[string]keystore.Limits{
-		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}},
-		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newLimitedFleet(t, 1, limits, 2)
-				f.close()
-				f.request(f.nodes[0], 1)
-				if f.unknown != 1 {
-					t.Error("a request to a closed limiter is not an error")
-				}
-			})
-		})
-	}
+	eachLimit(t, func(t *testing.T, _ string, limits keystore.Limits) {
+		f := newLimitedFleet(t, 1, limits, 2)
+		f.close()
+		f.request(f.nodes[0], 1)
+		if f.unknown != 1 {
+			t.Error("a request to a closed limiter is not an error")
+		}
+	})
 }
 
 // TestStoreIsNoticedAgain checks that a node without requests notices when the shared store is
@@ -953,23 +966,16 @@ func (stingyLedger) Reserve(
 // TestNoRequestWaitsForever checks that a request which never gets the room that there seems to be
 // gets an answer: a rate refuses it, and a quota is unknown.
 func TestNoRequestWaitsForever(t *testing.T) {
-	for name, limits := range map[string]keystore.Limits{
-		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}},
-		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newLimitedFleet(t, 1, limits, 2)
-				f.store.lie.Store(&keystore.Booked{})
-				f.nodes[0].ledger = stingyLedger{}
-				f.request(f.nodes[0], 1)
-				if refused := f.refused == 1; refused != (name == "rate") || f.refused+f.unknown != 1 {
-					t.Errorf("%d refused, %d unknown", f.refused, f.unknown)
-				}
-				f.close()
-			})
-		})
-	}
+	eachLimit(t, func(t *testing.T, name string, limits keystore.Limits) {
+		f := newLimitedFleet(t, 1, limits, 2)
+		f.store.lie.Store(&keystore.Booked{})
+		f.nodes[0].ledger = stingyLedger{}
+		f.request(f.nodes[0], 1)
+		if refused := f.refused == 1; refused != (name == "rate") || f.refused+f.unknown != 1 {
+			t.Errorf("%d refused, %d unknown", f.refused, f.unknown)
+		}
+		f.close()
+	})
 }
 
 // TestChargedMoreThanQuota checks that units that are charged after the response count, even beyond

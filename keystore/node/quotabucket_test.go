@@ -80,27 +80,20 @@ func TestLongRequestOutlivesItsBucket(t *testing.T) {
 // TestRemovedBucketIsReplaced checks that a cached key whose buckets were removed is charged to those
 // that other keys of its namespace use.
 func TestRemovedBucketIsReplaced(t *testing.T) {
-	for name, limits := range map[string]keystore.Limits{
-		"rate":  {Rate: keystore.RateLimit{Requests: 5, Per: time.Minute, Burst: 5}},
-		"quota": {Quota: keystore.Quota{Units: 5, Per: keystore.Hour}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
-				f.policy = keystore.NewDirectory(&keystore.Policy{
-					Namespaces: []keystore.Namespace{{ID: "acme", Limits: limits}}})
-				n, key := f.nodes[0], new(entry)
-				f.ask(key, f.policy)
-				time.Sleep(time.Hour)
-				n.sweep()
-				f.ask(key, f.policy)
-				if n := len(n.rateMap) + len(n.quotaMap); n != 1 {
-					t.Errorf("%d buckets, want another one", n)
-				}
-				f.close()
-			})
-		})
-	}
+	eachLimit(t, func(t *testing.T, _ string, limits keystore.Limits) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
+		f.policy = keystore.NewDirectory(&keystore.Policy{
+			Namespaces: []keystore.Namespace{{ID: "acme", Limits: limits}}})
+		n, key := f.nodes[0], new(entry)
+		f.ask(key, f.policy)
+		time.Sleep(time.Hour)
+		n.sweep()
+		f.ask(key, f.policy)
+		if n := len(n.rateMap) + len(n.quotaMap); n != 1 {
+			t.Errorf("%d buckets, want another one", n)
+		}
+		f.close()
+	})
 }
 
 // TestAllUnitsAreReturned checks that a node that exits returns the units of all its quotas, in calls
