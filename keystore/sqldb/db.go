@@ -177,9 +177,9 @@ func (d *DB) start(ctx context.Context, prepare func(context.Context, *DB) error
 		return err
 	}
 	if d.postgres != nil {
-		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen, d.intact)
+		return d.feed.start(ctx, d.lease, netInterval, d.postgres.listen, d.files, d.intact)
 	}
-	return d.feed.start(ctx, d.lease, pollInterval, nil, d.intact)
+	return d.feed.start(ctx, d.lease, pollInterval, nil, d.files, d.intact)
 }
 
 // firstWrite checks at the start that this process can write. Otherwise the first change would
@@ -518,12 +518,17 @@ const maxSilence = 2 * time.Second
 // pollInterval leaves room for a slow poll within the 100 ms that keystore.Database allows.
 const pollInterval = 50 * time.Millisecond
 
+// settled is how long after the last write to the files their head is read at every poll. A write can
+// be seen only when it is on disk, and old file systems round its time to a second.
+const settled = time.Second
+
 // start polls the head and runs listen, which calls its argument whenever something may have
-// changed. It fires once when the database is no longer intact; the next call that reads the head
-// returns the reason.
+// changed. While the files show that nothing was written, it reads the head every netInterval only.
+// It fires once when the database is no longer intact; the next call that reads the head returns the
+// reason.
 func (f *feed) start(
 	ctx context.Context, db *sql.DB, interval time.Duration, listen func(context.Context, func()),
-	intact func() error,
+	files files, intact func() error,
 ) error {
 	stmt, err := db.PrepareContext(ctx, "SELECT revision FROM head")
 	if err != nil {
@@ -541,6 +546,7 @@ func (f *feed) start(
 	f.done.Go(func() {
 		tick := time.NewTicker(interval)
 		defer tick.Stop()
+		var asked, written time.Time // the last query, and the last write just before it
 		for damaged := false; ; {
 			select {
 			case <-ctx.Done():
@@ -551,11 +557,18 @@ func (f *feed) start(
 			if damaged = intact() != nil; damaged && !before {
 				f.fire()
 			}
+			now, last := time.Now(), files.written()
+			if last.Equal(written) && !last.IsZero() &&
+				asked.Sub(last) > settled && now.Sub(asked) < netInterval {
+				continue
+			}
+			asked, written = now, last
 			look, cancel := context.WithTimeout(ctx, maxSilence)
 			err := stmt.QueryRowContext(look).Scan(&head)
 			cancel()
 			if err != nil { // the next call that reads the head reports it
 				f.silences.Add(1)
+				written = time.Time{}
 				continue
 			}
 			f.committed(keystore.Revision(head))

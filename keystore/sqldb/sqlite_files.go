@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
+	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -77,6 +79,20 @@ func (fs files) check() error {
 		}
 	}
 	return nil
+}
+
+// written returns when the log was last written, or the zero time if that is unknown. Every change
+// is written to the log before other processes can see it.
+func (fs files) written() time.Time {
+	// NTFS may note the time only when the last handle is closed.
+	if fs == nil || runtime.GOOS == "windows" {
+		return time.Time{}
+	}
+	info, err := os.Stat(fs[1].path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // closable reports whether SQLite may close the files. The last connection copies the log into the

@@ -64,7 +64,7 @@ func benchmarkRevoke(b *testing.B) {
 	fmt.Fprintf(&t,
 		"%d revokes through the admin endpoint, from the call to the answer `complete`. All "+
 			"processes use the same SQLite file;\n"+
-			"the other processes poll it every 50 ms.\n\n| processes | p50 | p99 "+
+			"the other processes look at it every 50 ms.\n\n| processes | p50 | p99 "+
 			"|\n|---|--:|--:|\n",
 		keys)
 	for nodes := 1; nodes <= 3; nodes++ {
