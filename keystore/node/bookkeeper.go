@@ -9,11 +9,13 @@ import (
 
 // A bookkeeper makes bookings for many buckets at a time, one booking after the other. Buckets that
 // are added during a booking wait for the next one, so a slow store gets fewer and larger bookings.
-type bookkeeper[B any] struct {
-	// book books for at most maxBooked buckets. It is called without their locks.
-	book func(context.Context, []B) error
+type bookkeeper[B comparable] struct {
+	// book makes a booking. It is called without the locks of the buckets.
+	book func(context.Context, *batch[B]) error
+	// size is the number of buckets with which a booking is full.
+	size int
 	// gap is the minimum time from the beginning of one booking to that of the next, unless that is
-	// for maxBooked buckets: grants would expire while their requests wait for other bookings.
+	// full: grants would expire while their requests wait for other bookings.
 	gap time.Duration
 
 	wake   chan struct{}
@@ -23,9 +25,10 @@ type bookkeeper[B any] struct {
 }
 
 // A batch is a booking with its buckets.
-type batch[B any] struct {
+type batch[B comparable] struct {
 	booking
 	buckets []B
+	waiting map[B]int32 // requests that wait for it; an entry for each bucket
 }
 
 // A booking is one call to a store.
@@ -61,31 +64,55 @@ func (k *booking) finish(err error) {
 // maxBooked is the maximum number of buckets in one booking.
 const maxBooked = 1000
 
-func newBookkeeper[B any](gap time.Duration, book func(context.Context, []B) error) *bookkeeper[B] {
-	return &bookkeeper[B]{book: book, gap: gap, wake: make(chan struct{}, 1)}
+func newBookkeeper[B comparable](
+	gap time.Duration, size int, book func(context.Context, *batch[B]) error,
+) *bookkeeper[B] {
+	return &bookkeeper[B]{book: book, size: size, gap: gap, wake: make(chan struct{}, 1)}
 }
 
-// add adds a bucket to a booking that has not begun, and returns that booking. After close, the
-// booking has already failed.
-func (k *bookkeeper[B]) add(b B) *booking {
+// add adds a bucket and requests that wait for it to a booking that has not begun: to with if that
+// has not, else to the first one with the bucket, else to the last one. It returns the booking, and
+// whether the bucket is new in it. After close, the booking has already failed.
+func (k *bookkeeper[B]) add(b B, requests int32, with *booking) (to *booking, added bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.queue) == 0 || len(k.queue[len(k.queue)-1].buckets) == maxBooked {
-		next := &batch[B]{booking: booking{number: bookings.Add(1), done: make(chan struct{})}}
-		if k.closed {
-			next.finish(errClosed)
-			return &next.booking
+	if k.closed {
+		failed := &booking{done: make(chan struct{})}
+		failed.finish(errClosed)
+		return failed, false
+	}
+	var next *batch[B]
+	for _, queued := range k.queue {
+		if &queued.booking == with {
+			next = queued
+			break
+		}
+		if _, has := queued.waiting[b]; has && next == nil {
+			next = queued
+		}
+	}
+	if n := len(k.queue); next == nil && n > 0 && !k.full(k.queue[n-1]) {
+		next = k.queue[n-1]
+	}
+	if next == nil {
+		next = &batch[B]{
+			booking: booking{number: bookings.Add(1), done: make(chan struct{})},
+			waiting: make(map[B]int32),
 		}
 		k.queue = append(k.queue, next)
 	}
-	next := k.queue[len(k.queue)-1]
-	next.buckets = append(next.buckets, b)
+	before, has := next.waiting[b]
+	if next.waiting[b] = before + requests; !has {
+		next.buckets = append(next.buckets, b)
+	}
 	select {
 	case k.wake <- struct{}{}:
 	default:
 	}
-	return &next.booking
+	return &next.booking, !has
 }
+
+func (k *bookkeeper[B]) full(next *batch[B]) bool { return len(next.buckets) >= k.size }
 
 // run makes bookings until ctx is done.
 func (k *bookkeeper[B]) run(ctx context.Context) {
@@ -98,7 +125,7 @@ func (k *bookkeeper[B]) run(ctx context.Context) {
 		}
 		for next := k.take(); next != nil; next = k.take() {
 			begun := time.Now()
-			next.finish(k.book(ctx, next.buckets))
+			next.finish(k.book(ctx, next))
 			select {
 			case <-ctx.Done():
 				return
@@ -112,7 +139,7 @@ func (k *bookkeeper[B]) run(ctx context.Context) {
 func (k *bookkeeper[B]) pause(begun time.Time) time.Duration {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.queue) > 0 && len(k.queue[0].buckets) == maxBooked {
+	if len(k.queue) > 0 && k.full(k.queue[0]) {
 		return 0
 	}
 	return time.Until(begun.Add(k.gap))

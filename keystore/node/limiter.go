@@ -94,8 +94,9 @@ func newLimiter(s dependencies) *limiter {
 		rateMap:      make(map[bucketID]*rateBucket), quotaMap: make(map[bucketID]*quotaBucket),
 		terms: make(map[[2]keystore.Limits]*Terms),
 	}
-	l.rateBooks = newBookkeeper(bookingGap, l.bookRates)
-	l.quotaBooks = newBookkeeper(0, l.bookQuotas)
+	// The other half is for the limits of the namespaces: see chargeLocked.
+	l.rateBooks = newBookkeeper(bookingGap, maxBooked/2, l.bookRates)
+	l.quotaBooks = newBookkeeper(0, maxBooked, l.bookQuotas)
 	return l
 }
 
@@ -356,16 +357,18 @@ func (l *limiter) chargeLocked(
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
 		// request that was booked for a rate would be lost. So rates book it once the quotas are
 		// known.
-		books := counted && verdicts[KeyQuota] != unknown && verdicts[NamespaceQuota] != unknown
-		if books {
+		booked := int32(0)
+		if counted && verdicts[KeyQuota] != unknown && verdicts[NamespaceQuota] != unknown {
+			booked = 1
 			p.rates++
 		}
 		for i, r := range b.rates {
-			if name := rateNames[i]; verdicts[name] == unknown {
-				wait[name] = r.queue(l)
-				if books {
-					r.waiting++
-				}
+			// Both rates book the request together, even if one of them admits it now. Otherwise
+			// the first grant could expire while the request waits for the second.
+			name := rateNames[i]
+			if verdicts[name] == unknown ||
+				r != nil && verdicts[name] == admitted && booked > 0 && c.mode.shared {
+				wait[name] = r.await(l, booked, wait[KeyRate])
 			}
 			if name := quotaNames[i]; verdicts[name] == unknown {
 				if counted {
@@ -420,7 +423,7 @@ func (b *buckets) count(
 	for i := range b.rates {
 		switch {
 		case verdicts[rateNames[i]] == unknown:
-			k = b.rates[i].queue(l)
+			k = b.rates[i].await(l, 0, nil)
 		case k == nil && verdicts[quotaNames[i]] == unknown:
 			k = b.quotas[i].queue(l)
 		}

@@ -61,26 +61,38 @@ func TestSteadyUseLosesNoGrants(t *testing.T) {
 // the same time, use the limit of their namespace completely. Its grants must not expire while the
 // requests wait for bookings of their own limits.
 func TestManyKeysAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const keys = 8 * maxBooked
-		limits := keystore.KeyLimits{Limits: keystore.Limits{
-			Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}}}
-		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: keys,
-				Per: time.Second, Burst: keys}}}}})
-		f.store.slow.Store(int64(time.Millisecond))
-		var requests sync.WaitGroup
-		for i := range keys {
-			record := recordOf(fmt.Sprint(i), limits)
-			requests.Go(func() { f.requestWith(record, f.nodes[0], 1) })
+	for _, slow := range []time.Duration{time.Millisecond, 20 * time.Millisecond} {
+		for _, spread := range []time.Duration{0, 50 * time.Millisecond} {
+			t.Run(fmt.Sprint(slow, " a call, within ", spread), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testManyKeysAtOnce(t, slow, spread) })
+			})
 		}
-		requests.Wait()
-		if n := f.refused + f.unknown; n > 0 {
-			t.Errorf("%d of %d requests refused", n, keys)
+	}
+}
+
+func testManyKeysAtOnce(t *testing.T, slow, spread time.Duration) {
+	const keys = 8 * maxBooked
+	limits := keystore.KeyLimits{Limits: keystore.Limits{
+		Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}}}
+	f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
+	f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+		{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: keys,
+			Per: time.Second, Burst: keys}}}}})
+	f.store.slow.Store(int64(slow))
+	f.store.fixed.Store(true)
+	var requests sync.WaitGroup
+	for i := range keys {
+		record := recordOf(fmt.Sprint(i), limits)
+		requests.Go(func() { f.requestWith(record, f.nodes[0], 1) })
+		if i%100 == 99 {
+			time.Sleep(spread * 100 / keys)
 		}
-		f.close()
-	})
+	}
+	requests.Wait()
+	if n := f.refused + f.unknown; n > 0 {
+		t.Errorf("%d of %d requests refused", n, keys)
+	}
+	f.close()
 }
 
 // TestBurstLeavesTheRest checks that a burst uses only as much of a limit as it has requests: a

@@ -213,6 +213,7 @@ type rateStore struct {
 	down   atomic.Bool                     // its calls fail
 	lie    atomic.Pointer[keystore.Booked] // the answer to each booking, if not nil
 	slow   atomic.Int64                    // the longest time of a call, half before and half after booking
+	fixed  atomic.Bool                     // each call takes that time
 }
 
 // A storedRate is the TAT of a limit in the store.
@@ -260,9 +261,11 @@ func (s *storeOf) Book(
 	_ context.Context, now time.Time, bookings []keystore.Booking,
 ) ([]keystore.Booked, error) {
 	pause := func() {
-		if slow := s.slow.Load(); slow > 1 {
-			time.Sleep(time.Duration(rand.Int64N(slow / 2)))
+		slow := s.slow.Load() / 2
+		if slow > 0 && !s.fixed.Load() {
+			slow = rand.Int64N(slow)
 		}
+		time.Sleep(time.Duration(slow))
 	}
 	pause()
 	if s.down.Load() || s.node.away.Load() {

@@ -83,7 +83,7 @@ func (b *quotaBucket) take(l *limiter, now, units int64) {
 // queue adds the bucket to the next booking. The caller holds the lock.
 func (b *quotaBucket) queue(l *limiter) *booking {
 	if b.next == nil {
-		b.next = l.quotaBooks.add(b)
+		b.next, _ = l.quotaBooks.add(b, 0, nil)
 	}
 	return b.next
 }
@@ -259,8 +259,8 @@ func (b *quotaBucket) counts(r *keystore.Reservation) bool {
 }
 
 // bookQuotas reserves units in the database.
-func (l *limiter) bookQuotas(ctx context.Context, list []*quotaBucket) error {
-	m := l.mode()
+func (l *limiter) bookQuotas(ctx context.Context, next *batch[*quotaBucket]) error {
+	m, list := l.mode(), next.buckets
 	reservations := make([]keystore.Reservation, len(list))
 	for i, b := range list {
 		b.mu.Lock()

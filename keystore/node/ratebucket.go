@@ -19,15 +19,14 @@ type rateBucket struct {
 	// meter counts the requests that all nodes have booked, as far as this node knows. While the
 	// nodes do not share the limit, it counts the requests that this node has admitted.
 	meter   keystore.Meter
-	until   int64 // when the older grant in held expires
-	later   int64 // when the newer one expires
-	booked  int64 // when the last booking with an answer began; 0 before the first
-	next    *booking
+	until   int64        // when the older grant in held expires
+	later   int64        // when the newer one expires
+	booked  int64        // when the last booking with an answer began; 0 before the first
 	held    int32        // requests that are booked and not used
 	newest  int32        // how many of held belong to the newer grant
 	ahead   int32        // maximum number of requests to book before they arrive
 	used    int32        // requests since the last booking, if there is a store
-	waiting int32        // requests that wait for a booking
+	queued  int32        // bookings that it is in and that have not begun
 	counted tally[int32] // requests that wait for a booking of this or another limit
 	floated int8         // requests admitted and not booked yet: more than 1 only after an error
 	advance int8         // how many of floated are in the running booking
@@ -186,12 +185,22 @@ func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
 	return int64(b.counted.of(k)) < room
 }
 
-// queue adds the bucket to the next booking. The caller holds the lock.
-func (b *rateBucket) queue(l *limiter) *booking {
-	if b.next == nil {
-		b.next = l.rateBooks.add(b)
+// queue adds the bucket to a booking, unless it is in one that has not begun. The caller holds the
+// lock.
+func (b *rateBucket) queue(l *limiter) {
+	if b.queued == 0 {
+		b.await(l, 0, nil)
 	}
-	return b.next
+}
+
+// await adds the bucket and requests that wait for it to a booking: to with if that has not begun.
+// The caller holds the lock.
+func (b *rateBucket) await(l *limiter, requests int32, with *booking) *booking {
+	k, added := l.rateBooks.add(b, requests, with)
+	if added {
+		b.queued++
+	}
+	return k
 }
 
 // state returns the state of the limit after a charge.
@@ -220,11 +229,11 @@ func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
 
 // idle reports whether the state of the bucket is that of a new one.
 func (b *rateBucket) idle(now int64) bool {
-	return b.meter.TAT <= now && b.next == nil && !b.booking && b.floated == 0 && !b.holds(now)
+	return b.meter.TAT <= now && b.queued == 0 && !b.booking && b.floated == 0 && !b.holds(now)
 }
 
-// begin returns the next booking. The caller holds the lock.
-func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
+// begin begins a booking for which requests wait. The caller holds the lock.
+func (b *rateBucket) begin(epoch string, m mode, now int64, requests int32) keystore.Booking {
 	want, limit := int64(0), b.bookedLimit(m)
 	if m.shared {
 		used, elapsed := int64(b.used), max(now-b.booked, 1)
@@ -245,7 +254,7 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 		if b.holds(now) {
 			want -= int64(b.held)
 		}
-		want = max(want, int64(b.waiting))
+		want = max(want, int64(requests))
 	}
 	k := keystore.Booking{
 		Name:  fmt.Sprintf("apikeys:%s:rate:{%s}:%s", epoch, epoch, b.id),
@@ -253,7 +262,8 @@ func (b *rateBucket) begin(epoch string, m mode, now int64) keystore.Booking {
 	}
 	//fault: if ablated("no-merge") { k.Known = 0 }
 	//fault: if ablated("spend-before-booking") { k.Spent = 0 }
-	b.next, b.used, b.waiting, b.advance, b.booking = nil, 0, 0, b.floated, true
+	b.queued--
+	b.used, b.advance, b.booking = 0, b.floated, true
 	return k
 }
 
@@ -300,14 +310,14 @@ func (b *rateBucket) undo() {
 var errNoStore = errors.New("no shared store of rate limits is configured")
 
 // bookRates books for rate limits in the shared store.
-func (l *limiter) bookRates(ctx context.Context, list []*rateBucket) error {
-	rates := l.rates()
+func (l *limiter) bookRates(ctx context.Context, next *batch[*rateBucket]) error {
+	rates, list := l.rates(), next.buckets
 	m, began := l.mode(), keystore.Micros(l.now())
 	bookings := make([]keystore.Booking, len(list))
 	epoch := l.epoch()
 	for i, b := range list {
 		b.mu.Lock()
-		bookings[i] = b.begin(epoch, m, began)
+		bookings[i] = b.begin(epoch, m, began, next.waiting[b])
 		b.mu.Unlock()
 	}
 	var answers []keystore.Booked
