@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,9 +72,11 @@ func newBookkeeper[B comparable](
 }
 
 // add adds a bucket and requests that wait for it to a booking that has not begun: to with if that
-// has not, else to the first one with the bucket, else to the last one. It returns the booking, and
-// whether the bucket is new in it. After close, the booking has already failed.
-func (k *bookkeeper[B]) add(b B, requests int32, with *booking) (to *booking, added bool) {
+// has not, else to the first one with the bucket if it is queued, else to the last one. It returns the
+// booking, and whether the bucket is new in it. After close, the booking has already failed.
+func (k *bookkeeper[B]) add(
+	b B, queued bool, requests int32, with *booking,
+) (to *booking, added bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
@@ -81,16 +84,7 @@ func (k *bookkeeper[B]) add(b B, requests int32, with *booking) (to *booking, ad
 		failed.finish(errClosed)
 		return failed, false
 	}
-	var next *batch[B]
-	for _, queued := range k.queue {
-		if &queued.booking == with {
-			next = queued
-			break
-		}
-		if _, has := queued.waiting[b]; has && next == nil {
-			next = queued
-		}
-	}
+	next := k.find(b, queued, with)
 	if n := len(k.queue); next == nil && n > 0 && !k.full(k.queue[n-1]) {
 		next = k.queue[n-1]
 	}
@@ -110,6 +104,25 @@ func (k *bookkeeper[B]) add(b B, requests int32, with *booking) (to *booking, ad
 	default:
 	}
 	return &next.booking, !has
+}
+
+// find returns the queued booking that add prefers, or nil. It begins where that probably is.
+func (k *bookkeeper[B]) find(b B, queued bool, with *booking) *batch[B] {
+	if with != nil {
+		for _, next := range slices.Backward(k.queue) {
+			if &next.booking == with {
+				return next
+			}
+		}
+	}
+	if queued {
+		for _, next := range k.queue {
+			if _, has := next.waiting[b]; has {
+				return next
+			}
+		}
+	}
+	return nil
 }
 
 func (k *bookkeeper[B]) full(next *batch[B]) bool { return len(next.buckets) >= k.size }
