@@ -60,6 +60,27 @@ func TestPostgresDatabase(t *testing.T) {
 	if got := lookup(t, runningApp().Keystore(), g.mint(nil)); got != keystore.OK {
 		t.Fatal(got)
 	}
+
+	// The password of a config that fails is not used.
+	for name, bad := range map[string]object{
+		"refused before it starts": g.config(postgres("wrong"), func(_, apps object) {
+			apps[appName].(object)["token_prefix"] = []string{"other"}
+		}),
+		"refused after it has started": g.config(postgres("wrong"), func(config, _ object) {
+			config["admin"].(object)["remote"] = object{}
+		}),
+	} {
+		if err := g.tryLoad(bad); err == nil {
+			t.Fatal(name, ": the config was loaded")
+		}
+		if err := server.Exec("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
+			"WHERE usename = 'gate'"); err != nil {
+			t.Fatal(err)
+		}
+		if got := lookup(t, runningApp().Keystore(), g.mint(nil)); got != keystore.OK {
+			t.Fatal(name, ": ", got)
+		}
+	}
 }
 
 // TestPostgresBlockedAtStart checks that Caddy starts while another session blocks writes, that

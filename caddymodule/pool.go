@@ -54,11 +54,6 @@ func acquireStore(ctx context.Context, a *App) (*store, error) {
 				a.identity),
 			releaseStore(a))
 	}
-	if loaded && a.url != "" {
-		if err := s.db.Reconnect(a.url); err != nil { // the password may have changed
-			return nil, errors.Join(fmt.Errorf("database postgres: %w", err), releaseStore(a))
-		}
-	}
 	return s, nil
 }
 
@@ -109,7 +104,7 @@ func openDatabase(ctx context.Context, a *App) (*sqldb.DB, error) {
 func (s *store) configure(a *App) {
 	s.log.moveTo(a.logger)
 	if a.url != "" {
-		if err := s.db.Reconnect(a.url); err != nil {
+		if err := s.db.Reconnect(a.url); err != nil { // the password may have changed
 			a.logger.Error("database settings rejected; keeping the current connection", "error",
 				err)
 		}
