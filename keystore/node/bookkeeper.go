@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -34,27 +33,8 @@ type batch[B comparable] struct {
 
 // A booking is one call to a store.
 type booking struct {
-	number uint32 // unique in the process
-	done   chan struct{}
-	err    error // set before done is closed
-}
-
-// bookings is the number of the last booking.
-var bookings atomic.Uint32
-
-// A tally is a bucket's counter for one booking, which another bucket may have asked for. It starts
-// at 0 for each booking. What is counted for an older one, which also waits, counts for the latest.
-type tally[N int32 | int64] struct {
-	n       N
-	booking uint32 // its number
-}
-
-// of returns the count for a booking. It resets the counter to 0 if that was for an older booking.
-func (t *tally[N]) of(k *booking) N {
-	if int32(k.number-t.booking) > 0 {
-		*t = tally[N]{booking: k.number}
-	}
-	return t.n
+	done chan struct{}
+	err  error // set before done is closed
 }
 
 func (k *booking) finish(err error) {
@@ -90,7 +70,7 @@ func (k *bookkeeper[B]) add(
 	}
 	if next == nil {
 		next = &batch[B]{
-			booking: booking{number: bookings.Add(1), done: make(chan struct{})},
+			booking: booking{done: make(chan struct{})},
 			waiting: make(map[B]int32),
 		}
 		k.queue = append(k.queue, next)

@@ -192,10 +192,9 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 	return b, latest
 }
 
-// lock locks all buckets, those of the key first. If one is retired, it unlocks them and returns
-// false.
-func (b *buckets) lock() bool {
-	live := true
+// lock locks all buckets, those of the key first. It returns false if one is retired.
+func (b *buckets) lock() (live bool) {
+	live = true
 	for i := range b.rates {
 		if r := b.rates[i]; r != nil {
 			r.mu.Lock()
@@ -205,9 +204,6 @@ func (b *buckets) lock() bool {
 			q.mu.Lock()
 			live = live && !q.retired
 		}
-	}
-	if !live {
-		b.unlock()
 	}
 	return live
 }
@@ -243,6 +239,8 @@ type patience struct {
 	bookings int
 	rates    int  // bookings in which rate limits booked it
 	over     bool // whether it has waited for longestWait
+	// counted is what count has added to the buckets.
+	counted [NumLimits]int64
 }
 
 // charge charges a request to all limits of a record or to none.
@@ -264,7 +262,12 @@ func (l *limiter) charge(
 			return b.terms.defect
 		}
 		c.mode = l.mode()
-		if !b.lock() {
+		live := b.lock()
+		if p.bookings > 0 {
+			b.uncount(&p)
+		}
+		if !live {
+			b.unlock()
 			if a.entry != nil {
 				a.entry.buckets.CompareAndSwap(b, nil)
 			}
@@ -284,29 +287,40 @@ func (l *limiter) charge(
 			since = time.Now()
 		}
 		p.bookings++
-		for name, w := range wait {
-			if w == nil {
-				continue
-			}
-			select {
-			case <-w.done:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			rate, _ := b.terms.of(LimitName(name))
-			switch {
-			case w.err == nil:
-			case errors.Is(w.err, errClosed):
-				return w.err
-			case rate != nil: // the next try uses this node's share of the rate
-			case b.terms.Shadow(LimitName(name)): // the next try does not wait for it
-			default:
-				return fmt.Errorf("reserving units of a quota: %w", w.err)
-			}
+		if err := b.wait(ctx, &wait); err != nil {
+			b.lock()
+			b.uncount(&p)
+			b.unlock()
+			return err
 		}
 		c.now, c.Waited = l.now(), true
 		p.over = time.Since(since) >= longestWait
 	}
+}
+
+// wait waits until bookings are finished. It returns an error if the request cannot be charged.
+func (b *buckets) wait(ctx context.Context, bookings *[NumLimits]*booking) error {
+	for name, w := range bookings {
+		if w == nil {
+			continue
+		}
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		rate, _ := b.terms.of(LimitName(name))
+		switch {
+		case w.err == nil:
+		case errors.Is(w.err, errClosed):
+			return w.err
+		case rate != nil: // the next try uses this node's share of the rate
+		case b.terms.Shadow(LimitName(name)): // the next try does not wait for it
+		default:
+			return fmt.Errorf("reserving units of a quota: %w", w.err)
+		}
+	}
+	return nil
 }
 
 // chargeLocked charges or refuses a request, or returns the bookings that the request must wait
@@ -333,10 +347,11 @@ func (l *limiter) chargeLocked(
 			verdicts[quotaNames[i]], waits = v, waits || v == unknown
 		}
 	}
+	waits = waits && c.Outcome == keystore.OK
 	counted := false
-	if waits && c.Outcome == keystore.OK {
+	if waits {
 		var full *rateBucket
-		counted, full = b.count(l, c, &verdicts, units)
+		counted, full = b.count(c, &verdicts, units, p)
 		waits = false
 		for i, r := range b.rates {
 			name, quota := rateNames[i], quotaNames[i]
@@ -352,8 +367,11 @@ func (l *limiter) chargeLocked(
 			}
 			waits = waits || verdicts[name] == unknown || verdicts[quota] == unknown
 		}
+		if waits = waits && c.Outcome == keystore.OK; !waits {
+			b.uncount(p)
+		}
 	}
-	if waits && c.Outcome == keystore.OK {
+	if waits {
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
 		// request that was booked for a rate would be lost. So rates book it once the quotas are
 		// known.
@@ -415,27 +433,19 @@ func (l *limiter) chargeLocked(
 // count counts a waiting request in its limits and reports whether to book for it. It does not if a
 // known limit has no room for another waiting request: bookings of the other limits would be wasted.
 // If that is a rate limit, count returns its bucket. A quota with room whose reserved units are
-// needed by other waiting requests becomes unknown. The caller holds the locks.
+// needed by other waiting requests becomes unknown. The caller holds the locks, and calls uncount
+// when the request has waited.
 func (b *buckets) count(
-	l *limiter, c *Charge, verdicts *[NumLimits]verdict, units int64,
+	c *Charge, verdicts *[NumLimits]verdict, units int64, p *patience,
 ) (counted bool, full *rateBucket) {
-	var k *booking
-	for i := range b.rates {
-		switch {
-		case verdicts[rateNames[i]] == unknown:
-			k = b.rates[i].await(l, 0, nil)
-		case k == nil && verdicts[quotaNames[i]] == unknown:
-			k = b.quotas[i].queue(l)
-		}
-	}
 	then := *verdicts
 	for i, r := range b.rates {
-		if r != nil && !r.limit.Shadow && !r.admitsAnother(c.mode, k, keystore.Micros(c.now)) {
+		if r != nil && !r.limit.Shadow && !r.admitsAnother(c.mode, keystore.Micros(c.now)) {
 			return false, r
 		}
 		name := quotaNames[i]
 		if q := b.quotas[i]; q != nil && !q.limit.Shadow && then[name] == admitted {
-			then[name] = q.check(c.now, q.counted.of(k)+units)
+			then[name] = q.check(c.now, q.counted+units)
 			if then[name] == refused {
 				return false, nil
 			}
@@ -443,14 +453,29 @@ func (b *buckets) count(
 	}
 	for i, r := range b.rates {
 		if r != nil {
-			r.counted.n++
+			r.counted++
+			p.counted[rateNames[i]] = 1
 		}
 		if q := b.quotas[i]; q != nil && then[quotaNames[i]] == admitted {
-			q.counted.n += units
+			q.counted += units
+			p.counted[quotaNames[i]] = units
 		}
 	}
 	*verdicts = then
 	return true, nil
+}
+
+// uncount undoes count: the request no longer waits. The caller holds the locks.
+func (b *buckets) uncount(p *patience) {
+	for i := range b.rates {
+		if r := b.rates[i]; r != nil {
+			r.counted -= int32(p.counted[rateNames[i]])
+		}
+		if q := b.quotas[i]; q != nil {
+			q.counted -= p.counted[quotaNames[i]]
+		}
+	}
+	p.counted = [NumLimits]int64{}
 }
 
 // spend charges units to the quotas of a record, even beyond them.

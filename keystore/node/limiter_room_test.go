@@ -144,6 +144,47 @@ func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
 	})
 }
 
+// TestManyKeysBookForTheirNamespace checks that requests with more keys than one booking has book no
+// more of the limits of their keys than the limit of their namespace admits.
+func TestManyKeysBookForTheirNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const room = 100
+		day := 24 * time.Hour
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
+		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: room, Per: day,
+				Burst: room}}}}})
+		f.store.slow.Store(int64(20 * time.Millisecond))
+		limit := keystore.RateLimit{Requests: 1, Per: day, Burst: 1}
+		var requests sync.WaitGroup
+		for i := range 3 * maxBooked {
+			record := recordOf(fmt.Sprint(i),
+				keystore.KeyLimits{Limits: keystore.Limits{Rate: limit}})
+			requests.Go(func() { f.requestWith(record, f.nodes[0], 1) })
+		}
+		requests.Wait()
+		if n := f.store.booked(limit); len(f.admitted) != room || n > room {
+			t.Errorf("%d requests admitted, and %d booked, want %d", len(f.admitted), n, room)
+		}
+		for name, b := range f.nodes[0].rateMap {
+			if b.counted != 0 {
+				t.Fatalf("%s: %d requests wait", name, b.counted)
+			}
+		}
+		f.close()
+	})
+}
+
+// booked returns how many limits that are equal to one of them have requests in the store.
+func (s *rateStore) booked(limit keystore.RateLimit) (n int) {
+	for _, stored := range s.dump() {
+		if stored.limit == limit && stored.tat > time.Now().UnixMicro() {
+			n++
+		}
+	}
+	return n
+}
+
 // TestRequestsForQuotasAndRatesCountTogether checks that requests which the limit of a namespace
 // refuses book nothing of the limits of their keys, if others of them wait for quotas meanwhile.
 func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
@@ -172,13 +213,8 @@ func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
 		}
 		requests.Wait()
 		time.Sleep(time.Second)
-		booked := 0
-		for _, stored := range f.store.dump() {
-			if stored.limit == limits[0].Rate && stored.tat > time.Now().UnixMicro() {
-				booked++ // one request
-			}
-		}
-		if n := len(f.admitted) - before; n != 10 || booked > 40 {
+		booked := f.store.booked(limits[0].Rate) // one request each
+		if n := len(f.admitted) - before; n != 10 || booked > 10 {
 			t.Errorf("%d requests admitted, and %d booked", n, booked)
 		}
 		f.close()
@@ -252,6 +288,9 @@ func (f *limitedFleet) try(p *patience) (c Charge, waits bool) {
 	defer b.unlock()
 	c = Charge{now: a.Now, mode: n.mode(), Terms: b.terms}
 	_, waits = n.chargeLocked(&c, b, 1, p)
+	if !waits && p.counted != [NumLimits]int64{} {
+		f.t.Errorf("a request that does not wait is counted: %v", p.counted)
+	}
 	return c, waits
 }
 

@@ -31,7 +31,7 @@ type quotaBucket struct {
 	// waiting lists the units of each request that waits for the next reservation.
 	waiting []int64
 	// counted is the number of units of the requests that wait for a booking of another limit.
-	counted tally[int64]
+	counted int64
 	next    *booking
 	// reserving is set while a reservation is running. booking is how much of owed it includes.
 	reserving bool

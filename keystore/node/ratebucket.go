@@ -19,19 +19,19 @@ type rateBucket struct {
 	// meter counts the requests that all nodes have booked, as far as this node knows. While the
 	// nodes do not share the limit, it counts the requests that this node has admitted.
 	meter   keystore.Meter
-	until   int64        // when the older grant in held expires
-	later   int64        // when the newer one expires
-	booked  int64        // when the last booking with an answer began; 0 before the first
-	held    int32        // requests that are booked and not used
-	newest  int32        // how many of held belong to the newer grant
-	ahead   int32        // maximum number of requests to book before they arrive
-	used    int32        // requests since the last booking, if there is a store
-	queued  int32        // bookings that it is in and that have not begun
-	counted tally[int32] // requests that wait for a booking of this or another limit
-	floated int8         // requests admitted and not booked yet: more than 1 only after an error
-	advance int8         // how many of floated are in the running booking
-	booking bool         // a booking is running
-	retired bool         // no longer in the limiter's map
+	until   int64 // when the older grant in held expires
+	later   int64 // when the newer one expires
+	booked  int64 // when the last booking with an answer began; 0 before the first
+	held    int32 // requests that are booked and not used
+	newest  int32 // how many of held belong to the newer grant
+	ahead   int32 // maximum number of requests to book before they arrive
+	used    int32 // requests since the last booking, if there is a store
+	queued  int32 // bookings that it is in and that have not begun
+	counted int32 // requests that wait for a booking of this or another limit
+	floated int8  // requests admitted and not booked yet: more than 1 only after an error
+	advance int8  // how many of floated are in the running booking
+	booking bool  // a booking is running
+	retired bool  // no longer in the limiter's map
 }
 
 const (
@@ -176,13 +176,13 @@ func (b *rateBucket) refuse(l *limiter, m mode) {
 
 // admitsAnother reports whether the bucket has room for a request in addition to those that wait
 // for a booking.
-func (b *rateBucket) admitsAnother(m mode, k *booking, now int64) bool {
+func (b *rateBucket) admitsAnother(m mode, now int64) bool {
 	part := m.part(b.limit)
 	room := b.meter.Room(&part, now)
 	if b.holds(now) {
 		room += int64(b.held)
 	}
-	return int64(b.counted.of(k)) < room
+	return int64(b.counted) < room
 }
 
 // queue adds the bucket to a booking, unless it is in one that has not begun. The caller holds the
