@@ -381,11 +381,12 @@ func (l *limiter) chargeLocked(
 			p.rates++
 		}
 		for i, r := range b.rates {
-			// Both rates book the request together, even if one of them admits it now. Otherwise
-			// the first grant could expire while the request waits for the second.
+			// Both rates book the request together, even if one of them would admit it without a
+			// grant now. Otherwise the first grant could expire while the request waits for the
+			// second.
 			name := rateNames[i]
-			if verdicts[name] == unknown ||
-				r != nil && verdicts[name] == admitted && booked > 0 && c.mode.shared {
+			if verdicts[name] == unknown || r != nil && verdicts[name] == admitted &&
+				booked > 0 && c.mode.shared && !r.servesWaiting(micros) {
 				wait[name] = r.await(l, booked, wait[KeyRate])
 			}
 			if name := quotaNames[i]; verdicts[name] == unknown {
