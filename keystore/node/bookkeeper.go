@@ -19,7 +19,7 @@ type bookkeeper[B comparable] struct {
 	gap time.Duration
 
 	wake   chan struct{}
-	mu     sync.Mutex
+	mu     sync.Mutex // after the locks of buckets
 	queue  []*batch[B]
 	closed bool
 }
@@ -53,12 +53,11 @@ func newBookkeeper[B comparable](
 
 // add adds a bucket and requests that wait for it to a booking that has not begun: to with if that
 // has not, else to the first one with the bucket if it is queued, else to the last one. It returns the
-// booking, and whether the bucket is new in it. After close, the booking has already failed.
+// booking, and whether the bucket is new in it. After close, the booking has already failed. The
+// caller holds the lock.
 func (k *bookkeeper[B]) add(
 	b B, queued bool, requests int32, with *booking,
 ) (to *booking, added bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if k.closed {
 		failed := &booking{done: make(chan struct{})}
 		failed.finish(errClosed)

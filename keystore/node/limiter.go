@@ -380,6 +380,7 @@ func (l *limiter) chargeLocked(
 			booked = 1
 			p.rates++
 		}
+		l.rateBooks.mu.Lock() // so that no booking begins between the two
 		for i, r := range b.rates {
 			// Both rates book the request together, even if one of them would admit it without a
 			// grant now. Otherwise the first grant could expire while the request waits for the
@@ -389,11 +390,14 @@ func (l *limiter) chargeLocked(
 				booked > 0 && c.mode.shared && !r.servesWaiting(micros) {
 				wait[name] = r.await(l, booked, wait[KeyRate])
 			}
+		}
+		l.rateBooks.mu.Unlock()
+		for i, q := range b.quotas {
 			if name := quotaNames[i]; verdicts[name] == unknown {
 				if counted {
-					wait[name] = b.quotas[i].await(l, units)
+					wait[name] = q.await(l, units)
 				} else {
-					wait[name] = b.quotas[i].queue(l)
+					wait[name] = q.queue(l)
 				}
 			}
 		}

@@ -83,7 +83,9 @@ func (b *quotaBucket) take(l *limiter, now, units int64) {
 // queue adds the bucket to the next booking. The caller holds the lock.
 func (b *quotaBucket) queue(l *limiter) *booking {
 	if b.next == nil {
+		l.quotaBooks.mu.Lock()
 		b.next, _ = l.quotaBooks.add(b, false, 0, nil)
+		l.quotaBooks.mu.Unlock()
 	}
 	return b.next
 }

@@ -194,12 +194,14 @@ func (b *rateBucket) admitsAnother(m mode, now int64) bool {
 // lock.
 func (b *rateBucket) queue(l *limiter) {
 	if b.queued == 0 {
+		l.rateBooks.mu.Lock()
 		b.await(l, 0, nil)
+		l.rateBooks.mu.Unlock()
 	}
 }
 
 // await adds the bucket and requests that wait for it to a booking: to with if that has not begun.
-// The caller holds the lock.
+// The caller holds the lock and that of l.rateBooks.
 func (b *rateBucket) await(l *limiter, requests int32, with *booking) *booking {
 	k, added := l.rateBooks.add(b, b.queued > 0, requests, with)
 	if added {
