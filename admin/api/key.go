@@ -131,7 +131,7 @@ type GrantPart struct {
 // A RevokeRequest revokes a key permanently.
 type RevokeRequest struct {
 	Reason string `json:"reason,omitempty" minLength:"0" doc:"A human-readable explanation, stored with the key"`
-	Made   bool   `json:"made,omitempty" doc:"Whether to also revoke every key that this key created"`
+	Made   bool   `json:"made,omitempty" doc:"Whether to also revoke every key that this key created, directly or through other keys"`
 }
 
 // A RotateRequest asks for a new token of the same key.

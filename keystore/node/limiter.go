@@ -414,8 +414,9 @@ func (l *limiter) chargeLocked(
 
 // count counts a waiting request in its limits, and returns true. If a known limit has no room for
 // another waiting request, it counts nothing and returns false: bookings of the other limits would
-// be wasted. If that limit is a rate limit, count also returns its bucket. If other waiting requests
-// need the reserved units of a quota, its verdict becomes unknown. The caller holds the locks.
+// be wasted. If that limit is a rate limit, count also returns its bucket. If other waiting
+// requests need the reserved units of a quota, its verdict becomes unknown. The caller holds the
+// locks.
 func (b *buckets) count(
 	l *limiter, c *Charge, verdicts *[NumLimits]verdict, units int64,
 ) (counted bool, full *rateBucket) {
