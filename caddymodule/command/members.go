@@ -221,8 +221,9 @@ func (m *memberObjects) transferCommand() *cobra.Command {
 		Long: `
 Makes another member the owner of all keys of a member that are not revoked.
 Their tokens stay valid. A key never has more permissions than its owner, so a
-transferred key may have fewer. Either all keys change or none: you must be
-allowed to change each key and to transfer it to the new owner.
+transferred key may have fewer. If you may not change one of the keys or
+transfer it to the new owner, none changes. After any other error, run the
+command again: it transfers the rest.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them and says until when.`,
