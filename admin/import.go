@@ -195,7 +195,7 @@ func (i *importRun) keep(line int, text []byte) error {
 	case i.whole && i.caller.Actor() != keystore.RootMember &&
 		(len(i.lines) > manage.MaxImport || i.bytes > wholeBytes):
 		return newProblem(http.StatusUnprocessableEntity, "too_many", fmt.Sprintf(
-			"more than %d keys or %d MiB cannot be imported in one transaction: send fewer at a "+
+			"only root can import more than %d keys or %d MiB at once: send fewer at a "+
 				"time, or use partial=1 without Idempotency-Key", manage.MaxImport,
 			wholeBytes>>20))
 	}

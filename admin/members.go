@@ -13,7 +13,7 @@ import (
 
 func (a *API) registerMembers() {
 	k := &kind[keystore.Member, api.Member, api.MemberPatch, api.MemberChanged]{
-		one: "member", many: "members", deletes: "Delete a member that has no keys",
+		one: "member", many: "members", deletes: "Delete a member that owns no unrevoked keys",
 		identify: func(m *keystore.Member) identity {
 			return identity{m.ID, m.CreatedAt, m.Version, m.Size()}
 		},

@@ -61,7 +61,7 @@ func (a *API) refusal(op *huma.Operation, err error) *problem {
 		a.logger.Warn("management operation failed", slog.String("operation", op.OperationID),
 			slog.Any("error", err))
 		detail := "the key store is unavailable; " +
-			"the change was made completely or not at all: try again"
+			"each object was changed completely or not at all: check before you repeat the request"
 		if op.Method == http.MethodGet || op.OperationID == "verify" { // these only read
 			detail = "the key store is unavailable; try again"
 		}

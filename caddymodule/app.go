@@ -43,8 +43,9 @@ const appName = "api_keys"
 // App is the store of API keys for the `api_key` and `api_keys_admin` handlers and Caddy's admin
 // endpoint. It is optional: without it, the handlers use one with the defaults.
 //
-// Its caches and counters survive a reload that keeps the database. All strings may contain
-// placeholders such as `{env.NAME}`; an unknown or empty placeholder is an error.
+// Its caches and counters survive a reload that keeps the database. Strings may contain
+// placeholders such as `{env.NAME}`, except types and the events and namespaces of webhooks; an
+// unknown or empty placeholder is an error.
 type App struct {
 	// The database. Default is SQLite in `apikeys.db` in Caddy's data directory.
 	Database *DatabaseConfig `json:"database,omitempty"`

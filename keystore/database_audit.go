@@ -31,7 +31,7 @@ type AuditFilter struct {
 type AuditRow struct {
 	Seq        int64
 	At         time.Time
-	Actor      string // id of a member or a key
+	Actor      string // id of a member or a key, or a [GroupActor]
 	From       string // address that the change came from
 	Action     string // "key.mint", "namespace.delete", …
 	Object     string // id

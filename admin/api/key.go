@@ -12,7 +12,7 @@ type Key struct {
 	Grants        []Grant           `json:"grants" nullable:"false" doc:"The key's permissions and roles by namespace, the home namespace first"`
 	Owner         string            `json:"owner" doc:"The member that the key acts for"`
 	Status        string            `json:"status" enum:"active,inactive,expired,revoked"`
-	Active        bool              `json:"active" doc:"Whether the key is accepted: false if it was set inactive, has expired or is revoked"`
+	Active        bool              `json:"active" doc:"Whether the status is active: false if the key was set inactive, has expired or is revoked. It does not depend on the owner"`
 	OwnerDisabled bool              `json:"owner_disabled" doc:"Whether the owner is disabled; if so, the key is refused"`
 	CreatedAt     time.Time         `json:"created_at"`
 	CreatedBy     string            `json:"created_by" doc:"The id of a member or key, or the actor of a person that acts for groups as in the audit log"`
@@ -131,7 +131,7 @@ type GrantPart struct {
 // A RevokeRequest revokes a key permanently.
 type RevokeRequest struct {
 	Reason string `json:"reason,omitempty" minLength:"0" doc:"A human-readable explanation, stored with the key"`
-	Made   bool   `json:"made,omitempty" doc:"Whether to also revoke every key that this key created"`
+	Made   bool   `json:"made,omitempty" doc:"Whether to also revoke every key that this key created, directly or through other keys"`
 }
 
 // A RotateRequest asks for a new token of the same key.

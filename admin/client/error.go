@@ -14,8 +14,10 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/admin/api"
 )
 
-// An Error is a refusal by the server, which changed nothing. Code is empty if the answer was not a
-// problem document.
+// An Error is an answer with an error status. With a status of 500 or more, a change may or may not
+// have been made. Otherwise nothing was changed, except that [Client.TransferKeys],
+// [Client.RevokeKey] with Made and [Client.ImportKeys] with partial may have changed some of the
+// keys. Code is empty if the answer was not a problem document.
 type Error struct {
 	api.Problem
 	RetryAfter time.Duration // how long to wait before a retry; zero: unknown

@@ -97,7 +97,8 @@ func (c *Client) EditGrants(
 		send(http.MethodPost, keyPath(id)+"/grants", edit, options...))
 }
 
-// RevokeKey revokes a key permanently. For a revoked key it changes nothing and waits again.
+// RevokeKey revokes a key permanently and, with Made, the keys that it created. It may be repeated:
+// then it revokes those that are left, and waits again.
 func (c *Client) RevokeKey(
 	ctx context.Context, id string, spec api.RevokeRequest, options ...ChangeOption,
 ) (api.KeyChanged, error) {

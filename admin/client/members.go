@@ -47,8 +47,9 @@ func (c *Client) EditMember(
 		send(http.MethodPatch, memberPath(id), patch, options...))
 }
 
-// TransferKeys transfers all keys of a member that are not revoked to another member. Either all
-// keys change or none. A repeated call changes nothing more.
+// TransferKeys transfers all keys of a member that are not revoked to another member. If the caller
+// may not transfer one of them, none changes. After any other error, a repeated call transfers the
+// rest.
 func (c *Client) TransferKeys(
 	ctx context.Context, id, to string, options ...ChangeOption,
 ) (api.MemberChanged, error) {

@@ -469,8 +469,8 @@ func (v *visit) namespaceRemoval(ns api.Namespace) removal {
 	p := removal{
 		Section: "Namespaces", Kind: "namespace", Name: ns.ID, List: v.link(namespacesPath),
 		Back: v.NamespaceLink(ns.ID),
-		Text: "The namespace is empty. The audit log keeps its changes, and its id can be used " +
-			"again.",
+		Text: "The namespace is empty. The audit log keeps its changes. Its id stays taken: " +
+			"using it again requires admin.namespaces:create in all namespaces.",
 	}
 	for _, one := range v.namespaces() {
 		if one.Parent != nil && *one.Parent == ns.ID {

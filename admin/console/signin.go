@@ -134,7 +134,7 @@ func askForToken(v *visit) error {
 	p := signInPage{Next: v.next()}
 	if v.query("ended") != "" {
 		p.Ended = "Your session has ended: it was unused for an hour, it reached 12 hours, or " +
-			"your token was replaced. Sign in again to continue."
+			"your token is no longer valid. Sign in again to continue."
 	}
 	switch v.query("form") {
 	case formKept:
@@ -208,7 +208,7 @@ func refusedToken(o keystore.Outcome, address string) string {
 	case keystore.Expired:
 		return "This token has expired. Ask an administrator for another one."
 	case keystore.Revoked:
-		return "This token has been replaced by another one."
+		return "This token has been revoked or replaced by another one."
 	case keystore.Inactive, keystore.OwnerDisabled:
 		return "The member of this token has been disabled."
 	case keystore.Address:

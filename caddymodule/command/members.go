@@ -62,7 +62,7 @@ endpoint come from the member root, who may do everything and is not listed.`,
 		m.activeCommand("enable", "Enabled", true,
 			"Enables a disabled member and its keys"),
 		m.tokenCommand(), m.transferCommand(),
-		m.deleteCommand("Deletes a member that owns no key", `
+		m.deleteCommand("Deletes a member that owns no unrevoked keys", `
 Deletes a member and its token. First revoke the keys that it owns, or transfer
 them to another member.`))
 }
@@ -130,8 +130,8 @@ or let a site authenticate it, with --login here and trust_user there. A group
 has no token: with --kind group, --login is its name in trust_groups of a site,
 and everybody in it acts for it. In --grant, @ROLE is a role, and NAMESPACE+
 includes the namespace's children, present and future. The built-in roles are
-for members: client-admin may do everything, developer manages keys and roles,
-viewer reads.`,
+for members: client-admin may do everything, developer manages keys, roles and
+plans, viewer reads.`,
 		Example: `  caddy apikeys members create --name Ada --grant '*=@client-admin'
   caddy apikeys members create --name "Acme CI" --kind service --grant acme=@developer
   caddy apikeys members create --name Grace --login grace@acme.example --grant acme+=@viewer
@@ -221,8 +221,9 @@ func (m *memberObjects) transferCommand() *cobra.Command {
 		Long: `
 Makes another member the owner of all keys of a member that are not revoked.
 Their tokens stay valid. A key never has more permissions than its owner, so a
-transferred key may have fewer. Either all keys change or none: you must be
-allowed to change each key and to transfer it to the new owner.
+transferred key may have fewer. If you may not change one of the keys or
+transfer it to the new owner, none changes. After any other error, run the
+command again: it transfers the rest.
 
 Exit status 3 means that the change is committed and some nodes may not have
 applied it yet; standard error names them and says until when.`,

@@ -25,7 +25,8 @@ func init() {
 //   - the headers, query parameters and cookies that any `api_key` handler of the process reads
 //     keys from, and Authorization and Proxy-Authorization, in every request, response and URL of
 //     an entry;
-//   - the secret part of everything shaped like a token of this module, anywhere in an entry.
+//   - the secret part of everything shaped like a token of this module, anywhere in an entry;
+//   - everything shaped like a derived token, anywhere in an entry.
 //
 // Use it for the default log and for every access log. It does not decode base64, except in zap's
 // binary fields.

@@ -43,7 +43,7 @@ var warnedConfigs sync.Map
 
 // unredactedWarning names the two lines to add.
 const unredactedWarning = "API keys may be written into the logs, because Caddy's own log " +
-	"encoders redact only Authorization and cookies: " +
+	"encoders redact only Authorization, Proxy-Authorization and cookies: " +
 	"add `log { format api_keys }` to the global options of the Caddyfile, for the default log, " +
 	"and `log { format api_keys }` to every site that writes an access log"
 

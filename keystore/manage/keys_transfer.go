@@ -24,9 +24,9 @@ type transfer struct {
 // TransferKeys transfers the keys of one member, except revoked ones, to another. id and to are the
 // ids of the members. It returns the previous owner and the number of transferred keys. The caller
 // must be allowed to change each key and to transfer it to the new owner (docs/authority.md, rules
-// 6 and 7). All keys are checked before the first one changes, so either all change or none. More
-// than transferBatch keys take several transactions. If a later one fails, calling TransferKeys
-// again transfers the rest.
+// 6 and 7). All keys are checked before the first one changes: if one is refused, none changes.
+// More than transferBatch keys take several transactions. If a later one fails, calling
+// TransferKeys again transfers the rest.
 func (k *Keystore) TransferKeys(
 	ctx context.Context, c Caller, id, to string, o ChangeOptions,
 ) (m *keystore.Member, transferred int, p node.Propagation, err error) {

@@ -51,10 +51,10 @@ func newBookkeeper[B comparable](
 	return &bookkeeper[B]{book: book, size: size, gap: gap, wake: make(chan struct{}, 1)}
 }
 
-// add adds a bucket and requests that wait for it to a booking that has not begun: to with if that
-// has not, else to the first one with the bucket if it is queued, else to the last one. It returns the
-// booking, and whether the bucket is new in it. After close, the booking has already failed. The
-// caller holds the lock.
+// add adds a bucket, and requests that wait for it, to a booking that has not begun. It prefers the
+// argument with, which may be nil. Next it prefers the first booking that has the bucket, if queued
+// says that there is one. Otherwise it takes the last booking. It returns the booking, and whether
+// the bucket is new in it. After close, the booking has already failed. The caller holds the lock.
 func (k *bookkeeper[B]) add(
 	b B, queued bool, requests int32, with *booking,
 ) (to *booking, added bool) {

@@ -435,11 +435,11 @@ func (l *limiter) chargeLocked(
 	return wait, false
 }
 
-// count counts a waiting request in its limits and reports whether to book for it. It does not if a
-// known limit has no room for another waiting request: bookings of the other limits would be wasted.
-// If that is a rate limit, count returns its bucket. A quota with room whose reserved units are
-// needed by other waiting requests becomes unknown. The caller holds the locks, and calls uncount
-// when the request has waited.
+// count counts a waiting request in its limits, and returns true. If a known limit has no room for
+// another waiting request, it counts nothing and returns false: bookings of the other limits would
+// be wasted. If that limit is a rate limit, count also returns its bucket. If other waiting
+// requests need the reserved units of a quota, its verdict becomes unknown. The caller holds the
+// locks, and calls uncount when the request has waited.
 func (b *buckets) count(
 	c *Charge, verdicts *[NumLimits]verdict, units int64, p *patience,
 ) (counted bool, full *rateBucket) {

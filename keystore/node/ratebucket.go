@@ -200,8 +200,8 @@ func (b *rateBucket) queue(l *limiter) {
 	}
 }
 
-// await adds the bucket and requests that wait for it to a booking: to with if that has not begun.
-// The caller holds the lock and that of l.rateBooks.
+// await adds the bucket, and requests that wait for it, to a booking. That is the argument with, if
+// it has not begun. The caller holds the lock and that of l.rateBooks.
 func (b *rateBucket) await(l *limiter, requests int32, with *booking) *booking {
 	k, added := l.rateBooks.add(b, b.queued > 0, requests, with)
 	if added {
