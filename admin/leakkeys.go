@@ -33,7 +33,7 @@ const (
 // LeakKeys are the public keys that sign reports of leaked tokens. They are read when they are
 // first needed, and kept. A nil LeakKeys has no keys. It is safe for concurrent use.
 type LeakKeys struct {
-	source string // an http or https URL, or a file
+	source string // a URL or a file
 
 	mu      sync.Mutex
 	keys    map[string]*ecdsa.PublicKey
@@ -43,7 +43,7 @@ type LeakKeys struct {
 	failure error         // of the last read
 }
 
-// NewLeakKeys returns the keys in a file, or at an http or https URL. Both have the format of
+// NewLeakKeys returns the keys in a file or at a URL. Both have the format of
 // https://api.github.com/meta/public_keys/secret_scanning.
 func NewLeakKeys(source string) *LeakKeys { return &LeakKeys{source: source} }
 

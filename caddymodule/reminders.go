@@ -90,13 +90,14 @@ func parseRemind(texts []string) (before []time.Duration, off bool, err error) {
 	return before, false, nil
 }
 
-// checkLeakKeys checks that a source is a file or a URL.
+// checkLeakKeys checks that a source is a file or an https URL. Whoever can change the answer of a
+// server can sign reports.
 func checkLeakKeys(source string) error {
 	if !strings.Contains(source, "://") {
 		return nil
 	}
 	u, err := url.Parse(source)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return errors.New("leak_keys must be a file or an https URL, such as " +
 			"https://api.github.com/meta/public_keys/secret_scanning")
 	}
