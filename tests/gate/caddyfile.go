@@ -33,6 +33,10 @@ type Config struct {
 	DataOf      *Gate    // share the data directory, and so the SQLite file, of this gate
 }
 
+// DefaultGC is an Env for tests that measure the memory of Caddy, because `make test` sets another
+// GOGC.
+var DefaultGC = []string{"GOGC=100"}
+
 // Text returns the Caddyfile.
 func (c Config) Text() string {
 	if c.Caddyfile != "" {

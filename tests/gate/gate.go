@@ -89,6 +89,7 @@ func (g *Gate) listenOn(home string, plain, tls, admin int) {
 		"PATH=" + os.Getenv("PATH"),
 		// Without this, the race detector sleeps for a second when a process exits.
 		"GORACE=atexit_sleep_ms=0",
+		"GOGC=" + os.Getenv("GOGC"), // empty means the default
 		"HOME=" + g.Dir,
 		"XDG_DATA_HOME=" + filepath.Join(home, "data"),
 		"XDG_CONFIG_HOME=" + filepath.Join(g.Dir, "config"),

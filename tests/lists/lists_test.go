@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { gate.Main(m) }
 // TestLists runs all tests on one gate.
 func TestLists(t *testing.T) {
 	a := newAPI(t)
-	g := gate.Start(t, gate.Config{Site: a.site(), HTTP3: true})
+	g := gate.Start(t, gate.Config{Env: gate.DefaultGC, Site: a.site(), HTTP3: true})
 	for _, id := range []string{"acme", "globex", "42"} {
 		g.Namespace(t, id, gate.JSON{"kind": "workspace"})
 	}

@@ -139,7 +139,7 @@ func streams(t *testing.T) (server *httptest.Server, events chan string) {
 func startStreams(t *testing.T) (g *gate.Gate, token gate.Token, events chan string) {
 	t.Helper()
 	upstream, events := streams(t)
-	g = gate.Start(t, gate.Config{Site: "api_key\nreverse_proxy " +
+	g = gate.Start(t, gate.Config{Env: gate.DefaultGC, Site: "api_key\nreverse_proxy " +
 		strings.TrimPrefix(upstream.URL, "http://")})
 	return g, g.Mint(t, gate.JSON{"name": "streams", "access": "read_write"}).Token, events
 }
