@@ -145,6 +145,24 @@ func TestDerivedTimes(t *testing.T) {
 	})
 }
 
+// TestDerivedAfterLapse: a new token that arrives while the node has no lease is judged by the time
+// that the node learns when it renews the lease.
+func TestDerivedAfterLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, f := fleet.New(t).Node(node.Settings{})
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		f.Ahead.Store(int64(time.Hour))
+		k.Health(ctx)
+		fresh := derive(t, token, 2*time.Hour,
+			keystore.Caveats{NotBefore: time.Now().Add(time.Hour)})
+		wantDerived(t, "when the clock was set", k, fresh, keystore.Malformed)
+		f.Mute.Store(true)
+		time.Sleep(2 * time.Minute)
+		f.Mute.Store(false)
+		wantDerived(t, "when the clock has stayed ahead", k, fresh, keystore.OK)
+	})
+}
+
 // TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time
 // after the wait.
 func TestDerivedAfterPause(t *testing.T) {
