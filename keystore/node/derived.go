@@ -180,7 +180,7 @@ func (n *Node) derivingKey(
 	// A deriving key that the database does not have is remembered like an unknown credential.
 	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))
 	s := n.cache.shard(&d)
-	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
+	if _, known := s.find(&d, sinceStart(n.clock.now())); known {
 		return k, nil
 	}
 	if n.membership.unavailable(n.clock.now()) {
@@ -201,7 +201,7 @@ func (n *Node) derivingKey(
 		return k, nil
 	}
 	s.mu.Lock()
-	s.insert(&d, nil, n.clock.now().UnixNano())
+	s.insert(&d, nil, sinceStart(n.clock.now()))
 	s.mu.Unlock()
 	return keystore.DerivingKey{}, nil
 }
