@@ -543,13 +543,14 @@ func TestDerivedRunningRequests(t *testing.T) {
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		later := enter(10 * time.Second)
 		time.Sleep(9 * time.Second)
-		if short.Load() {
+		if short.Load() || later.Load() {
 			t.Error("cut before the token expired")
 		}
 		time.Sleep(3 * time.Second)
-		if !short.Load() || long.Load() {
-			t.Errorf("short-lived %v, long-lived %v", short.Load(), long.Load())
+		if !short.Load() || !later.Load() || long.Load() {
+			t.Errorf("short-lived %v and %v, long-lived %v", short.Load(), later.Load(), long.Load())
 		}
 		fleet.Revoke(t, k, key.ID, time.Second)
 		if !long.Load() {
