@@ -80,7 +80,7 @@ func (n *Node) PauseDerived(token string, pause time.Duration) {
 // SetBack returns a reading of the clock as if the wall clock had been set back. The monotonic clock
 // stays.
 func SetBack(now time.Time, seconds uint64) time.Time {
-	// The lower 30 bits are nanoseconds.
-	*(*uint64)(unsafe.Pointer(&now)) -= seconds << 30 //nolint:gosec // time has no function for it
+	// Package time has no function for it. The lower 30 bits are nanoseconds.
+	*(*uint64)(unsafe.Pointer(&now)) -= seconds << 30
 	return now
 }
