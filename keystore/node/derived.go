@@ -52,10 +52,10 @@ func (n *Node) lookupDerived(
 		if err != nil {
 			return Answer{Outcome: keystore.Malformed}, true, nil //nolint:nilerr // the outcome says it
 		}
-		// Without a lease, this node's time may be wrong, as after a suspend. lookup renews it.
+		// Without a lease, this node's time may be behind, as after a suspend. lookup renews it.
 		at, covered := n.membership.lease.term.Load().at(n.clock.of(now))
 		outcome := n.derivedOutcome(&token.Validity, early, at)
-		if covered && outcome != keystore.OK {
+		if outcome == keystore.Expired || covered && outcome != keystore.OK {
 			return Answer{Outcome: outcome, Untimely: true}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)

@@ -573,6 +573,8 @@ func TestDerivedWithoutDatabase(t *testing.T) {
 		wantDerived(t, "fresh", k, derive(t, token, time.Minute, keystore.Caveats{}), keystore.OK)
 		time.Sleep(20 * time.Second)
 		wantDerived(t, "without a lease", k, used, keystore.Unavailable)
+		wantDerived(t, "expired, without a lease", k,
+			derive(t, token, -time.Second, keystore.Caveats{}), keystore.Expired)
 		db.Cut.Store(false)
 		time.Sleep(5 * time.Second)
 		wantDerived(t, "afterwards", k, used, keystore.OK)
