@@ -28,6 +28,12 @@ func (c *clock) scaled(t time.Time) time.Time {
 	return c.since.Add(time.Duration(float64(t.Sub(c.since)) * c.rate))
 }
 
+var processStart = time.Now()
+
+// sinceStart converts a reading of our own clock to nanoseconds since the process started, by the
+// monotonic clock. A wall clock that is set back would keep outdated entries in the cache.
+func sinceStart(own time.Time) int64 { return int64(own.Sub(processStart)) }
+
 // A reading compares two clocks: the database's clock was read between two readings of our own.
 type reading struct {
 	asked, replied time.Time

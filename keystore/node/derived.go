@@ -52,8 +52,10 @@ func (n *Node) lookupDerived(
 		if err != nil {
 			return Answer{Outcome: keystore.Malformed}, true, nil //nolint:nilerr // the outcome says it
 		}
-		own := n.databaseTime(n.clock.of(now)).UnixNano()
-		if outcome := n.derivedOutcome(&token.Validity, early, own); outcome != keystore.OK {
+		// Without a lease, this node's time may be behind, as after a suspend. lookup renews it.
+		at, covered := n.membership.lease.term.Load().at(n.clock.of(now))
+		outcome := n.derivedOutcome(&token.Validity, early, at)
+		if outcome == keystore.Expired || covered && outcome != keystore.OK {
 			return Answer{Outcome: outcome, Untimely: true}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
@@ -178,7 +180,7 @@ func (n *Node) derivingKey(
 	// A deriving key that the database does not have is remembered like an unknown credential.
 	d := keystore.DigestOf(derivingSecret + string(r.Digest[:]))
 	s := n.cache.shard(&d)
-	if _, known := s.find(&d, n.clock.now().UnixNano()); known {
+	if _, known := s.find(&d, sinceStart(n.clock.now())); known {
 		return k, nil
 	}
 	if n.membership.unavailable(n.clock.now()) {
@@ -199,7 +201,7 @@ func (n *Node) derivingKey(
 		return k, nil
 	}
 	s.mu.Lock()
-	s.insert(&d, nil, n.clock.now().UnixNano())
+	s.insert(&d, nil, sinceStart(n.clock.now()))
 	s.mu.Unlock()
 	return keystore.DerivingKey{}, nil
 }

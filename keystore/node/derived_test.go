@@ -145,6 +145,24 @@ func TestDerivedTimes(t *testing.T) {
 	})
 }
 
+// TestDerivedAfterLapse: a new token that arrives while the node has no lease is judged by the time
+// that the node learns when it renews the lease.
+func TestDerivedAfterLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, f := fleet.New(t).Node(node.Settings{})
+		_, token := fleet.Mint(t, k, manage.KeySpec{})
+		f.Ahead.Store(int64(time.Hour))
+		k.Health(ctx)
+		fresh := derive(t, token, 2*time.Hour,
+			keystore.Caveats{NotBefore: time.Now().Add(time.Hour)})
+		wantDerived(t, "when the clock was set", k, fresh, keystore.Malformed)
+		f.Mute.Store(true)
+		time.Sleep(2 * time.Minute)
+		f.Mute.Store(false)
+		wantDerived(t, "when the clock has stayed ahead", k, fresh, keystore.OK)
+	})
+}
+
 // TestDerivedAfterPause: a new token that had to wait for its verification is judged by the time
 // after the wait.
 func TestDerivedAfterPause(t *testing.T) {
@@ -525,13 +543,14 @@ func TestDerivedRunningRequests(t *testing.T) {
 			manage.ChangeOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		later := enter(10 * time.Second)
 		time.Sleep(9 * time.Second)
-		if short.Load() {
+		if short.Load() || later.Load() {
 			t.Error("cut before the token expired")
 		}
 		time.Sleep(3 * time.Second)
-		if !short.Load() || long.Load() {
-			t.Errorf("short-lived %v, long-lived %v", short.Load(), long.Load())
+		if !short.Load() || !later.Load() || long.Load() {
+			t.Errorf("short-lived %v and %v, long-lived %v", short.Load(), later.Load(), long.Load())
 		}
 		fleet.Revoke(t, k, key.ID, time.Second)
 		if !long.Load() {
@@ -554,6 +573,8 @@ func TestDerivedWithoutDatabase(t *testing.T) {
 		wantDerived(t, "fresh", k, derive(t, token, time.Minute, keystore.Caveats{}), keystore.OK)
 		time.Sleep(20 * time.Second)
 		wantDerived(t, "without a lease", k, used, keystore.Unavailable)
+		wantDerived(t, "expired, without a lease", k,
+			derive(t, token, -time.Second, keystore.Caveats{}), keystore.Expired)
 		db.Cut.Store(false)
 		time.Sleep(5 * time.Second)
 		wantDerived(t, "afterwards", k, used, keystore.OK)

@@ -88,7 +88,7 @@ func (n *Node) joinOrStart(
 		free()
 		return nil, nil, false, errClosed
 	}
-	if r, known := s.find(&d, now.UnixNano()); known { // inserted or moved meanwhile
+	if r, known := s.find(&d, sinceStart(now)); known { // inserted or moved meanwhile
 		free()
 		return r, nil, false, nil
 	}
@@ -126,7 +126,7 @@ func (n *Node) runLoads(s *shard, d keystore.Digest, l *pendingLoad) {
 	for l != nil {
 		l.record, l.newer, l.err = n.read(s, d, l.applied)
 		//fault: hold("load.read")
-		now := n.clock.now().UnixNano()
+		now := sinceStart(n.clock.now())
 		s.mu.Lock()
 		overtaken := l.generation != s.generation.Load()
 		//fault: overtaken = overtaken && !ablated("no-fill-token")

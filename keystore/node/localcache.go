@@ -185,7 +185,7 @@ func (s *shard) invalidate(d *keystore.Digest, r keystore.Revision) {
 type entry struct {
 	digest  keystore.Digest
 	record  *keystore.Record
-	until   int64 // Unix nanoseconds
+	until   int64 // see sinceStart
 	size    int32 // bytes, without the record's grants, which other records may share
 	marked  atomic.Bool
 	buckets atomic.Pointer[buckets] // of the record's limits; nil until the first charge

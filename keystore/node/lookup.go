@@ -157,7 +157,7 @@ func (n *Node) lookup(
 	a := Answer{generation: s.generation.Load()}
 	var covered bool
 	if a.Now, covered = n.membership.lease.term.Load().at(now); covered {
-		if e := s.findEntry(&d, now.UnixNano()); e != nil {
+		if e := s.findEntry(&d, sinceStart(now)); e != nil {
 			a.entry = e
 			return a.withRecord(s, e.record), nil
 		}

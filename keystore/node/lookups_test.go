@@ -219,3 +219,31 @@ func TestRequestEntersAfterRenewal(t *testing.T) {
 		b.Leave(r)
 	})
 }
+
+// TestCacheAfterClockIsSetBack checks that a node forgets an unknown credential in time, even if its
+// clock is set back.
+func TestCacheAfterClockIsSetBack(t *testing.T) {
+	k, f := fleet.New(t).Node(node.Settings{})
+	if _, _, err := k.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
+		KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}},
+		Token:   "imported-0123456789",
+	}}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	loads := f.Loads.Load()
+	for _, c := range []struct {
+		now  time.Time
+		want int64 // queries so far
+	}{
+		{time.Now(), 1},
+		{node.SetBack(time.Now(), 3600), 1},
+		{node.SetBack(time.Now().Add(2*node.NegativeTTL), 3600), 2},
+	} {
+		if _, err := k.Lookup(ctx, "unknown-0123456789", c.now); err != nil {
+			t.Fatal(err)
+		}
+		if n := f.Loads.Load() - loads; n != c.want {
+			t.Errorf("at %v: %d queries, want %d", c.now, n, c.want)
+		}
+	}
+}

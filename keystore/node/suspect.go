@@ -19,7 +19,7 @@ func (n *Node) LookupSuspect(
 		d, untagged = keystore.DigestOf(credential), ok && !tagged
 	}
 	if untagged {
-		if r, _ := n.cache.shard(&d).find(&d, n.clock.of(now).UnixNano()); r == nil {
+		if r, _ := n.cache.shard(&d).find(&d, sinceStart(n.clock.of(now))); r == nil {
 			return Answer{Outcome: keystore.Limited}, nil
 		}
 	}

@@ -23,7 +23,7 @@ func (d *DB) DerivingKey(
 ) (k keystore.DerivingKey, err error) {
 	err = d.retryLost(ctx, func() error {
 		return d.readers.QueryRowContext(ctx, d.bind("SELECT prefix, public_key "+
-			"FROM deriving_keys WHERE digest = ?"), digest[:]).
+			"FROM deriving_keys WHERE digest = ? AND "+d.current), digest[:]).
 			Scan(textTo{&k.Prefix}, derivingTo{&k})
 	})
 	if errors.Is(err, sql.ErrNoRows) {

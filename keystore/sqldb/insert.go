@@ -120,7 +120,7 @@ func (d *DB) refused(q querier, keys []*keystore.Key) (map[int]error, error) {
 	}
 	taken := make(map[string]bool, len(keys))
 	var id string
-	if err := d.each(q, "SELECT id FROM keys WHERE id "+d.among, ids, &id,
+	if err := d.each(q, "SELECT id FROM keys WHERE id "+d.among+" AND "+d.current, ids, &id,
 		func() { taken[id] = true }); err != nil {
 		return nil, err
 	}

@@ -473,7 +473,7 @@ func (d *DB) MostKeys(ctx context.Context) (owner, namespace int64, err error) {
 	_, err = list(d.read(ctx), func(scan func(...any) error) (struct{}, error) {
 		return struct{}{}, scan(&owner, &namespace)
 	}, `SELECT coalesce((SELECT max(n) FROM key_counts WHERE kind = 'owner' AND id <> ?), 0),
-		coalesce((SELECT max(n) FROM key_counts WHERE kind = 'namespace'), 0)`,
+		coalesce((SELECT max(n) FROM key_counts WHERE kind = 'namespace'), 0) WHERE `+d.current,
 		keystore.RootMember)
 	return owner, namespace, d.fail(ctx, "counting keys", err)
 }

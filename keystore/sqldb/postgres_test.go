@@ -229,6 +229,39 @@ func TestPostgresStandby(t *testing.T) {
 			return err
 		},
 		"AuditChain": func() error { _, err := both.AuditChain(ctx, 0, 1); return err },
+		"DerivingKey": func() error {
+			_, err := both.DerivingKey(ctx, keystore.Digest{})
+			return err
+		},
+		"MemberTokens": func() error {
+			_, err := both.MemberTokens(ctx, []string{"m"})
+			return err
+		},
+		"OwnedHomes":    func() error { _, err := both.OwnedHomes(ctx, "m"); return err },
+		"CountPrefixes": func() error { _, err := both.CountPrefixes(ctx, nil); return err },
+		"MostKeys":      func() error { _, _, err := both.MostKeys(ctx); return err },
+		"RefusedKeys": func() error {
+			_, err := both.RefusedKeys(ctx, []*keystore.Key{{ID: "k"}})
+			return err
+		},
+		"ReminderPositions": func() error { _, err := both.ReminderPositions(ctx); return err },
+		"ExpiringKeys": func() error {
+			_, err := both.ExpiringKeys(ctx, keystore.ExpiryPosition{}, time.Now(), 1)
+			return err
+		},
+		"UnusedKeys": func() error {
+			_, _, err := both.UnusedKeys(ctx, keystore.UnusedFilter{}, "")
+			return err
+		},
+		"Session":    func() error { _, err := both.Session(ctx, keystore.Digest{}); return err },
+		"SessionsOf": func() error { _, err := both.SessionsOf(ctx, keystore.Digest{}); return err },
+		"Webhooks":   func() error { _, err := both.Webhooks(ctx, ""); return err },
+		"AuditAt":    func() error { _, err := both.AuditAt(ctx, time.Now()); return err },
+		"NearQuotas": func() error { _, err := both.NearQuotas(ctx, 1, 1); return err },
+		"UsedOperations": func() error {
+			_, err := both.UsedOperations(ctx, []string{"k"})
+			return err
+		},
 		"Acknowledge": func() error {
 			return both.Acknowledge(ctx, "i", keystore.Position{Revision: 1})
 		},
