@@ -276,6 +276,9 @@ func (l *limiter) charge(
 		}
 		c.Terms = b.terms
 		wait, waits := l.chargeLocked(c, b, units, &p)
+		if p.over { // it waits no longer, even for a quota
+			b.uncount(&p)
+		}
 		b.unlock()
 		switch {
 		case !waits:
