@@ -180,6 +180,34 @@ func (s *rateStore) booked(limit keystore.RateLimit) (n int) {
 	return n
 }
 
+// TestSlowQuotaDelaysNoOtherKey checks that requests which wait for the quota of their key take no
+// room of a small limit of its namespace from other keys, even if the database is slow.
+func TestSlowQuotaDelaysNoOtherKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
+		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 10,
+				Per: time.Second, Burst: 10}}}}})
+		limited := recordOf("limited", keystore.KeyLimits{Limits: keystore.Limits{
+			Quota: keystore.Quota{Units: 1, Per: keystore.Month}}})
+		f.requestWith(limited, f.nodes[0], 1)
+		time.Sleep(askInterval + time.Second)
+		f.ledger.slow.Store(int64(QueryTimeout))
+		var requests sync.WaitGroup
+		for range 30 {
+			requests.Go(func() { f.requestWith(limited, f.nodes[0], 1) })
+		}
+		time.Sleep(time.Millisecond)
+		begun := time.Now()
+		c := f.request(f.nodes[0], 1)
+		if took := time.Since(begun); c.Outcome != keystore.OK || took > time.Second/10 {
+			t.Errorf("%v after %v", c.Outcome, took)
+		}
+		requests.Wait()
+		f.close()
+	})
+}
+
 // TestRequestsForQuotasAndRatesCountTogether checks that requests which the limit of a namespace
 // refuses book nothing of the limits of their keys, if others of them wait for quotas meanwhile.
 func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
