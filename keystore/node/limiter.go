@@ -239,8 +239,10 @@ type patience struct {
 	bookings int
 	rates    int  // bookings in which rate limits booked it
 	over     bool // whether it has waited for longestWait
-	// counted is what count has added to the buckets.
-	counted [NumLimits]int64
+	// counted and reserves are what count has added to the buckets, and whether it was added to
+	// their reserving.
+	counted  [NumLimits]int64
+	reserves bool
 }
 
 // charge charges a request to all limits of a record or to none.
@@ -276,6 +278,9 @@ func (l *limiter) charge(
 		}
 		c.Terms = b.terms
 		wait, waits := l.chargeLocked(c, b, units, &p)
+		if p.over { // it waits no longer, even for a quota
+			b.uncount(&p)
+		}
 		b.unlock()
 		switch {
 		case !waits:
@@ -444,43 +449,59 @@ func (b *buckets) count(
 	c *Charge, verdicts *[NumLimits]verdict, units int64, p *patience,
 ) (counted bool, full *rateBucket) {
 	then := *verdicts
-	for i, r := range b.rates {
-		if r != nil && !r.limit.Shadow && !r.admitsAnother(c.mode, keystore.Micros(c.now)) {
+	reserves, room := false, true
+	for i, q := range b.quotas {
+		name := quotaNames[i]
+		if q != nil && !q.limit.Shadow && then[name] == admitted {
+			then[name] = q.check(c.now, q.counted+units)
+			room = room && then[name] != refused
+		}
+		reserves = reserves || then[name] == unknown
+	}
+	for _, r := range b.rates {
+		if r != nil && !r.limit.Shadow &&
+			!r.admitsAnother(c.mode, keystore.Micros(c.now), reserves) {
 			return false, r
 		}
-		name := quotaNames[i]
-		if q := b.quotas[i]; q != nil && !q.limit.Shadow && then[name] == admitted {
-			then[name] = q.check(c.now, q.counted+units)
-			if then[name] == refused {
-				return false, nil
-			}
-		}
 	}
+	if !room {
+		return false, nil
+	}
+	p.reserves = reserves
 	for i, r := range b.rates {
 		if r != nil {
-			r.counted++
 			p.counted[rateNames[i]] = 1
 		}
 		if q := b.quotas[i]; q != nil && then[quotaNames[i]] == admitted {
-			q.counted += units
 			p.counted[quotaNames[i]] = units
 		}
 	}
+	b.recount(p, 1)
 	*verdicts = then
 	return true, nil
 }
 
 // uncount undoes count: the request no longer waits. The caller holds the locks.
 func (b *buckets) uncount(p *patience) {
+	b.recount(p, -1)
+	p.counted = [NumLimits]int64{}
+}
+
+// recount adds what count has found to the buckets, times sign.
+func (b *buckets) recount(p *patience, sign int64) {
 	for i := range b.rates {
 		if r := b.rates[i]; r != nil {
-			r.counted -= int32(p.counted[rateNames[i]])
+			n := int32(sign * p.counted[rateNames[i]])
+			if p.reserves {
+				r.reserving += n
+			} else {
+				r.counted += n
+			}
 		}
 		if q := b.quotas[i]; q != nil {
-			q.counted -= p.counted[quotaNames[i]]
+			q.counted += sign * p.counted[quotaNames[i]]
 		}
 	}
-	p.counted = [NumLimits]int64{}
 }
 
 // spend charges units to the quotas of a record, even beyond them.

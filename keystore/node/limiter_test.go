@@ -37,6 +37,7 @@ type limitedFleet struct {
 	admitted []time.Time
 	refused  int
 	unknown  int
+	tried    bool // requests that seem to wait have left: see try
 }
 
 // A limitedNode is one limiter.
@@ -110,12 +111,26 @@ func (f *limitedFleet) start() *limitedNode {
 	return n
 }
 
-// close stops the nodes, so that the bubble can end.
+// close stops the nodes, so that the bubble can end. It checks that no bucket counts requests that
+// do not wait any more.
 func (f *limitedFleet) close() {
 	for _, n := range f.nodes {
 		n.stop()
 	}
 	f.work.Wait()
+	synctest.Wait()
+	for _, n := range f.nodes {
+		for id, b := range n.rateMap {
+			if n := b.counted + b.reserving; n != 0 && !f.tried {
+				f.t.Errorf("seed %d: %s counts %d requests", f.seed, id, n)
+			}
+		}
+		for id, b := range n.quotaMap {
+			if b.counted != 0 && !f.tried {
+				f.t.Errorf("seed %d: %s counts %d units of requests", f.seed, id, b.counted)
+			}
+		}
+	}
 }
 
 // eachSeed runs random histories, each in a bubble, until one fails.
@@ -967,12 +982,21 @@ func (stingyLedger) Reserve(
 }
 
 // TestNoRequestWaitsForever checks that a request which never gets the room that there seems to be
-// gets an answer: a rate refuses it, and a quota is unknown.
+// gets an answer: a rate refuses it, and a quota is unknown. It does not wait if its client leaves.
 func TestNoRequestWaitsForever(t *testing.T) {
 	eachLimit(t, func(t *testing.T, name string, limits keystore.Limits) {
 		f := newLimitedFleet(t, 1, limits, 2)
+		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100,
+				Per: time.Second, Burst: 100}}}}})
 		f.store.lie.Store(&keystore.Booked{})
 		f.nodes[0].ledger = stingyLedger{}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)
+		defer cancel()
+		answer := Answer{Record: f.record, Now: time.Now().UnixNano()}
+		if err := f.nodes[0].charge(ctx, new(Charge), answer, f.policy, 1); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("without a client: %v", err)
+		}
 		f.request(f.nodes[0], 1)
 		if refused := f.refused == 1; refused != (name == "rate") || f.refused+f.unknown != 1 {
 			t.Errorf("%d refused, %d unknown", f.refused, f.unknown)

@@ -18,20 +18,21 @@ type rateBucket struct {
 	limit *keystore.RateLimit
 	// meter counts the requests that all nodes have booked, as far as this node knows. While the
 	// nodes do not share the limit, it counts the requests that this node has admitted.
-	meter   keystore.Meter
-	until   int64 // when the older grant in held expires
-	later   int64 // when the newer one expires
-	booked  int64 // when the last booking with an answer began; 0 before the first
-	held    int32 // requests that are booked and not used
-	newest  int32 // how many of held belong to the newer grant
-	ahead   int32 // maximum number of requests to book before they arrive
-	used    int32 // requests since the last booking, if there is a store
-	queued  int32 // bookings that it is in and that have not begun
-	counted int32 // requests that wait for a booking of this or another limit
-	floated int8  // requests admitted and not booked yet: more than 1 only after an error
-	advance int8  // how many of floated are in the running booking
-	booking bool  // a booking is running
-	retired bool  // no longer in the limiter's map
+	meter     keystore.Meter
+	until     int64 // when the older grant in held expires
+	later     int64 // when the newer one expires
+	booked    int64 // when the last booking with an answer began; 0 before the first
+	held      int32 // requests that are booked and not used
+	newest    int32 // how many of held belong to the newer grant
+	ahead     int32 // maximum number of requests to book before they arrive
+	used      int32 // requests since the last booking, if there is a store
+	queued    int32 // bookings that it is in and that have not begun
+	counted   int32 // requests that wait for rate limits, this or another one
+	reserving int32 // requests that wait for quotas, and later for rate limits
+	floated   int8  // requests admitted and not booked yet: more than 1 only after an error
+	advance   int8  // how many of floated are in the running booking
+	booking   bool  // a booking is running
+	retired   bool  // no longer in the limiter's map
 }
 
 const (
@@ -180,14 +181,19 @@ func (b *rateBucket) refuse(l *limiter, m mode) {
 }
 
 // admitsAnother reports whether the bucket has room for a request in addition to those that wait
-// for a booking.
-func (b *rateBucket) admitsAnother(m mode, now int64) bool {
+// for a booking. Requests that wait for quotas count only for others that do (reserves): the database
+// may be slow, and the quotas may refuse them.
+func (b *rateBucket) admitsAnother(m mode, now int64, reserves bool) bool {
 	part := m.part(b.limit)
 	room := b.meter.Room(&part, now)
 	if b.holds(now) {
 		room += int64(b.held)
 	}
-	return int64(b.counted) < room
+	waiting := int64(b.counted)
+	if reserves {
+		waiting += int64(b.reserving)
+	}
+	return waiting < room
 }
 
 // queue adds the bucket to a booking, unless it is in one that has not begun. The caller holds the

@@ -69,7 +69,7 @@ func TestGrantsExpire(t *testing.T) {
 func TestRoomForWaiting(t *testing.T) {
 	b := &rateBucket{limit: &keystore.RateLimit{Requests: 50, Per: time.Second, Burst: 5}, held: 3,
 		until: 1}
-	for b.admitsAnother(sharing, 0) && b.counted < 100 {
+	for b.admitsAnother(sharing, 0, false) && b.counted < 100 {
 		b.counted++
 	}
 	if b.counted != 5+3 {
