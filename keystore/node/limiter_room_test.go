@@ -170,6 +170,53 @@ func TestManyKeysBookForTheirNamespace(t *testing.T) {
 	})
 }
 
+// TestBusyNamespaceUsesUpNoKey checks that a key books no more requests of its own limit than are
+// admitted, while another key uses up the limit of their namespace, on the same node or another.
+func TestBusyNamespaceUsesUpNoKey(t *testing.T) {
+	for busy := range 2 {
+		t.Run(fmt.Sprint("node ", busy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testBusyNamespace(t, busy) })
+		})
+	}
+}
+
+func testBusyNamespace(t *testing.T, busy int) {
+	f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
+	f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
+		{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 30,
+			Per: time.Second, Burst: 10}}}}})
+	f.store.slow.Store(int64(20 * time.Millisecond))
+	limit := keystore.RateLimit{Requests: 300, Per: 24 * time.Hour, Burst: 300}
+	record := recordOf("small", keystore.KeyLimits{Limits: keystore.Limits{Rate: limit}})
+	var requests sync.WaitGroup
+	end := time.Now().Add(time.Minute)
+	requests.Go(func() {
+		for time.Now().Before(end) {
+			f.request(f.nodes[busy], 1)
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	admitted := int64(0)
+	for time.Now().Before(end) {
+		if f.requestWith(record, f.nodes[0], 1).Outcome == keystore.OK {
+			admitted++
+		}
+		time.Sleep(rand.N(time.Second))
+	}
+	requests.Wait()
+	var m keystore.Meter
+	for _, stored := range f.store.dump() {
+		if stored.limit == limit {
+			m.TAT = stored.tat
+		}
+	}
+	used := limit.Burst - m.Room(&limit, time.Now().UnixMicro())
+	if admitted == 0 || used > admitted+2 {
+		t.Errorf("%d requests admitted, and %d booked", admitted, used)
+	}
+	f.close()
+}
+
 // booked returns how many limits that are equal to one of them have requests in the store.
 func (s *rateStore) booked(limit keystore.RateLimit) (n int) {
 	for _, stored := range s.dump() {

@@ -264,10 +264,15 @@ func (b *rateBucket) begin(epoch string, m mode, now int64, requests int32) keys
 			// The use since the last booking, scaled to the validity of the grant.
 			want = min(used*validity/elapsed, 2*used, max(0, int64(b.ahead)), limit.Burst)
 		}
+		need := b.counted
 		if b.holds(now) {
 			want -= int64(b.held)
+			// A grant that expires during a usual call does not help the requests that wait.
+			if now+leastBurst.Microseconds() < b.until {
+				need -= b.held
+			}
 		}
-		want = max(want, int64(requests))
+		want = max(want, 0, int64(min(need, requests)))
 	}
 	k := keystore.Booking{
 		Name:  fmt.Sprintf("apikeys:%s:rate:{%s}:%s", epoch, epoch, b.id),
