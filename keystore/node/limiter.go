@@ -392,7 +392,7 @@ func (l *limiter) chargeLocked(
 			// second.
 			name := rateNames[i]
 			if verdicts[name] == unknown || r != nil && verdicts[name] == admitted &&
-				booked > 0 && c.mode.shared && !r.servesWaiting(micros) {
+				booked > 0 && c.mode.shared {
 				wait[name] = r.await(l, booked, wait[KeyRate])
 			}
 		}

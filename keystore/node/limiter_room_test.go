@@ -366,7 +366,7 @@ func (f *limitedFleet) try(p *patience) (c Charge, waits bool) {
 }
 
 // TestRatesAreBookedTogether checks that a request which waits for the limit of its namespace books
-// that of its key by the same call, unless the key's limit holds enough grants.
+// that of its key by the same call, even if the key's limit would admit it now.
 func TestRatesAreBookedTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: keystore.RateLimit{Requests: 100,
@@ -375,26 +375,18 @@ func TestRatesAreBookedTogether(t *testing.T) {
 			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 10,
 				Per: time.Second, Burst: 10}}}}})
 		f.request(f.nodes[0], 1) // the first one waits for both anyway
+		time.Sleep(time.Second)
 		n, a := f.nodes[0], Answer{Record: f.record}
 		b := n.find(&a, f.policy)
-		key, namespace := b.rates[0], b.rates[1]
-		for held, together := range []bool{true, true, false} {
-			time.Sleep(time.Second)
-			b.lock()
-			key.held, key.until = int32(held), keystore.Micros(n.now())+1000
-			for range 2 {
-				c := Charge{now: n.now(), mode: n.mode(), Terms: b.terms}
-				if _, waits := n.chargeLocked(&c, b, 1, &patience{}); !waits {
-					t.Errorf("%v instead of a wait", c.Outcome)
-				}
-			}
-			if namespace.queued == 0 || together != (key.queued == namespace.queued) {
-				t.Errorf("with %d grants, the key is in %d bookings, its namespace in %d", held,
-					key.queued, namespace.queued)
-			}
-			key.counted, namespace.counted = 0, 0
-			b.unlock()
+		b.lock()
+		c := Charge{now: n.now(), mode: n.mode(), Terms: b.terms}
+		var p patience
+		wait, _ := n.chargeLocked(&c, b, 1, &p)
+		if wait[KeyRate] == nil || wait[KeyRate] != wait[NamespaceRate] {
+			t.Errorf("waits for %v", wait)
 		}
+		b.uncount(&p)
+		b.unlock()
 		f.close()
 	})
 }

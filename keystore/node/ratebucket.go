@@ -133,11 +133,6 @@ func (b *rateBucket) holds(now int64) bool {
 	return b.held > 0 && now < b.until
 }
 
-// servesWaiting reports whether the bucket holds grants for all requests that wait for a booking.
-func (b *rateBucket) servesWaiting(now int64) bool {
-	return b.holds(now) && b.counted <= b.held
-}
-
 // settle adds the requests that were admitted before they were booked to the node's own meter,
 // except those in the running booking.
 func (b *rateBucket) settle(l *keystore.RateLimit, now int64) {
