@@ -48,8 +48,11 @@ RACED = ./keystore/node ./keystore/manage ./caddymodule ./caddymodule/redact ./a
 JOBS = $(shell expr $$(nproc) + 1)
 
 # With fewer garbage collections, tests and the programs that they start take four fifths of the CPU
-# time and golangci-lint two thirds, with more memory. Measurements keep Go's default.
+# time and golangci-lint two thirds, with more memory. Beyond GOMEMLIMIT, a process collects garbage
+# more often. Measurements use Go's default.
 check lint test test-unit test-databases test-packages test-blackbox: export GOGC ?= 400
+check lint test test-unit test-databases test-packages test-blackbox: export GOMEMLIMIT ?= 3GiB
+bench bench-fleet bench-keys: export GOGC = 100
 
 # Without debugging information, linking Caddy takes half the time. Stack traces do not need it.
 LDFLAGS = -ldflags=-w

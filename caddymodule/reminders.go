@@ -90,8 +90,8 @@ func parseRemind(texts []string) (before []time.Duration, off bool, err error) {
 	return before, false, nil
 }
 
-// checkLeakKeys checks that a source is a file or an https URL. Whoever can change the answer of a
-// server can sign reports.
+// checkLeakKeys checks that a source is a file or an https URL. Anyone who can change the
+// server's response can sign reports.
 func checkLeakKeys(source string) error {
 	if !strings.Contains(source, "://") {
 		return nil

@@ -12,7 +12,8 @@ import (
 type bookkeeper[B comparable] struct {
 	// book makes a booking. It is called without the locks of the buckets.
 	book func(context.Context, *batch[B]) error
-	// size is the number of buckets with which a booking is full.
+	// size is the number of buckets with which a booking is full. As many again may join it, each
+	// with one that is in it: see add.
 	size int
 	// gap is the minimum time from the beginning of one booking to that of the next, unless that is
 	// full: grants would expire while their requests wait for other bookings.
@@ -28,7 +29,7 @@ type bookkeeper[B comparable] struct {
 type batch[B comparable] struct {
 	booking
 	buckets []B
-	waiting map[B]int32 // requests that wait for it; an entry for each bucket
+	waiting map[B]int32 // requests that wait for it, 0 for quotas; an entry for each bucket
 }
 
 // A booking is one call to a store.
@@ -145,6 +146,7 @@ func (k *bookkeeper[B]) take() *batch[B] {
 		return nil
 	}
 	next := k.queue[0]
+	k.queue[0] = nil
 	k.queue = k.queue[1:]
 	return next
 }

@@ -575,6 +575,9 @@ func TestDerivedWithoutDatabase(t *testing.T) {
 		wantDerived(t, "without a lease", k, used, keystore.Unavailable)
 		wantDerived(t, "expired, without a lease", k,
 			derive(t, token, -time.Second, keystore.Caveats{}), keystore.Expired)
+		k.Configure(node.Settings{Lease: 10 * time.Second, Derive: node.DeriveSettings{Off: true}})
+		wantDerived(t, "with derive off", k, used, keystore.Malformed)
+		k.Configure(node.Settings{Lease: 10 * time.Second})
 		db.Cut.Store(false)
 		time.Sleep(5 * time.Second)
 		wantDerived(t, "afterwards", k, used, keystore.OK)

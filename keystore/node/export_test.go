@@ -78,9 +78,14 @@ func (n *Node) PauseDerived(token string, pause time.Duration) {
 }
 
 // SetBack returns a reading of the clock as if the wall clock had been set back. The monotonic clock
-// stays.
+// stays. It panics in a synctest bubble, whose readings have none.
 func SetBack(now time.Time, seconds uint64) time.Time {
+	back := now
 	// Package time has no function for it. The lower 30 bits are nanoseconds.
-	*(*uint64)(unsafe.Pointer(&now)) -= seconds << 30
-	return now
+	*(*uint64)(unsafe.Pointer(&back)) -= seconds << 30
+	if back.Sub(now) != 0 ||
+		now.Round(0).Sub(back.Round(0)) != time.Duration(seconds)*time.Second { //nolint:gosec // small
+		panic("time.Time is not what SetBack expects")
+	}
+	return back
 }

@@ -372,8 +372,12 @@ func (l *limiter) chargeLocked(
 			}
 			waits = waits || verdicts[name] == unknown || verdicts[quota] == unknown
 		}
-		if waits = waits && c.Outcome == keystore.OK; !waits {
+		waits = waits && c.Outcome == keystore.OK
+		if !waits || p.over {
 			b.uncount(p)
+		}
+		if waits && p.over {
+			return wait, true
 		}
 	}
 	if waits {

@@ -286,6 +286,9 @@ func (s *storeOf) Book(
 	if s.down.Load() || s.node.away.Load() {
 		return nil, errAway
 	}
+	if len(bookings) > maxBooked {
+		panic(fmt.Sprint(len(bookings), " limits in one call"))
+	}
 	answers := s.book(now.UnixMicro(), bookings)
 	pause()
 	if s.down.Load() || s.node.away.Load() {

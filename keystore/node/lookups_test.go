@@ -230,13 +230,14 @@ func TestCacheAfterClockIsSetBack(t *testing.T) {
 	}}, false, nil); err != nil {
 		t.Fatal(err)
 	}
+	start := time.Now()
 	loads := f.Loads.Load()
 	for _, c := range []struct {
 		now  time.Time
 		want int64 // queries so far
 	}{
-		{time.Now(), 1},
-		{node.SetBack(time.Now(), 3600), 1},
+		{start, 1},
+		{node.SetBack(start, 3600), 1},
 		{node.SetBack(time.Now().Add(2*node.NegativeTTL), 3600), 2},
 	} {
 		if _, err := k.Lookup(ctx, "unknown-0123456789", c.now); err != nil {
