@@ -226,7 +226,10 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, no
 		b.owed -= g.Units // the next reservation returns them
 		return
 	}
-	b.left += g.Units
+	// Units that were spent meanwhile without a grant come first.
+	paid := min(g.Units, max(0, b.owed))
+	b.owed -= paid
+	b.left += g.Units - paid
 	b.since = now
 	b.total = g.Total
 	b.room, b.asked = max(0, r.Limit-g.Total), now

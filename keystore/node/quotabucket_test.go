@@ -396,6 +396,30 @@ func TestChargesNeedFewReservations(t *testing.T) {
 	})
 }
 
+// TestChargedDuringReservation checks that units which were charged beyond the quota use up what a
+// running reservation grants, so that no request is admitted before they are booked.
+func TestChargedDuringReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newLimitedFleet(t, 1, keystore.Limits{Quota: keystore.Quota{Units: 100,
+			Per: keystore.Month}}, 1)
+		f.request(f.nodes[0], 1)
+		f.ledger.slow.Store(int64(time.Second))
+		for range firstReservation - 5 { // the last one makes a reservation
+			f.request(f.nodes[0], 1)
+		}
+		synctest.Wait()
+		f.nodes[0].spend(f.record, 500)
+		time.Sleep(3 * time.Second / 2) // the reservation has ended, and the next one runs
+		if n := f.ledger.calls; n != 2 {
+			t.Errorf("%d reservations have ended, want 2", n)
+		}
+		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.Exhausted {
+			t.Errorf("%v although more than the quota was charged", c.Outcome)
+		}
+		f.close()
+	})
+}
+
 // TestReturnsDelayNoRequest checks that a request waits for one call at most besides its own while
 // a node returns many unused reservations to a database that hangs.
 func TestReturnsDelayNoRequest(t *testing.T) {
