@@ -384,7 +384,10 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 // lookUp looks up the credential, decides on its record, registers the call so that a revoke can
 // cut it, and charges it to the limits of the key.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
-	for range maxLookUps {
+	for tries := range maxLookUps {
+		if tries > 0 {
+			c.now = time.Now()
+		}
 		answer, err := h.lookUpOnce(c)
 		switch {
 		case err != nil:
@@ -394,31 +397,29 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 			return answer.Outcome
 		}
 		c.answer = answer
-		outcome := h.decide(c, answer.Record)
-		switch {
-		case outcome != keystore.OK:
-			return outcome
-		case c.untracked:
-			outcome, _ = h.charge(c)
+		if outcome := h.decide(c, answer.Record); outcome != keystore.OK {
 			return outcome
 		}
-		running := newRunningRequest(c.w, c.r)
-		if c.keys.Enter(answer, &running.Running) {
-			var waited bool
-			outcome, waited = h.charge(c)
-			if outcome == keystore.OK && !waited {
-				c.running = running
-				return outcome
+		var running *runningRequest
+		if !c.untracked {
+			running = newRunningRequest(c.w, c.r)
+			if !c.keys.Enter(answer, &running.Running) {
+				running.release()
+				continue
 			}
+		}
+		outcome, waited := h.charge(c)
+		if outcome == keystore.OK && !waited {
+			c.running = running
+			return outcome
+		}
+		if running != nil {
 			running.leave(c.keys)
-			if outcome != keystore.OK {
-				return outcome
-			}
-			// Meanwhile the key may have been revoked, or the lease may have expired.
-		} else {
-			running.release()
 		}
-		c.now = time.Now()
+		if outcome != keystore.OK {
+			return outcome
+		}
+		// Meanwhile the key may have been revoked, or the lease may have expired.
 	}
 	return keystore.Unavailable
 }

@@ -760,26 +760,33 @@ func (c waitingContext) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// TestRevokeWhileWaitingForQuota checks that a request is not passed on if its key is revoked while
-// it waits for units of its quota.
+// TestRevokeWhileWaitingForQuota checks that a request is not passed on, and that another proxy is
+// not told to pass it on, if its key is revoked while it waits for units of its quota.
 func TestRevokeWhileWaitingForQuota(t *testing.T) {
 	h := newFixture(t)
-	key, token := h.key("read")
-	h.limit(key.ID, keystore.Limits{Quota: monthly(100_000)}, keystore.Limits{})
-	handler := h.handler("namespace acme\n" +
-		"operation orders:export read GET /export {\ncost 1000\n}")
-	h.send(handler, "GET /"+keyLine(token)) // so that the next request waits only for the quota
-	conn, peer := net.Pipe()
-	defer func() { _ = peer.Close() }()
-	waited := false
-	a := h.send(handler, "GET /export"+keyLine(token), func(r *http.Request) {
-		*r = *r.WithContext(withConn(waitingContext{r.Context(), sync.OnceFunc(func() {
-			waited = true
-			revoke(t, h.keys, key.ID)
-		})}, conn))
-	})
-	if !waited || a.seen != nil || a.outcome() != "revoked" {
-		t.Errorf("waited: %v, passed on: %v, outcome %s", waited, a.seen != nil, a.outcome())
+	const options = "namespace acme\noperation orders:export read GET /export {\ncost 1000\n}\n"
+	for more, wire := range map[string]string{
+		"":          "GET /export",
+		"forwarded": "GET /auth\nX-Forwarded-Method: GET\nX-Forwarded-Uri: /export",
+	} {
+		key, token := h.key("read")
+		h.limit(key.ID, keystore.Limits{Quota: monthly(100_000)}, keystore.Limits{})
+		// The first request also waits for its key. The second one waits only for the quota.
+		h.send(h.handler("namespace acme"), "GET /"+keyLine(token))
+		conn, peer := net.Pipe()
+		waited := false
+		a := h.send(h.handler(options+more), wire+keyLine(token), trustedPeer,
+			func(r *http.Request) {
+				*r = *r.WithContext(withConn(waitingContext{r.Context(), sync.OnceFunc(func() {
+					waited = true
+					revoke(t, h.keys, key.ID)
+				})}, conn))
+			})
+		if !waited || a.seen != nil || a.outcome() != "revoked" {
+			t.Errorf("%q: waited: %v, passed on: %v, outcome %s", more, waited, a.seen != nil,
+				a.outcome())
+		}
+		_ = peer.Close()
 	}
 }
 

@@ -579,13 +579,15 @@ func TestAcceptsDerived(t *testing.T) {
 	}
 	id := NewID()
 	token := "ak_" + id + strings.Repeat("0", tokenBodyLen-TokenIDLen)
-	for s, want := range map[string]bool{token: true, token[1:]: true, token + "0": false,
-		token[3:]: false, id: false, "": false} {
-		if NamesKey(s, id) != want {
+	prefixes := []string{"sk", "ak"}
+	for s, want := range map[string]bool{token: true, token[1:]: false, "ak_" + token: false,
+		"sk" + token[2:]: true, "ak-" + token[3:]: false, token + "0": false, token[3:]: false,
+		token[2:]: false, id: false, "": false} {
+		if NamesKey(s, prefixes, id) != want {
 			t.Errorf("NamesKey(%q) is not %v", s, want)
 		}
 	}
-	if NamesKey(token, id[1:]) || NamesKey(token, "") {
+	if NamesKey(token, prefixes, id[1:]) || NamesKey(token, prefixes, "") {
 		t.Error("NamesKey of a part of the id")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -177,10 +178,12 @@ func HasTokenPrefix(s, prefix string) bool {
 	return len(s) > len(prefix) && s[len(prefix)] == '_' && s[:len(prefix)] == prefix
 }
 
-// NamesKey reports whether s has the length and the id of a token that was created for a key.
-func NamesKey(s, id string) bool {
-	begin := len(s) - tokenBodyLen
-	return begin > 0 && len(id) == TokenIDLen && s[begin:begin+TokenIDLen] == id
+// NamesKey reports whether s has the length, the id and one of the prefixes of a token that was
+// created for a key.
+func NamesKey(s string, prefixes []string, id string) bool {
+	prefix := len(s) - tokenBodyLen - 1
+	return prefix > 0 && len(id) == TokenIDLen && s[prefix] == '_' &&
+		s[prefix+1:][:TokenIDLen] == id && slices.Contains(prefixes, s[:prefix])
 }
 
 // putCheck writes the CRC-32 (IEEE) of s in base62.

@@ -82,8 +82,10 @@ func (n *Node) lookupCredential(
 	a = a.restrict(false)
 	// A cached record does not prove that the tag is valid: a derived token may have named the
 	// record, or the record is older than the accepted prefix. A token that names the key of the
-	// record was created by this deployment, so its tag is valid.
-	if prefixed && a.Record != nil && !keystore.NamesKey(credential, a.Record.KeyID) {
+	// record was created by this deployment, so its tag is valid. Its own prefix may be longer than
+	// the accepted one.
+	if prefixed && a.Record != nil && !keystore.NamesKey(credential,
+		n.settings.Load().TokenPrefixes, a.Record.KeyID) {
 		if _, ok := n.Inspect(credential); !ok {
 			return Answer{Outcome: keystore.Malformed}, nil
 		}

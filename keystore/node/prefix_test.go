@@ -12,10 +12,10 @@ import (
 )
 
 // TestPrefixNoLongerAccepted checks that a change of the accepted prefixes affects all keys at
-// once, cached or not, with and without imported keys.
+// once, cached or not, with and without imported keys. The former prefix may begin with the new one.
 func TestPrefixNoLongerAccepted(t *testing.T) {
-	for _, imports := range []bool{false, true} {
-		k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
+	for old, imports := range map[string]bool{"old": false, "older": true, "new_old": false} {
+		k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{old}})
 		_, cached := fleet.Mint(t, k, manage.KeySpec{})
 		_, cold := fleet.Mint(t, k, manage.KeySpec{})
 		foreign := "sk_live_0123456789abcdef"
@@ -48,11 +48,14 @@ func TestPrefixNoLongerAccepted(t *testing.T) {
 		if k.Foreign(cached) || !k.Foreign(foreign) || k.Foreign("new_x") {
 			t.Error("Foreign is true for a token of this deployment, or false for a foreign one")
 		}
+		if !k.Abandoned(cached) || k.Abandoned(foreign) {
+			t.Error("Abandoned is false for a token of this deployment, or true for a foreign one")
+		}
 		if imports {
 			fleet.Want(t, "imported", outcome(foreign), keystore.OK)
 		}
 
-		k.Configure(node.Settings{TokenPrefixes: []string{"new", "old"}})
+		k.Configure(node.Settings{TokenPrefixes: []string{"new", old}})
 		fleet.Want(t, "cached, accepted again", outcome(cached), keystore.OK)
 		fleet.Want(t, "not cached, accepted again", outcome(cold), keystore.OK)
 	}

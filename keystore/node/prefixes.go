@@ -44,9 +44,11 @@ func (n *Node) HasPrefix(credential string) bool {
 }
 
 // Abandoned reports whether a credential is a token that this deployment created with a prefix that
-// it no longer accepts.
+// it no longer accepts. That prefix may begin with one that it accepts.
 func (n *Node) Abandoned(credential string) bool {
-	return !n.HasPrefix(credential) && n.ownPrefix(credential) != ""
+	prefix := n.ownPrefix(credential)
+	return prefix != "" && prefix != keystore.MemberPrefix &&
+		!slices.Contains(n.settings.Load().TokenPrefixes, prefix)
 }
 
 // ownPrefix returns the prefix of a token that this deployment created, or "" for any other
