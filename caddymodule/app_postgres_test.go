@@ -61,22 +61,31 @@ func TestPostgresDatabase(t *testing.T) {
 		t.Fatal(got)
 	}
 
-	// The password of a config that fails is not used.
+	// The password of a config that fails is not kept, even if it is right at that time.
+	become := func(password string) {
+		t.Helper()
+		if err := server.Exec("", "ALTER ROLE gate PASSWORD '"+password+"'; SELECT "+
+			"pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'gate'"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unknown := postgres("third")
+	database := unknown["database"].(object)
+	database["url"] = database["url"].(string) + "&sslmode=unknown"
 	for name, bad := range map[string]object{
-		"refused before it starts": g.config(postgres("wrong"), func(_, apps object) {
+		"refused for its URL": g.config(unknown),
+		"refused for its token_prefix": g.config(postgres("third"), func(_, apps object) {
 			apps[appName].(object)["token_prefix"] = []string{"other"}
 		}),
-		"refused after it has started": g.config(postgres("wrong"), func(config, _ object) {
+		"refused after it has started": g.config(postgres("third"), func(config, _ object) {
 			config["admin"].(object)["remote"] = object{}
 		}),
 	} {
+		become("third")
 		if err := g.tryLoad(bad); err == nil {
 			t.Fatal(name, ": the config was loaded")
 		}
-		if err := server.Exec("", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "+
-			"WHERE usename = 'gate'"); err != nil {
-			t.Fatal(err)
-		}
+		become("second")
 		if got := lookup(t, runningApp().Keystore(), g.mint(nil)); got != keystore.OK {
 			t.Fatal(name, ": ", got)
 		}

@@ -79,6 +79,7 @@ func (a *App) open() (*store, error) {
 		if done.err == nil {
 			if err := a.checkPrefixes(ctx, done.store); err != nil {
 				cancel()
+				running.restore()
 				return nil, errors.Join(err, releaseStore(a))
 			}
 		}

@@ -56,10 +56,24 @@ func (r *runningApps) remove(a *App) {
 	if r.last.Load() == last {
 		return
 	}
-	if s := last.store.Load(); s != nil {
-		s.configure(last)
-	}
+	last.restore()
 	r.last.Store(last)
+}
+
+// restore applies the settings of the last app again, after one that does not run has changed them.
+func (r *runningApps) restore() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last := r.last.Load(); last != nil {
+		last.restore()
+	}
+}
+
+// restore applies the settings of a to its store, if that is open.
+func (a *App) restore() {
+	if s := a.store.Load(); s != nil {
+		s.configure(a)
+	}
 }
 
 // opened publishes the store of an app that has opened it after Start. It does not apply the app's

@@ -54,6 +54,12 @@ func acquireStore(ctx context.Context, a *App) (*store, error) {
 				a.identity),
 			releaseStore(a))
 	}
+	if loaded && a.url != "" {
+		// The password may have changed. Until a runs, runningApps.restore undoes this.
+		if err := s.db.Reconnect(a.url); err != nil {
+			return nil, errors.Join(fmt.Errorf("database postgres: %w", err), releaseStore(a))
+		}
+	}
 	return s, nil
 }
 
@@ -104,7 +110,7 @@ func openDatabase(ctx context.Context, a *App) (*sqldb.DB, error) {
 func (s *store) configure(a *App) {
 	s.log.moveTo(a.logger)
 	if a.url != "" {
-		if err := s.db.Reconnect(a.url); err != nil { // the password may have changed
+		if err := s.db.Reconnect(a.url); err != nil {
 			a.logger.Error("database settings rejected; keeping the current connection", "error",
 				err)
 		}
