@@ -410,6 +410,7 @@ func TestChargedDuringReservation(t *testing.T) {
 		synctest.Wait()
 		f.nodes[0].spend(f.record, 500)
 		time.Sleep(3 * time.Second / 2) // the reservation has ended, and the next one runs
+		synctest.Wait()
 		if n := f.ledger.calls; n != 2 {
 			t.Errorf("%d reservations have ended, want 2", n)
 		}
