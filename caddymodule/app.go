@@ -68,8 +68,8 @@ type App struct {
 	Lease caddy.Duration `json:"lease,omitempty"`
 
 	// The accepted token prefixes; new keys get the first. A prefix has the form
-	// `[a-z][a-z0-9]*(_[a-z0-9]+)*` and at most 24 characters. `akm` is reserved for members.
-	// Default is `ak`.
+	// `[a-z][a-z0-9]*(_[a-z0-9]+)*` and at most 24 characters. `akm`, also before an underscore, is
+	// reserved for members. Default is `ak`.
 	TokenPrefix []string `json:"token_prefix,omitempty"`
 
 	// Token prefixes that are no longer accepted although live keys have them. Requests with these
@@ -360,7 +360,7 @@ func (a *App) provisionTokens() error {
 
 func checkPrefix(option, prefix string) error {
 	switch {
-	case prefix == keystore.MemberPrefix:
+	case keystore.HasTokenPrefix(prefix+"_", keystore.MemberPrefix): // such as akm_x
 		return fmt.Errorf("%s %s is reserved for member tokens: choose another prefix", option,
 			prefix)
 	case !keystore.ValidPrefix(prefix):

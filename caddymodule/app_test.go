@@ -516,6 +516,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"token_prefix":["Ak"]}`:                                                            `token_prefix "Ak"`,
 		`{"token_prefix":["ak",""]}`:                                                         `token_prefix ""`,
 		`{"token_prefix":["ak","akm"]}`:                                                      "token_prefix akm is reserved for member tokens",
+		`{"token_prefix":["ak","akm_x"]}`:                                                    "token_prefix akm_x is reserved for member tokens",
 		`{"abandon_prefix":["ak"]}`:                                                          "abandon_prefix ak: token_prefix accepts it",
 		`{"token_prefix":["ak"],"abandon_prefix":["akm"]}`:                                   "abandon_prefix akm is reserved for member tokens",
 		`{"token_prefix":["ak","ak"]}`:                                                       "token_prefix ak is given twice",

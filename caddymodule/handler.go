@@ -401,12 +401,13 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 			return outcome
 		}
 		var running *runningRequest
-		if !c.untracked {
-			running = newRunningRequest(c.w, c.r)
-			if !c.keys.Enter(answer, &running.Running) {
-				running.release()
+		if c.untracked {
+			if !c.keys.Unchanged(answer) {
 				continue
 			}
+		} else if running = newRunningRequest(c.w, c.r); !c.keys.Enter(answer, &running.Running) {
+			running.release()
+			continue
 		}
 		outcome, waited := h.charge(c)
 		if outcome == keystore.OK && !waited {

@@ -790,6 +790,30 @@ func TestRevokeWhileWaitingForQuota(t *testing.T) {
 	}
 }
 
+// TestRevokeWhileLookingUp checks the same for a request whose key is revoked while it is looked up.
+func TestRevokeWhileLookingUp(t *testing.T) {
+	h := newFixture(t)
+	for more, wire := range map[string]string{
+		"":          "GET /",
+		"forwarded": "GET /auth\nX-Forwarded-Method: GET\nX-Forwarded-Uri: /",
+	} {
+		key, token := h.key("read")
+		waited := false
+		a := h.send(h.handler("namespace acme\n"+more), wire+keyLine(token), trustedPeer,
+			func(r *http.Request) {
+				*r = *r.WithContext(waitingContext{r.Context(), sync.OnceFunc(func() {
+					waited = true
+					time.Sleep(20 * time.Millisecond) // the database has probably answered
+					revoke(t, h.keys, key.ID)
+				})})
+			})
+		if !waited || a.seen != nil || a.outcome() != "revoked" {
+			t.Errorf("%q: waited: %v, passed on: %v, outcome %s", more, waited, a.seen != nil,
+				a.outcome())
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	for _, test := range []struct {
 		retry       time.Duration

@@ -45,11 +45,9 @@ type dependencies struct {
 	epoch      func() string
 	rates      func() keystore.SharedRates // nil if there is none
 	ledger     keystore.QuotaLedger
-	policy     func() *keystore.Directory // the current one
-	// latest reports whether the answer's record is certainly unchanged since its lookup. Changes
-	// of other records can make it return false too.
-	latest func(Answer) bool
-	failed func(doing string, err error) error // reports a failure of the ledger
+	policy     func() *keystore.Directory          // the current one
+	latest     func(Answer) bool                   // see Node.Unchanged
+	failed     func(doing string, err error) error // reports a failure of the ledger
 	// reportsThresholds returns Settings.Thresholds. nil stands for false.
 	reportsThresholds func() bool
 }
@@ -72,16 +70,14 @@ func bucketIDs(r *keystore.Record) [2]bucketID {
 
 func (n *Node) newLimiter() *limiter {
 	return newLimiter(dependencies{
-		now:        func() int64 { return n.Now().UnixNano() },
-		nodes:      func() int64 { return n.membership.nodes.Load() },
-		aloneSince: func() int64 { return n.membership.aloneSince.Load() },
-		epoch:      func() string { return n.seal.Load().deployment.Epoch },
-		rates:      func() keystore.SharedRates { return n.settings.Load().Rates },
-		ledger:     n.db,
-		policy:     n.Policy,
-		latest: func(a Answer) bool {
-			return n.cache.shard(&a.Record.Digest).generation.Load() == a.generation
-		},
+		now:               func() int64 { return n.Now().UnixNano() },
+		nodes:             func() int64 { return n.membership.nodes.Load() },
+		aloneSince:        func() int64 { return n.membership.aloneSince.Load() },
+		epoch:             func() string { return n.seal.Load().deployment.Epoch },
+		rates:             func() keystore.SharedRates { return n.settings.Load().Rates },
+		ledger:            n.db,
+		policy:            n.Policy,
+		latest:            n.Unchanged,
 		failed:            n.StoreFailed,
 		reportsThresholds: func() bool { return n.settings.Load().Thresholds },
 	})

@@ -22,6 +22,12 @@ type Running struct {
 	longest    int64  // Unix nanoseconds: when the derived token expires
 }
 
+// Unchanged reports whether the answer's record is certainly unchanged since its lookup. Changes of
+// other records can make it return false too.
+func (n *Node) Unchanged(a Answer) bool {
+	return n.cache.shard(&a.Record.Digest).generation.Load() == a.generation
+}
+
 // Enter registers a running request with the answer's record. It returns false if the record may
 // have changed since the lookup. Then the caller must look it up and decide again. The caller must
 // call [Node.Leave] once after each Enter that returned true.
