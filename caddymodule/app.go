@@ -359,8 +359,9 @@ func (a *App) provisionTokens() error {
 }
 
 func checkPrefix(option, prefix string) error {
+	like := keystore.HasTokenPrefix(prefix, keystore.MemberPrefix) // such as akm_x
 	switch {
-	case keystore.HasTokenPrefix(prefix+"_", keystore.MemberPrefix): // such as akm_x
+	case prefix == keystore.MemberPrefix, like && option != "abandon_prefix":
 		return fmt.Errorf("%s %s is reserved for member tokens: choose another prefix", option,
 			prefix)
 	case !keystore.ValidPrefix(prefix):

@@ -410,10 +410,11 @@ func TestChargedDuringReservation(t *testing.T) {
 		synctest.Wait()
 		f.nodes[0].spend(f.record, 500)
 		time.Sleep(3 * time.Second / 2) // the reservation has ended, and the next one runs
-		synctest.Wait()
+		f.ledger.mu.Lock()
 		if n := f.ledger.calls; n != 2 {
 			t.Errorf("%d reservations have ended, want 2", n)
 		}
+		f.ledger.mu.Unlock()
 		if c := f.request(f.nodes[0], 1); c.Outcome != keystore.Exhausted {
 			t.Errorf("%v although more than the quota was charged", c.Outcome)
 		}
