@@ -17,7 +17,8 @@ type ChangeLog interface {
 	Changes(ctx context.Context, after, upTo Revision) ([]Change, error)
 	// Changed returns a channel with a capacity of one. It receives a value when another caller may
 	// have committed a change, within 100 ms if that caller is another process. On SQLite it may take
-	// 600 ms, if the disk needed a second or the file system rounds times to seconds. It may also receive one without a change. Close closes it.
+	// 600 ms, if the disk needed a second or the file system rounds times to seconds. It may also
+	// receive one without a change. Close closes it.
 	Changed() <-chan struct{}
 }
 
