@@ -53,10 +53,13 @@ func (n *Node) lookupDerived(
 		if err != nil {
 			return Answer{Outcome: keystore.Malformed}, true, nil //nolint:nilerr // the outcome says it
 		}
+		if off { // whatever the settings say by now: nothing has verified the token
+			return Answer{Outcome: keystore.Malformed, Untimely: true}, true, nil
+		}
 		// Without a lease, this node's time may be behind, as after a suspend. lookup renews it.
 		at, covered := n.membership.lease.term.Load().at(n.clock.of(now))
 		outcome := n.derivedOutcome(&token.Validity, early, at)
-		if off || outcome == keystore.Expired || covered && outcome != keystore.OK {
+		if outcome == keystore.Expired || covered && outcome != keystore.OK {
 			return Answer{Outcome: outcome, Untimely: true}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
