@@ -5,8 +5,8 @@
 //
 // Create a [Client] with [New]. Its methods are the operations of the REST interface, one file for
 // each kind of object. The All methods iterate over whole lists. A refused request returns an
-// [*Error]; its documentation says after which statuses nothing was changed. After any other error the result is unknown: a
-// change may or may not have been made.
+// [*Error]; its documentation says after which statuses nothing was changed. After any other error
+// the result is unknown: a change may or may not have been made.
 //
 // Start with call.go to change how requests are sent, and with keys.go to add an operation.
 package client
