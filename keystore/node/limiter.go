@@ -274,9 +274,6 @@ func (l *limiter) charge(
 		}
 		c.Terms = b.terms
 		wait, waits := l.chargeLocked(c, b, units, &p)
-		if p.over { // it waits no longer, even for a quota
-			b.uncount(&p)
-		}
 		b.unlock()
 		switch {
 		case !waits:
@@ -368,13 +365,12 @@ func (l *limiter) chargeLocked(
 			}
 			waits = waits || verdicts[name] == unknown || verdicts[quota] == unknown
 		}
-		waits = waits && c.Outcome == keystore.OK
-		if !waits || p.over {
+		if waits = waits && c.Outcome == keystore.OK; !waits || p.over {
 			b.uncount(p)
 		}
-		if waits && p.over {
-			return wait, true
-		}
+	}
+	if waits && p.over { // it waits no longer, even for a quota
+		return wait, true
 	}
 	if waits {
 		// A quota may still refuse the request. Reserved units can then serve other requests, but a
