@@ -13,6 +13,12 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
+// limitNamespace gives limits to the namespace of the fleet's records.
+func (f *limitedFleet) limitNamespace(l keystore.Limits) {
+	f.policy = keystore.NewDirectory(&keystore.Policy{
+		Namespaces: []keystore.Namespace{{ID: "acme", Limits: l}}})
+}
+
 // together sends n requests to a node at the same time.
 func (f *limitedFleet) together(n int, to *limitedNode) {
 	var requests sync.WaitGroup
@@ -75,9 +81,8 @@ func testManyKeysAtOnce(t *testing.T, slow, spread time.Duration) {
 	limits := keystore.KeyLimits{Limits: keystore.Limits{
 		Rate: keystore.RateLimit{Requests: 5, Per: time.Second, Burst: 5}}}
 	f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
-	f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-		{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: keys,
-			Per: time.Second, Burst: keys}}}}})
+	f.limitNamespace(keystore.Limits{
+		Rate: keystore.RateLimit{Requests: keys, Per: time.Second, Burst: keys}})
 	f.store.slow.Store(int64(slow))
 	f.store.fixed.Store(true)
 	var requests sync.WaitGroup
@@ -119,21 +124,14 @@ func TestRefusedRequestsUseUpNoOtherLimit(t *testing.T) {
 		quota := keystore.Quota{Units: 1000, Per: keystore.Month}
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: keystore.RateLimit{Requests: 10,
 			Per: time.Second, Burst: 10}}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: shared, Quota: quota}}}})
+		f.limitNamespace(keystore.Limits{Rate: shared, Quota: quota})
 		f.store.slow.Store(int64(2 * time.Millisecond))
 		for range 10 {
 			f.together(500, f.nodes[0])
 			time.Sleep(time.Second)
 		}
 		admitted := int64(len(f.admitted))
-		var m keystore.Meter
-		for _, stored := range f.store.dump() {
-			if stored.limit == shared {
-				m.TAT = stored.tat
-			}
-		}
-		booked := shared.Burst - m.Room(&shared, time.Now().UnixMicro())
+		booked := f.store.booked(shared)
 		granted := f.ledger.totals()[0]
 		// Streams are booked in advance.
 		if admitted < 90 || booked > 2*admitted || granted > 3*admitted {
@@ -151,9 +149,8 @@ func TestManyKeysBookForTheirNamespace(t *testing.T) {
 		const room = 100
 		day := 24 * time.Hour
 		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: room, Per: day,
-				Burst: room}}}}})
+		f.limitNamespace(keystore.Limits{
+			Rate: keystore.RateLimit{Requests: room, Per: day, Burst: room}})
 		f.store.slow.Store(int64(20 * time.Millisecond))
 		limit := keystore.RateLimit{Requests: 1, Per: day, Burst: 1}
 		var requests sync.WaitGroup
@@ -182,9 +179,8 @@ func TestBusyNamespaceUsesUpNoKey(t *testing.T) {
 
 func testBusyNamespace(t *testing.T, busy int) {
 	f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
-	f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-		{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 30,
-			Per: time.Second, Burst: 10}}}}})
+	f.limitNamespace(keystore.Limits{
+		Rate: keystore.RateLimit{Requests: 30, Per: time.Second, Burst: 10}})
 	f.store.slow.Store(int64(20 * time.Millisecond))
 	limit := keystore.RateLimit{Requests: 300, Per: 24 * time.Hour, Burst: 300}
 	record := recordOf("small", keystore.KeyLimits{Limits: keystore.Limits{Rate: limit}})
@@ -204,24 +200,18 @@ func testBusyNamespace(t *testing.T, busy int) {
 		time.Sleep(rand.N(time.Second))
 	}
 	requests.Wait()
-	var m keystore.Meter
-	for _, stored := range f.store.dump() {
-		if stored.limit == limit {
-			m.TAT = stored.tat
-		}
-	}
-	used := limit.Burst - m.Room(&limit, time.Now().UnixMicro())
-	if admitted == 0 || used > admitted+2 {
-		t.Errorf("%d requests admitted, and %d booked", admitted, used)
+	if booked := f.store.booked(limit); admitted == 0 || booked > admitted+2 {
+		t.Errorf("%d requests admitted, and %d booked", admitted, booked)
 	}
 	f.close()
 }
 
-// booked returns how many limits that are equal to one of them have requests in the store.
-func (s *rateStore) booked(limit keystore.RateLimit) (n int) {
+// booked returns how many requests the store has for all limits that are equal to one of them.
+func (s *rateStore) booked(limit keystore.RateLimit) (n int64) {
 	for _, stored := range s.dump() {
-		if stored.limit == limit && stored.tat > time.Now().UnixMicro() {
-			n++
+		if stored.limit == limit {
+			m := keystore.Meter{TAT: stored.tat}
+			n += limit.Burst - m.Room(&limit, time.Now().UnixMicro())
 		}
 	}
 	return n
@@ -232,9 +222,8 @@ func (s *rateStore) booked(limit keystore.RateLimit) (n int) {
 func TestSlowQuotaDelaysNoOtherKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 10,
-				Per: time.Second, Burst: 10}}}}})
+		f.limitNamespace(keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 10}})
 		limited := recordOf("limited", keystore.KeyLimits{Limits: keystore.Limits{
 			Quota: keystore.Quota{Units: 1, Per: keystore.Month}}})
 		f.requestWith(limited, f.nodes[0], 1)
@@ -262,9 +251,8 @@ func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
 		const keys = 200
 		day := 24 * time.Hour
 		f := newLimitedFleet(t, 1, keystore.Limits{}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100, Per: day,
-				Burst: 100}}}}})
+		f.limitNamespace(keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 100, Per: day, Burst: 100}})
 		f.store.slow.Store(int64(4 * time.Millisecond))
 		const before = 90
 		for range before {
@@ -302,19 +290,14 @@ func TestExhaustedQuotaUsesUpNoRate(t *testing.T) {
 				shared := keystore.RateLimit{Requests: 50, Per: 24 * time.Hour, Burst: 50}
 				f := newLimitedFleet(t, 1, keystore.Limits{
 					Quota: keystore.Quota{Units: 5, Per: keystore.Month}}, 3)
-				f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-					{ID: "acme", Limits: keystore.Limits{Rate: shared}}}})
+				f.limitNamespace(keystore.Limits{Rate: shared})
 				f.store.slow.Store(int64(2 * time.Millisecond))
 				for range 5 {
 					f.together(100, f.nodes[0])
 					time.Sleep(pause)
 					f.nodes[0].sweep()
 				}
-				var booked int64
-				for _, stored := range f.store.dump() {
-					m := keystore.Meter{TAT: stored.tat}
-					booked = shared.Burst - m.Room(&shared, time.Now().UnixMicro())
-				}
+				booked := f.store.booked(shared)
 				if len(f.admitted) != 5 || booked > 5 {
 					t.Errorf("%d admitted of 5, and %d requests booked", len(f.admitted), booked)
 				}
@@ -371,9 +354,8 @@ func TestRatesAreBookedTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{Rate: keystore.RateLimit{Requests: 100,
 			Per: time.Second, Burst: 100}}, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 10,
-				Per: time.Second, Burst: 10}}}}})
+		f.limitNamespace(keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 10}})
 		f.request(f.nodes[0], 1) // the first one waits for both anyway
 		time.Sleep(time.Second)
 		n, a := f.nodes[0], Answer{Record: f.record}

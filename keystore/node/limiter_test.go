@@ -989,9 +989,8 @@ func (stingyLedger) Reserve(
 func TestNoRequestWaitsForever(t *testing.T) {
 	eachLimit(t, func(t *testing.T, name string, limits keystore.Limits) {
 		f := newLimitedFleet(t, 1, limits, 2)
-		f.policy = keystore.NewDirectory(&keystore.Policy{Namespaces: []keystore.Namespace{
-			{ID: "acme", Limits: keystore.Limits{Rate: keystore.RateLimit{Requests: 100,
-				Per: time.Second, Burst: 100}}}}})
+		f.limitNamespace(keystore.Limits{
+			Rate: keystore.RateLimit{Requests: 100, Per: time.Second, Burst: 100}})
 		f.store.lie.Store(&keystore.Booked{})
 		f.nodes[0].ledger = stingyLedger{}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Microsecond)

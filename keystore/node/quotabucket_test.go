@@ -82,8 +82,7 @@ func TestLongRequestOutlivesItsBucket(t *testing.T) {
 func TestRemovedBucketIsReplaced(t *testing.T) {
 	eachLimit(t, func(t *testing.T, _ string, limits keystore.Limits) {
 		f := newLimitedFleet(t, 1, keystore.Limits{}, 1)
-		f.policy = keystore.NewDirectory(&keystore.Policy{
-			Namespaces: []keystore.Namespace{{ID: "acme", Limits: limits}}})
+		f.limitNamespace(limits)
 		n, key := f.nodes[0], new(entry)
 		f.ask(key, f.policy)
 		time.Sleep(time.Hour)
