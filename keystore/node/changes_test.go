@@ -36,6 +36,7 @@ func TestChangeKeepsOtherRecords(t *testing.T) {
 	if _, err := a.CreateMember(ctx, fleet.Root, keystore.Member{Name: "Ada"}); err != nil {
 		t.Fatal(err)
 	}
+	b.Health(ctx) // applies the member, whose row would be counted below
 	rows := fb.PolicyRows.Load()
 	if _, _, err := a.EditNamespace(ctx, fleet.Root, "default", manage.NamespacePatch{Name: &name},
 		manage.ChangeOptions{}); err != nil {
