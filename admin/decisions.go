@@ -33,7 +33,7 @@ func (a *API) registerDecisions() {
 	}, a.health)
 	responses := a.huma.OpenAPI().Paths[healthPath].Get.Responses
 	responses["503"] = &huma.Response{
-		Description: "The database is unavailable, or the lease has expired",
+		Description: "The database is unavailable, key lookups fail, or the lease has expired",
 		Content:     responses["200"].Content}
 }
 

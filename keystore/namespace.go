@@ -37,7 +37,7 @@ type Namespace struct {
 	KeyRoles    []string
 	TokenPrefix string // for tokens of keys in this namespace; empty for the deployment's first
 	// ChildPrefix is the required beginning of the ids of descendants when they are created or
-	// moved here. Empty allows any id.
+	// moved here. If it is empty, this namespace requires none.
 	ChildPrefix string
 	// Limits are shared by all keys whose home this is.
 	Limits

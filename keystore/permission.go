@@ -14,7 +14,7 @@ type Class uint8
 const (
 	Read Class = iota
 	Write
-	UnknownClass // only a permission for everything allows it
+	UnknownClass // no permission for a class allows it
 )
 
 // String returns the permission that allows the class.

@@ -42,7 +42,7 @@ const (
 // ErrMalformed means that a string is not a token: its alphabet, length or check digits are wrong.
 var ErrMalformed = errors.New("not a well-formed API key token")
 
-// A Digest is the SHA-256 of a whole credential. Nothing else of a credential is stored.
+// A Digest is the SHA-256 of a whole credential. Databases store it instead of the credential.
 type Digest [sha256.Size]byte
 
 // DigestOf returns the digest of a credential. It does not allocate.

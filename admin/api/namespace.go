@@ -13,7 +13,7 @@ type Namespace struct {
 	Reach       []string   `json:"reach" nullable:"false" doc:"Kinds of descendant namespaces in which keys' grants here apply too, for data permissions"`
 	KeyRoles    []string   `json:"key_roles" nullable:"false" doc:"The roles that every key of this namespace has in it; *: at least one role; empty: any roles or none"`
 	TokenPrefix *string    `json:"token_prefix" doc:"The prefix of new tokens for keys of this namespace; null: the first prefix of the configuration"`
-	ChildPrefix *string    `json:"child_prefix" doc:"How the ids of namespaces created or moved below this one must begin; null: any id"`
+	ChildPrefix *string    `json:"child_prefix" doc:"How the ids of namespaces created or moved below this one must begin; null: this namespace requires no prefix"`
 	RateLimit   *RateLimit `json:"rate_limit" doc:"The limit that all keys with this home namespace share; null: none"`
 	Quota       *Quota     `json:"quota" doc:"The quota that all keys with this home namespace share; null: none"`
 	DefaultPlan *string    `json:"default_plan" doc:"The plan of keys that name none; null: none"`

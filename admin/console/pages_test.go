@@ -341,7 +341,7 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("child_prefix in the form is %q", prefix)
 	}
 	p.submit("/apikeys/namespaces/confined/edit", "child_prefix", "").want(200, "Changes saved",
-		"children can have any id")
+		"does not restrict the ids of descendants")
 	if _, _, err := s.keys.DeleteNamespace(ctx, root, "confined",
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)

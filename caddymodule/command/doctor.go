@@ -43,8 +43,8 @@ Runs these checks, one line each, with advice if a check fails:
     the working directory, else with the path in the configuration. They are
     checked in the file if Caddy is not running
 
-It changes nothing. With --server it cannot check the configuration. The exit
-status is 0 if all checks pass, else 1.`,
+It changes nothing. With --server it checks only the key store and the token
+prefixes. The exit status is 0 if all checks pass, else 1.`,
 		Example: `  caddy apikeys doctor
   caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
 		Args: noArguments,
@@ -259,9 +259,7 @@ func (d *doctor) store(ctx context.Context) bool {
 		d.found("health", true, "", "it is healthy: revision %d, %s of its lease left",
 			health.Revision, lease)
 	} else {
-		d.found("health", false,
-			"See Caddy's log for why the database is unavailable. Until the lease expires, known "+
-				"keys are served; then requests get 503.",
+		d.found("health", false, "See Caddy's log for the cause.",
 			"it is not healthy: %s; revision %d, %s of its lease left", health.Problem,
 			health.Revision, lease)
 	}

@@ -58,7 +58,8 @@ limited to ten thousand keys.`,
 		"Only keys not used for this `DURATION`, such as 90d; if never used, since their creation")
 	flags.StringVar(&f.CreatedBy, "created-by", "",
 		"Only keys created by the member or key with this `ID`")
-	flags.StringVarP(&f.Text, "search", "q", "", "Only keys with this `TEXT` in their name or id")
+	flags.StringVarP(&f.Text, "search", "q", "",
+		"Only keys with this `TEXT` in their name, id or prefix")
 	flags.StringVar(&f.Metadata, "metadata", "", "Only keys with `NAME=VALUE` in their metadata")
 	flags.StringVar(&f.Sort, "sort", "",
 		"Sort by `FIELD`: created_at, name, expires_at or last_used_at; a leading minus reverses "+

@@ -122,13 +122,13 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 		"`POLICY`: free, or grow_only, under which no edit removes permissions from its keys")
 	flags.StringVar(&f.parent, "parent", "", "Parent `NAMESPACE`")
 	flags.StringSliceVar(&f.reach, "reach", nil,
-		"`KIND` of descendants to which the grants of its keys extend; may be repeated")
+		"`KIND` of descendants in which keys' grants here apply too; may be repeated")
 	flags.StringSliceVar(&f.keyRoles, "key-role", nil,
 		"`ROLE` that its keys must have, and no other; may be repeated; * alone: at least one role")
 	flags.StringVar(&f.prefix, "token-prefix", "",
 		"`PREFIX` of its keys' tokens, which the configuration must accept")
 	flags.StringVar(&f.childPrefix, "child-prefix", "",
-		"`PREFIX` that the ids of its descendants must have")
+		"`PREFIX` that the ids of its new descendants must have")
 	f.limits.register(cmd, "all its keys together")
 	flags.StringVar(&f.plan, "default-plan", "", "`PLAN` of its keys without a plan of their own")
 	flags.StringVar(&f.maxLifetime, "max-lifetime", "",
@@ -205,10 +205,10 @@ applied it yet; standard error names them and says until when.`,
 	f.register(cmd)
 	flags := cmd.Flags()
 	flags.BoolVar(&noParent, "no-parent", false, "Remove it from its parent")
-	flags.BoolVar(&noReach, "no-reach", false, "Limit the grants of its keys to this namespace")
+	flags.BoolVar(&noReach, "no-reach", false, "Remove all kinds of --reach")
 	flags.BoolVar(&anyRoles, "any-key-roles", false, "Allow its keys any roles, or none")
 	flags.BoolVar(&noPrefix, "no-token-prefix", false, "Use the first prefix of the configuration")
-	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Allow any ids for its descendants")
+	flags.BoolVar(&noChildPrefix, "no-child-prefix", false, "Remove the child prefix")
 	f.limits.registerRemovals(cmd, "")
 	flags.BoolVar(&noPlan, "no-default-plan", false, "Remove the default plan")
 	flags.BoolVar(&noMax, "no-max-lifetime", false, "Let its new keys expire at any time, or never")

@@ -33,9 +33,9 @@ Shows the requests with a key, with the keys of a namespace, or with all keys, i
 buckets of time. --top and --by show groups instead, those with the most requests
 first. On a terminal, a line of bars shows the requests over time.
 
-REFUSED are the requests that did not reach the API, UNITS the charged units,
-even of keys without a quota, 5XX the responses with a server error. IN and OUT
-are the bytes of bodies.
+REFUSED are the requests that api_key refused, UNITS the charged units, even of
+keys without a quota, 5XX the responses with a server error. IN and OUT are the
+bytes of bodies.
 
 Without --step, the buckets are minutes, hours, days or months, whichever suits
 --since. Times are in UTC. Usage is up to 10 s behind.`,

@@ -38,7 +38,7 @@ const (
 	// secretPart is how many letters and digits of a token a text must have to be withheld. The
 	// rest of a token cannot be guessed from fewer.
 	secretPart = 12
-	// maxDecodings is how often a text is decoded. A text that is encoded more often is withheld.
+	// maxDecodings is how often a text is decoded. A text that changes each time is withheld.
 	maxDecodings = 5
 )
 

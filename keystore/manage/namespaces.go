@@ -207,7 +207,7 @@ type NamespacePatch struct {
 	Reach       *[]string
 	KeyRoles    *[]string
 	TokenPrefix *string // empty stands for the first prefix in the configuration
-	ChildPrefix *string // empty allows all ids
+	ChildPrefix *string // empty: none
 	Limits      LimitsPatch
 	DefaultPlan *string // empty removes it
 	MaxLifetime *time.Duration

@@ -56,7 +56,7 @@ type shard struct {
 	_ [64]byte // requests with keys of different shards share no cache line
 }
 
-// newLocalCache returns a cache of at most capacity records and about this many bytes.
+// newLocalCache returns a cache of about this many records and bytes.
 func newLocalCache(capacity int, bytes int64) *localCache {
 	c := &localCache{}
 	for i := range c.shards {

@@ -16,8 +16,8 @@ var (
 
 // An Answer is the result of a lookup.
 type Answer struct {
-	// Record is the record of the credential, even if it was rotated out. It is nil if Outcome is
-	// [keystore.Malformed] or [keystore.Unknown].
+	// Record is the record of the credential, even if it was rotated out. It is nil unless Outcome
+	// is [keystore.OK].
 	Record *keystore.Record
 	// Outcome is [keystore.OK] if there is a record, whatever its state. [keystore.Decide] decides
 	// whether it allows the request.

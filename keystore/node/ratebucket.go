@@ -41,10 +41,10 @@ const (
 	// smallLimit is the smallest number of requests in Per, for each node, with which a node may
 	// admit one request before it books it.
 	smallLimit = 20
-	// burstBookings is the number of bookings at the beginning of a burst that book no requests
-	// before they arrive.
+	// burstBookings is the number of bookings after the first one of a burst that, like it, book no
+	// requests before they arrive.
 	burstBookings = 4
-	// bookingGap limits each node to 66 bookings of rate limits a second.
+	// bookingGap limits each node to 66 bookings of rate limits a second, unless bookings are full.
 	bookingGap = 15 * time.Millisecond
 	// leastBurst sets the smallest burst with which nodes book a shared limit: the requests that
 	// its rate allows in this time. It is longer than bookingGap and a usual call, so that a node

@@ -14,7 +14,7 @@ type Settings struct {
 	// AbandonedPrefixes are former prefixes that are deliberately no longer accepted: see
 	// [OtherPrefix].
 	AbandonedPrefixes []string
-	// LocalCache is the maximum number of cached records.
+	// LocalCache is the approximate maximum number of cached records.
 	LocalCache int
 	// LocalCacheBytes is the approximate maximum memory of the cached records. A record that needs
 	// more than 1/256 of it is not cached.

@@ -116,9 +116,9 @@ func (t *timelines) newest(timeline string) error {
 	}
 }
 
-// Acknowledge implements [keystore.Database]. It waits for neither the disk nor a standby, because
-// a revoke waits for it. If a crash loses an acknowledgement, revokes wait until the node's next
-// one.
+// Acknowledge implements [keystore.Database]. On PostgreSQL, it waits for neither the disk nor a
+// standby, because a revoke waits for it. If a crash loses an acknowledgement, revokes wait until
+// the node's next one.
 func (d *DB) Acknowledge(ctx context.Context, incarnation string, at keystore.Position) error {
 	return d.exec(ctx, d.nodeRows, "acknowledging", `
 		UPDATE nodes SET beats = beats + 1, heard_at = `+d.clock+`,
