@@ -19,8 +19,8 @@ type Source struct {
 }
 
 // Explain returns the effect of each of a key's grants, with the roles and members of the
-// directory. Where a grant applies in descendants through `reach`, its data permissions are the
-// same there.
+// directory. In descendants that a grant reaches through `reach`, it has the same data permissions,
+// but the limit is what the owner has there.
 func (d *Directory) Explain(key *Key) []EffectiveGrant {
 	owner := d.GrantsOf(key.Owner) // nil for root, which nothing limits
 	list := make([]EffectiveGrant, len(key.Grants))

@@ -70,7 +70,7 @@ type Key struct {
 	LastUsedAt   time.Time  // zero if it was never used; written in batches, at most 10 s late
 	LastUsedFrom netip.Addr // the client of the last use; the zero Addr if it is unknown
 
-	Secrets    []Secret       // those that have not expired, newest first
+	Secrets    []Secret       // newest first; one that a rotation replaced may have expired
 	AllowedIPs []netip.Prefix // empty if all addresses are allowed
 	KeyLimits
 	Metadata map[string]string

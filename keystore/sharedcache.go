@@ -7,8 +7,8 @@ import (
 
 // A SharedCache gives all nodes the records that one of them has read from the database. Nodes do
 // not trust it: if its contents are lost, rolled back or forged, requests get the same answers,
-// only more slowly. Its methods are safe for concurrent use and return within tens of milliseconds
-// whatever the server does.
+// only more slowly. Its methods are safe for concurrent use and return soon, by default within
+// about 50 ms, whatever the server does.
 type SharedCache interface {
 	// Get returns the value of a name, or nil if there is none. An error means that the cache is
 	// unavailable.

@@ -6,8 +6,8 @@ import (
 )
 
 // SharedRates lets nodes share rate limits. Nodes do not trust it: they restore state that it has
-// lost. Its methods are safe for concurrent use and return within tens of milliseconds, even if the
-// server hangs.
+// lost. Its methods are safe for concurrent use and return soon, by default within about 50 ms,
+// even if the server hangs.
 type SharedRates interface {
 	// Book makes bookings at now, a time on the database's clock, and returns an answer for each,
 	// in the same order. No two bookings may have the same name. If Book fails, it may have made
