@@ -196,9 +196,9 @@ type entry struct {
 
 // table is an open-addressed hash table. Readers take no lock, and writers hold their shard's lock.
 // A digest is its own hash. A full table evicts in CLOCK order: an entry that was found since the
-// hand last passed it stays for another round. A reader may miss an entry while the table is
-// rebuilt, and then looks again under the lock. It never finds an entry that was removed before it
-// began.
+// hand last passed it stays for another round. A reader may miss an entry that a removal moves
+// meanwhile, and then looks again under the lock. It never finds an entry that was removed before
+// it began.
 type table struct {
 	slots      atomic.Pointer[[]atomic.Pointer[entry]] // length a power of two, at most half full
 	count      atomic.Int64

@@ -54,7 +54,7 @@ const (
 
 // A mode says how the nodes share rate limits.
 type mode struct {
-	nodes  int64 // live nodes
+	nodes  int64 // registered nodes
 	stored bool  // there is a shared store
 	works  bool  // the shared store is available
 	// aloneSince is the time since which there is no other node; 0 if there is one.
