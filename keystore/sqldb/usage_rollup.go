@@ -263,7 +263,7 @@ func (t *tx) dropTables(table usageTable) (bool, error) {
 	return true, nil
 }
 
-// forgetWriters deletes the numbers of processes that have ended long ago.
+// forgetWriters deletes the numbers of writers whose last batch is old.
 func (t *tx) forgetWriters() error {
 	_, err := t.exec("DELETE FROM usage_batches WHERE writer IN (SELECT writer FROM usage_batches "+
 		"WHERE at < ? LIMIT ?)", t.noted.Add(-batchesKept).UnixMicro(), maxForgottenWriters)
