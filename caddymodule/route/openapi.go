@@ -24,9 +24,9 @@ type OpenAPI struct {
 	// the paths of the document's servers.
 	Base string `json:"base,omitempty"`
 	// Leaves out the operations that cannot have their own permission, instead of rejecting the
-	// document. These are operations whose path has a query or a fragment, and operations that
-	// match the same calls as another one or would have the same permission. A warning lists them,
-	// and `strict` forbids their calls. Default is false.
+	// document. These are operations whose path has a query or a fragment or cannot occur in a
+	// request, and operations that match the same calls as another one or would have the same
+	// permission. A warning lists them, and `strict` forbids their calls. Default is false.
 	SkipUnsupported bool `json:"skip_unsupported,omitempty"`
 	// The digest of the document when the Caddyfile was adapted. If the document changes, the
 	// config changes too, so `caddy reload` loads it. The digest is not checked.
