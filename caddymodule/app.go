@@ -53,7 +53,7 @@ type App struct {
 	// A cache shared by all nodes. Default is none.
 	Cache *CacheConfig `json:"cache,omitempty"`
 
-	// The maximum number of keys in the local cache of this process. Default is 1000000.
+	// The approximate maximum number of keys in the local cache of this process. Default is 1000000.
 	LocalCache int `json:"local_cache,omitempty"`
 
 	// The approximate maximum size of the local cache in bytes. Default is 1073741824.

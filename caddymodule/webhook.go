@@ -15,7 +15,8 @@ import (
 // WebhookConfig is a receiver of events: changes of keys, members, roles, plans and namespaces,
 // reminders before keys expire, and quotas that reach a threshold, in the format of
 // [Standard Webhooks](https://www.standardwebhooks.com). One node of the deployment delivers them
-// in order, and repeats each one until the receiver answers with a status of 2xx.
+// in order, and repeats each one until the receiver answers with a status of 2xx, or with 410,
+// which stops the webhook.
 type WebhookConfig struct {
 	// Where events are sent: `https://HOST/PATH`. The URL, as written here, identifies the webhook:
 	// if you change it, the webhook begins again, with the next event. If a part of it is secret,
