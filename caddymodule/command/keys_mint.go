@@ -41,8 +41,8 @@ future.
 limits replace those of its plan. Without --plan it has the default plan of its
 namespace, if there is one.
 
-The key's owner is --owner, else its creator. The key never has more
-permissions than its owner.
+The key's owner is --owner, else its creator or, if a key creates it, that
+key's owner. The key never has more permissions than its owner.
 
 The expiry cannot be changed. Without --expires the key is valid until it is
 revoked.`,
@@ -72,7 +72,8 @@ revoked.`,
 			"NAMESPACE=read_only; may be repeated")
 	flags.BoolVar(&spec.Connected, "connected", false,
 		"Extend the key's own grant to its namespace's children, present and future")
-	flags.StringVar(&spec.Owner, "owner", "", "Owner, a `MEMBER` (default the creator)")
+	flags.StringVar(&spec.Owner, "owner", "",
+		"Owner, a `MEMBER` (default the creator, or the owner of the creating key)")
 	flags.StringVar(&spec.Plan, "plan", "", "`PLAN` of its namespace, or a shared one")
 	limits.register(cmd, "the key")
 	flags.StringVar(&expires, "expires", "", expiryUsage)

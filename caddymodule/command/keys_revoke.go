@@ -66,7 +66,7 @@ exits with status 3: the key is revoked, and those nodes refuse it by then.`,
 
 // revoke repeats the request until every node has applied it or --wait has passed. Meanwhile it
 // reports the pending nodes. Requests after the first have the longest possible wait, because the
-// server counts a silent node's lease from the start of each request.
+// server may count a silent node's lease from the start of each request.
 func (c *cli) revoke(
 	ctx context.Context, server *client.Client, id string, why api.RevokeRequest, f changeFlags,
 ) (api.KeyChanged, error) {

@@ -131,7 +131,7 @@ has no token: with --kind group, --login is its name in trust_groups of a site,
 and everybody in it acts for it. In --grant, @ROLE is a role, and NAMESPACE+
 includes the namespace's children, present and future. The built-in roles are
 for members: client-admin may do everything, developer manages keys, roles and
-plans, viewer reads.`,
+plans, viewer reads everything except data.`,
 		Example: `  caddy apikeys members create --name Ada --grant '*=@client-admin'
   caddy apikeys members create --name "Acme CI" --kind service --grant acme=@developer
   caddy apikeys members create --name Grace --login grace@acme.example --grant acme+=@viewer

@@ -61,7 +61,8 @@ client-admin, developer and viewer are shared, built in, and meant for members.`
 			"  caddy apikeys roles show acme/billing\n  caddy apikeys roles show viewer"),
 		r.createCommand(), r.editCommand(),
 		r.deleteCommand("Deletes an unused role", `
-Deletes a role that no key and no member has. Built-in roles cannot be deleted.`))
+Deletes a role that no key and no member has and that no namespace requires.
+Built-in roles cannot be deleted.`))
 }
 
 // roleID returns a role's NAMESPACE/NAME from the command line.

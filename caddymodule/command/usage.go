@@ -59,7 +59,8 @@ Without --step, the buckets are minutes, hours, days or months, whichever suits
 	flags.StringVar(&f.GroupBy, "by", "",
 		"Show groups by `FIELD`: key, namespace, owner, outcome or operation")
 	flags.StringVar(&since, "since", "",
-		"Only since this `TIME`: 2026-01-01T00:00:00Z, or 24h or 90d ago (default 24h ago)")
+		"Only since this `TIME`: 2026-01-01T00:00:00Z, or 24h or 90d ago (default 24h "+
+			"before --until; 60m with --step minute, 30d with day, 12 months with month)")
 	flags.StringVar(&until, "until", "", "Only before this `TIME` (default now)")
 	flags.StringVar(&f.Step, "step", "", "Length of the buckets, a `PERIOD`: minute, hour, day or month")
 	flags.BoolVar(&asCSV, "csv", false, "Write the result as CSV")
