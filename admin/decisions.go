@@ -23,8 +23,8 @@ func (a *API) registerDecisions() {
 			"with this method, path and host and no other headers. " +
 			"Without path, namespace and permission state what the request requires. Without " +
 			"these, the outcome only tells whether the key is valid. " +
-			"The address is checked only if client_ip is given. Early data is never checked. No " +
-			"quota is used.",
+			"The address is checked only if client_ip is given. Early data and limits are never " +
+			"checked.",
 		RequestBody: jsonBody(true, api.JSON),
 	}, "admin.keys:read", a.verify)
 	add(a, huma.Operation{

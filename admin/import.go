@@ -154,7 +154,7 @@ func (a *API) importKeys(
 	p.Refused = i.done.Refused
 	if i.done.Imported > 0 {
 		p.Detail = fmt.Sprintf("%d keys were imported before this: %s. If you send all keys again, "+
-			"these are refused as already_used", i.done.Imported, p.Detail)
+			"these are refused", i.done.Imported, p.Detail)
 	}
 	return nil, p
 }

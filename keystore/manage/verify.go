@@ -30,8 +30,8 @@ type VerifyRequest struct {
 	Client netip.Addr // the client's address; default: one from which the key is accepted
 }
 
-// Verify decides about a credential as the `api_key` handler does, except that it does not check
-// for early data. The outcome is [keystore.Unknown] if the caller may not read the key.
+// Verify decides about a credential as the `api_key` handler does, except that it checks neither
+// early data nor limits. The outcome is [keystore.Unknown] if the caller may not read the key.
 func (k *Keystore) Verify(
 	ctx context.Context, c Caller, credential string, r VerifyRequest,
 ) (Verdict, error) {
