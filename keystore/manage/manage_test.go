@@ -689,6 +689,58 @@ func TestVerifyForgedDerived(t *testing.T) {
 	}
 }
 
+// TestVerifyAddress checks addresses: if the request names none, any that both the key and a derived
+// token accept is enough.
+func TestVerifyAddress(t *testing.T) {
+	k := fleet.WithNamespaces(t, "acme")
+	for _, c := range []struct {
+		key, derived, client string
+		want                 keystore.Outcome
+	}{
+		{"10.0.0.0/8", "", "", keystore.OK},
+		{"10.0.0.0/8", "", "192.0.2.1", keystore.Address},
+		{"", "192.0.2.1/32", "", keystore.OK},
+		{"", "192.0.2.1/32", "192.0.2.2", keystore.Address},
+		{"10.0.0.0/8", "192.0.2.1/32 10.1.0.0/16", "", keystore.OK},
+		{"192.0.2.1/32 10.1.0.0/16", "10.0.0.0/8", "", keystore.OK},
+		{"10.0.0.0/8", "192.0.2.1/32", "", keystore.Address},
+		{"10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", keystore.OK},
+		{"10.0.0.0/8", "10.1.0.0/16", "10.2.0.1", keystore.Address},
+	} {
+		_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
+			AllowedIPs: prefixes(t, c.key)})
+		if c.derived != "" {
+			var err error
+			if token, err = keystore.Derive(token, keystore.Caveats{
+				ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: prefixes(t, c.derived),
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := manage.VerifyRequest{}
+		if c.client != "" {
+			r.Client = netip.MustParseAddr(c.client)
+		}
+		if v, err := k.Verify(ctx, fleet.Root, token, r); err != nil || v.Outcome != c.want {
+			t.Errorf("a key for %q, a token for %q and the client %q: %v %v, want %v", c.key,
+				c.derived, c.client, v.Outcome, err, c.want)
+		}
+	}
+}
+
+func prefixes(t *testing.T, list string) []netip.Prefix {
+	t.Helper()
+	var all []netip.Prefix
+	for _, text := range strings.Fields(list) {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
 // TestVerifiedPermissions checks which permission of a key allows a verified one. An operation, or
 // everything on a resource, is not allowed by a class.
 func TestVerifiedPermissions(t *testing.T) {
