@@ -12,11 +12,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/suspend"
 )
 
 // Environment variables of child processes: the tests run the test binary again as another process
@@ -222,7 +222,7 @@ func TestNodeOfAnEndedProcess(t *testing.T) {
 		return files
 	}
 	// A stopped process has not ended.
-	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := suspend.Child(p.Process); err != nil {
 		t.Fatal(err)
 	}
 	nodes(1)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/suspend"
 )
 
 // Try is Call for goroutines, and for a gate that may be stopped: it never fails the test. Without
@@ -89,10 +91,11 @@ func Ask(ctx context.Context, client *http.Client, url string, token Token) Resp
 // Config returns the gate's configuration.
 func (g *Gate) Config() Config { return g.config }
 
-// Pause stops Caddy with SIGSTOP until Resume or the end of the test.
+// Pause stops Caddy with SIGSTOP until Resume or the end of the test. All threads have stopped when it
+// returns.
 func (g *Gate) Pause(t testing.TB) {
 	t.Helper()
-	if err := g.proc.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := suspend.Child(g.proc.cmd.Process); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.Resume)

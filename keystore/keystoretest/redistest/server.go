@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/freeport"
+	"github.com/caddy-apikeys/caddy-apikeys/keystore/keystoretest/suspend"
 )
 
 // A Server is a redis-server on 127.0.0.1 that stores nothing on disk. It stops at the end of the
@@ -139,14 +140,17 @@ func end(cmd *exec.Cmd, exited chan struct{}) {
 }
 
 // Stop makes the server hang: the kernel accepts connections, and the server never answers.
-func (s *Server) Stop() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Stop() {
+	s.t.Helper()
+	if err := suspend.Child(s.cmd.Process); err != nil {
+		s.t.Fatal(err)
+	}
+}
 
 // Continue undoes Stop.
-func (s *Server) Continue() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(signal syscall.Signal) {
+func (s *Server) Continue() {
 	s.t.Helper()
-	if err := s.cmd.Process.Signal(signal); err != nil {
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		s.t.Fatal(err)
 	}
 }
