@@ -30,7 +30,8 @@ func (a *API) registerAudit() {
 	register(a, huma.Operation{
 		OperationID: "verify-audit", Method: http.MethodGet, Path: auditPath + "/verify",
 		Summary: "Verify the audit log", Tags: []string{"audit"},
-		Description: "Reports whether the audit log is unchanged since it was written. " +
+		Description: "Reports whether rows were changed, removed or reordered, except for rows " +
+			"that were removed from the end. " +
 			"Each row's hash is SHA-256 over the hash of the previous row, or 32 zero bytes for " +
 			"the first row, followed by a JSON array of seq, at in microseconds since 1970, " +
 			"actor, address, action, object, namespaces, before and after. The last two are " +

@@ -81,7 +81,8 @@ const (
 )
 
 // register adds an operation. The caller must hold permission in some namespace, unless it is
-// empty. The key store decides about the object itself.
+// empty. Members pass without it, except to create objects. The key store decides about the object
+// itself.
 func register[I, O any](
 	a *API, op huma.Operation, permission string,
 	handle func(context.Context, manage.Caller, *I) (*O, error), traits ...trait,
@@ -176,7 +177,7 @@ func callerOf(ctx context.Context) manage.Caller {
 }
 
 // authorize refuses callers that lack the operation's permission in every namespace, before the
-// request is parsed.
+// request is parsed. It lets members pass, except to create objects.
 func (a *API) authorize(ctx huma.Context, next func(huma.Context)) {
 	c := callerOf(ctx.Context())
 	if c.Actor() == "" {

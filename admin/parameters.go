@@ -95,8 +95,8 @@ func printable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// refuseEmpty requires at least one character in each string of a body, except those with the tag
-// `minLength:"0"`. In the others, an empty string would be treated as absent, such as that of an
+// refuseEmpty requires at least one character in each text field of a body, except fields with the
+// tag `minLength:"0"`. In the others, an empty string would be treated as absent, such as that of an
 // unset variable in a script.
 func (a *API) refuseEmpty(s *huma.Schema) {
 	schemas := a.huma.OpenAPI().Components.Schemas

@@ -172,7 +172,7 @@ const (
 )
 
 // Provision checks the configuration. It runs under `caddy validate` too, so it touches neither
-// disk nor network.
+// network nor disk, except for files that placeholders name.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.ctx, a.logger = ctx, ctx.Slogger()
 	a.started, a.cleanedUp = make(chan struct{}), make(chan struct{})

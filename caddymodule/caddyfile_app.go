@@ -29,8 +29,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, earlier any) (any, error) {
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// appOptions parses the options. Unlike Dispenser.ArgErr, their errors do not repeat arguments,
-// which may be secrets.
+// appOptions parses the options. Their errors repeat arguments only through redact.Argument, because
+// they may be secrets. So they do not use Dispenser.ArgErr.
 var appOptions = map[string]func(a *App, d *caddyfile.Dispenser, args []string) error{
 	"database": func(a *App, d *caddyfile.Dispenser, args []string) error {
 		if len(args) == 0 {

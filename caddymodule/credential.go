@@ -132,8 +132,8 @@ const bearerScheme = "Bearer"
 // challenges are the values of WWW-Authenticate in a 401 (RFC 9110 §11.6.1).
 type challenges struct{ missing, invalid []string }
 
-// challenges returns one challenge for each source that has an authentication scheme. It returns
-// that of Bearer if there are none, because a 401 needs a challenge.
+// challenges returns one challenge for each source that reads Authorization with a scheme. It
+// returns that of Bearer if there are none, because a 401 needs a challenge.
 func (s sources) challenges(realm string) (c challenges) {
 	add := func(scheme string) {
 		challenge := scheme + ` realm="` + realm + `"`

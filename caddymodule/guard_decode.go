@@ -23,7 +23,7 @@ type decoder struct {
 }
 
 // servers returns the servers of a configuration of the HTTP app with their handlers and matchers.
-// Modules that this program does not have are left out.
+// An unknownHandler or unknownMatcher replaces each module that this program does not have.
 func (d *decoder) servers(raw json.RawMessage) (servers []*caddyhttp.Server, err error) {
 	var app struct {
 		Servers map[string]*caddyhttp.Server `json:"servers"`

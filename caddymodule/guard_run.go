@@ -200,7 +200,8 @@ func (a *App) warnOfDangers(file command.ConfigFile) {
 	}
 }
 
-// startedWith returns the configuration file that Caddy was started with, if the arguments name it.
+// startedWith returns the configuration file that Caddy was started with, if these are arguments of
+// `caddy run` without --resume. It may be the Caddyfile of the working directory.
 func startedWith(args []string) command.ConfigFile {
 	if len(args) < 2 || args[1] != "run" {
 		return command.ConfigFile{}

@@ -22,7 +22,7 @@ import (
 
 // A listResponse filters the API's response to a `list` operation on its way to the client. The
 // client receives only the filter's output. An error response of the API therefore gets another
-// body, with the same status and headers.
+// body, with the same status and all headers that do not describe the body.
 //
 // The filter reads from its input while the API's response is written to the listResponse. It runs
 // as a coroutine of the writing goroutine, so it cannot outlive the request or use the client's

@@ -43,7 +43,9 @@ var (
 // Concurrency: all methods are safe for concurrent use. Many concurrent calls of Key, Keys,
 // MemberTokens, OwnedHomes, CountMatching, CountKeys, CountPrefixes, MostKeys, RefusedKeys,
 // NearQuotas, Policy, Audits, AuditChain, AuditAt, Usage, UsedOperations, ReminderPositions,
-// ExpiringKeys, UnusedKeys and Webhooks may wait for one another. No other method waits for them.
+// ExpiringKeys, UnusedKeys and Webhooks may wait for one another. Other methods do not wait for
+// them, except that Update may do so after it has added thousands of keys, and MaintainUsage and
+// AddUsage may do so briefly.
 //
 // Time: the caller bounds each call through its context. When the context ends, the method returns
 // soon with an error. A write may then have been committed or not, and the same holds after a lost

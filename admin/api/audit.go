@@ -22,7 +22,8 @@ type AuditRow struct {
 // AuditRows is one page of the audit log, newest first.
 type AuditRows = Page[AuditRow]
 
-// An AuditVerdict reports whether the audit log is unchanged since it was written.
+// An AuditVerdict reports whether rows of the audit log were changed, removed or reordered. It does
+// not cover rows that were removed from the end.
 type AuditVerdict struct {
 	Intact bool   `json:"intact"`
 	Rows   int64  `json:"rows" doc:"The number of intact rows, counted from the first"`

@@ -40,7 +40,7 @@ func (k Key) EffectiveStatus() string {
 	return k.Status
 }
 
-// A Secret describes one valid token of a key, without the token itself.
+// A Secret describes a token of a key, without the token itself.
 type Secret struct {
 	CreatedAt time.Time  `json:"created_at"`
 	ExpiresAt *time.Time `json:"expires_at" doc:"When the token expires; null: with the key"`

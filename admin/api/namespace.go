@@ -32,7 +32,7 @@ type NamespaceRequest struct {
 	Parent      *string    `json:"parent,omitempty" nullable:"true" doc:"The id of the parent namespace; null or absent: none"`
 	Name        string     `json:"name,omitempty" minLength:"0"`
 	EditPolicy  string     `json:"edit_policy,omitempty" enum:"free,grow_only" doc:"Default: free"`
-	Reach       []string   `json:"reach,omitempty" maxItems:"50" doc:"Kinds of descendant namespaces in which keys' grants here apply too"`
+	Reach       []string   `json:"reach,omitempty" maxItems:"50" doc:"Kinds of descendant namespaces in which keys' grants here apply too, for data permissions"`
 	KeyRoles    []string   `json:"key_roles,omitempty" maxItems:"50" doc:"Shared roles that every key of this namespace has in it; *: at least one role"`
 	TokenPrefix string     `json:"token_prefix,omitempty" doc:"A prefix that the configuration accepts"`
 	ChildPrefix string     `json:"child_prefix,omitempty" doc:"How the ids of namespaces below this one must begin"`

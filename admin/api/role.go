@@ -15,7 +15,7 @@ type Role struct {
 	Unreadable  string     `json:"unreadable,omitempty" doc:"Why the database row, edited by hand, cannot be read. It grants nothing until it is repaired."`
 }
 
-// A NewRole describes a role to create together with the key that gets it.
+// A NewRole describes a role to create with the key that gets it, or with an edit of that key.
 type NewRole struct {
 	Name        string   `json:"name" doc:"Starts with a letter or digit; at most 64 letters, digits, '.', '_', '~' and '-'"`
 	Description string   `json:"description,omitempty" minLength:"0" doc:"For people: at most 1000 characters without control characters"`

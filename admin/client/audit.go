@@ -53,8 +53,8 @@ func (c *Client) AllAudit(ctx context.Context, f AuditFilter) iter.Seq2[api.Audi
 	})
 }
 
-// VerifyAudit reports whether the audit log is unchanged since it was written. A changed log is not
-// an error.
+// VerifyAudit reports whether rows of the audit log were changed, removed or reordered, except for
+// rows that were removed from the end. A changed log is not an error.
 func (c *Client) VerifyAudit(ctx context.Context) (api.AuditVerdict, error) {
 	return call[api.AuditVerdict](ctx, c, get(auditPath+"/verify"))
 }

@@ -57,7 +57,7 @@ func (c *Client) TransferKeys(
 		api.TransferRequest{To: to}, options...))
 }
 
-// DeleteMember deletes a member that no key acts for. Its token is revoked.
+// DeleteMember deletes a member that owns no keys except revoked ones. Its token is revoked.
 func (c *Client) DeleteMember(
 	ctx context.Context, id string, options ...ChangeOption,
 ) (api.MemberChanged, error) {

@@ -174,7 +174,7 @@ func (v *visit) auditEntry(r api.AuditRow, names map[string]string) auditEntry {
 	return e
 }
 
-// verifyAudit reports whether the log is unchanged since it was written.
+// verifyAudit reports whether the log was changed, except for rows that were removed from the end.
 func verifyAudit(v *visit) error {
 	verdict, err := v.api.VerifyAudit(v.ctx)
 	if err != nil {

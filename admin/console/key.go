@@ -149,8 +149,8 @@ func (v *visit) changesKeys(namespace string) bool {
 	return v.mayIn("admin.keys:create", namespace) || v.mayIn("admin.keys:update", namespace)
 }
 
-// Reach lists the kinds of descendants of a namespace in which its keys have the same permissions,
-// as far as the visitor may know them.
+// Reach lists the kinds of descendants of a namespace in which grants of keys apply too, for data
+// permissions, as far as the visitor may know them.
 func (v *visit) Reach(namespace string) []string {
 	if ns := v.keys.Policy().Namespace(namespace); ns != nil &&
 		(v.mayIn("admin.namespaces:read", namespace) || v.changesKeys(namespace)) {

@@ -19,7 +19,7 @@ import (
 const maxRead = 1000
 
 // selected returns one page of the items that match, and the cursor of the next page. The REST
-// interface has no filters for these lists, so selected reads maxRead items at a time until it has
+// interface does not have these filters, so selected reads maxRead items at a time until it has
 // at least pageSize matches, and returns all of them. A nil match selects everything.
 func selected[T any](
 	cursor string, list func(cursor string, limit int) (api.Page[T], error), match func(T) bool,

@@ -36,7 +36,7 @@ type pendingChange struct {
 const changeCookie = "apikeys-change-"
 
 const (
-	// changeLife is the life of the cookie. Leases are shorter.
+	// changeLife is the life of the cookie. Most leases are shorter.
 	changeLife = time.Hour
 	// maxPending is the number of pending changes that a page looks at.
 	maxPending = 5

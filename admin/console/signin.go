@@ -133,7 +133,7 @@ func askForToken(v *visit) error {
 	}
 	p := signInPage{Next: v.next()}
 	if v.query("ended") != "" {
-		p.Ended = "Your session has ended: it was unused for an hour, it reached 12 hours, or " +
+		p.Ended = "Your session has ended: it was unused for about an hour, it reached 12 hours, or " +
 			"your token is no longer valid. Sign in again to continue."
 	}
 	switch v.query("form") {

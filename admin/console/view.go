@@ -111,8 +111,8 @@ func (v *visit) namespaces() []api.Namespace {
 	return v.listed
 }
 
-// WindowTitle returns the title of the window. It begins with an error or the notice, if any. No
-// two pages have the same title: a list names its filters, and other pages their section.
+// WindowTitle returns the title of the window. It begins with an error or the notice, if any. A
+// list names its filters, and other pages their section.
 func (d *view) WindowTitle() string {
 	title := d.Title
 	for _, n := range navigation {

@@ -232,7 +232,7 @@ func (d *delivery) save() bool {
 	return true
 }
 
-// release lets another node take over at once.
+// release lets another node take over within watchInterval.
 func (d *delivery) release() {
 	if d.held {
 		d.row.Holder = ""

@@ -37,7 +37,7 @@ const minPrefix = 4
 const maxCandidates = 5
 
 // maxName is the length of the longest word that is looked for as a name, unless it has a space. It
-// is shorter than tokens, which must not reach the address of a request.
+// is shorter than generated tokens, which must not reach the address of a request.
 const maxName = 40
 
 // check returns an error for a word that cannot be an id or a name, so that it is not sent: it may
@@ -98,7 +98,7 @@ func (n *naming[T]) find(ctx context.Context, server *client.Client, word string
 		strings.Join(list, ", "))
 }
 
-// keyNaming finds keys. A name means the key that is not revoked.
+// keyNaming finds keys. A name means the key that is not revoked, if there is one.
 var keyNaming = &naming[api.Key]{
 	noun: "key", id: keyID,
 	search: func(server *client.Client, ctx context.Context, word string) iter.Seq2[api.Key, error] {

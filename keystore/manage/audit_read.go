@@ -31,7 +31,8 @@ func (k *Keystore) ListAudit(
 	return rows, next, nil
 }
 
-// An AuditVerdict says whether the audit log is unchanged since it was written.
+// An AuditVerdict says whether rows of the audit log were changed, removed or reordered. It does
+// not cover rows that were removed from the end.
 type AuditVerdict struct {
 	Rows  int64           // the number of verified rows
 	Last  keystore.Digest // the last row's hash; keep a copy elsewhere to detect a truncated log

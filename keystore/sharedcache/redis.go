@@ -134,9 +134,9 @@ func (l *location) client() redis.UniversalClient {
 		PoolTimeout:           l.timeout,
 		MaxRetries:            -1,
 		PipelinePoolSize:      -1,
-		// Apart from AUTH, SELECT and CLUSTER SLOTS, the client uses only GETRANGE, SET, EVALSHA and
-		// EVAL, so that it works with old servers and proxies and with a user who may run only
-		// these. Its script uses only GETRANGE and SET.
+		// Apart from HELLO, AUTH, SELECT and CLUSTER SLOTS, the client uses only GETRANGE, SET,
+		// EVALSHA and EVAL, so that it works with old servers and proxies and with a user who may
+		// run only these. Its script uses only GETRANGE and SET.
 		Protocol:                 2,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},

@@ -56,7 +56,7 @@ type accessPath struct {
 // condition to find the few that match all. If all paths lead to more than maxScan rows, it picks
 // the first that has the order of pages, or -1 if none has. rest is the condition of the other
 // paths. bounded reports whether the picked path leads to at most maxScan rows. choose counts the
-// rows of a single path only if count is set.
+// rows of a single path only if count is set or the path does not have the order of pages.
 func (d *DB) choose(
 	ctx context.Context, paths []accessPath, count bool,
 ) (picked int, rest clause, bounded bool, err error) {

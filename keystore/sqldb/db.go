@@ -120,7 +120,7 @@ type DB struct {
 	bulk     *sql.DB // for reads that may take long, by people and by programs that manage keys
 	lease    *sql.DB // for lease renewals, which must not wait for the readers
 	nodeRows *sql.DB // for writes of the nodes' rows
-	uses     *sql.DB // for writes of last uses, which wait for no standby: see dialect.unforced
+	uses     *sql.DB // for last uses and other writes that need no standby: see dialect.unforced
 	quotas   *sql.DB // for grants of quotas, which must not wait for changes
 	usage    *sql.DB // for usage, which must not wait for changes
 
@@ -407,7 +407,7 @@ func (d *DB) texts(args []any) []any {
 	return args
 }
 
-// write runs f in a transaction. No other transaction writes meanwhile.
+// write runs f in a transaction that holds the lock of all writers: see dialect.begin.
 func (d *DB) write(ctx context.Context, f func(*tx) error) error {
 	d.background.changes.Add(1)
 	defer d.background.changes.Add(-1)
@@ -506,7 +506,7 @@ type feed struct {
 	stopped bool
 	seen    atomic.Int64 // the last reported revision
 
-	silences  atomic.Int64 // how often the database has not answered within maxSilence
+	silences  atomic.Int64 // how often reading the head has failed, perhaps because of a failover
 	confirmed atomic.Int64 // the value of silences before the last Join or Confirm
 	cancel    context.CancelFunc
 	done      sync.WaitGroup

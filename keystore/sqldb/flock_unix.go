@@ -11,8 +11,8 @@ import (
 // canLock is true: locks show whether a process is running.
 const canLock = true
 
-// lockExclusive takes an exclusive lock, unless another open file holds one. Closing the file
-// releases it.
+// lockExclusive takes an exclusive lock, unless another open file holds an exclusive or shared one.
+// Closing the file releases the lock.
 func lockExclusive(f *os.File) bool {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil
 }

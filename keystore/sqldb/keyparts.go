@@ -7,8 +7,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// maxUnion is the maximum number of namespaces in a list that merges ordered index scans, one for
-// each namespace.
+// maxUnion is the maximum number of namespaces, or of owners, in a list that merges ordered index
+// scans, one for each.
 const maxUnion = 50
 
 // parts returns the sources of a list of keys, by the most selective access path. Each part is a

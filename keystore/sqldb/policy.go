@@ -45,7 +45,8 @@ func (d *DB) RenewPolicy(ctx context.Context, since keystore.Position) (*keystor
 	return d.policyBy(ctx, d.lease, since)
 }
 
-// policySilence is how long reading a policy waits for each row.
+// policySilence is how long reading a whole policy waits for each row, and how long reading changes
+// takes at most.
 const policySilence = 10 * time.Second
 
 // policyBy reads a policy in one snapshot, on a connection of the pool.

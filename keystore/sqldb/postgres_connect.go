@@ -176,9 +176,9 @@ const urlForm = "postgres://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, where
 // errPostgresURL does not quote the URL, because any part of a malformed URL may be the password.
 var errPostgresURL = errors.New("this is not a PostgreSQL URL: it must be " + urlForm)
 
-// PostgresIdentity returns the name of the database in a URL: USER@HOSTS/DATABASE, and the
-// search_path if there is one. It uses neither disk nor network. Neither the name nor the error
-// shows a password.
+// PostgresIdentity returns the name of the database in a URL: USER@HOSTS/DATABASE and the options
+// that determine the schema, such as search_path. It uses neither disk nor network. Neither the
+// name nor the error shows a password.
 func PostgresIdentity(dsn string) (string, error) {
 	u, err := parseURL(dsn)
 	if err != nil {

@@ -126,7 +126,7 @@ var unsupported = strings.Fields(`hostaddr requirepeer sslcrl sslcrldir sslkeylo
 	scram_client_key scram_server_key oauth_issuer oauth_client_id oauth_client_secret oauth_scope`)
 
 // adjusted are parameters of libpq that the driver would send to the server, with their allowed
-// values; nil: any value.
+// values; nil: any value, or any whole number below 65536 for keepalives_*.
 var adjusted = map[string][]string{
 	"fallback_application_name": nil,
 	"gssencmode":                {"disable", "prefer"}, // the driver has no GSS encryption

@@ -137,8 +137,8 @@ func (p *Page) Leave(key string) {
 	p.load(fmt.Sprintf("pressing %q", key), chromedp.KeyEvent(key))
 }
 
-// Press sends keys, such as kb.Tab, to the control with the focus. Use Submit for keys that lead to
-// another document.
+// Press sends keys, such as kb.Tab, to the control with the focus. Use Leave for a key that leads
+// to another document.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	if _, err := run(p, chromedp.KeyEvent(keys)); err != nil {
