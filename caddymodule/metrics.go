@@ -22,7 +22,7 @@ func metricDesc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	requestsDesc = metricDesc("requests_total",
-		"Requests decided by api_key, by namespace and outcome.",
+		"Requests decided by api_key or api_keys_admin, by namespace and outcome.",
 		"namespace", "outcome")
 	lookupsDesc = metricDesc("lookups_total",
 		"Credential lookups by cache tier and result.", "tier", "result")
