@@ -96,9 +96,10 @@ type Handler struct {
 	// Names of metadata that the upstream receives as `X-Apikey-Meta-NAME`. Default is none.
 	PassMetadata []string `json:"pass_metadata,omitempty"`
 
-	// `pass` passes on requests with a bearer token that has no accepted prefix and is not a
-	// derived token, without identity headers: the upstream must verify these access tokens of
-	// another issuer. Imported keys then need another source. Default is to refuse such tokens.
+	// `pass` passes on requests with a bearer token that has no accepted prefix, was not created by
+	// this deployment and is not a derived token, without identity headers: the upstream must
+	// verify these access tokens of another issuer. Imported keys then need another source. Default
+	// is to refuse such tokens.
 	Foreign string `json:"foreign,omitempty"`
 
 	// `allow` accepts paths with an encoded slash (%2F). Default is to refuse them.
