@@ -361,13 +361,13 @@ func (a *App) provisionTokens() error {
 func checkPrefix(option, prefix string) error {
 	like := keystore.HasTokenPrefix(prefix, keystore.MemberPrefix) // such as akm_x
 	switch {
-	case prefix == keystore.MemberPrefix, like && option != "abandon_prefix":
-		return fmt.Errorf("%s %s is reserved for member tokens: choose another prefix", option,
-			prefix)
-	case !keystore.ValidPrefix(prefix):
+	case !keystore.ValidPrefix(prefix): // may be a token
 		return fmt.Errorf("%s %q: must begin with a-z, contain only a-z, 0-9 and single "+
 			"underscores between them, and have at most 24 characters", option,
 			redact.Argument(prefix))
+	case prefix == keystore.MemberPrefix, like && option != "abandon_prefix":
+		return fmt.Errorf("%s %s is reserved for member tokens: choose another prefix", option,
+			prefix)
 	}
 	return nil
 }

@@ -19,7 +19,14 @@ import (
 
 const hidden = "hunter2"
 
-var hiddenToken = keystore.NewTokenKey([32]byte{1}).Generate("ak", keystore.NewID()).Reveal()
+var (
+	hiddenToken       = hiddenWith("ak")
+	hiddenMemberToken = hiddenWith(keystore.MemberPrefix)
+)
+
+func hiddenWith(prefix string) string {
+	return keystore.NewTokenKey([32]byte{1}).Generate(prefix, keystore.NewID()).Reveal()
+}
 
 // secretArguments are arguments with secrets, as `{$VAR}` may expand to.
 var secretArguments = []string{
@@ -36,6 +43,7 @@ var secretArguments = []string{
 	`"host=h Password=` + hidden + `"`,
 	strings.Repeat("0123abcd", 8),
 	hiddenToken,
+	hiddenMemberToken,
 	"/" + hiddenToken + "//x",
 }
 
@@ -179,7 +187,8 @@ func TestErrorsShowNoPassword(t *testing.T) {
 }
 
 func showsSecret(err error) bool {
-	return err != nil && slices.ContainsFunc([]string{hidden, hiddenToken, "0123abcd"},
+	return err != nil && slices.ContainsFunc(
+		[]string{hidden, hiddenToken, hiddenMemberToken, "0123abcd"},
 		func(secret string) bool { return strings.Contains(err.Error(), secret) })
 }
 
