@@ -34,7 +34,7 @@ var ablations = []string{
 	"no-drift-margin",       // a revoke waits for the length of the lease, without a margin
 	"no-fill-token",         // the answer of a read is cached although a change overtook the read
 	"check-then-insert",     // the generation is compared before the lock is taken
-	"delete-before-bump",    // a change increments the generation after it removes the record
+	"bump-after-unlock",     // a change removes a record and counts the generation later
 	"join-any-flight",       // a request joins a load that began before a change
 	"shared-without-asof",   // an entry of the shared cache is used whatever its revision is
 	"members-before-commit", // a revoke reads the nodes before it commits
@@ -110,8 +110,8 @@ func (s *shard) holdUnlocked(point string) {
 	hold(point)
 }
 
-// deleteBeforeBump is invalidate under the ablation delete-before-bump.
-func (s *shard) deleteBeforeBump(d *keystore.Digest) {
+// bumpAfterUnlock is invalidate under the ablation bump-after-unlock.
+func (s *shard) bumpAfterUnlock(d *keystore.Digest) {
 	s.records.remove(d)
 	s.holdUnlocked("invalidate")
 	s.generation.Add(1)

@@ -36,7 +36,9 @@ type localCache struct {
 
 type shard struct {
 	// generation counts the invalidations in this shard. A load reads it first, and inserts a
-	// record only if it is still the same, under the lock (docs/protocol.md, rule 5).
+	// record only if it is still the same, under the lock (docs/protocol.md, rule 5). A lookup reads
+	// it first too, but without the lock. So it counts records only after they were removed: a
+	// request that has found one of them cannot enter (running.go).
 	generation atomic.Uint64
 	records    table
 	negatives  table
@@ -96,10 +98,10 @@ func (c *localCache) purge(r keystore.Revision) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
-		s.generation.Add(1)
 		s.records.clear()
 		s.negatives.clear()
 		s.changes.reset(r)
+		s.generation.Add(1)
 		s.mu.Unlock()
 	}
 }
@@ -174,11 +176,11 @@ func (s *shard) insert(d *keystore.Digest, r *keystore.Record, now int64) {
 // invalidate removes a credential that has changed at revision r, and prevents running loads in the
 // shard from caching what they have read. The caller holds the lock.
 func (s *shard) invalidate(d *keystore.Digest, r keystore.Revision) {
-	//fault: if ablated("delete-before-bump") { s.deleteBeforeBump(d); return }
-	s.generation.Add(1)
+	//fault: if ablated("bump-after-unlock") { s.bumpAfterUnlock(d); return }
 	s.changes.add(d, r)
 	s.records.remove(d)
 	s.negatives.remove(d)
+	s.generation.Add(1)
 }
 
 // An entry is immutable except for its atomic fields.

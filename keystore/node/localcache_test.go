@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -184,6 +185,51 @@ func TestReadersNeverFindRemovedEntries(t *testing.T) {
 	go func() { wg.Wait(); close(done) }()
 	time.AfterFunc(300*time.Millisecond, func() { close(stop) })
 	<-done
+}
+
+// TestRemovedRecordsAreOfAnOlderGeneration reads the cache while changes remove a record. A request
+// that has found the record and read the new generation would enter after the change has cut the
+// running requests.
+func TestRemovedRecordsAreOfAnOlderGeneration(t *testing.T) {
+	c := newLocalCache(1<<20, 1<<40)
+	d := numbered(1)
+	s := c.shard(&d)
+	var finished atomic.Bool
+	read := func() {
+		for before := uint64(0); !finished.Load(); {
+			generation := s.generation.Load()
+			e := s.findEntry(&d, 0)
+			if generation == before || e == nil {
+				continue
+			}
+			before = generation
+			s.mu.Lock()
+			removed := s.generation.Load() == generation && s.records.find(&d) == nil
+			s.mu.Unlock()
+			if removed {
+				t.Error("found a removed record after its generation")
+				return
+			}
+		}
+	}
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(read)
+	}
+	for i := range 100_000 {
+		s.mu.Lock()
+		s.insert(&d, &keystore.Record{Digest: d}, 0)
+		s.mu.Unlock()
+		if i%100 == 0 {
+			c.purge(1)
+		} else {
+			s.mu.Lock()
+			s.invalidate(&d, 1)
+			s.mu.Unlock()
+		}
+	}
+	finished.Store(true)
+	readers.Wait()
 }
 
 // TestRecentChangesNeverAcceptStaleRecords compares the remembered changes with all changes.

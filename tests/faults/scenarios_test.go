@@ -137,7 +137,7 @@ var scenarios = []scenario{
 		run: func(a *arena) {
 			overtakenAfter(a, "load.read", func() { a.reload(1) })
 		}},
-	{name: "a key is cached while a revoke is applied", ablation: "delete-before-bump",
+	{name: "a key is cached while a revoke is applied", ablation: "bump-after-unlock",
 		run: func(a *arena) {
 			k := a.mintApplied()
 			a.hold(1, "load.read")
