@@ -760,6 +760,30 @@ func (c waitingContext) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
+// TestLimitAfterStart checks that a request that waited for the app to start is charged at the end of
+// the wait. At the time of its arrival, requests that came later would leave it no room.
+func TestLimitAfterStart(t *testing.T) {
+	h := newFixture(t)
+	token := h.limitedKey(daily(2), keystore.Quota{})
+	h.app = &App{started: make(chan struct{})}
+	handler := h.handler("namespace acme")
+	waits, outcome := make(chan struct{}), make(chan string)
+	go func() {
+		r := wireRequest(t, "GET /"+keyLine(token))
+		outcome <- h.serve(handler, r.WithContext(waitingContext{r.Context(),
+			sync.OnceFunc(func() { close(waits) })})).outcome()
+	}()
+	<-waits
+	h.app.store.Store(&store{keys: h.keys})
+	if got := h.send(handler, "GET /"+keyLine(token)).outcome(); got != "ok" {
+		t.Errorf("a request during the start: %s", got)
+	}
+	close(h.app.started)
+	if got := <-outcome; got != "ok" {
+		t.Errorf("a request from before the start: %s", got)
+	}
+}
+
 // TestRevokeWhileWaitingForQuota checks that a request is not passed on, and that another proxy is
 // not told to pass it on, if its key is revoked while it waits for units of its quota.
 func TestRevokeWhileWaitingForQuota(t *testing.T) {

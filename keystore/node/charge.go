@@ -53,6 +53,11 @@ type limitState struct {
 	end  int64 // of a quota's period, in Unix nanoseconds
 }
 
+// useUp charges everything that a rate has left, for requests that wait for it.
+func (s *limitState) useUp(part keystore.RateLimit, now int64) {
+	s.meter, s.held = s.meter.Add(&part, now, s.meter.Room(&part, now)), 0
+}
+
 // Refused reports whether a limit refused the request, or would have refused it if it were not a
 // shadow limit.
 func (c *Charge) Refused(l LimitName) bool { return c.states[l].refused }

@@ -347,8 +347,8 @@ func (l *limiter) chargeLocked(
 	}
 	waits = waits && c.Outcome == keystore.OK
 	counted := false
+	var full *rateBucket // it has room only for other requests, which wait
 	if waits {
-		var full *rateBucket
 		counted, full = b.count(c, &verdicts, units, p)
 		waits = false
 		for i, r := range b.rates {
@@ -419,6 +419,9 @@ func (l *limiter) chargeLocked(
 				r.take(l, c.mode, step, micros)
 			}
 			c.states[name] = r.state(micros)
+			if v == refused && r == full {
+				c.states[name].useUp(c.mode.part(r.limit), micros)
+			}
 			c.states[name].refused = v == refused
 			c.states[name].violated = v == refused && !r.limit.Shadow
 		}

@@ -411,6 +411,26 @@ func TestPatience(t *testing.T) {
 	}
 }
 
+// TestRetryAfterWaitingRequests checks that a request which is refused because other requests wait
+// for all that a rate limit has left is told when the limit has room after these.
+func TestRetryAfterWaitingRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rate := keystore.RateLimit{Requests: 2, Per: time.Hour, Burst: 2}
+		f := newLimitedFleet(t, 1, keystore.Limits{Rate: rate}, 2)
+		for range 2 {
+			if _, waits := f.try(new(patience)); !waits {
+				t.Error("a request does not wait")
+			}
+		}
+		refused, _ := f.try(&patience{bookings: maxTries})
+		state := refused.State(KeyRate)
+		if state.Remaining != 0 || state.Retry != rate.Per/2 || !refused.Violated(KeyRate) {
+			t.Errorf("%+v", state)
+		}
+		f.close()
+	})
+}
+
 // TestContendedLimitsAnswer checks that a request which waits for a rate limit and for a quota is
 // admitted or refused while the stores work, even if many others wait.
 func TestContendedLimitsAnswer(t *testing.T) {
