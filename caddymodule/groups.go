@@ -11,7 +11,7 @@ import (
 // groupNames returns the names of groups in the value of a placeholder: a list of strings, a text
 // with a JSON array of strings, or a text with names separated by commas or, if it has no comma, by
 // spaces. Any other value is one name. A list or an array that contains anything but strings has no
-// names. The names in a list or an array are not trimmed.
+// names; only a null of an array is ignored. The names in a list or an array are not trimmed.
 func groupNames(value any) (names []string) {
 	switch value := value.(type) {
 	case []string:

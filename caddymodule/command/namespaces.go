@@ -122,7 +122,7 @@ func (f *namespaceFlags) register(cmd *cobra.Command) {
 		"`POLICY`: free, or grow_only, under which no edit removes permissions from its keys")
 	flags.StringVar(&f.parent, "parent", "", "Parent `NAMESPACE`")
 	flags.StringSliceVar(&f.reach, "reach", nil,
-		"`KIND` of descendants in which keys' grants here apply too; may be repeated")
+		"`KIND` of descendants in which keys' data permissions here apply too; may be repeated")
 	flags.StringSliceVar(&f.keyRoles, "key-role", nil,
 		"`ROLE` that its keys must have, and no other; may be repeated; * alone: at least one role")
 	flags.StringVar(&f.prefix, "token-prefix", "",

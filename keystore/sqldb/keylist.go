@@ -214,8 +214,9 @@ func (d *DB) conditions(
 	if f.Unused > 0 {
 		since := f.Now.Add(-f.Unused).UnixMicro()
 		where = where.and(clause{"k.created_at <= ? AND k.revoked_at IS NULL AND " +
-			"(k.expires_at IS NULL OR k.expires_at > ?) AND coalesce((SELECT l.used_at FROM last_uses l WHERE " +
-			"l.key_id = k.id), 0) <= ?", []any{since, f.Now.UnixMicro(), since}})
+			"(k.expires_at IS NULL OR k.expires_at > ?) AND " +
+			"coalesce((SELECT l.used_at FROM last_uses l WHERE l.key_id = k.id), 0) <= ?",
+			[]any{since, f.Now.UnixMicro(), since}})
 	}
 	if f.Text != "" {
 		in := func(expression string) string { return fmt.Sprintf(d.contains, expression) }
