@@ -326,11 +326,19 @@ func (b *buckets) wait(ctx context.Context, bookings *[NumLimits]*booking) error
 func (l *limiter) chargeLocked(
 	c *Charge, b *buckets, units int64, p *patience,
 ) (wait [NumLimits]*booking, waits bool) {
+	// Concurrent requests are not charged in the order in which they came. By the time at which it
+	// came, a request would have less room than when it is charged.
+	for _, r := range b.rates {
+		if r != nil {
+			c.now = max(c.now, r.latest)
+		}
+	}
 	micros := keystore.Micros(c.now)
 	var verdicts [NumLimits]verdict
 	c.Outcome = keystore.OK
 	for i := range b.rates {
 		if r := b.rates[i]; r != nil {
+			r.latest = c.now
 			v := r.check(c.mode, micros)
 			if v == refused && !r.limit.Shadow {
 				c.Outcome = keystore.Limited

@@ -393,6 +393,38 @@ func TestSlowLookup(t *testing.T) {
 	}
 }
 
+// TestOrderOfRequests checks that concurrent requests use the whole burst although they are not
+// charged in the order in which they came.
+func TestOrderOfRequests(t *testing.T) {
+	limit := keystore.RateLimit{Requests: 10, Per: time.Second, Burst: 2}
+	for name, limits := range map[string][2]keystore.Limits{
+		"key": {{Rate: limit}, {}}, "namespace": {{}, {Rate: limit}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newLimitedFleet(t, 1, limits[0], 1)
+				f.store.gone.Store(true)
+				f.limitNamespace(limits[1])
+				first := Answer{Record: f.record, Now: time.Now().UnixNano(),
+					entry: &entry{record: f.record}}
+				time.Sleep(time.Millisecond)
+				for i, want := range []keystore.Outcome{keystore.OK, keystore.OK, keystore.Limited} {
+					var c Charge
+					answer := first
+					if i == 0 {
+						answer.Now = time.Now().UnixNano()
+					}
+					err := f.nodes[0].charge(t.Context(), &c, answer, f.policy, 1)
+					if err != nil || c.Outcome != want {
+						t.Errorf("request %d: %v, %v, want %v", i, c.Outcome, err, want)
+					}
+				}
+				f.close()
+			})
+		})
+	}
+}
+
 // TestOneRequestInAdvance checks that a node admits no request before its first booking, and later at
 // most one that is not booked, even while it waits for the store. The state of the limit counts it.
 func TestOneRequestInAdvance(t *testing.T) {

@@ -19,6 +19,7 @@ type rateBucket struct {
 	// meter counts the requests that all nodes have booked, as far as this node knows. While the
 	// nodes do not share the limit, it counts the requests that this node has admitted.
 	meter     keystore.Meter
+	latest    int64 // time of the last request, in Unix nanoseconds
 	until     int64 // when the older grant in held expires
 	later     int64 // when the newer one expires
 	booked    int64 // when the last booking with an answer began; 0 before the first
