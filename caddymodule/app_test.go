@@ -528,6 +528,7 @@ func TestProvisionErrors(t *testing.T) {
 		`{"token_prefix":["{env.APIKEYS_TEST_EMPTY}"]}`:                                      "token_prefix: evaluated placeholder",
 		`{"token_key":"{env.APIKEYS_TEST_EMPTY}"}`:                                           "token_key: evaluated placeholder {env.APIKEYS_TEST_EMPTY} is empty",
 		`{"token_key":"{env.APIKEYS_TEST_SECRET}"}`:                                          "token_key: a token key must be 64 hex digits; this one has 7 characters",
+		`{"derive":{"off":true,"max":"1h"}}`:                                                 "derive: off cannot be combined with max",
 		`{"usage":{"off":true,"days":"400d"}}`:                                               "usage: off cannot be combined with other options",
 		`{"usage":{"hours":"forever"}}`:                                                      "usage: days are kept for 400d: must be at least as long as hours, forever",
 		`{"usage":{"minutes":"1h"}}`:                                                         "usage: minutes 1h: must be forever or a duration of at least 2h",

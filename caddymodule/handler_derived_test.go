@@ -227,3 +227,33 @@ func TestDerivedSelf(t *testing.T) {
 		t.Errorf("in a namespace that does not exist: %s", answer)
 	}
 }
+
+// TestDerivedCountsForItsKey: requests with derived tokens use the limits of their key and count in
+// its usage.
+func TestDerivedCountsForItsKey(t *testing.T) {
+	for outcome, limits := range map[string]keystore.Limits{
+		"limited": {Rate: daily(2)}, "exhausted": {Quota: monthly(2)},
+	} {
+		t.Run(outcome, func(t *testing.T) {
+			h := newUsageFixture(t)
+			key, token := h.key("read write")
+			h.limit(key.ID, limits, keystore.Limits{})
+			handler := h.handler("namespace acme")
+			derived := deriveToken(t, token, keystore.Caveats{Note: "one"})
+			another := deriveToken(t, token, keystore.Caveats{Note: "another"})
+			for i, request := range []struct{ credential, want string }{
+				{derived, "ok"}, {another, "ok"}, {derived, outcome}, {token, outcome},
+			} {
+				if got := h.send(handler, "GET /"+keyLine(request.credential)).outcome(); got !=
+					request.want {
+					t.Errorf("request %d: %s, want %s", i, got, request.want)
+				}
+			}
+			allowed, refused := keystore.UsageCounts{Requests: 2, Units: 2}, keystore.UsageCounts{
+				Requests: 2}
+			allowed.Status[1] = 2
+			h.check(key.ID, map[string]keystore.UsageCounts{
+				"read ok": allowed, "read " + outcome: refused})
+		})
+	}
+}

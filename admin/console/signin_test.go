@@ -35,6 +35,12 @@ func TestSignIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.signIn(key.Reveal()).want(422, "Keys are for programs")
+	derived, err := keystore.Derive(key.Reveal(),
+		keystore.Caveats{ExpiresAt: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.signIn(derived).want(422)
 	p.get("/apikeys/keys").want(200, "Member token")
 
 	a = p.post("/apikeys/sign-in", "token", " "+token+"\n", "next",

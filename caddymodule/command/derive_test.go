@@ -1,6 +1,8 @@
 package command
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ func TestDerive(t *testing.T) {
 	public := keystore.NewDerivingKey(cliToken, "").Public
 	n := token.Verify(&public)
 	if token.Parent != keystore.DigestOf(cliToken) || n == nil || n.Note != "nightly" ||
+		!slices.Equal(n.AllowedIPs, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}) ||
 		n.ValidAt(time.Now().UnixNano(), 15*time.Minute) != keystore.OK {
 		t.Errorf("%+v", n)
 	}

@@ -110,6 +110,88 @@ func TestDerivedDiesWithItsKey(t *testing.T) {
 	}
 }
 
+// TestDerivedDuringGrace: tokens derived from a rotated token are accepted until the grace of the
+// rotation is over, and those derived from the new token at once.
+func TestDerivedDuringGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := fleet.New(t)
+		a, _ := f.Node(node.Settings{})
+		b, _ := f.Node(node.Settings{})
+		key, token := fleet.Mint(t, a, manage.KeySpec{})
+		used := derive(t, token, time.Hour, keystore.Caveats{Note: "used"})
+		wantDerived(t, "before", b, used, keystore.OK)
+		_, rotated, _, err := a.RotateKey(ctx, fleet.Root, key.ID, 10*time.Minute,
+			manage.ChangeOptions{Wait: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := derive(t, token, time.Hour, keystore.Caveats{Note: "fresh"})
+		next := derive(t, rotated.Reveal(), time.Hour, keystore.Caveats{})
+		for _, k := range []*manage.Keystore{a, b} {
+			wantDerived(t, "verified before", k, used, keystore.OK)
+			wantDerived(t, "not verified before", k, fresh, keystore.OK)
+			wantDerived(t, "from the new token", k, next, keystore.OK)
+		}
+		answer, err := b.Lookup(ctx, used, time.Now())
+		var cut atomic.Bool
+		running := &node.Running{Cut: func() { cut.Store(true) }}
+		if err != nil || answer.Record == nil || !b.Enter(answer, running) {
+			t.Fatal(answer.Outcome, err)
+		}
+		defer b.Leave(running)
+		time.Sleep(10*time.Minute - time.Second)
+		if wantDerived(t, "before the end", b, used, keystore.OK); cut.Load() {
+			t.Error("cut before the end of the grace")
+		}
+		time.Sleep(3 * time.Second)
+		for _, k := range []*manage.Keystore{a, b} {
+			wantDerived(t, "after the grace", k, used, keystore.Rotated)
+			wantDerived(t, "from the new token", k, next, keystore.OK)
+			if got, _ := ask(t, k, fresh); got == keystore.OK {
+				t.Error("accepted after the grace")
+			}
+		}
+		if !cut.Load() {
+			t.Error("not cut at the end of the grace")
+		}
+	})
+}
+
+// TestDerivedNamespaces: a derived token is valid only in the namespaces that it names, although the
+// grant of its key also applies in children.
+func TestDerivedNamespaces(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{})
+	for id, parent := range map[string]string{"acme": "", "acme-uk": "acme"} {
+		if _, err := k.CreateNamespace(ctx, fleet.Root,
+			keystore.Namespace{ID: id, Parent: parent}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
+		Home: &keystore.Grant{Permissions: fleet.Read, Connected: true}})
+	for _, c := range []struct {
+		namespaces    []string
+		parent, child keystore.Outcome
+	}{
+		{nil, keystore.OK, keystore.OK},
+		{[]string{"acme"}, keystore.OK, keystore.Forbidden},
+		{[]string{"acme-uk"}, keystore.Forbidden, keystore.OK},
+		{[]string{"acme", "acme-uk"}, keystore.OK, keystore.OK},
+		{[]string{"default"}, keystore.Forbidden, keystore.Forbidden},
+	} {
+		a, err := k.Lookup(ctx, derive(t, token, time.Hour,
+			keystore.Caveats{Namespaces: c.namespaces}), time.Now())
+		if err != nil || a.Record == nil {
+			t.Fatal(a.Outcome, err)
+		}
+		for id, want := range map[string]keystore.Outcome{"acme": c.parent, "acme-uk": c.child} {
+			fleet.Want(t, fmt.Sprint(c.namespaces, " in ", id), keystore.Decide(a.Record,
+				&keystore.Request{Now: a.Now, Policy: k.Policy(),
+					Namespace: k.Policy().Namespace(id), Narrowing: a.Narrowing}), want)
+		}
+	}
+}
+
 // TestDerivedTimes: tokens are valid from nbf, with a leeway, until exp, and not longer than the
 // setting allows. Settings apply to tokens that were verified before.
 func TestDerivedTimes(t *testing.T) {
