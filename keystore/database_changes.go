@@ -67,6 +67,8 @@ type Change struct {
 	// Ends is when the changed secret stops being valid, for ChangeKey. The zero time means never,
 	// and the Unix epoch that it is not valid now.
 	Ends time.Time
+	// Owner is the owner of the key, for ChangeKey. It may already be that of a later change.
+	Owner string
 }
 
 // ChangeKind is what a change can affect.

@@ -129,8 +129,8 @@ func (n *Node) refreshPolicy(ctx context.Context, head keystore.Revision) error 
 	return nil
 }
 
-// apply removes from the cache the records that changes have made stale, and updates the expiry of
-// running requests. It reports whether the changes include the policy.
+// apply removes from the cache the records that changes have made stale, and updates the expiry and
+// the owner of running requests. It reports whether the changes include the policy.
 func (n *Node) apply(ctx context.Context, changes []keystore.Change) (policy bool) {
 	for i := range changes {
 		c := &changes[i]
@@ -142,7 +142,7 @@ func (n *Node) apply(ctx context.Context, changes []keystore.Change) (policy boo
 			s := n.cache.shard(&c.Digest)
 			s.mu.Lock()
 			s.invalidate(&c.Digest, c.Revision)
-			s.setExpiry(&c.Digest, keystore.UnixNano(c.Ends), n.Now().UnixNano())
+			s.update(&c.Digest, c.Owner, keystore.UnixNano(c.Ends), n.Now().UnixNano())
 			s.mu.Unlock()
 		case keystore.ChangeNew:
 			n.cache.forgetNegatives()
@@ -167,15 +167,15 @@ func (n *Node) dropCache(ctx context.Context, r keystore.Revision) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 	defer cancel()
 	for _, d := range n.cache.runningDigests() {
-		expires := int64(0) // cuts the requests, unless the key turns out to be usable
+		owner, expires := "", int64(0) // cuts the requests, unless the key turns out to be usable
 		if key, _, err := n.db.KeyByDigest(ctx, d); err == nil && key != nil {
 			if r := keystore.NewRecord(key, d); r.Usable() {
-				expires = r.Expiry()
+				owner, expires = r.Owner, r.Expiry()
 			}
 		}
 		s := n.cache.shard(&d)
 		s.mu.Lock()
-		s.setExpiry(&d, expires, n.Now().UnixNano())
+		s.update(&d, owner, expires, n.Now().UnixNano())
 		s.mu.Unlock()
 	}
 }

@@ -68,9 +68,9 @@ func (s *shard) unlink(r *Running) {
 	}
 }
 
-// setExpiry sets the expiry of the running requests with a credential, and cuts them if it has
-// passed. A derived token may expire earlier. The caller holds the lock.
-func (s *shard) setExpiry(d *keystore.Digest, keyExpires, now int64) {
+// update sets the owner and the expiry of the running requests with a credential, and cuts them if
+// it has expired. A derived token may expire earlier. The caller holds the lock.
+func (s *shard) update(d *keystore.Digest, owner string, keyExpires, now int64) {
 	for r := s.running.next; r != &s.running; {
 		this := r
 		r = r.next
@@ -85,7 +85,7 @@ func (s *shard) setExpiry(d *keystore.Digest, keyExpires, now int64) {
 				s.expiring--
 			}
 		}
-		this.expires = expires
+		this.owner, this.expires = owner, expires
 		s.cutIfExpired(this, now)
 	}
 }

@@ -72,16 +72,16 @@ func (m *runningModel) step() {
 		m.cut(func(r *modelRequest) bool { return r.expires <= m.now })
 		m.cache.cutExpired(m.now)
 	case 10, 11, 12:
-		expires := m.expiry()
+		owner, expires := []string{"m_ada", "m_bob"}[m.random.IntN(2)], m.expiry()
 		m.cut(func(r *modelRequest) bool {
 			if r.digest == d {
-				r.expires = expires
+				r.owner, r.expires = owner, expires
 			}
 			return r.digest == d && expires <= m.now
 		})
 		s := m.cache.shard(&d)
 		s.mu.Lock()
-		s.setExpiry(&d, expires, m.now)
+		s.update(&d, owner, expires, m.now)
 		s.mu.Unlock()
 	case 13:
 		m.cut(func(r *modelRequest) bool { return r.owner == "m_ada" })

@@ -193,6 +193,43 @@ func TestRequestDecidedBeforeItsOwnerWasDisabledDoesNotEnter(t *testing.T) {
 	}
 }
 
+// TestRunningRequestsFollowTransfers transfers a key while requests run, and then disables the
+// former and the new owner.
+func TestRunningRequestsFollowTransfers(t *testing.T) {
+	d := fleet.New(t)
+	a, _ := d.Node(node.Settings{})
+	b, _ := d.Node(node.Settings{})
+	owners := make([]string, 2)
+	for i := range owners {
+		m, err := a.CreateMember(t.Context(), fleet.Root,
+			keystore.Member{Name: "Ada", Kind: keystore.Person})
+		if err != nil {
+			t.Fatal(err)
+		}
+		owners[i] = m.ID
+	}
+	_, token := fleet.Mint(t, a, manage.KeySpec{Owner: owners[0]})
+	var cuts [2]atomic.Int32
+	defer a.Leave(run(t, a, token, &cuts[0]))
+	defer b.Leave(run(t, b, token, &cuts[1]))
+	if _, _, _, err := a.TransferKeys(t.Context(), fleet.Root, owners[0], owners[1],
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	disabled := false
+	for i, owner := range owners {
+		if _, _, err := a.EditMember(t.Context(), fleet.Root, owner,
+			manage.MemberPatch{Active: &disabled}, manage.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for n := range cuts {
+			if got := int(cuts[n].Load()); got != i {
+				t.Errorf("node %d: cut %d times after owner %d was disabled", n, got, i)
+			}
+		}
+	}
+}
+
 // TestFinishedRequestsAreNotCut checks that Cut is not called after Leave, and that a Running can
 // be used for another request then.
 func TestFinishedRequestsAreNotCut(t *testing.T) {

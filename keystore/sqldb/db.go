@@ -614,7 +614,8 @@ func (d *DB) Changes(
 ) ([]keystore.Change, error) {
 	const operation = "reading the change log"
 	rows, err := d.query(ctx, d.lease,
-		"SELECT revision, kind, digest, ends FROM change_log WHERE revision > ? AND revision <= ? "+
+		"SELECT revision, kind, digest, ends, (SELECT owner FROM keys WHERE id = key_id) "+
+			"FROM change_log WHERE revision > ? AND revision <= ? "+
 			"AND "+d.current+" ORDER BY revision, rowid", after, upTo)
 	if err != nil {
 		return nil, d.fail(ctx, operation, err)
@@ -624,8 +625,8 @@ func (d *DB) Changes(
 	last := after
 	for rows.Next() {
 		var c keystore.Change
-		if err := rows.Scan(&c.Revision, &c.Kind, digestTo{&c.Digest},
-			timeTo{&c.Ends}); err != nil {
+		if err := rows.Scan(&c.Revision, &c.Kind, digestTo{&c.Digest}, timeTo{&c.Ends},
+			textTo{&c.Owner}); err != nil {
 			return nil, d.fail(ctx, operation, err)
 		}
 		if c.Revision > last+1 {
