@@ -43,8 +43,9 @@ func (n *Node) lookupDerived(
 	d := keystore.DigestOf(signature)
 	s := n.cache.shard(&d)
 	v := s.findVerified(&d, signed)
-	off := n.settings.Load().Derive.Off
-	if v == nil || off || !n.acceptsDerived(v.prefix) {
+	// Read once: a mixture of the settings before and after a reload may accept what neither does.
+	settings := n.settings.Load()
+	if v == nil || settings.Derive.Off || !settings.acceptsDerived(v.prefix) {
 		// The size, the header and the times are checked first: that costs little.
 		token, err := keystore.ParseDerived(credential)
 		if errors.Is(err, keystore.ErrNotDerived) {
@@ -53,13 +54,11 @@ func (n *Node) lookupDerived(
 		if err != nil {
 			return Answer{Outcome: keystore.Malformed}, true, nil //nolint:nilerr // the outcome says it
 		}
-		if off { // whatever the settings say by now: nothing has verified the token
-			return Answer{Outcome: keystore.Malformed, Untimely: true}, true, nil
-		}
 		// Without a lease, this node's time may be behind, as after a suspend. lookup renews it.
 		at, covered := n.membership.lease.term.Load().at(n.clock.of(now))
-		outcome := n.derivedOutcome(&token.Validity, early, at)
-		if outcome == keystore.Expired || covered && outcome != keystore.OK {
+		outcome := settings.Derive.outcome(&token.Validity, early, at)
+		if settings.Derive.Off || outcome == keystore.Expired ||
+			covered && outcome != keystore.OK {
 			return Answer{Outcome: outcome, Untimely: true}, true, nil
 		}
 		a, err = n.lookup(ctx, token.Parent, named, "", now)
@@ -67,7 +66,7 @@ func (n *Node) lookupDerived(
 			// As with a wrong signature: a forged token must not show whether it names a key.
 			return Answer{Outcome: keystore.Malformed}, true, err
 		}
-		if v, err = n.verify(ctx, a.Record, token); err != nil {
+		if v, err = n.verify(ctx, settings, a.Record, token); err != nil {
 			return Answer{}, true, err
 		}
 		if v == nil {
@@ -80,22 +79,22 @@ func (n *Node) lookupDerived(
 	if a, err = n.lookup(ctx, v.parent, named, "", now); err != nil || a.Record == nil {
 		return a, true, err
 	}
-	if outcome := n.derivedOutcome(&v.narrowing.Validity, early, a.Now); outcome != keystore.OK {
+	outcome := settings.Derive.outcome(&v.narrowing.Validity, early, a.Now)
+	if outcome != keystore.OK {
 		return Answer{Outcome: outcome, Untimely: true}, true, nil
 	}
 	a.Narrowing = v.narrowing
 	return a, true, nil
 }
 
-// derivedOutcome returns the outcome for a derived token at now, in Unix nanoseconds, as far as it
-// depends on the times of the token and on the settings. If early is true, a token that is not
-// valid yet or expires later than the settings allow is [keystore.OK].
-func (n *Node) derivedOutcome(v *keystore.Validity, early bool, now int64) keystore.Outcome {
-	derive := &n.settings.Load().Derive
-	if derive.Off {
+// outcome returns the outcome for a derived token at now, in Unix nanoseconds, as far as it depends
+// on the times of the token and on the settings. If early is true, a token that is not valid yet or
+// expires later than the settings allow is [keystore.OK].
+func (s *DeriveSettings) outcome(v *keystore.Validity, early bool, now int64) keystore.Outcome {
+	if s.Off {
 		return keystore.Malformed
 	}
-	outcome := v.ValidAt(now, derive.Max)
+	outcome := v.ValidAt(now, s.Max)
 	if early && outcome == keystore.Malformed {
 		return keystore.OK
 	}
@@ -115,10 +114,10 @@ func (s *shard) rememberVerified(d *keystore.Digest, v *verified) {
 // is wrong, or the signature cannot be verified. An error means that the answer is
 // [keystore.Unavailable].
 func (n *Node) verify(
-	ctx context.Context, r *keystore.Record, t *keystore.DerivedToken,
+	ctx context.Context, s *Settings, r *keystore.Record, t *keystore.DerivedToken,
 ) (*verified, error) {
 	k, err := n.derivingKey(ctx, r)
-	if k == (keystore.DerivingKey{}) || err != nil || !n.acceptsDerived(k.Prefix) {
+	if k == (keystore.DerivingKey{}) || err != nil || !s.acceptsDerived(k.Prefix) {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, QueryTimeout)
@@ -134,15 +133,15 @@ func (n *Node) verify(
 	return &verified{t.Parent, k.Prefix, strings.Clone(t.Signed()), narrowing}, nil
 }
 
-func (n *Node) acceptsDerived(prefix string) bool {
-	return keystore.AcceptsDerived(prefix, n.settings.Load().TokenPrefixes)
+func (s *Settings) acceptsDerived(prefix string) bool {
+	return keystore.AcceptsDerived(prefix, s.TokenPrefixes)
 }
 
 // outdated reports whether a deriving key has a [keystore.ForeignPrefix] that lacks an accepted
 // prefix. The token that another system created may have that prefix: a node finds out when it sees
 // the token again.
 func (n *Node) outdated(k keystore.DerivingKey) bool {
-	return keystore.IsForeign(k.Prefix) && !n.acceptsDerived(k.Prefix)
+	return keystore.IsForeign(k.Prefix) && !n.settings.Load().acceptsDerived(k.Prefix)
 }
 
 // derivingSecret is part of the digests under which a node remembers unknown deriving keys. So no

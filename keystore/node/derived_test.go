@@ -666,6 +666,28 @@ func TestDerivedWithoutDatabase(t *testing.T) {
 	})
 }
 
+// TestDerivedWhileReloading: a derived token that neither the settings before a reload nor those
+// after it accept is refused while the settings change.
+func TestDerivedWhileReloading(t *testing.T) {
+	k, db := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old"}})
+	key, token := fleet.Mint(t, k, manage.KeySpec{})
+	derived := derive(t, token, 12*time.Hour, keystore.Caveats{})
+	wantDerived(t, "before", k, derived, keystore.OK)
+	k.Configure(node.Settings{TokenPrefixes: []string{"old"},
+		Derive: node.DeriveSettings{Max: time.Hour}})
+	wantDerived(t, "longer than allowed", k, derived, keystore.Malformed)
+	// The next lookup waits for the database.
+	if _, _, err := k.EditKey(ctx, fleet.Root, key.ID, manage.KeyPatch{Name: new("renamed")},
+		manage.ChangeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	reload := func() { k.Configure(node.Settings{TokenPrefixes: []string{"new"}}) }
+	db.Holding.Store(&reload)
+	wantDerived(t, "meanwhile", k, derived, keystore.Malformed)
+	db.Holding.Store(nil)
+	wantDerived(t, "afterwards", k, derived, keystore.Malformed)
+}
+
 // TestLookupSuspectDerived: an address that has sent too many invalid credentials cannot make the
 // node look up parents.
 func TestLookupSuspectDerived(t *testing.T) {

@@ -74,7 +74,8 @@ func (n *Node) lookupCredential(
 	if len(credential) < keystore.MinCredentialLen || len(credential) > keystore.MaxCredentialLen {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	prefixed := n.HasPrefix(credential)
+	accepted := n.settings.Load().TokenPrefixes
+	prefixed := hasPrefix(credential, accepted)
 	if !prefixed && n.ownPrefix(credential) != "" { // its record may be cached
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
@@ -84,9 +85,8 @@ func (n *Node) lookupCredential(
 	// record, or the record is older than the accepted prefix. A token that names the key of the
 	// record was created by this deployment, so its tag is valid. Its own prefix may be longer than
 	// the accepted one.
-	if prefixed && a.Record != nil && !keystore.NamesKey(credential,
-		n.settings.Load().TokenPrefixes, a.Record.KeyID) {
-		if _, ok := n.Inspect(credential); !ok {
+	if prefixed && a.Record != nil && !keystore.NamesKey(credential, accepted, a.Record.KeyID) {
+		if _, ok := n.inspect(credential, accepted); !ok {
 			return Answer{Outcome: keystore.Malformed}, nil
 		}
 	}

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,4 +171,36 @@ func TestOtherPrefixes(t *testing.T) {
 		t.Errorf("%d keys are refused, %v", n, err)
 	}
 	wantCounts("rotated", counted(settings("b")), map[string]int64{"d": 1})
+}
+
+// TestPrefixesWhileReloading: a token of this deployment that neither the settings before a reload
+// nor those after it accept is refused while they change, and no such token is foreign.
+func TestPrefixesWhileReloading(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{TokenPrefixes: []string{"old_longer"}})
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	fleet.Want(t, "before", fleet.Ask(k, token), keystore.OK)
+	during := func(before, after string, check func()) {
+		k.Configure(node.Settings{TokenPrefixes: []string{before}})
+		var reloaded atomic.Bool
+		go func() {
+			for range 1000 {
+				k.Configure(node.Settings{TokenPrefixes: []string{after}})
+				k.Configure(node.Settings{TokenPrefixes: []string{before}})
+			}
+			reloaded.Store(true)
+		}()
+		for !reloaded.Load() {
+			check()
+		}
+	}
+	during("old", "new", func() {
+		if outcome := fleet.Ask(k, token); outcome != keystore.Malformed {
+			t.Error(outcome)
+		}
+	})
+	during("old_longer", "new", func() {
+		if k.Foreign(token) {
+			t.Error("the token is foreign")
+		}
+	})
 }

@@ -19,27 +19,38 @@ func (n *Node) IsMemberToken(token string) bool {
 // that this deployment created it. A credential with an accepted prefix must have the right tag.
 // Any other can only have been imported.
 func (n *Node) Inspect(credential string) (tagged, ok bool) {
+	return n.inspect(credential, n.settings.Load().TokenPrefixes)
+}
+
+// inspect is Inspect with the accepted prefixes. A mixture of those before and after a reload may
+// accept a token that neither do.
+func (n *Node) inspect(credential string, accepted []string) (tagged, ok bool) {
 	if !keystore.PossibleCredential(credential) {
 		return false, false
 	}
 	if t, err := keystore.ParseToken(credential); err == nil &&
-		slices.Contains(n.settings.Load().TokenPrefixes, t.Prefix()) {
+		slices.Contains(accepted, t.Prefix()) {
 		return true, n.tokenKey.Load().Verify(t)
 	}
-	return false, !n.HasPrefix(credential)
+	return false, !hasPrefix(credential, accepted)
 }
 
 // Foreign reports whether a credential has none of the accepted prefixes, was not created by this
 // deployment and is not a derived token.
 func (n *Node) Foreign(credential string) bool {
-	return !n.HasPrefix(credential) && !n.Abandoned(credential) && !keystore.IsDerived(credential)
+	return !n.HasPrefix(credential) && n.ownPrefix(credential) == "" &&
+		!keystore.IsDerived(credential)
 }
 
 // HasPrefix reports whether a credential has one of the accepted prefixes or that of members'
 // tokens.
 func (n *Node) HasPrefix(credential string) bool {
+	return hasPrefix(credential, n.settings.Load().TokenPrefixes)
+}
+
+func hasPrefix(credential string, accepted []string) bool {
 	return keystore.HasTokenPrefix(credential, keystore.MemberPrefix) ||
-		slices.ContainsFunc(n.settings.Load().TokenPrefixes,
+		slices.ContainsFunc(accepted,
 			func(p string) bool { return keystore.HasTokenPrefix(credential, p) })
 }
 
