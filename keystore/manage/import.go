@@ -41,8 +41,8 @@ const (
 	importIdle = time.Minute
 	// maxImports is how many imports may run on a node at the same time.
 	maxImports = 16
-	// MaxImport is how many keys an import of a caller other than root may have if it is not partial
-	// or has a Once. All of them may have to be checked again before they become valid.
+	// MaxImport is how many keys an import of a caller other than root may have if it is not
+	// partial or has a Once. All of them may have to be checked again before they become valid.
 	MaxImport = 10_000
 )
 
