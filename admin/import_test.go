@@ -366,7 +366,7 @@ func TestImportOfEndlessKey(t *testing.T) {
 	}
 }
 
-// TestImportByKey checks that only root may import any number of keys in one transaction.
+// TestImportByKey checks that only root may import any number of keys at once.
 func TestImportByKey(t *testing.T) {
 	d := open(t)
 	key := d.caller(t, d.mint(t, root,

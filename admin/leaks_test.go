@@ -252,8 +252,8 @@ func TestInvalidLeakReports(t *testing.T) {
 	}
 }
 
-// TestDerivedLeaks: a derived token stands for the key that it was derived from, if its signature is
-// valid.
+// TestDerivedLeaks: a derived token stands for the key that it was derived from, if its signature
+// is valid.
 func TestDerivedLeaks(t *testing.T) {
 	d := open(t)
 	d.call(t, root, "PATCH", "/namespaces/default", `{"on_leak":"revoke"}`).into(t, 200,

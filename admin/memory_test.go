@@ -51,7 +51,7 @@ func (d *testAPI) begin(path, contentType string) *upload {
 	return u
 }
 
-// end sends the rest of the body.
+// end ends the body and waits for the answer.
 func (u *upload) end(t *testing.T) answer {
 	t.Helper()
 	u.body.Close()

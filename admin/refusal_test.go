@@ -49,7 +49,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/usage", "{}", "", 405, "method_not_allowed", ""},
 		{"GET", "/self/usage", "", "", 409, "no_key", ""},
 
-		// Times of usage.
+		// Parameters of usage.
 		{"GET", "/usage?step=week", "", "", 422, "invalid_fields", "step"},
 		{"GET", "/usage?from=yesterday", "", "", 422, "invalid_fields", "from"},
 		{"GET", "/usage?from=2026-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", "", "", 422,
@@ -63,6 +63,8 @@ func TestRefusals(t *testing.T) {
 		{"GET", "/usage?namespace=*", "", "", 422, "invalid_fields", "namespace"},
 		{"GET", "/keys/{id}/usage?group_by=key", "", "", 422, "invalid_fields", "group_by"},
 		{"GET", "/keys/{id}/usage?step=", "", "", 422, "invalid_fields", "step"},
+
+		// More unknown objects and methods.
 		{"GET", "/keys/aaaaaaaaaaaa/", "", "", 404, "not_found", ""},
 		{"GET", "/keys/aaaaaaaaaaaa", "", "", 404, "not_found", ""},
 		{"GET", "/keys/a%2F..%2Fb", "", "", 404, "not_found", ""},

@@ -361,8 +361,8 @@ func (s *sender) json(schema *huma.Schema, name string, depth int) string {
 	return pick(s, "null", "1e999", strings.Repeat("[", deep)+strings.Repeat("]", deep))
 }
 
-// TestExpiryAfterYear9999 sends a time that JSON cannot represent to all operations with an expiry.
-// Other systems use such times for never.
+// TestExpiryAfterYear9999 sends a time in the year 10000 UTC, which an answer could not contain, to
+// all operations with an expiry. Other systems use such times for never.
 func TestExpiryAfterYear9999(t *testing.T) {
 	d := open(t)
 	id := d.mint(t, root, readOnly).Key.ID

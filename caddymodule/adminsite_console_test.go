@@ -223,7 +223,7 @@ func TestUnauthenticatedRequestsNeedNoWriteLock(t *testing.T) {
 	g.mustDo("POST", "admin", "/apikeys/v1/keys/import",
 		`{"keys":[{"name":"so that unknown credentials are looked up","namespace":"default","access":"read_only","token":"sk_live_0123456789"}]}`)
 
-	// One session has been signed out, the token of the other has been rotated.
+	// left is the cookie of a session that has been signed out.
 	session := func(token string) string {
 		jar, _ := cookiejar.New(nil)
 		g.client.Jar = jar

@@ -672,7 +672,7 @@ func TestAwait(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := newApp().Await(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("canceled context: %v", err)
+			t.Errorf("cancelled context: %v", err)
 		}
 	})
 }

@@ -181,7 +181,7 @@ func BenchmarkCanonicalTarget(b *testing.B) {
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, nil)
 	for b.Loop() {
 		if !canonicalTarget(r, originalOf(r), r.URL.EscapedPath(), false) {
-			b.Fatal("it is")
+			b.Fatal("a canonical target is refused")
 		}
 	}
 }

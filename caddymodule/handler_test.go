@@ -32,7 +32,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore/sqldb"
 )
 
-// A fixture is a key store with a few namespaces and keys.
+// A fixture is a key store with two namespaces, acme and globex.
 type fixture struct {
 	t     testing.TB
 	file  string // of the database

@@ -881,6 +881,6 @@ func TestLimitAllocations(t *testing.T) {
 		return testing.AllocsPerRun(runs, func() { requests[i].serve(t, handler); i++ })
 	}
 	if more := allocations(limited) - allocations(unlimited); more > 2 {
-		t.Errorf("a limited request allocates %v times more, want at most 2", more)
+		t.Errorf("a limited request has %v more allocations, want at most 2", more)
 	}
 }

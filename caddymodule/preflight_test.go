@@ -57,7 +57,7 @@ func TestPreflight(t *testing.T) {
 	}
 	if a := h.send(h.handler("namespace acme"),
 		"GET /\nOrigin: https://a.example"); a.Header["Access-Control-Allow-Origin"] != nil {
-		t.Error("CORS headers without an Origin")
+		t.Error("CORS headers without preflight")
 	}
 }
 

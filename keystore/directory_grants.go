@@ -105,15 +105,16 @@ func indexGrant(grants []Grant, g *Grant) int {
 		func(b Grant) bool { return b.Namespace == g.Namespace && (b.Connected || !g.Connected) })
 }
 
-// Adds reports whether the grants in after give anything that those in before do not.
+// Adds reports whether a grant in after gives anything that the grant of its namespace in before
+// does not: see [HasGrant].
 func (d *Directory) Adds(before, after []Grant) bool {
 	return slices.ContainsFunc(after,
 		func(g Grant) bool { return !HasGrant(before, &g) || len(d.Added(before, &g)) > 0 })
 }
 
-// Added returns the permissions of g that the grants in before do not cover. It includes all
-// permissions of each added role, because the holder of a role also gets the permissions that the
-// role is given later.
+// Added returns the permissions of g that the grant of its namespace in before does not cover: see
+// [HasGrant]. It includes all permissions of each added role, because the holder of a role also
+// gets the permissions that the role is given later.
 func (d *Directory) Added(before []Grant, g *Grant) []Permission {
 	var was *Set
 	var had []string

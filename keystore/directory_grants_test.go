@@ -142,7 +142,8 @@ func TestTouched(t *testing.T) {
 	}
 }
 
-// TestAdded checks that a grant is compared only with one that covers its namespaces.
+// TestAdded checks that a grant is compared only with one of the same namespace, which must be
+// connected if the grant is.
 func TestAdded(t *testing.T) {
 	d := grantsDirectory()
 	read := MustParsePermissions("read")

@@ -212,7 +212,7 @@ func TestUnusedSetsAreForgotten(t *testing.T) {
 	}
 }
 
-// adminNeed returns the need of an operation that manages keys.
+// adminNeed returns the need of an operation on an admin resource.
 func adminNeed(resource, operation string) Need {
 	if operation == "read" {
 		return Need{Class: Read, Resource: resource}

@@ -26,7 +26,8 @@ const (
 
 // authority is what a caller may do under one policy. A read determines it under the database's
 // current policy (beginRead), a change inside its transaction (authorityIn), and the methods in
-// may.go under the node's policy. Its methods implement docs/authority.md.
+// may.go and [Keystore.Permissions] under the node's policy. Its methods implement
+// docs/authority.md.
 type authority struct {
 	root       bool
 	actor      string // see Caller.Actor

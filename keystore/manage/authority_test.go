@@ -745,8 +745,8 @@ func TestRulesOfAuthority(t *testing.T) {
 }
 
 // TestCallerChangesDuringRequest checks that a change is authorized by the permissions that the
-// caller has inside the transaction, not by those at the time of the request (docs/authority.md,
-// rule 5).
+// caller has inside the transaction, not by those at the beginning of the request
+// (docs/authority.md, rule 5).
 func TestCallerChangesDuringRequest(t *testing.T) {
 	yes, no := true, false
 	for _, c := range []struct {
@@ -1199,7 +1199,7 @@ func TestUnreadableRow(t *testing.T) {
 	d.Tamper(`UPDATE roles SET permissions = '["read","no such word"]' WHERE name = 'r'`,
 		`UPDATE members SET grants = '[1]' WHERE login = 'ada'`)
 	check("unreadable", keystore.Forbidden, keystore.Forbidden)
-	w.role("default", "another", "read") // makes the node read the policy again
+	w.role("default", "another", "read") // another change of the policy
 	if _, err := w.FindRole(ctx, fleet.Root,
 		keystore.RoleID{Namespace: "default", Name: "r"}); err != nil {
 		t.Error(err)

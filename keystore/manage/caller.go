@@ -17,7 +17,7 @@ type Caller struct {
 	person *person          // nil for any other caller
 	login  string           // of a member or a person that signed in with one, or empty
 	from   string           // the client's address, for the audit log
-	// narrowing is that of a derived token, or nil. Such a caller may only read its permissions.
+	// narrowing is that of a derived token, or nil: see Narrowed.
 	narrowing *keystore.Narrowing
 }
 
@@ -38,8 +38,8 @@ func Anonymous(from string) Caller { return Caller{from: from} }
 func KeyCaller(r *keystore.Record, from string) Caller { return Caller{record: r, from: from} }
 
 // Narrowed returns the caller for a derived token of the caller's key, or the caller itself for
-// nil. Only [Keystore.Permissions] narrows the permissions of such a caller, so no other operation
-// may be called with it.
+// nil. Only [Keystore.Permissions] narrows the permissions of such a caller. So no other operation
+// may be called with it, except [Keystore.FindKey] for the caller's own key.
 func (c Caller) Narrowed(n *keystore.Narrowing) Caller {
 	c.narrowing = n
 	return c

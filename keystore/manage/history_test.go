@@ -77,7 +77,7 @@ type history struct {
 	tokens  map[string]string // member tokens that the group has, by member
 	secrets map[string]string // current tokens of keys that the group has, by key
 	dead    []string          // former tokens that no longer work
-	order   []string          // the ids of all members and keys of the group, in order of joining
+	order   []string          // what actor picks from: ids in order of joining, and somebody
 	group   ceiling
 	others  map[string]ceiling          // of outsiders, in addition to the group's
 	parked  map[string][]keystore.Grant // grants that root has taken from members

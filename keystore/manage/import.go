@@ -41,8 +41,8 @@ const (
 	importIdle = time.Minute
 	// maxImports is how many imports may run on a node at the same time.
 	maxImports = 16
-	// MaxImport is how many keys an all-or-nothing import of a caller other than root may have. All
-	// of them may have to be checked again before they become valid.
+	// MaxImport is how many keys an import of a caller other than root may have if it is not
+	// partial or has a Once. All of them may have to be checked again before they become valid.
 	MaxImport = 10_000
 )
 
@@ -80,8 +80,8 @@ func (k *Keystore) ImportFrom(
 	whole := !partial || once != nil
 	if !c.root && whole && source.Len() > MaxImport {
 		return 0, nil, &keystore.Error{Kind: keystore.KindInvalid, Code: "too_many",
-			Detail: fmt.Sprintf("an all-or-nothing import can have at most %d keys; send "+
-				"fewer at a time, or use partial=1", MaxImport)}
+			Detail: fmt.Sprintf("only root can import more than %d keys at once: send fewer at a "+
+				"time, or use partial=1 without Idempotency-Key", MaxImport)}
 	}
 	select {
 	case k.imports <- struct{}{}:

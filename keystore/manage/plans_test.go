@@ -271,7 +271,7 @@ func TestRulesOfAuthorityForLimits(t *testing.T) {
 	}
 }
 
-// TestMemberTokenHasNoLimits checks that a default plan does not limit the keys that a member
+// TestMemberTokenHasNoLimits checks that a default plan does not limit the plans that a member
 // creates with its token.
 func TestMemberTokenHasNoLimits(t *testing.T) {
 	w := newWorld(t)

@@ -278,8 +278,9 @@ func TestHealthOfLookups(t *testing.T) {
 	fleet.Want(t, "afterwards", fleet.Ask(k, token), keystore.OK)
 }
 
-// TestAuditChangesWhileItIsRead checks that reading the audit log either returns the log as it was
-// at the beginning or reports an error.
+// TestAuditChangesWhileItIsRead checks reads of an audit log that changes meanwhile: a
+// verification finds changed and missing rows, an export reports missing ones at the end, and both
+// leave out new rows.
 func TestAuditChangesWhileItIsRead(t *testing.T) {
 	remove := func(d fleet.Fleet, where string) {
 		d.Tamper("DROP TRIGGER audit_delete", "DROP TRIGGER touched_delete",

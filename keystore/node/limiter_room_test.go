@@ -373,8 +373,8 @@ func TestRatesAreBookedTogether(t *testing.T) {
 	})
 }
 
-// TestPatience checks after what an unknown limit is no longer waited for. It does not matter to a
-// rate limit how often a request has waited for a quota.
+// TestPatience checks when a request stops waiting for an unknown limit. For a rate limit, it does
+// not matter how often the request has waited for a quota.
 func TestPatience(t *testing.T) {
 	rate := keystore.RateLimit{Requests: 5, Per: time.Hour, Burst: 5}
 	quota := keystore.Quota{Units: 5, Per: keystore.Hour}

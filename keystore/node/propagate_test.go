@@ -215,8 +215,8 @@ func TestRevokeWaitsForRejoinedNodeWithAnotherLease(t *testing.T) {
 	}
 }
 
-// A node that has seen no import is cut off during the first one. It must not answer that the
-// credential is malformed.
+// A node that has seen no import is cut off during the first one. When the import returns, it
+// must not answer that the credential is malformed.
 func TestFirstImportWaitsForUnreachableNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := fleet.New(t)

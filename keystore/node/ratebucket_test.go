@@ -13,7 +13,7 @@ import (
 var sharing = mode{nodes: 2, stored: true, works: true, shared: true}
 
 // TestSmallBurstOfBookings checks the burst with which nodes book, and that grants expire earlier by
-// the time in which the limit refills what this burst is larger.
+// the time in which the limit refills the difference to its own burst.
 func TestSmallBurstOfBookings(t *testing.T) {
 	for _, test := range []struct {
 		requests, burst, want int64

@@ -346,7 +346,8 @@ func (n *Node) UsageStats() UsageStats {
 }
 
 const (
-	// usageInterval is the average time to the next call of MaintainUsage if there is nothing more to do.
+	// usageInterval is the average time to the next call of MaintainUsage if there is nothing more
+	// to do.
 	usageInterval = time.Minute
 	// usagePause sets the pause after a step of MaintainUsage: this many times the duration of the
 	// step. The pause leaves the database time for changes of keys.

@@ -47,7 +47,7 @@ func wantNoneDenied(t *testing.T, s *redistest.Server) {
 	}
 }
 
-// fakeServer starts a server that answers each request with one line.
+// fakeServer starts a server that answers each request with the result of answer.
 func fakeServer(t *testing.T, answer func(request string) string) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

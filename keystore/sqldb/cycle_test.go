@@ -15,7 +15,7 @@ import (
 )
 
 // TestNamespaceCycle: a cycle of namespaces, created manually in SQL, stops no node and no change.
-// The namespaces in it and below it grant nothing until it is repaired.
+// Grants in the namespaces in it and below it give nothing until it is repaired.
 func TestNamespaceCycle(t *testing.T) {
 	ctx := context.Background()
 	eachDatabase(t, t.Run, func(t *testing.T, node func() (*manage.Keystore, *countingDB)) {

@@ -7,7 +7,7 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestLimitTexts: the columns contain the shortest form of each limit, and longer forms can be
+// TestLimitTexts: the columns contain the same form of a limit each time, and other forms can be
 // read.
 func TestLimitTexts(t *testing.T) {
 	rate := func(requests int64, per time.Duration, burst int64) keystore.Limits {

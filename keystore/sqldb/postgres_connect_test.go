@@ -518,7 +518,7 @@ func TestPostgresSlowConnections(t *testing.T) {
 	if n := len(clients); n > 2 {
 		t.Errorf("a pool of 2 opens %d connections", n)
 	}
-	serve(<-clients) // only the connection of that request, and none of the next one
+	serve(<-clients) // the connection of the first request, and no other
 	for range 2 {    // the pool keeps it
 		var one int
 		if err := pool.QueryRowContext(t.Context(), "SELECT 1").Scan(&one); err != nil || one != 1 {

@@ -12,7 +12,7 @@ import (
 )
 
 // An upgradedStore is a store whose schema a later release upgrades while this one has it open:
-// each table has an additional column. During an upgrade, nodes of this release must continue to
+// most tables have an additional column. During an upgrade, nodes of this release must continue to
 // work. What works here works with the schema of this release too, which all other tests use.
 type upgradedStore struct {
 	keystoretest.Store

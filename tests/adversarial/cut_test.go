@@ -23,8 +23,8 @@ type stream struct {
 	last time.Time
 }
 
-// open starts one stream of each kind over each HTTP version and returns when all are running.
-// Downloads stall until killed is closed.
+// open starts one stream of each kind over each HTTP version, and a WebSocket over HTTP/1.1. It
+// returns when all are running. Downloads stall until killed is closed.
 func open(t *testing.T, g *gate.Gate, k gate.Key, killed <-chan struct{}) []*stream {
 	t.Helper()
 	var streams []*stream

@@ -115,8 +115,8 @@ func benchmarkFlood(b *testing.B) {
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// forged returns a well-formed token. Without the deployment's token key, everything but the tag is
-// correct.
+// forged returns a well-formed token. Only its tag is wrong, because it is created without the
+// deployment's token key.
 func forged() string {
 	token := []byte("ak_")
 	for range 12 + 32 + 8 {

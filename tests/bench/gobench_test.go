@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// bars are the limits of Go benchmarks: the name, the benchmark that is subtracted, the unit, and
-// the maximum.
+// bars are the limits of Go benchmarks: the name, the benchmark, the one that is subtracted, the
+// unit, and the maximum.
 var bars = []struct {
 	what, benchmark, above, unit string
 	most                         float64

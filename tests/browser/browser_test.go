@@ -84,7 +84,7 @@ func memberToken(t *testing.T, g *gate.Gate, id string) gate.Token {
 	return gate.Token(token)
 }
 
-// signedIn opens a browser with a new session of a member, and the list of keys. It saves the page
+// signedIn opens a browser with a new session of a member, and the list of keys. It skips the page
 // to sign in, which testSignIn uses.
 func signedIn(t *testing.T, g *gate.Gate, token gate.Token, look chromium.Look) *chromium.Page {
 	t.Helper()

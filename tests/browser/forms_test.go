@@ -16,7 +16,7 @@ import (
 // bothLooks are the windows with and without JavaScript.
 var bothLooks = map[string]chromium.Look{"with script": {}, "without script": {NoScript: true}}
 
-// accessibleIn checks the accessibility rules and the dark colors, which needs JavaScript.
+// accessibleIn checks the accessibility rules and the dark colours, which needs JavaScript.
 func accessibleIn(page *chromium.Page, look chromium.Look) {
 	if look.NoScript {
 		return
@@ -29,8 +29,8 @@ func accessibleIn(page *chromium.Page, look chromium.Look) {
 	page.Show(look)
 }
 
-// TestChoosingInLists checks that arrow keys in a list change nothing but its value (WCAG 3.2.2): Enter,
-// leaving the list and the button apply it, and the focus stays.
+// TestChoosingInLists checks that arrow keys in a list change nothing but its value (WCAG 3.2.2):
+// Enter, leaving the list and the button apply it, and the focus stays.
 func TestChoosingInLists(t *testing.T) {
 	t.Parallel()
 	g := gate.Start(t, gate.Config{Site: site})

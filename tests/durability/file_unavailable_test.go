@@ -36,7 +36,7 @@ func TestFileUnavailableAtStart(t *testing.T) {
 	}
 	for name, row := range map[string]struct {
 		why string
-		// mount mounts a file system as the database's directory and reports whether it could; nil
+		// own mounts a file system as the database's directory and reports whether it could; nil
 		// mounts nothing.
 		own  func(t *testing.T, dir string) bool
 		away func(t *testing.T, dir string) (restore func())

@@ -120,7 +120,7 @@ func TestKill(t *testing.T) {
 		select {
 		case <-now.full:
 		case <-time.After(20 * time.Second):
-			t.Errorf("fewer than %d changes in 20 s", now.room)
+			t.Errorf("%d changes are missing after 20 s", now.room)
 		}
 		// Requests in progress are then in any state.
 		time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond)

@@ -175,8 +175,8 @@ func (f *faults) setClockAgain(what string) (end func()) {
 	return func() { close(done) }
 }
 
-// changeSettings turns synchronous_commit off for the server, for the user or for the database.
-// Only the first affects sessions that have begun.
+// changeSettings sets synchronous_commit to off or local for the server, for the user or for the
+// database. Only the first affects sessions that have begun.
 func (f *faults) changeSettings(what string) (end func()) {
 	repaired := f.fault(allNodes, what, nothing)
 	value := []string{"off", "local"}[f.random.IntN(2)]
@@ -242,7 +242,8 @@ func (f *faults) rollBack() {
 	f.old = held
 }
 
-// forge gives most entries a later revision, and stores some of them under another key.
+// forge gives most entries a later revision, stores some of them under another key, and cuts some
+// short.
 func (f *faults) forge() {
 	held, forged := f.entries(), map[string]string{}
 	names := make([]string, 0, len(held))

@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/tests/gate"
 )
 
-// eachChange makes each change that takes access away, while every node has the key cached and a
-// stream open.
+// eachChange makes each change of a key that takes access away, while every node has the key
+// cached and a stream open.
 func eachChange(a *arena) {
 	changes := map[string]func(key) gate.Response{
 		"revoke":     func(k key) gate.Response { return a.revoke(0, k) },

@@ -48,7 +48,7 @@ func (g *Gate) admin(t testing.TB, method, path string, body any, header ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	if t.Context().Err() != nil { // in a Cleanup, the test's context is canceled
+	if t.Context().Err() != nil { // in a Cleanup, the test's context is cancelled
 		r = r.WithContext(context.Background())
 	}
 	if body != nil {

@@ -285,7 +285,7 @@ func TestLimitHoldsForCachedKeys(t *testing.T) {
 	}
 }
 
-// TestQuotaAndRateAreToldApart checks that a used up quota and a rate limit differ in the code, in
+// TestQuotaAndRateAreToldApart checks that a used-up quota and a rate limit differ in the code, in
 // the violated policies and in the metrics.
 func TestQuotaAndRateAreToldApart(t *testing.T) {
 	t.Parallel()

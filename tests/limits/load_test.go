@@ -29,7 +29,7 @@ type load struct {
 	// during runs beside the load, and the load does not end before it returns. nil: nothing runs.
 	during func()
 	at     int64 // the number of admitted requests after which during begins; 0: at once
-	// enough is how many admitted requests end the load, instead of refusals. Default is none.
+	// enough is how many admitted requests end the load, instead of refusals; 0: refusals end it.
 	enough int64
 
 	admitted, answers atomic.Int64

@@ -149,7 +149,8 @@ func (s *stack) forget(t *testing.T) {
 	}
 }
 
-// limitedKeyWhileDead is limitedKey while a node is dead, for which the change may not wait.
+// limitedKeyWhileDead creates a key with limits while a node is dead. Unlike limitedKey, it makes no
+// change that would wait for that node.
 func limitedKeyWhileDead(t *testing.T, g *gate.Gate, limits gate.JSON) gate.Key {
 	t.Helper()
 	spec := gate.JSON{"name": "k", "access": "read_only"}

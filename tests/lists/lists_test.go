@@ -249,7 +249,7 @@ func (w world) answers(t *testing.T) {
 		{"with a query", "GET /plain/list?limit=1000", whole(both, isJSON), "200 " + own},
 		{"encode before api_key", "GET /encoded/list", whole(both, isJSON), "200 " + own},
 		{"encode after api_key", "GET /inside/list", whole(both, isJSON), "200 " + own},
-		{"filtered by two handlers", "GET /twice/list", whole(both, isJSON), "200 " + own},
+		{"filtered by the second handler", "GET /twice/list", whole(both, isJSON), "200 " + own},
 		{"from Caddy itself", "GET /static/list", "", "200 " + own},
 		{"from Caddy itself, text", "GET /static/text", "", "502"},
 		{"another call", "GET /plain/other", whole(both, isJSON), "200 " + both},

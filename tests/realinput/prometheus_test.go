@@ -179,7 +179,7 @@ func TestPrometheus(t *testing.T) {
 		{post("/api/v1/admin/../query", answered, reads), "bad_target", ""},
 		{method("PURGE", get(query, reads)), "method", ""},
 		{get("/-/healthy", ""), "public", ""},
-		// Prometheus itself would have accepted all of the above.
+		// Prometheus itself would have made the snapshots and reloads above.
 		{post("/api/v1/admin/tsdb/snapshot", "", writes), "ok", ""},
 		{post("/-/reload", "", writes), "ok", ""},
 	} {

@@ -36,7 +36,7 @@ var block = func() []byte {
 	return b
 }()
 
-// generated is a reader of size bytes that differ at each position.
+// generated is a reader of size bytes: numbered copies of block.
 type generated struct {
 	size, at int64
 	sum      hash.Hash32
@@ -63,7 +63,7 @@ func (g *generated) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// The upstream's response to an upload, and its trailer after a download.
+// received says what has arrived of a stream. It is the upstream's response to an upload.
 type received struct {
 	Bytes int64  `json:"bytes"`
 	Sum   uint32 `json:"sum"`
