@@ -22,7 +22,7 @@ type CacheConfig struct {
 	// commas, a Redis Cluster; `redis-sentinel://[USER:PASSWORD@]HOST[:PORT],…/MASTER[/DB]` with
 	// the addresses of the sentinels; `rediss://` and `rediss-sentinel://` over TLS;
 	// `unix://[USER:PASSWORD@]/PATH`. Options follow a `?`, such as `timeout=50ms`, the longest
-	// time that a request waits for the cache, and `ca=FILE`. A password must be percent-encoded.
+	// time that a call of the cache may take, and `ca=FILE`. A password must be percent-encoded.
 	// Use `{env.NAME}` or `{file.PATH}` for it, because Caddy's admin endpoint shows the
 	// configuration.
 	URL string `json:"url,omitempty"`

@@ -33,7 +33,8 @@ type Use struct {
 }
 
 // CountUse counts a request with the answer's key. Members' own tokens are not counted. It costs no
-// query, and waits for nothing but other requests with the same credential.
+// query, and waits for nothing but other requests with the same credential and, at the first use
+// after a flush, for the shard.
 func (n *Node) CountUse(a Answer, u Use) {
 	if n.settings.Load().Usage.Off || a.Record.Personal() {
 		return

@@ -41,7 +41,7 @@ type location struct {
 // `:PASSWORD@`. Special characters in both are percent-encoded. The default port is 6379, and 26379
 // for Sentinel. Options follow a `?`, separated by `&`:
 //
-//	timeout=DURATION             how long a request waits for Redis, 1ms to 1s; default is 50ms
+//	timeout=DURATION             how long a call of Redis may take, 1ms to 1s; default is 50ms
 //	cluster=true                 Cluster with a single address
 //	sentinel_user=USER           user for the sentinels; default is none
 //	sentinel_password=PASSWORD   password for the sentinels; default is none
