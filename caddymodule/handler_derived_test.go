@@ -149,7 +149,7 @@ func TestDerivedIdentity(t *testing.T) {
 }
 
 // TestDerivedSelf: with a derived token, /self shows what is left in each namespace, until when,
-// and nothing else about the key.
+// and of the key only the id.
 func TestDerivedSelf(t *testing.T) {
 	g := newInstance(t)
 	g.loadSite()

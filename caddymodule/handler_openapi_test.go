@@ -360,8 +360,8 @@ func TestStrict(t *testing.T) {
 	}
 }
 
-// TestHeadOfADocument checks that HEAD requires the permission of GET from the same document, and
-// that `operation` lines take precedence over documents.
+// TestHeadOfADocument checks that HEAD requires the permission that a document declares for HEAD,
+// and that an `operation` line with GET takes precedence over documents for both methods.
 func TestHeadOfADocument(t *testing.T) {
 	h := &Handler{
 		OpenAPI: []route.OpenAPI{{File: document(t,

@@ -28,7 +28,8 @@ func insertSecret(t testing.TB, d *DB) (digest keystore.Digest) {
 }
 
 // benchKey returns key number n. One key in a hundred is revoked, one inactive, and one expired.
-// Half of the keys are in the first of a thousand namespaces. The others have a role.
+// Half of the keys are in the default namespace. The others have a role and are spread over
+// 1999 namespaces.
 func benchKey(n int, now time.Time) *keystore.Key {
 	namespace := keystore.DefaultNamespace
 	if n%2 == 1 {
