@@ -14,7 +14,8 @@ var (
 )
 
 // expiries returns the expiry of each secret in the log after a revision, taken from its last
-// change, and the other kinds of changes. It checks that the log has no gaps and is in order.
+// change, and the other kinds of changes. It checks that the log has no gaps, is in order and names
+// the owners.
 func expiries(
 	t *testing.T, db keystore.Database, after keystore.Revision,
 ) (last map[keystore.Digest]time.Time, others map[keystore.ChangeKind]bool) {
@@ -31,8 +32,14 @@ func expiries(
 		r = c.Revision
 		switch c.Kind {
 		case keystore.ChangeKey:
-			if !c.Digest.IsZero() {
-				last[c.Digest] = c.Ends
+			if c.Digest.IsZero() {
+				continue
+			}
+			last[c.Digest] = c.Ends
+			k, _, err := db.KeyByDigest(ctx, c.Digest)
+			must(t, err)
+			if k != nil && c.Owner != k.Owner {
+				t.Fatalf("the log has the owner %q of key %s, want %q", c.Owner, k.ID, k.Owner)
 			}
 		case keystore.ChangePolicy, keystore.ChangeNew:
 			others[c.Kind] = true
@@ -65,7 +72,7 @@ func testChanges(t *testing.T, s Store) {
 	old := keystore.Secret{Digest: digest("old"), CreatedAt: start.Add(-time.Second),
 		ExpiresAt: in(1)}
 	k, m := plain("k"), plain("m")
-	k.Secrets = []keystore.Secret{secret("new"), old}
+	k.Owner, k.Secrets = "m_1", []keystore.Secret{secret("new"), old}
 	m.ExpiresAt = in(2)
 	m.Secrets = []keystore.Secret{
 		{Digest: digest("m later"), CreatedAt: start.Add(time.Second), ExpiresAt: in(3)},
@@ -90,6 +97,8 @@ func testChanges(t *testing.T, s Store) {
 		{"mint with expiry", func(tx keystore.Tx) error { return insertKey(tx, m) },
 			want{digest("m later"): in(2), digest("m sooner"): in(1)}, false},
 		{"edit", change("k", func(k *keystore.Key) { k.Name = "edited" }),
+			want{digest("new"): never, digest("old"): in(1)}, false},
+		{"transfer", change("k", func(k *keystore.Key) { k.Owner = "m_2" }),
 			want{digest("new"): never, digest("old"): in(1)}, false},
 		{"edit the plan of a key", change("k", func(k *keystore.Key) { k.Plan = "p" }),
 			want{digest("new"): never, digest("old"): in(1)}, false},
