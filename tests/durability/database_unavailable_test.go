@@ -16,8 +16,9 @@ const otherSite = "handle /other {\n\trespond 200\n}\nhandle /apikeys/* " +
 	"{\n\tapi_keys_admin\n}\nhandle {\n\tapi_key {\n\t\tpublic /open\n\t}\n\treverse_proxy " +
 	"{$GATE_UPSTREAM}\n}"
 
-// TestDatabaseUnavailableAtStart starts Caddy while it cannot reach PostgreSQL. Caddy serves requests
-// that need no key, reports the problem, and becomes healthy as soon as the database is reachable.
+// TestDatabaseUnavailableAtStart starts Caddy while it cannot reach PostgreSQL. Caddy serves
+// requests that need no key, reports the problem, and becomes healthy as soon as the database is
+// reachable.
 func TestDatabaseUnavailableAtStart(t *testing.T) {
 	t.Parallel()
 	f := gate.StartFleet(t, gate.FleetConfig{NoCache: true, Config: gate.Config{Site: otherSite}})

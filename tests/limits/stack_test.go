@@ -149,8 +149,8 @@ func (s *stack) forget(t *testing.T) {
 	}
 }
 
-// limitedKeyWhileDead creates a key with limits while a node is dead. Unlike limitedKey, it makes no
-// change that would wait for that node.
+// limitedKeyWhileDead creates a key with limits while a node is dead. Unlike limitedKey, it makes
+// no change that would wait for that node.
 func limitedKeyWhileDead(t *testing.T, g *gate.Gate, limits gate.JSON) gate.Key {
 	t.Helper()
 	spec := gate.JSON{"name": "k", "access": "read_only"}
