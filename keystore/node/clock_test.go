@@ -3,7 +3,9 @@ package node_test
 import (
 	"context"
 	"math/rand/v2"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -256,4 +258,38 @@ func nodeAt(d fleet.Fleet, rate float64) (*manage.Keystore, *fleet.Faulty) {
 		return manage.New(n), nil
 	}
 	return d.OpenWith(fleet.Observer{}, node.Settings{}, open, func(*fleet.Faulty) {})
+}
+
+// TestLookupsDuringRenewal: a lookup during the first renewal after a suspend uses the time of that
+// renewal, so a key that has expired meanwhile is refused.
+func TestLookupsDuringRenewal(t *testing.T) {
+	k, _ := fleet.New(t).Node(node.Settings{})
+	_, token := fleet.Mint(t, k, manage.KeySpec{})
+	fleet.Want(t, "before", fleet.Ask(k, token), keystore.OK)
+	for i := range 1000 {
+		renew := k.Suspend(3600)
+		var running, renewed atomic.Bool
+		go func() {
+			running.Store(true)
+			for range 20 * i { // so that it renews at any point of the lookup
+				renewed.Load()
+			}
+			renew()
+			renewed.Store(true)
+		}()
+		for !running.Load() {
+			runtime.Gosched()
+		}
+		now := time.Now()
+		a, err := k.Lookup(ctx, token, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if behind := now.Sub(time.Unix(0, a.Now)); behind > time.Minute {
+			t.Fatalf("lookup %d: %v behind", i, behind)
+		}
+		for !renewed.Load() {
+			runtime.Gosched()
+		}
+	}
 }

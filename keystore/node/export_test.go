@@ -89,3 +89,16 @@ func SetBack(now time.Time, seconds uint64) time.Time {
 	}
 	return back
 }
+
+// Suspend changes the lease as if the machine had been suspended for some seconds after the last
+// renewal. renew does what the next renewal does to the lease.
+func (n *Node) Suspend(seconds uint64) (renew func()) {
+	l := &n.membership.lease
+	now := l.term.Load()
+	before := *now
+	before.asked = SetBack(before.asked, seconds)
+	before.reads -= int64(seconds) * int64(time.Second)
+	before.expires -= int64(seconds) * int64(time.Second)
+	l.term.Store(&before)
+	return func() { l.term.Store(now) }
+}

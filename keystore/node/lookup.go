@@ -171,13 +171,12 @@ func (n *Node) lookup(
 	if !ok {
 		return Answer{Outcome: keystore.Malformed}, nil
 	}
-	if !n.membership.lease.holds(now) {
-		if err := n.ensureLease(ctx, now); err != nil {
-			return Answer{}, err
-		}
-		a.generation = s.generation.Load()
-		a.Now, _ = n.membership.lease.term.Load().at(now)
+	if err := n.ensureLease(ctx, now); err != nil {
+		return Answer{}, err
 	}
+	// Read again even if the lease holds: another request may have renewed it since the first look.
+	a.generation = s.generation.Load()
+	a.Now, _ = n.membership.lease.term.Load().at(now)
 	if !tagged && p != named && !n.membership.imported.Load() { // under the lease, nothing was imported
 		return Answer{Outcome: keystore.Malformed}, nil
 	}

@@ -183,7 +183,7 @@ func TestPrefixesWhileReloading(t *testing.T) {
 		k.Configure(node.Settings{TokenPrefixes: []string{before}})
 		var reloaded atomic.Bool
 		go func() {
-			for range 1000 {
+			for range 200 {
 				k.Configure(node.Settings{TokenPrefixes: []string{after}})
 				k.Configure(node.Settings{TokenPrefixes: []string{before}})
 			}
