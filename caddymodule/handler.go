@@ -320,7 +320,6 @@ func (h *Handler) authorize(c *call) keystore.Outcome {
 		if c.keys, err = h.app.Await(c.r.Context()); err != nil {
 			return keystore.Unavailable
 		}
-		c.now = time.Now() // limits may have charged requests that came later
 	}
 	if outcome = h.checkToken(c); outcome != keystore.OK {
 		return outcome

@@ -67,7 +67,8 @@ type Change struct {
 	// Ends is when the changed secret stops being valid, for ChangeKey. The zero time means never,
 	// and the Unix epoch that it is not valid now.
 	Ends time.Time
-	// Owner is the owner of the key, for ChangeKey. It may already be that of a later change.
+	// Owner is the owner of the key, for ChangeKey. It may already be that of a later change,
+	// which a failover may lose.
 	Owner string
 }
 

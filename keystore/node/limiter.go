@@ -327,7 +327,8 @@ func (l *limiter) chargeLocked(
 	c *Charge, b *buckets, units int64, p *patience,
 ) (wait [NumLimits]*booking, waits bool) {
 	// Concurrent requests are not charged in the order in which they came. By the time at which it
-	// came, a request would have less room than when it is charged.
+	// came, a request would have less room than when it is charged. latest is ahead of the clock by at
+	// most a hundredth of the lease, after the database's clock was set back.
 	for _, r := range b.rates {
 		if r != nil {
 			c.now = max(c.now, r.latest)

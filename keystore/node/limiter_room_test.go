@@ -272,7 +272,8 @@ func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
 		requests.Wait()
 		time.Sleep(time.Second)
 		booked := f.store.booked(limits[0].Rate) // one request each
-		if n := len(f.admitted) - before; n != 10 || booked > 10 {
+		// A node may admit one request before it is booked.
+		if n := len(f.admitted) - before; n < 10 || n > 11 || booked > 10 {
 			t.Errorf("%d requests admitted, and %d booked", n, booked)
 		}
 		f.close()

@@ -213,13 +213,13 @@ func TestRunningRequestsFollowTransfers(t *testing.T) {
 	defer a.Leave(run(t, a, token, &cuts[0]))
 	defer b.Leave(run(t, b, token, &cuts[1]))
 	if _, _, _, err := a.TransferKeys(t.Context(), fleet.Root, owners[0], owners[1],
-		manage.ChangeOptions{}); err != nil {
+		manage.ChangeOptions{Wait: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	disabled := false
 	for i, owner := range owners {
 		if _, _, err := a.EditMember(t.Context(), fleet.Root, owner,
-			manage.MemberPatch{Active: &disabled}, manage.ChangeOptions{}); err != nil {
+			manage.MemberPatch{Active: &disabled}, manage.ChangeOptions{Wait: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		for n := range cuts {

@@ -329,9 +329,9 @@ func testTheme(t *testing.T, g *gate.Gate, token gate.Token) {
 				}
 			}
 			page.Show(chromium.Look{Dark: true, NoScript: look.NoScript})
-			if got := page.Style("header", "background-color"); got != dark {
-				t.Errorf("with the system's dark theme the header is %s", got)
-			}
+			gate.Until(t, "the header is dark with the system's dark theme", func() bool {
+				return page.Style("header", "background-color") == dark
+			})
 		})
 	}
 }
@@ -380,14 +380,14 @@ func testFrame(t *testing.T, g *gate.Gate, token gate.Token) {
 	}
 	page.Picture("forced-colours")
 	page.Show(chromium.Look{})
-	if page.Style("html", "scrollbar-gutter") != "stable" ||
-		!strings.HasPrefix(page.Style("html", "background-image"), "linear-gradient") {
-		t.Error("the header does not reach over the gutter of the scroll bar")
-	}
+	gate.Until(t, "the header reaches over the gutter of the scroll bar", func() bool {
+		return page.Style("html", "scrollbar-gutter") == "stable" &&
+			strings.HasPrefix(page.Style("html", "background-image"), "linear-gradient")
+	})
 	page.Show(chromium.Look{Print: true})
-	if got := page.Style(".side", "display") + page.Style(".shell", "display"); got != "noneblock" {
-		t.Errorf("on paper the navigation and the page are %s", got)
-	}
+	gate.Until(t, "paper has the page without the navigation", func() bool {
+		return page.Style(".side", "display") == "none" && page.Style(".shell", "display") == "block"
+	})
 }
 
 // testFirstSteps checks the page of a deployment without keys.

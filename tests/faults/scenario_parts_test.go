@@ -143,7 +143,7 @@ func isolated(a *arena) {
 		a.eventually(1, live, 200)
 		return false
 	})
-	r := a.revokeIn(10*time.Millisecond, 0, k)
+	r := a.insist(func() gate.Response { return a.revokeIn(10*time.Millisecond, 0, k) })
 	a.want(r.Status == 202, "a revoke that does not wait long enough: %v", r)
 	if propagation, _ := r.JSON()["propagation"].(gate.JSON); propagation != nil {
 		pending, _ := propagation["pending"].([]any)

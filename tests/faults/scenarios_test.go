@@ -295,7 +295,7 @@ var scenarios = []scenario{
 		a.warm(live)
 		a.hold(1, "acknowledge")
 		a.held(1, "acknowledge")
-		r := a.revokeIn(a.lease/10, 0, k)
+		r := a.insist(func() gate.Response { return a.revokeIn(a.lease/10, 0, k) })
 		a.want(r.Status == 202, "a revoke that did not wait: %v", r)
 		a.mustRevoke(0, k)
 		a.want(!a.useFor(a.lease/4, 1, k), "the revoked key is accepted")
@@ -313,7 +313,7 @@ var scenarios = []scenario{
 		a.want(time.Since(begun) < longestWait(a.lease)+patience/4,
 			"the revoke waited %v for a dead node", time.Since(begun))
 		a.psqlUntil("the dead node is removed", "SELECT count(*) = 2 FROM nodes")
-		r := a.revokeIn(a.lease/2, 0, later)
+		r := a.insist(func() gate.Response { return a.revokeIn(a.lease/2, 0, later) })
 		a.want(r.Complete(), "a revoke after that: %v", r)
 		a.Nodes[1].Start(a.t)
 		a.want(a.settled(1, k) == 401 && a.settled(1, later) == 401,
