@@ -315,11 +315,9 @@ func (h *Handler) authorize(c *call) keystore.Outcome {
 	case outcome != keystore.OK:
 		return outcome
 	}
-	if c.keys = h.app.Keystore(); c.keys == nil {
-		var err error
-		if c.keys, err = h.app.Await(c.r.Context()); err != nil {
-			return keystore.Unavailable
-		}
+	var err error
+	if c.keys, err = h.app.Await(c.r.Context()); err != nil {
+		return keystore.Unavailable
 	}
 	if outcome = h.checkToken(c); outcome != keystore.OK {
 		return outcome
