@@ -167,6 +167,7 @@ func TestThousandChanges(t *testing.T) {
 		})
 		writer := startNode(d, r, hook)
 		node := startNode(d, r, hook)
+		time.Sleep(time.Second) // a webhook begins with the events after its first row
 		for i := range 1000 {
 			mint(t, writer.keys, i)
 			if i%100 == 99 {
@@ -429,6 +430,7 @@ func TestConfigure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, r := fleet.New(t), newReceiver()
 		n := startNode(d, r, hook)
+		time.Sleep(time.Second) // a webhook begins with the events after its first row
 		mint(t, n.keys, 0)
 		time.Sleep(2 * progressInterval)
 		changed := hook
