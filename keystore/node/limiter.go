@@ -46,7 +46,7 @@ type dependencies struct {
 	rates      func() keystore.SharedRates // nil if there is none
 	ledger     keystore.QuotaLedger
 	policy     func() *keystore.Directory          // the current one
-	latest     func(Answer) bool                   // see Node.Unchanged
+	unchanged  func(Answer) bool                   // see Node.Unchanged
 	failed     func(doing string, err error) error // reports a failure of the ledger
 	// reportsThresholds returns Settings.Thresholds. nil stands for false.
 	reportsThresholds func() bool
@@ -77,7 +77,7 @@ func (n *Node) newLimiter() *limiter {
 		rates:             func() keystore.SharedRates { return n.settings.Load().Rates },
 		ledger:            n.db,
 		policy:            n.Policy,
-		latest:            n.Unchanged,
+		unchanged:         n.Unchanged,
 		failed:            n.StoreFailed,
 		reportsThresholds: func() bool { return n.settings.Load().Thresholds },
 	})
@@ -160,7 +160,7 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 	}
 	b = &buckets{directory: d.Serial(), terms: t}
 	// Check it under the lock, so that no newer limits are replaced.
-	latest = d == l.policy() && l.latest(*a)
+	latest = d == l.policy() && l.unchanged(*a)
 	ids := bucketIDs(r)
 	for i, limits := range []*keystore.Limits{&t.Key, &t.Namespace} {
 		id := ids[i]

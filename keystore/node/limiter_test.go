@@ -98,10 +98,10 @@ func (f *limitedFleet) start() *limitedNode {
 			}
 			return n.store
 		},
-		ledger: f.ledger,
-		policy: func() *keystore.Directory { return f.policy },
-		latest: func(Answer) bool { return true },
-		failed: func(_ string, err error) error { return err },
+		ledger:    f.ledger,
+		policy:    func() *keystore.Directory { return f.policy },
+		unchanged: func(Answer) bool { return true },
+		failed:    func(_ string, err error) error { return err },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	n.stop = cancel
@@ -1081,13 +1081,13 @@ func BenchmarkCharge(b *testing.B) {
 			policy := keystore.NewDirectory(&keystore.Policy{
 				Namespaces: []keystore.Namespace{{ID: "acme"}}})
 			l := newLimiter(dependencies{
-				now:    func() int64 { return time.Now().UnixNano() },
-				nodes:  func() int64 { return 1 },
-				epoch:  func() string { return "e" },
-				rates:  func() keystore.SharedRates { return nil },
-				ledger: &quotaStore{granted: make(map[string]int64)},
-				policy: func() *keystore.Directory { return policy },
-				latest: func(Answer) bool { return true },
+				now:       func() int64 { return time.Now().UnixNano() },
+				nodes:     func() int64 { return 1 },
+				epoch:     func() string { return "e" },
+				rates:     func() keystore.SharedRates { return nil },
+				ledger:    &quotaStore{granted: make(map[string]int64)},
+				policy:    func() *keystore.Directory { return policy },
+				unchanged: func(Answer) bool { return true },
 			})
 			go l.rateBooks.run(b.Context())
 			go l.quotaBooks.run(b.Context())
@@ -1122,12 +1122,12 @@ func BenchmarkLimitMemory(b *testing.B) {
 		}
 		before := heapInUse()
 		l := newLimiter(dependencies{
-			now:    func() int64 { return time.Now().UnixNano() },
-			nodes:  func() int64 { return 1 },
-			rates:  func() keystore.SharedRates { return nil },
-			ledger: &quotaStore{},
-			policy: func() *keystore.Directory { return policy },
-			latest: func(Answer) bool { return true },
+			now:       func() int64 { return time.Now().UnixNano() },
+			nodes:     func() int64 { return 1 },
+			rates:     func() keystore.SharedRates { return nil },
+			ledger:    &quotaStore{},
+			policy:    func() *keystore.Directory { return policy },
+			unchanged: func(Answer) bool { return true },
 		})
 		for _, e := range entries {
 			var c Charge
