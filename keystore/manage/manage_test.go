@@ -708,11 +708,11 @@ func TestVerifyAddress(t *testing.T) {
 		{"10.0.0.0/8", "10.1.0.0/16", "10.2.0.1", keystore.Address},
 	} {
 		_, token := fleet.Mint(t, k, manage.KeySpec{Namespace: "acme",
-			AllowedIPs: prefixes(t, c.key)})
+			AllowedIPs: prefixes(c.key)})
 		if c.derived != "" {
 			var err error
 			if token, err = keystore.Derive(token, keystore.Caveats{
-				ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: prefixes(t, c.derived),
+				ExpiresAt: time.Now().Add(time.Hour), AllowedIPs: prefixes(c.derived),
 			}); err != nil {
 				t.Fatal(err)
 			}
@@ -728,15 +728,9 @@ func TestVerifyAddress(t *testing.T) {
 	}
 }
 
-func prefixes(t *testing.T, list string) []netip.Prefix {
-	t.Helper()
-	var all []netip.Prefix
-	for _, text := range strings.Fields(list) {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, p)
+func prefixes(list string) (all []netip.Prefix) {
+	for text := range strings.FieldsSeq(list) {
+		all = append(all, netip.MustParsePrefix(text))
 	}
 	return all
 }
