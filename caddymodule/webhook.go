@@ -36,8 +36,8 @@ type WebhookConfig struct {
 	// not sent, except those about their tokens, which belong to `default`. Default is all events.
 	Namespaces []string `json:"namespaces,omitempty"`
 
-	// Whether the URL may lead to a private, loopback or link-local address, and begin with
-	// `http://`. Default is false.
+	// Whether the URL may lead to an address that is not public, such as a private one, and begin
+	// with `http://`. Default is false.
 	AllowPrivate bool `json:"allow_private,omitempty"`
 }
 
