@@ -138,7 +138,8 @@ func TestUses(t *testing.T) {
 	}
 }
 
-// TestGrows checks that only growth beyond a cap counts: what is beyond it already may shrink.
+// TestGrows checks that only growth beyond a cap counts: a count that already exceeds its cap may
+// shrink.
 func TestGrows(t *testing.T) {
 	for _, test := range []struct {
 		before, after int64

@@ -11,8 +11,8 @@ import (
 
 // CompiledGrants are the grants of a key with its owner, or the grants of a member, prepared for
 // decisions. Equal ones share one value, so that a million keys with equal grants resolve them only
-// once. A nil *CompiledGrants stands for root, which nothing limits. Of its methods, only Size may
-// be called.
+// once. A nil *CompiledGrants stands for root, which nothing limits. Only its method Size may be
+// called.
 type CompiledGrants struct {
 	grants   []compiledGrant // ordered by namespace
 	owner    string          // empty for the grants of a member
@@ -67,7 +67,7 @@ func CompileGrants(grants []Grant, owner string) *CompiledGrants {
 	permissions := 0
 	for _, c := range g.grants {
 		permissions += len(c.set.Permissions())
-		// None of these contains a space.
+		// In a row that the API has written, none of these contains a space.
 		text.WriteString(" " + c.namespace + " " + c.set.String() + " " +
 			strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
 	}

@@ -32,9 +32,9 @@ type AuditRow struct {
 	Seq        int64
 	At         time.Time
 	Actor      string // id of a member or a key, or a [GroupActor]
-	From       string // address that the change came from
+	From       string // address that the change came from, or why a node made it on its own
 	Action     string // "key.mint", "namespace.delete", …
-	Object     string // id
+	Object     string // id, or the name of a role or a plan
 	Namespaces []string
 	Before     string // JSON; empty if the object was created
 	After      string // JSON; empty if the object was deleted

@@ -50,9 +50,8 @@ type Reservation struct {
 	Begin time.Time // of the period
 	End   time.Time // of the period; its row may be deleted a day later
 	Limit int64     // units in the period
-	// Want is the number of units to grant if at least Share times as many are left. Otherwise, the
-	// grant is the units left divided by Share, but enough for the Waiting requests. It never exceeds
-	// the units left.
+	// Want is the number of units to grant, but at most the units left divided by Share. The grant
+	// is larger if the Waiting requests need more. It never exceeds the units left.
 	Want, Share int64
 	// Waiting lists the units that each waiting request needs, smallest first. The grant covers as
 	// many of them as fit into the units left plus Held, the units the node already has. If none

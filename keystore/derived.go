@@ -54,8 +54,8 @@ type DerivedToken struct {
 	signature [ed25519.SignatureSize]byte
 }
 
-// A PublicKey verifies the tokens that were derived from one token. It reveals nothing about that
-// token.
+// A PublicKey verifies the tokens that were derived from one token. It does not reveal that token,
+// but it confirms a guessed one, as a [Digest] does.
 type PublicKey [ed25519.PublicKeySize]byte
 
 // A DerivingKey is stored beside a token, so that nodes can verify the tokens that were derived
@@ -206,8 +206,8 @@ func IsDerived(credential string) bool {
 }
 
 // DerivedParent returns the digest of the token that a derived token was derived from, and whether
-// the credential is one. Everyone can know that digest: only [DerivedToken.Verify] proves that the
-// token was derived from it.
+// the credential is one. Anyone can write that digest into a forged token: only
+// [DerivedToken.Verify] proves the derivation.
 func DerivedParent(credential string) (parent Digest, ok bool) {
 	t, err := ParseDerived(credential)
 	if err != nil {

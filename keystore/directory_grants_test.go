@@ -218,7 +218,7 @@ func TestExplain(t *testing.T) {
 	for _, test := range []struct {
 		owner     string
 		effective []Permission
-		cut       bool // write
+		cut       bool // whether the owner cuts write
 	}{
 		{RootMember, []Permission{read, write}, false},
 		{"ada", []Permission{read}, true},

@@ -15,7 +15,9 @@ type Source struct {
 	Permission Permission
 	Own        bool     // the grant lists it
 	Roles      []string // the grant's roles that have it
-	Cut        bool     // the owner does not cover it, so it is effective in part or not at all
+	// Cut means that the permission is effective in part or not at all: the owner does not cover it,
+	// or the namespace is unreadable.
+	Cut bool
 }
 
 // Explain returns the effect of each of a key's grants, with the roles and members of the

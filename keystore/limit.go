@@ -128,7 +128,7 @@ func (l RateLimit) covers(other RateLimit) bool {
 	if other == (RateLimit{}) || other.Shadow || other.Burst > l.Burst {
 		return false
 	}
-	// Both sides are below 1e8 · 8.64e10 < 2^63.
+	// Both sides are at most 1e8 · 8.64e10 < 2^63.
 	return other.Requests*l.Per.Microseconds() <= l.Requests*other.Per.Microseconds()
 }
 

@@ -74,7 +74,7 @@ func ValidName(s string) bool {
 	return s != "" && len(s) <= MaxNameLen
 }
 
-// MaxNameLen is the maximum length of the id of a namespace and of the name of a role.
+// MaxNameLen is the maximum length of the id of a namespace and of the name of a role or a plan.
 const MaxNameLen = 64
 
 // Counts returns the counters of requests in the namespace, or nil if its directory counts none.

@@ -161,7 +161,7 @@ type remindedKey struct {
 }
 
 type auditedReminder struct {
-	Before      string    `json:"before,omitempty"`      // the expiry
+	Before      string    `json:"before,omitempty"`      // time before the expiry; empty after it
 	UnusedSince time.Time `json:"unused_since,omitzero"` // the last use, or the creation
 }
 

@@ -247,7 +247,7 @@ func (a authority) readable(resource string) (list []string, all bool) {
 	return list, false
 }
 
-// requireAnywhere refuses a caller that may do the operation in no namespace.
+// requireAnywhere refuses a caller unless it may do the operation in some namespace.
 func (a authority) requireAnywhere(resource, operation string) error {
 	if a.may(resource, operation, keystore.AnyNamespace) {
 		return nil

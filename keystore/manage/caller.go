@@ -153,7 +153,7 @@ func (c Caller) Login() string {
 }
 
 // Credential returns the id of the key, or of the record of the member's token, that the caller is
-// authenticated with. It is empty for root and for members authenticated by their login.
+// authenticated with. It is empty for root and for callers authenticated by their login.
 func (c Caller) Credential() string {
 	if c.record == nil {
 		return ""

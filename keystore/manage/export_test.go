@@ -10,7 +10,8 @@ import (
 // DeleteExpiredSessions deletes expired sessions now.
 func (k *Keystore) DeleteExpiredSessions() { k.deleteExpiredSessions(context.Background()) }
 
-// SetIdle sets the Idle of a namespace, which may have a shorter time than is valid.
+// SetIdle sets the Idle of a namespace without a check, so that its time can be shorter than the
+// minimum.
 func (k *Keystore) SetIdle(ctx context.Context, namespace string, r keystore.IdleRule) error {
 	done, err := k.commitAs(ctx, func(tx keystore.Tx) error {
 		d, err := k.policyIn(tx)

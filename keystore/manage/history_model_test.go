@@ -172,8 +172,8 @@ func (c ceiling) raise(m *model, may func(string, scope) uint32, id string) {
 	}
 }
 
-// add adds a new namespace: what connected grants in the parent and grants in all namespaces allow
-// in it, and what keys' grants that reach it allow.
+// add adds the demands that existing grants allow in a new namespace: connected grants in its
+// parent, grants in all namespaces, and keys' grants that reach it.
 func (c ceiling) add(m *model, id string) {
 	parent := m.namespaces[id].Parent
 	c[scope{id, false}] = c[scope{parent, true}] | c[everywhere]

@@ -64,8 +64,8 @@ type importingKey struct{}
 // makes transactions on its own.
 var importing = context.WithValue(ctx, importingKey{}, true)
 
-// importTransactions is a database that announces each transaction of an import, by its number, to
-// the function before, unless that is nil.
+// importTransactions is a database that calls the function in before, unless it is nil, with the
+// number of each transaction of an import when the transaction begins.
 type importTransactions struct {
 	keystore.Database
 	begun  int
@@ -94,7 +94,7 @@ func newImportWorld(t testing.TB) (*world, *importTransactions) {
 	return newWorldOn(t, func(f *fleet.Faulty) { d.Database, f.Database = f.Database, d }, "acme"), d
 }
 
-// manyKeys is more than one transaction of an import adds.
+// manyKeys is a number of keys that one transaction of an import cannot add.
 const manyKeys = 300
 
 // TestLargeImports checks imports that need several transactions. Unless they are partial, they
@@ -135,7 +135,7 @@ func TestLargeImports(t *testing.T) {
 		edit      func([]manage.ImportSpec)
 		partial   bool
 		once      *recorded
-		before    int // which transaction comes after meanwhile
+		before    int // the number of the transaction before which meanwhile is called
 		meanwhile func(w *world, caller string)
 		imported  int
 		refused   string // lines and codes

@@ -55,7 +55,7 @@ func (l *leak) place() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:8])
 }
 
-// ends reports whether an action on the key takes access away.
+// ends reports whether the action of the leak takes access away.
 func (l *leak) ends() bool {
 	return !l.gone && (l.action == keystore.LeakRevoke ||
 		l.action == keystore.LeakInactivate && !l.ended)

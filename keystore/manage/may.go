@@ -5,8 +5,8 @@ import "github.com/caddy-apikeys/caddy-apikeys/keystore"
 // The methods in this file say what a caller may do under this node's current policy. They exist to
 // refuse a request early and to decide what an interface offers. Every operation checks for itself.
 
-// May refuses a caller that may do an operation ("read", "create", …) on an admin resource
-// ("admin.keys", …) in no namespace. The error is of kind [keystore.KindForbidden].
+// May refuses a caller unless it may do an operation ("read", "create", …) on an admin resource
+// ("admin.keys", …) in some namespace. The error is of kind [keystore.KindForbidden].
 func (k *Keystore) May(c Caller, resource, operation string) error {
 	return k.authorityOf(c).requireAnywhere(resource, operation)
 }
@@ -34,7 +34,8 @@ func (k *Keystore) MayGive(c Caller, namespace string) func(keystore.Permission)
 	}
 }
 
-// MayConnect reports whether a caller may give any permission in a connected grant in a namespace.
+// MayConnect reports whether a caller may give at least one permission in a connected grant in a
+// namespace.
 func (k *Keystore) MayConnect(c Caller, namespace string) bool {
 	return k.authorityOf(c).everySet(namespace, true,
 		func(s *keystore.Set) bool { return len(s.Permissions()) > 0 })

@@ -12,11 +12,11 @@ import (
 type bookkeeper[B comparable] struct {
 	// book makes a booking. It is called without the locks of the buckets.
 	book func(context.Context, *batch[B]) error
-	// size is the number of buckets with which a booking is full. As many again may join it, each
-	// with one that is in it: see add.
+	// size is the number of buckets at which a booking is full. A full booking still accepts a
+	// bucket together with one that it has, so it may have up to twice as many: see add.
 	size int
-	// gap is the minimum time from the beginning of one booking to that of the next, unless that is
-	// full: grants would expire while their requests wait for other bookings.
+	// gap is the minimum time from the beginning of one booking to that of the next. A full booking
+	// does not wait, because grants would expire while their requests wait for other bookings.
 	gap time.Duration
 
 	wake   chan struct{}

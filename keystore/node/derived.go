@@ -168,7 +168,7 @@ func (n *Node) adoptDeriving(r *keystore.Record, k keystore.DerivingKey) bool {
 }
 
 // derivingKey returns the deriving key of a record's credential, or the zero value if it is unknown
-// or outdated. The record may have been read before another node learned the key.
+// or outdated. The record may have been read before another node learned the deriving key.
 func (n *Node) derivingKey(
 	ctx context.Context, r *keystore.Record,
 ) (k keystore.DerivingKey, err error) {
@@ -176,7 +176,8 @@ func (n *Node) derivingKey(
 	if known || r.RotatedOut() {
 		return k, nil
 	}
-	// The key may have changed, and its record been read again, before this node has written it.
+	// The key may have changed, and its record been read again, before this node has written the
+	// deriving key.
 	if unwritten := n.deriving.find(r.Digest); n.adoptDeriving(r, unwritten) {
 		return unwritten, nil
 	}

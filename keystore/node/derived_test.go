@@ -466,7 +466,7 @@ func TestDerivingKeyLearnedWhileWriting(t *testing.T) {
 }
 
 // TestDerivingKeyNotWrittenYet: a node uses a deriving key that it has computed and the database does
-// not have yet, even if the key has changed since.
+// not have yet, even if the token's key has changed since.
 func TestDerivingKeyNotWrittenYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := new(withoutUses)

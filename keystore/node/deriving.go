@@ -91,8 +91,8 @@ func (b *derivingBook) find(d keystore.Digest) keystore.DerivingKey {
 	return b.writing[d]
 }
 
-// flushDeriving writes the deriving keys that were computed since the last flush. After a failure it
-// keeps the others for the next flush.
+// flushDeriving writes the deriving keys that were computed since the last flush. After a failure,
+// it keeps those that it has not written for the next flush.
 func (n *Node) flushDeriving(ctx context.Context) {
 	b := n.deriving
 	b.mu.Lock()

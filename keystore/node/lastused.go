@@ -48,8 +48,8 @@ type pendingUses struct {
 	at map[string]keystore.LastUse
 }
 
-// flushUses writes the last uses that were noted since the last flush. After a failure it keeps
-// the others for the next flush.
+// flushUses writes the last uses that were noted since the last flush. After a failure, it keeps
+// those that it has not written for the next flush.
 func (n *Node) flushUses(ctx context.Context) {
 	u := &n.uses
 	u.mu.Lock()

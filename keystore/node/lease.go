@@ -89,8 +89,9 @@ func (l *lease) remaining(now time.Time) time.Duration {
 	return max(0, t.length-now.Sub(t.asked))
 }
 
-// membership is the state of this process in the deployment (docs/protocol.md). Only renewals use
-// the fields that are neither atomic nor below mu. One renewal runs at a time.
+// membership is the state of this process in the deployment (docs/protocol.md). mu guards the
+// fields below it. lease, commits and the atomic fields are safe for concurrent use, and so is the
+// part of fencer that revokes use. Only renewals use the others, and one renewal runs at a time.
 type membership struct {
 	incarnation  atomic.Pointer[string] // changes when the node has to join again
 	epoch        string
@@ -253,7 +254,8 @@ func (n *Node) renewOnce() (err error) {
 	return n.StoreFailed("renewing the lease", err)
 }
 
-// renewTimeout limits one attempt at a renewal, which never waits for a standby.
+// renewTimeout limits, in one attempt at a renewal, the reads of the head and of the change log and
+// the acknowledgement, which never wait for a standby. All other calls have their own timeouts.
 func (n *Node) renewTimeout() time.Duration {
 	return min(n.settings.Load().Lease/3, QueryTimeout)
 }

@@ -217,9 +217,9 @@ func (b *buckets) unlock() {
 
 const (
 	// maxTries is the number of bookings after which a waiting request is refused by a rate limit
-	// that has room only for other waiting requests. If twice as many have been made for it at a
-	// rate limit, that one refuses it even if it has room: a store may always answer so late that
-	// grants have expired.
+	// that has room only for other waiting requests. After twice as many bookings that included the
+	// request, a rate limit that is still unknown refuses it even if it has room: a store may
+	// always answer so late that grants have expired.
 	maxTries = 10
 	// longestWait is the time after which it is an error that a quota is still unknown. A rate limit
 	// or a quota in shadow that is still unknown then counts as used up.
@@ -233,7 +233,7 @@ var errContended = errors.New("too many requests wait for units of the quota")
 // patience is what a request has waited for.
 type patience struct {
 	bookings int
-	rates    int  // bookings in which rate limits booked it
+	rates    int  // bookings of rate limits that included it
 	over     bool // whether it has waited for longestWait
 	// counted and reserves are what count has added to the buckets, and whether it was added to
 	// their reserving.
@@ -326,9 +326,9 @@ func (b *buckets) wait(ctx context.Context, bookings *[NumLimits]*booking) error
 func (l *limiter) chargeLocked(
 	c *Charge, b *buckets, units int64, p *patience,
 ) (wait [NumLimits]*booking, waits bool) {
-	// Concurrent requests are not charged in the order in which they came. By the time at which it
-	// came, a request would have less room than when it is charged. latest is ahead of the clock by at
-	// most a hundredth of the lease, after the database's clock was set back.
+	// Concurrent requests are not charged in the order in which they came. At the time at which a
+	// request came, a limit may have less room than now. latest is ahead of the clock by at most a
+	// hundredth of the lease, after the database's clock was set back.
 	for _, r := range b.rates {
 		if r != nil {
 			c.now = max(c.now, r.latest)

@@ -245,7 +245,8 @@ func TestSlowQuotaDelaysNoOtherKey(t *testing.T) {
 }
 
 // TestRequestsForQuotasAndRatesCountTogether checks that requests which the limit of a namespace
-// refuses book nothing of the limits of their keys, if others of them wait for quotas meanwhile.
+// refuses book nothing of the limits of their keys, even while other requests in the namespace wait
+// for quotas.
 func TestRequestsForQuotasAndRatesCountTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const keys = 200

@@ -1016,8 +1016,9 @@ func (stingyLedger) Reserve(
 	return make([]keystore.QuotaGrant, len(reservations)), nil
 }
 
-// TestNoRequestWaitsForever checks that a request which never gets the room that there seems to be
-// gets an answer: a rate refuses it, and a quota is unknown. It does not wait if its client leaves.
+// TestNoRequestWaitsForever checks that a request gets an answer even if a limit seems to have room
+// each time, but never grants it: a rate refuses the request, and a quota is unknown. It does not
+// wait if its client leaves.
 func TestNoRequestWaitsForever(t *testing.T) {
 	eachLimit(t, func(t *testing.T, name string, limits keystore.Limits) {
 		f := newLimitedFleet(t, 1, limits, 2)

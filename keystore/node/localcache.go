@@ -36,9 +36,9 @@ type localCache struct {
 
 type shard struct {
 	// generation counts the invalidations in this shard. A load reads it first, and inserts a
-	// record only if it is still the same, under the lock (docs/protocol.md, rule 5). A lookup reads
-	// it first too, but without the lock. So it counts records only after they were removed: a
-	// request that has found one of them cannot enter (running.go).
+	// record only if it is still the same, under the lock (docs/protocol.md, rule 5). A lookup
+	// reads it first too, but without the lock. So invalidations remove records before they
+	// increment generation: a request that has found a removed record cannot enter (running.go).
 	generation atomic.Uint64
 	records    table
 	negatives  table

@@ -23,7 +23,7 @@ func (n *Node) Inspect(credential string) (tagged, ok bool) {
 }
 
 // inspect is Inspect with the accepted prefixes. A mixture of those before and after a reload may
-// accept a token that neither do.
+// accept a token that neither of them accepts.
 func (n *Node) inspect(credential string, accepted []string) (tagged, ok bool) {
 	if !keystore.PossibleCredential(credential) {
 		return false, false

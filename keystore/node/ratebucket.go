@@ -241,7 +241,8 @@ func (b *rateBucket) idle(now int64) bool {
 	return b.meter.TAT <= now && b.queued == 0 && !b.booking && b.floated == 0 && !b.holds(now)
 }
 
-// begin begins a booking for which requests wait. The caller holds the lock.
+// begin begins a booking. requests is the number of requests that wait for it, which may be 0. The
+// caller holds the lock.
 func (b *rateBucket) begin(epoch string, m mode, now int64, requests int32) keystore.Booking {
 	want, limit := int64(0), b.bookedLimit(m)
 	if m.shared {

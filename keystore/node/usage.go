@@ -254,7 +254,7 @@ func (b *usageBook) collect(cache *localCache) {
 }
 
 func (b *usageBook) add(r *useRow) {
-	counts := r.counts // a copy, because a pointer would keep the whole cell
+	counts := r.counts
 	b.addCounts(usageKey{begin: r.minute * 60, key: r.key, namespace: r.namespace, owner: r.owner,
 		operation: r.operation, outcome: r.outcome}, &counts)
 }
@@ -266,7 +266,7 @@ func (b *usageBook) addCounts(k usageKey, counts *keystore.UsageCounts) {
 	}
 	sum := b.rows[k]
 	if sum == nil {
-		sum = new(keystore.UsageCounts) // counts may be a part of a cell, which is larger
+		sum = new(keystore.UsageCounts) // not counts: it may be a part of a larger object
 		b.rows[k] = sum
 	}
 	sum.Add(counts)

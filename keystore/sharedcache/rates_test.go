@@ -232,7 +232,8 @@ func TestLongBursts(t *testing.T) {
 	}
 }
 
-// TestRatesOfHungServer: a Book ends within the timeout, and immediately after a few failures.
+// TestRatesOfHungServer: a Book ends within the timeout and, after a few failures, returns
+// immediately.
 func TestRatesOfHungServer(t *testing.T) {
 	s := redistest.Start(t)
 	r := open(t, "redis://"+s.Addr()+"?timeout=200ms")

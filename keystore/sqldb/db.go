@@ -518,8 +518,8 @@ const maxSilence = 2 * time.Second
 // pollInterval leaves room for a slow poll within the 100 ms that keystore.Database allows.
 const pollInterval = 50 * time.Millisecond
 
-// settled is how long after the last write to the files their head is read at every poll. A write can
-// be seen only when it is on disk, and old file systems round its time to a second.
+// settled is the time after the last write to the files during which every poll reads the head. A
+// write can be seen only when it is on disk, and old file systems round its time to a second.
 const settled = time.Second
 
 // start polls the head and runs listen, which calls its argument whenever something may have

@@ -58,7 +58,7 @@ func TestFeedRests(t *testing.T) {
 		if took := time.Since(written); took > pollInterval {
 			t.Error("the change was seen after", took)
 		}
-		// A write that takes long can be seen only after its time.
+		// A slow write is visible only some time after the time that the file shows.
 		if n := during(settled); n < 19 {
 			t.Errorf("%d queries in the second after a write", n)
 		}

@@ -213,7 +213,8 @@ func adjust(config *pgx.ConnConfig) error {
 	return nil
 }
 
-// keepAlive returns the TCP settings in the parameters. Zero is the default in both.
+// keepAlive returns the TCP settings in the parameters. In libpq and in Go, zero stands for the
+// default.
 func keepAlive(parameters map[string]string) net.KeepAliveConfig {
 	if parameters["keepalives"] == "0" {
 		return net.KeepAliveConfig{}

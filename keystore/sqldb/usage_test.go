@@ -169,7 +169,8 @@ func TestChangesGoFirst(t *testing.T) {
 	}
 }
 
-// TestPostgresUsageApart: nothing else waits for a transaction of usage, which waits for no change.
+// TestPostgresUsageApart: nothing else waits for a transaction of usage, and that transaction waits
+// for no change.
 func TestPostgresUsageApart(t *testing.T) {
 	s := newPostgresStore(t)
 	d, other := openOnce(t, s.URL(s.schema)), openOnce(t, s.URL(s.schema))

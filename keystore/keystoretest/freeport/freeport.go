@@ -14,9 +14,10 @@ import (
 )
 
 // Take returns a TCP port that is free on each of the hosts, by default 127.0.0.1. As long as this
-// process runs, no other caller on this machine gets the same port, even while no server listens on
-// it. The port is outside the range from which the kernel chooses ports for outgoing connections and
-// for listeners on port 0.
+// process runs, no other caller in it gets the same port, even while no server listens on it. On
+// Linux, callers in other processes of this machine do not get it either. If possible, the port is
+// outside the range from which the kernel chooses ports for outgoing connections and for listeners
+// on port 0.
 func Take(hosts ...string) (int, error) {
 	if len(hosts) == 0 {
 		hosts = []string{"127.0.0.1"}
@@ -45,8 +46,9 @@ func For(t testing.TB, hosts ...string) int {
 	return port
 }
 
-// around returns a range of ports outside the kernel's, below or above it, whichever is larger. It
-// contains no ports of well-known services. last is exclusive.
+// around returns a range of ports outside the kernel's, below or above it, whichever is larger. If
+// both are too small, it returns one that includes the kernel's. The range contains no ports of
+// well-known services. last is exclusive.
 var around = sync.OnceValues(func() (first, last int) {
 	low, high := 32768, 60999 // the default of Linux
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -64,8 +66,8 @@ var around = sync.OnceValues(func() (first, last int) {
 
 var reserved sync.Map // listeners by port, open as long as the process runs
 
-// reserve takes a name in the abstract socket namespace (unix(7)), which the kernel frees however
-// the process ends.
+// reserve takes, on Linux, a name in the abstract socket namespace (unix(7)), which the kernel
+// frees however the process ends.
 func reserve(port int) bool {
 	if runtime.GOOS != "linux" {
 		_, taken := reserved.LoadOrStore(port, nil)
