@@ -58,7 +58,7 @@ func WithRequestID(ctx context.Context, id string) context.Context {
 	return context.WithValue(ctx, requestIDKey{}, id)
 }
 
-// An API serves the paths under /apikeys/. It is safe for concurrent use.
+// An API serves the paths under /apikeys/v1/. It is safe for concurrent use.
 type API struct {
 	keys    *manage.Keystore
 	logger  *slog.Logger

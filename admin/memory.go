@@ -60,7 +60,7 @@ func (m *memory) give(n int64) {
 }
 
 // SetMemory sets the memory in bytes that all requests together may use. Requests that would exceed
-// it get 429.
+// it get 429, or 413 if they need more than that alone.
 func (a *API) SetMemory(limit int64) {
 	a.memory.mu.Lock()
 	defer a.memory.mu.Unlock()

@@ -140,7 +140,7 @@ func (s *AdminSite) refusedIn(routes caddyhttp.RouteList, refuses bool) (found, 
 	return false, refuses
 }
 
-// isAdminPath reports whether a path is under /apikeys/, where s answers.
+// isAdminPath reports whether a path is under /apikeys/, where an AdminSite answers.
 func isAdminPath(path string) bool {
 	return path == sitePath || strings.HasPrefix(path, sitePath+"/")
 }

@@ -59,8 +59,9 @@ type App struct {
 	// The approximate maximum size of the local cache in bytes. Default is 1073741824.
 	LocalCacheBytes int64 `json:"local_cache_bytes,omitempty"`
 
-	// The maximum memory, in bytes, of all requests to the management interface together for bodies
-	// and lists. A request that would exceed it gets 429. Default is 268435456.
+	// The maximum memory in bytes that all requests to the management interface together use for
+	// bodies and lists. A request that would exceed it gets 429, or 413 if it needs more than that
+	// alone. Default is 268435456.
 	RequestMemory int64 `json:"request_memory_bytes,omitempty"`
 
 	// The maximum time for which a node without a connection to the database may use its caches. A
@@ -421,8 +422,8 @@ func (a *App) Cleanup() error {
 	return errors.Join(err, a.closeCache())
 }
 
-// Keystore returns the open key store, or nil while it is not open. After Cleanup it may be closed
-// and finds no key.
+// Keystore returns the open key store, or nil while it is not open. After Cleanup it may be
+// closed: lookups then return an error.
 func (a *App) Keystore() *manage.Keystore {
 	if s := a.store.Load(); s != nil {
 		return s.keys

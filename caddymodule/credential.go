@@ -159,7 +159,8 @@ func (s sources) challenges(realm string) (c challenges) {
 }
 
 // widest returns the source with which to judge a token whose source is not known. Unlike the others,
-// cookies carry no derived tokens, and `bearer` also carries those that `foreign pass` passes on.
+// cookies carry no derived tokens, and `bearer` also carries the tokens that `foreign pass` passes
+// on.
 func (s sources) widest() *source {
 	at := slices.IndexFunc(s.list, func(s source) bool { return s.bearer })
 	if at < 0 {

@@ -140,7 +140,7 @@ func (unknownHandler) ServeHTTP(
 	return next.ServeHTTP(w, r)
 }
 
-// handler decodes one handler and what is in it.
+// handler decodes one handler and the routes and providers in it.
 func (d *decoder) handler(raw json.RawMessage, path string) (caddyhttp.MiddlewareHandler, error) {
 	var named struct{ Handler string }
 	if err := json.Unmarshal(raw, &named); err != nil {

@@ -137,8 +137,8 @@ func lineOf(check string) string {
 	return ""
 }
 
-// unredactedLogs returns the lines of logs without `format api_keys`, or the line of the global
-// options that lack a log.
+// unredactedLogs returns the lines of logs without `format api_keys`, or the first line of the
+// Caddyfile if it has no log.
 func (c *readCaddyfile) unredactedLogs(name string) string {
 	all, redacting := strings.Split(c.lines("log"), ", "), c.lines("log", "api_keys")
 	var open []string

@@ -159,7 +159,7 @@ func (req *request) clientIP() string {
 	return address
 }
 
-// client returns the client's address for the key's allow list, or the zero Addr if it is unknown.
+// client returns the client's address, or the zero Addr if it is unknown.
 func (req *request) client() netip.Addr {
 	addr, _ := netip.ParseAddr(req.clientIP())
 	return addr

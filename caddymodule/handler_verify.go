@@ -152,7 +152,7 @@ type tracer struct {
 	app      *App
 	server   *caddyhttp.Server
 	question *admin.Request
-	groups   map[string]bool // route groups in which a route has matched; their others are skipped
+	groups   map[string]bool // route groups with a match: their other routes are skipped
 	rulings  []admin.Ruling
 	err      error
 }

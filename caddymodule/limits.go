@@ -146,8 +146,8 @@ var limitDetails = [node.NumLimits]string{
 	node.NamespaceQuota: "The API keys of the namespace together have used up their quota.",
 }
 
-// costDetails explain the refusals of quotas that may have room for cheaper requests. It is nil if
-// there are none.
+// costDetails returns explanations of the refusals of quotas that may have room for cheaper
+// requests, or nil if there are none.
 func costDetails(
 	charge *node.Charge, violated int, cost int64,
 ) (details map[node.LimitName]string) {

@@ -39,8 +39,8 @@ type VerifyRequest struct {
 // A Verdict is the decision about a request.
 type Verdict struct {
 	Outcome   string  `json:"outcome" doc:"The outcome of the request: ok, unknown, rotated, revoked, …"`
-	Status    int     `json:"status" doc:"The status that the handler would answer with; 200 for ok"`
-	Code      *string `json:"code" doc:"The code of the problem document; null for ok"`
+	Status    int     `json:"status" doc:"The status that the handler would answer with; 200 if the request would be accepted"`
+	Code      *string `json:"code" doc:"The code of the problem document; null if the request would be accepted"`
 	Needed    *string `json:"needed" doc:"The permission that the decision is about; null: none"`
 	Namespace string  `json:"namespace,omitempty" doc:"With path: the namespace that the request accesses, if the decision depends on it"`
 	Key       *Key    `json:"key,omitempty" doc:"The key; absent unless the caller may read it"`

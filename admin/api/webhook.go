@@ -52,6 +52,6 @@ type Event struct {
 // An EventActor is the member or key that made the change of an [Event].
 type EventActor struct {
 	ID      string `json:"id"`
-	Name    string `json:"name"` // empty for a person, and if it no longer exists
+	Name    string `json:"name"` // empty for a person who acts for groups and a deleted actor
 	Address string `json:"address"`
 }

@@ -185,7 +185,8 @@ type tokenPage struct {
 }
 
 // showToken answers the form itself with a token, without a redirect. Reloading the page sends the
-// form again, which creates nothing. Browsers keep no page whose status is not 200 for going back.
+// form again, which creates nothing. The status is 201, because browsers keep only pages with
+// status 200 for going back.
 func (v *visit) showToken(p tokenPage, title string) error {
 	address := "https://" + exampleHost
 	if p.Elsewhere = exampleHost; v.Beside {

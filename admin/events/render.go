@@ -20,7 +20,8 @@ type renderer struct {
 	api  *admin.API
 }
 
-// event returns the event of a row, and the namespace of its object, which is empty for a member.
+// event returns the event of a row, and the namespace of its object, which is empty for a member,
+// but not for the token of one.
 func (r *renderer) event(ctx context.Context, row *keystore.AuditRow) (api.Event, string, error) {
 	object := make(map[string]json.RawMessage)
 	text := row.After

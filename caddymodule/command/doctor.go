@@ -417,7 +417,8 @@ func (d *doctor) plans(ctx context.Context, namespaces []api.Namespace) {
 	default:
 		d.found("plans", false,
 			"Set them again: caddy apikeys plans edit, namespaces edit --default-plan.",
-			"requests with these keys get 503, because their limits are unknown: %s", strings.Join(wrong, "; "))
+			"requests with keys that use these plans get 503, "+
+				"because their limits are unknown: %s", strings.Join(wrong, "; "))
 	}
 }
 

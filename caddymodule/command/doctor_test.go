@@ -170,12 +170,13 @@ func TestDoctorCommandFindsPlans(t *testing.T) {
 			"✓ all plans are readable, and all default plans exist"},
 		"missing": {[]api.Namespace{{ID: "acme", DefaultPlan: &gone}, {ID: "b", DefaultPlan: &gold}},
 			cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "acme", Name: "gold"}}}}, 1,
-			"✗ requests with these keys get 503, because their limits are unknown: namespace acme (its default plan gone does not " +
-				"exist); namespace b (its default plan gold does not exist)\n" +
+			"✗ requests with keys that use these plans get 503, because their limits " +
+				"are unknown: namespace acme (its default plan gone does not exist); namespace b (its default plan gold does not exist)\n" +
 				"  → Set them again: caddy apikeys plans edit, namespaces edit --default-plan."},
 		"unreadable": {nil, cliAnswer{200, api.Plans{Items: []api.Plan{{Namespace: "*",
 			Name: "free", Unreadable: "no JSON"}}}}, 1,
-			"✗ requests with these keys get 503, because their limits are unknown: plan */free (no JSON)"},
+			"✗ requests with keys that use these plans get 503, because their limits " +
+				"are unknown: plan */free (no JSON)"},
 		"refused": {nil, problem(503, "unavailable", "The database is unavailable."), 1,
 			"✗ The database is unavailable."},
 	} {

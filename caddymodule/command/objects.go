@@ -280,9 +280,9 @@ func (o *objects[T, P, C]) changed(done C, verb string) error {
 	return o.cli.propagated(p)
 }
 
-// showToken writes the answer or, without --json, only the token to standard output. In the latter
-// case, standard error gets the text in about. If writing the token fails, the error names its
-// owner and the remedy.
+// showToken writes the answer with --json, or else only the token: to the file of --out or to
+// standard output. Without --json, standard error gets the text in about. If writing the token
+// fails, the error names its owner and the remedy.
 func (c *cli) showToken(answer any, token, owner, about, remedy string) error {
 	var err error
 	switch {

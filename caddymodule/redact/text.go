@@ -293,7 +293,9 @@ func findBody(word []byte) (from, to int) {
 
 // decodeByte returns the byte that begins at text[i] and where the next one begins. The byte may be
 // percent-encoded, level times over (%26, %2526), or escaped with backslashes as in JSON (\u0026,
-// \n). An invalid escape is not decoded: its first byte stands for itself.
+// \n). For a short escape such as \n, and for \u with a code point above ff, it returns the
+// backslash, which is a separator too. An invalid escape is not decoded: its first byte stands for
+// itself.
 func decodeByte[T string | []byte](text T, i int) (c byte, next, level int) {
 	c, next = text[i], i+1
 	switch c {

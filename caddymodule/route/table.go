@@ -25,8 +25,8 @@ type TableConfig struct {
 	Resource string
 	// Strict makes calls that match no operation undeclared.
 	Strict bool
-	// Operations are the configured operations. They are preferred to operations of Documents with
-	// as literal a pattern.
+	// Operations are the configured operations. If their patterns are equally literal, they take
+	// precedence over operations of Documents.
 	Operations []Operation
 	// Documents are the OpenAPI documents whose operations are added.
 	Documents []OpenAPI

@@ -24,7 +24,8 @@ var pathBytes = func() (class [256]byte) {
 //   - an empty segment, except the last;
 //   - a backslash, `;`, `#`, a control byte or invalid UTF-8;
 //   - an encoded dot, or an encoded slash unless encodedSlash is true;
-//   - a percent sign before two hexadecimal digits, which is a double encoding.
+//   - an encoded percent sign before two hexadecimal digits, which is a double encoding, or a raw
+//     one without them.
 //
 // A segment that ends in a dot is `.`, `..`, or one that file systems and frameworks treat like the
 // segment without the dot. CanonicalPath takes time linear in the length of the path.

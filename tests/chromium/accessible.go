@@ -39,7 +39,7 @@ const (
 		rules: {"target-size": {enabled: true}}`
 	visualRules = `runOnly: {type: "rule", values: ["color-contrast", "link-in-text-block",
 		"target-size", "scrollable-region-focusable", "button-name", "link-name", "label", "select-name"]}`
-	// The Tab key has scrolled the page, so that the header may cover something. Preloading style
+	// The Tab key may have scrolled the page so that the header covers a control. Preloading style
 	// sheets takes a tenth of the CPU time of TestPages, for an experimental rule that does not run.
 	runAxe = `
 		scrollTo(0, 0)
