@@ -63,13 +63,20 @@ func CompileGrants(grants []Grant, owner string) *CompiledGrants {
 	}
 	sortGrants(g.grants)
 	var text strings.Builder
-	text.WriteString(owner)
+	// Lengths come first: a row that was edited by hand can contain any text.
+	write := func(part string) {
+		text.WriteString(strconv.Itoa(len(part)) + ":" + part)
+	}
+	write(owner)
 	permissions := 0
 	for _, c := range g.grants {
 		permissions += len(c.set.Permissions())
-		// In a row that the API has written, none of these contains a space.
-		text.WriteString(" " + c.namespace + " " + c.set.String() + " " +
-			strings.Join(c.roles, ",") + " " + strconv.FormatBool(c.connected))
+		write(c.namespace)
+		write(c.set.String())
+		text.WriteString(strconv.FormatBool(c.connected) + strconv.Itoa(len(c.roles)) + ",")
+		for _, role := range c.roles {
+			write(role)
+		}
 	}
 	// Each text is stored three times: in the permissions, in the set and in the interner. A
 	// permission may need its own map of operations.

@@ -178,6 +178,27 @@ func TestEqualGrantsShareMemory(t *testing.T) {
 	}
 }
 
+// TestOtherGrantsShareNothing compiles grants whose texts are equal if they are only joined. Names
+// are as in rows that were edited by hand.
+func TestOtherGrantsShareNothing(t *testing.T) {
+	read := MustParsePermissions("read")
+	for name, test := range map[string][2][]Grant{
+		"one role or two": {{{Namespace: "acme", Roles: []string{"a,b"}}},
+			{{Namespace: "acme", Roles: []string{"a", "b"}}}},
+		"one grant or two": {{{Namespace: "acme", Roles: []string{"a false b read "}}},
+			{{Namespace: "acme", Roles: []string{"a"}}, {Namespace: "b", Permissions: read}}},
+	} {
+		if CompileGrants(test[0], "ada") == CompileGrants(test[1], "ada") {
+			t.Errorf("%s: they share one value", name)
+		}
+	}
+	grants := []Grant{{Namespace: "acme", Permissions: read}}
+	if CompileGrants(grants, "ada acme read  false") == CompileGrants(slices.Concat(grants, grants),
+		"ada") {
+		t.Error("an owner or a grant: they share one value")
+	}
+}
+
 func TestCompiledGrantsSize(t *testing.T) {
 	if got := (*CompiledGrants)(nil).Size(); got != 0 {
 		t.Errorf("nil: %d bytes", got)
@@ -192,8 +213,8 @@ func TestCompiledGrantsSize(t *testing.T) {
 		t.Errorf("two grants: %d bytes", got)
 	}
 	long := strings.Repeat("x", 100)
-	if got := size(Grant{Namespace: "acme", Roles: []string{long}}); got != one+300 {
-		t.Errorf("a text of 100 bytes: %d bytes instead of %d", got, one)
+	if got := size(Grant{Namespace: "acme", Roles: []string{long}}); got != one+312 {
+		t.Errorf("a text of 100 bytes, after its length: %d bytes instead of %d", got, one)
 	}
 	x, y := MustParsePermissions("a:x"), MustParsePermissions("a:y")
 	if got := size(Grant{Namespace: "acme", Permissions: x},
