@@ -79,9 +79,8 @@ type KeyImporter interface {
 	RemoveAbandoned(limit int) ([]Key, error)
 	// ChangedAbandoned returns at most limit ids of keys that RemoveAbandoned does not remove,
 	// because they were changed after the import had added them. It leaves out revoked keys, which
-	// stay with their digests. If there are none, it removes the imports. So the caller must call
-	// it only after RemoveAbandoned has returned none in the same transaction: the secrets of the
-	// keys that are left would become valid.
+	// stay with their digests. If there are none, it removes the abandoned imports of which
+	// RemoveAbandoned has no key to remove.
 	ChangedAbandoned(limit int) (ids []string, err error)
 }
 

@@ -63,6 +63,7 @@ var databaseTests = []struct {
 	{"Positions", testPositions},
 	{"Time", testTime},
 	{"Imported", testImported},
+	{"Abandoned", testAbandoned},
 	{"Policy", testPolicy},
 	{"PolicySnapshot", testPolicySnapshot},
 	{"PolicyChanges", testPolicyChanges},

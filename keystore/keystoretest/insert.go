@@ -156,3 +156,46 @@ func testInsertKeys(t *testing.T, s Store) {
 		t.Error("the log does not say that there are new credentials")
 	}
 }
+
+// testAbandoned: an abandoned import lasts until RemoveAbandoned has removed its keys, because their
+// secrets would become valid.
+func testAbandoned(t *testing.T, s Store) {
+	db := ready(t, s)
+	keys := []*keystore.Key{plain("k1"), plain("k2"), plain("k3")}
+	update(t, db, func(tx keystore.Tx) error {
+		id, err := tx.BeginImport("i", keystore.RootMember)
+		must(t, err)
+		for _, k := range keys {
+			k.CreatedAt = tx.Now()
+		}
+		refused, err := tx.StageKeys(id, keys)
+		must(t, err)
+		if len(refused) > 0 {
+			t.Fatalf("refused: %v", refused)
+		}
+		return tx.AbandonImports(id, time.Time{})
+	})
+	for left := len(keys); left >= 0; left-- {
+		update(t, db, func(tx keystore.Tx) error {
+			changed, err := tx.ChangedAbandoned(10)
+			if len(changed) > 0 {
+				t.Errorf("%d keys are left: %v changed", left, changed)
+			}
+			return err
+		})
+		for _, k := range keys {
+			found, _, err := db.KeyByDigest(ctx, digest(k.ID))
+			must(t, err)
+			if found != nil {
+				t.Errorf("%d keys are left: the secret of %s is valid", left, k.ID)
+			}
+		}
+		update(t, db, func(tx keystore.Tx) error {
+			removed, err := tx.RemoveAbandoned(1)
+			if len(removed) != min(left, 1) {
+				t.Errorf("%d keys are left: %d were removed", left, len(removed))
+			}
+			return err
+		})
+	}
+}

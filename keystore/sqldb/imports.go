@@ -75,7 +75,10 @@ func (t *tx) ChangedAbandoned(limit int) ([]string, error) {
 	if err != nil || len(ids) > 0 {
 		return ids, t.note(err)
 	}
-	_, err = t.exec("DELETE FROM imports WHERE abandoned = 1")
+	_, err = t.exec(`DELETE FROM imports WHERE abandoned = 1 AND NOT EXISTS (SELECT 1 FROM keys k
+		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = imports.id
+		WHERE k.created_by = imports.caller AND k.created_at = imports.at
+			AND k.version = 1 AND k.revoked_at IS NULL)`)
 	return nil, err
 }
 
