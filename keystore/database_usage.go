@@ -30,7 +30,9 @@ type UsageBatch struct {
 	// Writer identifies the process. It is never used again. Number counts its batches from 1.
 	Writer string
 	Number int64
-	Rows   []UsageRow // without duplicates; at most MaxUsageRows
+	// Rows have no duplicates and are at most MaxUsageRows. A row without counts adds no bucket; it
+	// only notes that its operation was used.
+	Rows []UsageRow
 }
 
 // MaxUsageRows is the maximum number of rows in a UsageBatch. It bounds the time for which a batch

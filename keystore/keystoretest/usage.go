@@ -396,11 +396,26 @@ func testUsedOperations(t *testing.T, s Store) {
 			t.Errorf("%v: %v, want %v", test.keys, got, test.want)
 		}
 	}
+	// A row without counts notes an operation and adds no bucket and no group.
+	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 4, Rows: []keystore.UsageRow{
+		requests(usageStart, "k2", "n", "o", "move", 0)}}))
+	got, err := db.UsedOperations(ctx, []string{"k2"})
+	must(t, err)
+	if !got["k2"]["move"].Equal(day) {
+		t.Errorf("an operation without counts: %v", got)
+	}
+	sums, err := db.Usage(ctx, keystore.UsageQuery{Step: keystore.Minute, By: keystore.ByOperation})
+	must(t, err)
+	for _, sum := range sums {
+		if sum.Requests == 0 {
+			t.Errorf("a group without requests: %+v", sum)
+		}
+	}
 	// The operations of a deleted key are deleted, also those that a node writes later.
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("k1") })
-	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 4, Rows: []keystore.UsageRow{
+	must(t, db.AddUsage(ctx, keystore.UsageBatch{Writer: "w", Number: 5, Rows: []keystore.UsageRow{
 		requests(usageStart, "k1", "n", "o", "read", 1)}}))
-	got, err := db.UsedOperations(ctx, []string{"k1"})
+	got, err = db.UsedOperations(ctx, []string{"k1"})
 	must(t, err)
 	if len(got) > 0 {
 		t.Errorf("operations of a deleted key: %v", got)

@@ -133,6 +133,9 @@ func (t *tx) usageOf(
 	added := make(map[usageTable]usageCounts)
 	for i := range b.Rows {
 		r := &b.Rows[i]
+		if r.UsageCounts == (keystore.UsageCounts{}) {
+			continue // a request that counts elsewhere has used the operation too
+		}
 		key := usageRowKey{toMinutes(r.Begin), s.subjectOf(r), r.Outcome}
 		for i := range key.subject {
 			key.subject[i] = t.db.text(key.subject[i])
