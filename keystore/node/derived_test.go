@@ -307,31 +307,6 @@ func TestDerivedFromOlderTokens(t *testing.T) {
 	})
 }
 
-// TestForgedTokenHidesNoDerivingKey: the parent that a forged token names is not mistaken for the key
-// under which a node remembers that a deriving key is unknown.
-func TestForgedTokenHidesNoDerivingKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := fleet.New(t)
-		a, _ := f.Node(node.Settings{})
-		b, _ := f.Node(node.Settings{})
-		const token = "imported-0123456789-as-a-digest"
-		parent := keystore.DigestOf(token)
-		if _, _, err := a.ImportKeys(ctx, fleet.Root, []manage.ImportSpec{{
-			KeySpec: manage.KeySpec{Home: &keystore.Grant{Permissions: fleet.Read}}, Digest: parent,
-		}}, false, nil); err != nil {
-			t.Fatal(err)
-		}
-		derived := derive(t, token, time.Hour, keystore.Caveats{})
-		wantDerived(t, "nobody has seen the token", b, derived, keystore.Malformed)
-		fleet.Want(t, "the token", fleet.Ask(a, token), keystore.OK)
-		time.Sleep(15 * time.Second) // until its deriving key is written, and b asks again
-		forged := withParent(derived,
-			keystore.DigestOf("the deriving key of "+string(parent[:])))
-		wantDerived(t, "forged", b, forged, keystore.Malformed)
-		wantDerived(t, "genuine", b, derived, keystore.OK)
-	})
-}
-
 // TestDerivedPrefix: the prefix of the parent's token must be accepted, also for a token that was
 // verified before.
 func TestDerivedPrefix(t *testing.T) {

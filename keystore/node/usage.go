@@ -254,9 +254,8 @@ func (b *usageBook) collect(cache *localCache) {
 }
 
 func (b *usageBook) add(r *useRow) {
-	counts := r.counts
 	b.addCounts(usageKey{begin: r.minute * 60, key: r.key, namespace: r.namespace, owner: r.owner,
-		operation: r.operation, outcome: r.outcome}, &counts)
+		operation: r.operation, outcome: r.outcome}, &r.counts)
 }
 
 func (b *usageBook) addCounts(k usageKey, counts *keystore.UsageCounts) {

@@ -3,6 +3,7 @@
 package freeport
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -27,6 +28,7 @@ func Take(hosts ...string) (int, error) {
 	for range 200 {
 		port := first + rand.IntN(last-first)
 		if !reserve(port) {
+			err = errors.New("other programs have reserved them")
 			continue
 		}
 		if err = free(port, hosts); err == nil {
