@@ -121,9 +121,10 @@ func (n *Narrowing) Size() int64 {
 	return int64(size)
 }
 
-// intersections caches the intersections of the permissions of keys with the scopes of derived
-// tokens, because both are often the same for many tokens. It is bounded separately: a token with a
-// short scope such as `*` can have many permissions, which [Narrowing.Size] does not count.
+// intersections caches the intersections of the permissions of keys with those of their owners, and
+// with the scopes of derived tokens, because both are often the same for many keys and tokens. It
+// is bounded separately: a token with a short scope such as `*` can have many permissions, which
+// [Narrowing.Size] does not count.
 var intersections intersectionCache
 
 // An intersectionCache is a small cache of [Intersection]. Each pair of sets has one place in it.

@@ -25,9 +25,9 @@ type use struct {
 	keystore.LastUse
 }
 
-// Used notes that a request with this record was accepted at now, in Unix nanoseconds, from an
-// address, which is the zero Addr if it is unknown. Usually it costs one comparison. It calls the
-// function from only if it notes the use and usage is on.
+// Used notes that a request with this record was accepted at now, in Unix nanoseconds. Usually it
+// costs one comparison. The argument from returns the address of the client, or the zero Addr if it
+// is unknown. It is called only if the use is noted and usage is on.
 func (n *Node) Used(r *keystore.Record, now int64, from func() netip.Addr) {
 	if !r.NoteUse(now, useInterval) {
 		return

@@ -63,9 +63,9 @@ type mode struct {
 	shared     bool // limits are booked in the shared store; else each node has a share of them
 }
 
-// part returns the limit by which a node admits requests or books them. A node that does not share
-// the limit has a share of it. That multiplies Per instead of dividing Requests, so that a meter
-// stays valid when the number of nodes changes.
+// part returns the limit by which a node admits requests or books them. If the
+// nodes do not share the limit, each has an equal part of it. For this, Per is multiplied and
+// Requests is not divided, so that a meter stays valid when the number of nodes changes.
 func (m mode) part(l *keystore.RateLimit) keystore.RateLimit {
 	part := *l
 	switch {
