@@ -99,6 +99,7 @@ func newLimiter(s dependencies) *limiter {
 // mode returns how the nodes currently share rate limits.
 func (l *limiter) mode() mode {
 	m := mode{nodes: max(1, l.nodes()), stored: l.rates() != nil}
+	//fault: if ablated("limits-not-shared") { m.nodes = 1 }
 	m.works = m.stored && !l.degraded.Load()
 	m.shared = m.works && m.nodes > 1
 	if m.works && m.nodes == 1 {
