@@ -14,8 +14,8 @@ func (f *limitedFleet) setRate(l keystore.RateLimit) {
 	f.record = limitedRecord(keystore.KeyLimits{Limits: keystore.Limits{Rate: l}})
 }
 
-// TestLoweredBurst checks that requests beyond a lowered burst are forgotten, also by the store: after
-// Retry, a client gets the rate of the limit.
+// TestLoweredBurst checks that requests beyond a lowered burst are forgotten, also by the store:
+// after Retry, a client gets the rate of the limit.
 func TestLoweredBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 100}
@@ -143,9 +143,9 @@ func (s forgetfulLedger) Reserve(
 	return grants, err
 }
 
-// TestNoThresholdOfForgottenPeriod checks that no threshold is reported for a period that the ledger
-// has forgotten: one that ended long ago, or none, because the period of the quota was changed while
-// the bucket waited for a reservation.
+// TestNoThresholdOfForgottenPeriod checks that no threshold is reported for a period that the
+// ledger has forgotten: one that ended long ago, or none, because the period of the quota was
+// changed while the bucket waited for a reservation.
 func TestNoThresholdOfForgottenPeriod(t *testing.T) {
 	for name, late := range map[string]func(*limitedFleet, *quotaBucket){
 		"changed": func(_ *limitedFleet, b *quotaBucket) {

@@ -1,7 +1,7 @@
 -- Books requests of rate limits: the generic cell rate algorithm, as in keystore.Meter.
 --
--- KEYS are the names of the limits. Each holds TAT/requests/per/burst: a theoretical arrival time in
--- microseconds since the Unix epoch, and the limit with which it was booked, whose per is in
+-- KEYS are the names of the limits. Each holds TAT/requests/per/burst: a theoretical arrival time
+-- in microseconds since the Unix epoch, and the limit with which it was booked, whose per is in
 -- microseconds. ARGV is the time now, and for each limit: requests, per in microseconds,
 -- burst, known, spent, want. The answer is two integers for each limit: granted, and the new TAT.
 --
