@@ -145,7 +145,7 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 		return &buckets{directory: d.Serial(), terms: &Terms{defect: errors.New(defect)}}, true
 	}
 	key, namespace := d.LimitsOf(r)
-	now := keystore.Micros(l.now())
+	now, m := keystore.Micros(l.now()), l.mode()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if key == (keystore.Limits{}) && namespace == (keystore.Limits{}) {
@@ -172,7 +172,7 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 				l.rateMap[id] = b.rates[i]
 			}
 			if latest {
-				b.rates[i].setLimit(&limits.Rate, now)
+				b.rates[i].setLimit(l, m, &limits.Rate, now)
 			}
 		}
 		if limits.Quota != (keystore.Quota{}) {

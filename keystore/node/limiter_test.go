@@ -261,7 +261,8 @@ func (s *rateStore) book(now int64, bookings []keystore.Booking) []keystore.Book
 	for i, k := range bookings {
 		before := s.meters[k.Name]
 		m := keystore.Meter{TAT: before.tat}
-		if before.limit.Requests != k.Limit.Requests || before.limit.Per != k.Limit.Per {
+		if before.limit.Requests != k.Limit.Requests || before.limit.Per != k.Limit.Per ||
+			before.limit.Burst > k.Limit.Burst {
 			m = m.Within(&before.limit, &k.Limit, now)
 		}
 		m = keystore.Meter{TAT: max(m.TAT, k.Known)}

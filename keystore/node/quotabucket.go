@@ -284,7 +284,7 @@ func (l *limiter) bookQuotas(ctx context.Context, next *batch[*quotaBucket]) err
 	now := l.now()
 	for i, b := range list {
 		b.granted(&reservations[i], grants[i], now)
-		l.note(b, &reservations[i], grants[i])
+		l.note(b, &reservations[i], grants[i], now)
 	}
 	return nil
 }

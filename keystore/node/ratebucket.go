@@ -118,12 +118,11 @@ func (b *rateBucket) validity(booked *keystore.RateLimit) int64 {
 	return per/grantShare - (more+b.limit.Requests-1)/b.limit.Requests
 }
 
-// bookedLimit returns the limit with which the bucket is booked.
+// bookedLimit returns the limit with which the bucket is booked. It is the same in every mode: the
+// store forgets requests beyond a burst that seems to have been lowered.
 func (b *rateBucket) bookedLimit(m mode) keystore.RateLimit {
-	if m.shared {
-		return m.part(b.limit)
-	}
-	return *b.limit
+	m.shared = true
+	return m.part(b.limit)
 }
 
 // holds reports whether the bucket holds a grant. It drops expired grants.
@@ -225,15 +224,21 @@ func (b *rateBucket) state(now int64) limitState {
 }
 
 // setLimit changes the limit. The used part of the burst stays the same, in requests.
-func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
+func (b *rateBucket) setLimit(l *limiter, m mode, to *keystore.RateLimit, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if *b.limit != *to {
-		b.settle(b.limit, now)
-		b.meter = b.meter.Within(b.limit, to, now)
-		b.held, b.newest = 0, 0
-	}
+	former := b.limit
 	b.limit = to
+	if *former == *to {
+		return
+	}
+	from, part := m.part(former), m.part(to)
+	b.settle(&from, now)
+	b.meter = b.meter.Within(&from, &part, now)
+	b.held, b.newest = 0, 0
+	if m.stored { // the store forgets requests beyond a lowered burst now, not after a pause
+		b.queue(l)
+	}
 }
 
 // idle reports whether the state of the bucket is that of a new one.
