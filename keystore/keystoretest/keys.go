@@ -289,7 +289,8 @@ func testLastDerived(t *testing.T, s Store) {
 	insert(t, db, plain("a"), plain("b"), plain("c"))
 	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	use := func(seconds int, note string) keystore.LastUse {
-		return keystore.LastUse{At: at(seconds), Derived: keystore.DerivedUse{At: at(seconds), Note: note}}
+		return keystore.LastUse{At: at(seconds),
+			Derived: keystore.DerivedUse{At: at(seconds), Note: note}}
 	}
 	want := func(id string, used int, want keystore.DerivedUse) {
 		t.Helper()

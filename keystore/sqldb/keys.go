@@ -70,7 +70,8 @@ func scanKeysUpTo(
 		&personal, textTo{&createdBy}, &active, timeTo{&created}, timeTo{&expires},
 		timeTo{&revoked}, textTo{&revokedBy},
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
-		textTo{&quota}, textTo{&plan}, timeTo{&used}, textTo{&usedFrom}, timeTo{&derived}, textTo{&note},
+		textTo{&quota}, textTo{&plan}, timeTo{&used}, textTo{&usedFrom},
+		timeTo{&derived}, textTo{&note},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported,
 		textTo{&secret.Deriving.Prefix}, derivingTo{&secret.Deriving}}
 	if head != nil {
