@@ -511,7 +511,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 		keys.Count(c.namespace, c.record, outcome)
 	}
 	if outcome == keystore.OK && !c.repeated {
-		keys.Used(c.record, c.answer.Now, c.request.client)
+		keys.Used(c.record, c.answer.Narrowing, c.answer.Now, c.request.client)
 	}
 	h.countDecision(c, outcome)
 }

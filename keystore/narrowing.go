@@ -26,7 +26,7 @@ type Caveats struct {
 }
 
 // A Narrowing has the restrictions of a derived token in the form that [Decide] uses. A nil
-// *Narrowing restricts nothing.
+// *Narrowing restricts nothing. It is immutable except for the time of its last use.
 type Narrowing struct {
 	AllowedIPs []netip.Prefix // empty if the token allows all addresses
 	Note       string
@@ -34,6 +34,8 @@ type Narrowing struct {
 	Validity
 	scope      *Set // nil for all permissions
 	namespaces []string
+
+	usedAt atomic.Int64 // Unix nanoseconds: see NoteUse
 }
 
 // A Validity says when a derived token is valid.
@@ -75,6 +77,11 @@ func (n *Narrowing) Allows(ns *Namespace, need *Need) bool {
 	return n == nil ||
 		(n.namespaces == nil || ns != nil && slices.Contains(n.namespaces, ns.ID)) &&
 			(n.scope == nil || n.scope.Allows(*need))
+}
+
+// NoteUse records a use of the token like [Record.NoteUse]. It reports false for a nil Narrowing.
+func (n *Narrowing) NoteUse(now int64, grain time.Duration) bool {
+	return n != nil && noteUse(&n.usedAt, now, grain)
 }
 
 // addresses returns the allowed addresses of the token.
