@@ -243,7 +243,8 @@ func (b *rateBucket) setLimit(l *limiter, m mode, to *keystore.RateLimit, now in
 
 // idle reports whether the state of the bucket is that of a new one.
 func (b *rateBucket) idle(now int64) bool {
-	return b.meter.TAT <= now && b.queued == 0 && !b.booking && b.floated == 0 && !b.holds(now)
+	return b.meter.Room(b.limit, now) == b.limit.Burst && b.queued == 0 && !b.booking &&
+		b.floated == 0 && !b.holds(now)
 }
 
 // begin begins a booking. requests is the number of requests that wait for it, which may be 0. The
