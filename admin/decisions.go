@@ -21,8 +21,8 @@ func (a *API) registerDecisions() {
 		Description: "Shows how a request with the token would be answered. " +
 			"With path, the api_key handlers of this node decide as they would for a request " +
 			"with this method, path and host and no other headers. " +
-			"Without path, namespace and permission state what the request requires. Without " +
-			"these, the outcome only tells whether the key is valid. " +
+			"Without path, the fields namespace and permission say what the request requires. " +
+			"Without these, the outcome only tells whether the key is valid. " +
 			"The address is checked only if client_ip is given. Early data and limits are never " +
 			"checked.",
 		RequestBody: jsonBody(true, api.JSON),

@@ -24,8 +24,9 @@ func (a *API) ShowKey(k *keystore.Key, at time.Time) api.Key {
 		OwnerDisabled: !a.keys.Policy().OwnerActive(k.Owner),
 		CreatedAt:     k.CreatedAt, CreatedBy: k.CreatedBy, ExpiresAt: nilIfZero(k.ExpiresAt),
 		RevokedAt: nilIfZero(k.RevokedAt), LastUsedAt: nilIfZero(k.LastUsedAt),
-		LastUsedFrom: nilIfEmpty(addressText(k.LastUsedFrom)),
-		Secrets:      make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
+		LastUsedFrom:  nilIfEmpty(addressText(k.LastUsedFrom)),
+		DerivedUsedAt: nilIfZero(k.LastDerived.At), DerivedNote: nilIfEmpty(k.LastDerived.Note),
+		Secrets: make([]api.Secret, len(k.Secrets)), AllowedIPs: make([]string, len(k.AllowedIPs)),
 		RateLimit: showRate(k.Rate), Quota: showQuota(k.Quota), Plan: nilIfEmpty(k.Plan),
 		Metadata: k.Metadata, Version: k.Version,
 	}

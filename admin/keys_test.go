@@ -42,7 +42,7 @@ func TestShape(t *testing.T) {
 		"owner":"root","status":"active","active":true,"owner_disabled":false,
 		"created_by":"root","expires_at":null,
 		"revoked_at":null,"revoked_by":null,"revoke_reason":null,"last_used_at":null,
-		"last_used_from":null,
+		"last_used_from":null,"derived_used_at":null,"derived_note":null,
 		"secrets":[{"created_at":%q,"expires_at":null}],"allowed_ips":[],"rate_limit":null,
 		"quota":null,"plan":null,"metadata":{},"version":1}`, id[:8], createdAt), &want); err != nil {
 		t.Fatal(err)

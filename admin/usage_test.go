@@ -224,7 +224,20 @@ func TestLastUse(t *testing.T) {
 	}
 	d.call(t, root, "GET", "/keys/"+k.ID, nil).into(t, 200, &k)
 	if k.LastUsedAt == nil || !k.LastUsedAt.Equal(at) || k.LastUsedFrom == nil ||
-		*k.LastUsedFrom != "2001:db8::1" {
-		t.Errorf("%v, %v", k.LastUsedAt, k.LastUsedFrom)
+		*k.LastUsedFrom != "2001:db8::1" || k.DerivedUsedAt != nil || k.DerivedNote != nil {
+		t.Errorf("%+v", k)
+	}
+	for i, note := range []string{"nightly <b>job</b>", ""} {
+		at := at.Add(time.Duration(i+1) * time.Second)
+		err := d.keys.Database().RecordUse(t.Context(), map[string]keystore.LastUse{
+			k.ID: {At: at, Derived: keystore.DerivedUse{At: at, Note: note}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.call(t, root, "GET", "/keys/"+k.ID, nil).into(t, 200, &k)
+		if k.DerivedUsedAt == nil || !k.DerivedUsedAt.Equal(at) ||
+			(k.DerivedNote == nil) != (note == "") || note != "" && *k.DerivedNote != note {
+			t.Errorf("with the note %q: %v, %v", note, k.DerivedUsedAt, k.DerivedNote)
+		}
 	}
 }

@@ -68,7 +68,7 @@ func (c *call) failed(outcome keystore.Outcome) bool { return fails[outcome] && 
 
 // suspects reports whether a call comes from an address that is over the limit.
 func (a *abuseLimit) suspects(c *call) bool {
-	return a != nil && a.failures.wait(c.request.client, c.now) > 0
+	return a != nil && a.failures.wait(c.request.client, c.now, &a.RateLimit) > 0
 }
 
 // judge counts a call with an invalid credential. It returns the outcome of the call, which is
@@ -81,13 +81,13 @@ func (a *abuseLimit) judge(c *call, outcome keystore.Outcome) keystore.Outcome {
 			return keystore.Limited
 		}
 	case outcome == keystore.Limited && c.suspect && c.limits.Terms == nil: // not looked up
-		c.retry = a.failures.wait(c.request.client, c.now)
+		c.retry = a.failures.wait(c.request.client, c.now, &a.RateLimit)
 	}
 	return outcome
 }
 
 const (
-	// maxFailing is the maximum number of addresses whose failures are counted. They take 33 bytes
+	// maxFailing is the maximum number of addresses whose failures are counted. They take 34 bytes
 	// each.
 	maxFailing  = failureSets * failureWays
 	failureSets = 2048
@@ -101,9 +101,26 @@ type failures struct {
 	seed  maphash.Seed
 	epoch time.Time    // times are microseconds since then
 	quiet atomic.Int64 // from then on, no address is over the limit
-	sets  [failureSets]struct {
-		mu      sync.Mutex
-		entries [failureWays]failureEntry
+	sets  [failureSets]failureSet
+}
+
+// A failureSet has the failures of a few addresses.
+type failureSet struct {
+	mu      sync.Mutex
+	limit   atomic.Pointer[keystore.RateLimit] // with which they were counted; nil before the first
+	entries [failureWays]failureEntry
+}
+
+// setLimit converts the failures if a reload has changed the limit. The caller holds the lock.
+func (s *failureSet) setLimit(to *keystore.RateLimit, micros int64) {
+	from := s.limit.Swap(to)
+	if from == nil || *from == *to {
+		return
+	}
+	for i := range s.entries {
+		e := &s.entries[i]
+		e.meter = e.meter.Within(from, to, micros)
+		e.until.Store(e.meter.After(to, 1))
 	}
 }
 
@@ -140,7 +157,9 @@ func (f *failures) hash(address netip.Addr) uint64 {
 
 // wait returns the time until an address is no longer over the limit, or 0. It calls client only if
 // any address is over the limit.
-func (f *failures) wait(client func() netip.Addr, now time.Time) time.Duration {
+func (f *failures) wait(
+	client func() netip.Addr, now time.Time, limit *keystore.RateLimit,
+) time.Duration {
 	micros := f.micros(now)
 	if micros >= f.quiet.Load() {
 		return 0
@@ -151,6 +170,11 @@ func (f *failures) wait(client func() netip.Addr, now time.Time) time.Duration {
 	}
 	hash := f.hash(address)
 	set := &f.sets[hash%failureSets]
+	if from := set.limit.Load(); from != nil && *from != *limit {
+		set.mu.Lock()
+		set.setLimit(limit, micros)
+		set.mu.Unlock()
+	}
 	for i := range set.entries {
 		e := &set.entries[i]
 		if e.address.Load() != hash {
@@ -177,6 +201,7 @@ func (f *failures) add(
 	set := &f.sets[hash%failureSets]
 	set.mu.Lock()
 	defer set.mu.Unlock()
+	set.setLimit(limit, micros)
 	e := &set.entries[0]
 	for i := range set.entries {
 		other := &set.entries[i]

@@ -177,7 +177,7 @@ func checkFailures(t *testing.T, schedule []byte) {
 		address := netip.AddrFrom4([4]byte{192, 0, 2, i})
 		micros := failures.micros(now)
 		room := meters[i].Room(&limit, micros) > 0
-		wait := failures.wait(func() netip.Addr { return address }, now)
+		wait := failures.wait(func() netip.Addr { return address }, now, &limit)
 		if room != (wait == 0) {
 			t.Fatalf("%v at %v: wait %v, room %v", address, now, wait, room)
 		}
@@ -188,10 +188,53 @@ func checkFailures(t *testing.T, schedule []byte) {
 			meters[i] = meters[i].Add(&limit, micros, 1)
 			continue
 		}
-		if failures.wait(func() netip.Addr { return address }, now.Add(wait)) != 0 ||
-			failures.wait(func() netip.Addr { return address }, now.Add(wait-1000)) == 0 {
+		if failures.wait(func() netip.Addr { return address }, now.Add(wait), &limit) != 0 ||
+			failures.wait(func() netip.Addr { return address }, now.Add(wait-1000), &limit) == 0 {
 			t.Fatalf("%v at %v: %v is not the earliest time", address, now, wait)
 		}
+	}
+}
+
+// TestChangedAbuse checks that a reload with another limit keeps the failures of an address, up to the
+// new limit, and that they count as long as that says.
+func TestChangedAbuse(t *testing.T) {
+	h := newFixture(t)
+	former := &abuseLimit{keystore.RateLimit{Requests: 20, Per: 24 * time.Hour, Burst: 20},
+		newFailures()}
+	plain := h.handler("namespace acme")
+	get := func(credential, address string) string {
+		return h.send(plain, "GET /"+keyLine(credential), from(address)).outcome()
+	}
+	fill := func(address string) {
+		t.Helper()
+		h.app.abuse = former
+		for i := range 21 {
+			want := "malformed"
+			if i == 20 {
+				want = "limited"
+			}
+			if got := get(junk, address); got != want {
+				t.Errorf("failure %d: %s, want %s", i, got, want)
+			}
+		}
+	}
+	fill("203.0.113.7")
+	h.app.abuse = &abuseLimit{keystore.RateLimit{Requests: 1000, Per: time.Minute, Burst: 1000},
+		former.failures}
+	// A credential without a tag is looked up only if its address is not over the limit.
+	for _, credential := range []string{"unknown-0123456789", junk} {
+		if got := get(credential, "203.0.113.7"); got == "limited" {
+			t.Errorf("%s: %s under the raised limit", credential, got)
+		}
+	}
+
+	fill("203.0.113.8")
+	h.app.abuse = &abuseLimit{keystore.RateLimit{Requests: 5, Per: time.Hour, Burst: 5},
+		former.failures}
+	a := h.send(plain, "GET /"+keyLine(junk), from("203.0.113.8"))
+	retry, err := strconv.Atoi(a.Header.Get("Retry-After"))
+	if a.outcome() != "limited" || err != nil || retry > 3600/5*103/100+1 {
+		t.Errorf("under the lowered limit: %s, Retry-After %d", a.outcome(), retry)
 	}
 }
 
@@ -230,7 +273,7 @@ func TestFailuresConcurrently(t *testing.T) {
 			for n := range 1000 {
 				address := netip.AddrFrom4([4]byte{192, 0, 2, byte(n % 4)})
 				client := func() netip.Addr { return address }
-				if failures.wait(client, failures.epoch) == 0 &&
+				if failures.wait(client, failures.epoch, &limit) == 0 &&
 					failures.add(address, failures.epoch, &limit) == 0 {
 					admitted[i]++
 				}

@@ -385,6 +385,18 @@ func (c *call) unlessUndeclared(outcome keystore.Outcome) keystore.Outcome {
 // lookUp looks up the credential, decides on its record, registers the call so that a revoke can
 // cut it, and charges it to the limits of the key.
 func (h *Handler) lookUp(c *call) keystore.Outcome {
+	units := c.request.units
+	outcome := h.lookUpUntilUnchanged(c)
+	if outcome != keystore.OK && c.request.units != units {
+		// It was charged after a wait, and then refused. Its key has no more use of the units, and
+		// another key may be charged.
+		c.request.units, c.limits = units, node.Charge{}
+	}
+	return outcome
+}
+
+// lookUpUntilUnchanged is lookUp, except that a refused call may have been charged.
+func (h *Handler) lookUpUntilUnchanged(c *call) keystore.Outcome {
 	for tries := range maxLookUps {
 		if tries > 0 {
 			c.now = time.Now()
@@ -499,7 +511,7 @@ func (h *Handler) conclude(c *call, outcome keystore.Outcome) {
 		keys.Count(c.namespace, c.record, outcome)
 	}
 	if outcome == keystore.OK && !c.repeated {
-		keys.Used(c.record, c.answer.Now, c.request.client)
+		keys.Used(c.record, c.answer.Narrowing, c.answer.Now, c.request.client)
 	}
 	h.countDecision(c, outcome)
 }

@@ -652,21 +652,29 @@ func TestForbiddenRepeatsNoCredential(t *testing.T) {
 	}
 }
 
-// TestLastUse checks that an accepted key, but no refused one, is noted as used.
+// TestLastUse checks that an accepted key, but no refused one, is noted as used, and so are derived
+// tokens.
 func TestLastUse(t *testing.T) {
 	h := newFixture(t)
 	used, token := h.key("read")
 	refused, reader := h.key("read")
 	handler := h.handler("namespace acme")
+	derivedFrom, third := h.key("read write")
+	derive := func(note string) string {
+		return keyLine(deriveToken(t, third, keystore.Caveats{Note: note,
+			Permissions: []string{"read"}}))
+	}
 	h.send(handler, "GET /"+keyLine(token))
 	h.send(handler, "POST /"+keyLine(reader))
+	h.send(handler, "GET /"+derive("accepted"))
+	h.send(handler, "POST /"+derive("refused"))
 	h.close()
 	db, err := sql.Open("sqlite", h.file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	for id, want := range map[string]bool{used.ID: true, refused.ID: false} {
+	for id, want := range map[string]bool{used.ID: true, refused.ID: false, derivedFrom.ID: true} {
 		var got bool
 		if err := db.QueryRow("SELECT EXISTS (SELECT 1 FROM last_uses WHERE key_id = ?)", id).
 			Scan(&got); err != nil {
@@ -675,6 +683,11 @@ func TestLastUse(t *testing.T) {
 		if got != want {
 			t.Errorf("%s is noted as used: %v, want %v", id, got, want)
 		}
+	}
+	var id, note string
+	if err := db.QueryRow("SELECT max(key_id), group_concat(note) FROM last_derived").
+		Scan(&id, &note); err != nil || id != derivedFrom.ID || note != "accepted" {
+		t.Errorf("a derived token of %s is noted as used, with the note %q, %v", id, note, err)
 	}
 }
 

@@ -538,6 +538,51 @@ func TestUsageOfLimits(t *testing.T) {
 	h.check(free.ID, map[string]keystore.UsageCounts{"read ok": charged})
 }
 
+// firstOrElse is a handler with another one in an error route.
+type firstOrElse struct{ first, other caddyhttp.MiddlewareHandler }
+
+func (f firstOrElse) ServeHTTP(
+	w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+) error {
+	if err := f.first.ServeHTTP(w, r, next); err != nil {
+		return f.other.ServeHTTP(w, r, next)
+	}
+	return nil
+}
+
+// TestUsageOfRefusalAfterWait checks that a request whose key is revoked while it waits for units uses
+// no units, and that another key which then accepts it is charged.
+func TestUsageOfRefusalAfterWait(t *testing.T) {
+	h := newUsageFixture(t)
+	first := h.handler("namespace acme\nfrom bearer\nerrors caddy\n" +
+		"operation orders:export read GET /export {\ncost 1000\n}")
+	other := h.handler("namespace acme\nfrom header X-API-Key")
+	key, token := h.key("read")
+	h.limit(key.ID, keystore.Limits{Quota: monthly(100_000)}, keystore.Limits{})
+	otherToken := h.limitedKey(daily(2), keystore.Quota{})
+	otherLine := "\nX-API-Key: " + otherToken
+	// These wait for their keys. The next request waits only for the quota.
+	h.send(first, "GET /"+keyLine(token))
+	h.send(other, "GET /"+otherLine)
+	conn, peer := net.Pipe()
+	defer peer.Close()
+	a := h.send(firstOrElse{first, other}, "GET /export"+keyLine(token)+otherLine,
+		func(r *http.Request) {
+			*r = *r.WithContext(withConn(waitingContext{r.Context(), sync.OnceFunc(func() {
+				revoke(t, h.keys, key.ID)
+			})}, conn))
+		})
+	if a.err != nil || a.outcome() != "ok" || a.seen == nil {
+		t.Errorf("%v, outcome %s", a.err, a.outcome())
+	}
+	if got := h.send(other, "GET /"+otherLine).outcome(); got != "limited" {
+		t.Errorf("%s: the other key was not charged", got)
+	}
+	if got := h.usage(key.ID)["orders:export revoked"]; got != refusedOnce {
+		t.Errorf("counted %+v", got)
+	}
+}
+
 // TestUsageOff checks that nothing is counted and the response is not wrapped.
 func TestUsageOff(t *testing.T) {
 	h := newUsageFixture(t)

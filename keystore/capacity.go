@@ -120,7 +120,7 @@ func (g *Grant) size() int64 {
 // Size returns the approximate memory of the key in bytes.
 func (k *Key) Size() int64 {
 	n := int64(2*rowBytes + len(k.Name) + len(k.RevokeReason) + len(k.Plan) +
-		100*len(k.Secrets) + 40*len(k.AllowedIPs))
+		len(k.LastDerived.Note) + 100*len(k.Secrets) + 40*len(k.AllowedIPs))
 	for i := range k.Grants {
 		n += k.Grants[i].size()
 	}

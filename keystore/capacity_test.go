@@ -58,6 +58,7 @@ func TestSizes(t *testing.T) {
 
 		{"key", (&Key{}).Size(), 2 * row},
 		{"key, name", (&Key{Name: long}).Size(), 2*row + 1000},
+		{"key, note", (&Key{LastDerived: DerivedUse{Note: long}}).Size(), 2*row + 1000},
 		{"key, reason", (&Key{RevokeReason: long}).Size(), 2*row + 1000},
 		{"key, secrets", (&Key{Secrets: make([]Secret, 100)}).Size(), 2*row + 100*100},
 		{"key, addresses", (&Key{AllowedIPs: make([]netip.Prefix, 100)}).Size(), 2*row + 100*40},

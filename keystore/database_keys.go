@@ -51,8 +51,8 @@ type KeyReader interface {
 
 // UsageRecorder is the part of a [Database] that stores what nodes learn when keys are used.
 type UsageRecorder interface {
-	// RecordUse stores last uses, by key id. It ignores unknown ids and uses that are not later
-	// than the stored one. It deletes the entries of uses that it has stored or ignored, even if it
+	// RecordUse stores last uses, by key id. It ignores unknown ids, and uses and derived uses that
+	// are not later than the stored ones. It deletes the entries of uses that it has stored or ignored, even if it
 	// fails.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
 	// RecordDeriving stores the deriving keys of secrets that have none, and the prefixes of those
@@ -66,6 +66,26 @@ type UsageRecorder interface {
 type LastUse struct {
 	At   time.Time
 	From netip.Addr // of the client; the zero Addr if it is unknown
+	// Derived is the last of these requests with a derived token. It is not later than At.
+	Derived DerivedUse
+}
+
+// A DerivedUse is the last request that a key was accepted for with a token derived from it.
+type DerivedUse struct {
+	At   time.Time // zero if there was none; written in batches, at most 10 s late
+	Note string    // of the token; text of its holder. It is empty if it has none or it is unknown
+}
+
+// Merge adds another use of the same key.
+func (u *LastUse) Merge(other LastUse) {
+	derived := u.Derived
+	if other.Derived.At.After(derived.At) {
+		derived = other.Derived
+	}
+	if other.At.After(u.At) {
+		*u = other
+	}
+	u.Derived = derived
 }
 
 // A KeyFilter selects keys. A key must match every field that is set; the zero value selects all.

@@ -42,10 +42,10 @@ type KeyWriter interface {
 	// refuses, by index: ErrExists if the id is taken, ErrSpent if any key ever had one of the
 	// digests. A refused key does not affect those after it.
 	InsertKeys(keys []*Key) (refused map[int]error, err error)
-	// UpdateKey replaces the key with the id of k, except its LastUsedAt and LastUsedFrom. It adds
-	// the secrets that are new in k and sets only the ExpiresAt of the others. A secret that is no
-	// longer in k becomes invalid, but its digest is kept. UpdateKey returns ErrNotFound if the key
-	// does not exist, and ErrSpent if any key ever had the digest of a new secret.
+	// UpdateKey replaces the key with the id of k, except its last uses. It adds the secrets that
+	// are new in k and sets only the ExpiresAt of the others. A secret that is no longer in k becomes
+	// invalid, but its digest is kept. UpdateKey returns ErrNotFound if the key does not exist, and
+	// ErrSpent if any key ever had the digest of a new secret.
 	UpdateKey(k *Key) error
 	// RevokeKeys revokes keys and increments their Version. reasons maps ids to reasons; ids of
 	// keys that do not exist or are already revoked are ignored.

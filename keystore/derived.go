@@ -58,8 +58,8 @@ type DerivedToken struct {
 // but it confirms a guessed one, as a [Digest] does.
 type PublicKey [ed25519.PublicKeySize]byte
 
-// A DerivingKey is stored beside a token, so that nodes can verify the tokens that were derived
-// from it. The zero value means that no node has seen the token in plain text yet, or that no token
+// A DerivingKey is stored beside the digest of a token, so that nodes can verify the tokens that
+// were derived from the token. The zero value means that no node has seen the token in plain text yet, or that no token
 // can be derived from it.
 type DerivingKey struct {
 	Public PublicKey

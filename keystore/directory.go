@@ -115,7 +115,7 @@ var builtin = func() *Directory {
 }()
 
 // With returns the directory with the changes of p, which must not be modified afterwards. It
-// copies the maps and checks all namespaces again if one of them has changed. Apart from that, its
+// copies the maps. If a namespace has changed, it checks all namespaces again. Apart from that, its
 // cost depends only on the number of changes. counts provides the counters of the new directory's
 // namespaces; nil adds none.
 func (d *Directory) With(p *Policy, counts RequestCounters) *Directory {

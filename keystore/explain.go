@@ -15,8 +15,8 @@ type Source struct {
 	Permission Permission
 	Own        bool     // the grant lists it
 	Roles      []string // the grant's roles that have it
-	// Cut means that the permission is effective in part or not at all: the owner does not cover it,
-	// or the namespace is unreadable.
+	// Cut means that the owner does not cover the permission, or that the namespace is unreadable.
+	// The permission may then be effective in part or not at all.
 	Cut bool
 }
 

@@ -69,6 +69,8 @@ type Key struct {
 	RevokeReason string
 	LastUsedAt   time.Time  // zero if it was never used; written in batches, at most 10 s late
 	LastUsedFrom netip.Addr // the client of the last use; the zero Addr if it is unknown
+	// LastDerived is the last use with a token that was derived from the key.
+	LastDerived DerivedUse
 
 	Secrets    []Secret       // newest first; one that a rotation replaced may have expired
 	AllowedIPs []netip.Prefix // empty if all addresses are allowed

@@ -195,8 +195,8 @@ func TestRecordUsable(t *testing.T) {
 	}
 }
 
-func TestRecordNoteUse(t *testing.T) {
-	r := new(Record)
+func TestNoteUse(t *testing.T) {
+	r, narrowing := new(Record), new(Narrowing)
 	at := noon.UnixNano()
 	for i, test := range []struct {
 		now  int64
@@ -207,6 +207,33 @@ func TestRecordNoteUse(t *testing.T) {
 	} {
 		if got := r.NoteUse(test.now, 10); got != test.want {
 			t.Errorf("use %d: %v", i, got)
+		}
+		if got := narrowing.NoteUse(test.now, 10); got != test.want {
+			t.Errorf("use %d of a derived token: %v", i, got)
+		}
+	}
+	if (*Narrowing)(nil).NoteUse(at, 10) {
+		t.Error("the use of a key is noted as that of a derived token")
+	}
+}
+
+// TestMergeUses checks that the later use wins, and the later derived use, in any order.
+func TestMergeUses(t *testing.T) {
+	at := func(s int) time.Time { return noon.Add(time.Duration(s) * time.Second) }
+	uses := []LastUse{
+		{At: at(1), From: local.Addr(), Derived: DerivedUse{at(1), "one"}},
+		{At: at(3), From: six.Addr()},
+		{At: at(2), From: local.Addr(), Derived: DerivedUse{at(2), "two"}},
+		{At: at(2), From: local.Addr()},
+	}
+	want := LastUse{at(3), six.Addr(), DerivedUse{at(2), "two"}}
+	for i := range uses {
+		var got LastUse
+		for j := range uses {
+			got.Merge(uses[(i+j)%len(uses)])
+		}
+		if got != want {
+			t.Errorf("from %d: %+v, want %+v", i, got, want)
 		}
 	}
 }

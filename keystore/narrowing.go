@@ -26,7 +26,7 @@ type Caveats struct {
 }
 
 // A Narrowing has the restrictions of a derived token in the form that [Decide] uses. A nil
-// *Narrowing restricts nothing.
+// *Narrowing restricts nothing. It is immutable except for the time of its last use.
 type Narrowing struct {
 	AllowedIPs []netip.Prefix // empty if the token allows all addresses
 	Note       string
@@ -34,6 +34,8 @@ type Narrowing struct {
 	Validity
 	scope      *Set // nil for all permissions
 	namespaces []string
+
+	usedAt atomic.Int64 // Unix nanoseconds: see NoteUse
 }
 
 // A Validity says when a derived token is valid.
@@ -75,6 +77,11 @@ func (n *Narrowing) Allows(ns *Namespace, need *Need) bool {
 	return n == nil ||
 		(n.namespaces == nil || ns != nil && slices.Contains(n.namespaces, ns.ID)) &&
 			(n.scope == nil || n.scope.Allows(*need))
+}
+
+// NoteUse records a use of the token like [Record.NoteUse]. It reports false for a nil Narrowing.
+func (n *Narrowing) NoteUse(now int64, grain time.Duration) bool {
+	return n != nil && noteUse(&n.usedAt, now, grain)
 }
 
 // addresses returns the allowed addresses of the token.
@@ -121,9 +128,10 @@ func (n *Narrowing) Size() int64 {
 	return int64(size)
 }
 
-// intersections caches the intersections of the permissions of keys with the scopes of derived
-// tokens, because both are often the same for many tokens. It is bounded separately: a token with a
-// short scope such as `*` can have many permissions, which [Narrowing.Size] does not count.
+// intersections caches the intersections of the permissions of keys with those of their owners, and
+// with the scopes of derived tokens, because both are often the same for many keys and tokens. It
+// is bounded separately: a token with a short scope such as `*` can have many permissions, which
+// [Narrowing.Size] does not count.
 var intersections intersectionCache
 
 // An intersectionCache is a small cache of [Intersection]. Each pair of sets has one place in it.

@@ -109,8 +109,12 @@ func (r *Record) Usable() bool { return r.active && !r.revoked }
 // NoteUse records a use at now, in Unix nanoseconds, if the last recorded use is at least grain
 // earlier. It reports whether it did.
 func (r *Record) NoteUse(now int64, grain time.Duration) bool {
-	last := r.usedAt.Load()
-	return now-last >= int64(grain) && r.usedAt.CompareAndSwap(last, now)
+	return noteUse(&r.usedAt, now, grain)
+}
+
+func noteUse(usedAt *atomic.Int64, now int64, grain time.Duration) bool {
+	last := usedAt.Load()
+	return now-last >= int64(grain) && usedAt.CompareAndSwap(last, now)
 }
 
 // Deriving returns the deriving key of the record's credential. known is false if it is unknown.

@@ -19,7 +19,7 @@ type SharedRates interface {
 type Booking struct {
 	Name string // identifies the limit
 	// Limit is the present limit. If the last booking had another one, the used part of the burst
-	// stays the same, in requests.
+	// stays the same, in requests, up to the present burst.
 	Limit RateLimit
 	// Known is the TAT that the node knows, in microseconds since the Unix epoch. The shared TAT
 	// becomes the later of the two, so a server that has lost its data refills no limit.

@@ -22,6 +22,8 @@ type Key struct {
 	RevokeReason  *string           `json:"revoke_reason"`
 	LastUsedAt    *time.Time        `json:"last_used_at" doc:"The latest use, up to 10 s late; null: never used"`
 	LastUsedFrom  *string           `json:"last_used_from" doc:"The address of the client of the latest use; null: unknown"`
+	DerivedUsedAt *time.Time        `json:"derived_used_at" doc:"The latest use with a token derived from the key, up to 10 s late; null: never"`
+	DerivedNote   *string           `json:"derived_note" doc:"The note of that derived token, text of its holder; null: it has none, or it is unknown"`
 	Secrets       []Secret          `json:"secrets" nullable:"false" doc:"Newest first: the present token, then one that the last rotation replaced with a grace, even after it has expired"`
 	AllowedIPs    []string          `json:"allowed_ips" nullable:"false" doc:"The CIDR ranges that the key may be used from; empty: any address"`
 	RateLimit     *RateLimit        `json:"rate_limit" doc:"null: the plan decides"`

@@ -11,7 +11,7 @@ type Namespace struct {
 	Name        string     `json:"name"`
 	EditPolicy  string     `json:"edit_policy" enum:"free,grow_only"`
 	Reach       []string   `json:"reach" nullable:"false" doc:"Kinds of descendant namespaces in which keys' grants here apply too, for data permissions"`
-	KeyRoles    []string   `json:"key_roles" nullable:"false" doc:"The roles that every key of this namespace has in it; *: at least one role; empty: any roles or none"`
+	KeyRoles    []string   `json:"key_roles" nullable:"false" doc:"The roles that every key of this namespace has in it, and no others; *: at least one role; empty: any roles or none"`
 	TokenPrefix *string    `json:"token_prefix" doc:"The prefix of new tokens for keys of this namespace; null: the first prefix of the configuration"`
 	ChildPrefix *string    `json:"child_prefix" doc:"How the ids of namespaces created or moved below this one must begin; null: this namespace requires no prefix"`
 	RateLimit   *RateLimit `json:"rate_limit" doc:"The limit that all keys with this home namespace share; null: none"`
@@ -33,7 +33,7 @@ type NamespaceRequest struct {
 	Name        string     `json:"name,omitempty" minLength:"0"`
 	EditPolicy  string     `json:"edit_policy,omitempty" enum:"free,grow_only" doc:"Default: free"`
 	Reach       []string   `json:"reach,omitempty" maxItems:"50" doc:"Kinds of descendant namespaces in which keys' grants here apply too, for data permissions"`
-	KeyRoles    []string   `json:"key_roles,omitempty" maxItems:"50" doc:"Shared roles that every key of this namespace has in it; *: at least one role"`
+	KeyRoles    []string   `json:"key_roles,omitempty" maxItems:"50" doc:"Shared roles that every key of this namespace has in it, and no others; *: at least one role"`
 	TokenPrefix string     `json:"token_prefix,omitempty" doc:"A prefix that the configuration accepts"`
 	ChildPrefix string     `json:"child_prefix,omitempty" doc:"How the ids of namespaces below this one must begin"`
 	RateLimit   *RateLimit `json:"rate_limit,omitempty" doc:"The limit that all keys with this home namespace share; null or absent: none"`

@@ -81,7 +81,7 @@ func (v *visit) checkMemberToken(token string) error {
 		return err
 	}
 	p := checkPage{Answered: true, Title: "This member token is refused",
-		Text: whyRefused[keystore.Unknown.String()]}
+		Text: "No member that you may see has this token."}
 	if a.Record != nil {
 		if m, err := v.api.FindMember(v.ctx, a.Record.Owner); err == nil {
 			p.Member = &m
@@ -99,7 +99,7 @@ func (v *visit) checkMemberToken(token string) error {
 		p.Text = "Anyone who has it can sign in as the member. If it has leaked, create another " +
 			"token for the member, which replaces this one, or disable the member."
 	default:
-		p.Text = cmp.Or(whyRefused[outcome.String()], outcome.Title()+".")
+		p.Text = cmp.Or(whyMemberRefused[outcome], outcome.Title()+".")
 	}
 	return v.show("check", "Check a token: "+p.Title, p)
 }
@@ -116,4 +116,13 @@ var whyRefused = map[string]string{
 	keystore.Inactive.String(): "The key is inactive. It works again once it is activated.",
 	keystore.OwnerDisabled.String(): "The member that the key acts for is disabled. The key works " +
 		"again when the member is enabled or the key is transferred.",
+}
+
+// whyMemberRefused says why the token of a member is refused, by outcome.
+var whyMemberRefused = map[keystore.Outcome]string{
+	keystore.Revoked:  "The token was revoked or replaced by another one. This cannot be undone.",
+	keystore.Expired:  "The token has expired. Create another token for the member.",
+	keystore.Inactive: "The member is disabled. The token works again when the member is enabled.",
+	keystore.OwnerDisabled: "The member is disabled. The token works again when the member is " +
+		"enabled.",
 }

@@ -77,13 +77,14 @@ func TestCheckToken(t *testing.T) {
 		manage.ChangeOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	check(p, benToken, "This member token is refused", "Disabled")
+	check(p, benToken, "This member token is refused", "Disabled", "when the member is enabled").
+		lacks("the key is transferred")
 	check(p, token, "is refused", "acts for is disabled")
 
 	// visitors that may not read the key or the member learn nothing
 	stranger := s.signedIn(t, "Eve", "eu=@client-admin")
 	check(stranger, token, "is refused", "No key that you may see").lacks("Live", "Ben", live.ID)
-	check(stranger, benToken, "is refused").lacks("Ben", ben)
+	check(stranger, benToken, "is refused", "No member that you may see").lacks("Ben", ben)
 	s.signedIn(t, "Nobody").post("/apikeys/check", "token", token).want(403)
 
 	// a token in an address is refused, with a hint

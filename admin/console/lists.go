@@ -149,7 +149,7 @@ type removal struct {
 	Kind, Name string      // of the object
 	List, Back string      // addresses
 	Text       string      // the consequences
-	First      string      // what to do with the dependents; empty: remove them
+	First      string      // what to do with the dependents; empty: see delete.html
 	Transfer   string      // the address of the form that transfers the keys; empty: none
 	Dependents []dependent // as far as the visitor may see them
 	More       bool        // whether there are more dependents

@@ -81,7 +81,8 @@ func TestKeyUsage(t *testing.T) {
 	s.used(t, k, 0, "read", keystore.Limited, 1234)
 	s.used(t, k, 40*24*time.Hour, "read", keystore.Forbidden, 77)
 	if err := s.db.RecordUse(ctx, map[string]keystore.LastUse{k.ID: {At: s.keys.Now(),
-		From: netip.MustParseAddr("198.51.100.7")}}); err != nil {
+		From:    netip.MustParseAddr("198.51.100.7"),
+		Derived: keystore.DerivedUse{At: s.keys.Now(), Note: "<b>job</b>"}}}); err != nil {
 		t.Fatal(err)
 	}
 	p := s.person(t)
@@ -91,13 +92,14 @@ func TestKeyUsage(t *testing.T) {
 		"<dd>1,234 (rate limit)</dd>", "<dd>45,000 with status 2xx</dd>", "90 kB received, 67 MB sent",
 		`45,000 of 50,000 units (90 %) <span class="whole">in `, `<meter min="0" max="50000" high="40000"`,
 		"from 198.51.100.7", `<td data-label="Refused: rate limit" class="number">1,234</td>`,
-		at+"?range=12m").lacks("permission)", "Quota: ")
+		"<dt>Derived token last used</dt>", "<bdi>&lt;b&gt;job&lt;/b&gt;</bdi>",
+		at+"?range=12m").lacks("permission)", "Quota: ", "<b>")
 	p.get(at+"?range=24h").want(200, "Requests per hour", "<dd>45,000</dd>")
 	// the quota has the period of the buckets
 	p.get(at+"?range=12m").want(200, "Requests per month", "<dd>1,311 (permission 77, rate limit 1,234",
 		"Quota: 50,000 units per month", `class="quota"`)
 	p.get(at+"?range=1h").want(422, "Invalid time")
-	p.get("/apikeys/keys/"+idle.ID).want(200, "No requests").lacks("<meter", "Show as a table")
+	p.get("/apikeys/keys/"+idle.ID).want(200, "No requests").lacks("<meter", "Show as a table", "Derived token last")
 
 	// The page of a key shows usage to everybody who may read the key. Lists show that of one's own
 	// keys, and that of others with the permission.

@@ -126,8 +126,9 @@ func (c *cli) contextsCommand() *cobra.Command {
 		Short:   "Gives servers a name for --context",
 		Long: `
 A context is a server with a name. --context or $APIKEYS_CONTEXT selects one,
-else the current context is used, which 'contexts use' sets. A flag such as
---server or --address, and $APIKEYS_SERVER, win over the current context.
+else the current context is used, which 'contexts use' sets. $APIKEYS_SERVER and
+flags such as --server or --address win over $APIKEYS_CONTEXT and the current
+context; --context wins over $APIKEYS_SERVER.
 
 Contexts are stored in caddy-apikeys/contexts.json in the user's configuration
 directory, which is $XDG_CONFIG_HOME or ~/.config on Linux. The file has the

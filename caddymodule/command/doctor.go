@@ -30,7 +30,7 @@ Runs these checks, one line each, with advice if a check fails:
   - no log contains keys: if keys are accepted from sources that Caddy does not
     redact, the logs of HTTP requests use 'format api_keys'
   - the namespaces that the configuration names exist
-  - the token prefixes of all live keys are accepted
+  - the token prefixes of all live keys are accepted, or abandoned on purpose
   - manual database edits have left no unreadable namespace, role, member or
     plan, and the default plans of namespaces exist
   - several Caddy processes share rate limits in Redis; without it, each admits
@@ -44,7 +44,8 @@ Runs these checks, one line each, with advice if a check fails:
     checked in the file if Caddy is not running
 
 It changes nothing. With --server it checks only the key store and the token
-prefixes. The exit status is 0 if all checks pass, else 1.`,
+prefixes. The exit status is 1 if a check fails, else 0, even if some checks
+could not be run.`,
 		Example: `  caddy apikeys doctor
   caddy apikeys doctor --address unix//run/caddy/admin.sock --json`,
 		Args: noArguments,

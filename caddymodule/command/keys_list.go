@@ -206,6 +206,13 @@ func keyRows(ctx context.Context, server *client.Client, k api.Key) [][2]string 
 		last += " from " + *k.LastUsedFrom
 	}
 	add("Last used", last)
+	if k.DerivedUsedAt != nil {
+		derived := timeText(*k.DerivedUsedAt)
+		if k.DerivedNote != nil {
+			derived += ", note: " + *k.DerivedNote
+		}
+		add("Derived use", derived)
+	}
 	for _, s := range k.Secrets {
 		add("Secret", "created "+timeText(s.CreatedAt)+", valid until "+
 			timeOr(s.ExpiresAt, "the key expires"))

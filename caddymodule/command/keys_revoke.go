@@ -34,9 +34,9 @@ is harmless. Exit status 0 means that no node accepts the keys any more.
 The ID - stands for the key of a token on standard input, which nobody else
 sees. Use it for a token that has leaked, even one that was rotated since.
 
-An unreachable node delays the revoke, at most until its lease expires. Standard
-error names the pending nodes and says until when. After --wait the command
-exits with status 3: the key is revoked, and those nodes refuse it by then.`,
+An unreachable node delays the revoke, at most until its lease expires. After
+--wait the command exits with status 3: the key is revoked, but some nodes may
+still accept it; standard error names them and says until when.`,
 		Example: `  caddy apikeys keys revoke 4fYQ0hTz81Lk --reason "left the company"
   caddy apikeys keys revoke 4fYQ0hTz81Lk --yes --wait 1m
   caddy apikeys keys revoke "CI, nightly" 7wNF --yes

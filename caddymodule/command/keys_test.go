@@ -320,6 +320,13 @@ Metadata   a=b
 Metadata   team=erp
 Version    3
 `)
+	derived, at, note := cliKey, cliKey.CreatedAt, "nightly\x1b[2J job"
+	derived.DerivedUsedAt, derived.DerivedNote = &at, &note
+	s = serveCLI(t, map[string][]cliAnswer{"GET /keys/" + cliID: {{200, derived}}})
+	if r := s.run("", "keys", "show", cliID); !strings.Contains(r.out,
+		"Derived use  2026-01-02T03:04:05Z, note: nightly\\x1b[2J job\n") {
+		t.Errorf("%s", r.out)
+	}
 	for status, want := range map[string]string{"active": "owner_disabled", "expired": "expired"} {
 		orphan := cliKey
 		orphan.Status, orphan.OwnerDisabled = status, true

@@ -58,6 +58,7 @@ var databaseTests = []struct {
 	{"Cancelled", testCancelled},
 	{"LastUse", testLastUse},
 	{"LastAddress", testLastAddress},
+	{"LastDerived", testLastDerived},
 	{"Deriving", testDeriving},
 	{"Nodes", testNodes},
 	{"Positions", testPositions},

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -279,6 +280,67 @@ func testLastAddress(t *testing.T, s Store) {
 	want("a", netip.Addr{})
 	update(t, db, func(tx keystore.Tx) error { return tx.DeleteKey("c") })
 	must(t, s.Exec("INSERT INTO last_addresses (key_id, used_at, address) VALUES ('c', 0, '')"))
+}
+
+// testLastDerived: the last use with a derived token is stored with its note, whatever other uses
+// there are.
+func testLastDerived(t *testing.T, s Store) {
+	db := ready(t, s)
+	insert(t, db, plain("a"), plain("b"), plain("c"))
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	use := func(seconds int, note string) keystore.LastUse {
+		return keystore.LastUse{At: at(seconds),
+			Derived: keystore.DerivedUse{At: at(seconds), Note: note}}
+	}
+	want := func(id string, used int, want keystore.DerivedUse) {
+		t.Helper()
+		k, err := db.Key(ctx, id)
+		must(t, err)
+		byDigest, _, err := db.KeyByDigest(ctx, digest(id))
+		must(t, err)
+		if k.LastDerived != want || byDigest.LastDerived != want {
+			t.Errorf("%s: %+v and %+v, want %+v", id, k.LastDerived, byDigest.LastDerived, want)
+		}
+		if used >= 0 && !k.LastUsedAt.Equal(at(used)) {
+			t.Errorf("%s was last used at %v", id, k.LastUsedAt)
+		}
+	}
+	long := strings.Repeat("\U0001F600", 199) + "'"
+	want("a", -1, keystore.DerivedUse{})
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(5, "nightly job"),
+		"b": use(5, long), "c": {At: at(5)}, "nobody": use(5, "x")}))
+	want("a", 5, use(5, "nightly job").Derived)
+	want("b", 5, use(5, long).Derived)
+	want("c", 5, keystore.DerivedUse{})
+	// An earlier use, one without a derived token, and one with an earlier derived token.
+	earlier := use(4, "earlier")
+	earlier.At = at(7)
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(4, "earlier"), "b": {At: at(6)},
+		"c": earlier}))
+	want("a", 5, use(5, "nightly job").Derived)
+	want("b", 6, use(5, long).Derived)
+	want("c", 7, use(4, "earlier").Derived)
+	must(t, db.RecordUse(ctx, map[string]keystore.LastUse{"a": use(8, "")}))
+	want("a", 8, use(8, "").Derived)
+	edit(t, db, "a", func(k *keystore.Key) { k.LastDerived = use(9, "edited").Derived })
+	want("a", 8, use(8, "").Derived)
+	list, _, err := db.Keys(ctx, keystore.KeyFilter{Text: "c"}, "", 10)
+	must(t, err)
+	for i := range list {
+		if k := &list[i]; k.ID == "c" && k.LastDerived != use(4, "earlier").Derived {
+			t.Errorf("in a list: %+v", k.LastDerived)
+		}
+	}
+	// The next key with that id has not been used.
+	update(t, db, func(tx keystore.Tx) error {
+		must(t, tx.DeleteKey("b"))
+		k := plain("b")
+		k.Secrets = nil
+		return insertKey(tx, k)
+	})
+	if k, err := db.Key(ctx, "b"); err != nil || k.LastDerived != (keystore.DerivedUse{}) {
+		t.Errorf("the last use of a deleted key remains: %+v, %v", k.LastDerived, err)
+	}
 }
 
 func testKeysCreatedBy(t *testing.T, s Store) {

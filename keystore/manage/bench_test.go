@@ -31,7 +31,7 @@ func decide(b testing.TB, k *manage.Keystore, token string) {
 	if o := keystore.Decide(a.Record, &q); o != keystore.OK {
 		b.Fatal(o)
 	}
-	k.Used(a.Record, a.Now, client)
+	k.Used(a.Record, a.Narrowing, a.Now, client)
 }
 
 // BenchmarkDecision measures a decision about a cached key. The limit: at most 300 ns and no

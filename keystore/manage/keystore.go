@@ -50,7 +50,8 @@ func New(n *node.Node) *Keystore {
 }
 
 // OnAudit sets the function that is called after each commit of a change of this process, with its
-// rows of the audit log. It must return at once and must not change the rows. nil stands for none.
+// rows of the audit log. It is not called for revokes that are repeated because the database has
+// lost them. It must return at once and must not change the rows. nil stands for none.
 func (k *Keystore) OnAudit(f func([]*keystore.AuditRow)) {
 	if f == nil {
 		k.audited.Store(nil)

@@ -35,8 +35,8 @@ func visible(s string) string {
 }
 
 const (
-	// secretPart is how many letters and digits of a token a text must have to be withheld. The
-	// rest of a token cannot be guessed from fewer.
+	// A text that shares secretPart consecutive letters and digits with a token is withheld. From
+	// fewer, nobody can guess the rest of the token.
 	secretPart = 12
 	// maxDecodings is how often a text is decoded. A text that changes each time is withheld.
 	maxDecodings = 5

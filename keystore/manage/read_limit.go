@@ -13,7 +13,8 @@ const (
 	// maxCallerReads is how many reads of one caller use the database at the same time. The
 	// database has more connections for reads, so other callers need not wait for this one.
 	maxCallerReads = 2
-	// readTimeout bounds one read, including the wait for its start.
+	// readTimeout bounds one read that may take long, including the wait for its start: see
+	// beginLongRead.
 	readTimeout = 10 * time.Second
 )
 

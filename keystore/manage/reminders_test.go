@@ -3,7 +3,6 @@ package manage_test
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -256,7 +255,7 @@ func TestUsedKeyStaysActive(t *testing.T) {
 			if got := fleet.Ask(k, token); err != nil || got != keystore.OK {
 				t.Fatalf("after %d times: %v %v", i, got, err)
 			}
-			k.Used(a.Record, time.Now().UnixNano(), func() netip.Addr { return netip.Addr{} })
+			k.Used(a.Record, nil, time.Now().UnixNano(), client)
 			time.Sleep(4 * time.Second)
 		}
 		time.Sleep(2 * time.Minute)

@@ -49,6 +49,7 @@ var ablations = []string{
 	"silence-without-write", // after a silence of the database, a node continues without a write
 	"newer-than-applied",    // a record is cached although its revision is not applied yet
 	"forget-readers",        // nodes of a lost history are not waited for
+	"limits-not-shared",     // each node has the whole of each rate limit
 	"float-without-room",    // a request is admitted before it is booked although there is no room
 	"spend-before-booking",  // a request that was admitted in advance is never booked
 	"no-merge",              // a node does not restore state that the shared store has lost

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -28,7 +29,7 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 		var last time.Time
 		for range 200 {
 			last = time.Now()
-			a.Used(answer.Record, last.UnixNano(), client)
+			a.Used(answer.Record, nil, last.UnixNano(), client)
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(4 * time.Second)
@@ -40,6 +41,78 @@ func TestLastUseIsWrittenWithinTenSeconds(t *testing.T) {
 			t.Errorf("the last %v of use are lost", lost)
 		}
 	})
+}
+
+// TestDerivedUseIsWritten: the last use of a derived token is written within ten seconds, with the
+// note of the token, however often the key itself and other tokens are used. It is not later than
+// the last use of the key.
+func TestDerivedUseIsWritten(t *testing.T) {
+	for name, off := range map[string]bool{"usage": false, "usage off": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				settings := node.Settings{Usage: node.UsageSettings{Off: off}}
+				a, _ := fleet.New(t).Node(settings)
+				key, token := fleet.Mint(t, a, manage.KeySpec{})
+				use := func(token string) (at time.Time) {
+					t.Helper()
+					at = time.Now()
+					answer, err := a.Lookup(t.Context(), token, at)
+					if err != nil || answer.Record == nil {
+						t.Fatal(answer.Outcome, err)
+					}
+					a.Used(answer.Record, answer.Narrowing, at.UnixNano(), client)
+					return at
+				}
+				// check checks that the last derived use is stored, but for some seconds.
+				check := func(last time.Time, lost time.Duration, note string) {
+					t.Helper()
+					found, err := a.FindKey(t.Context(), fleet.Root, key.ID)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if off {
+						note = ""
+					}
+					d := found.LastDerived
+					if last.Sub(d.At) > lost || d.At.After(last) || d.Note != note {
+						t.Errorf("%+v, want a use at %v with the note %q", d, last, note)
+					}
+					if found.LastUsedAt.Before(d.At) {
+						t.Errorf("last used at %v, and a derived token at %v", found.LastUsedAt, d.At)
+					}
+				}
+				use(token)
+				time.Sleep(10 * time.Second)
+				check(time.Time{}, 0, "")
+				rare := derive(t, token, time.Hour, keystore.Caveats{Note: "rare"})
+				often := derive(t, token, time.Hour, keystore.Caveats{Note: "often"})
+				var last time.Time
+				for i := range 200 { // the key's own token is always the first after 5 s
+					use(token)
+					if i == 107 {
+						last = use(rare)
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				check(last, time.Microsecond, "rare")
+				for range 100 {
+					last = use(often)
+					use(token)
+					time.Sleep(100 * time.Millisecond)
+				}
+				time.Sleep(4 * time.Second)
+				check(last, 10*time.Second, "often")
+				// Each request may have a token of its own.
+				for i := range 60 {
+					last = use(derive(t, token, time.Hour, keystore.Caveats{Note: fmt.Sprint(i)}))
+					time.Sleep(100 * time.Millisecond)
+				}
+				last = use(derive(t, token, time.Hour, keystore.Caveats{}))
+				time.Sleep(10 * time.Second)
+				check(last, time.Microsecond, "")
+			})
+		})
+	}
 }
 
 // withoutUses is a database in which last uses and deriving keys cannot be written while fails is
@@ -90,7 +163,7 @@ func TestLatestUseIsWrittenAfterOutage(t *testing.T) {
 		for range 3 {
 			time.Sleep(10 * time.Second)
 			last = time.Now()
-			a.Used(answer.Record, last.UnixNano(), client)
+			a.Used(answer.Record, nil, last.UnixNano(), client)
 		}
 		time.Sleep(10 * time.Second)
 		db.fails.Store(false)

@@ -254,8 +254,8 @@ func (n *Node) renewOnce() (err error) {
 	return n.StoreFailed("renewing the lease", err)
 }
 
-// renewTimeout limits, in one attempt at a renewal, the reads of the head and of the change log and
-// the acknowledgement, which never wait for a standby. All other calls have their own timeouts.
+// renewTimeout limits, in one attempt at a renewal, the reads of the head, of the change log and of
+// the nodes, and the acknowledgement. None of these waits for a standby. All other calls have their own timeouts.
 func (n *Node) renewTimeout() time.Duration {
 	return min(n.settings.Load().Lease/3, QueryTimeout)
 }

@@ -99,6 +99,7 @@ func newLimiter(s dependencies) *limiter {
 // mode returns how the nodes currently share rate limits.
 func (l *limiter) mode() mode {
 	m := mode{nodes: max(1, l.nodes()), stored: l.rates() != nil}
+	//fault: if ablated("limits-not-shared") { m.nodes = 1 }
 	m.works = m.stored && !l.degraded.Load()
 	m.shared = m.works && m.nodes > 1
 	if m.works && m.nodes == 1 {
@@ -144,7 +145,7 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 		return &buckets{directory: d.Serial(), terms: &Terms{defect: errors.New(defect)}}, true
 	}
 	key, namespace := d.LimitsOf(r)
-	now := keystore.Micros(l.now())
+	now, m := keystore.Micros(l.now()), l.mode()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if key == (keystore.Limits{}) && namespace == (keystore.Limits{}) {
@@ -171,7 +172,7 @@ func (l *limiter) resolve(a *Answer, d *keystore.Directory) (b *buckets, latest 
 				l.rateMap[id] = b.rates[i]
 			}
 			if latest {
-				b.rates[i].setLimit(&limits.Rate, now)
+				b.rates[i].setLimit(l, m, &limits.Rate, now)
 			}
 		}
 		if limits.Quota != (keystore.Quota{}) {

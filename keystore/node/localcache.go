@@ -47,9 +47,9 @@ type shard struct {
 	mu       sync.Mutex
 	changes  recentChanges
 	loads    map[keystore.Digest]*pendingLoad
-	running  Running // head of a ring
-	expiring int     // how many of the running requests have a key that expires
-	used     []use   // since the last flush
+	running  Running                     // head of a ring
+	expiring int                         // how many of the running requests have a key that expires
+	used     map[string]keystore.LastUse // by key id, since the last flush; nil if there are none
 	uses     map[keystore.Digest]*useCell
 	closed   bool
 

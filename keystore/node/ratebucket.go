@@ -63,9 +63,9 @@ type mode struct {
 	shared     bool // limits are booked in the shared store; else each node has a share of them
 }
 
-// part returns the limit by which a node admits requests or books them. A node that does not share
-// the limit has a share of it. That multiplies Per instead of dividing Requests, so that a meter
-// stays valid when the number of nodes changes.
+// part returns the limit by which a node admits requests or books them. If the
+// nodes do not share the limit, each has an equal part of it. For this, Per is multiplied and
+// Requests is not divided, so that a meter stays valid when the number of nodes changes.
 func (m mode) part(l *keystore.RateLimit) keystore.RateLimit {
 	part := *l
 	switch {
@@ -118,12 +118,11 @@ func (b *rateBucket) validity(booked *keystore.RateLimit) int64 {
 	return per/grantShare - (more+b.limit.Requests-1)/b.limit.Requests
 }
 
-// bookedLimit returns the limit with which the bucket is booked.
+// bookedLimit returns the limit with which the bucket is booked. It is the same in every mode: the
+// store forgets requests beyond a burst that seems to have been lowered.
 func (b *rateBucket) bookedLimit(m mode) keystore.RateLimit {
-	if m.shared {
-		return m.part(b.limit)
-	}
-	return *b.limit
+	m.shared = true
+	return m.part(b.limit)
 }
 
 // holds reports whether the bucket holds a grant. It drops expired grants.
@@ -225,15 +224,21 @@ func (b *rateBucket) state(now int64) limitState {
 }
 
 // setLimit changes the limit. The used part of the burst stays the same, in requests.
-func (b *rateBucket) setLimit(to *keystore.RateLimit, now int64) {
+func (b *rateBucket) setLimit(l *limiter, m mode, to *keystore.RateLimit, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if *b.limit != *to {
-		b.settle(b.limit, now)
-		b.meter = b.meter.Within(b.limit, to, now)
-		b.held, b.newest = 0, 0
-	}
+	former := b.limit
 	b.limit = to
+	if *former == *to {
+		return
+	}
+	from, part := m.part(former), m.part(to)
+	b.settle(&from, now)
+	b.meter = b.meter.Within(&from, &part, now)
+	b.held, b.newest = 0, 0
+	if m.stored { // the store forgets requests beyond a lowered burst now, not after a pause
+		b.queue(l)
+	}
 }
 
 // idle reports whether the state of the bucket is that of a new one.

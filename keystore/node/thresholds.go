@@ -51,10 +51,14 @@ func (b *thresholdBook) add(t QuotaThreshold) bool {
 	return true
 }
 
-// note reports the threshold that a grant has reached, once for each bucket and period.
-func (l *limiter) note(b *quotaBucket, r *keystore.Reservation, g keystore.QuotaGrant) {
+// note reports the threshold that a grant has reached, once for each bucket and period. It reports
+// none of a period that has ended: if the ledger has forgotten the period, the grant says that the
+// whole quota is used.
+func (l *limiter) note(
+	b *quotaBucket, r *keystore.Reservation, g keystore.QuotaGrant, now int64,
+) {
 	percent := reached(g.Total, r.Limit)
-	if percent == 0 || l.reportsThresholds == nil || !l.reportsThresholds() {
+	if percent == 0 || now >= r.End.UnixNano() || l.reportsThresholds == nil || !l.reportsThresholds() {
 		return
 	}
 	b.mu.Lock()

@@ -20,7 +20,7 @@ type Use struct {
 	// noted as used, but no request is counted.
 	Also bool
 
-	// The fields below are ignored if the request was refused.
+	// The fields from Units to Took are ignored if the request was refused.
 
 	Units int64 // charged
 	// Status is the status of the response. Zero means that the request was cut before it had one,

@@ -243,7 +243,7 @@ func TestUsageOff(t *testing.T) {
 			k.CountUse(a, node.Use{Ended: time.Now()})
 			time.Sleep(3 * time.Minute)
 		}
-		k.Used(a.Record, a.Now, client)
+		k.Used(a.Record, a.Narrowing, a.Now, client)
 		count()
 		if n := len(db.all()) + len(db.maintained); n != 0 {
 			t.Errorf("%d calls for usage", n)

@@ -1,9 +1,12 @@
 -- Books requests of rate limits: the generic cell rate algorithm, as in keystore.Meter.
 --
--- KEYS are the names of the limits. Each holds TAT/requests/per: a theoretical arrival time in
--- microseconds since the Unix epoch, and the limit with which it was booked, whose per is in
+-- KEYS are the names of the limits. Each holds TAT/requests/per/burst: a theoretical arrival time
+-- in microseconds since the Unix epoch, and the limit with which it was booked, whose per is in
 -- microseconds. ARGV is the time now, and for each limit: requests, per in microseconds,
 -- burst, known, spent, want. The answer is two integers for each limit: granted, and the new TAT.
+--
+-- Former versions store no burst. They read the first 64 bytes of a value, and these must end
+-- before it. So zeros are put before the TAT until it, requests and per take 64 bytes.
 --
 -- Numbers are doubles. Integers are exact up to 2^53 microseconds, which is the year 2255.
 
@@ -37,17 +40,19 @@ for i, name in ipairs(KEYS) do
 		tonumber(ARGV[arg + 3]), tonumber(ARGV[arg + 4]), tonumber(ARGV[arg + 5])
 
 	-- Not GET, which would fetch a value of any size that another program has stored.
-	local stored = redis.pcall('GETRANGE', name, 0, 63)
+	local stored = redis.pcall('GETRANGE', name, 0, 79)
 	if type(stored) == 'table' then
 		if not string.find(stored.err, 'WRONGTYPE', 1, true) then
 			return stored
 		end
 		stored = ''
 	end
-	local stored_tat, stored_requests, stored_per = string.match(stored, '^(%d+)/(%d+)/(%d+)$')
+	local stored_tat, stored_requests, stored_per =
+		string.match(string.sub(stored, 1, 64), '^(%d+)/(%d+)/(%d+)$')
 	stored_tat, stored_requests, stored_per =
 		tonumber(stored_tat) or 0, tonumber(stored_requests) or 0, tonumber(stored_per) or 0
-	local same = stored_requests == requests and stored_per == per
+	local stored_burst = tonumber(string.match(stored, '^/(%d+)$', 65)) or burst
+	local same = stored_requests == requests and stored_per == per and stored_burst <= burst
 	if stored_requests == 0 or stored_per == 0 then
 		stored_tat = 0
 	elseif not same and stored_tat > now then
@@ -73,8 +78,9 @@ for i, name in ipairs(KEYS) do
 	if tat > now and not (same and tat == stored_tat) then
 		-- The clocks of nodes and servers differ, so the value is kept for another minute.
 		local ttl = math.ceil((tat - now) / 1000) + 60000
-		redis.call('SET', name, string.format('%.0f/%.0f/%.0f', tat, requests, per),
-			'PX', string.format('%.0f', ttl))
+		local value = string.format('%.0f/%.0f/%.0f', tat, requests, per)
+		value = string.rep('0', 64 - #value) .. value .. string.format('/%.0f', burst)
+		redis.call('SET', name, value, 'PX', string.format('%.0f', ttl))
 	end
 	answers[2 * i - 1], answers[2 * i] = granted, tat
 end

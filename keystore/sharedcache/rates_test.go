@@ -28,10 +28,18 @@ func after(n int64) int64 { return noon.Add(time.Duration(n) * time.Minute).Unix
 
 // booked books once the server answers. An earlier attempt may have made the booking too, if its
 // answer came too late.
-func (c cache) booked(t *testing.T, b keystore.Booking) (answer keystore.Booked) {
+func (c cache) booked(t *testing.T, b keystore.Booking) keystore.Booked {
+	t.Helper()
+	return c.bookedAt(t, noon, b)
+}
+
+// bookedAt is booked at another time.
+func (c cache) bookedAt(
+	t *testing.T, now time.Time, b keystore.Booking,
+) (answer keystore.Booked) {
 	t.Helper()
 	eventually(t, "the server books", func() bool {
-		booked, err := c.Book(ctx, noon, []keystore.Booking{b})
+		booked, err := c.Book(ctx, now, []keystore.Booking{b})
 		if err == nil {
 			answer = booked[0]
 		}
@@ -127,6 +135,11 @@ func TestRatesExpire(t *testing.T) {
 
 // storedAt returns the value of a limit of minutely with a TAT.
 func storedAt(tat int64) string {
+	return fmt.Sprintf("%064s/%d", formerlyStoredAt(tat), minutely.Burst)
+}
+
+// formerlyStoredAt is storedAt of versions that do not store the burst.
+func formerlyStoredAt(tat int64) string {
 	return fmt.Sprintf("%d/%d/%d", tat, minutely.Requests, minutely.Per.Microseconds())
 }
 
@@ -142,6 +155,8 @@ func TestChangedRates(t *testing.T) {
 		{keystore.RateLimit{Requests: 1, Per: time.Hour, Burst: 100}, 40},
 		{keystore.RateLimit{Requests: 1000, Per: time.Second, Burst: 1000}, 940},
 		{keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 150}, 90},
+		{keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 70}, 10},
+		{keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 10}, 0},
 		{keystore.RateLimit{Requests: 20, Per: time.Minute, Burst: 50}, 0},
 	} {
 		name := rateName + fmt.Sprint(test.to)
@@ -153,6 +168,51 @@ func TestChangedRates(t *testing.T) {
 	}
 }
 
+// TestLoweredBurst: what has been used beyond a lowered burst is forgotten, once.
+func TestLoweredBurst(t *testing.T) {
+	s := redistest.Start(t)
+	r := open(t, "redis://"+s.Addr())
+	r.booked(t, keystore.Booking{Name: rateName, Limit: minutely, Known: after(10)})
+	lowered := minutely
+	lowered.Burst = 3
+	b := keystore.Booking{Name: rateName, Limit: lowered, Want: 10}
+	if got := r.booked(t, b); got != (keystore.Booked{TAT: after(3)}) {
+		t.Errorf("%+v when the burst was lowered", got)
+	}
+	// Requests that nodes have admitted in advance are not forgotten.
+	b.Known = after(4)
+	if got := r.booked(t, b); got != (keystore.Booked{TAT: after(4)}) {
+		t.Errorf("%+v after one more", got)
+	}
+	b.Known = 0
+	if got := r.booked(t, b); got != (keystore.Booked{TAT: after(4)}) {
+		t.Errorf("%+v, it was forgotten", got)
+	}
+	got := r.bookedAt(t, noon.Add(2*time.Minute), b)
+	if got.Granted > 1 || got.TAT != after(5) {
+		t.Errorf("%+v after two minutes", got)
+	}
+	// A burst that was raised again.
+	b.Limit, b.Want = minutely, 0
+	if got := r.booked(t, b); got != (keystore.Booked{TAT: after(5)}) {
+		t.Errorf("%+v when the burst was raised", got)
+	}
+}
+
+// TestRatesOfFormerVersions: versions that do not store the burst, and this one, read each other's
+// values.
+func TestRatesOfFormerVersions(t *testing.T) {
+	s := redistest.Start(t)
+	r, operator := open(t, "redis://"+s.Addr()), operator(t, s)
+	operator.Set(ctx, rateName, formerlyStoredAt(after(7)), 0)
+	r.wantTAT(t, after(7))
+	r.booked(t, keystore.Booking{Name: rateName, Limit: minutely, Known: after(8)})
+	read := operator.GetRange(ctx, rateName, 0, 63).Val() // then they remove zeros from numbers
+	if got := strings.TrimLeft(read, "0"); got != formerlyStoredAt(after(8)) {
+		t.Errorf("a former version reads %q", read)
+	}
+}
+
 // TestForeignRates: a value that another program has stored counts as lost, and one that is too
 // late blocks the limit only for a while.
 func TestForeignRates(t *testing.T) {
@@ -161,7 +221,7 @@ func TestForeignRates(t *testing.T) {
 	for _, foreign := range []string{
 		"", "x", "-1", "1e300", "0x7fffffffffffffff", "inf", "nan", " 1", "1 ", "1\n", "\x00",
 		"1.5", strings.Repeat("x", 1<<20), "9e15", "9/9", "9/9/9/9", "9000000000000000/0/0",
-		"9000000000000000/1/x",
+		"9000000000000000/1/x", "x" + storedAt(after(5)), "/" + storedAt(after(5)),
 	} {
 		operator.Set(ctx, rateName, foreign, 0)
 		r.wantTAT(t, noon.UnixMicro())
@@ -188,7 +248,7 @@ func TestForeignRates(t *testing.T) {
 	// Two bursts, a minute and a tenth of the period.
 	latest := after(2*minutely.Burst+1) + minutely.Per.Microseconds()/10
 	for _, late := range []string{
-		storedAt(after(1000)), storedAt(math.MaxInt64), "99999999999999999999/1/60000000",
+		storedAt(after(1000)), storedAt(math.MaxInt64), formerlyStoredAt(after(1000)), "99999999999999999999/1/60000000",
 	} {
 		operator.Set(ctx, rateName, late, 0)
 		r.wantTAT(t, latest)

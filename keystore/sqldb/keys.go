@@ -22,11 +22,12 @@ const (
 		k.created_by, k.active, k.created_at, k.expires_at, k.revoked_at, k.revoked_by,
 		k.revoke_reason, k.allowed_ips, k.metadata, k.version,
 		l.rate_limit, l.quota, l.plan,
-		u.used_at, a.address, s.digest, s.created_at, s.ends_at, s.imported,
+		u.used_at, a.address, ld.used_at, ld.note, s.digest, s.created_at, s.ends_at, s.imported,
 		dk.prefix, dk.public_key`
 	keyJoins = ` LEFT JOIN key_limits l ON l.key_id = k.id
 		LEFT JOIN last_uses u ON u.key_id = k.id
 		LEFT JOIN last_addresses a ON a.key_id = k.id AND a.used_at = u.used_at
+		LEFT JOIN last_derived ld ON ld.key_id = k.id
 		LEFT JOIN secrets s ON s.key_id = k.id AND s.dropped = 0
 		LEFT JOIN deriving_keys dk ON dk.digest = s.digest`
 
@@ -58,10 +59,10 @@ func scanKeysUpTo(
 	var (
 		id, prefix, name, namespace, grants, owner, createdBy string
 		revokedBy, reason, allowed, metadata                  string
-		rate, quota, plan, usedFrom                           string
+		rate, quota, plan, usedFrom, note                     string
 		personal, active, imported                            sql.NullBool
 		version                                               sql.NullInt64
-		created, expires, revoked, used                       time.Time
+		created, expires, revoked, used, derived              time.Time
 		secret                                                keystore.Secret
 	)
 	into := []any{textTo{&id}, textTo{&prefix}, textTo{&name}, textTo{&namespace}, textTo{&grants},
@@ -70,6 +71,7 @@ func scanKeysUpTo(
 		timeTo{&revoked}, textTo{&revokedBy},
 		textTo{&reason}, textTo{&allowed}, textTo{&metadata}, &version, textTo{&rate},
 		textTo{&quota}, textTo{&plan}, timeTo{&used}, textTo{&usedFrom},
+		timeTo{&derived}, textTo{&note},
 		digestTo{&secret.Digest}, timeTo{&secret.CreatedAt}, timeTo{&secret.ExpiresAt}, &imported,
 		textTo{&secret.Deriving.Prefix}, derivingTo{&secret.Deriving}}
 	if head != nil {
@@ -89,7 +91,8 @@ func scanKeysUpTo(
 			k := keystore.Key{ID: id, Prefix: prefix, Name: name, Namespace: namespace,
 				Owner: owner, Personal: personal.Bool, CreatedBy: createdBy,
 				Active: active.Bool, CreatedAt: created, ExpiresAt: expires, RevokedAt: revoked,
-				RevokedBy: revokedBy, RevokeReason: reason, LastUsedAt: used, Version: version.Int64}
+				RevokedBy: revokedBy, RevokeReason: reason, LastUsedAt: used,
+				LastDerived: keystore.DerivedUse{At: derived, Note: note}, Version: version.Int64}
 			k.Plan = plan
 			// Someone may have written an invalid address with SQL. It must not make the key
 			// unreadable.

@@ -42,33 +42,48 @@ func inBatches[K comparable, V any](
 func (t *tx) recordUse(ids []string, uses map[string]keystore.LastUse) error {
 	times := make([][2]any, 0, len(ids)) // id and microseconds
 	var addresses [][3]any               // id, microseconds and address
+	var derived [][3]any                 // id, microseconds and note
 	for _, id := range ids {
 		stored, use := t.db.text(id), uses[id]
 		times = append(times, [2]any{stored, use.At.UnixMicro()})
 		if use.From.IsValid() {
 			addresses = append(addresses, [3]any{stored, use.At.UnixMicro(), use.From.String()})
 		}
+		if last := use.Derived; !last.At.IsZero() {
+			derived = append(derived, [3]any{stored, last.At.UnixMicro(), t.db.text(last.Note)})
+		}
 	}
 	array, err := fromJSON(times)
 	if err != nil {
 		return err
 	}
-	id, at, from := item(0, "text"), item(1, "bigint"), item(2, "text")
+	id, at := item(0, "text"), item(1, "bigint")
 	// The query locks the keys. Otherwise a key could be deleted meanwhile, and its last use would
 	// remain.
 	known := " FROM " + t.db.items + " r CROSS JOIN keys k WHERE k.id = " + id
 	if _, err := t.exec("INSERT INTO last_uses (key_id, used_at) SELECT k.id, "+at+known+
 		t.db.unforced+" ORDER BY k.id"+t.db.lockKeys+" ON CONFLICT (key_id) DO UPDATE SET "+
 		"used_at = excluded.used_at WHERE excluded.used_at > last_uses.used_at",
-		array); err != nil || len(addresses) == 0 {
+		array); err != nil {
 		return err
 	}
-	if array, err = fromJSON(addresses); err != nil {
+	// store stores texts with their times in a table, if they are later than those in it.
+	store := func(table, column string, rows [][3]any) error {
+		if len(rows) == 0 {
+			return nil
+		}
+		array, err := fromJSON(rows)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec("INSERT INTO "+table+" (key_id, used_at, "+column+") SELECT k.id, "+at+
+			", "+item(2, "text")+known+" ORDER BY k.id"+t.db.lockKeys+" ON CONFLICT (key_id) DO "+
+			"UPDATE SET used_at = excluded.used_at, "+column+" = excluded."+column+
+			" WHERE excluded.used_at > "+table+".used_at", array)
 		return err
 	}
-	_, err = t.exec("INSERT INTO last_addresses (key_id, used_at, address) SELECT k.id, "+at+", "+
-		from+known+" ORDER BY k.id"+t.db.lockKeys+" ON CONFLICT (key_id) DO UPDATE SET "+
-		"used_at = excluded.used_at, address = excluded.address "+
-		"WHERE excluded.used_at > last_addresses.used_at", array)
-	return err
+	if err := store("last_addresses", "address", addresses); err != nil {
+		return err
+	}
+	return store("last_derived", "note", derived)
 }

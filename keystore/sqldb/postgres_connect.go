@@ -77,7 +77,7 @@ type connector struct {
 	slots chan struct{} // one for each connection that is being opened or offered
 }
 
-// spareLife is how long a connection stays open whose request has given up.
+// spareLife is how long a connection whose request has given up stays open.
 const spareLife = 30 * time.Second
 
 // connector returns a connector for a pool of at most conns connections.

@@ -31,14 +31,15 @@ func (s upgradedStore) Open(t *testing.T) keystore.Database {
 	*s.done = true
 	var tables [][][]byte
 	for _, name := range []string{"00001_init.sql", "00007_limits.sql", "00008_usage.sql",
-		"00009_derived.sql", "00010_webhooks.sql", "00011_lifetimes.sql"} {
+		"00009_derived.sql", "00010_webhooks.sql", "00011_lifetimes.sql",
+		"00013_derived_use.sql"} {
 		text, err := migrations.ReadFile("migrations/" + s.dialect.migrations + "/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		tables = append(tables, tableNames.FindAllSubmatch(text, -1)...)
 	}
-	if len(tables) < 28 {
+	if len(tables) < 29 {
 		t.Fatalf("%d tables", len(tables))
 	}
 	statements := "BEGIN;"

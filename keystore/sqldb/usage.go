@@ -134,7 +134,7 @@ func (t *tx) usageOf(
 	for i := range b.Rows {
 		r := &b.Rows[i]
 		if r.UsageCounts == (keystore.UsageCounts{}) {
-			continue // a request that counts elsewhere has used the operation too
+			continue // the row only notes its operation: see keystore.UsageBatch
 		}
 		key := usageRowKey{toMinutes(r.Begin), s.subjectOf(r), r.Outcome}
 		for i := range key.subject {

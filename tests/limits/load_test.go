@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -32,7 +33,11 @@ type load struct {
 	// enough is how many admitted requests end the load, instead of refusals; 0: refusals end it.
 	enough int64
 
-	admitted, answers atomic.Int64
+	admitted, answers, unavailable atomic.Int64 // unavailable: answers 503
+
+	mu      sync.Mutex
+	left    map[int]int64 // the least number of requests that each node has reported to be left
+	refused map[int]int   // answers 429 of each node
 }
 
 const (
@@ -46,13 +51,13 @@ const (
 func (l *load) run(t *testing.T, s *stack) history {
 	t.Helper()
 	var (
-		mu      sync.Mutex
 		h       history
 		senders sync.WaitGroup
 		reached = make(chan struct{}) // l.at requests were admitted
 		over    atomic.Bool           // during has returned
 	)
 	over.Store(l.during == nil)
+	l.left, l.refused = map[int]int64{}, map[int]int{}
 	if l.at == 0 {
 		close(reached)
 	}
@@ -64,11 +69,20 @@ func (l *load) run(t *testing.T, s *stack) history {
 			senders.Go(func() {
 				for refused := 0; refused < refusals || l.enough > 0 || !over.Load(); {
 					r := request{node: i, sent: time.Now()}
-					r.status = gate.Ask(t.Context(), client, url+"/v1/items/1", l.key.Token).Status
-					r.answered = time.Now()
-					mu.Lock()
+					answer := gate.Ask(t.Context(), client, url+"/v1/items/1", l.key.Token)
+					r.status, r.answered = answer.Status, time.Now()
+					l.mu.Lock()
 					h = append(h, r)
-					mu.Unlock()
+					if state, ok := states(answer)["rate"]; ok {
+						least, seen := l.left[i]
+						if n := int64(state.left); !seen || n < least {
+							l.left[i] = n
+						}
+					}
+					if r.status == 429 {
+						l.refused[i]++
+					}
+					l.mu.Unlock()
 					l.answers.Add(1)
 					switch r.status {
 					case 200:
@@ -78,6 +92,8 @@ func (l *load) run(t *testing.T, s *stack) history {
 						}
 					case 429:
 						refused++
+					case 503:
+						l.unavailable.Add(1)
 					}
 					if l.enough > 0 && l.admitted.Load() >= l.enough && over.Load() {
 						return
@@ -118,6 +134,26 @@ func (l *load) answered(t *testing.T, n int64) {
 	t.Helper()
 	from := l.answers.Load()
 	gate.Until(t, "requests are answered", func() bool { return l.answers.Load() >= from+n })
+}
+
+// allRefuse returns when each node has refused another request.
+func (l *load) allRefuse(t *testing.T, s *stack) {
+	t.Helper()
+	counts := func() map[int]int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return maps.Clone(l.refused)
+	}
+	before := counts()
+	gate.Until(t, "each node refuses a request", func() bool {
+		now := counts()
+		for i := range s.nodes {
+			if now[i] == before[i] {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // exhaust sends requests until all nodes refuse them.

@@ -98,7 +98,7 @@ func threeWithSentinel(t *testing.T, down time.Duration) *stack {
 func threeWithCluster(t *testing.T) *stack {
 	t.Helper()
 	var clients []*redis.Client
-	var first *redistest.Server
+	var servers []*redistest.Server
 	for i := range 3 {
 		bus := freeport.For(t)
 		r := redistest.Start(t, "cluster-enabled yes", fmt.Sprint("cluster-port ", bus),
@@ -109,9 +109,11 @@ func threeWithCluster(t *testing.T) *stack {
 			[]int{5460, 10922, 16383}[i]).Err(); err != nil {
 			t.Fatal(err)
 		}
-		if first == nil {
-			first = r
-		} else if err := clients[0].Do(t.Context(), "CLUSTER", "MEET", "127.0.0.1", r.Port(),
+		if servers = append(servers, r); i == 0 {
+			clients = append(clients, c)
+			continue
+		}
+		if err := clients[0].Do(t.Context(), "CLUSTER", "MEET", "127.0.0.1", r.Port(),
 			bus).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -125,8 +127,18 @@ func threeWithCluster(t *testing.T) *stack {
 				strings.Contains(info, "cluster_slots_assigned:16384")
 		})
 	}
-	s := postgresStack(t, 3, "redis://"+first.Addr()+"?cluster=true&"+timeout)
-	s.redis = first
+	s := postgresStack(t, 3, "redis://"+servers[0].Addr()+"?cluster=true&"+timeout)
+	// All limits of a deployment are on the same server.
+	k := limitedKey(t, s.nodes[0], gate.JSON{"rate_limit": daily(100)})
+	gate.Until(t, "a server of the Cluster has the limit", func() bool {
+		s.nodes[0].Get(t, "/", k.Token)
+		for i, c := range clients {
+			if len(c.Keys(t.Context(), "*"+k.ID).Val()) > 0 {
+				s.redis = servers[i]
+			}
+		}
+		return s.redis != nil
+	})
 	return s
 }
 

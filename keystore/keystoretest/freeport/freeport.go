@@ -28,7 +28,7 @@ func Take(hosts ...string) (int, error) {
 	for range 200 {
 		port := first + rand.IntN(last-first)
 		if !reserve(port) {
-			err = errors.New("other programs have reserved them")
+			err = errors.New("the last port tried is already reserved")
 			continue
 		}
 		if err = free(port, hosts); err == nil {
