@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -207,14 +208,17 @@ func (c *credential) redact(text string) string {
 // Imported secrets may be shorter, even plain words such as `Mozilla/`.
 const shortSecret = 20
 
-// redactSecret replaces a secret in a text. It replaces a short secret only where it is the whole
-// value of a parameter or list element.
+// redactSecret replaces a secret in a text, also where its characters are percent-encoded. It
+// replaces a short secret only where it is the whole value of a parameter or list element, and not
+// encoded.
 func redactSecret(text, secret string) string {
 	switch {
-	case secret == "" || !strings.Contains(text, secret):
+	case secret == "":
 		return text
 	case len(secret) >= shortSecret:
-		return strings.ReplaceAll(text, secret, redact.Replacement)
+		return redactEncoded(strings.ReplaceAll(text, secret, redact.Replacement), secret)
+	case !strings.Contains(text, secret):
+		return text
 	}
 	edge := func(i int) bool {
 		return i < 0 || i == len(text) ||
@@ -231,6 +235,46 @@ func redactSecret(text, secret string) string {
 	}
 	out.WriteString(text[copied:])
 	return out.String()
+}
+
+// redactEncoded replaces a secret some of whose characters are percent-encoded.
+func redactEncoded(text, secret string) string {
+	if strings.IndexByte(text, '%') < 0 {
+		return text
+	}
+	decoded := make([]byte, 0, len(text))
+	for i := 0; i < len(text); {
+		c, next := decodePercent(text, i)
+		decoded, i = append(decoded, c), next
+	}
+	hidden := []byte(secret)
+	if !bytes.Contains(decoded, hidden) {
+		return text
+	}
+	var out strings.Builder
+	for i, read := 0, 0; i < len(text); { // read characters of decoded
+		if bytes.HasPrefix(decoded[read:], hidden) {
+			out.WriteString(redact.Replacement)
+			for range len(secret) {
+				_, i = decodePercent(text, i)
+			}
+			read += len(secret)
+			continue
+		}
+		_, next := decodePercent(text, i)
+		out.WriteString(text[i:next])
+		i, read = next, read+1
+	}
+	return out.String()
+}
+
+// decodePercent returns the character at text[i], which may be percent-encoded (RFC 3986 §2.1), and
+// where the next one begins. An invalid escape is not decoded.
+func decodePercent(text string, i int) (c byte, next int) {
+	if text[i] == '%' && i+2 < len(text) && ascii.IsHex(text[i+1]) && ascii.IsHex(text[i+2]) {
+		return ascii.Unhex(text[i+1])<<4 | ascii.Unhex(text[i+2]), i + 3
+	}
+	return text[i], i + 1
 }
 
 // setQuery changes the query of r and of the original request. FastCGI sends the original query,

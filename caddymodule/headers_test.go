@@ -296,6 +296,14 @@ func TestCredentialIsRemoved(t *testing.T) {
 		{"a copy in the Referer", "from query key",
 			"GET /?key=" + url.QueryEscape(odd) + "\nReferer: https://a.example/?key=" +
 				url.QueryEscape(odd), odd, "/", "Referer: https://a.example/?key=REDACTED"},
+		{"encoded copies", "", "GET /?x=%zz&y=" + url.QueryEscape(odd) + "&z=%2" + keyLine(odd) +
+			"\nReferer: https://a.example/%25?k=" + strings.ToLower(url.QueryEscape(odd)) + "&k=" +
+			url.PathEscape(odd) + "%\nX-Other: %", odd, "/?x=%zz&y=REDACTED&z=%2",
+			"Referer: https://a.example/%25?k=REDACTED&k=REDACTED%\nX-Other: %"},
+		{"copies with other characters encoded", "", "GET /?x=" +
+			strings.ReplaceAll(token, "_", "%5f") + keyLine(token) + "\nX-Other: %" +
+			strings.ReplaceAll(token, "_", "%5F") + "%", token, "/?x=REDACTED",
+			"X-Other: %REDACTED%"},
 		{"cookie", "from cookie key", "GET /\nCookie: a=b; key=" + token + "; c=\"d\"\nCookie: e=f",
 			token, "/", "Cookie: a=b; c=\"d\"\nCookie: e=f"},
 		{"first cookie", "from cookie key", "GET /\nCookie: key=" + token + "; c=d", token, "/",

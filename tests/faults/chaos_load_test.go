@@ -296,7 +296,8 @@ func (l *load) dies(k key) {
 	}
 }
 
-// pick returns a random key, a valid one twice as often as an invalid one.
+// pick returns a random key, a valid one twice as often as an invalid one. Two of three times, its
+// token is a new one that was derived from the key's own.
 func (l *load) pick() (key, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -307,7 +308,11 @@ func (l *load) pick() (key, bool) {
 	if len(from) == 0 {
 		return key{}, false
 	}
-	return from[rand.IntN(len(from))], true
+	k := from[rand.IntN(len(from))]
+	if rand.IntN(3) > 0 {
+		k = l.derive(k)
+	}
+	return k, true
 }
 
 // keys returns the valid keys and those that became invalid last.
