@@ -195,8 +195,8 @@ func checkFailures(t *testing.T, schedule []byte) {
 	}
 }
 
-// TestChangedAbuse checks that a reload with another limit keeps the failures of an address, up to the
-// new limit, and that they count as long as that says.
+// TestChangedAbuse checks that a reload with another limit keeps the failures of an address, up to
+// the new limit, and that they count as long as that says.
 func TestChangedAbuse(t *testing.T) {
 	h := newFixture(t)
 	former := &abuseLimit{keystore.RateLimit{Requests: 20, Per: 24 * time.Hour, Burst: 20},

@@ -550,8 +550,8 @@ func (f firstOrElse) ServeHTTP(
 	return nil
 }
 
-// TestUsageOfRefusalAfterWait checks that a request whose key is revoked while it waits for units uses
-// no units, and that another key which then accepts it is charged.
+// TestUsageOfRefusalAfterWait checks that a request whose key is revoked while it waits for units
+// uses no units, and that another key which then accepts it is charged.
 func TestUsageOfRefusalAfterWait(t *testing.T) {
 	h := newUsageFixture(t)
 	first := h.handler("namespace acme\nfrom bearer\nerrors caddy\n" +

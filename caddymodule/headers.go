@@ -248,24 +248,24 @@ func redactEncoded(text, secret string) string {
 		decoded, i = append(decoded, c), next
 	}
 	hidden := []byte(secret)
-	if !bytes.Contains(decoded, hidden) {
-		return text
-	}
 	var out strings.Builder
-	for i, read := 0, 0; i < len(text); { // read characters of decoded
-		if bytes.HasPrefix(decoded[read:], hidden) {
-			out.WriteString(redact.Replacement)
-			for range len(secret) {
-				_, i = decodePercent(text, i)
-			}
-			read += len(secret)
-			continue
+	i := 0 // where the next character of decoded is in text
+	skip := func(n int) {
+		for range n {
+			_, i = decodePercent(text, i)
 		}
-		_, next := decodePercent(text, i)
-		out.WriteString(text[i:next])
-		i, read = next, read+1
 	}
-	return out.String()
+	for {
+		n := bytes.Index(decoded, hidden)
+		if n < 0 {
+			return out.String() + text[i:]
+		}
+		decoded = decoded[n+len(hidden):]
+		begin := i
+		skip(n)
+		out.WriteString(text[begin:i] + redact.Replacement)
+		skip(len(hidden))
+	}
 }
 
 // decodePercent returns the character at text[i], which may be percent-encoded (RFC 3986 §2.1), and

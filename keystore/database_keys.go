@@ -52,8 +52,8 @@ type KeyReader interface {
 // UsageRecorder is the part of a [Database] that stores what nodes learn when keys are used.
 type UsageRecorder interface {
 	// RecordUse stores last uses, by key id. It ignores unknown ids, and uses and derived uses that
-	// are not later than the stored ones. It deletes the entries of uses that it has stored or ignored, even if it
-	// fails.
+	// are not later than the stored ones. It deletes the entries of uses that it has stored or
+	// ignored, even if it fails.
 	RecordUse(ctx context.Context, uses map[string]LastUse) error
 	// RecordDeriving stores the deriving keys of secrets that have none, and the prefixes of those
 	// that have the same public key. It adds a [ForeignPrefix] to one that is stored. It ignores

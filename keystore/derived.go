@@ -59,8 +59,8 @@ type DerivedToken struct {
 type PublicKey [ed25519.PublicKeySize]byte
 
 // A DerivingKey is stored beside the digest of a token, so that nodes can verify the tokens that
-// were derived from the token. The zero value means that no node has seen the token in plain text yet, or that no token
-// can be derived from it.
+// were derived from the token. The zero value means that no node has seen the token in plain text
+// yet, or that no token can be derived from it.
 type DerivingKey struct {
 	Public PublicKey
 	// Prefix is the prefix of the token, or a [ForeignPrefix] if another system created the token.

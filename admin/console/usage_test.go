@@ -99,7 +99,8 @@ func TestKeyUsage(t *testing.T) {
 	p.get(at+"?range=12m").want(200, "Requests per month", "<dd>1,311 (permission 77, rate limit 1,234",
 		"Quota: 50,000 units per month", `class="quota"`)
 	p.get(at+"?range=1h").want(422, "Invalid time")
-	p.get("/apikeys/keys/"+idle.ID).want(200, "No requests").lacks("<meter", "Show as a table", "Derived token last")
+	p.get("/apikeys/keys/"+idle.ID).want(200, "No requests").
+		lacks("<meter", "Show as a table", "Derived token last")
 
 	// The page of a key shows usage to everybody who may read the key. Lists show that of one's own
 	// keys, and that of others with the permission.

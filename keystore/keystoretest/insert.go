@@ -157,8 +157,8 @@ func testInsertKeys(t *testing.T, s Store) {
 	}
 }
 
-// testAbandoned: an abandoned import lasts until RemoveAbandoned has removed its keys, because their
-// secrets would become valid.
+// testAbandoned: an abandoned import lasts until RemoveAbandoned has removed its keys, because
+// their secrets would become valid.
 func testAbandoned(t *testing.T, s Store) {
 	db := ready(t, s)
 	keys := []*keystore.Key{plain("k1"), plain("k2"), plain("k3")}

@@ -275,7 +275,8 @@ func (k *Keystore) DeleteRole(
 		if len(uses) > 0 {
 			return &keystore.Error{Kind: keystore.KindConflict, Code: "in_use",
 				Detail: fmt.Sprintf("the role is in use in namespace %q; first remove it from "+
-					"the members and keys that have it, and delete revoked keys", uses[0].Namespace), ID: id.Name}
+					"the members and keys that have it, and delete revoked keys",
+					uses[0].Namespace), ID: id.Name}
 		}
 		for _, ns := range auth.policy.AllNamespaces() {
 			if slices.Contains(ns.KeyRoles, id.Name) &&

@@ -55,7 +55,8 @@ func newBookkeeper[B comparable](
 // add adds a bucket, and requests that wait for it, to a booking that has not begun. It prefers the
 // argument with, which may be nil. Next it prefers the first booking that has the bucket, if queued
 // says that there is one. Otherwise it takes the last booking, or a new one if that is full. It
-// returns the booking, and whether the bucket is new in it. After close, the booking has already failed. The caller holds the lock.
+// returns the booking, and whether the bucket is new in it. After close, the booking has already
+// failed. The caller holds the lock.
 func (k *bookkeeper[B]) add(
 	b B, queued bool, requests int32, with *booking,
 ) (to *booking, added bool) {

@@ -23,9 +23,9 @@ const (
 )
 
 // Used notes that a request was accepted at now, in Unix nanoseconds. It had this record, and a
-// derived token if narrowing is not nil. Usually it costs one comparison, or two for a derived token.
-// The argument from returns the address of the client, or the zero Addr if it is unknown. It is
-// called only if the use is noted and usage is on.
+// derived token if narrowing is not nil. Usually it costs one comparison, or two for a derived
+// token. The argument from returns the address of the client, or the zero Addr if it is unknown. It
+// is called only if the use is noted and usage is on.
 func (n *Node) Used(
 	r *keystore.Record, narrowing *keystore.Narrowing, now int64, from func() netip.Addr,
 ) {

@@ -104,7 +104,7 @@ func TestDerivedUseIsWritten(t *testing.T) {
 				check(last, 10*time.Second, "often")
 				// Each request may have a token of its own.
 				for i := range 60 {
-					last = use(derive(t, token, time.Hour, keystore.Caveats{Note: fmt.Sprint(i)}))
+					use(derive(t, token, time.Hour, keystore.Caveats{Note: fmt.Sprint(i)}))
 					time.Sleep(100 * time.Millisecond)
 				}
 				last = use(derive(t, token, time.Hour, keystore.Caveats{}))

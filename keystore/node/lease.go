@@ -255,7 +255,8 @@ func (n *Node) renewOnce() (err error) {
 }
 
 // renewTimeout limits, in one attempt at a renewal, the reads of the head, of the change log and of
-// the nodes, and the acknowledgement. None of these waits for a standby. All other calls have their own timeouts.
+// the nodes, and the acknowledgement. None of these waits for a standby. All other calls have their
+// own timeouts.
 func (n *Node) renewTimeout() time.Duration {
 	return min(n.settings.Load().Lease/3, QueryTimeout)
 }

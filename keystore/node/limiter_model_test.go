@@ -9,8 +9,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// usedLimits are the limits of a key or a namespace, and what requests have used of them. The use is
-// between two bounds, because it is uncertain when each request was admitted.
+// usedLimits are the limits of a key or a namespace, and what requests have used of them. The use
+// is between two bounds, because it is uncertain when each request was admitted.
 type usedLimits struct {
 	keystore.Limits
 	low, high keystore.Meter // bounds of the meter

@@ -43,7 +43,8 @@ const (
 	// firstReservation is the number of units that a node reserves when a quota is first used.
 	firstReservation = 16
 	// reservedPart bounds a reservation, unless waiting requests need more, to 1/reservedPart of
-	// the units left, divided by the number of nodes. So reservations shrink to single units as a quota runs out.
+	// the units left, divided by the number of nodes. So reservations shrink to single units as a
+	// quota runs out.
 	reservedPart = 4
 	// askInterval is the time after which a node asks again for units that the quota did not have:
 	// another node may have returned some.

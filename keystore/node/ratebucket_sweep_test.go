@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestSweepKeepsFractions checks that the bucket of a rate limit is not removed while a request is in
-// use for less than a microsecond.
+// TestSweepKeepsFractions checks that the bucket of a rate limit is not removed while a request is
+// in use for less than a microsecond.
 func TestSweepKeepsFractions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := keystore.RateLimit{Requests: keystore.MaxRate, Per: time.Minute, Burst: 3}

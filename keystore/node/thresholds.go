@@ -58,7 +58,8 @@ func (l *limiter) note(
 	b *quotaBucket, r *keystore.Reservation, g keystore.QuotaGrant, now int64,
 ) {
 	percent := reached(g.Total, r.Limit)
-	if percent == 0 || now >= r.End.UnixNano() || l.reportsThresholds == nil || !l.reportsThresholds() {
+	if percent == 0 || now >= r.End.UnixNano() || l.reportsThresholds == nil ||
+		!l.reportsThresholds() {
 		return
 	}
 	b.mu.Lock()

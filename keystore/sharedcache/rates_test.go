@@ -248,7 +248,8 @@ func TestForeignRates(t *testing.T) {
 	// Two bursts, a minute and a tenth of the period.
 	latest := after(2*minutely.Burst+1) + minutely.Per.Microseconds()/10
 	for _, late := range []string{
-		storedAt(after(1000)), storedAt(math.MaxInt64), formerlyStoredAt(after(1000)), "99999999999999999999/1/60000000",
+		storedAt(after(1000)), storedAt(math.MaxInt64), formerlyStoredAt(after(1000)),
+		"99999999999999999999/1/60000000",
 	} {
 		operator.Set(ctx, rateName, late, 0)
 		r.wantTAT(t, latest)

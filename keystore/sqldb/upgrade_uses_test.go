@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
 
-// TestFormerNodesRecordUses: a node of the release before derived uses continues to record last uses
-// and to delete keys while another node upgrades the schema and records derived uses.
+// TestFormerNodesRecordUses: a node of the release before derived uses continues to record last
+// uses and to delete keys while another node upgrades the schema and records derived uses.
 func TestFormerNodesRecordUses(t *testing.T) {
 	const formerSchema = 12
 	server := postgresServer(t)
