@@ -111,8 +111,9 @@ type failureSet struct {
 	entries [failureWays]failureEntry
 }
 
-// setLimit converts the failures if a reload has changed the limit. The caller holds the lock.
-func (s *failureSet) setLimit(to *keystore.RateLimit, micros int64) {
+// setLimit converts the failures of a set if a reload has changed the limit. The caller holds the
+// lock.
+func (f *failures) setLimit(s *failureSet, to *keystore.RateLimit, micros int64) {
 	from := s.limit.Swap(to)
 	if from == nil || *from == *to {
 		return
@@ -120,8 +121,18 @@ func (s *failureSet) setLimit(to *keystore.RateLimit, micros int64) {
 	for i := range s.entries {
 		e := &s.entries[i]
 		e.meter = e.meter.Within(from, to, micros)
-		e.until.Store(e.meter.After(to, 1))
+		f.setUntil(e, to)
 	}
+}
+
+// setUntil sets when an address is no longer over the limit. The caller holds the lock of its set.
+func (f *failures) setUntil(e *failureEntry, limit *keystore.RateLimit) (until int64) {
+	until = e.meter.After(limit, 1)
+	e.until.Store(until)
+	for quiet := f.quiet.Load(); until > quiet && !f.quiet.CompareAndSwap(quiet, until); {
+		quiet = f.quiet.Load()
+	}
+	return until
 }
 
 // A failureEntry has the failures of one address. Writers hold the lock of its set.
@@ -172,7 +183,7 @@ func (f *failures) wait(
 	set := &f.sets[hash%failureSets]
 	if from := set.limit.Load(); from != nil && *from != *limit {
 		set.mu.Lock()
-		set.setLimit(limit, micros)
+		f.setLimit(set, limit, micros)
 		set.mu.Unlock()
 	}
 	for i := range set.entries {
@@ -201,7 +212,7 @@ func (f *failures) add(
 	set := &f.sets[hash%failureSets]
 	set.mu.Lock()
 	defer set.mu.Unlock()
-	set.setLimit(limit, micros)
+	f.setLimit(set, limit, micros)
 	e := &set.entries[0]
 	for i := range set.entries {
 		other := &set.entries[i]
@@ -221,12 +232,8 @@ func (f *failures) add(
 	if !over {
 		e.meter = e.meter.Add(limit, micros, 1)
 	}
-	until := e.meter.After(limit, 1)
-	e.until.Store(until)
+	until := f.setUntil(e, limit)
 	e.address.Store(hash)
-	for quiet := f.quiet.Load(); until > quiet && !f.quiet.CompareAndSwap(quiet, until); {
-		quiet = f.quiet.Load()
-	}
 	if !over {
 		return 0
 	}

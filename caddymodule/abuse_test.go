@@ -238,6 +238,29 @@ func TestChangedAbuse(t *testing.T) {
 	}
 }
 
+// TestSlowerAbuse: under a limit that refills more slowly, an address stays over the limit for
+// longer, from its next request on.
+func TestSlowerAbuse(t *testing.T) {
+	f, address := newFailures(), netip.MustParseAddr("203.0.113.7")
+	wait := func(seconds int, limit *keystore.RateLimit) time.Duration {
+		return f.wait(func() netip.Addr { return address },
+			f.epoch.Add(time.Duration(seconds)*time.Second), limit)
+	}
+	minute := &keystore.RateLimit{Requests: 10, Per: time.Minute, Burst: 10}
+	hour := &keystore.RateLimit{Requests: 10, Per: time.Hour, Burst: 10}
+	for range 10 {
+		if over := f.add(address, f.epoch, minute); over != 0 {
+			t.Fatal(over)
+		}
+	}
+	if got := wait(2, hour); got < 5*time.Minute {
+		t.Errorf("after two seconds: %v", got)
+	}
+	if got := wait(7, hour); got < 5*time.Minute {
+		t.Errorf("when the former limit had room: %v", got)
+	}
+}
+
 // TestFailuresMemory floods the counts with addresses. Those that fail most stay.
 func TestFailuresMemory(t *testing.T) {
 	if size := unsafe.Sizeof(failures{}); size > maxFailing*(64<<10)/1000 {

@@ -390,7 +390,7 @@ func (h *Handler) lookUp(c *call) keystore.Outcome {
 	if outcome != keystore.OK && c.request.units != units {
 		// It was charged after a wait, and then refused. Its key has no more use of the units, and
 		// another key may be charged.
-		c.request.units, c.limits = units, node.Charge{}
+		c.request.units, c.request.limits, c.limits = units, 0, node.Charge{}
 	}
 	return outcome
 }

@@ -35,8 +35,8 @@ func (h *Handler) charge(c *call) (outcome keystore.Outcome, waited bool) {
 		return keystore.Unavailable, false
 	case charge.Terms != nil:
 		c.limits = charge
-		c.request.limits = charge.RefusedBy()
 	}
+	c.request.limits = charge.RefusedBy()
 	if charge.Outcome == keystore.OK {
 		c.request.units = c.cost
 	}

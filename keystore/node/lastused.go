@@ -17,8 +17,8 @@ const (
 	flushInterval = 4 * time.Second
 	// maxPendingUses is how many keys' last uses are kept while the database is unavailable.
 	maxPendingUses = 1 << 20
-	// maxPendingNotes is how many bytes of their notes are kept. Further derived uses count only as
-	// uses.
+	// maxPendingNotes is how many bytes of their notes are kept. Further derived uses are kept
+	// without their notes.
 	maxPendingNotes = 16 << 20
 )
 
@@ -70,7 +70,7 @@ func (u *pendingUses) add(keyID string, use keystore.LastUse) {
 		return
 	}
 	if u.notes+len(use.Derived.Note) > maxPendingNotes {
-		use.Derived = keystore.DerivedUse{}
+		use.Derived.Note = ""
 	}
 	u.notes -= len(last.Derived.Note)
 	last.Merge(use)

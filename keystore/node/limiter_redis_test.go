@@ -21,14 +21,25 @@ import (
 // send Redis at most 200 commands a second, and refuse nothing. Time stands still while Redis
 // works, so the speed of the machine does not matter.
 func TestCommandsOfLimits(t *testing.T) {
+	server := redistest.Start(t)
+	for range 5 {
+		if measured := testCommandsOfLimits(t, server.Addr()); measured {
+			return
+		}
+	}
+	t.Error("five times, Redis did not answer within a second")
+}
+
+// testCommandsOfLimits reports false if Redis did not answer, as on a busy machine: nodes then share
+// limits without it, and send other commands.
+func testCommandsOfLimits(t *testing.T, address string) (measured bool) {
 	const keys, perSecond, nodes = 1000, 50_000, 3
 	const duration = time.Second / fewer
-	server := redistest.Start(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := newLimitedFleet(t, 1, keystore.Limits{}, nodes)
 		for _, n := range f.nodes {
 			r, err := sharedcache.OpenRedis(sharedcache.Options{
-				URL: "redis://" + server.Addr() + "?timeout=1s"})
+				URL: "redis://" + address + "?timeout=1s"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -45,7 +56,7 @@ func TestCommandsOfLimits(t *testing.T) {
 				entries[i][j] = &entry{record: record}
 			}
 		}
-		client := redis.NewClient(&redis.Options{Addr: server.Addr(), Protocol: 2})
+		client := redis.NewClient(&redis.Options{Addr: address, Protocol: 2})
 		defer client.Close()
 
 		var requests sync.WaitGroup
@@ -66,9 +77,10 @@ func TestCommandsOfLimits(t *testing.T) {
 		f.close()
 		for _, n := range f.nodes {
 			if n.stats().Grants[GrantFail] > 0 {
-				t.Skip("the machine is too busy: Redis has not answered within a second")
+				return
 			}
 		}
+		measured = true
 		sent := after.sent - before.sent
 		t.Logf("%d commands in %v, whose scripts run %d", sent, duration,
 			after.inScripts-before.inScripts)
@@ -80,6 +92,7 @@ func TestCommandsOfLimits(t *testing.T) {
 			t.Errorf("%d requests refused, %d failed", f.refused, f.unknown)
 		}
 	})
+	return measured
 }
 
 // redisCommands are how many commands clients have sent to Redis, and how many scripts have called.
