@@ -156,9 +156,8 @@ func TestDerivedDuringGrace(t *testing.T) {
 // grant of its key also applies in children.
 func TestDerivedNamespaces(t *testing.T) {
 	k, _ := fleet.New(t).Node(node.Settings{})
-	for id, parent := range map[string]string{"acme": "", "acme-uk": "acme"} {
-		if _, err := k.CreateNamespace(ctx, fleet.Root,
-			keystore.Namespace{ID: id, Parent: parent}); err != nil {
+	for _, ns := range []keystore.Namespace{{ID: "acme"}, {ID: "acme-uk", Parent: "acme"}} {
+		if _, err := k.CreateNamespace(ctx, fleet.Root, ns); err != nil {
 			t.Fatal(err)
 		}
 	}
