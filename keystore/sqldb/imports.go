@@ -33,13 +33,16 @@ func (t *tx) AbandonImports(id int64, idle time.Time) error {
 	return err
 }
 
-// RemoveAbandoned finds the keys by the caller and the time of their import, because secrets have
-// no index of the import. It removes the keys first, so that the change log names their secrets.
+// abandonedKeys selects the keys of abandoned imports, unless they were changed. It finds them by
+// the caller and the time of their import, because secrets have no index of the import.
+const abandonedKeys = ` FROM imports i
+	JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
+	JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = i.id
+	WHERE i.abandoned = 1 AND k.version = 1 AND k.revoked_at IS NULL`
+
+// RemoveAbandoned removes the keys first, so that the change log names their secrets.
 func (t *tx) RemoveAbandoned(limit int) ([]keystore.Key, error) {
-	ids, err := list(t.query, scanText, `SELECT k.id FROM imports i
-		JOIN keys k ON k.created_by = i.caller AND k.created_at = i.at
-		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = i.id
-		WHERE i.abandoned = 1 AND k.version = 1 AND k.revoked_at IS NULL LIMIT ?`, limit)
+	ids, err := list(t.query, scanText, "SELECT k.id"+abandonedKeys+" LIMIT ?", limit)
 	if err != nil || len(ids) == 0 {
 		return nil, t.note(err)
 	}
@@ -75,10 +78,8 @@ func (t *tx) ChangedAbandoned(limit int) ([]string, error) {
 	if err != nil || len(ids) > 0 {
 		return ids, t.note(err)
 	}
-	_, err = t.exec(`DELETE FROM imports WHERE abandoned = 1 AND NOT EXISTS (SELECT 1 FROM keys k
-		JOIN secrets s ON s.key_id = k.id AND s.dropped = 0 AND s.import_id = imports.id
-		WHERE k.created_by = imports.caller AND k.created_at = imports.at
-			AND k.version = 1 AND k.revoked_at IS NULL)`)
+	_, err = t.exec("DELETE FROM imports WHERE abandoned = 1 AND id NOT IN (SELECT i.id" +
+		abandonedKeys + ")")
 	return nil, err
 }
 
