@@ -30,13 +30,14 @@ func (h *Handler) charge(c *call) (outcome keystore.Outcome, waited bool) {
 		return keystore.OK, false
 	}
 	charge, err := c.keys.Charge(c.r.Context(), c.answer, c.policy, c.cost)
-	switch {
-	case err != nil:
+	if err != nil {
 		return keystore.Unavailable, false
-	case charge.Terms != nil:
-		c.limits = charge
 	}
-	c.request.limits = charge.RefusedBy()
+	c.request.limits = 0 // a former handler may have set those of another key
+	if charge.Terms != nil {
+		c.limits = charge
+		c.request.limits = charge.RefusedBy()
+	}
 	if charge.Outcome == keystore.OK {
 		c.request.units = c.cost
 	}
