@@ -120,9 +120,8 @@ var whyRefused = map[string]string{
 
 // whyMemberRefused says why the token of a member is refused, by outcome.
 var whyMemberRefused = map[keystore.Outcome]string{
-	keystore.Revoked:  "The token was revoked or replaced by another one. This cannot be undone.",
-	keystore.Expired:  "The token has expired. Create another token for the member.",
-	keystore.Inactive: "The member is disabled. The token works again when the member is enabled.",
+	keystore.Revoked: "The token was revoked or replaced by another one. This cannot be undone.",
+	keystore.Expired: "The token has expired. Create another token for the member.",
 	keystore.OwnerDisabled: "The member is disabled. The token works again when the member is " +
 		"enabled.",
 }
