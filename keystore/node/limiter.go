@@ -462,7 +462,7 @@ func (b *buckets) count(
 	for i, q := range b.quotas {
 		name := quotaNames[i]
 		if q != nil && !q.limit.Shadow && then[name] == admitted {
-			then[name] = q.check(c.now, q.counted+units)
+			then[name] = q.check(c.now, q.counted()+units)
 			room = room && then[name] != refused
 		}
 		reserves = reserves || then[name] == unknown
@@ -508,7 +508,7 @@ func (b *buckets) recount(p *patience, sign int64) {
 			}
 		}
 		if q := b.quotas[i]; q != nil {
-			q.counted += sign * p.counted[quotaNames[i]]
+			q.count(sign * p.counted[quotaNames[i]])
 		}
 	}
 }

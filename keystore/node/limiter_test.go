@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/caddy-apikeys/caddy-apikeys/keystore"
 )
@@ -129,8 +130,8 @@ func (f *limitedFleet) close() {
 			}
 		}
 		for id, b := range n.quotaMap {
-			if b.counted != 0 && !f.tried {
-				f.t.Errorf("seed %d: %s counts %d units of requests", f.seed, id, b.counted)
+			if b.counted() != 0 && !f.tried {
+				f.t.Errorf("seed %d: %s counts %d units of requests", f.seed, id, b.counted())
 			}
 		}
 	}
@@ -1099,6 +1100,19 @@ func (generousLedger) Reserve(
 		grants[i] = reservations[i].Grant(0)
 	}
 	return grants, nil
+}
+
+// TestLimitSize checks that a limit in use takes at most 200 bytes beside the cached record of its
+// key (BenchmarkLimitMemory measures it): a bucket, its entry in the limiter's map, and buckets.
+func TestLimitSize(t *testing.T) {
+	const mapEntry = 40 // measured: 24 bytes, and the free slots
+	for name, bucket := range map[string]uintptr{
+		"rate": unsafe.Sizeof(rateBucket{}), "quota": unsafe.Sizeof(quotaBucket{}),
+	} {
+		if size := bucket + mapEntry + unsafe.Sizeof(buckets{}); size > 200 {
+			t.Errorf("%s: %d bytes", name, size)
+		}
+	}
 }
 
 // BenchmarkLimitMemory measures the memory of the limits of a key in use, without that of the

@@ -13,30 +13,40 @@ import (
 // A quotaBucket is this node's state of one quota (docs/limits.md, "How it works"). Times are Unix
 // nanoseconds on the database's clock.
 type quotaBucket struct {
-	id         bucketID
-	mu         sync.Mutex
-	limit      *keystore.Quota
-	begin, end int64 // of the period of the following fields
-	left       int64 // unspent units that were granted to this node
-	total      int64 // units granted to all nodes, as far as this node knows
+	id    bucketID
+	mu    sync.Mutex
+	limit *keystore.Quota
+	end   int64 // of the period of the following fields
+	left  int64 // unspent units that were granted to this node
+	total int64 // units granted to all nodes, as far as this node knows
 	// owed is the number of units spent without a grant or, if negative, of granted units to
 	// return.
 	owed  int64
 	used  int64 // units since the last reservation or reduction of left
-	noted int   // the highest threshold that was reported, in percent
-	room  int64 // units left in the quota at the last answer
-	asked int64 // time of that answer; 0 before the first for the limit and period
+	asked int64 // time of the last answer; 0 before the first for the limit and period
 	spent int64 // when units were last spent
 	since int64 // when used was last reset
+	// open is nil if no reservation is running and nothing waits for one.
+	open *openReservations
+	// noted is the highest threshold that was reported, in percent.
+	noted int8
+	// failed is set after a failed reservation of a quota in shadow, until one succeeds. The quota
+	// counts as used up.
+	failed  bool
+	retired bool // no longer in the limiter's map
+}
+
+// openReservations is what a quotaBucket needs only while a reservation is running or something
+// waits for one.
+type openReservations struct {
+	next *booking
 	// waiting lists the units of each request that waits for the next reservation.
 	waiting []int64
 	// counted is the number of units of the requests that wait for a booking of another limit.
 	counted int64
-	next    *booking
-	// reserving is set while a reservation is running. booking is how much of owed it includes.
-	reserving bool
-	booking   int64
-	retired   bool // no longer in the limiter's map
+	// running is set while a reservation is running. booked is how much of owed it includes.
+	running bool
+	booked  int64
 }
 
 const (
@@ -56,19 +66,27 @@ const (
 
 // check returns whether the bucket admits a request that costs units at now.
 func (b *quotaBucket) check(now, units int64) verdict {
-	if now >= b.end { // a late request, from before begin, counts in the present period
-		begin, end := b.limit.Per.Of(time.Unix(0, now))
-		b.begin, b.end = begin.UnixNano(), end.UnixNano()
+	if now >= b.end { // a late request, from before the period, counts in it
+		_, end := b.limit.Per.Of(time.Unix(0, now))
+		b.end = end.UnixNano()
 		b.left, b.total, b.owed, b.used, b.asked, b.noted = 0, 0, 0, 0, 0, 0
 	}
 	switch {
 	case b.left >= units:
 		return admitted
 	case units > b.limit.Units || b.asked != 0 && now-b.asked < int64(askInterval) &&
-		units > b.left+b.room-min(0, b.owed):
+		units > b.left+b.room()-min(0, b.owed):
 		return refused
 	}
 	return unknown
+}
+
+// room returns the number of units that no node had reserved at the last answer.
+func (b *quotaBucket) room() int64 {
+	if b.failed {
+		return 0
+	}
+	return max(0, b.limit.Units-b.total)
 }
 
 // take spends units that check has admitted.
@@ -76,25 +94,58 @@ func (b *quotaBucket) take(l *limiter, now, units int64) {
 	b.spent = now
 	b.left -= units
 	b.used += units
-	if b.left < b.used/2 && b.room > 0 {
+	if b.left < b.used/2 && b.room() > 0 {
 		b.queue(l)
 	}
 }
 
 // queue adds the bucket to the next booking. The caller holds the lock.
 func (b *quotaBucket) queue(l *limiter) *booking {
-	if b.next == nil {
+	o := b.opened()
+	if o.next == nil {
 		l.quotaBooks.mu.Lock()
-		b.next, _ = l.quotaBooks.add(b, false, 0, nil)
+		o.next, _ = l.quotaBooks.add(b, false, 0, nil)
 		l.quotaBooks.mu.Unlock()
 	}
-	return b.next
+	return o.next
 }
 
 // await adds the units of a waiting request to the next reservation.
 func (b *quotaBucket) await(l *limiter, units int64) *booking {
-	b.waiting = append(b.waiting, units)
+	o := b.opened()
+	o.waiting = append(o.waiting, units)
 	return b.queue(l)
+}
+
+// counted returns the number of units of the requests that wait for a booking of another limit.
+func (b *quotaBucket) counted() int64 {
+	if b.open == nil {
+		return 0
+	}
+	return b.open.counted
+}
+
+// count adds units, which may be negative, to counted.
+func (b *quotaBucket) count(units int64) {
+	if units != 0 {
+		b.opened().counted += units
+		b.release()
+	}
+}
+
+// opened returns open, which it sets if it is nil.
+func (b *quotaBucket) opened() *openReservations {
+	if b.open == nil {
+		b.open = &openReservations{}
+	}
+	return b.open
+}
+
+// release sets open to nil if it is not needed.
+func (b *quotaBucket) release() {
+	if o := b.open; o.next == nil && !o.running && o.counted == 0 {
+		b.open = nil
+	}
 }
 
 // remaining returns the number of units that were left at the last answer, less those that this node
@@ -134,7 +185,10 @@ func (b *quotaBucket) setLimit(to *keystore.Quota) {
 		b.giveBack()
 		b.asked = 0
 		if b.limit.Per != to.Per {
-			b.owed, b.booking, b.begin, b.end = 0, 0, 0, 0
+			b.owed, b.end = 0, 0
+			if b.open != nil {
+				b.open.booked = 0
+			}
 		}
 	}
 	b.limit = to
@@ -143,7 +197,7 @@ func (b *quotaBucket) setLimit(to *keystore.Quota) {
 // idle reports whether the bucket can be removed.
 func (b *quotaBucket) idle(now int64) bool {
 	switch {
-	case b.next != nil || b.reserving:
+	case b.open != nil:
 		return false
 	case now >= b.end:
 		return true
@@ -163,7 +217,7 @@ func (b *quotaBucket) settle(l *limiter, now int64) bool {
 		b.left -= spare
 		b.used, b.since = 0, now
 	}
-	if b.owed == 0 || b.reserving {
+	if b.owed == 0 || b.open != nil && b.open.running {
 		return false
 	}
 	b.queue(l)
@@ -180,7 +234,10 @@ func (b *quotaBucket) giveBack() {
 func (b *quotaBucket) forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.left, b.owed, b.booking = 0, max(0, b.owed), max(0, b.booking)
+	b.left, b.owed = 0, max(0, b.owed)
+	if b.open != nil {
+		b.open.booked = max(0, b.open.booked)
+	}
 }
 
 // ledgerName returns the name of the quota in the ledger.
@@ -199,18 +256,21 @@ func (b *quotaBucket) wants() int64 { return max(2*b.used, firstReservation) }
 
 // reserve returns the next reservation. The caller holds the lock.
 func (b *quotaBucket) reserve(nodes int64) keystore.Reservation {
-	slices.Sort(b.waiting)
+	o := b.opened()
+	slices.Sort(o.waiting)
+	begin, _ := b.limit.Per.Of(time.Unix(0, b.end-1))
 	r := keystore.Reservation{
 		Quota: b.ledgerName(),
-		Begin: time.Unix(0, b.begin).UTC(), End: time.Unix(0, b.end).UTC(),
-		Limit: b.limit.Units, Share: reservedPart * nodes, Waiting: b.waiting, Held: b.left,
-		Booked: b.owed - b.booking,
+		Begin: begin, End: time.Unix(0, b.end).UTC(),
+		Limit: b.limit.Units, Share: reservedPart * nodes, Waiting: o.waiting, Held: b.left,
+		Booked: b.owed - o.booked,
 	}
-	if b.used > 0 || len(b.waiting) > 0 { // else the reservation only settles what is owed
+	if b.used > 0 || len(o.waiting) > 0 { // else the reservation only settles what is owed
 		r.Want = max(0, b.wants()-b.left)
 	}
-	b.next, b.used, b.waiting = nil, 0, nil
-	b.reserving, b.booking = true, r.Booked
+	b.used = 0
+	o.next, o.waiting = nil, nil
+	o.running, o.booked = true, r.Booked
 	return r
 }
 
@@ -232,8 +292,7 @@ func (b *quotaBucket) granted(r *keystore.Reservation, g keystore.QuotaGrant, no
 	b.owed -= paid
 	b.left += g.Units - paid
 	b.since = now
-	b.total = g.Total
-	b.room, b.asked = max(0, r.Limit-g.Total), now
+	b.total, b.asked, b.failed = g.Total, now, false
 }
 
 // undo is called after a reservation with an unknown result. The bucket still owes the units that
@@ -244,7 +303,7 @@ func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 	defer b.mu.Unlock()
 	booked := b.answered()
 	if b.limit.Shadow {
-		b.room, b.asked = 0, now // so that requests do not wait for each attempt
+		b.failed, b.asked = true, now // so that requests do not wait for each attempt
 	}
 	if b.counts(r) {
 		b.owed -= min(0, booked)
@@ -254,14 +313,15 @@ func (b *quotaBucket) undo(r *keystore.Reservation, now int64) {
 
 // answered ends the running reservation, and returns how much of owed it included.
 func (b *quotaBucket) answered() int64 {
-	booked := b.booking
-	b.reserving, b.booking = false, 0
+	booked := b.open.booked
+	b.open.running, b.open.booked = false, 0
+	b.release()
 	return booked
 }
 
 // counts reports whether a reservation is for the bucket's current quota and period.
 func (b *quotaBucket) counts(r *keystore.Reservation) bool {
-	return b.begin == r.Begin.UnixNano() && b.ledgerName() == r.Quota
+	return b.end == r.End.UnixNano() && b.ledgerName() == r.Quota
 }
 
 // bookQuotas reserves units in the database.

@@ -64,10 +64,10 @@ func (l *limiter) note(
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.counts(r) && percent > b.noted && l.thresholds.add(QuotaThreshold{
+	if b.counts(r) && percent > int(b.noted) && l.thresholds.add(QuotaThreshold{
 		keystore.QuotaThreshold{Quota: r.Quota, Begin: r.Begin, End: r.End, Percent: percent},
 		min(g.Total, r.Limit), r.Limit}) {
-		b.noted = percent
+		b.noted = int8(percent)
 	}
 }
 

@@ -46,6 +46,7 @@ var bars = []struct {
 	{"charge to a rate limit", "BenchmarkCharge/rate", "BenchmarkCharge/none", "ns/op", 60},
 	{"the same, allocations", "BenchmarkCharge/rate", "", "allocs/op", 0},
 	{"memory of a rate limit in use", "BenchmarkLimitMemory/rate", "", "B/key", 200},
+	{"memory of a quota in use", "BenchmarkLimitMemory/quota", "", "B/key", 200},
 	{"memory of a rate limit and a quota of one key in use", "BenchmarkLimitMemory/rate_and_quota",
 		"", "B/key", 200},
 	{"counting a request in usage", "BenchmarkCountUse/one_key", "", "ns/op", 40},
